@@ -1,0 +1,205 @@
+"""Frozen settings, their defaults and reasons, and the only reading of HF_HAUL_* variables."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Literal, get_args
+
+__all__ = ["GiB", "KiB", "MiB", "Settings", "parse_rate", "parse_size"]
+
+KiB: Final = 1 << 10
+MiB: Final = 1 << 20
+GiB: Final = 1 << 30
+
+_UNITS: Final = {
+    "": 1,
+    "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
+    "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40,
+}  # fmt: skip
+_QUANTITY: Final = re.compile(
+    r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?(b|bit)?\s*(/s|ps)?\s*", re.IGNORECASE
+)
+
+DiskCheck = Literal["strict", "warn", "off"]
+WriteMode = Literal["auto", "offset", "sequential"]
+
+
+def _parse_quantity(text: str, *, what: str, per_second: bool) -> int:
+    match = _QUANTITY.fullmatch(text)
+    if match is None or (match[4] and not per_second):
+        example = "50MB/s" if per_second else "16MiB"
+        raise ValueError(f"not a {what}: {text!r}; write for instance {example!r}")
+    number, prefix, unit, _ = match.groups()
+    factor = _UNITS[(prefix or "").lower()]
+    # As everywhere on networks, "Mb" and "Mbit" are bits and "MB" bytes; a bare "m" counts bytes.
+    bits = unit is not None and (unit.lower() == "bit" or unit == "b")
+    return int(float(number) * factor / (8 if bits and prefix else 1))
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes, from a number or a text such as ``16MiB`` or ``1.5GB``.
+
+    Raises:
+        ValueError: The text is no size.
+    """
+    return text if isinstance(text, int) else _parse_quantity(text, what="size", per_second=False)
+
+
+def parse_rate(text: str | float | None) -> int | None:
+    """Bytes per second, from a number or a text such as ``50MB/s`` or ``400Mbit/s``.
+
+    Returns:
+        The rate; ``None`` (no limit) for ``None``, ``""``, ``"0"``, ``"none"`` and ``"unlimited"``.
+
+    Raises:
+        ValueError: The text is no rate.
+    """
+    if isinstance(text, str):
+        if text.strip().lower() in {"", "0", "none", "unlimited"}:
+            return None
+        return _parse_quantity(text, what="rate", per_second=True)
+    return None if text is None else int(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the engine behaves. Every field has a default that suits an unknown network.
+
+    Attributes:
+        max_concurrent_downloads: Connections in use at once, at the most. 32, because many small files are bound by
+            round trips; the adaptive limit reaches it only where each step earns its place.
+        initial_connections: Connections per source to start with. 4: a link of 25 Gb/s was seen to hold with 4
+            and to collapse with 6, so growth has to be earned.
+        max_concurrent_files_per_model: Staged files open at once in one queue; bounds open file descriptors.
+        max_bandwidth_bps: Limit over all connections in bytes per second; ``None`` for none.
+        connection_pool_size: Connections open at once, idle ones included. ``None``: as many as downloads.
+        max_connections_per_host: The same per host. ``None``: as many as in all.
+        chunk_size: Largest read in bytes. 1 MiB: below it system calls cost more, above it caches do; and a
+            killed process loses at most one read per connection.
+        min_chunk_size: Smallest read in bytes that adaptive reading chooses on slow links.
+        part_size: Bytes of one part; ``None`` chooses by file size, 8 to 64 MiB.
+        enable_resume: Whether to go on from staged files of earlier runs.
+        enable_adaptive_chunking: Whether reads and parts follow the measured speed of their source.
+        enable_compression: Whether to ask for gzip for small whole text files.
+        verify: Whether digests are checked. Turn off only for measurements.
+        queue_timeout: Seconds ``download_model_parallel`` waits at the most; ``None`` for ever.
+        connect_timeout: Seconds for one connection attempt.
+        stall_timeout: Seconds without a byte after which a connection is abandoned.
+        give_up_after: Seconds without a new byte after which a file fails; waits that the server asked for
+            do not count.
+        max_retries: Failures in a row without a new byte after which a part, and so its file, fails.
+        first_retry_wait: Upper end in seconds of the first random wait between attempts; doubles each time.
+        max_retry_wait: Upper end in seconds of any random wait between attempts.
+        disk_check: ``strict`` raises if a queue's files will not fit, ``warn`` warns, ``off`` does not look.
+        write_mode: ``offset`` writes parts in place, ``sequential`` one stream per file in order, ``auto``
+            starts with the first and falls back to the second.
+    """
+
+    max_concurrent_downloads: int = 32
+    initial_connections: int = 4
+    max_concurrent_files_per_model: int = 32
+    max_bandwidth_bps: int | None = None
+    connection_pool_size: int | None = None
+    max_connections_per_host: int | None = None
+    chunk_size: int = MiB
+    min_chunk_size: int = 16 * KiB
+    part_size: int | None = None
+    enable_resume: bool = True
+    enable_adaptive_chunking: bool = True
+    enable_compression: bool = False
+    verify: bool = True
+    queue_timeout: float | None = None
+    connect_timeout: float = 10.0
+    stall_timeout: float = 10.0
+    give_up_after: float = 100.0
+    max_retries: int = 8
+    first_retry_wait: float = 0.5
+    max_retry_wait: float = 15.0
+    disk_check: DiskCheck = "strict"
+    write_mode: WriteMode = "auto"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_concurrent_downloads", "initial_connections", "max_concurrent_files_per_model", "chunk_size",
+            "min_chunk_size", "connect_timeout", "stall_timeout", "give_up_after",
+        ):  # fmt: skip
+            _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
+        for name in (
+            "max_bandwidth_bps", "connection_pool_size", "max_connections_per_host", "part_size", "queue_timeout",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "more than 0, or None")
+        for name in ("max_retries", "first_retry_wait", "max_retry_wait"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(
+            self.disk_check in get_args(DiskCheck),
+            "disk_check",
+            self.disk_check,
+            "strict, warn or off",
+        )
+        modes = get_args(WriteMode)
+        _require(
+            self.write_mode in modes, "write_mode", self.write_mode, "auto, offset or sequential"
+        )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None, **changes: Any) -> Settings:
+        """Defaults, changed by ``HF_HAUL_*`` variables, changed by ``changes``.
+
+        Each field can be set: ``HF_HAUL_MAX_BANDWIDTH_BPS=50MB/s``, ``HF_HAUL_DISK_CHECK=warn``,
+        ``HF_HAUL_MAX_CONCURRENT_DOWNLOADS=8``. ``HF_HAUL_MAX_BANDWIDTH`` and ``HF_HAUL_MAX_CONNECTIONS``
+        are short for the first and the last.
+
+        Args:
+            environ: The variables; the process's own if ``None``.
+            changes: Fields by name; they win over the variables. ``None`` values are passed over.
+
+        Raises:
+            ValueError: A value is unusable; the message names the variable or field.
+        """
+        environ = os.environ if environ is None else environ
+        short = {
+            "max_bandwidth": "max_bandwidth_bps",
+            "max_connections": "max_concurrent_downloads",
+        }
+        known = {f.name: f.type for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for variable, text in environ.items():
+            name = variable.removeprefix("HF_HAUL_").lower()
+            name = short.get(name, name)
+            if variable.startswith("HF_HAUL_") and name in known and text.strip():
+                try:
+                    values[name] = _parse_field(name, str(known[name]), text)
+                except ValueError as error:
+                    raise ValueError(
+                        f"environment variable {variable}={text!r}: {error}"
+                    ) from error
+        values.update((name, value) for name, value in changes.items() if value is not None)
+        return replace(cls(), **values)
+
+
+def _require(ok: bool, name: str, value: object, wanted: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _parse_field(name: str, annotation: str, text: str) -> Any:
+    if name == "max_bandwidth_bps":
+        return parse_rate(text)
+    if name.endswith("_size") and name != "connection_pool_size":
+        return parse_size(text)
+    if annotation.startswith("bool"):
+        lowered = text.strip().lower()
+        if lowered in {"1", "true", "yes", "on"}:
+            return True
+        if lowered in {"0", "false", "no", "off"}:
+            return False
+        raise ValueError("write 1 or 0")
+    if annotation.startswith("int"):
+        return int(text)
+    if annotation.startswith("float"):
+        return float(text)
+    return text.strip().lower()

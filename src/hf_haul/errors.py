@@ -1,0 +1,148 @@
+"""Every exception that hf-haul raises on purpose.
+
+Errors about the Hub itself (a missing repository, a gated file, offline mode) are huggingface_hub's own
+classes, so that callers' ``except`` clauses keep working; they do not appear here.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+__all__ = [
+    "CertificateError",
+    "ConnectionFailedError",
+    "DiskFullError",
+    "DownloadCancelledError",
+    "HaltedError",
+    "HaulError",
+    "HttpStatusError",
+    "IntegrityError",
+    "LinkExpiredError",
+    "RangeRefusedError",
+    "RetriesExhaustedError",
+    "ServerBusyError",
+    "SourceChangedError",
+    "StalledError",
+    "TransferError",
+    "UnsafePathError",
+]
+
+
+class HaulError(Exception):
+    """Base of every error raised by hf-haul."""
+
+
+class UnsafePathError(HaulError, ValueError):
+    """A repository path that would leave the folder it is meant for."""
+
+
+class DownloadCancelledError(HaulError):
+    """The download was cancelled by its owner; what was fetched stays on disk for a later resume."""
+
+
+class HaltedError(HaulError):
+    """Control flow inside a worker: its part was paused, cancelled, taken away or shut down."""
+
+
+class IntegrityError(HaulError, OSError):
+    """A complete file whose digest is not the one its source announced; it was not published.
+
+    Attributes:
+        file_path: Which file, as its repository names it.
+        expected: Hex digest announced by the source.
+        actual: Hex digest of the bytes received.
+        resumed_bytes: How many of the bytes came from an earlier session.
+    """
+
+    def __init__(self, file_path: str, expected: str, actual: str, resumed_bytes: int = 0) -> None:
+        self.file_path = file_path
+        self.expected = expected
+        self.actual = actual
+        self.resumed_bytes = resumed_bytes
+        resumed = f", {resumed_bytes} bytes of it from an earlier session" if resumed_bytes else ""
+        super().__init__(
+            f"{file_path}: digest does not match (expected {expected}, got {actual}{resumed}). "
+            "Nothing was published. The source, a proxy or the disk changes bytes; try again, or ask "
+            "for another mirror."
+        )
+
+
+class DiskFullError(HaulError, OSError):
+    """Not enough free space, seen before the first byte or in the middle of a file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.ENOSPC, message)
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class TransferError(HaulError, OSError):
+    """Fetching bytes from a source failed.
+
+    Attributes:
+        retryable: Whether another attempt can help.
+        retry_after: Seconds the source asked us to wait, if it did.
+    """
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ConnectionFailedError(TransferError):
+    """No connection, or it broke: refused, reset, timed out, cut short, name not resolved."""
+
+    retryable = True
+
+
+class StalledError(ConnectionFailedError):
+    """A connection that delivered nothing, or far less than its peers, and was abandoned."""
+
+
+class ServerBusyError(TransferError):
+    """The server asked for patience: 408, 425, 429 or a 5xx status."""
+
+    retryable = True
+
+
+class LinkExpiredError(TransferError):
+    """A signed URL no longer answers (400, 401, 403, 404, 410); resolving it again may help."""
+
+    retryable = True
+
+
+class RangeRefusedError(TransferError):
+    """The server did not send the range it was asked for.
+
+    The file has to be fetched in one stream, from its first byte.
+    """
+
+    retryable = True
+
+
+class SourceChangedError(TransferError):
+    """The source now serves another file: other size, other etag."""
+
+
+class HttpStatusError(TransferError):
+    """A status that no retry will change.
+
+    Attributes:
+        status: The HTTP status code.
+    """
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class CertificateError(TransferError):
+    """The server's TLS certificate or handshake was refused; never retried."""
+
+
+class RetriesExhaustedError(TransferError):
+    """A fault that lasted: the message names file, host, what was tried and for how long."""

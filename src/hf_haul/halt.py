@@ -1,0 +1,81 @@
+"""Halt: a request to stop that also wakes a worker blocked in I/O."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hf_haul.errors import HaltedError
+
+__all__ = ["Halt"]
+
+
+class Halt:
+    """Pause, cancel or close, as one worker sees it.
+
+    Every wait of a worker (limiter, backoff, pace, a place in the pool) is a wait on its halt, and every
+    blocking call registers a waker for as long as it blocks. So one call to :meth:`set` ends them all.
+
+    Locking: ``_lock`` guards ``_wakers``. Wakers run outside it; they may be called twice, and after the
+    blocking call has ended, and must bear it.
+    """
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._wakers: list[Callable[[], None]] = []
+
+    def set(self) -> None:
+        """Ask the worker to stop, and wake it if it is blocked."""
+        self._event.set()
+        self.wake()
+
+    def is_set(self) -> bool:
+        """Whether the worker was asked to stop."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for at most ``seconds``.
+
+        Returns:
+            Whether the worker was asked to stop meanwhile.
+        """
+        return self._event.wait(seconds)
+
+    def check(self) -> None:
+        """Raise if the worker was asked to stop.
+
+        Raises:
+            HaltedError: It was.
+        """
+        if self._event.is_set():
+            raise HaltedError
+
+    def wake(self) -> None:
+        """Interrupt the blocking call under way, if any, without asking the worker to stop.
+
+        The call fails as a lost connection would, and the worker's retry goes on from there.
+        """
+        with self._lock:
+            wakers = list(self._wakers)
+        for waker in wakers:
+            waker()
+
+    @contextmanager
+    def waking(self, waker: Callable[[], None]) -> Iterator[None]:
+        """Have ``waker`` called when the halt is set or woken while the block runs.
+
+        Args:
+            waker: Ends the block's blocking call from another thread, for instance by shutting its
+                socket down. Called at once if the halt is set already.
+        """
+        with self._lock:
+            self._wakers.append(waker)
+        try:
+            if self._event.is_set():
+                waker()
+            yield
+        finally:
+            with self._lock:
+                self._wakers.remove(waker)

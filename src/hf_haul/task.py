@@ -1,0 +1,255 @@
+"""Values about one file: where it is, where it goes, how urgent it is, how far it has come."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, Protocol
+
+__all__ = [
+    "TRANSITIONS",
+    "Destination",
+    "Digest",
+    "DownloadPriority",
+    "DownloadProgress",
+    "DownloadState",
+    "DownloadTask",
+    "FileRequest",
+    "RemoteFile",
+    "new_id",
+]
+
+
+class DownloadPriority(enum.IntEnum):
+    """How urgent a file or a queue is; a smaller number goes first."""
+
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+
+class DownloadState(str, enum.Enum):
+    """Where a file, or a whole queue, is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    VERIFYING = "verifying"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen."""
+        return not TRANSITIONS[self]
+
+
+_S = DownloadState
+
+#: Every legal move. A missing pair is a bug in the caller, never a case to handle.
+TRANSITIONS: Final[Mapping[DownloadState, frozenset[DownloadState]]] = {
+    # Straight to DONE: another process published the file while ours was queued.
+    _S.QUEUED: frozenset({_S.RUNNING, _S.PAUSED, _S.FAILED, _S.CANCELLED, _S.DONE}),
+    # Back to QUEUED: the file's connections were needed for something more urgent.
+    _S.RUNNING: frozenset({_S.VERIFYING, _S.PAUSED, _S.QUEUED, _S.FAILED, _S.CANCELLED, _S.DONE}),
+    _S.PAUSED: frozenset({_S.QUEUED, _S.RUNNING, _S.CANCELLED, _S.FAILED}),
+    # A wrong digest sends the file back to the queue once; the second time it fails.
+    _S.VERIFYING: frozenset({_S.DONE, _S.QUEUED, _S.FAILED, _S.CANCELLED}),
+    _S.DONE: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.CANCELLED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    r"""The digest that a source announces for a file.
+
+    Attributes:
+        algorithm: ``sha256`` of the bytes (LFS and Xet files), or ``git-sha1``: the sha1 of
+            ``blob <size>\0`` and the bytes (git's object id, for the others).
+        value: Lower-case hex digits.
+    """
+
+    algorithm: Literal["sha256", "git-sha1"]
+    value: str
+
+    def __post_init__(self) -> None:
+        length = {"sha256": 64, "git-sha1": 40}.get(self.algorithm)
+        if length is None:
+            raise ValueError(f"unknown digest algorithm {self.algorithm!r}: use sha256 or git-sha1")
+        if len(self.value) != length or not set(self.value) <= set("0123456789abcdef"):
+            raise ValueError(
+                f"not a {self.algorithm} digest of {length} hex digits: {self.value!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file at its source.
+
+    Attributes:
+        path: Name of the file inside its repository, ``/`` between folders.
+        url: Where to ask for it, before any redirect.
+        size: Bytes, or ``None`` if only the source's first answer will tell.
+        digest: What the bytes must hash to, or ``None`` if the source announces nothing.
+        etag: The source's version of the file; another one in an answer means that the file changed.
+        headers: Sent to the origin of ``url`` only (it may hold a token), never to a redirect's target
+            on another origin.
+        trusted_origins: Further origins (``scheme://host:port``) that may receive ``headers``.
+        xet_hash: The file's Xet hash where it has one.
+    """
+
+    path: str
+    url: str
+    size: int | None = None
+    digest: Digest | None = None
+    etag: str | None = None
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    trusted_origins: frozenset[str] = frozenset()
+    xet_hash: str | None = None
+
+
+class Destination(Protocol):
+    """Where a verified file goes, and where it is staged until then."""
+
+    @property
+    def path(self) -> Path:
+        """The path a user finds the file at."""
+
+    @property
+    def staging_dir(self) -> Path:
+        """Folder of the staged file, on the same file system as the final place."""
+
+    @property
+    def staging_key(self) -> str:
+        """What tells this content from any other in ``staging_dir``: an etag, or a digest of a URL."""
+
+    def is_present(self) -> bool:
+        """Whether the file is in place already, for instance by another process's work.
+
+        Links what has to be linked, so that ``True`` means that nothing is left to be done.
+        """
+
+    def publish(self, staged: Path) -> None:
+        """Move the verified file ``staged`` into place, by rename, and link it.
+
+        Raises:
+            OSError: It could not be moved; ``staged`` is then still there.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class FileRequest:
+    """One file that somebody wants: what, to where, how urgently.
+
+    Attributes:
+        remote: The file at its source.
+        destination: Where it goes.
+        priority: Its urgency within its queue; ``None`` lets the policy decide.
+        fresh: Fetch it anew, whatever is in place or staged already.
+    """
+
+    remote: RemoteFile
+    destination: Destination
+    priority: DownloadPriority | None = None
+    fresh: bool = False
+
+
+#: Process-wide, so that two tasks created in the same clock tick still have an order.
+_sequence = itertools.count()
+
+
+def new_id(kind: str) -> str:
+    """An id that is unique within and across processes, such as ``task-4f0c...``."""
+    return f"{kind}-{secrets.token_hex(8)}"
+
+
+@dataclass(eq=False, slots=True)
+class DownloadTask:
+    """One file to fetch.
+
+    Tasks order a queue: first by priority, then by the policy's ``order``, then by age.
+
+    Attributes:
+        model_id: The repository or group the file belongs to; a label.
+        file_path: Name of the file inside it.
+        source_url: Where the bytes come from.
+        local_path: Where they go.
+        size: Bytes, or ``None`` if unknown until the first answer.
+        priority: Urgency of this file within its queue.
+        order: The policy's sort key inside one priority; smaller goes first.
+        digest: What the bytes must hash to, if known.
+        task_id: Unique id.
+        retry_count: Attempts beyond the first, over all parts of the file.
+        max_retries: Failures in a row without a new byte before the file fails.
+        created_at: Seconds since the epoch.
+        state: Where the file is in its life; moved with :meth:`move_to`.
+        error: Why it failed, once it has.
+    """
+
+    model_id: str
+    file_path: str
+    source_url: str
+    local_path: Path
+    size: int | None = None
+    priority: DownloadPriority = DownloadPriority.NORMAL
+    order: tuple[Any, ...] = ()
+    digest: Digest | None = None
+    task_id: str = field(default_factory=lambda: new_id("task"))
+    retry_count: int = 0
+    max_retries: int = 8
+    created_at: float = field(default_factory=time.time)
+    state: DownloadState = DownloadState.QUEUED
+    error: BaseException | None = None
+    sequence: int = field(default_factory=lambda: next(_sequence))
+
+    def __lt__(self, other: DownloadTask) -> bool:
+        return self.sort_key < other.sort_key
+
+    @property
+    def sort_key(self) -> tuple[int, tuple[Any, ...], int]:
+        """Priority, then the policy's order, then age; unique for each task."""
+        return (self.priority, self.order, self.sequence)
+
+    def move_to(self, state: DownloadState) -> None:
+        """Change the state, by the table.
+
+        Raises:
+            RuntimeError: The move is not in :data:`TRANSITIONS`: a bug in hf-haul.
+        """
+        if state not in TRANSITIONS[self.state]:
+            raise RuntimeError(f"{self.file_path}: illegal move from {self.state} to {state}")
+        self.state = state
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadProgress:
+    """How far one file has come, at one moment.
+
+    Attributes:
+        task_id: The file's task.
+        model_id: The repository or group the file belongs to.
+        file_path: Name of the file inside it.
+        bytes_downloaded: Bytes on disk, those of earlier sessions included.
+        total_bytes: Size of the file in bytes, ``None`` while unknown.
+        speed_bps: Smoothed speed in bytes per second.
+        eta_seconds: Seconds left at that speed, ``None`` while unknown.
+        status: State of the file.
+    """
+
+    task_id: str
+    model_id: str
+    file_path: str
+    bytes_downloaded: int
+    total_bytes: int | None
+    speed_bps: float
+    eta_seconds: float | None
+    status: DownloadState
