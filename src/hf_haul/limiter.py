@@ -1,0 +1,171 @@
+"""A bandwidth limit shared by any number of threads and managers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from hf_haul.errors import HaltedError
+from hf_haul.halt import Halt
+
+__all__ = ["BandwidthLimiter"]
+
+#: A pause longer than this shows as a stutter, a shorter one costs accuracy to scheduling noise.
+_BURST_SECONDS: Final = 0.05
+_MIN_BURST: Final = 64 << 10
+#: How long a sleeper may miss a change of the rate.
+_SLICE_SECONDS: Final = 0.1
+
+
+class BandwidthLimiter:
+    """A token bucket, in bytes, that may go into debt.
+
+    A request larger than the balance is granted at once and leaves a debt; the debt is what spaces out the
+    callers behind it. So nobody sleeps while holding the lock, requests of any size are possible, and
+    callers get their turn in the order in which they asked.
+
+    The rate is kept over any time longer than a moment, however many threads share the limiter.
+
+    Locking: ``_lock`` guards the balance; nobody sleeps while holding it.
+
+    Args:
+        max_bps: Bytes per second; ``None`` for no limit.
+        bucket_size: Bytes that may pass at once after a quiet time. ``None``: what passes in 50 ms, but at least
+            64 KiB.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        max_bps: float | None,
+        bucket_size: int | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if bucket_size is not None and bucket_size <= 0:
+            raise ValueError(f"bucket_size must be more than 0, or None, not {bucket_size!r}")
+        self._clock = clock
+        self._asked_bucket = bucket_size
+        self._lock = threading.Lock()
+        self._rate = _checked_rate(max_bps)  # guarded by _lock, as all below
+        self._bucket = self._bucket_for(self._rate)
+        self._balance = self._bucket
+        self._at = clock()
+        self._taken = 0.0
+        self._throttled = 0.0
+
+    @property
+    def max_bps(self) -> float | None:
+        """The limit in bytes per second; ``None`` for none. May be set at any time, and acts at once."""
+        return self._rate
+
+    @max_bps.setter
+    def max_bps(self, value: float | None) -> None:
+        rate = _checked_rate(value)
+        with self._lock:
+            self._refill()
+            if rate is None or self._rate is None:
+                # A limit that was off knows nothing of the past: no debt, but no burst either.
+                self._balance = 0.0
+                self._taken = 0.0
+            self._rate = rate
+            self._bucket = self._bucket_for(rate)
+            self._balance = min(self._balance, self._bucket)
+
+    @property
+    def bucket_size(self) -> int:
+        """Bytes that may pass at once after a quiet time; 0 without a limit."""
+        return int(self._bucket)
+
+    @property
+    def quantum(self) -> int | None:
+        """Bytes to ask for at a time, for a smooth flow: 5 ms worth, 16 to 256 KiB; ``None`` without a limit."""
+        rate = self._rate
+        return None if rate is None else min(max(int(rate / 200), 16 << 10), 256 << 10)
+
+    @property
+    def throttled_seconds(self) -> float:
+        """Seconds of waiting asked for so far, over all threads."""
+        return self._throttled
+
+    def acquire_tokens(self, bytes_requested: int) -> float:
+        """Take ``bytes_requested`` and return the seconds to wait before using them.
+
+        Never sleeps. A wait already returned is not changed by a later change of the rate; use :meth:`wait`
+        where it should be.
+
+        Returns:
+            Seconds to wait, 0.0 if none.
+        """
+        with self._lock:
+            seconds = self._seconds_until(self._take(bytes_requested))
+            self._throttled += seconds
+        return seconds
+
+    def wait(self, nbytes: int, halt: Halt) -> float:
+        """Take ``nbytes`` and wait until they may be used; a changed rate acts within 0.1 s.
+
+        Returns:
+            Seconds waited.
+
+        Raises:
+            HaltedError: The wait was cut short. The bytes stay taken: they were received already.
+        """
+        if self._rate is None:
+            return 0.0
+        with self._lock:
+            mark = self._take(nbytes)
+            seconds = self._seconds_until(mark)
+        if seconds <= 0.0:
+            return 0.0
+        started = self._clock()
+        halted = False
+        while seconds > 0.0 and not halted:
+            halted = halt.wait(min(seconds, _SLICE_SECONDS))
+            with self._lock:
+                self._refill()
+                seconds = self._seconds_until(mark)
+        waited = self._clock() - started
+        with self._lock:
+            self._throttled += waited
+        if halted:
+            raise HaltedError
+        return waited
+
+    def _take(self, nbytes: int) -> float:
+        """Book ``nbytes`` and return their place in the stream of all bytes ever taken."""
+        if nbytes < 0:
+            raise ValueError(f"cannot take {nbytes} bytes")
+        if self._rate is not None:
+            self._refill()
+            self._balance -= nbytes
+            self._taken += nbytes
+        return self._taken
+
+    def _seconds_until(self, mark: float) -> float:
+        """Seconds until the bytes up to ``mark`` may pass, at the present rate."""
+        if self._rate is None:
+            return 0.0
+        # Everything taken so far, plus the balance, is what may have passed by now.
+        return max(0.0, (mark - self._taken - self._balance) / self._rate)
+
+    def _refill(self) -> None:
+        now = self._clock()
+        if self._rate is not None:
+            self._balance = min(self._bucket, self._balance + (now - self._at) * self._rate)
+        self._at = now
+
+    def _bucket_for(self, rate: float | None) -> float:
+        if rate is None:
+            return 0.0
+        if self._asked_bucket is not None:
+            return float(self._asked_bucket)
+        return max(rate * _BURST_SECONDS, float(_MIN_BURST))
+
+
+def _checked_rate(rate: float | None) -> float | None:
+    if rate is not None and not rate > 0:
+        raise ValueError(f"max_bps must be more than 0, or None for no limit, not {rate!r}")
+    return rate

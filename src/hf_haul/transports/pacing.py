@@ -1,0 +1,159 @@
+"""One pace per origin: when a server asks for patience, every thread that talks to it waits."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from hf_haul.errors import HaltedError
+from hf_haul.halt import Halt
+
+__all__ = ["MAX_PATIENCE", "Pace", "read_patience"]
+
+#: Seconds obeyed at the most. The Hub's windows are 300 s; more is a mistake, or no download today.
+MAX_PATIENCE: Final = 3600.0
+
+#: ``"resolvers";r=0;t=57``: calls left in the window, and seconds until it starts anew.
+_RATE_LIMIT: Final = re.compile(r"""\br\s*=\s*(\d+)\s*;\s*t\s*=\s*(\d+)""")
+_SECONDS: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*")
+
+
+def read_patience(
+    status: int, headers: Mapping[str, str], *, wall: Callable[[], float] = time.time
+) -> float | None:
+    """Seconds that an answer asks us to wait, or ``None`` if it does not.
+
+    ``Retry-After`` counts in any refusal that may pass (408, 425, 429, 5xx). ``RateLimit`` stands on every
+    answer of the Hub, so it counts only in a 429 that says that nothing is left.
+
+    Args:
+        status: The HTTP status.
+        headers: The answer's headers, by any-case names.
+        wall: Seconds since the epoch; used if the answer tells no date of its own.
+    """
+    if status not in {408, 425, 429} and not 500 <= status <= 599:
+        return None
+    seconds = _retry_after(headers, wall)
+    if seconds is None and status == 429:
+        match = _RATE_LIMIT.search(headers.get("RateLimit") or "")
+        if match is not None and int(match[1]) == 0:
+            # A window that ends in t seconds is certainly over a second later.
+            seconds = float(match[2]) + 1.0
+    return None if seconds is None else min(seconds, MAX_PATIENCE)
+
+
+def _retry_after(headers: Mapping[str, str], wall: Callable[[], float]) -> float | None:
+    value = headers.get("Retry-After") or ""
+    match = _SECONDS.fullmatch(value)
+    if match is not None:
+        return float(match[1])
+    until = _http_date(value)
+    if until is None:
+        return None
+    # The server's own idea of now, where it tells it: our clock may be minutes off.
+    now = _http_date(headers.get("Date") or "")
+    return max(0.0, until - (wall() if now is None else now))
+
+
+def _http_date(value: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(value)
+    except (TypeError, ValueError, IndexError):
+        return None
+    if moment.tzinfo is None:  # "-0000", which HTTP reads as UTC
+        moment = moment.replace(tzinfo=timezone.utc)
+    return moment.timestamp()
+
+
+class Pace:
+    """The patience that servers asked for, shared by all threads of one manager.
+
+    Locking: ``_lock`` guards ``_until`` and ``_spread``; nobody sleeps while holding it.
+
+    Args:
+        clock: Seconds, monotonic.
+        wall: Seconds since the epoch.
+        jitter: A number from 0 up to 1; spreads the threads' return, so that they do not all
+            come back in the same instant and are refused again.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._clock = clock
+        self._wall = wall
+        self._jitter = jitter
+        self._lock = threading.Lock()
+        self._until: dict[str, float] = {}
+        self._spread: dict[str, float] = {}
+
+    def told(self, origin: str, status: int, headers: Mapping[str, str]) -> float | None:
+        """Take note of an answer.
+
+        Args:
+            origin: Who answered: ``scheme://host[:port]``.
+            status: Its HTTP status.
+            headers: Its headers.
+
+        Returns:
+            Seconds the answer asks to wait, ``None`` if it does not.
+        """
+        seconds = read_patience(status, headers, wall=self._wall)
+        if seconds is not None:
+            self.pause(origin, seconds)
+        return seconds
+
+    def pause(self, origin: str, seconds: float) -> None:
+        """Have everybody wait ``seconds`` before the next request to ``origin``."""
+        with self._lock:
+            until = self._clock() + seconds
+            if until > self._until.get(origin, 0.0):
+                self._until[origin] = until
+                self._spread[origin] = min(2.0, seconds / 10)
+
+    def seconds_left(self, origin: str) -> float:
+        """Seconds until ``origin`` may be asked again; 0.0 if now."""
+        with self._lock:
+            return max(0.0, self._until.get(origin, 0.0) - self._clock())
+
+    def waiting_for(self) -> dict[str, float]:
+        """The origins that asked for patience, and the seconds left for each."""
+        with self._lock:
+            now = self._clock()
+            return {origin: until - now for origin, until in self._until.items() if until > now}
+
+    def wait(self, origin: str, halt: Halt) -> float:
+        """Wait while ``origin`` asks for patience.
+
+        Returns:
+            Seconds waited.
+
+        Raises:
+            HaltedError: The wait was cut short.
+        """
+        if not self._until:  # the common case costs nothing
+            return 0.0
+        started = self._clock()
+        while (seconds := self._delay(origin)) > 0.0:
+            if halt.wait(seconds):
+                raise HaltedError
+        return self._clock() - started
+
+    def _delay(self, origin: str) -> float:
+        with self._lock:
+            left = self._until.get(origin, 0.0) - self._clock()
+            if left <= 0.0:
+                self._until.pop(origin, None)
+                self._spread.pop(origin, None)
+                return 0.0
+            return left + self._jitter() * self._spread[origin]

@@ -1,0 +1,156 @@
+"""The one owner of retries: when to try again, after how long, and when to give up."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from tenacity import RetryCallState, Retrying, retry_if_exception
+
+from hf_haul.config import Settings
+from hf_haul.errors import HaltedError, RetriesExhaustedError, TransferError
+from hf_haul.halt import Halt
+
+__all__ = ["is_retryable", "retrying"]
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether another attempt can help."""
+    return isinstance(error, TransferError) and error.retryable
+
+
+class _Budget:
+    """Failures, and seconds, since the last new byte.
+
+    Progress gives the whole budget back: a link that drops every minute is slow, not broken. Seconds that
+    the server asked us to wait are nobody's fault and do not count.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Callable[[], int],
+        patience: Callable[[], float],
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._patience = patience
+        self._clock = clock
+        self._bytes = progress()
+        self._since = clock()
+        self._excused = patience()
+        self._told = 0.0
+        self.failures = 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the last new byte, without those the server asked for."""
+        return self._clock() - self._since - self._told - (self._patience() - self._excused)
+
+    def failed(self) -> None:
+        """Count one failure, or start over if bytes came in."""
+        done = self._progress()
+        if done > self._bytes:
+            self._bytes = done
+            self._since = self._clock()
+            self._excused = self._patience()
+            self._told = 0.0
+            self.failures = 0
+        else:
+            self.failures += 1
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count ``seconds`` that the server asked for."""
+        self._told += seconds
+
+    def is_spent(self, _state: RetryCallState) -> bool:
+        """Whether to give up (tenacity's ``stop``)."""
+        allowed = self._settings.max_retries
+        return allowed == 0 or self.failures > allowed or self.seconds >= self._settings.give_up_after
+
+
+class _WaitAsTold:
+    """Full jitter, doubling with each failure in a row; or what the server asked for."""
+
+    def __init__(self, settings: Settings, budget: _Budget, jitter: Callable[[], float]) -> None:
+        self._settings = settings
+        self._budget = budget
+        self._jitter = jitter
+
+    def __call__(self, state: RetryCallState) -> float:
+        told = _error_of(state).retry_after
+        if told is not None:
+            self._budget.excuse(told)
+            return told
+        doubled = self._settings.first_retry_wait * 2.0 ** min(self._budget.failures, 30)
+        return self._jitter() * min(doubled, self._settings.max_retry_wait)
+
+
+def _error_of(state: RetryCallState) -> TransferError:
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert isinstance(error, TransferError)  # the only kind that is retried
+    return error
+
+
+def retrying(
+    *,
+    halt: Halt,
+    progress: Callable[[], int],
+    settings: Settings,
+    on_retry: Callable[[BaseException, float], None],
+    clock: Callable[[], float] = time.monotonic,
+    patience: Callable[[], float] = lambda: 0.0,
+    jitter: Callable[[], float] = random.random,
+) -> Retrying:
+    """A caller that tries again until it works, the budget is spent, or the worker is halted.
+
+    One caller is for one part: ``retrying(...)(fetch, part)``. The budget is ``settings.max_retries``
+    failures in a row and ``settings.give_up_after`` seconds, both without a new byte. Errors that no attempt
+    can change are raised as they are; a spent budget raises :class:`RetriesExhaustedError` from the last error;
+    a halt raises :class:`HaltedError`, also in the middle of a wait.
+
+    Args:
+        halt: Cuts every wait short.
+        progress: Bytes received so far; any growth gives the whole budget back.
+        settings: The budget and the waits.
+        on_retry: Called before each wait with the error and the seconds to wait.
+        clock: Seconds, monotonic.
+        patience: Seconds the worker has spent elsewhere on waits that the server asked for (``Pace.wait``).
+        jitter: A number from 0 up to 1.
+    """
+    budget = _Budget(settings, progress, patience, clock)
+
+    def sleep(seconds: float) -> None:
+        if halt.wait(seconds):
+            raise HaltedError
+
+    def should_retry(error: BaseException) -> bool:
+        if not is_retryable(error):
+            return False
+        if halt.is_set():
+            raise HaltedError from error
+        budget.failed()
+        return True
+
+    def before_sleep(state: RetryCallState) -> None:
+        on_retry(_error_of(state), state.upcoming_sleep)
+
+    def give_up(state: RetryCallState) -> NoReturn:
+        error = _error_of(state)
+        raise RetriesExhaustedError(
+            f"gave up after {state.attempt_number} attempts, the last {budget.failures} of them "
+            f"and {max(0.0, budget.seconds):.0f} s without a new byte; the last error: {error}",
+            retry_after=error.retry_after,
+        ) from error
+
+    return Retrying(
+        retry=retry_if_exception(should_retry),
+        wait=_WaitAsTold(settings, budget, jitter),
+        stop=budget.is_spent,
+        sleep=sleep,
+        before_sleep=before_sleep,
+        retry_error_callback=give_up,
+    )
