@@ -1,0 +1,208 @@
+"""One request from arrival to answer: who asks, what for, and what of it goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+import uuid
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+from aiohttp import web
+
+from hf_haul.localhub.access import Accounts, not_found
+from hf_haul.localhub.catalog import Asked, Catalog
+from hf_haul.localhub.options import HubOptions
+from hf_haul.localhub.replies import Refusal, Reply, json_reply, text_reply
+from hf_haul.localhub.requestlog import RequestLog, RequestRecord
+from hf_haul.localhub.routes_api import API_ROUTES
+from hf_haul.localhub.routes_files import CDN_PREFIX, cdn, resolve
+from hf_haul.localhub.routing import FILE_KINDS, Route, parse
+from hf_haul.localhub.sending import Delivery, Pace, Sender
+from hf_haul.localhub.signing import Signer
+
+__all__ = ["App"]
+
+_READ_METHODS: Final = frozenset({"GET", "HEAD", "POST"})
+_EXPOSED: Final = (
+    "X-Repo-Commit,X-Request-Id,X-Error-Code,X-Error-Message,X-Total-Count,ETag,Link,"
+    "Accept-Ranges,Content-Range,X-Linked-Size,X-Linked-ETag,X-Xet-Hash"
+)
+
+
+@dataclass
+class App:
+    """Everything the two origins share, and the handlers that answer them.
+
+    Attributes:
+        catalog: The repositories.
+        accounts: The users.
+        options: How the hub behaves.
+        signer: For URLs of the other origin.
+        cdn_port: The port of the other origin, once it is known.
+        cdn_url: Its public address, if it is not just another port of the same host.
+        latency: Seconds before every answer.
+    """
+
+    catalog: Catalog
+    accounts: Accounts
+    options: HubOptions
+    signer: Signer
+    cdn_port: int = 0
+    cdn_url: str | None = None
+    latency: float = 0.0
+    log: RequestLog = field(default_factory=RequestLog)
+    pace: Pace = field(default_factory=Pace)
+    wall_clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        self.sender = Sender(self.pace, self.log.touch)
+        self._numbers = itertools.count(1)
+        self._connections: weakref.WeakKeyDictionary[asyncio.BaseTransport, int] = weakref.WeakKeyDictionary()
+
+    # -- the two origins
+
+    async def handle_hub(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request to the hub itself."""
+        return await self._handle(request, is_cdn=False)
+
+    async def handle_cdn(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request to the other origin."""
+        return await self._handle(request, is_cdn=True)
+
+    async def _handle(self, request: web.BaseRequest, *, is_cdn: bool) -> web.StreamResponse:
+        target = _target(request.raw_path)
+        route = self._route(target, is_cdn=is_cdn)
+        record = self._record(request, route, target)
+        self.log.add(record)
+        try:
+            body = await request.read()
+            if self.latency:
+                await asyncio.sleep(self.latency)
+            reply = self._reply(request, route, body)
+            try:
+                return await self.sender.send(request, reply, Delivery(), record)
+            except Refusal as refusal:
+                reply = refusal.reply(as_json=False)
+                return await self.sender.send(request, reply, Delivery(), record)
+        finally:
+            record.end = time.monotonic()
+            self.log.touch()
+
+    def _route(self, target: str, *, is_cdn: bool) -> Route:
+        raw_path, _, query = target.partition("?")
+        if is_cdn or raw_path.startswith(CDN_PREFIX):
+            pairs = parse_qsl(query, keep_blank_values=True)
+            about = dict(pairs)
+            return Route(
+                "cdn",
+                raw_path,
+                pairs,
+                repo_id=about.get("repo", ""),
+                path=about.get("file", ""),
+            )
+        return parse(target, self.catalog.knows)
+
+    def _record(self, request: web.BaseRequest, route: Route, target: str) -> RequestRecord:
+        return RequestRecord(
+            method=request.method,
+            kind=route.kind,
+            url=target,
+            repo_id=route.repo_id,
+            path=route.path,
+            headers={name.lower(): value for name, value in request.headers.items()},
+            connection=self._connection(request),
+            start=time.monotonic(),
+            range=request.headers.get("Range", ""),
+        )
+
+    def _connection(self, request: web.BaseRequest) -> int:
+        transport = request.transport
+        if transport is None:
+            return 0
+        if transport not in self._connections:
+            self._connections[transport] = next(self._numbers)
+        return self._connections[transport]
+
+    # -- the answer
+
+    def _reply(self, request: web.BaseRequest, route: Route, body: bytes) -> Reply:
+        if route.kind == "cdn":
+            return cdn(
+                request.method,
+                route.raw_path,
+                dict(route.query),
+                request.headers,
+                self.catalog,
+                self.signer,
+                self.options,
+            )
+        try:
+            reply = self._hub_reply(request, route, body)
+        except Refusal as refusal:
+            reply = refusal.reply(as_json=route.kind not in FILE_KINDS)
+        trace = request.headers.get("X-Amzn-Trace-Id") or str(uuid.uuid4())
+        reply.headers["X-Request-Id"] = f"Root=1-{uuid.uuid4().hex[:24]};{trace}"
+        reply.headers["X-Powered-By"] = "hf-haul-localhub"
+        reply.headers.setdefault("Vary", "Origin")
+        reply.headers["Access-Control-Expose-Headers"] = _EXPOSED
+        return reply
+
+    def _hub_reply(self, request: web.BaseRequest, route: Route, body: bytes) -> Reply:
+        if request.method not in _READ_METHODS:
+            raise Refusal(405, "This hub is read-only.")
+        for_repo = bool(route.repo_id)
+        if route.kind == "agent-harnesses":
+            return json_reply({"standardEnvVars": ["AI_AGENT", "AGENT"], "harnesses": {}})
+        account = self.accounts.identify(request.headers, for_repo=for_repo)
+        if route.kind == "whoami":
+            return json_reply(self.accounts.whoami(account))
+        if not for_repo:
+            raise not_found()
+        repo = self.catalog.get(route.repo_type, route.repo_id)
+        if repo is None:
+            renamed = self.catalog.new_id(route.repo_type, route.repo_id)
+            if renamed is not None and route.kind not in FILE_KINDS:
+                return _moved(route, renamed, request.raw_path)
+            repo = self.catalog.get(route.repo_type, renamed) if renamed else None
+        repo = self.accounts.require_read(repo, account)
+        origin = f"{request.scheme}://{request.host}"
+        asked = Asked(
+            method=request.method,
+            route=route,
+            headers=request.headers,
+            body=body,
+            origin=origin,
+            cdn_origin=self._cdn_origin(request),
+            options=self.options,
+            signer=self.signer,
+            accounts=self.accounts,
+            account=account,
+            repo=repo,
+        )
+        return resolve(asked) if route.kind in FILE_KINDS else API_ROUTES[route.kind](asked)
+
+    def _cdn_origin(self, request: web.BaseRequest) -> str:
+        if self.cdn_url is not None:
+            return self.cdn_url
+        host = urlsplit(f"//{request.host}").hostname or "localhost"
+        shown = f"[{host}]" if ":" in host else host
+        return f"{request.scheme}://{shown}:{self.cdn_port}"
+
+
+def _target(raw: str) -> str:
+    """Path and query of a request target, which a proxy may send as a whole URL."""
+    if raw.startswith("/"):
+        return raw
+    return "/" + raw.partition("://")[2].partition("/")[2]
+
+
+def _moved(route: Route, new_id: str, target: str) -> Reply:
+    location = target.replace(f"/{route.repo_id}", f"/{new_id}", 1)
+    reply = text_reply("", 307)
+    reply.headers["Location"] = location
+    return reply

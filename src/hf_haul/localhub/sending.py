@@ -1,0 +1,356 @@
+"""Putting an answer on the wire: sendfile where nothing is in its way, paced or broken on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from aiohttp import web
+
+from hf_haul.localhub.objects import FileContent
+from hf_haul.localhub.replies import Refusal, Reply
+from hf_haul.localhub.requestlog import RequestRecord
+
+__all__ = ["Delivery", "Pace", "Sender", "open_content", "reset"]
+
+_SLICE: Final = 1 << 20  # bytes handed over between two looks at the pace and the counters
+_SMALL: Final = 64 << 10  # bytes; a body up to this size goes out in one write with its headers
+_SO_MAX_PACING_RATE: Final = 47 if sys.platform == "linux" else None
+_UNPACED: Final = 0xFFFFFFFF
+_SIOCOUTQ: Final = 0x5411
+
+
+@dataclass
+class Delivery:
+    """What is to go wrong while a body is sent; by default nothing.
+
+    Attributes:
+        cut_after: Body bytes after which the connection is closed as if all was well.
+        reset_after: Body bytes after which it is reset.
+        stall_after: Body bytes after which nothing is sent until ``released``.
+        released: Ends a stall.
+        trickle: Bytes per second for this answer.
+        extra: Bytes sent after the announced end.
+    """
+
+    cut_after: int | None = None
+    reset_after: int | None = None
+    stall_after: int | None = None
+    released: asyncio.Event | None = None
+    trickle: float | None = None
+    extra: bytes = b""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the body goes out undisturbed."""
+        return self == Delivery()
+
+    def next_stop(self, sent: int) -> int | None:
+        """The next number of body bytes at which something happens."""
+        stops = (self.cut_after, self.reset_after, self.stall_after)
+        return min((stop for stop in stops if stop is not None and stop >= sent), default=None)
+
+
+class Pace:
+    """How fast bodies may go out: per connection, and all together.
+
+    Times are those of the event loop, the only thread that waits here.
+    """
+
+    def __init__(self) -> None:
+        self.per_connection: float | None = None
+        self.total: float | None = None
+        self._free_at = 0.0
+
+    def reserve_total(self, nbytes: int, now: float) -> float:
+        """Take ``nbytes`` of the common rate; returns the seconds to wait before sending them."""
+        if self.total is None:
+            return 0.0
+        start = max(now, self._free_at)
+        self._free_at = start + nbytes / self.total
+        return start - now
+
+
+def open_content(content: FileContent) -> BinaryIO:
+    """Open a file that is to be sent.
+
+    Raises:
+        Refusal: It is gone, or not what it was when its commit was made.
+    """
+    try:
+        file = content.path.open("rb")
+    except OSError as error:
+        raise Refusal(500, f"cannot read the file: {error.strerror}") from error
+    stat = os.fstat(file.fileno())
+    if (stat.st_size, stat.st_mtime_ns) != (content.size, content.mtime_ns):
+        file.close()
+        raise Refusal(500, "the file has changed on the server's disk")
+    return file
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection with RST: what is not sent yet is thrown away."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and not transport.is_closing():
+        layout = "hh" if sys.platform == "win32" else "ii"
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(layout, 1, 0))
+    transport.abort()
+
+
+class Sender:
+    """Sends replies. It lives in the hub's event loop.
+
+    Args:
+        pace: The speed limits; they may change at any time.
+        touch: Called when something was sent.
+    """
+
+    def __init__(self, pace: Pace, touch: Callable[[], None]) -> None:
+        self._pace = pace
+        self._touch = touch
+        self.body_bytes = 0
+
+    async def send(
+        self, request: web.BaseRequest, reply: Reply, delivery: Delivery, record: RequestRecord
+    ) -> web.StreamResponse:
+        """Send a reply, and keep ``record`` up to date.
+
+        A client that leaves ends it quietly; ``record.complete`` stays false.
+        """
+        record.status = reply.status
+        response: web.StreamResponse = web.Response(status=reply.status)
+        file: BinaryIO | None = None
+        try:
+            if isinstance(reply.content, FileContent) and request.method != "HEAD":
+                file = open_content(reply.content)
+            response = self._response(request, reply, file, delivery)
+            await response.prepare(request)
+            record.first_byte = time.monotonic()
+            self._touch()
+            whole = await self._body(request, response, reply, file, delivery, record)
+            if whole:
+                await response.write_eof()
+            record.complete = whole
+        except ConnectionError:
+            _abort(request)
+        finally:
+            if file is not None:
+                file.close()
+        return response
+
+    def _response(
+        self, request: web.BaseRequest, reply: Reply, file: BinaryIO | None, delivery: Delivery
+    ) -> web.StreamResponse:
+        headers = reply.headers
+        length = reply.length if reply.declared is None else reply.declared
+        simple = delivery.plain and self._unpaced and not reply.patches and not reply.chunked
+        if simple and request.method != "HEAD" and length == reply.length <= _SMALL:
+            body = _read(reply, file, reply.start, reply.length)
+            return web.Response(status=reply.status, headers=headers, body=body)
+        response = web.StreamResponse(status=reply.status, headers=headers)
+        if reply.chunked:
+            response.enable_chunked_encoding()
+        else:
+            response.content_length = length
+        return response
+
+    @property
+    def _unpaced(self) -> bool:
+        return self._pace.per_connection is None and self._pace.total is None
+
+    async def _body(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        reply: Reply,
+        file: BinaryIO | None,
+        delivery: Delivery,
+        record: RequestRecord,
+    ) -> bool:
+        """Send the body; returns whether the answer ended as it should."""
+        if request.method == "HEAD" or reply.status == 304:
+            return True
+        if isinstance(response, web.Response):
+            self._count(record, reply.length)
+            return True
+        line = _Line(request, response, reply, file, self._pace, delivery)
+        sent = 0
+        while True:
+            stop = delivery.next_stop(sent)
+            end = reply.length if stop is None else min(stop, reply.length)
+            while sent < end:
+                count = await line.send_slice(sent, end - sent)
+                self._count(record, count)
+                sent += count
+            if stop is None or stop > reply.length:
+                break
+            if not await line.stop_at(stop):
+                return False
+        if delivery.extra:
+            line.transport.write(delivery.extra)
+            line.transport.close()
+            return False
+        return True
+
+    def _count(self, record: RequestRecord, nbytes: int) -> None:
+        record.body_bytes += nbytes
+        self.body_bytes += nbytes
+
+
+class _Line:
+    """One answer on its way: knows how the bytes of its connection are moved."""
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        reply: Reply,
+        file: BinaryIO | None,
+        pace: Pace,
+        delivery: Delivery,
+    ) -> None:
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client has gone")
+        self.transport: asyncio.Transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._response = response
+        self._reply = reply
+        self._file = file
+        self._pace = pace
+        self._delivery = delivery
+        self._kernel_rate: float | None = None
+        self._due = self._loop.time()
+        secure = transport.get_extra_info("sslcontext") is not None
+        self._sendfile = file is not None and not (secure or reply.patches or reply.chunked)
+
+    async def send_slice(self, sent: int, left: int) -> int:
+        """Send some of the ``left`` bytes that follow the first ``sent``; returns how many."""
+        rate = self._pace.per_connection
+        paced_by_kernel = self._pace_in_kernel(rate)
+        trickle = self._delivery.trickle
+        slow = trickle if trickle is not None else None if paced_by_kernel else rate
+        count = min(left, _slice_for(rate), _slice_for(slow), _slice_for(self._pace.total))
+        await self._wait_for_turn(count, slow)
+        if self.transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        offset = self._reply.start + sent
+        if self._file is None or not self._sendfile:
+            await self._response.write(_read(self._reply, self._file, offset, count))
+            return count
+        try:
+            await self._loop.sendfile(self.transport, self._file, offset, count, fallback=False)
+        except (NotImplementedError, asyncio.SendfileNotAvailableError):
+            self._sendfile = False
+            return 0
+        except OSError as error:
+            if error.errno in (errno.ENOTCONN, errno.EBADF, errno.ESHUTDOWN):
+                raise ConnectionResetError("the client has gone") from error
+            raise
+        except RuntimeError as error:
+            # asyncio's word for a transport that began to close meanwhile.
+            raise ConnectionResetError("the client has gone") from error
+        return count
+
+    def _pace_in_kernel(self, rate: float | None) -> bool:
+        """Let the kernel keep to ``rate``; returns whether it does."""
+        if rate == self._kernel_rate:
+            return rate is not None
+        sock = self.transport.get_extra_info("socket")
+        if _SO_MAX_PACING_RATE is None or sock is None:
+            return False
+        value = _UNPACED if rate is None else max(1, min(int(rate), _UNPACED))
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, value)
+        except OSError:
+            return False
+        if rate is not None:
+            # A small buffer keeps the count of bytes sent close to what really left.
+            nbytes = max(32 << 10, min(int(rate / 10), 1 << 20))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, nbytes)
+        self._kernel_rate = rate
+        return rate is not None
+
+    async def _wait_for_turn(self, count: int, rate: float | None) -> None:
+        now = self._loop.time()
+        wait = self._pace.reserve_total(count, now)
+        if rate is not None:
+            wait = max(wait, self._due - now)
+            self._due = max(self._due, now) + count / rate
+        if wait > 0:
+            await asyncio.sleep(wait)
+
+    async def stop_at(self, stop: int) -> bool:
+        """Do what was planned for this point; returns whether to go on."""
+        plan = self._delivery
+        if plan.stall_after == stop:
+            plan.stall_after = None
+            await self._stall()
+            return True
+        if plan.reset_after == stop:
+            await self._drain()
+            reset(self.transport)
+        else:
+            self.transport.close()
+        return False
+
+    async def _stall(self) -> None:
+        released = self._delivery.released
+        while released is not None and not released.is_set():
+            if self.transport.is_closing():
+                raise ConnectionResetError("the client has gone")
+            # A client that leaves gives no signal here, so look for it now and then.
+            await asyncio.wait([asyncio.ensure_future(released.wait())], timeout=0.05)
+
+    async def _drain(self) -> None:
+        """Wait, two seconds at most, until the client's kernel has all that was sent."""
+        sock = self.transport.get_extra_info("socket")
+        for _attempt in range(1000):
+            if not self.transport.get_write_buffer_size() and not _unacknowledged(sock):
+                break
+            await asyncio.sleep(0.002)
+
+
+def _unacknowledged(sock: socket.socket | None) -> int:
+    if sys.platform != "linux" or sock is None:
+        return 0
+    import fcntl  # not on Windows
+    import termios
+
+    assert termios.TIOCOUTQ == _SIOCOUTQ
+    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _SIOCOUTQ, b"\0\0\0\0"))[0])
+
+
+def _slice_for(rate: float | None) -> int:
+    if rate is None:
+        return _SLICE
+    # Twenty steps a second look smooth, and let a new pace take hold soon.
+    return max(1, min(_SLICE, int(rate / 20)))
+
+
+def _read(reply: Reply, file: BinaryIO | None, offset: int, count: int) -> bytes:
+    if file is None:
+        data = reply.content.read(offset, count)
+    else:
+        file.seek(offset)
+        data = file.read(count)
+    hits = [at for at in reply.patches if offset <= at < offset + len(data)]
+    if hits:
+        changed = bytearray(data)
+        for at in hits:
+            changed[at - offset] ^= reply.patches[at]
+        data = bytes(changed)
+    return data
+
+
+def _abort(request: web.BaseRequest) -> None:
+    if request.transport is not None:
+        request.transport.abort()

@@ -1,0 +1,244 @@
+"""Running a hub: in a thread of its own for tests and programs, or in front for sharing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from aiohttp import web
+
+from hf_haul.localhub.access import Account, Accounts
+from hf_haul.localhub.app import App
+from hf_haul.localhub.catalog import Catalog
+from hf_haul.localhub.options import HubOptions
+from hf_haul.localhub.repository import Repo
+from hf_haul.localhub.requestlog import RequestLog
+from hf_haul.localhub.signing import Signer
+
+__all__ = ["LocalHub"]
+
+logger = logging.getLogger(__name__)
+
+_START_TIMEOUT: Final = 30.0  # seconds
+#: Where to reach, from here, a hub that listens everywhere.
+_REACHABLE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  only looked up, not bound
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class LocalHub:
+    """A read-only Hub in a thread of its own.
+
+    Use it as a context manager, or call `start` and `close`. Everything here may be called from
+    any thread.
+
+    Args:
+        *repos: What to serve; more can be added with `add`.
+        host: Address to listen on.
+        port: Port of the hub; 0 for any free one.
+        cdn_port: Port of the other origin, which serves LFS files; 0 for any free one.
+        cdn_url: Public address of the other origin, if clients reach it by another one than the
+            hub's host with ``cdn_port``.
+        accounts: Users with their tokens.
+        options: How the hub behaves; further keyword arguments set single options.
+        url_lifetime: Seconds a signed URL is good for.
+        certfile: A TLS certificate (PEM), to serve https on both ports.
+        keyfile: Its key.
+        **settings: Options by name, see `HubOptions`.
+    """
+
+    def __init__(
+        self,
+        *repos: Repo,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        cdn_port: int = 0,
+        cdn_url: str | None = None,
+        accounts: Iterable[Account] = (),
+        options: HubOptions | None = None,
+        url_lifetime: float = 3600.0,
+        certfile: str | os.PathLike[str] | None = None,
+        keyfile: str | os.PathLike[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.options = options or HubOptions()
+        for name, value in settings.items():
+            if not hasattr(self.options, name):
+                raise TypeError(f"no such option: {name}")
+            setattr(self.options, name, value)
+        self._host = host
+        self._ports = (port, cdn_port)
+        self._tls = _tls_context(certfile, keyfile)
+        self.catalog = Catalog(repos)
+        self.signer = Signer(url_lifetime)
+        self.accounts = Accounts(accounts, code_on_401=self._tls is None)
+        self._app = App(self.catalog, self.accounts, self.options, self.signer, cdn_url=cdn_url)
+        self._servers: list[web.Server] = []
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._bound = (0, 0)
+
+    # -- life
+
+    def __enter__(self) -> LocalHub:  # noqa: PYI034  Self is not in Python 3.10
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> LocalHub:
+        """Listen, and return once both ports are open.
+
+        Raises:
+            OSError: A port is taken.
+        """
+        if self._thread is not None:
+            raise RuntimeError("this hub has been started already")
+        ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="localhub", daemon=True)
+        self._thread.start()
+        ready.result(_START_TIMEOUT)
+        return self
+
+    def close(self) -> None:
+        """Stop at once: open connections are reset. Calling it again does nothing."""
+        if self._loop is not None and self._stop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread is not None:
+            self._thread.join(_START_TIMEOUT)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the hub is closed from elsewhere, ``timeout`` seconds at most."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _run(self, ready: Future[None]) -> None:
+        try:
+            asyncio.run(self._serve(ready))
+        except BaseException as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    async def _serve(self, ready: Future[None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        runners = []
+        try:
+            bound = []
+            for handler, port in zip((self._app.handle_hub, self._app.handle_cdn), self._ports, strict=True):
+                runner = await self._listen(handler, port)
+                runners.append(runner)
+                bound.append(runner.addresses[0][1])
+            self._bound = (bound[0], bound[1])
+            self._app.cdn_port = bound[1]
+            ready.set_result(None)
+            await self._stop.wait()
+        finally:
+            for server in self._servers:
+                for connection in server.connections:
+                    if connection.transport is not None:
+                        connection.transport.abort()
+            for runner in runners:
+                await runner.cleanup()
+
+    async def _listen(self, handler: _Handler, port: int) -> web.ServerRunner:
+        server = web.Server(handler, access_log=None, keepalive_timeout=75.0)
+        self._servers.append(server)
+        runner = web.ServerRunner(server, shutdown_timeout=0.2)
+        await runner.setup()
+        site = web.TCPSite(runner, self._host, port, ssl_context=self._tls, backlog=1024)
+        try:
+            await site.start()
+        except BaseException:
+            await runner.cleanup()
+            raise
+        return runner
+
+    # -- addresses
+
+    def _url(self, port: int) -> str:
+        host = _REACHABLE.get(self._host, self._host)
+        shown = f"[{host}]" if ":" in host else host
+        return f"{'http' if self._tls is None else 'https'}://{shown}:{port}"
+
+    @property
+    def url(self) -> str:
+        """The hub's address, for ``HF_ENDPOINT``; on this machine if it listens everywhere."""
+        return self._url(self._bound[0])
+
+    @property
+    def cdn_url(self) -> str:
+        """The address of the other origin."""
+        return self._app.cdn_url or self._url(self._bound[1])
+
+    # -- what is served
+
+    def add(self, repo: Repo) -> Repo:
+        """Serve one more repository, in place of one of the same type and id."""
+        self.catalog.add(repo)
+        return repo
+
+    def rename(self, old_id: str, new_id: str, repo_type: str = "model") -> None:
+        """Make ``old_id`` an old name of ``new_id``."""
+        self.catalog.rename(old_id, new_id, repo_type)
+
+    def expire_urls(self) -> None:
+        """Make every signed URL that was given out until now invalid (403)."""
+        self.signer.expire_all()
+
+    # -- how it behaves
+
+    def set_pace(self, bytes_per_s: float | None, *, total: float | None = None) -> None:
+        """Limit how fast bodies go out, those under way too.
+
+        Args:
+            bytes_per_s: Bytes per second of each connection; ``None`` for no limit.
+            total: Bytes per second of all connections together; ``None`` for no limit.
+        """
+        self._app.pace.per_connection = bytes_per_s
+        self._app.pace.total = total
+
+    def set_latency(self, seconds: float) -> None:
+        """Wait this long before every answer, from the next request on."""
+        self._app.latency = seconds
+
+    # -- what it saw
+
+    @property
+    def requests(self) -> RequestLog:
+        """Every request so far."""
+        return self._app.log
+
+    @property
+    def body_bytes(self) -> int:
+        """Body bytes sent by both origins since the start, up to now."""
+        return self._app.sender.body_bytes
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are open on both ports now, idle ones too."""
+        return sum(len(server.connections) for server in self._servers)
+
+
+def _tls_context(
+    certfile: str | os.PathLike[str] | None, keyfile: str | os.PathLike[str] | None
+) -> ssl.SSLContext | None:
+    if certfile is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(certfile), None if keyfile is None else Path(keyfile))
+    return context

@@ -1,0 +1,112 @@
+"""A local hub for tests, and programs that talk to it in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.repos import contents, make_repo
+
+from hf_haul.localhub import LocalHub, Repo
+
+__all__ = ["ServedRepo", "hub_environment", "run_python", "serve_repo"]
+
+SRC = Path(__file__).parents[2] / "src"
+
+
+@dataclass
+class ServedRepo:
+    """A running hub with one repository made by `make_repo`.
+
+    Attributes:
+        hub: The hub.
+        repo: The repository.
+        folder: Where its files are.
+    """
+
+    hub: LocalHub
+    repo: Repo
+    folder: Path
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """The sha256 of each file by path: what a download has to give."""
+        return contents(self.folder)
+
+
+@contextmanager
+def serve_repo(
+    folder: Path,
+    repo_id: str = "org/tiny",
+    repo_type: str = "model",
+    *,
+    seed: int = 0,
+    shards: int = 2,
+    shard_bytes: int = 256 * 1024,
+    **hub_options: Any,
+) -> Iterator[ServedRepo]:
+    """Make a repository in ``folder`` (unless it has files already), and serve it.
+
+    Args:
+        folder: Its files.
+        repo_id: Its id.
+        repo_type: Its type.
+        seed: See `make_repo`.
+        shards: See `make_repo`.
+        shard_bytes: See `make_repo`.
+        **hub_options: For `LocalHub`.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        make_repo(folder, repo_type, seed=seed, shards=shards, shard_bytes=shard_bytes)
+    repo = Repo.from_folder(folder, repo_id, repo_type)
+    with LocalHub(repo, **hub_options) as hub:
+        yield ServedRepo(hub, repo, folder)
+
+
+def hub_environment(hub: LocalHub, home: Path, **more: str) -> dict[str, str]:
+    """The environment of a program that knows no Hub but this one.
+
+    Args:
+        hub: The hub.
+        home: Its ``HF_HOME``.
+        **more: More variables.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return {
+        **kept,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "NO_PROXY": "*",
+        "PYTHONPATH": str(SRC),
+        **more,
+    }
+
+
+def run_python(
+    code: str, env: Mapping[str, str], *args: str, timeout: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in a Python of its own; what it printed is in ``.stdout`` and ``.stderr``.
+
+    Args:
+        code: The program.
+        env: Its whole environment.
+        *args: Its ``sys.argv[1:]``.
+        timeout: Seconds it may take.
+    """
+    return subprocess.run(
+        [sys.executable, "-c", code, *args],
+        env=dict(env),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
