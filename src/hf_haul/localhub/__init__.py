@@ -4,9 +4,25 @@ For sharing models on a local network, and for tests: it speaks to `huggingface_
 Hub does, counts what it sends, and fails on demand::
 
     from hf_haul.localhub import LocalHub, Repo
+    from hf_haul.localhub.faults import Cut
 
-    with LocalHub(Repo.from_folder("weights/tiny", "org/tiny")) as hub:
+    repo = Repo.from_folder("weights/tiny", "org/tiny")  # or Repo("org/tiny") and .commit({...})
+    repo.tag("v1")
+    with LocalHub(repo, accounts=[Account("ann", "hf_ann")]) as hub:  # two ports, its own thread
+        hub.set_pace(50e6)  # bytes per second of each connection
+        cut = hub.faults.add(Cut(after=100_000), kind="cdn", path="*.safetensors", times=2)
         snapshot_download("org/tiny", endpoint=hub.url)
+        assert cut.hits == 2
+        assert all(request.token is None for request in hub.requests.of("cdn"))
+
+What to look at: `Repo` (commits, tags, branches, ``refs/pr/1``; private, gated, disabled),
+`Account` (tokens and what they open), `HubOptions` (where real hubs and mirrors differ; keyword
+arguments of `LocalHub`), `LocalHub` (``url``, ``cdn_url``, ``requests``, ``faults``, ``limits``,
+``set_pace``, ``set_latency``, ``expire_urls``, ``rename``, ``body_bytes``, ``open_connections``),
+`RequestLog` and `RequestRecord`, and the module `hf_haul.localhub.faults`.
+
+Inside, answers are values (`replies`): the routes compute them and do no I/O, faults change them,
+and `sending` alone puts them on the wire, with sendfile wherever nothing is in its way.
 """
 
 from __future__ import annotations

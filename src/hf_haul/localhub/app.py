@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import time
 import uuid
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
 
 from hf_haul.localhub.access import Accounts, not_found
 from hf_haul.localhub.catalog import Asked, Catalog
+from hf_haul.localhub.faults import Effects, Faults
+from hf_haul.localhub.limits import Allowance, RateLimits
 from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.replies import Refusal, Reply, json_reply, text_reply
 from hf_haul.localhub.requestlog import RequestLog, RequestRecord
 from hf_haul.localhub.routes_api import API_ROUTES
 from hf_haul.localhub.routes_files import CDN_PREFIX, cdn, resolve
 from hf_haul.localhub.routing import FILE_KINDS, Route, parse
-from hf_haul.localhub.sending import Delivery, Pace, Sender
+from hf_haul.localhub.sending import Delivery, Pace, Sender, reset
 from hf_haul.localhub.signing import Signer
 
 __all__ = ["App"]
 
 _READ_METHODS: Final = frozenset({"GET", "HEAD", "POST"})
+_HOP: Final = "localhub-hop"
+_HOP_MARK: Final = re.compile(rf"[?&]{_HOP}=(\d+)\.(\d+)$")
 _EXPOSED: Final = (
     "X-Repo-Commit,X-Request-Id,X-Error-Code,X-Error-Message,X-Total-Count,ETag,Link,"
     "Accept-Ranges,Content-Range,X-Linked-Size,X-Linked-ETag,X-Xet-Hash"
@@ -46,6 +50,10 @@ class App:
         cdn_port: The port of the other origin, once it is known.
         cdn_url: Its public address, if it is not just another port of the same host.
         latency: Seconds before every answer.
+        faults: What goes wrong.
+        limits: How much a client may ask.
+        log: What was asked.
+        pace: How fast bodies go out.
     """
 
     catalog: Catalog
@@ -55,12 +63,14 @@ class App:
     cdn_port: int = 0
     cdn_url: str | None = None
     latency: float = 0.0
+    faults: Faults = field(default_factory=Faults)
+    limits: RateLimits = field(default_factory=RateLimits)
     log: RequestLog = field(default_factory=RequestLog)
     pace: Pace = field(default_factory=Pace)
-    wall_clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
         self.sender = Sender(self.pace, self.log.touch)
+        self._running: set[asyncio.Task[Any]] = set()
         self._numbers = itertools.count(1)
         self._connections: weakref.WeakKeyDictionary[asyncio.BaseTransport, int] = weakref.WeakKeyDictionary()
 
@@ -75,23 +85,76 @@ class App:
         return await self._handle(request, is_cdn=True)
 
     async def _handle(self, request: web.BaseRequest, *, is_cdn: bool) -> web.StreamResponse:
-        target = _target(request.raw_path)
+        target, chain = _without_hop(_target(request.raw_path))
         route = self._route(target, is_cdn=is_cdn)
         record = self._record(request, route, target)
         self.log.add(record)
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
         try:
-            body = await request.read()
-            if self.latency:
-                await asyncio.sleep(self.latency)
-            reply = self._reply(request, route, body)
-            try:
-                return await self.sender.send(request, reply, Delivery(), record)
-            except Refusal as refusal:
-                reply = refusal.reply(as_json=False)
-                return await self.sender.send(request, reply, Delivery(), record)
+            return await self._answer(request, route, record, chain)
+        except ConnectionError:
+            return web.Response()  # aiohttp wants one; nobody is there to get it
         finally:
+            self._running.discard(task)
             record.end = time.monotonic()
             self.log.touch()
+
+    async def cancel_all(self) -> None:
+        """End every answer that is under way, without a word to its client."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _answer(
+        self, request: web.BaseRequest, route: Route, record: RequestRecord, chain: _Hop | None
+    ) -> web.StreamResponse:
+        body = await request.read()
+        if self.latency:
+            await asyncio.sleep(self.latency)
+        if chain is not None and chain.number < len(self.faults.chain(chain.name)):
+            hop = self._hop(record, chain.name, chain.number)
+            return await self.sender.send(request, hop, Delivery(), record)
+        effects = self.faults.effects(record)
+        if effects.delay:
+            await asyncio.sleep(effects.delay)
+        if effects.reset:
+            if request.transport is not None:
+                reset(request.transport)
+            raise ConnectionResetError("reset on purpose")
+        reply = await self._reply_or_fault(request, route, body, record, effects)
+        try:
+            return await self.sender.send(request, reply, effects.delivery, record)
+        except Refusal as refusal:
+            reply = refusal.reply(as_json=False)
+            return await self.sender.send(request, reply, Delivery(), record)
+
+    async def _reply_or_fault(
+        self,
+        request: web.BaseRequest,
+        route: Route,
+        body: bytes,
+        record: RequestRecord,
+        effects: Effects,
+    ) -> Reply:
+        if effects.redirects:
+            name = self.faults.start_chain(effects.redirects)
+            return self._hop(record, name, 0)
+        if effects.instead is not None:
+            return effects.instead()
+        reply = self._reply(request, route, body)
+        for change in effects.changes:
+            change(reply)
+        return reply
+
+    def _hop(self, record: RequestRecord, name: str, number: int) -> Reply:
+        separator = "&" if "?" in record.url else "?"
+        location = f"{record.url}{separator}{_HOP}={name}.{number + 1}"
+        reply = text_reply(f"Redirecting to {location}", self.faults.chain(name)[number])
+        reply.headers["Location"] = location
+        return reply
 
     def _route(self, target: str, *, is_cdn: bool) -> Route:
         raw_path, _, query = target.partition("?")
@@ -141,16 +204,25 @@ class App:
                 self.signer,
                 self.options,
             )
+        allowance = self._allowance(request, route)
         try:
+            allowance.require()
             reply = self._hub_reply(request, route, body)
         except Refusal as refusal:
             reply = refusal.reply(as_json=route.kind not in FILE_KINDS)
+        allowance.write_headers(reply.headers)
         trace = request.headers.get("X-Amzn-Trace-Id") or str(uuid.uuid4())
         reply.headers["X-Request-Id"] = f"Root=1-{uuid.uuid4().hex[:24]};{trace}"
         reply.headers["X-Powered-By"] = "hf-haul-localhub"
         reply.headers.setdefault("Vary", "Origin")
         reply.headers["Access-Control-Expose-Headers"] = _EXPOSED
         return reply
+
+    def _allowance(self, request: web.BaseRequest, route: Route) -> Allowance:
+        bucket = "resolvers" if route.kind in FILE_KINDS else "api"
+        token = request.headers.get("Authorization")
+        client = token or request.remote or ""
+        return self.limits.take(bucket, client, has_token=token is not None)
 
     def _hub_reply(self, request: web.BaseRequest, route: Route, body: bytes) -> Reply:
         if request.method not in _READ_METHODS:
@@ -192,6 +264,22 @@ class App:
         host = urlsplit(f"//{request.host}").hostname or "localhost"
         shown = f"[{host}]" if ":" in host else host
         return f"{request.scheme}://{shown}:{self.cdn_port}"
+
+
+@dataclass(frozen=True)
+class _Hop:
+    """Where in a chain of redirects a request is."""
+
+    name: str
+    number: int
+
+
+def _without_hop(target: str) -> tuple[str, _Hop | None]:
+    """Take the mark of a chain of redirects out of a request target."""
+    match = _HOP_MARK.search(target)
+    if match is None:
+        return target, None
+    return target[: match.start()], _Hop(match[1], int(match[2]))
 
 
 def _target(raw: str) -> str:

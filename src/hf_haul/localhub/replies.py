@@ -36,7 +36,7 @@ class Reply:
         start: Offset of the body's first byte in ``content``.
         stop: Offset after the body's last byte.
         chunked: Whether to send it without a length.
-        patches: Bytes to replace on the way, by their offset in ``content``.
+        patches: What to flip (exclusive or) on the way, by offset in ``content``.
         declared: The ``Content-Length`` to send if it is not the body's.
     """
 

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Delivery:
     cut_after: int | None = None
     reset_after: int | None = None
     stall_after: int | None = None
-    released: asyncio.Event | None = None
+    released: threading.Event | None = None
     trickle: float | None = None
     extra: bytes = b""
 
@@ -307,8 +308,8 @@ class _Line:
         while released is not None and not released.is_set():
             if self.transport.is_closing():
                 raise ConnectionResetError("the client has gone")
-            # A client that leaves gives no signal here, so look for it now and then.
-            await asyncio.wait([asyncio.ensure_future(released.wait())], timeout=0.05)
+            # Whoever releases it is another thread, and a client that leaves gives no signal.
+            await asyncio.sleep(0.02)
 
     async def _drain(self) -> None:
         """Wait, two seconds at most, until the client's kernel has all that was sent."""

@@ -18,6 +18,8 @@ from aiohttp import web
 from hf_haul.localhub.access import Account, Accounts
 from hf_haul.localhub.app import App
 from hf_haul.localhub.catalog import Catalog
+from hf_haul.localhub.faults import Faults
+from hf_haul.localhub.limits import RateLimits
 from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.requestlog import RequestLog
@@ -148,6 +150,9 @@ class LocalHub:
             ready.set_result(None)
             await self._stop.wait()
         finally:
+            # First the answers, then their connections: asyncio takes it amiss if a connection
+            # is lost under a running sendfile.
+            await self._app.cancel_all()
             for server in self._servers:
                 for connection in server.connections:
                     if connection.transport is not None:
@@ -215,6 +220,16 @@ class LocalHub:
     def set_latency(self, seconds: float) -> None:
         """Wait this long before every answer, from the next request on."""
         self._app.latency = seconds
+
+    @property
+    def faults(self) -> Faults:
+        """What is to go wrong."""
+        return self._app.faults
+
+    @property
+    def limits(self) -> RateLimits:
+        """How many requests a client has in a window of time."""
+        return self._app.limits
 
     # -- what it saw
 
