@@ -88,7 +88,7 @@ def redact(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
-class _ConnectTimeout(ConnectTimeoutError):
+class _DialTimeoutError(ConnectTimeoutError):
     """No connection in time; urllib3's own class is also the base of other failures to connect."""
 
 
@@ -393,7 +393,7 @@ class _Connection(_Watched):
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
-            raise _ConnectTimeout(self, f"no connection within {seconds} s") from error
+            raise _DialTimeoutError(self, f"no connection within {seconds} s") from error
         except OSError as error:
             raise NewConnectionError(self, str(error)) from error
 
@@ -864,7 +864,7 @@ def _explain(error: BaseException, options: _Options) -> str:
     proxied = "its proxy: " if any(isinstance(cause, ProxyError) for cause in causes) else ""
     known: tuple[tuple[type[BaseException], str], ...] = (
         (socket.gaierror, "its name could not be resolved"),
-        (_ConnectTimeout, f"no connection within {options.connect_timeout:g} s"),
+        (_DialTimeoutError, f"no connection within {options.connect_timeout:g} s"),
         (TimeoutError, f"nothing received for {options.read_timeout:g} s"),
         (ReadTimeoutError, f"nothing received for {options.read_timeout:g} s"),
         (http.client.RemoteDisconnected, "closed by the server without an answer"),
@@ -892,7 +892,9 @@ def _is_certificate_fault(error: BaseException, *, handshake: bool) -> bool:
 
 def _raise_translated(error: BaseException, call: _Call, options: _Options) -> NoReturn:
     call.raise_if_woken(error)
-    if isinstance(error, (ValueError, LocationValueError)):  # requests' InvalidURL and the like
+    if isinstance(
+        error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, LocationValueError)
+    ):
         raise TransferError(f"{call.host}: not a usable address: {type(error).__name__}") from error
     if isinstance(error, _NoPlaceError):
         raise TransferError("the connection pool is closed") from error
