@@ -19,9 +19,7 @@ _UNITS: Final = {
     "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
     "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40,
 }  # fmt: skip
-_QUANTITY: Final = re.compile(
-    r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?(b|bit)?\s*(/s|ps)?\s*", re.IGNORECASE
-)
+_QUANTITY: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?(b|bit)?\s*(/s|ps)?\s*", re.IGNORECASE)
 
 DiskCheck = Literal["strict", "warn", "off"]
 WriteMode = Literal["auto", "offset", "sequential"]
@@ -93,6 +91,8 @@ class Settings:
         max_retries: Failures in a row without a new byte after which a part, and so its file, fails.
         first_retry_wait: Upper end in seconds of the first random wait between attempts; doubles each time.
         max_retry_wait: Upper end in seconds of any random wait between attempts.
+        durable: Whether a file is flushed to the disk before it gets its name, so that a power failure cannot
+            leave a published file without its bytes.
         disk_check: ``strict`` raises if a queue's files will not fit, ``warn`` warns, ``off`` does not look.
         write_mode: ``offset`` writes parts in place, ``sequential`` one stream per file in order, ``auto``
             starts with the first and falls back to the second.
@@ -118,6 +118,7 @@ class Settings:
     max_retries: int = 8
     first_retry_wait: float = 0.5
     max_retry_wait: float = 15.0
+    durable: bool = True
     disk_check: DiskCheck = "strict"
     write_mode: WriteMode = "auto"
 
@@ -141,9 +142,7 @@ class Settings:
             "strict, warn or off",
         )
         modes = get_args(WriteMode)
-        _require(
-            self.write_mode in modes, "write_mode", self.write_mode, "auto, offset or sequential"
-        )
+        _require(self.write_mode in modes, "write_mode", self.write_mode, "auto, offset or sequential")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **changes: Any) -> Settings:
@@ -174,9 +173,7 @@ class Settings:
                 try:
                     values[name] = _parse_field(name, str(known[name]), text)
                 except ValueError as error:
-                    raise ValueError(
-                        f"environment variable {variable}={text!r}: {error}"
-                    ) from error
+                    raise ValueError(f"environment variable {variable}={text!r}: {error}") from error
         values.update((name, value) for name, value in changes.items() if value is not None)
         return replace(cls(), **values)
 

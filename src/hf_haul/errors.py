@@ -7,7 +7,7 @@ classes, so that callers' ``except`` clauses keep working; they do not appear he
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+from collections.abc import Mapping
 
 __all__ = [
     "CertificateError",
@@ -86,7 +86,7 @@ class TransferError(HaulError, OSError):
         retry_after: Seconds the source asked us to wait, if it did.
     """
 
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -125,7 +125,12 @@ class RangeRefusedError(TransferError):
 
 
 class SourceChangedError(TransferError):
-    """The source now serves another file: other size, other etag."""
+    """The source serves another file than expected: other size, other etag.
+
+    Tried again a few times, because a broken proxy looks the same.
+    """
+
+    retryable = True
 
 
 class HttpStatusError(TransferError):
@@ -133,11 +138,25 @@ class HttpStatusError(TransferError):
 
     Attributes:
         status: The HTTP status code.
+        url: What was asked for, without its query.
+        headers: The answer's headers; a Hub says in them what is wrong.
+        body: The first bytes of the answer's body.
     """
 
-    def __init__(self, message: str, *, status: int) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        url: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.url = url
+        self.headers = dict(headers or {})
+        self.body = body
 
 
 class CertificateError(TransferError):

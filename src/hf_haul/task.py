@@ -86,9 +86,7 @@ class Digest:
         if length is None:
             raise ValueError(f"unknown digest algorithm {self.algorithm!r}: use sha256 or git-sha1")
         if len(self.value) != length or not set(self.value) <= set("0123456789abcdef"):
-            raise ValueError(
-                f"not a {self.algorithm} digest of {length} hex digits: {self.value!r}"
-            )
+            raise ValueError(f"not a {self.algorithm} digest of {length} hex digits: {self.value!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,680 @@
+"""Where verified files go: the Hub cache, a ``local_dir``, or any file on disk.
+
+The layouts are huggingface_hub's own, so that it finds what we publish and we find what it published:
+``models--org--name/{blobs,snapshots,refs,.no_exist}``, and ``local_dir/.cache/huggingface/download``.
+A published name appears by rename, never by writing, and a symlink on the way is replaced, not followed.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import logging
+import ntpath
+import os
+import posixpath
+import shutil
+import stat
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Final
+
+from hf_haul.errors import UnsafePathError
+from hf_haul.halt import Halt
+from hf_haul.task import Digest
+
+__all__ = [
+    "BlobDestination",
+    "FileDestination",
+    "LocalDirDestination",
+    "LocalFolder",
+    "LocalMetadata",
+    "RepoFolder",
+    "digest_of",
+    "extended_path",
+    "require_safe_name",
+    "require_safe_path",
+]
+
+logger = logging.getLogger(__name__)
+
+_TAG: Final = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    "# This file is a cache directory tag created by huggingface_hub.\n"
+    "# For information about cache directory tags, see:\n"
+    "#\thttps://bford.info/cachedir/\n"
+)
+#: Windows' limits in characters for a file and for a folder that shall hold an 8.3 name.
+_FILE_LIMIT: Final = 255
+_FOLDER_LIMIT: Final = 247
+#: What file systems accept for one name, less room for the suffixes of staged files.
+_NAME_LIMIT: Final = 200
+
+#: Makes ``blobs/<etag>`` point into a store shared by all repositories: (blob path, xet hash, size) -> done.
+ShareBlob = Callable[[str, str, "int | None"], bool]
+
+
+def require_safe_path(path: str) -> None:
+    """Refuse a repository path that could lead out of the folder it is joined to.
+
+    POSIX and Windows rules both apply on every system: what is written on one may be used on the other.
+
+    Raises:
+        UnsafePathError: ``path`` is empty, absolute, on a drive or a share, or has a ``..`` segment.
+    """
+    if ".." in path.replace("\\", "/").split("/"):
+        raise UnsafePathError(
+            f"Invalid filename '{path}': cannot contain a '..' path segment. "
+            "Please ask the repository owner to rename this file."
+        )
+    pure = [PurePosixPath(path), *(PureWindowsPath(part) for part in path.split("/"))]
+    if any(part.drive or part.root for part in pure):
+        raise UnsafePathError(
+            f"Invalid filename '{path}': cannot be an absolute, drive-relative or UNC path. "
+            "Please ask the repository owner to rename this file."
+        )
+    if posixpath.normpath(path) == "." or "\0" in path:
+        raise UnsafePathError(f"Invalid filename {path!r}: it names no file.")
+    if os.name == "nt" and ":" in path:
+        raise UnsafePathError(f"Invalid filename '{path}': Windows keeps ':' for data streams.")
+
+
+def require_safe_name(name: str, *, what: str) -> str:
+    """Refuse an etag or a commit that could not be the name of one file.
+
+    Returns:
+        ``name``.
+
+    Raises:
+        UnsafePathError: It is empty, too long, or holds a separator.
+    """
+    if not name or len(name) > _NAME_LIMIT or name in {".", ".."} or set(name) & set("/\\:\0"):
+        raise UnsafePathError(f"the server announced {name!r} as {what}; it cannot name a file")
+    return name
+
+
+def extended_path(path: str, limit: int = _FILE_LIMIT, *, windows: bool = os.name == "nt") -> str:
+    r"""The path in Windows' ``\\?\`` form where it is longer than ``limit`` characters there."""
+    if not windows:
+        return path
+    full = ntpath.abspath(path)
+    if len(full) <= limit or full.startswith("\\\\?\\"):
+        return path
+    return "\\\\?\\UNC\\" + full[2:] if full.startswith("\\\\") else "\\\\?\\" + full
+
+
+def digest_of(path: str | os.PathLike[str], algorithm: str, halt: Halt | None = None) -> Digest:
+    """Read a whole file and hash it.
+
+    Args:
+        path: The file.
+        algorithm: ``sha256`` or ``git-sha1``.
+        halt: Ends it between two reads.
+
+    Raises:
+        HaltedError: It was ended.
+    """
+    size = os.stat(path).st_size
+    if algorithm == "git-sha1":
+        digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        kind: Digest = Digest("git-sha1", "0" * 40)
+    else:
+        digest = hashlib.sha256()
+        kind = Digest("sha256", "0" * 64)
+    buffer = memoryview(bytearray(1 << 20))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            if halt is not None:
+                halt.check()
+    return Digest(kind.algorithm, digest.hexdigest())
+
+
+class _Folders:
+    """Folders made and file modes probed once, however many files go into them."""
+
+    def __init__(self) -> None:
+        # Both are filled without a lock: two threads that make the same folder do no harm.
+        self._made: set[str] = set()
+        self._modes: dict[str, int | None] = {}
+
+    def make(self, folder: str) -> None:
+        if folder not in self._made:
+            os.makedirs(extended_path(folder, _FOLDER_LIMIT), exist_ok=True)
+            self._made.add(folder)
+
+    def forget(self, folder: str) -> None:
+        self._made.discard(folder)
+
+    def apply_mode(self, path: str, folder: str) -> None:
+        """Give ``path`` the permissions that a file newly made in ``folder`` gets.
+
+        The umask cannot be read without changing it for all threads, and a folder may add rules of its own.
+        """
+        if folder not in self._modes:
+            self._modes[folder] = _probe_mode(folder)
+        mode = self._modes[folder]
+        if mode is not None:
+            try:
+                os.chmod(path, mode)
+            except OSError as error:
+                logger.warning("Could not set the permissions of '%s': %s", path, error)
+
+
+def _probe_mode(folder: str) -> int | None:
+    probe = os.path.join(folder, f"tmp_{uuid.uuid4()}")
+    try:
+        with open(probe, "xb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    except OSError:
+        return None
+    _discard(probe)
+    return mode
+
+
+def _replace(source: str, target: str) -> None:
+    """Rename ``source`` to ``target``, over whatever is there, also across and on difficult file systems."""
+    try:
+        os.replace(source, target)
+        return
+    except OSError:
+        if not os.path.lexists(source) or not os.path.isdir(os.path.dirname(target)):
+            raise
+    # Another device, or a mount that renames over nothing: bring the file near first, move the old one aside.
+    folder, name = os.path.split(target)
+    near = os.path.join(folder, f".{name[:_NAME_LIMIT]}.{uuid.uuid4().hex[:8]}.new")
+    aside = os.path.join(folder, f".{name[:_NAME_LIMIT]}.{uuid.uuid4().hex[:8]}.old")
+    try:
+        try:
+            os.rename(source, near)
+        except OSError:
+            shutil.copyfile(source, near)
+            shutil.copymode(source, near)
+        _swap_in(near, target, aside)
+    except OSError:
+        if os.path.lexists(source):
+            _discard(near)
+        else:
+            os.rename(near, source)
+        raise
+    _discard(source)
+
+
+def _swap_in(near: str, target: str, aside: str) -> None:
+    occupied = os.path.lexists(target)
+    if occupied:
+        os.rename(target, aside)
+    try:
+        os.rename(near, target)
+    except OSError:
+        if occupied:
+            os.rename(aside, target)
+        raise
+    if occupied:
+        _discard(aside)
+
+
+def _discard(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _write_atomically(path: str, text: str) -> None:
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        _discard(temporary)
+        raise
+
+
+def _tag_folder(folder: str) -> None:
+    """Mark a folder as a cache, so that backups pass it over. An existing mark is left alone."""
+    with contextlib.suppress(OSError), open(os.path.join(folder, "CACHEDIR.TAG"), "x") as file:
+        file.write(_TAG)
+
+
+class RepoFolder:
+    """One repository's folder in a Hub cache.
+
+    Args:
+        cache_dir: The cache: the folder that holds one folder per repository.
+        name: The repository's folder in it, such as ``models--org--name``.
+        symlinks: Whether the cache's file system has symlinks; without, files go straight into snapshots.
+        share: Links a blob from a store that several repositories share, where there is one.
+    """
+
+    def __init__(
+        self,
+        cache_dir: str,
+        name: str,
+        *,
+        symlinks: Callable[[], bool] = lambda: True,
+        share: ShareBlob | None = None,
+    ) -> None:
+        self.cache_dir = cache_dir
+        self.root = os.path.join(cache_dir, name)
+        self.blobs = os.path.join(self.root, "blobs")
+        self.share = share
+        self._symlinks = symlinks
+        self._symlinks_known: bool | None = None
+        self._folders = _Folders()
+
+    @property
+    def symlinks(self) -> bool:
+        """Whether symlinks work here; asked once, because the answer costs a probe on disk."""
+        if self._symlinks_known is None:
+            self._symlinks_known = self._symlinks()
+        return self._symlinks_known
+
+    def prepare(self) -> None:
+        """Make the folders that any download needs, and mark the cache as one.
+
+        Raises:
+            OSError: The cache cannot be written.
+        """
+        self._folders.make(self.blobs)
+        _tag_folder(self.cache_dir)
+
+    def snapshot(self, commit: str) -> str:
+        """The folder of one commit's files."""
+        return os.path.join(self.root, "snapshots", require_safe_name(commit, what="commit"))
+
+    def pointer(self, commit: str, path: str) -> str:
+        """The path a user finds the file at: a link to its blob.
+
+        Raises:
+            UnsafePathError: ``path`` would leave the snapshot.
+        """
+        require_safe_path(path)
+        return os.path.join(self.snapshot(commit), *path.split("/"))
+
+    def blob(self, etag: str) -> str:
+        """The file that holds the bytes."""
+        return os.path.join(self.blobs, require_safe_name(etag, what="etag"))
+
+    def read_ref(self, revision: str) -> str | None:
+        """The commit that a branch or tag was last seen at, or ``None``."""
+        try:
+            with open(self._ref(revision), encoding="utf-8") as file:
+                return file.read()
+        except OSError:
+            return None
+
+    def write_ref(self, revision: str, commit: str) -> None:
+        """Note the commit of a branch or tag, unless noted already; readers never see half of it.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if revision == commit or self.read_ref(revision) == commit:
+            return
+        path = self._ref(revision)
+        os.makedirs(extended_path(os.path.dirname(path), _FOLDER_LIMIT), exist_ok=True)
+        _write_atomically(path, commit)
+
+    def _ref(self, revision: str) -> str:
+        require_safe_path(revision)
+        return os.path.join(self.root, "refs", *revision.split("/"))
+
+    def remember_missing(self, commit: str, path: str) -> None:
+        """Note that the repository has no such file at this commit; a failure to do so is only logged."""
+        require_safe_path(path)
+        marker = os.path.join(
+            self.root, ".no_exist", require_safe_name(commit, what="commit"), *path.split("/")
+        )
+        try:
+            os.makedirs(extended_path(os.path.dirname(marker), _FOLDER_LIMIT), exist_ok=True)
+            with open(marker, "a"):
+                pass
+        except OSError as error:
+            logger.warning("Could not note that '%s' does not exist: %s", path, error)
+
+    def publish(self, staged: str, blob: str, pointer: str) -> None:
+        """Move a verified file to its blob and link it.
+
+        Raises:
+            OSError: It could not be moved.
+        """
+        self._folders.make(self.blobs)
+        self._folders.apply_mode(staged, os.path.dirname(staged))
+        if self.symlinks:
+            _replace(staged, extended_path(blob))
+            self.link(blob, pointer)
+        else:
+            self._folders.make(os.path.dirname(pointer))
+            _replace(staged, extended_path(pointer))
+
+    def link(self, blob: str, pointer: str) -> None:
+        """Make ``pointer`` lead to an existing ``blob``; copy where symlinks do not work.
+
+        Raises:
+            FileExistsError: Something else took the pointer's place meanwhile.
+        """
+        if os.path.exists(pointer):
+            return
+        folder = os.path.dirname(pointer)
+        self._folders.make(folder)
+        if self.symlinks:
+            try:
+                _symlink(blob, pointer, folder)
+                return
+            except FileNotFoundError:
+                # Somebody removed the folder since we made it.
+                self._folders.forget(folder)
+                self._folders.make(folder)
+                _symlink(blob, pointer, folder)
+                return
+            except PermissionError:
+                logger.debug("No permission for symlinks in %s: copying", folder)
+        temporary = os.path.join(self.blobs, f"{uuid.uuid4().hex[:8]}.incomplete")
+        try:
+            shutil.copyfile(blob, temporary)
+            _replace(temporary, extended_path(pointer))
+        finally:
+            _discard(temporary)
+
+
+def _symlink(blob: str, pointer: str, folder: str) -> None:
+    target = os.path.relpath(blob, folder)
+    try:
+        os.symlink(target, pointer)
+    except FileExistsError:
+        if not os.path.islink(pointer):
+            raise
+        if os.path.realpath(pointer) != os.path.realpath(blob):
+            # A link to nowhere, or to a blob of another store: only the caller's blob is known to be right.
+            os.unlink(pointer)
+            os.symlink(target, pointer)
+
+
+@dataclass(frozen=True, slots=True)
+class BlobDestination:
+    """One file of a snapshot in a Hub cache.
+
+    Attributes:
+        folder: The repository's folder.
+        commit: The snapshot's commit.
+        name: The file's path in the repository.
+        etag: Name of its blob.
+        size: Bytes, where known.
+        xet_hash: The file's Xet hash, where it has one: the key of the shared store.
+    """
+
+    folder: RepoFolder
+    commit: str
+    name: str
+    etag: str
+    size: int | None = None
+    xet_hash: str | None = None
+    _blob: str = field(init=False, repr=False)
+    _pointer: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_blob", self.folder.blob(self.etag))
+        object.__setattr__(self, "_pointer", self.folder.pointer(self.commit, self.name))
+
+    @property
+    def path(self) -> Path:
+        """The pointer in the snapshot."""
+        return Path(self._pointer)
+
+    @property
+    def staging_dir(self) -> Path:
+        """The repository's blobs, where ``hf cache prune`` looks for leftovers."""
+        return Path(self.folder.blobs)
+
+    @property
+    def staging_key(self) -> str:
+        """The etag."""
+        return self.etag
+
+    def is_present(self) -> bool:
+        """Whether the pointer leads to a file; links a blob that is there already."""
+        if os.path.exists(self._pointer):
+            return True
+        if os.path.exists(self._blob) or self._shared():
+            self.folder.link(self._blob, self._pointer)
+            return True
+        return False
+
+    def publish(self, staged: Path) -> None:
+        """Move the staged file to its blob and link it."""
+        self.folder.publish(os.fspath(staged), self._blob, self._pointer)
+
+    def _shared(self) -> bool:
+        share = self.folder.share
+        if share is None or self.xet_hash is None:
+            return False
+        os.makedirs(self.folder.blobs, exist_ok=True)
+        return share(self._blob, self.xet_hash, self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalMetadata:
+    """What is noted about a file in a ``local_dir``.
+
+    Attributes:
+        commit: The commit it was downloaded at.
+        etag: The version of its content.
+        timestamp: When that was true, in seconds since the epoch.
+    """
+
+    commit: str
+    etag: str
+    timestamp: float
+
+
+class LocalFolder:
+    """A ``local_dir``: plain files, and notes about them below ``.cache/huggingface``."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._notes = os.path.join(root, ".cache", "huggingface")
+        self._folders = _Folders()
+        self._prepared = False
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Make the folder for notes, mark it as a cache and hide it from git. Once."""
+        with self._lock:
+            if self._prepared:
+                return
+            self._prepared = True
+        self._folders.make(os.path.join(self._notes, "download"))
+        _tag_folder(self._notes)
+        with contextlib.suppress(OSError), open(os.path.join(self._notes, ".gitignore"), "x") as f:
+            f.write("*")
+
+    def file(self, name: str) -> str:
+        """The file itself.
+
+        Raises:
+            UnsafePathError: ``name`` would leave the folder.
+        """
+        require_safe_path(name)
+        return extended_path(os.path.join(self.root, *name.split("/")), _FOLDER_LIMIT)
+
+    def notes(self, name: str) -> str:
+        """The file that holds the metadata of ``name``."""
+        require_safe_path(name)
+        path = os.path.join(self._notes, "download", *name.split("/"))
+        return extended_path(f"{path}.metadata", _FOLDER_LIMIT)
+
+    def read_metadata(self, name: str) -> LocalMetadata | None:
+        """What is noted about a file, if it still holds.
+
+        Returns:
+            ``None`` where nothing is noted, the note is damaged (it is then removed), or the file is gone or
+            was changed more than a second after the note was written.
+        """
+        path = self.notes(name)
+        try:
+            with open(path, encoding="utf-8") as file:
+                commit, etag, timestamp = (file.readline().strip() for _ in range(3))
+            metadata = LocalMetadata(commit, etag, float(timestamp))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            logger.warning("Invalid metadata file %s: %s. Removing it from disk and continue.", path, error)
+            _discard(path)
+            return None
+        try:
+            changed = os.stat(self.file(name)).st_mtime
+        except OSError:
+            return None
+        return metadata if changed - 1 <= metadata.timestamp else None
+
+    def write_metadata(self, name: str, commit: str, etag: str) -> None:
+        """Note that ``name`` is what ``commit`` has under ``etag``, as of now."""
+        self.prepare()
+        path = self.notes(name)
+        self._in_folder(path, lambda: _write_atomically(path, f"{commit}\n{etag}\n{time.time()}\n"))
+
+    def publish(self, staged: str, name: str) -> None:
+        """Move a verified file into place.
+
+        Raises:
+            OSError: It could not be moved.
+        """
+        path = self.file(name)
+        self._folders.apply_mode(staged, os.path.dirname(staged))
+        self._in_folder(path, lambda: _replace(staged, path))
+
+    def copy_in(self, source: str, name: str) -> None:
+        """Put a copy of another file into place, by rename.
+
+        Raises:
+            OSError: It could not be copied.
+        """
+        self.prepare()
+        temporary = os.path.join(self._notes, "download", f"{uuid.uuid4().hex[:8]}.incomplete")
+        try:
+            shutil.copyfile(source, temporary)
+            self.publish(temporary, name)
+        finally:
+            _discard(temporary)
+
+    def _in_folder(self, path: str, action: Callable[[], None]) -> None:
+        folder = os.path.dirname(path)
+        self._folders.make(folder)
+        try:
+            action()
+        except FileNotFoundError:
+            # Made in this session and removed by somebody since.
+            self._folders.forget(folder)
+            self._folders.make(folder)
+            action()
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDirDestination:
+    """One file of a ``local_dir``.
+
+    Attributes:
+        folder: The ``local_dir``.
+        name: The file's path in the repository.
+        commit: The commit it is downloaded at.
+        etag: The version of its content.
+    """
+
+    folder: LocalFolder
+    name: str
+    commit: str
+    etag: str
+    _path: str = field(init=False, repr=False)
+    _notes: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        require_safe_name(self.etag, what="etag")
+        object.__setattr__(self, "_path", self.folder.file(self.name))
+        object.__setattr__(self, "_notes", self.folder.notes(self.name))
+
+    @property
+    def path(self) -> Path:
+        """The file in the ``local_dir``."""
+        return Path(self._path)
+
+    @property
+    def staging_dir(self) -> Path:
+        """Next to the file's metadata, where huggingface_hub stages too."""
+        return Path(os.path.dirname(self._notes))
+
+    @property
+    def staging_key(self) -> str:
+        """A hash of the file's name, and its etag."""
+        name = os.path.basename(self._notes).encode()
+        short = base64.urlsafe_b64encode(hashlib.sha1(name, usedforsecurity=False).digest())
+        return f"{short.decode()}.{self.etag}"
+
+    def is_present(self) -> bool:
+        """Whether the file is there with this etag; its metadata then say so of this commit too."""
+        metadata = self.folder.read_metadata(self.name)
+        if metadata is None or metadata.etag != self.etag:
+            return False
+        if metadata.commit != self.commit:
+            self.folder.write_metadata(self.name, self.commit, self.etag)
+        return True
+
+    def publish(self, staged: Path) -> None:
+        """Move the staged file into place and write its metadata."""
+        self.folder.publish(os.fspath(staged), self.name)
+        self.folder.write_metadata(self.name, self.commit, self.etag)
+
+
+@dataclass(frozen=True, slots=True)
+class FileDestination:
+    """Any file on disk, staged next to its final place.
+
+    Attributes:
+        file: The final place.
+        version: What tells this content from another one for the same place: a URL, an etag.
+        digest: What a file in place must hash to, to count as present.
+        size: What it must measure in bytes, where no digest is known.
+    """
+
+    file: Path
+    version: str = ""
+    digest: Digest | None = None
+    size: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The final place."""
+        return self.file
+
+    @property
+    def staging_dir(self) -> Path:
+        """The folder of the final place."""
+        return self.file.parent
+
+    @property
+    def staging_key(self) -> str:
+        """The file's name and a hash of its version."""
+        version = hashlib.sha256(f"{self.file.name}\0{self.version}".encode()).hexdigest()[:16]
+        return f"{self.file.name[: _NAME_LIMIT - 60]}.{version}"
+
+    def is_present(self) -> bool:
+        """Whether the file is there with the right digest, or else the right size; ``False`` if neither is known."""
+        try:
+            size = os.stat(self.file).st_size
+        except OSError:
+            return False
+        if self.size is not None and size != self.size:
+            return False
+        if self.digest is not None:
+            return digest_of(self.file, self.digest.algorithm) == self.digest
+        return self.size is not None
+
+    def publish(self, staged: Path) -> None:
+        """Move the staged file into place, with the permissions of a new file."""
+        _Folders().apply_mode(os.fspath(staged), os.fspath(staged.parent))
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        _replace(os.fspath(staged), extended_path(os.fspath(self.file)))

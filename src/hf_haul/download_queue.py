@@ -1,0 +1,144 @@
+"""The files of one model or data set, ordered by priority."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable
+from typing import Final
+
+from hf_haul.plan import SMALL_FILE
+from hf_haul.task import DownloadPriority, DownloadTask, new_id
+
+__all__ = ["ModelDownloadQueue"]
+
+_sequence = itertools.count()
+
+_SMALL: Final = "small"
+_LARGE: Final = "large"
+
+
+class ModelDownloadQueue:
+    """What is to be fetched for one model, what is being fetched, and what became of the rest.
+
+    Files wait in two lanes, small and large: where both have work of the same urgency, each gets its share, so
+    that a thousand small files do not hold up the weights, nor the reverse. HIGH files have no lane; they
+    go before everything.
+
+    Queues order each other: by priority, then by age. The class has no lock; its owner guards it.
+
+    Attributes:
+        queue_id: Unique id.
+        model_id: What the files belong to; a label.
+        priority: Urgency of the whole queue against others.
+        max_concurrent_files: Files in ``active`` at the most.
+        tasks: Every file, in the order of the plan.
+        active: Files being fetched, by task id.
+        completed: Files in place.
+        failed: Files given up, in the order in which they failed.
+        deferred: Files that wait for somebody outside, by task id.
+        cancelled: Whether the queue was cancelled.
+        paused: Whether no new part may be taken from it.
+    """
+
+    def __init__(
+        self,
+        model_id: str,
+        priority: DownloadPriority = DownloadPriority.NORMAL,
+        tasks: Iterable[DownloadTask] = (),
+        *,
+        max_concurrent_files: int = 32,
+    ) -> None:
+        self.queue_id = new_id("queue")
+        self.model_id = model_id
+        self.priority = priority
+        self.max_concurrent_files = max_concurrent_files
+        self.tasks: list[DownloadTask] = []
+        self.active: dict[str, DownloadTask] = {}
+        self.completed: list[DownloadTask] = []
+        self.failed: list[DownloadTask] = []
+        self.deferred: dict[str, DownloadTask] = {}
+        self.cancelled = False
+        self.paused = False
+        self._age = next(_sequence)
+        self._waiting: dict[str, list[DownloadTask]] = {"high": [], _SMALL: [], _LARGE: []}
+        for task in tasks:
+            self.add(task)
+
+    def __lt__(self, other: ModelDownloadQueue) -> bool:
+        return (self.priority, self._age) < (other.priority, other._age)
+
+    def __len__(self) -> int:
+        return sum(len(lane) for lane in self._waiting.values())
+
+    def add(self, task: DownloadTask) -> None:
+        """Put a new file into its lane."""
+        self.tasks.append(task)
+        self._push(task)
+
+    def defer(self, task: DownloadTask) -> None:
+        """Set an active file aside until :meth:`put_back`; others may become active meanwhile."""
+        self.deferred[task.task_id] = self.active.pop(task.task_id)
+
+    def put_back(self, task_id: str) -> None:
+        """Return a deferred file to its place in its lane."""
+        self._push(self.deferred.pop(task_id))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another file may become active."""
+        return len(self.active) < self.max_concurrent_files
+
+    @property
+    def finished(self) -> bool:
+        """Whether every file is in place or given up."""
+        return not self.active and not self.deferred and not len(self)
+
+    def first_high(self) -> DownloadTask | None:
+        """The HIGH file that goes first, if any is waiting."""
+        return self._peek("high")
+
+    def first_of_lanes(self, *, prefer_small: bool) -> DownloadTask | None:
+        """The file that goes first once no HIGH one is left; priority decides inside a lane only.
+
+        Args:
+            prefer_small: Whether the small lane is still below its share.
+        """
+        small, large = self._peek(_SMALL), self._peek(_LARGE)
+        if small is None or large is None:
+            return small or large
+        return small if prefer_small else large
+
+    def start(self, task: DownloadTask) -> None:
+        """Make the first file of a lane active."""
+        lane = self._waiting[self._lane(task)]
+        if lane[0] is not task:
+            raise RuntimeError(f"{task.file_path} is not the first of its lane")
+        heapq.heappop(lane)
+        self.active[task.task_id] = task
+
+    def settle(self, task: DownloadTask, *, ok: bool) -> None:
+        """File an active task under completed or failed."""
+        self.active.pop(task.task_id, None)
+        (self.completed if ok else self.failed).append(task)
+
+    def drop_waiting(self) -> list[DownloadTask]:
+        """Empty the lanes, and what was deferred; returns what waited."""
+        dropped = [task for lane in self._waiting.values() for task in lane] + list(self.deferred.values())
+        self.deferred.clear()
+        for lane in self._waiting.values():
+            lane.clear()
+        return dropped
+
+    def _peek(self, lane: str) -> DownloadTask | None:
+        waiting = self._waiting[lane]
+        return waiting[0] if waiting else None
+
+    def _push(self, task: DownloadTask) -> None:
+        heapq.heappush(self._waiting[self._lane(task)], task)
+
+    @staticmethod
+    def _lane(task: DownloadTask) -> str:
+        if task.priority is DownloadPriority.HIGH:
+            return "high"
+        return _SMALL if task.size is not None and task.size <= SMALL_FILE else _LARGE

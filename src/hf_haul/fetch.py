@@ -1,0 +1,281 @@
+"""Fetching one part: bytes from a transport, through the limiter, to their offset on disk.
+
+No decision about which part or how many is taken here; see ``scheduler``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from hf_haul.config import KiB, MiB, Settings
+from hf_haul.errors import (
+    ConnectionFailedError,
+    RangeRefusedError,
+    SourceChangedError,
+    StalledError,
+    TransferError,
+)
+from hf_haul.limiter import BandwidthLimiter
+from hf_haul.metrics import SourceHistory
+from hf_haul.ranges import ByteRange
+from hf_haul.staging import StagedFile
+from hf_haul.transfer import Part
+from hf_haul.transports.base import Body
+from hf_haul.transports.retry import is_retryable, retrying
+
+__all__ = ["PartFetcher"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Bytes that may be on disk without a claim in the journal; a kill costs at most these and one read.
+_UNCLAIMED_BYTES: Final = 512 * KiB
+#: Seconds for which they may be.
+_UNCLAIMED_SECONDS: Final = 1.0
+#: Times a source may seem to serve another file before it is believed.
+_CHANGES: Final = 2
+
+
+class PartFetcher:
+    """Fetches parts, one at a time per thread; shared by all workers.
+
+    Args:
+        settings: Read sizes, retries and timeouts.
+        limiter: The bandwidth limit.
+        history: Measured speeds per source.
+        on_bytes: Told of every read: the part, and the number of bytes.
+        on_retry: Told of every attempt that failed and will be repeated.
+        on_whole_file: Asked when a source answers a range with the whole file: the part now covers it all.
+        on_limited: Told of seconds spent in the limiter.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        limiter: BandwidthLimiter,
+        history: SourceHistory,
+        *,
+        on_bytes: Callable[[Part, int], None],
+        on_retry: Callable[[Part, BaseException], None],
+        on_whole_file: Callable[[Part], None],
+        on_limited: Callable[[Part, float], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._limiter = limiter
+        self._history = history
+        self._on_bytes = on_bytes
+        self._on_retry = on_retry
+        self._on_whole_file = on_whole_file
+        self._on_limited = on_limited
+        self._clock = clock
+        self._local = threading.local()
+
+    def fetch(self, part: Part) -> None:
+        """Fetch a part to its end, trying again what can be tried again.
+
+        Returns when the part is done, or was asked to leave; ``part.position`` says how far it came, and every
+        byte before it is on disk and in the journal.
+
+        Raises:
+            HaltedError: The part was halted.
+            TransferError: It cannot be fetched.
+            OSError: The disk refuses.
+        """
+        try:
+            self._attempt(part, fresh=False)
+        except TransferError as error:
+            if not is_retryable(error):
+                raise
+            self._retry(part, error)
+
+    def learn_size(self, part: Part) -> int | None:
+        """Ask a source how long its file is, with the smallest of requests.
+
+        Returns:
+            Bytes; ``None`` if it does not say.
+
+        Raises:
+            HaltedError: The part was halted.
+            TransferError: The file cannot be had.
+        """
+
+        def ask() -> int | None:
+            part.busy_since = self._clock()
+            try:
+                body = part.transfer.transport.open(ByteRange(0, 1), part.halt)
+            except RangeRefusedError:  # an empty file has no first byte
+                body = part.transfer.transport.open(None, part.halt)
+            finally:
+                part.busy_since = None
+            body.close()
+            return body.total
+
+        return self._with_retries(part, ask)
+
+    def fetch_unsized(self, part: Part, staged: StagedFile) -> int:
+        """Fetch a file whose length its source does not say, in one stream; returns its length in bytes.
+
+        Raises:
+            HaltedError: The part was halted.
+            TransferError: It cannot be fetched.
+            OSError: The disk refuses.
+        """
+        buffer = self._buffer()
+
+        def stream() -> int:
+            staged.forget()
+            at = 0
+            body = part.transfer.transport.open(None, part.halt)
+            try:
+                while got := body.readinto(buffer[: self._read_size(part)]):
+                    part.halt.check()
+                    staged.write(at, buffer[:got])
+                    staged.record(at, at + got)
+                    at += got
+                    part.received += got
+                    self._on_bytes(part, got)
+                    self._limiter.wait(got, part.halt)
+            finally:
+                body.close()
+            return at
+
+        return self._with_retries(part, stream)
+
+    def _with_retries(self, part: Part, work: Callable[[], T]) -> T:
+        return retrying(
+            halt=part.halt,
+            progress=lambda: 0,
+            settings=self._settings,
+            on_retry=lambda error, _: self._on_retry(part, error),
+            clock=self._clock,
+            patience=lambda: part.transfer.transport.patience,
+        )(work)
+
+    def _retry(self, part: Part, first: TransferError) -> None:
+        """Go on after a first failure; the machinery of retries costs nothing where nothing fails."""
+        pending: TransferError | None = first
+        failures = 0
+
+        def attempt() -> None:
+            nonlocal pending, failures
+            if pending is not None:
+                error, pending = pending, None
+                raise error
+            failures += 1
+            # A pooled connection that fails twice in a row may be what is broken: try outside the pool.
+            self._attempt(part, fresh=failures % 2 == 0)
+
+        def note(error: BaseException, seconds: float) -> None:
+            self._on_retry(part, error)
+            logger.debug("%s: trying again in %.1f s: %s", part.transfer.task.file_path, seconds, error)
+
+        retrying(
+            halt=part.halt,
+            progress=lambda: part.received,
+            settings=self._settings,
+            on_retry=note,
+            clock=self._clock,
+            patience=lambda: part.transfer.transport.patience,
+        )(attempt)
+
+    def _attempt(self, part: Part, *, fresh: bool) -> None:
+        part.halt.check()
+        part.abandoned = None
+        transfer = part.transfer
+        whole = transfer.mode == "whole" or (part.position == 0 and part.stop == transfer.size)
+        want = None if whole else ByteRange(part.position, part.stop)
+        if whole:
+            part.position = 0
+        part.busy_since = began = self._clock()
+        try:
+            body = transfer.transport.open(want, part.halt, fresh=fresh)
+        except SourceChangedError as error:
+            transfer.changes += 1
+            error.retryable = transfer.changes <= _CHANGES
+            raise
+        except TransferError as error:
+            raise self._explain(part, error) from error
+        finally:
+            part.busy_since = None
+        self._history.first_byte(transfer.source, self._clock() - began)
+        try:
+            if want is not None and body.range is not None and body.range.stop > part.stop:
+                self._on_whole_file(part)
+            self._read(part, body)
+        finally:
+            body.close()
+
+    def _read(self, part: Part, body: Body) -> None:
+        staged = part.transfer.staged
+        verifier = part.transfer.verifier
+        assert staged is not None
+        buffer = self._buffer()
+        claimed, claimed_at = part.position, self._clock()
+        try:
+            while part.position < part.stop and not part.leave:
+                want = min(self._read_size(part), part.stop - part.position)
+                began = part.busy_since = self._clock()
+                try:
+                    got = body.readinto(buffer[:want])
+                except TransferError as error:
+                    raise self._explain(part, error) from error
+                finally:
+                    part.busy_since = None
+                part.halt.check()
+                if not got:
+                    raise ConnectionFailedError(
+                        f"{part.transfer.task.file_path}: the body ended {part.remaining} bytes early"
+                    )
+                now = self._clock()
+                self._history.read(part.transfer.source, got, now - began)
+                data = buffer[:got]
+                staged.write(part.position, data)
+                if verifier is not None:
+                    verifier.feed(part.position, data)
+                part.position += got
+                part.received += got
+                self._on_bytes(part, got)
+                if part.position - claimed >= _UNCLAIMED_BYTES or now - claimed_at >= _UNCLAIMED_SECONDS:
+                    staged.record(claimed, part.position)
+                    claimed, claimed_at = part.position, now
+                limited = self._limiter.wait(got, part.halt)
+                if limited:
+                    self._on_limited(part, limited)
+        finally:
+            if part.position > claimed:
+                staged.record(claimed, part.position)
+        if (
+            body.total is None
+            and part.stop == part.transfer.size
+            and not part.leave
+            and body.readinto(buffer[:1])
+        ):
+            raise SourceChangedError(
+                f"{part.transfer.task.file_path}: the body is longer than {part.stop} bytes"
+            )
+
+    def _explain(self, part: Part, error: TransferError) -> TransferError:
+        """Name the watchdog where it was the watchdog that broke the connection."""
+        if part.abandoned is None or part.halt.is_set():
+            return error
+        return StalledError(f"{part.transfer.task.file_path}: {part.abandoned}")
+
+    def _read_size(self, part: Part) -> int:
+        size = self._settings.chunk_size
+        if self._settings.enable_adaptive_chunking:
+            size = self._history.read_size(part.transfer.source, self._settings, part.transfer.size)
+        quantum = self._limiter.quantum
+        return size if quantum is None else min(size, quantum)
+
+    def _buffer(self) -> memoryview:
+        """This thread's buffer, used for all its parts."""
+        buffer: memoryview | None = getattr(self._local, "buffer", None)
+        if buffer is None:
+            buffer = self._local.buffer = memoryview(bytearray(max(self._settings.chunk_size, MiB)))
+        return buffer

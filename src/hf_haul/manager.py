@@ -1,0 +1,659 @@
+"""ParallelDownloadManager: the public face of the engine; it wires and forwards."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol
+from urllib.parse import quote, urlsplit
+
+from hf_haul.cache import FileDestination, require_safe_path
+from hf_haul.config import Settings, parse_rate
+from hf_haul.disk import check_space, space_needed
+from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.events import Notifier, ProgressCallback
+from hf_haul.limiter import BandwidthLimiter
+from hf_haul.plan import SMALL_FILE, make_plan
+from hf_haul.priority import DefaultPolicy, PriorityPolicy
+from hf_haul.run import QueueRun
+from hf_haul.scheduler import Scheduler
+from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest, RemoteFile
+from hf_haul.transports.base import Transport
+from hf_haul.transports.http import HttpSource
+from hf_haul.transports.pacing import Pace
+from hf_haul.transports.pool import ConnectionPool
+
+__all__ = ["DownloadHandle", "FileSpec", "ParallelDownloadManager", "QueueProgress", "default_manager"]
+
+logger = logging.getLogger(__name__)
+
+_TEXT_SUFFIXES: Final = frozenset(
+    {".json", ".txt", ".md", ".csv", ".jsonl", ".yaml", ".yml", ".xml", ".html", ".py"}
+)
+
+
+class FileSpec(Protocol):
+    """What a file of a queue must say; huggingface_hub's ``RepoFile`` does.
+
+    Optional attributes: ``digest`` (a :class:`~hf_haul.task.Digest`, or hex digits), ``sha256``, ``lfs.sha256``,
+    ``blob_id`` (a git sha1), ``etag``, ``url`` (where the queue's ``source_url`` does not lead), ``priority``.
+    """
+
+    @property
+    def path(self) -> str:
+        """Name of the file, ``/`` between folders."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes; ``None`` if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueProgress:
+    """How far a queue has come, at one moment.
+
+    Attributes:
+        files_total: Files of the queue.
+        files_done: Files in place.
+        files_failed: Files given up or cancelled.
+        bytes_total: Bytes of all files whose size is known.
+        bytes_done: Bytes on disk, those of earlier sessions included.
+        bytes_transferred: Bytes that came over the network in this run, repeated ones included.
+        speed_bps: Smoothed speed in bytes per second.
+        retries: Attempts beyond the first.
+        connections: Connections in use.
+        state: State of the whole queue.
+        waiting_for: Which other process is being waited for, if one is.
+    """
+
+    files_total: int
+    files_done: int
+    files_failed: int
+    bytes_total: int
+    bytes_done: int
+    bytes_transferred: int
+    speed_bps: float
+    retries: int
+    connections: int
+    state: DownloadState
+    waiting_for: str | None
+
+
+class DownloadHandle:
+    """One submitted queue."""
+
+    def __init__(self, scheduler: Scheduler, run: QueueRun) -> None:
+        self._scheduler = scheduler
+        self._run = run
+
+    @property
+    def queue_id(self) -> str:
+        """Unique id of the queue."""
+        return self._run.queue.queue_id
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every file is in place or given up.
+
+        Args:
+            timeout: Seconds; ``None`` for as long as it takes.
+
+        Returns:
+            Whether the queue is over. ``False`` leaves it running.
+        """
+        over = self._run.done.wait(timeout)
+        if over:
+            self._run.flush()
+        return over
+
+    def cancel(self) -> bool:
+        """Stop; what was fetched stays staged. Returns whether there was anything to stop."""
+        return self._scheduler.cancel(self._run)
+
+    def pause(self) -> None:
+        """Stop fetching, and keep the place in the queue."""
+        self._scheduler.pause(self._run)
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        self._scheduler.resume(self._run)
+
+    def set_priority(self, priority: DownloadPriority) -> None:
+        """Move the queue before or behind others."""
+        self._scheduler.set_priority(self._run, priority)
+
+    def errors(self) -> list[tuple[str, BaseException]]:
+        """Failed files and why, the first failure first."""
+        return [(task.file_path, error) for task, error in list(self._run.errors)]
+
+    def progress(self) -> QueueProgress:
+        """How far it has come."""
+        run = self._run
+        queue, metrics = run.queue, run.metrics
+        transfers = list(run.transfers.values())
+        waiting = list(run.waiting_for.values())
+        return QueueProgress(
+            files_total=len(queue.tasks),
+            files_done=len(queue.completed),
+            files_failed=len(queue.failed),
+            bytes_total=run.total_bytes,
+            bytes_done=run.bytes_done(),
+            bytes_transferred=metrics.bytes_downloaded,
+            speed_bps=sum(t.meter.speed() for t in transfers),
+            retries=metrics.retries,
+            connections=sum(len(t.parts) for t in transfers),
+            state=self.state,
+            waiting_for=waiting[0] if waiting else None,
+        )
+
+    @property
+    def state(self) -> DownloadState:
+        """State of the whole queue."""
+        run = self._run
+        if run.done.is_set():
+            if run.queue.cancelled:
+                return DownloadState.CANCELLED
+            return DownloadState.FAILED if run.queue.failed else DownloadState.DONE
+        if run.queue.paused or self._scheduler.paused:
+            return DownloadState.PAUSED
+        return DownloadState.RUNNING if run.queue.active or run.queue.completed else DownloadState.QUEUED
+
+
+class ParallelDownloadManager:
+    """Fetches many files over many connections: by priority, resumable, verified.
+
+    Works for any http(s) URL. A context manager: leaving it normally finishes what was asked for; leaving it by
+    an exception stops at once and keeps everything resumable. In a forked child it starts empty.
+
+    Every argument left out takes its value from ``settings``, or else from ``HF_HAUL_*`` variables, or else from the
+    defaults, whose reasons are in :class:`hf_haul.config.Settings`.
+
+    Args:
+        max_concurrent_downloads: Connections in use at once, at the most. How many really are follows the
+            measured goodput.
+        max_concurrent_files_per_model: Files of one queue in progress at once.
+        max_bandwidth_bps: Limit over all connections in bytes per second, or a text such as ``"50MB/s"``.
+        connection_pool_size: Connections open at once, idle ones included.
+        chunk_size: Largest read in bytes.
+        enable_resume: Whether to go on from staged files of earlier runs; if not, every file starts anew.
+        enable_adaptive_chunking: Whether reads follow the measured speed of their source.
+        enable_compression: Whether to ask for gzip for small whole text files.
+        queue_timeout: Seconds :meth:`download_model_parallel` waits at the most.
+        settings: Everything else; see there.
+        limiter: A bandwidth limit to share with other managers, instead of ``max_bandwidth_bps``.
+        policy: Decides priorities and order of files.
+        headers: Sent with every request to a source, never to a redirect's target on another origin.
+        verify_tls: Whether certificates are verified; a path names the ones to trust.
+        proxies: Proxies by scheme, before those of the environment.
+    """
+
+    def __init__(
+        self,
+        max_concurrent_downloads: int | None = None,
+        max_concurrent_files_per_model: int | None = None,
+        max_bandwidth_bps: float | str | None = None,
+        connection_pool_size: int | None = None,
+        chunk_size: int | None = None,
+        enable_resume: bool | None = None,
+        enable_adaptive_chunking: bool | None = None,
+        enable_compression: bool | None = None,
+        queue_timeout: float | None = None,
+        *,
+        settings: Settings | None = None,
+        limiter: BandwidthLimiter | None = None,
+        policy: PriorityPolicy | None = None,
+        headers: Mapping[str, str] | None = None,
+        verify_tls: bool | str = True,
+        proxies: Mapping[str, str] | None = None,
+    ) -> None:
+        changes: dict[str, Any] = {
+            "max_concurrent_downloads": max_concurrent_downloads,
+            "max_concurrent_files_per_model": max_concurrent_files_per_model,
+            "max_bandwidth_bps": parse_rate(max_bandwidth_bps),
+            "connection_pool_size": connection_pool_size,
+            "chunk_size": chunk_size,
+            "enable_resume": enable_resume,
+            "enable_adaptive_chunking": enable_adaptive_chunking,
+            "enable_compression": enable_compression,
+            "queue_timeout": queue_timeout,
+        }
+        if settings is None:
+            self.settings = Settings.from_environment(**changes)
+        else:
+            given = {name: value for name, value in changes.items() if value is not None}
+            self.settings = replace(settings, **given)
+        self._policy = policy or DefaultPolicy()
+        self._headers = dict(headers or {})
+        self._limiter = limiter or BandwidthLimiter(self.settings.max_bandwidth_bps)
+        self._verify_tls = verify_tls
+        self._proxies = proxies
+        self._lock = threading.Lock()  # guards the engine's making, once per process
+        self._tasks: weakref.WeakValueDictionary[str, QueueRun] = weakref.WeakValueDictionary()
+        self._closed = False
+        self._build()
+        _managers.add(self)
+
+    def _build(self) -> None:
+        settings = self.settings
+        size = settings.connection_pool_size or settings.max_concurrent_downloads
+        self._pid = os.getpid()
+        self._pace = Pace()
+        self._pool = ConnectionPool(
+            size,
+            settings.max_connections_per_host or size,
+            connect_timeout=settings.connect_timeout,
+            read_timeout=max(30.0, 2 * settings.stall_timeout),  # the watchdog acts first, and says more
+            verify=self._verify_tls,
+            proxies=self._proxies,
+        )
+        self._scheduler = Scheduler(settings, self._limiter, self._transport_for)
+
+    @property
+    def _engine(self) -> Scheduler:
+        with self._lock:
+            if self._pid != os.getpid():  # forked: the parent's threads and connections are not ours
+                self._build()
+            return self._scheduler
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()  # the parent's may have been held by a thread that does not exist here
+
+    def _transport_for(self, request: FileRequest) -> Transport:
+        remote = request.remote
+        compress = (
+            self.settings.enable_compression
+            and remote.size is not None
+            and remote.size <= SMALL_FILE
+            and os.path.splitext(remote.path)[1].lower() in _TEXT_SUFFIXES
+        )
+        return HttpSource(remote, self._pool, self._pace, compress=compress)
+
+    # ---- asking for files
+
+    def submit(
+        self,
+        files: Sequence[FileRequest],
+        *,
+        model_id: str,
+        priority: DownloadPriority = DownloadPriority.NORMAL,
+        progress_callback: ProgressCallback | None = None,
+    ) -> DownloadHandle:
+        """Queue files whose source and destination are known.
+
+        Args:
+            files: What to fetch, and where to.
+            model_id: What they belong to; a label.
+            priority: Urgency of the queue against others.
+            progress_callback: Told about each file, at most ten times a second, and at its end.
+
+        Raises:
+            ValueError: Two files have one destination, or a size is negative.
+            DiskFullError: They will not fit.
+            RuntimeError: The manager is shut down.
+        """
+        engine = self._engine
+        plan = make_plan(
+            files, model_id=model_id, policy=self._policy, settings=self.settings, created_at=time.time
+        )
+        check_space(space_needed(files), self._reserved(), self.settings.disk_check)
+        queue = ModelDownloadQueue(
+            model_id, priority, max_concurrent_files=self.settings.max_concurrent_files_per_model
+        )
+        notifier = Notifier(progress_callback, f"hf-haul-progress-{model_id}") if progress_callback else None
+        run = engine.submit(queue, plan.files, notifier)
+        for each in plan.files:
+            self._tasks[each.task.task_id] = run
+        return DownloadHandle(engine, run)
+
+    def _reserved(self) -> int:
+        return sum(max(0, run.total_bytes - run.bytes_done()) for run in self._scheduler.runs())
+
+    def add_download_task(
+        self,
+        model_id: str,
+        file_path: str,
+        source_url: str,
+        local_path: str | os.PathLike[str],
+        size: int | None = None,
+        priority: DownloadPriority = DownloadPriority.NORMAL,
+        progress_callback: ProgressCallback | None = None,
+        *,
+        digest: Digest | str | None = None,
+    ) -> str:
+        """Queue one file.
+
+        Args:
+            model_id: What the file belongs to; a label.
+            file_path: Name of the file; a label.
+            source_url: Any http(s) URL.
+            local_path: Where the file goes.
+            size: Bytes, or ``None`` to ask the source.
+            priority: Urgency of the file.
+            progress_callback: Told how it goes.
+            digest: What the bytes must hash to: sha256 or git-sha1.
+
+        Returns:
+            The task's id; every method that takes a queue's id takes it too.
+
+        Raises:
+            ValueError: The URL, size or digest is unusable.
+            OSError: The folder cannot be written, or the file will not fit.
+        """
+        request = self._request(
+            file_path, source_url, Path(local_path), size=size, digest=_as_digest(digest), etag=None
+        )
+        handle = self.submit(
+            [replace(request, priority=priority)],
+            model_id=model_id,
+            priority=priority,
+            progress_callback=progress_callback,
+        )
+        run = self._scheduler.find(handle.queue_id)
+        assert run is not None
+        return run.queue.tasks[0].task_id
+
+    def queue_model_download(
+        self,
+        model_id: str,
+        file_specs: Sequence[FileSpec],
+        source_url: str,
+        local_dir: str | os.PathLike[str],
+        priority: DownloadPriority = DownloadPriority.NORMAL,
+        progress_callback: ProgressCallback | None = None,
+    ) -> str:
+        """Queue the files of one model, and return at once.
+
+        Args:
+            model_id: What the files belong to; a label.
+            file_specs: The files; see :class:`FileSpec`.
+            source_url: What the files' paths are appended to, for instance ``https://hub/org/model/resolve/main``.
+            local_dir: Folder the files go to.
+            priority: Urgency of the queue against others.
+            progress_callback: Told about each file.
+
+        Returns:
+            The queue's id.
+
+        Raises:
+            ValueError: No files, a path given twice or leading out of ``local_dir``, an unusable size or URL.
+            OSError: ``local_dir`` cannot be written, or the files will not fit.
+        """
+        if not file_specs:
+            raise ValueError(f"{model_id}: file_specs is empty, there is nothing to download")
+        folder = Path(local_dir)
+        requests = []
+        for spec in file_specs:
+            require_safe_path(spec.path)
+            url = getattr(spec, "url", None) or f"{source_url.rstrip('/')}/{quote(spec.path)}"
+            request = self._request(
+                spec.path,
+                url,
+                folder / spec.path,
+                size=spec.size,
+                digest=_digest_of(spec),
+                etag=getattr(spec, "etag", None),
+            )
+            requests.append(replace(request, priority=getattr(spec, "priority", None)))
+        return self.submit(
+            requests, model_id=model_id, priority=priority, progress_callback=progress_callback
+        ).queue_id
+
+    def _request(
+        self, path: str, url: str, target: Path, *, size: int | None, digest: Digest | None, etag: str | None
+    ) -> FileRequest:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{path!r}: not an http(s) URL: {url!r}")
+        if size is not None and size < 0:
+            raise ValueError(f"{path!r}: size must be 0 or more, not {size!r}")
+        if target.is_dir():
+            raise IsADirectoryError(f"{path!r}: {target} is a folder")
+        _require_writable(target.parent)
+        version = (digest.value if digest else etag) or url
+        destination = FileDestination(target, version, digest, size if digest else None)
+        remote = RemoteFile(path, url, size=size, digest=digest, etag=etag, headers=self._headers)
+        # Without a digest an older file of the same size may be another version: fetch it again.
+        return FileRequest(remote, destination, fresh=not self.settings.enable_resume)
+
+    def download_model_parallel(
+        self,
+        model_id: str,
+        file_specs: Sequence[FileSpec],
+        source_url: str,
+        local_dir: str | os.PathLike[str],
+        progress_callback: ProgressCallback | None = None,
+    ) -> dict[str, Any]:
+        """Queue the files of one model and wait for them, for ``queue_timeout`` seconds at the most.
+
+        Returns:
+            See :meth:`wait_for_model_completion`.
+        """
+        queue_id = self.queue_model_download(
+            model_id, file_specs, source_url, local_dir, progress_callback=progress_callback
+        )
+        return self.wait_for_model_completion(queue_id, self.settings.queue_timeout)
+
+    # ---- waiting and watching
+
+    def wait_for_model_completion(self, queue_id: str, timeout: float | None = None) -> dict[str, Any]:
+        """Wait for a queue, without polling.
+
+        Args:
+            queue_id: As returned when it was queued.
+            timeout: Seconds; ``None`` for as long as it takes. Afterwards the download goes on.
+
+        Returns:
+            ``success`` (all files in place), ``timed_out``, ``queue_id``, ``model_id``, ``state``, ``total_tasks``,
+            ``completed_tasks``, ``failed_tasks``, ``total_bytes``, ``bytes_downloaded`` (over the network),
+            ``bytes_resumed``, ``duration_seconds``, ``average_speed_bps``, ``peak_speed_bps``, ``completion_rate``
+            (percent of the bytes that are on disk), ``concurrent_downloads``, ``retry_count``,
+            ``bandwidth_limited_time`` (seconds), ``failed_files`` (``file_path`` and ``error`` each). For an unknown id
+            ``success`` is false and ``error`` says so.
+        """
+        run = self._find(queue_id)
+        if run is None:
+            return {"success": False, "queue_id": queue_id, "error": f"unknown queue: {queue_id}"}
+        over = DownloadHandle(self._scheduler, run).wait(timeout)
+        return {**self._status(run), "success": over and not run.queue.failed, "timed_out": not over}
+
+    def get_model_queue_status(self, queue_id: str) -> dict[str, Any] | None:
+        """How far a queue has come: the values of :meth:`wait_for_model_completion`, and more while it runs.
+
+        Returns:
+            ``None`` for an unknown id.
+        """
+        run = self._find(queue_id)
+        return None if run is None else self._status(run)
+
+    def _status(self, run: QueueRun) -> dict[str, Any]:
+        handle = DownloadHandle(self._scheduler, run)
+        progress, metrics, queue = handle.progress(), run.metrics, run.queue
+        total = progress.bytes_total
+        return {
+            "queue_id": queue.queue_id,
+            "model_id": queue.model_id,
+            "state": progress.state.value,
+            "priority": queue.priority.name,
+            "total_tasks": progress.files_total,
+            "completed_tasks": progress.files_done,
+            "failed_tasks": progress.files_failed,
+            "active_tasks": len(queue.active),
+            "total_bytes": total,
+            "bytes_done": progress.bytes_done,
+            "bytes_downloaded": progress.bytes_transferred,
+            "bytes_resumed": run.resumed_bytes,
+            "duration_seconds": metrics.duration(),
+            "speed_bps": progress.speed_bps,
+            "average_speed_bps": metrics.average_speed_bps,
+            "peak_speed_bps": metrics.peak_speed_bps,
+            "completion_rate": 100.0 * progress.bytes_done / total if total else metrics.completion_rate(),
+            "concurrent_downloads": progress.connections,
+            "retry_count": progress.retries,
+            "bandwidth_limited_time": metrics.seconds_limited,
+            "waiting_for": progress.waiting_for,
+            "failed_files": [
+                {"file_path": path, "error": f"{type(error).__name__}: {error}"}
+                for path, error in handle.errors()
+            ],
+        }
+
+    def get_download_stats(self) -> dict[str, Any]:
+        """Plain values about the whole manager: queues, connections, speeds, limits by source, pool."""
+        engine = self._engine
+        return {
+            **engine.snapshot(),
+            "max_bandwidth_bps": self._limiter.max_bps,
+            "bandwidth_limited_time": self._limiter.throttled_seconds,
+            "asked_to_wait": self._pace.waiting_for(),
+            "pool": self._pool.get_stats(),
+        }
+
+    def _find(self, queue_id: str) -> QueueRun | None:
+        return self._engine.find(queue_id) or self._tasks.get(queue_id)
+
+    # ---- steering
+
+    def cancel_model_download(self, queue_id: str) -> bool:
+        """Stop a queue, or a single task; what was fetched stays staged.
+
+        Returns:
+            Whether there was anything to stop.
+        """
+        run = self._find(queue_id)
+        return run is not None and self._engine.cancel(run)
+
+    def pause_downloads(self, queue_id: str | None = None) -> bool:
+        """Stop fetching, and keep every place in the queue.
+
+        Args:
+            queue_id: Which queue; ``None`` for all.
+
+        Returns:
+            ``False`` for an unknown id.
+        """
+        return self._steer(self._engine.pause, queue_id)
+
+    def resume_downloads(self, queue_id: str | None = None) -> bool:
+        """Go on after :meth:`pause_downloads`.
+
+        Args:
+            queue_id: Which queue; ``None`` for all.
+
+        Returns:
+            ``False`` for an unknown id.
+        """
+        return self._steer(self._engine.resume, queue_id)
+
+    def _steer(self, action: Callable[[QueueRun | None], None], queue_id: str | None) -> bool:
+        run = None if queue_id is None else self._find(queue_id)
+        if queue_id is not None and run is None:
+            return False
+        action(run)
+        return True
+
+    @property
+    def max_bandwidth_bps(self) -> float | None:
+        """The limit over all connections in bytes per second; set it at any time, ``None`` lifts it."""
+        return self._limiter.max_bps
+
+    @max_bandwidth_bps.setter
+    def max_bandwidth_bps(self, value: float | str | None) -> None:
+        self._limiter.max_bps = parse_rate(value)
+
+    def optimize_performance(self) -> dict[str, Any]:
+        """Look for the best number of connections anew, and close connections long unused.
+
+        Returns:
+            ``sources``: connections before and now, by source; ``closed_sessions``: how many.
+        """
+        return {
+            "sources": self._engine.retune(),
+            "closed_sessions": self._pool.cleanup_stale_sessions(60.0),
+        }
+
+    def shutdown(self, *, wait: bool = True) -> None:
+        """End every thread and connection; idempotent.
+
+        Args:
+            wait: Whether to finish first what was asked for. If not, downloads in progress stop within a moment and
+                stay resumable.
+        """
+        engine = self._engine
+        self._closed = True
+        engine.shutdown(wait_for_work=wait)
+        self._pool.close()
+        _managers.discard(self)
+
+    def __enter__(self) -> ParallelDownloadManager:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown(wait=kind is None)
+
+
+def _as_digest(value: Digest | str | None) -> Digest | None:
+    if value is None or isinstance(value, Digest):
+        return value
+    text = value.lower().removeprefix("sha256:")
+    return Digest("git-sha1" if len(text) == 40 else "sha256", text)
+
+
+def _digest_of(spec: FileSpec) -> Digest | None:
+    lfs = getattr(spec, "lfs", None)
+    for value in (getattr(spec, "digest", None), getattr(spec, "sha256", None), getattr(lfs, "sha256", None)):
+        if value is not None:
+            return _as_digest(value)
+    # The git object of an LFS file is its pointer, not its bytes.
+    return _as_digest(getattr(spec, "blob_id", None)) if lfs is None else None
+
+
+def _require_writable(folder: Path) -> None:
+    """Raise now what would otherwise be raised in a worker.
+
+    Raises:
+        OSError: The folder cannot be made or written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write to {folder}")
+
+
+_managers: weakref.WeakSet[ParallelDownloadManager] = weakref.WeakSet()
+_default_lock = threading.Lock()
+_default: ParallelDownloadManager | None = None
+
+
+def default_manager() -> ParallelDownloadManager:
+    """The process-wide manager, made from ``HF_HAUL_*`` settings at first use and closed at exit."""
+    global _default
+    with _default_lock:
+        if _default is None or _default._closed:  # noqa: SLF001  the module's own class
+            _default = ParallelDownloadManager()
+        return _default
+
+
+@atexit.register
+def _close_managers() -> None:
+    for manager in list(_managers):
+        if manager._pid == os.getpid():  # noqa: SLF001  the module's own class
+            manager.shutdown(wait=False)
+
+
+def _reset_after_fork() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()
+    for manager in list(_managers):
+        manager._after_fork()  # noqa: SLF001  the module's own class
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)

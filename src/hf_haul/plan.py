@@ -1,0 +1,110 @@
+"""What is to be done for a set of files, decided from their listing; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hf_haul.config import MiB, Settings
+from hf_haul.priority import PriorityPolicy
+from hf_haul.ranges import ByteRange
+from hf_haul.task import DownloadTask, FileRequest
+
+__all__ = ["SMALL_FILE", "Plan", "PlannedFile", "make_plan", "next_part", "part_size"]
+
+#: Below this a file is one request, and a round trip costs more than its bytes: the small lane. Bytes.
+SMALL_FILE: Final = 4 * MiB
+
+_MIN_PART: Final = 8 * MiB
+_MAX_PART: Final = 64 * MiB
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One file with its place in the order."""
+
+    request: FileRequest
+    task: DownloadTask
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The files of a queue, in the order they will be fetched.
+
+    Attributes:
+        files: First to last.
+        total_bytes: Bytes of all files whose size is known.
+    """
+
+    files: tuple[PlannedFile, ...]
+    total_bytes: int
+
+
+def make_plan(
+    requests: Sequence[FileRequest],
+    *,
+    model_id: str,
+    policy: PriorityPolicy,
+    settings: Settings,
+    created_at: Callable[[], float],
+) -> Plan:
+    """Order the files of one queue.
+
+    Raises:
+        ValueError: A path is given twice, or a size is negative; the message names it.
+    """
+    seen: set[object] = set()
+    planned: list[PlannedFile] = []
+    total = 0
+    now = created_at()
+    for request in requests:
+        remote = request.remote
+        target = request.destination.path
+        if target in seen:
+            raise ValueError(f"{remote.path!r} is given twice: two files cannot go to {target}")
+        seen.add(target)
+        if remote.size is not None and remote.size < 0:
+            raise ValueError(f"{remote.path!r}: size must be 0 or more, not {remote.size}")
+        total += remote.size or 0
+        priority, order = policy(remote.path, remote.size)
+        task = DownloadTask(
+            model_id=model_id,
+            file_path=remote.path,
+            source_url=remote.url,
+            local_path=target,
+            size=remote.size,
+            priority=request.priority or priority,
+            # A given priority may meet keys of another class of files, which need not compare with ours.
+            order=order if request.priority in {None, priority} else (remote.size or 0, remote.path),
+            digest=remote.digest,
+            max_retries=settings.max_retries,
+            created_at=now,
+        )
+        planned.append(PlannedFile(request, task))
+    planned.sort(key=lambda each: each.task.sort_key)
+    return Plan(tuple(planned), total)
+
+
+def part_size(size: int, connections: int, settings: Settings) -> int:
+    """Bytes of one part of a file.
+
+    Few long requests cost less than many short ones, but a part is also what priorities wait for, and what a
+    file is shared out by: about four parts per connection, between 8 and 64 MiB.
+    """
+    if settings.part_size is not None:
+        return settings.part_size
+    wanted = size // (4 * max(1, connections))
+    return max(_MIN_PART, min(_MAX_PART, wanted // MiB * MiB))
+
+
+def next_part(pending: list[ByteRange], limit: int) -> ByteRange:
+    """Take the first ``limit`` bytes off the first of the ranges that are still to be fetched.
+
+    A rest too short to be worth a request of its own is taken along.
+    """
+    first = pending[0]
+    if len(first) <= limit + limit // 4:
+        return pending.pop(0)
+    pending[0] = ByteRange(first.start + limit, first.stop)
+    return ByteRange(first.start, first.start + limit)

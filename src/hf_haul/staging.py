@@ -1,0 +1,648 @@
+"""A staged file: bytes at offsets, and a record of them that survives a crash.
+
+The problem. A download of hours is killed, its container is restarted on another host, two jobs share a
+cache on a file system whose locks lie. Whatever happens, a byte that was fetched once should not be fetched
+again, and a wrong byte must never reach a name that somebody reads.
+
+What we chose. One file holds both, the bytes and the record of what is done::
+
+    0                      size              size + 512
+    | the file's own bytes | header: owner   | journal: (start, stop) records, appended
+
+Renaming it moves both at once, deleting it (``hf cache prune`` finds ``*.incomplete``) leaves nothing, and
+publishing it is: verify, cut the tail off, rename. Bytes are written at their own offset only, so writing
+them twice is harmless. A record is appended after the bytes it claims were handed to the kernel, so a kill at
+any moment loses claims, never bytes. After a power failure the kernel's memory is gone too: then a record may
+claim more than the disk holds, which the digest finds out, or, for a file without a digest, the changed boot
+id, after which we start anew.
+
+Who owns it. ``<key>.haul.incomplete`` is created exclusively, which is the claim; no lock is needed for that.
+A second process that finds it looks whether the owner is alive: by process id and start time where both see
+the same processes, by ``flock`` where both run under one kernel and the lock was seen to tell the truth, else
+by the file's age. A file of a dead owner is *adopted* by renaming it to a name of our own (a rename succeeds
+for one process only). Where death cannot be proven, only its bytes are copied: a sleeper that wakes up
+writes into a file nobody will publish. The staged file is renamed to a private name, and its identity
+compared, before it is published.
+
+What we do not do: share one staged file between living processes; trust a size; trust a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import secrets
+import socket
+import struct
+import sys
+import threading
+import time
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from hf_haul.errors import DiskFullError, HaulError
+from hf_haul.ranges import ByteRange, RangeSet
+
+__all__ = [
+    "Owner",
+    "StagedElsewhereError",
+    "StagedFile",
+    "StagedLostError",
+    "claim",
+    "scan_orphans",
+]
+
+logger = logging.getLogger(__name__)
+
+_MAGIC: Final = b"hf-haul1"
+_HEADER_SIZE: Final = 512
+_HEADER: Final = struct.Struct("<8scxxxII")  # magic, O(wned) or R(eleased), length and crc of the JSON
+_RECORD: Final = struct.Struct("<QQI")  # start, stop, crc of both and the file's nonce
+
+#: Seconds without a sign of life after which an owner that we cannot see is taken for gone.
+_STALE_AFTER: Final = 120.0
+#: Seconds between signs of life of an owner that writes nothing.
+BEAT_INTERVAL: Final = 15.0
+
+_SUFFIX: Final = ".incomplete"
+_CLAIM_SUFFIX: Final = ".haul" + _SUFFIX
+_SEQUENTIAL_SUFFIX: Final = ".seq" + _SUFFIX
+
+
+class StagedElsewhereError(HaulError):
+    """Another living process is fetching this file.
+
+    Attributes:
+        owner: Who, as far as known.
+    """
+
+    def __init__(self, path: Path, owner: Owner | None) -> None:
+        self.owner = owner
+        who = f"process {owner.pid} on {owner.host}" if owner else "another process"
+        super().__init__(f"{path.name} is being fetched by {who}")
+
+
+class StagedLostError(HaulError):
+    """The staged file is no longer ours: somebody took this process for dead, or deleted it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Which process writes a staged file.
+
+    Attributes:
+        host: Name of its host, for messages.
+        boot: The kernel's boot id, empty where there is none.
+        pid: Process id, inside ``namespace``.
+        started: When the process started, in the kernel's ticks: tells reused ids apart.
+        namespace: The process id namespace (a container has its own), empty where there is none.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: str
+    namespace: str
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int | str) -> str:
+    """Start time of a living process in ticks since boot; empty if it is gone, a zombie, or unknown."""
+    # Fields after the command name, which may itself hold blanks and parentheses.
+    stat = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return "" if len(stat) < 20 or stat[0] in "ZX" else stat[19]
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def this_process() -> Owner:
+    """The owner record of the calling process."""
+    return Owner(
+        host=socket.gethostname(),
+        boot=_read_text("/proc/sys/kernel/random/boot_id"),
+        pid=os.getpid(),
+        started=_process_start("self"),
+        namespace=_namespace(),
+    )
+
+
+_me_lock = threading.Lock()
+_me: Owner | None = None
+
+
+def _current_owner() -> Owner:
+    global _me
+    with _me_lock:
+        if _me is None or _me.pid != os.getpid():  # first use, or a forked child
+            _me = this_process()
+        return _me
+
+
+def _try_lock(fd: int) -> bool:
+    """Take the advisory lock of an open file; ``True`` too where there are no such locks."""
+    if (
+        sys.platform == "win32"
+    ):  # pragma: no cover - an open file cannot be renamed there, which is lock enough
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.debug("file locks are not supported here: %s", error)
+    return True
+
+
+def _locks_tell_the_truth(path: Path) -> bool:
+    """Whether a lock that we hold on ``path`` is seen through a second open of it.
+
+    On some network file systems ``flock`` succeeds for everybody; there it proves nothing.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(fd)
+    finally:
+        os.close(fd)
+
+
+_Life = Literal["alive", "dead", "stale"]
+
+
+def _is_alive(path: Path, fd: int, owner: Owner | None, *, released: bool) -> _Life:
+    """Judge the owner of a staged file; ``stale`` means gone as far as we can see, without proof."""
+    me = _current_owner()
+    if released:
+        return "dead"
+    if owner and me.boot and owner.boot == me.boot and owner.namespace == me.namespace:
+        return "alive" if _process_start(owner.pid) == owner.started else "dead"
+    if not _try_lock(fd):
+        return "alive"
+    if owner and owner.boot == me.boot and me.boot and _locks_tell_the_truth(path):
+        return "dead"
+    modified = os.fstat(fd).st_mtime
+    if modified == 0:  # a sequential file, let go of by its owner
+        return "dead"
+    age = time.time() - modified
+    return "stale" if age > _STALE_AFTER else "alive"
+
+
+class StagedFile:
+    """A file being fetched, open for writing at offsets by many threads.
+
+    Locking: ``_lock`` guards ``done`` and the journal's end. Data is written outside it.
+
+    Attributes:
+        size: Bytes of the whole file.
+        resumed: Bytes that earlier sessions left.
+        sequential: Whether bytes may only be appended in order, and no journal is kept.
+    """
+
+    def __init__(self, path: Path, key: str, size: int, fd: int, *, sequential: bool) -> None:
+        self.path = path
+        self.key = key
+        self.size = size
+        self.sequential = sequential
+        self.resumed = 0
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._done = RangeSet()
+        self._nonce = secrets.randbits(32)
+        self._journal_end = size + _HEADER_SIZE
+        self._last_beat = time.monotonic()
+        self._seek_lock = threading.Lock()  # only where there is no pwrite
+        self._identity = self._stat_identity(os.fstat(fd))
+
+    # ---- what is done
+
+    @property
+    def done(self) -> int:
+        """Bytes on disk."""
+        with self._lock:
+            return self._done.total
+
+    def missing(self) -> list[ByteRange]:
+        """What is still to be fetched, in order."""
+        with self._lock:
+            return self._done.missing(0, self.size)
+
+    def frontier(self) -> int:
+        """Length of the contiguous prefix on disk."""
+        with self._lock:
+            return self._done.frontier(0)
+
+    def covers(self, start: int, stop: int) -> bool:
+        """Whether all of a range is on disk."""
+        with self._lock:
+            return self._done.covers(start, stop)
+
+    # ---- bytes
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write bytes at their offset; claim them with :meth:`record` afterwards.
+
+        Raises:
+            DiskFullError: The disk is full; what was written before stays for a resume.
+            OSError: The disk refuses.
+        """
+        try:
+            while data:
+                written = self._pwrite(data, offset)
+                offset += written
+                data = data[written:]
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise DiskFullError(
+                    f"No space left for {self.path.name} ({self.size} bytes) in {self.path.parent}. "
+                    f"{self.done} bytes are kept: free some space and run the same download again."
+                ) from error
+            raise
+
+    def record(self, start: int, stop: int) -> None:
+        """Claim bytes that :meth:`write` has handed to the kernel."""
+        with self._lock:
+            self._done.add(start, stop)
+            if self.sequential:
+                return
+            self._pwrite(memoryview(self._pack(start, stop)), self._journal_end)
+            self._journal_end += _RECORD.size
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Read back what was written; returns the number of bytes."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._fd, [buffer], offset)
+        with self._seek_lock:  # pragma: no cover - Windows
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            data = os.read(self._fd, len(buffer))
+        buffer[: len(data)] = data  # pragma: no cover - Windows
+        return len(data)  # pragma: no cover - Windows
+
+    def forget(self, ranges: list[ByteRange] | None = None) -> None:
+        """Take claims back: those in ``ranges``, or all of them."""
+        with self._lock:
+            for run in ranges if ranges is not None else [ByteRange(0, self.size)]:
+                self._done.discard(run.start, run.stop)
+            self.resumed = min(self.resumed, self._done.total)
+            if self.sequential:
+                os.ftruncate(self._fd, self._done.frontier(0))
+                return
+            # A new nonce makes every earlier record invalid before the first new one is written.
+            kept = list(self._done)
+            self._nonce = secrets.randbits(32)
+            os.ftruncate(self._fd, self.size + _HEADER_SIZE)
+            self._journal_end = self.size + _HEADER_SIZE
+            self._write_header(b"O")
+            for run in kept:
+                self._pwrite(memoryview(self._pack(run.start, run.stop)), self._journal_end)
+                self._journal_end += _RECORD.size
+
+    # ---- life
+
+    def beat(self) -> None:
+        """Show that the owner lives, if nothing was written for a while."""
+        if time.monotonic() - self._last_beat >= BEAT_INTERVAL:
+            self._last_beat = time.monotonic()
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def seal(self, *, durable: bool) -> Path:
+        """Make the complete and verified file ready to be published.
+
+        Cuts the journal off and moves the file to a name that nobody else can know.
+
+        Args:
+            durable: Whether to wait until the disk has the bytes, so that a power failure cannot leave a
+                published name without them.
+
+        Returns:
+            The private path, on the same file system, to be renamed into place.
+
+        Raises:
+            StagedLostError: The file is no longer ours.
+        """
+        os.ftruncate(self._fd, self.size)
+        if durable:
+            os.fsync(self._fd)
+        private = self.path.with_name(f"{self.key}.{secrets.token_hex(4)}{_SUFFIX}")
+        try:
+            if self._stat_identity(os.stat(self.path)) != self._identity:
+                raise StagedLostError(f"{self.path} was replaced by another process")
+            if sys.platform == "win32":  # pragma: no cover - open files cannot be renamed there
+                self._close_fd()
+            os.rename(self.path, private)
+        except FileNotFoundError as error:
+            raise StagedLostError(f"{self.path} was removed by another process") from error
+        if self._stat_identity(os.stat(private)) != self._identity:
+            # Not our file: give it its name back, it belongs to whoever took us for dead.
+            _move_back(private, self.path)
+            raise StagedLostError(f"{self.path} was replaced by another process")
+        self.path = private
+        self._close_fd()
+        return private
+
+    def close(self) -> None:
+        """Let go of the file, keeping it for a resume; an empty one is deleted."""
+        if self._fd < 0:
+            return
+        with self._lock:
+            empty = self._done.total == 0
+        if empty:
+            self.delete()
+            return
+        with contextlib.suppress(OSError):
+            if self.sequential:
+                os.utime(self.path, (0, 0))
+            else:
+                self._write_header(b"R")
+        self._close_fd()
+
+    def delete(self) -> None:
+        """Remove the file from disk, if it is still ours."""
+        with contextlib.suppress(OSError):
+            if self._stat_identity(os.stat(self.path)) == self._identity:
+                if sys.platform == "win32":  # pragma: no cover
+                    self._close_fd()
+                os.unlink(self.path)
+        self._close_fd()
+
+    # ---- inside
+
+    @staticmethod
+    def _stat_identity(stat: os.stat_result) -> tuple[int, int]:
+        return (stat.st_dev, stat.st_ino)
+
+    def _close_fd(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _pwrite(self, data: memoryview, offset: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._fd, data, offset)
+        with self._seek_lock:  # pragma: no cover - Windows
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            return os.write(self._fd, data)
+
+    def _pack(self, start: int, stop: int) -> bytes:
+        crc = zlib.crc32(b"%d-%d" % (start, stop), self._nonce)
+        return _RECORD.pack(start, stop, crc)
+
+    def _write_header(self, status: bytes) -> None:
+        about = {
+            "key": self.key,
+            "size": self.size,
+            "nonce": self._nonce,
+            "owner": asdict(_current_owner()),
+        }
+        body = json.dumps(about, separators=(",", ":")).encode()[: _HEADER_SIZE - _HEADER.size]
+        head = _HEADER.pack(_MAGIC, status, len(body), zlib.crc32(body)) + body
+        self._pwrite(memoryview(head.ljust(_HEADER_SIZE, b"\0")), self.size)
+
+    def _take_over(self) -> None:
+        """Become the owner: lock, and say so in the header."""
+        _try_lock(self._fd)
+        if not self.sequential:
+            self._write_header(b"O")
+
+    def _load(self, *, trust: bool) -> None:
+        """Read the claims that an earlier owner left."""
+        length = os.fstat(self._fd).st_size
+        if self.sequential:
+            self._done = RangeSet([ByteRange(0, min(length, self.size))] if trust else [])
+            if length > self._done.total:
+                os.ftruncate(self._fd, self._done.total)
+        else:
+            header = _read_header(self._fd, self.size, self.key)
+            if header is not None and trust:
+                self._nonce = header.nonce
+                self._read_journal()
+            else:
+                os.ftruncate(self._fd, self.size + _HEADER_SIZE)
+        self.resumed = self._done.total
+
+    def _read_journal(self) -> None:
+        at = self.size + _HEADER_SIZE
+        stop_at = os.fstat(self._fd).st_size
+        while at < stop_at:
+            block = os.pread(self._fd, _RECORD.size * 4096, at) if hasattr(os, "pread") else self._read_at(at)
+            usable = len(block) - len(block) % _RECORD.size
+            if not usable:
+                break
+            for start, stop, crc in _RECORD.iter_unpack(block[:usable]):
+                # A torn or foreign record claims nothing; the bytes it meant are fetched again.
+                if start < stop <= self.size and zlib.crc32(b"%d-%d" % (start, stop), self._nonce) == crc:
+                    self._done.add(start, stop)
+            at += usable
+        self._journal_end = at
+
+    def _read_at(self, offset: int) -> bytes:  # pragma: no cover - Windows
+        with self._seek_lock:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            return os.read(self._fd, _RECORD.size * 4096)
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    owner: Owner | None
+    nonce: int
+    released: bool
+
+
+def _read_header(fd: int, size: int, key: str) -> _Header | None:
+    """The header of a staged file for exactly this content, or ``None``."""
+    try:
+        os.lseek(fd, size, os.SEEK_SET)
+        raw = os.read(fd, _HEADER_SIZE)
+        magic, status, length, crc = _HEADER.unpack_from(raw)
+        body = raw[_HEADER.size : _HEADER.size + length]
+        if magic != _MAGIC or zlib.crc32(body) != crc:
+            return None
+        about = json.loads(body)
+        if about["key"] != key or about["size"] != size:
+            return None
+        return _Header(Owner(**about["owner"]), about["nonce"], released=status == b"R")
+    except (OSError, struct.error, ValueError, KeyError, TypeError):
+        return None
+
+
+def scan_orphans(directory: Path) -> dict[str, list[Path]]:
+    """Staged files with other than their claim's name, by key: left by owners killed while adopting.
+
+    One listing serves a whole queue; :func:`claim` takes each key's share.
+    """
+    found: dict[str, list[Path]] = {}
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.endswith(_SUFFIX) and not name.endswith((_CLAIM_SUFFIX, _SEQUENTIAL_SUFFIX)):
+                found.setdefault(name[: -len(_SUFFIX)].rpartition(".")[0], []).append(Path(entry.path))
+    return found
+
+
+def claim(
+    directory: Path,
+    key: str,
+    size: int,
+    *,
+    sequential: bool = False,
+    resume: bool = True,
+    digest_known: bool = True,
+    orphans: list[Path] | None = None,
+) -> StagedFile:
+    """Open the staged file of ``key`` for this process: a new one, or a dead owner's.
+
+    Args:
+        directory: Where staged files live; created if missing.
+        key: Name of the content, such as its etag: another content must have another key.
+        size: Bytes of the whole file.
+        sequential: Append in order only, without a journal.
+        resume: Whether earlier bytes may be kept; if not, they are dropped.
+        digest_known: Whether a digest will be checked at the end; without one, bytes that survived a
+            reboot are not trusted.
+        orphans: What :func:`scan_orphans` found for this key.
+
+    Raises:
+        StagedElsewhereError: A living process has it.
+        OSError: The folder cannot be written.
+    """
+    target = directory / (key + (_SEQUENTIAL_SUFFIX if sequential else _CLAIM_SUFFIX))
+    for orphan in orphans or ():
+        with contextlib.suppress(FileNotFoundError, StagedElsewhereError):
+            if not _is_ours(orphan, key, size):
+                continue  # huggingface_hub names its temporary files alike
+            staged = _adopt(orphan, key, size, sequential=False, trust_reboot=digest_known)
+            if staged is not None:
+                return _settle(staged, target, keep=resume)
+    for _ in range(100):
+        try:
+            fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        except FileNotFoundError:
+            directory.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):  # somebody was quicker: look again
+                staged = _adopt(target, key, size, sequential=sequential, trust_reboot=digest_known)
+                if staged is not None:
+                    return _settle(staged, target, keep=resume)
+        else:
+            staged = StagedFile(target, key, size, fd, sequential=sequential)
+            staged._take_over()  # noqa: SLF001  the module's own class
+            return staged
+    raise StagedElsewhereError(target, None)
+
+
+def _is_ours(path: Path, key: str, size: int) -> bool:
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        return _read_header(fd, size, key) is not None
+    finally:
+        os.close(fd)
+
+
+def _settle(staged: StagedFile, target: Path, *, keep: bool) -> StagedFile:
+    """Give an adopted file the claim's name again, if that is free, so that others find it there."""
+    if not keep:
+        staged.forget()
+    if staged.path != target:
+        try:
+            os.link(staged.path, target)
+        except OSError:
+            return staged  # taken meanwhile, or no hard links here: the private name serves as well
+        with contextlib.suppress(OSError):
+            os.unlink(staged.path)
+        staged.path = target
+    return staged
+
+
+def _adopt(path: Path, key: str, size: int, *, sequential: bool, trust_reboot: bool) -> StagedFile | None:
+    """Take over ``path`` if its owner is gone; ``None`` if it held nothing of use and was removed."""
+    fd = _open_if_abandoned(path, key, size, sequential=sequential)
+    private = path.with_name(f"{key}.{secrets.token_hex(4)}{_SUFFIX}")
+    os.close(fd)  # Windows renames no open files
+    try:
+        os.rename(path, private)  # succeeds for one process only
+    except PermissionError as error:  # pragma: no cover - Windows: somebody has it open
+        raise StagedElsewhereError(path, None) from error
+    try:
+        # Somebody may have claimed or adopted the name between our look and our rename: look again.
+        fd = _open_if_abandoned(private, key, size, sequential=sequential)
+    except StagedElsewhereError:
+        _move_back(private, path)
+        raise
+    header = None if sequential else _read_header(fd, size, key)
+    if header is None and not sequential:
+        # Killed before its header was written: nothing in it can be told from a hole.
+        os.close(fd)
+        os.unlink(private)
+        return None
+    owner = header.owner if header else None
+    life = _is_alive(private, fd, owner, released=header is not None and header.released)
+    staged = StagedFile(private, key, size, fd, sequential=sequential)
+    trust = trust_reboot or (owner is not None and owner.boot == _current_owner().boot)
+    staged._load(trust=trust)  # noqa: SLF001  the module's own class
+    if life == "stale":
+        return _copy(staged)
+    staged._take_over()  # noqa: SLF001  the module's own class
+    logger.info("resuming %s: %d of %d bytes are here", key, staged.resumed, size)
+    return staged
+
+
+def _open_if_abandoned(path: Path, key: str, size: int, *, sequential: bool) -> int:
+    """Open a staged file, unless its owner lives."""
+    fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    header = None if sequential else _read_header(fd, size, key)
+    owner = header.owner if header else None
+    if _is_alive(path, fd, owner, released=header is not None and header.released) == "alive":
+        os.close(fd)
+        raise StagedElsewhereError(path, owner)
+    return fd
+
+
+def _move_back(private: Path, path: Path) -> None:
+    """Give a file its name back, unless somebody claimed the name meanwhile."""
+    with contextlib.suppress(OSError):
+        os.link(private, path)
+        os.unlink(private)
+
+
+def _copy(old: StagedFile) -> StagedFile:
+    """Copy what a staged file holds into a new one, and unlink the old.
+
+    Its owner may only be asleep on another host. If it wakes up, it writes into the unlinked file.
+    """
+    path = old.path.with_name(f"{old.key}.{secrets.token_hex(4)}{_SUFFIX}")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    new = StagedFile(path, old.key, old.size, fd, sequential=old.sequential)
+    new._take_over()  # noqa: SLF001  the module's own class
+    buffer = memoryview(bytearray(1 << 20))
+    for run in list(old._done):  # noqa: SLF001  the module's own class
+        at = run.start
+        while at < run.stop:
+            got = old.read_into(at, buffer[: min(len(buffer), run.stop - at)])
+            if not got:
+                break
+            new.write(at, buffer[:got])
+            new.record(at, at + got)
+            at += got
+    new.resumed = new.done
+    old.delete()
+    return new

@@ -1,0 +1,191 @@
+"""One file in flight: its source, its staged file, its parts, and what is still to be fetched."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hf_haul.errors import HaulError
+from hf_haul.halt import Halt
+from hf_haul.metrics import DownloadMetrics, SpeedMeter
+from hf_haul.plan import next_part
+from hf_haul.ranges import ByteRange
+from hf_haul.staging import StagedFile
+from hf_haul.task import DownloadTask, FileRequest
+from hf_haul.transports.base import Transport
+from hf_haul.verify import Verifier
+
+__all__ = ["Part", "SupersededError", "Transfer", "source_of"]
+
+#: Refused ranges after which a source is taken to serve whole files only.
+_RANGE_REFUSALS = 2
+
+
+class SupersededError(HaulError):
+    """A part whose bytes come, or came, some other way."""
+
+
+def source_of(url: str) -> str:
+    """``scheme://host:port`` as written in the URL: what speeds and limits are kept by."""
+    return "/".join(url.split("/", 3)[:3])
+
+
+class Part:
+    """One range of a file, being fetched by one worker over one connection.
+
+    The worker advances ``position``; the scheduler may lower ``stop`` at any time, to give the upper half to
+    somebody else, and may ask the worker to ``leave`` at its next read.
+
+    Attributes:
+        start: First byte.
+        stop: End, exclusive.
+        position: Up to where bytes are written.
+        halt: Ends the part's waits and wakes its blocking calls.
+        leave: Whether to stop after the read under way; ``leave_asked_at`` says since when.
+        busy_since: When the blocking call under way began, or ``None`` between calls.
+        received: Bytes that came over the network for this part, repeated ones included.
+        rival: The part that fetches the same bytes over another connection, if they race.
+        abandoned: Why the watchdog woke the blocking call, if it did.
+    """
+
+    __slots__ = (
+        "abandoned", "busy_since", "halt", "leave", "leave_asked_at", "meter", "position", "received", "rival",
+        "start", "started_at", "stop", "transfer",
+    )  # fmt: skip
+
+    def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
+        self.transfer = transfer
+        self.start = span.start
+        self.stop = span.stop
+        self.position = span.start
+        self.halt = Halt()
+        self.leave = False
+        self.leave_asked_at = 0.0
+        self.busy_since: float | None = None
+        self.started_at = now
+        self.received = 0
+        self.meter = SpeedMeter()
+        self.rival: Part | None = None
+        self.abandoned: str | None = None
+
+    @property
+    def remaining(self) -> int:
+        """Bytes still to come."""
+        return max(0, self.stop - self.position)
+
+    def ask_to_leave(self, now: float) -> None:
+        """Have the worker stop at its next read, and return the rest."""
+        if not self.leave:
+            self.leave = True
+            self.leave_asked_at = now
+
+
+class Transfer:
+    """One active file. The scheduler's lock guards every attribute; methods decide and do no I/O.
+
+    Attributes:
+        task: What the user sees of the file.
+        metrics: Those of its queue.
+        request: What was asked for.
+        transport: Opens ranges of it.
+        staged: Where its bytes go; ``None`` until a worker has opened it.
+        verifier: Its running digest; ``None`` if there is none to check.
+        pending: Ranges that nobody fetches, in order.
+        parts: Ranges that somebody does.
+        mode: ``ranged`` for parts in parallel, ``ordered`` for one after the other, ``whole`` for a single
+            request without a range.
+        mismatches: How often the complete file had the wrong digest.
+        failure: What made the file fail; its other parts are on their way out.
+        changes: How often the source seemed to serve another file.
+        range_refusals: How often it refused a range.
+        opening: Whether a worker looks what is on disk.
+        finishing: Whether a worker checks and publishes the file.
+    """
+
+    def __init__(
+        self, task: DownloadTask, request: FileRequest, transport: Transport, metrics: DownloadMetrics
+    ) -> None:
+        self.task = task
+        self.request = request
+        self.transport = transport
+        self.metrics = metrics
+        self.source = source_of(request.remote.url)
+        self.staged: StagedFile | None = None
+        self.verifier: Verifier | None = None
+        self.pending: list[ByteRange] = []
+        self.parts: list[Part] = []
+        self.mode: Literal["ranged", "ordered", "whole"] = "ranged"
+        self.mismatches = 0
+        self.changes = 0
+        self.range_refusals = 0
+        self.failure: BaseException | None = None
+        self.opening = False
+        self.finishing = False
+        self.meter = SpeedMeter()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file; 0 while unknown."""
+        return self.task.size or 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a worker could take a part now."""
+        if not self.pending or self.failure is not None or self.staged is None:
+            return False
+        return self.mode == "ranged" or not self.parts
+
+    def take(self, limit: int, now: float) -> Part:
+        """Start the next part, of about ``limit`` bytes."""
+        if self.mode == "whole":
+            self.pending.clear()
+            span = ByteRange(0, self.size)
+        else:
+            span = next_part(self.pending, limit)
+        part = Part(self, span, now=now)
+        self.parts.append(part)
+        return part
+
+    def split(self, part: Part, now: float) -> Part:
+        """Give the upper half of what is left of ``part`` to a new part."""
+        middle = part.position + (part.remaining + 1) // 2
+        upper = Part(self, ByteRange(middle, part.stop), now=now)
+        part.stop = middle
+        self.parts.append(upper)
+        return upper
+
+    def race(self, part: Part, now: float) -> Part:
+        """Start a second part for the same bytes as a slow one."""
+        rival = Part(self, ByteRange(part.position, part.stop), now=now)
+        rival.rival, part.rival = part, rival
+        self.parts.append(rival)
+        return rival
+
+    def give_back(self, part: Part) -> None:
+        """Take a part that ended out of flight, and keep what it has not fetched for somebody else."""
+        self.parts.remove(part)
+        rival, part.rival = part.rival, None
+        if rival is not None:
+            rival.rival = None
+        if part.position < part.stop and rival is None and self.mode != "whole":
+            self.pending.append(ByteRange(part.position, part.stop))
+            self.pending.sort()
+
+    def refill(self) -> None:
+        """Set what is pending to what the disk lacks; for when no part is in flight."""
+        assert self.staged is not None
+        missing = self.staged.missing()
+        if missing and self.mode == "whole":
+            missing = [ByteRange(0, self.size)]
+        self.pending = missing
+
+    def note_refused_range(self) -> bool:
+        """Count a refused range.
+
+        Returns:
+            Whether the source is now taken to serve whole files only.
+        """
+        self.range_refusals += 1
+        if self.range_refusals >= _RANGE_REFUSALS and self.mode != "whole":
+            self.mode = "whole"
+            return True
+        return False

@@ -1,0 +1,61 @@
+"""What every transport offers: bodies of byte ranges, opened from a source."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from hf_haul.halt import Halt
+from hf_haul.ranges import ByteRange
+
+__all__ = ["Body", "Transport"]
+
+
+class Body(Protocol):
+    """The bytes of one answer, read in order.
+
+    Attributes:
+        range: Which bytes of the file follow; its stop is the file's end for a whole file of known size.
+            ``None`` if the source does not say how long the file is.
+        total: Bytes of the whole file, ``None`` if the source does not say.
+    """
+
+    range: ByteRange | None
+    total: int | None
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the start of ``buffer``; 0 at the end of the body.
+
+        Raises:
+            TransferError: The connection broke, or the body is shorter than announced.
+            HaltedError: The worker was asked to stop.
+        """
+
+    def close(self) -> None:
+        """Let go of the connection, for reuse if the body was read to its end."""
+
+
+class Transport(Protocol):
+    """Opens ranges of one file; safe for many threads.
+
+    Attributes:
+        patience: Seconds spent so far on waits that the source asked for.
+    """
+
+    patience: float
+
+    def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> Body:
+        """Ask for a range, or for the whole file.
+
+        Args:
+            want: The bytes; ``None`` for the whole file.
+            halt: Ends every wait, and wakes every blocking call.
+            fresh: Use a new connection, outside any pool.
+
+        Returns:
+            Exactly the range asked for, or the whole file from its first byte if the source does not do ranges
+            and the range began there.
+
+        Raises:
+            TransferError: By kind, see ``hf_haul.errors``.
+            HaltedError: The worker was asked to stop.
+        """

@@ -1,0 +1,330 @@
+"""Ranges of one file over HTTP: redirects followed once, signed URLs kept, every answer checked."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Final
+from urllib.parse import parse_qs, urljoin, urlsplit
+
+from hf_haul.errors import (
+    HttpStatusError,
+    LinkExpiredError,
+    RangeRefusedError,
+    ServerBusyError,
+    SourceChangedError,
+    TransferError,
+)
+from hf_haul.halt import Halt
+from hf_haul.ranges import ByteRange, parse_content_range
+from hf_haul.task import RemoteFile
+from hf_haul.transports.pacing import Pace
+from hf_haul.transports.pool import ConnectionPool, PooledResponse, redact
+
+__all__ = ["HttpBody", "HttpSource", "link_lifetime", "normalize_etag", "origin_of"]
+
+logger = logging.getLogger(__name__)
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_MAX_HOPS: Final = 20
+#: What a signed URL answers when its time is over, depending on who signed it.
+_EXPIRED: Final = frozenset({400, 401, 403, 404, 410})
+_BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524, 529})
+#: Fresh links refused in a row before a refusal is believed: one for a clock that runs late, one for one stream.
+_REFUSALS: Final = 2
+#: Seconds before its end at which a signed URL is no longer used.
+_LINK_MARGIN: Final = 10.0
+
+
+def origin_of(url: str) -> str:
+    """``scheme://host:port`` of a URL, with the scheme's default port filled in."""
+    parts = urlsplit(url)
+    port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+    return f"{parts.scheme}://{parts.hostname}:{port}"
+
+
+def normalize_etag(value: str | None) -> str | None:
+    """An etag without quotes and without the mark of a weak one."""
+    return value.removeprefix("W/").strip('"') if value else None
+
+
+def link_lifetime(url: str, now: Callable[[], float] = time.time) -> float | None:
+    """Seconds a signed URL will still be good for, as its query says; ``None`` if it does not.
+
+    Reads AWS's ``X-Amz-Date`` with ``X-Amz-Expires``, Google's ``X-Goog-`` pair, CloudFront's ``Expires`` and
+    Azure's ``se``.
+    """
+    query = {key.lower(): values[-1] for key, values in parse_qs(urlsplit(url).query).items()}
+    for vendor in ("amz", "goog"):
+        signed, lifetime = query.get(f"x-{vendor}-date"), query.get(f"x-{vendor}-expires", "")
+        if signed and re.fullmatch(r"\d{8}T\d{6}Z", signed) and lifetime.isdecimal():
+            at = datetime.strptime(signed, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+            return at.timestamp() + int(lifetime) - now()
+    if re.fullmatch(r"\d{9,11}", query.get("expires", "")):
+        return int(query["expires"]) - now()
+    try:
+        return datetime.fromisoformat(query["se"].replace("Z", "+00:00")).timestamp() - now()
+    except (KeyError, ValueError):
+        return None
+
+
+class HttpBody:
+    """One answer's bytes, cut at the end of the range they were asked for."""
+
+    def __init__(self, response: PooledResponse, body_range: ByteRange | None, total: int | None) -> None:
+        self.range = body_range
+        self.total = total
+        self._response = response
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the start of ``buffer``; see :class:`hf_haul.transports.base.Body`."""
+        return self._response.readinto(buffer)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._response.release()
+
+
+class HttpSource:
+    """Where one file's bytes come from, as learned so far; safe for many threads.
+
+    The first request goes to the file's own URL. If it is redirected, the target is kept and serves all
+    parts until it expires or is refused: one resolve per file, not per range. Only one thread asks at a time
+    while the target is unknown; the others wait for its answer.
+
+    Locking: ``_changed`` guards the attributes below it. It is never held during a request.
+    """
+
+    def __init__(
+        self,
+        remote: RemoteFile,
+        pool: ConnectionPool,
+        pace: Pace,
+        *,
+        compress: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.remote = remote
+        self.origin = origin_of(remote.url)
+        self.resolved_count = 0
+        self.patience = 0.0
+        self._pool = pool
+        self._pace = pace
+        self._compress = compress
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._target: str | None = None  # what the file's URL led to; the URL itself if nowhere else
+        self._target_expires = float("inf")
+        self._resolving = False
+        self._refused_fresh = 0
+        self._validator: str | None = None  # strong etag of the bytes, where no digest will tell
+
+    def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> HttpBody:
+        """Ask for a range; see :class:`hf_haul.transports.base.Transport`."""
+        target = self._wait_for_target(halt)
+        if target is not None:
+            response = self._get(target, want, halt, fresh=fresh)
+            if response.status in _REDIRECTS:  # the mirror behind it moved
+                self._forget(target)
+                return self._answer(self._follow(response, want, halt, fresh=fresh), want, halt)
+            if response.status in _EXPIRED and target != self.remote.url:
+                self._forget(target)
+                response.release()
+                raise LinkExpiredError(f"{redact(target)} answered {response.status}: its signed URL expired")
+            return self._answer(response, want, halt)
+        try:
+            response = self._follow(None, want, halt, fresh=fresh)
+        finally:
+            with self._changed:
+                self._resolving = False
+                self._changed.notify_all()
+        return self._answer(response, want, halt)
+
+    # ---- one resolve per file
+
+    def _wait_for_target(self, halt: Halt) -> str | None:
+        """The known target, or ``None`` once it is this thread's turn to find it."""
+
+        def wake() -> None:
+            with self._changed:
+                self._changed.notify_all()
+
+        with halt.waking(wake), self._changed:
+            while True:
+                halt.check()
+                if self._target is not None:
+                    if self._clock() < self._target_expires:
+                        return self._target
+                    self._target = None
+                if not self._resolving:
+                    self._resolving = True
+                    return None
+                self._changed.wait()
+
+    def _forget(self, target: str) -> None:
+        with self._changed:
+            if self._target == target:
+                self._target = None
+
+    def _remember(self, target: str) -> None:
+        lifetime = link_lifetime(target)
+        with self._changed:
+            self._target = target
+            self._target_expires = float("inf")
+            if lifetime is not None:
+                # A clock that differs from the signer's may say that a fresh link is over; believe the link.
+                margin = min(_LINK_MARGIN, max(0.0, lifetime) / 2)
+                usable = lifetime - margin
+                self._target_expires = self._clock() + usable if usable > 0 else float("inf")
+
+    def _follow(
+        self, response: PooledResponse | None, want: ByteRange | None, halt: Halt, *, fresh: bool
+    ) -> PooledResponse:
+        url = self.remote.url
+        if response is None:
+            self.resolved_count += 1
+            response = self._get(url, want, halt, fresh=fresh)
+        for _ in range(_MAX_HOPS):
+            if response.status not in _REDIRECTS:
+                if response.status in _EXPIRED and url != self.remote.url:
+                    self._refuse_fresh(response, url, want)
+                if response.status in {200, 206}:
+                    self._refused_fresh = 0
+                    self._remember(url)
+                return response
+            self._check_linked(response.headers)
+            location = response.headers.get("Location", "").split(", http", 1)[0]
+            response.drain()
+            if not location:
+                raise HttpStatusError(
+                    f"{redact(response.url)} answered {response.status} without a Location",
+                    status=response.status,
+                )
+            url = urljoin(response.url, location)
+            if urlsplit(url).scheme not in {"http", "https"}:
+                raise TransferError(
+                    f"{redact(response.url)} redirects to an unsupported address: {redact(url)}"
+                )
+            response = self._get(url, want, halt, fresh=fresh)
+        raise TransferError(f"{redact(self.remote.url)}: more than {_MAX_HOPS} redirects")
+
+    def _refuse_fresh(self, response: PooledResponse, url: str, want: ByteRange | None) -> None:
+        """Deal with a link that is refused although it was signed a moment ago."""
+        self._refused_fresh += 1
+        body = response.head()
+        response.release()
+        message = f"{redact(url)} answered {response.status} to a fresh link"
+        if self._refused_fresh > _REFUSALS:
+            raise HttpStatusError(
+                f"{message}, {self._refused_fresh} times", status=response.status, url=redact(url),
+                headers=response.headers, body=body,
+            )  # fmt: skip
+        if self._refused_fresh == _REFUSALS and want is not None:
+            raise RangeRefusedError(f"{message} and a range of it")
+        raise LinkExpiredError(message)
+
+    # ---- one request
+
+    def _get(self, url: str, want: ByteRange | None, halt: Halt, *, fresh: bool) -> PooledResponse:
+        origin = origin_of(url)
+        headers = self._headers_for(origin)
+        decode = want is None and self._compress
+        # A compressed body has no byte ranges of the file; and its Content-Length would not be the file's.
+        headers["Accept-Encoding"] = "gzip" if decode else "identity"
+        if want is not None:
+            headers["Range"] = want.header
+        self.patience += self._pace.wait(origin, halt)
+        logger.debug("GET %s %s", redact(url), headers.get("Range", ""))
+        response = self._pool.open(url, headers, halt, fresh=fresh, decode=decode)
+        if response.status in _BUSY:
+            told = self._pace.told(origin, response.status, response.headers)
+            response.drain()
+            raise ServerBusyError(f"{redact(url)} answered {response.status}", retry_after=told)
+        return response
+
+    def _headers_for(self, origin: str) -> dict[str, str]:
+        """The file's headers for its own and trusted origins; for others nothing that could be a secret."""
+        if origin == self.origin or origin in self.remote.trusted_origins:
+            return dict(self.remote.headers)
+        return {k: v for k, v in self.remote.headers.items() if k.lower() == "user-agent"}
+
+    # ---- is this the answer to what we asked?
+
+    def _check_linked(self, headers: Mapping[str, str]) -> None:
+        """Compare what a Hub's redirect says of the file with what we expect."""
+        etag, size = normalize_etag(headers.get("X-Linked-Etag")), headers.get("X-Linked-Size", "")
+        if etag and self.remote.etag and etag != self.remote.etag:
+            raise SourceChangedError(f"{self.remote.path}: etag is {etag}, expected {self.remote.etag}")
+        if size.isdecimal() and self.remote.size is not None and int(size) != self.remote.size:
+            raise SourceChangedError(f"{self.remote.path}: size is {size}, expected {self.remote.size}")
+
+    def _answer(self, response: PooledResponse, want: ByteRange | None, halt: Halt) -> HttpBody:
+        try:
+            halt.check()
+            if response.status == 200:
+                return self._whole(response, want)
+            if response.status == 206 and want is not None:
+                return self._ranged(response, want)
+            if response.status == 416:
+                self._refused_range(response)
+            raise HttpStatusError(
+                f"{redact(response.url)} answered {response.status}",
+                status=response.status, url=redact(response.url), headers=response.headers, body=response.head(),
+            )  # fmt: skip
+        except BaseException:
+            response.release()
+            raise
+
+    def _whole(self, response: PooledResponse, want: ByteRange | None) -> HttpBody:
+        if want is not None and want.start > 0:
+            # Written at want.start, it would put the head of the file in its middle.
+            raise RangeRefusedError(f"{redact(response.url)} sent the whole file instead of {want.header}")
+        encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+        if encoded and not self._compress:
+            raise RangeRefusedError(f"{redact(response.url)} sent an encoded body that was not asked for")
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() and not encoded else None
+        self._check_same(response, total)
+        size = self.remote.size if total is None else total
+        return HttpBody(response, None if size is None else ByteRange(0, size), total)
+
+    def _ranged(self, response: PooledResponse, want: ByteRange) -> HttpBody:
+        got = parse_content_range(response.headers.get("Content-Range"))
+        if got is None or got.range is None:
+            raise RangeRefusedError(f"{redact(response.url)} sent 206 without saying which bytes")
+        self._check_same(response, got.total)
+        open_ended = self.remote.size is None
+        expected = min(want.stop, got.total) if open_ended and got.total is not None else want.stop
+        if got.range != ByteRange(want.start, max(want.start, expected)):
+            raise RangeRefusedError(
+                f"{redact(response.url)} sent {got.range.header} instead of {want.header}"
+            )
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise RangeRefusedError(f"{redact(response.url)} encoded a range")
+        return HttpBody(response, got.range, got.total)
+
+    def _refused_range(self, response: PooledResponse) -> None:
+        said = parse_content_range(response.headers.get("Content-Range"))
+        self._check_same(response, said.total if said else None)
+        raise RangeRefusedError(f"{redact(response.url)} answered 416 (range not satisfiable)")
+
+    def _check_same(self, response: PooledResponse, total: int | None) -> None:
+        """Refuse an answer that is about another file, or another version of it."""
+        expected = self.remote.size
+        if total is not None and expected is not None and total != expected:
+            raise SourceChangedError(
+                f"{self.remote.path}: {redact(response.url)} says it has {total} bytes, expected {expected}"
+            )
+        etag = response.headers.get("ETag")
+        if self.remote.digest is not None or not etag or etag.startswith("W/") or response.status == 416:
+            return  # the digest tells better: two nodes of one CDN may name the same bytes differently
+        with self._changed:
+            known, self._validator = self._validator, normalize_etag(etag)
+        if known is not None and known != normalize_etag(etag):
+            raise SourceChangedError(
+                f"{self.remote.path}: changed at its source while being fetched (etag {etag})"
+            )

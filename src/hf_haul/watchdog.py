@@ -1,0 +1,88 @@
+"""Which connections to give up, and which slow range to share; pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Final
+
+from hf_haul.config import KiB, MiB
+from hf_haul.transfer import Part
+
+__all__ = ["hopeless_parts", "part_to_share"]
+
+#: Seconds a connection gets before its speed is compared with others'.
+_WARM_UP: Final = 15.0
+#: Below this fraction of its peers' median speed a connection is given up.
+_CRAWL: Final = 0.1
+#: Below this speed a connection is given up without peers, in bytes per second.
+_FLOOR: Final = KiB
+#: Smallest half worth a request of its own.
+_MIN_HALF: Final = MiB
+#: Seconds that a part must still need before half of it is given away, and before it is raced.
+_WORTH_SPLITTING: Final = 0.5
+_WORTH_RACING: Final = 3.0
+
+
+def hopeless_parts(
+    parts: Sequence[Part], stall_timeout: float, now: float, *, limited: bool = False
+) -> list[tuple[Part, str]]:
+    """Parts whose connection should be abandoned, each with the reason.
+
+    Args:
+        parts: Everything in flight.
+        stall_timeout: Seconds without a byte that are too many.
+        now: Seconds, on the clock of the parts.
+        limited: Whether a bandwidth limit is in force: then slowness is our own doing.
+    """
+    found: list[tuple[Part, str]] = []
+    speeds: dict[str, list[float]] = {}
+    for part in parts:
+        speeds.setdefault(part.transfer.source, []).append(part.meter.speed())
+    for part in parts:
+        if part.busy_since is None:
+            continue  # waiting for the limiter, for its turn to try again, or for the disk
+        waited = now - part.busy_since
+        if waited >= stall_timeout:
+            found.append((part, f"no byte for {waited:.0f} s"))
+        elif not limited and now - part.started_at >= _WARM_UP:
+            speed, peers = part.meter.speed(), speeds[part.transfer.source]
+            usual = median(peers) if len(peers) >= 3 else 0.0
+            if speed < max(_FLOOR, usual * _CRAWL):
+                found.append((part, f"only {speed:.0f} bytes/s, while others get {usual:.0f}"))
+    return found
+
+
+def part_to_share(parts: Sequence[Part], now: float) -> tuple[Part, bool] | None:
+    """The part that would finish last, if an idle connection can speed it up.
+
+    Args:
+        parts: Parts of files that are fetched by ranges.
+        now: Seconds, on the clock of the parts.
+
+    Returns:
+        The part, and whether to split it (else to race it); ``None`` if there is nothing worth it.
+    """
+    slowest: Part | None = None
+    longest = 0.0
+    for part in parts:
+        if part.leave or part.rival is not None or not part.remaining:
+            continue
+        seconds = _seconds_left(part, now)
+        worth = _WORTH_SPLITTING if part.remaining >= 2 * _MIN_HALF else _WORTH_RACING
+        if seconds >= worth and seconds > longest:
+            slowest, longest = part, seconds
+    if slowest is None:
+        return None
+    return slowest, slowest.remaining >= 2 * _MIN_HALF
+
+
+def _seconds_left(part: Part, now: float) -> float:
+    if part.busy_since is not None and now - part.busy_since >= _WORTH_RACING:
+        return math.inf
+    age = now - part.started_at
+    speed: float = max(part.meter.speed(), part.received / age if age > 0 else 0.0)
+    if not speed:
+        return 0.0 if age < _WORTH_RACING else math.inf  # too young to judge, or too old to bear
+    return part.remaining / speed

@@ -1,0 +1,105 @@
+"""Order inside a queue, order of queues, and the two lanes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from hf_haul.config import GiB, KiB
+from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.task import DownloadPriority, DownloadTask
+
+HIGH, NORMAL, LOW = DownloadPriority
+
+
+def task(
+    name: str, size: int, priority: DownloadPriority = NORMAL, order: tuple[int, ...] = ()
+) -> DownloadTask:
+    return DownloadTask("org/m", name, f"https://hub/{name}", Path(name), size, priority, order)
+
+
+def names(queue: ModelDownloadQueue, *, prefer_small: bool = True) -> list[str]:
+    taken = []
+    while (first := queue.first_high() or queue.first_of_lanes(prefer_small=prefer_small)) is not None:
+        queue.start(first)
+        queue.settle(first, ok=True)
+        taken.append(first.file_path)
+    return taken
+
+
+def test_files_leave_by_priority_then_policy_then_age() -> None:
+    tasks = [task(f"{p.name}-{o}-{a}", 1, p, (o,)) for p in DownloadPriority for o in (1, 2) for a in (1, 2)]
+    shuffled = list(tasks)
+    random.Random(5).shuffle(shuffled)
+    queue = ModelDownloadQueue("org/m", tasks=shuffled)
+    by_rule = sorted(shuffled, key=lambda t: (t.priority, t.order, t.sequence))
+    assert names(queue) == [t.file_path for t in by_rule]
+
+
+def test_the_lane_asked_for_goes_first_and_the_other_follows() -> None:
+    small, large = task("small", 20 * KiB), task("large", GiB)
+    queue = ModelDownloadQueue("org/m", tasks=[small, large])
+    assert queue.first_of_lanes(prefer_small=True) is small
+    assert queue.first_of_lanes(prefer_small=False) is large
+    assert names(queue, prefer_small=False) == ["large", "small"]
+
+
+def test_more_urgent_queues_go_first_and_among_equals_the_older() -> None:
+    queues = [
+        ModelDownloadQueue(name, priority)
+        for name, priority in [("a", LOW), ("b", HIGH), ("c", LOW), ("d", HIGH)]
+    ]
+    assert [q.model_id for q in sorted(queues)] == ["b", "d", "a", "c"]
+    assert len({q.queue_id for q in queues}) == 4
+
+
+def test_active_files_are_bounded() -> None:
+    queue = ModelDownloadQueue("org/m", tasks=[task(str(i), 1) for i in range(3)], max_concurrent_files=2)
+    for _ in range(2):
+        assert queue.has_room
+        first = queue.first_of_lanes(prefer_small=True)
+        assert first is not None
+        queue.start(first)
+    assert not queue.has_room
+
+
+def test_a_deferred_file_makes_room_and_returns_to_its_place() -> None:
+    first, second = task("1", 1, order=(1,)), task("2", 1, order=(2,))
+    queue = ModelDownloadQueue("org/m", tasks=[first, second], max_concurrent_files=1)
+    queue.start(first)
+    queue.defer(first)
+    assert queue.has_room
+    assert not queue.finished
+    queue.put_back(first.task_id)
+    assert queue.first_of_lanes(prefer_small=True) is first
+
+
+def test_a_queue_is_finished_when_every_file_is_settled() -> None:
+    good, bad = task("good", 1), task("bad", 1)
+    queue = ModelDownloadQueue("org/m", tasks=[good, bad])
+    for each, ok in [(good, True), (bad, False)]:
+        assert not queue.finished
+        queue.start(each)
+        queue.settle(each, ok=ok)
+    assert queue.finished
+    assert (queue.completed, queue.failed) == ([good], [bad])
+
+
+def test_only_the_first_of_a_lane_can_be_started() -> None:
+    first, second = task("1", 1), task("2", 1)
+    queue = ModelDownloadQueue("org/m", tasks=[first, second])
+    with pytest.raises(RuntimeError, match="not the first"):
+        queue.start(second)
+
+
+def test_dropping_empties_lanes_and_deferred_files() -> None:
+    tasks = [task("high", 1, HIGH), task("small", 1), task("large", GiB), task("elsewhere", 1)]
+    queue = ModelDownloadQueue("org/m", tasks=tasks[3:])
+    queue.start(tasks[3])
+    queue.defer(tasks[3])
+    for each in tasks[:3]:
+        queue.add(each)
+    assert {t.file_path for t in queue.drop_waiting()} == {"high", "small", "large", "elsewhere"}
+    assert queue.finished

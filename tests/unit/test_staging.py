@@ -1,0 +1,341 @@
+"""Staged files: what survives a kill, who may take over, what is published."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_haul import staging
+from hf_haul.ranges import ByteRange, RangeSet
+from hf_haul.staging import Owner, StagedElsewhereError, StagedFile, StagedLostError, claim, scan_orphans
+
+SIZE = 1000
+DATA = random.Random(7).randbytes(SIZE)
+
+
+def put(staged: StagedFile, start: int, stop: int) -> None:
+    staged.write(start, memoryview(DATA)[start:stop])
+    staged.record(start, stop)
+
+
+def abandon(staged: StagedFile) -> None:
+    """Leave the file as a killed process does: descriptor closed by the kernel, nothing said."""
+    os.close(staged._fd)
+    staged._fd = -1
+
+
+@pytest.fixture
+def dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every owner but a new one is dead, as after a kill."""
+    monkeypatch.setattr(staging, "_is_alive", lambda *_args, **_more: "dead")
+
+
+def test_a_new_claim_lacks_everything_and_leaves_nothing_when_closed(tmp_path: Path) -> None:
+    staged = claim(tmp_path / "blobs", "etag", SIZE)
+    assert staged.missing() == [ByteRange(0, SIZE)]
+    assert [p.name for p in (tmp_path / "blobs").iterdir()] == ["etag.haul.incomplete"]
+    staged.close()
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_bytes_are_written_only_at_their_own_offset_and_writing_them_twice_is_harmless(
+    tmp_path: Path,
+) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    for start, stop in [(500, 1000), (0, 200), (100, 600), (0, 1000)]:
+        put(staged, start, stop)
+    assert staged.missing() == []
+    sealed = staged.seal(durable=True)
+    assert sealed.read_bytes() == DATA
+
+
+@pytest.mark.usefixtures("dead")
+def test_a_journal_cut_at_any_byte_never_claims_too_much(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    for start in range(0, 800, 100):
+        put(staged, start, start + 100)
+    path = staged.path
+    abandon(staged)
+    whole = path.read_bytes()
+    for cut in range(len(whole), SIZE - 1, -1):
+        path.write_bytes(whole[:cut])
+        again = claim(tmp_path, "etag", SIZE)
+        records = max(0, cut - SIZE - 512) // 20
+        expected = records * 100 if cut >= SIZE + 512 else 0
+        assert again.done == again.resumed == expected
+        again.delete()
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("dead")
+def test_a_damaged_record_claims_nothing(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    for start in range(0, 500, 100):
+        put(staged, start, start + 100)
+    path = staged.path
+    abandon(staged)
+    whole = path.read_bytes()
+    rng = random.Random(1)
+    for _ in range(200):
+        at = rng.randrange(SIZE + 512, len(whole))
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        again = claim(tmp_path, "etag", SIZE)
+        lost = (at - SIZE - 512) // 20 * 100
+        assert again.missing() == [
+            ByteRange(lost, lost + 100),
+            *([] if lost == 500 else [ByteRange(500, SIZE)]),
+        ] or (lost == 400 and again.missing() == [ByteRange(400, SIZE)])
+        again.delete()
+
+
+def test_a_file_that_was_let_go_is_resumed_with_all_it_had(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 300)
+    put(staged, 600, 700)
+    staged.close()
+    again = claim(tmp_path, "etag", SIZE)
+    assert again.missing() == [ByteRange(300, 600), ByteRange(700, SIZE)]
+    assert again.resumed == 400
+    put(again, 300, 600)
+    put(again, 700, SIZE)
+    assert again.seal(durable=False).read_bytes() == DATA
+
+
+def test_a_living_owner_in_this_process_keeps_its_file(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 10)
+    with pytest.raises(StagedElsewhereError, match=f"process {os.getpid()}"):
+        claim(tmp_path, "etag", SIZE)
+    put(staged, 10, SIZE)
+    assert staged.seal(durable=False).read_bytes() == DATA
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from hf_haul.staging import claim
+staged = claim(Path(sys.argv[1]), "etag", 1000)
+staged.write(0, memoryview(b"x" * 400)); staged.record(0, 400)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_owners_file_is_adopted_at_once_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        with pytest.raises(StagedElsewhereError, match=f"process {child.pid}") as caught:
+            claim(tmp_path, "etag", SIZE)
+        assert caught.value.owner is not None
+        assert caught.value.owner.pid == child.pid
+    finally:
+        child.kill()
+        child.communicate()
+    staged = claim(tmp_path, "etag", SIZE)
+    assert staged.missing() == [ByteRange(400, SIZE)]
+    assert [p.name for p in tmp_path.iterdir()] == ["etag.haul.incomplete"]
+    staged.delete()
+
+
+@pytest.mark.usefixtures("dead")
+def test_of_many_adopters_exactly_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 10)
+    abandon(staged)
+    real = os.rename
+    rivals: list[StagedFile] = []
+
+    def rename_late(source: object, target: object) -> None:
+        monkeypatch.setattr(os, "rename", real)  # the rival comes between our look and our rename
+        rivals.append(claim(tmp_path, "etag", SIZE))
+        monkeypatch.setattr(staging, "_is_alive", lambda *_args, **_more: "alive")
+        real(source, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "rename", rename_late)
+    with pytest.raises(StagedElsewhereError):
+        claim(tmp_path, "etag", SIZE)
+    assert rivals[0].done == 10
+    put(rivals[0], 10, SIZE)
+    assert rivals[0].seal(durable=False).read_bytes() == DATA
+
+
+def test_a_file_whose_owner_cannot_be_seen_is_copied_and_the_sleeper_cannot_publish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper = claim(tmp_path, "etag", SIZE)
+    put(sleeper, 0, 400)
+    monkeypatch.setattr(staging, "_is_alive", lambda *_args, **_more: "stale")
+    mine = claim(tmp_path, "etag", SIZE)
+    assert mine.missing() == [ByteRange(400, SIZE)]
+    sleeper.write(0, memoryview(b"wrong" * 80))  # it wakes up, and its connection lies
+    sleeper.record(400, SIZE)
+    with pytest.raises(StagedLostError):
+        sleeper.seal(durable=False)
+    put(mine, 400, SIZE)
+    assert mine.seal(durable=False).read_bytes() == DATA
+
+
+def owner(**changes: object) -> Owner:
+    return Owner(**{**{f: getattr(staging.this_process(), f) for f in Owner.__slots__}, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/ns/pid"), reason="needs Linux's /proc to tell processes apart"
+)
+@pytest.mark.parametrize(
+    ("changes", "locked", "locks_lie", "age", "expected"),
+    [
+        pytest.param({}, False, False, 0, "alive", id="this very process"),
+        pytest.param({"started": "1"}, False, False, 0, "dead", id="same pid, other process"),
+        pytest.param({"pid": 2**22 + 1}, False, False, 0, "dead", id="no such pid"),
+        pytest.param({"namespace": "pid:[1]"}, True, False, 999, "alive", id="other container, lock held"),
+        pytest.param(
+            {"namespace": "pid:[1]"}, False, False, 0, "dead", id="other container, lock free and truthful"
+        ),
+        pytest.param(
+            {"namespace": "pid:[1]"}, False, True, 0, "alive", id="other container, locks lie, fresh"
+        ),
+        pytest.param(
+            {"namespace": "pid:[1]"}, False, True, 999, "stale", id="other container, locks lie, old"
+        ),
+        pytest.param({"boot": "other"}, False, False, 0, "alive", id="other host, fresh"),
+        pytest.param({"boot": "other"}, False, False, 999, "stale", id="other host, old"),
+    ],
+)
+def test_an_owner_is_judged_by_what_can_be_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], locked: bool, locks_lie: bool,
+    age: int, expected: str,
+) -> None:  # fmt: skip
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    now = os.stat(path).st_mtime
+    os.utime(path, (now - age, now - age))
+    holder = os.open(path, os.O_RDWR)
+    if locked:
+        assert staging._try_lock(holder)
+    if locks_lie:
+        monkeypatch.setattr(staging, "_try_lock", lambda _fd: True)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        assert staging._is_alive(path, fd, owner(**changes), released=False) == expected
+    finally:
+        os.close(fd)
+        os.close(holder)
+
+
+@pytest.mark.usefixtures("dead")
+def test_another_size_or_content_is_never_resumed(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 400)
+    abandon(staged)
+    other = claim(tmp_path, "etag", SIZE + 1)
+    assert other.done == 0
+    other.delete()
+
+
+@pytest.mark.usefixtures("dead")
+def test_a_reboot_costs_the_bytes_only_where_no_digest_will_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for digest_known, resumed in [(True, 400), (False, 0)]:
+        monkeypatch.setattr(staging, "_me", owner(boot="before"))
+        staged = claim(tmp_path, "etag", SIZE)
+        put(staged, 0, 400)
+        abandon(staged)
+        monkeypatch.setattr(staging, "_me", owner(boot="after"))
+        again = claim(tmp_path, "etag", SIZE, digest_known=digest_known)
+        assert again.resumed == resumed
+        again.delete()
+
+
+def test_forgetting_drops_claims_for_good(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 1000)
+    staged.forget([ByteRange(100, 200)])
+    assert staged.missing() == [ByteRange(100, 200)]
+    put(staged, 100, 150)
+    staged.close()
+    again = claim(tmp_path, "etag", SIZE)
+    assert again.missing() == [ByteRange(150, 200)]
+    again.forget()
+    assert again.missing() == [ByteRange(0, SIZE)]
+    again.close()
+
+
+def test_without_resume_everything_starts_anew(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 400)
+    staged.close()
+    again = claim(tmp_path, "etag", SIZE, resume=False)
+    assert again.done == again.resumed == 0
+    again.delete()
+
+
+def test_a_sequential_file_keeps_its_prefix_without_a_journal(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE, sequential=True)
+    put(staged, 0, 400)
+    assert staged.path.stat().st_size == 400
+    staged.close()
+    again = claim(tmp_path, "etag", SIZE, sequential=True)
+    assert again.missing() == [ByteRange(400, SIZE)]
+    put(again, 400, SIZE)
+    assert again.seal(durable=False).read_bytes() == DATA
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.usefixtures("dead")
+def test_what_an_adopter_was_killed_with_is_found_by_scanning(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 400)
+    os.rename(staged.path, tmp_path / "etag.0a1b2c3d.incomplete")
+    abandon(staged)
+    (tmp_path / "other.01234567.incomplete").write_bytes(b"upstream's")
+    orphans = scan_orphans(tmp_path)
+    assert set(orphans) == {"etag", "other"}
+    again = claim(tmp_path, "etag", SIZE, orphans=orphans["etag"])
+    assert again.resumed == 400
+    again.delete()
+    assert [p.name for p in tmp_path.iterdir()] == ["other.01234567.incomplete"]
+
+
+def test_a_foreign_partial_is_left_alone(tmp_path: Path) -> None:
+    foreign = tmp_path / "etag.01234567.incomplete"
+    foreign.write_bytes(b"another program's bytes")
+    os.utime(foreign, (1, 1))  # however old
+    staged = claim(tmp_path, "etag", SIZE, orphans=[foreign])
+    assert staged.done == 0
+    assert foreign.read_bytes() == b"another program's bytes"
+    staged.delete()
+
+
+def test_a_header_names_owner_and_content_and_fits_its_place(tmp_path: Path) -> None:
+    key = "f" * 150
+    staged = claim(tmp_path, key, SIZE)
+    raw = staged.path.read_bytes()[SIZE:]
+    assert len(raw) == 512
+    magic, status, length, _crc = struct.unpack_from("<8scxxxII", raw)
+    assert (magic, status) == (b"hf-haul1", b"O")
+    about = json.loads(raw[20 : 20 + length])
+    assert about["owner"]["pid"] == os.getpid()
+    staged.delete()
+
+
+def test_range_sets_of_a_staged_file_are_its_own(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 1)
+    assert staged._done == RangeSet([ByteRange(0, 1)])
+    assert (staged.frontier(), staged.covers(0, 1), staged.covers(0, 2)) == (1, True, False)
+    staged.close()

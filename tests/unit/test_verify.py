@@ -1,0 +1,83 @@
+"""The running digest, fed in order, out of order, and by several threads."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+
+import pytest
+
+from hf_haul.task import Digest
+from hf_haul.verify import Verifier
+
+DATA = random.Random(3).randbytes(3 << 20)
+SHA256 = Digest("sha256", hashlib.sha256(DATA).hexdigest())
+GIT = Digest("git-sha1", hashlib.sha1(b"blob %d\0" % len(DATA) + DATA).hexdigest())
+
+
+def read_into(offset: int, buffer: memoryview) -> int:
+    part = DATA[offset : offset + len(buffer)]
+    buffer[: len(part)] = part
+    return len(part)
+
+
+@pytest.mark.parametrize("digest", [pytest.param(SHA256, id="sha256"), pytest.param(GIT, id="git-sha1")])
+@pytest.mark.parametrize("step", [1000, 4096, 1 << 20, len(DATA)])
+def test_feeding_in_order_gives_the_digest(digest: Digest, step: int) -> None:
+    verifier = Verifier(digest, len(DATA))
+    for at in range(0, len(DATA), step):
+        assert verifier.feed(at, memoryview(DATA)[at : at + step])
+    assert verifier.position == len(DATA)
+    assert verifier.actual() == digest.value
+
+
+def test_what_is_not_next_is_refused_and_read_back_later() -> None:
+    verifier = Verifier(SHA256, len(DATA))
+    assert not verifier.feed(100, memoryview(DATA)[100:200])
+    assert verifier.feed(0, memoryview(DATA)[:100])
+    assert not verifier.catch_up(lambda: 5000, read_into, wait=True)
+    assert verifier.position == 5000
+    assert verifier.catch_up(lambda: len(DATA), read_into, wait=True)
+    assert verifier.actual() == SHA256.value
+
+
+def test_the_prefix_may_grow_while_it_is_hashed() -> None:
+    verifier = Verifier(SHA256, len(DATA))
+    ends = iter([1000, 2_000_000, len(DATA), len(DATA)])
+    assert verifier.catch_up(lambda: next(ends), read_into, wait=True)
+    assert verifier.actual() == SHA256.value
+
+
+def test_a_cut_file_ends_hashing_without_a_verdict() -> None:
+    verifier = Verifier(SHA256, len(DATA))
+    assert not verifier.catch_up(lambda: len(DATA), lambda _offset, _buffer: 0, wait=True)
+
+
+def test_nobody_waits_for_the_thread_that_hashes() -> None:
+    verifier = Verifier(SHA256, len(DATA))
+    hashing, go_on = threading.Event(), threading.Event()
+
+    def slow_read(offset: int, buffer: memoryview) -> int:
+        hashing.set()
+        assert go_on.wait(5)
+        return read_into(offset, buffer)
+
+    thread = threading.Thread(
+        target=verifier.catch_up, args=(lambda: len(DATA), slow_read), kwargs={"wait": True}
+    )
+    thread.start()
+    assert hashing.wait(5)
+    assert not verifier.feed(0, memoryview(DATA)[:10])
+    assert not verifier.catch_up(lambda: len(DATA), read_into, wait=False)
+    go_on.set()
+    thread.join(5)
+    assert verifier.actual() == SHA256.value
+
+
+def test_after_a_restart_nothing_of_the_old_bytes_counts() -> None:
+    verifier = Verifier(GIT, len(DATA))
+    verifier.feed(0, memoryview(b"wrong"))
+    verifier.restart()
+    verifier.catch_up(lambda: len(DATA), read_into, wait=True)
+    assert verifier.actual() == GIT.value
