@@ -1,0 +1,463 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from hf_haul import cache
+from hf_haul.cache import (
+    BlobDestination,
+    FileDestination,
+    LocalDirDestination,
+    LocalFolder,
+    RepoFolder,
+    digest_of,
+    extended_path,
+    require_safe_name,
+    require_safe_path,
+)
+from hf_haul.errors import HaltedError, UnsafePathError
+from hf_haul.halt import Halt
+from hf_haul.task import Digest
+
+COMMIT = "c" * 40
+ETAG = "e" * 40
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RepoFolder:
+    folder = RepoFolder(str(tmp_path / "hub"), "models--org--name")
+    folder.prepare()
+    return folder
+
+
+def stage(path: Path, content: bytes = b"content") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def names_below(root: Path) -> set[str]:
+    return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_symlink() or p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("../up", id="parent"),
+        pytest.param("a/../../up", id="parent inside"),
+        pytest.param("a\\..\\..\\up", id="parent with backslashes"),
+        pytest.param("..", id="parent alone"),
+        pytest.param("/etc/passwd", id="absolute"),
+        pytest.param("\\windows", id="root-relative on Windows"),
+        pytest.param("C:\\x", id="drive"),
+        pytest.param("C:x", id="drive-relative"),
+        pytest.param("a/C:/x", id="drive inside"),
+        pytest.param("a/\\\\host\\share\\x", id="share inside"),
+        pytest.param("\\\\host\\share\\x", id="share"),
+        pytest.param("//host/share", id="share with slashes"),
+        pytest.param("", id="nothing"),
+        pytest.param(".", id="the folder itself"),
+        pytest.param("a/..", id="the folder itself by a detour"),
+        pytest.param("a\0b", id="nul"),
+    ],
+)
+def test_a_path_that_leaves_its_folder_under_posix_or_windows_rules_is_refused(path: str) -> None:
+    with pytest.raises(UnsafePathError):
+        require_safe_path(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a", "a/b/c.bin", "..a", "a..b/c..", "to?/awful?name%you:never", "a b", "ünï/日本語", "CON", ".git"],
+)
+def test_odd_names_that_stay_inside_are_accepted(path: str) -> None:
+    require_safe_path(path)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "C:x", "a\0", "x" * 201])
+def test_an_etag_or_commit_that_cannot_name_one_file_is_refused(name: str) -> None:
+    with pytest.raises(UnsafePathError, match="etag"):
+        require_safe_name(name, what="etag")
+
+
+def test_every_door_into_a_repo_folder_checks_names(folder: RepoFolder) -> None:
+    for call in (
+        lambda: folder.pointer(COMMIT, "../x"),
+        lambda: folder.pointer("../x", "a"),
+        lambda: folder.blob("../x"),
+        lambda: folder.write_ref("../../x", COMMIT),
+        lambda: folder.remember_missing(COMMIT, "../x"),
+        lambda: folder.remember_missing("..", "x"),
+        lambda: BlobDestination(folder, COMMIT, "../x", ETAG),
+        lambda: BlobDestination(folder, COMMIT, "x", "../" + ETAG),
+        lambda: LocalDirDestination(LocalFolder("/nowhere"), "../x", COMMIT, ETAG),
+        lambda: LocalDirDestination(LocalFolder("/nowhere"), "x", COMMIT, "a/b"),
+    ):
+        with pytest.raises(UnsafePathError):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("path", "limit", "expected"),
+    [
+        pytest.param("C:\\short", 255, "C:\\short", id="short"),
+        pytest.param("C:\\" + "a" * 260, 255, "\\\\?\\C:\\" + "a" * 260, id="long"),
+        pytest.param("C:\\" + "a" * 246, 247, "\\\\?\\C:\\" + "a" * 246, id="too long for a folder"),
+        pytest.param("C:\\" + "a" * 246, 255, "C:\\" + "a" * 246, id="not too long for a file"),
+        pytest.param("\\\\h\\s\\" + "a" * 260, 255, "\\\\?\\UNC\\h\\s\\" + "a" * 260, id="share"),
+        pytest.param("\\\\?\\C:\\" + "a" * 260, 255, "\\\\?\\C:\\" + "a" * 260, id="extended already"),
+    ],
+)
+def test_long_windows_paths_take_their_extended_form(path: str, limit: int, expected: str) -> None:
+    assert extended_path(path, limit, windows=True) == expected
+    assert extended_path(path, limit, windows=False) == path
+
+
+def test_a_published_blob_is_linked_relatively_from_its_snapshot(folder: RepoFolder) -> None:
+    target = BlobDestination(folder, COMMIT, "nested/deep/file.bin", ETAG)
+    assert not target.is_present()
+    staged = stage(target.staging_dir / f"{target.staging_key}.incomplete")
+    target.publish(staged)
+    assert os.readlink(target.path) == f"../../../../blobs/{ETAG}"
+    assert target.path.read_bytes() == b"content"
+    assert not staged.exists()
+    assert target.is_present()
+    assert names_below(Path(folder.root)) == {
+        f"blobs/{ETAG}",
+        f"snapshots/{COMMIT}/nested/deep/file.bin",
+    }
+
+
+def test_a_blob_of_another_snapshot_is_linked_and_not_fetched(folder: RepoFolder) -> None:
+    BlobDestination(folder, COMMIT, "a", ETAG).publish(stage(Path(folder.blobs) / "s"))
+    other = BlobDestination(folder, "d" * 40, "renamed", ETAG)
+    assert other.is_present()
+    assert other.path.read_bytes() == b"content"
+
+
+def test_publishing_replaces_a_blob_that_is_a_symlink_and_never_writes_through_it(
+    folder: RepoFolder, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.write_bytes(b"shared")
+    os.symlink(shared, Path(folder.blobs) / ETAG)
+    target = BlobDestination(folder, COMMIT, "a", ETAG)
+    target.publish(stage(Path(folder.blobs) / "staged", b"new"))
+    assert shared.read_bytes() == b"shared"
+    assert not (Path(folder.blobs) / ETAG).is_symlink()
+    assert target.path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(
+    "left_over",
+    [
+        pytest.param("dangling", id="a link to a blob that is gone"),
+        pytest.param("same", id="the same link, made by another process"),
+    ],
+)
+def test_a_pointer_in_the_way_is_replaced_or_kept(folder: RepoFolder, left_over: str) -> None:
+    target = BlobDestination(folder, COMMIT, "a", ETAG)
+    target.path.parent.mkdir(parents=True)
+    os.symlink("../../blobs/" + ("gone" if left_over == "dangling" else ETAG), target.path)
+    target.publish(stage(Path(folder.blobs) / "staged"))
+    assert os.readlink(target.path) == f"../../blobs/{ETAG}"
+
+
+def test_a_snapshot_folder_removed_behind_our_back_is_made_again(folder: RepoFolder) -> None:
+    first = BlobDestination(folder, COMMIT, "a", ETAG)
+    first.publish(stage(Path(folder.blobs) / "s1"))
+    first.path.unlink()
+    first.path.parent.rmdir()
+    second = BlobDestination(folder, COMMIT, "b", "f" * 40)
+    second.publish(stage(Path(folder.blobs) / "s2"))
+    assert second.path.read_bytes() == b"content"
+
+
+def test_without_symlinks_a_new_file_moves_into_the_snapshot_and_an_old_blob_is_copied(
+    tmp_path: Path,
+) -> None:
+    folder = RepoFolder(str(tmp_path), "models--a", symlinks=lambda: False)
+    folder.prepare()
+    new = BlobDestination(folder, COMMIT, "x/new", ETAG)
+    new.publish(stage(Path(folder.blobs) / "staged"))
+    assert new.path.read_bytes() == b"content"
+    assert not new.path.is_symlink()
+    assert not (Path(folder.blobs) / ETAG).exists()
+
+    (Path(folder.blobs) / "old").write_bytes(b"old")
+    old = BlobDestination(folder, COMMIT, "x/old", "old")
+    assert old.is_present()
+    assert not old.path.is_symlink()
+    assert (Path(folder.blobs) / "old").read_bytes() == old.path.read_bytes() == b"old"
+
+
+def test_symlink_support_is_asked_once(tmp_path: Path) -> None:
+    asked = []
+    folder = RepoFolder(str(tmp_path), "models--a", symlinks=lambda: bool(asked.append(1)) or True)
+    assert folder.symlinks
+    assert folder.symlinks
+    assert asked == [1]
+
+
+def test_a_blob_of_the_shared_store_is_linked_by_its_xet_hash(tmp_path: Path) -> None:
+    asked: list[tuple[str, str, int | None]] = []
+
+    def share(blob: str, xet_hash: str, size: int | None) -> bool:
+        asked.append((blob, xet_hash, size))
+        Path(blob).write_bytes(b"shared")
+        return True
+
+    folder = RepoFolder(str(tmp_path), "models--a", share=share)
+    assert not BlobDestination(folder, COMMIT, "a", ETAG, 6).is_present()
+    assert BlobDestination(folder, COMMIT, "a", ETAG, 6, "f" * 64).is_present()
+    assert asked == [(folder.blob(ETAG), "f" * 64, 6)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o037, 0o640), (0o077, 0o600)])
+def test_published_files_have_the_permissions_of_new_ones(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        folder = RepoFolder(str(tmp_path / "hub"), "models--a")
+        folder.prepare()
+        blob = BlobDestination(folder, COMMIT, "a", ETAG)
+        local = LocalDirDestination(LocalFolder(str(tmp_path / "local")), "b", COMMIT, ETAG)
+        plain = FileDestination(tmp_path / "plain" / "c")
+        for target in (blob, local, plain):
+            staged = stage(target.staging_dir / "staged")
+            staged.chmod(0o600)
+            target.publish(staged)
+            assert stat.S_IMODE(target.path.stat().st_mode) == mode
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_is_marked_as_a_cache_and_an_existing_mark_is_left_alone(tmp_path: Path) -> None:
+    RepoFolder(str(tmp_path), "models--a").prepare()
+    tag = tmp_path / "CACHEDIR.TAG"
+    assert tag.read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
+    tag.write_text("mine")
+    RepoFolder(str(tmp_path), "models--b").prepare()
+    assert tag.read_text() == "mine"
+
+
+def test_a_ref_is_written_only_when_it_changes(folder: RepoFolder) -> None:
+    ref = Path(folder.root) / "refs" / "refs" / "pr" / "1"
+    folder.write_ref("refs/pr/1", COMMIT)
+    assert ref.read_text() == COMMIT
+    before = ref.stat().st_ino
+    folder.write_ref("refs/pr/1", COMMIT)
+    assert ref.stat().st_ino == before
+    folder.write_ref("refs/pr/1", "d" * 40)
+    assert folder.read_ref("refs/pr/1") == "d" * 40
+    assert [p.name for p in ref.parent.iterdir()] == ["1"]
+    folder.write_ref(COMMIT, COMMIT)
+    assert folder.read_ref(COMMIT) is None
+
+
+def test_a_missing_file_is_remembered(folder: RepoFolder) -> None:
+    folder.remember_missing(COMMIT, "sub/nope.json")
+    folder.remember_missing(COMMIT, "sub/nope.json")
+    assert (Path(folder.root) / ".no_exist" / COMMIT / "sub" / "nope.json").read_bytes() == b""
+
+
+def test_a_missing_file_that_cannot_be_remembered_is_only_logged(
+    folder: RepoFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    (Path(folder.root) / ".no_exist").write_text("in the way")
+    folder.remember_missing(COMMIT, "nope")
+    assert "nope" in caplog.text
+
+
+def test_many_threads_may_publish_one_file(folder: RepoFolder) -> None:
+    start = threading.Barrier(8)
+    failures: list[BaseException] = []
+
+    def publish(number: int) -> None:
+        target = BlobDestination(folder, COMMIT, "dir/a", ETAG)
+        staged = stage(Path(folder.blobs) / f"staged{number}")
+        start.wait()
+        try:
+            target.publish(staged)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=publish, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert failures == []
+    assert BlobDestination(folder, COMMIT, "dir/a", ETAG).path.read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("occupied", [False, True])
+def test_a_file_system_that_refuses_renames_gets_the_file_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, occupied: bool
+) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise OSError(18, "cross-device")
+
+    source, target = stage(tmp_path / "a" / "source", b"new"), tmp_path / "b" / "target"
+    target.parent.mkdir()
+    if occupied:
+        target.write_bytes(b"old")
+    monkeypatch.setattr(cache.os, "replace", refuse)
+    cache._replace(str(source), str(target))
+    assert target.read_bytes() == b"new"
+    assert names_below(tmp_path) == {"b/target"}
+
+
+def test_a_move_that_fails_keeps_both_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = stage(tmp_path / "source", b"new"), stage(tmp_path / "target", b"old")
+    rename = os.rename
+
+    def refuse(a: str, b: str) -> None:
+        if str(b) == str(target) and ".new" in str(a):
+            raise OSError(5, "no")
+        rename(a, b)
+
+    monkeypatch.setattr(cache.os, "replace", lambda a, b: refuse("x.new", str(target)))
+    monkeypatch.setattr(cache.os, "rename", refuse)
+    with pytest.raises(OSError, match="no"):
+        cache._replace(str(source), str(target))
+    assert source.read_bytes() == b"new"
+    assert target.read_bytes() == b"old"
+    assert names_below(tmp_path) == {"source", "target"}
+
+
+# ---- local_dir
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalFolder:
+    return LocalFolder(str(tmp_path / "local"))
+
+
+def test_a_file_of_a_local_dir_is_plain_and_noted(local: LocalFolder) -> None:
+    target = LocalDirDestination(local, "sub/file.txt", COMMIT, ETAG)
+    assert not target.is_present()
+    target.publish(stage(target.staging_dir / "staged"))
+    assert target.path.read_bytes() == b"content"
+    notes = Path(local.root) / ".cache" / "huggingface" / "download" / "sub" / "file.txt.metadata"
+    commit, etag, timestamp = notes.read_text().splitlines()
+    assert (commit, etag) == (COMMIT, ETAG)
+    assert abs(float(timestamp) - target.path.stat().st_mtime) < 60
+    assert (Path(local.root) / ".cache" / "huggingface" / ".gitignore").read_text() == "*"
+    assert (Path(local.root) / ".cache" / "huggingface" / "CACHEDIR.TAG").exists()
+    assert target.is_present()
+
+
+def test_a_known_etag_moves_on_to_the_new_commit_without_a_download(local: LocalFolder) -> None:
+    LocalDirDestination(local, "a", COMMIT, ETAG).publish(stage(Path(local.root) / "s"))
+    assert LocalDirDestination(local, "a", "d" * 40, ETAG).is_present()
+    noted = local.read_metadata("a")
+    assert noted is not None
+    assert noted.commit == "d" * 40
+    assert not LocalDirDestination(local, "a", COMMIT, "f" * 40).is_present()
+
+
+def test_metadata_older_than_their_file_by_more_than_a_second_count_for_nothing(
+    local: LocalFolder,
+) -> None:
+    LocalDirDestination(local, "a", COMMIT, ETAG).publish(stage(Path(local.root) / "s"))
+    noted = local.read_metadata("a")
+    assert noted is not None
+    os.utime(local.file("a"), (noted.timestamp + 0.9, noted.timestamp + 0.9))
+    assert local.read_metadata("a") == noted
+    os.utime(local.file("a"), (noted.timestamp + 2, noted.timestamp + 2))
+    assert local.read_metadata("a") is None
+
+
+@pytest.mark.parametrize("text", ["", "only\n", f"{COMMIT}\n{ETAG}\nnot a time\n", "\x00\xff"])
+def test_damaged_metadata_are_removed_with_a_warning(
+    local: LocalFolder, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    path = Path(local.notes("a"))
+    path.parent.mkdir(parents=True)
+    path.write_text(text, encoding="latin-1")
+    with caplog.at_level(logging.WARNING):
+        assert local.read_metadata("a") is None
+    assert not path.exists()
+    assert "Invalid metadata file" in caplog.text
+
+
+def test_metadata_of_a_file_that_is_gone_count_for_nothing(local: LocalFolder) -> None:
+    LocalDirDestination(local, "a", COMMIT, ETAG).publish(stage(Path(local.root) / "s"))
+    os.unlink(local.file("a"))
+    assert local.read_metadata("a") is None
+
+
+def test_a_copy_comes_in_by_rename_and_leaves_nothing_behind(local: LocalFolder, tmp_path: Path) -> None:
+    source = stage(tmp_path / "source", b"cached")
+    local.copy_in(str(source), "sub/a")
+    assert Path(local.file("sub/a")).read_bytes() == b"cached"
+    assert not list(Path(local.root).rglob("*.incomplete"))
+    with pytest.raises(FileNotFoundError):
+        local.copy_in(str(tmp_path / "missing"), "sub/b")
+    assert not list(Path(local.root).rglob("*.incomplete"))
+
+
+def test_a_subfolder_removed_behind_our_back_is_made_again(local: LocalFolder) -> None:
+    for name in ("sub/a", "sub/b"):
+        target = LocalDirDestination(local, name, COMMIT, ETAG)
+        target.publish(stage(target.staging_dir / "staged"))
+        target.path.unlink()
+        target.path.parent.rmdir()
+    assert not Path(local.file("sub/b")).exists()
+
+
+def test_files_of_one_folder_and_etag_are_staged_under_different_keys(local: LocalFolder) -> None:
+    keys = {LocalDirDestination(local, n, COMMIT, ETAG).staging_key for n in ("a", "b", "c.txt")}
+    assert len(keys) == 3
+    assert all("/" not in key for key in keys)
+
+
+# ---- any file
+
+
+def test_a_plain_file_is_present_by_its_digest_or_else_by_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    digest = Digest("sha256", hashlib.sha256(b"content").hexdigest())
+    assert not FileDestination(path, size=7).is_present()
+    path.write_bytes(b"content")
+    assert FileDestination(path, size=7).is_present()
+    assert FileDestination(path, digest=digest).is_present()
+    assert not FileDestination(path).is_present()
+    assert not FileDestination(path, size=8).is_present()
+    path.write_bytes(b"CONTENT")
+    assert not FileDestination(path, size=7, digest=digest).is_present()
+
+
+def test_staging_keys_of_plain_files_differ_by_name_and_version_and_fit_a_file_name(
+    tmp_path: Path,
+) -> None:
+    names = ("a", "b", "x" * 250)
+    keys = [FileDestination(tmp_path / n, v).staging_key for n in names for v in ("1", "2")]
+    assert len(set(keys)) == 6
+    assert max(map(len, keys)) < 200
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ("sha256", "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"),
+        ("git-sha1", "6b584e8ece562ebffc15d38808cd6b98fc3d97ea"),
+    ],
+)
+def test_a_file_hashes_as_git_and_sha256sum_say(tmp_path: Path, algorithm: str, expected: str) -> None:
+    path = stage(tmp_path / "f", b"content")
+    assert digest_of(path, algorithm).value == expected
+
+
+def test_hashing_ends_when_halted(tmp_path: Path) -> None:
+    halt = Halt()
+    halt.set()
+    with pytest.raises(HaltedError):
+        digest_of(stage(tmp_path / "f"), "sha256", halt)
