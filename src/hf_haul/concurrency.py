@@ -1,0 +1,322 @@
+"""How many connections to one source: grow while it pays, hold, probe, back off.
+
+The problem: too few connections leave a link idle, because servers and long round trips limit each one; too many
+make it collapse (a fast link was seen to hold 300 MB/s with 4 and lose it with 6), and cost processor time. Success
+is no guide: an overloaded link still delivers, only later. So growth has to be earned, in goodput.
+
+Start: double while a doubling brings a quarter more. Then small steps, each kept only if it brings a
+twentieth more. A step that does not pay is taken back, and the limit holds for a while before the next probe;
+probes go up and down in turn, because a start during TCP's slow start overshoots. A refusal (429, 503) or repeated
+broken connections halve the limit at once.
+
+What it does not do: look at the clock, at threads or at sockets. Its owner feeds samples and obeys ``limit``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+__all__ = ["ConcurrencyController"]
+
+Phase = Literal["start", "steps", "hold"]
+
+_START_TICK: Final = 0.1
+_STEP_TICK: Final = 0.5
+_FIRST_BYTES_PER_TICK: Final = 3.0
+_DOUBLING_PAYS: Final = 1.25
+_STEP_PAYS: Final = 1.05
+#: A smaller limit is kept if this much of the goodput stays.
+_SHRINKING_PAYS: Final = 0.98
+_STEP: Final = 2
+#: Above this a step is an eighth: two more of fifty could not show in the goodput.
+_SMALL: Final = 16
+_HOLD: Final = 5.0
+_LONGEST_HOLD: Final = 20.0
+#: Growth of the goodput at an unchanged limit, twice in a row, that says that what was learned is out of date.
+_SURGE: Final = 1.25
+_BUSY_PROCESSOR: Final = 0.85
+#: Share of the limit that has to be in use on average for a tick to say anything about it.
+_IN_USE: Final = 0.75
+#: Seconds for the connections in use to follow a new limit, after which the trial is called off.
+_FOLLOW: Final = 4.0
+_BACKOFF_EVERY: Final = 1.0
+#: Broken connections within so many seconds that are more than bad luck.
+_BREAKS: Final = 2
+_BREAKS_WITHIN: Final = 5.0
+#: Says of ``backoff`` that are no sign of overload.
+_HARMLESS: Final = frozenset({"LinkExpiredError", "RangeRefusedError", "SourceChangedError"})
+#: Says of ``backoff`` after which one is enough.
+_REFUSALS: Final = frozenset({"ServerBusyError"})
+
+
+@dataclass
+class _Trial:
+    """A limit being tried."""
+
+    before: int
+    baseline: float
+    need: float
+    since: float
+    eager: bool  # whether the first tick may decide, if it is good
+    ticks: int = 0
+
+
+class ConcurrencyController:
+    """The limit of connections to one source. Not safe for threads: its owner guards it.
+
+    Args:
+        initial: Connections to start with.
+        maximum: Connections never exceeded.
+        clock: Seconds, monotonic; used where a call does not say the time.
+    """
+
+    def __init__(self, initial: int, maximum: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        if not 1 <= initial <= maximum:
+            raise ValueError(f"need 1 <= initial <= maximum, not {initial} and {maximum}")
+        self._initial = initial
+        self._maximum = maximum
+        self._clock = clock
+        self._limit = initial
+        self._phase: Phase = "start"
+        self._trial: _Trial | None = None
+        self._goodput = 0.0  # at the present limit, smoothed; 0.0 while unknown
+        self._first_byte: float | None = None
+        self._flow_since: float | None = None  # when connections were first seen in use
+        self._flowing = False
+        self._told_at: float | None = None
+        self._tick_at: float | None = None
+        self._tick_bytes = 0.0
+        self._tick_samples: list[int] = []
+        self._hold_until = 0.0
+        self._hold = _HOLD
+        self._probe_down = True  # a start in leaps is more likely to end too high than too low
+        self._surges = 0
+        self._breaks: deque[float] = deque(maxlen=_BREAKS)
+        self._backed_off_at: float | None = None
+        self._backoffs: dict[str, int] = {}
+
+    @property
+    def limit(self) -> int:
+        """Connections that may be in use now."""
+        return self._limit
+
+    def first_byte(self, seconds: float) -> None:
+        """Note the seconds from a request to its answer; a tick lasts at least three times that."""
+        before = seconds if self._first_byte is None else self._first_byte
+        self._first_byte = before + 0.2 * (seconds - before)
+
+    def sample(self, now: float, bytes_total: float, active: int, cpu_busy: float | None = None) -> None:
+        """Look at the source; call it about every 0.1 s.
+
+        Args:
+            now: Seconds, monotonic.
+            bytes_total: Goodput so far: bytes, and something for each finished request where round trips and not
+                bytes are what takes time.
+            active: Connections in use.
+            cpu_busy: Share of all processors that this process uses, 0.0 to 1.0; ``None`` if unknown.
+        """
+        if self._tick_at is None:
+            self._start_tick(now, bytes_total)
+            return
+        if not self._flowing:
+            self._watch_flow(now, bytes_total, active)
+            return
+        if self._trial is not None and not self._follows(now, active):
+            self._start_tick(now, bytes_total)
+            return
+        self._tick_samples.append(active)
+        if now - self._tick_at < self._tick_seconds():
+            return
+        rate = (bytes_total - self._tick_bytes) / (now - self._tick_at)
+        told = self._tells(rate)
+        self._start_tick(now, bytes_total)
+        if told:
+            self._judge(now, rate, busy=cpu_busy is not None and cpu_busy > _BUSY_PROCESSOR)
+
+    def backoff(self, now: float, reason: str) -> None:
+        """Note trouble, and halve the limit if it looks like too many connections; at most once a second.
+
+        Args:
+            now: Seconds, monotonic.
+            reason: ``ServerBusyError`` acts at once. ``LinkExpiredError``, ``RangeRefusedError`` and
+                ``SourceChangedError`` are no sign of overload and never do. Anything else is a broken connection: the
+                second within five seconds acts, and never below the initial limit, because some proxies
+                cut every long answer however few there are.
+        """
+        if reason in _HARMLESS:
+            return
+        floor = 1
+        if reason not in _REFUSALS:
+            self._breaks.append(now)
+            if len(self._breaks) < _BREAKS or now - self._breaks[0] > _BREAKS_WITHIN:
+                return
+            floor = min(self._initial, self._limit)
+        if self._backed_off_at is not None and now - self._backed_off_at < _BACKOFF_EVERY:
+            return
+        self._backed_off_at = now
+        self._backoffs[reason] = self._backoffs.get(reason, 0) + 1
+        self._trial = None
+        self._limit = max(floor, self._limit // 2)
+        self._goodput = 0.0
+        self._probe_down = False
+        self._rest(now, _HOLD)
+        self._tick_at = None
+
+    def retune(self, now: float) -> None:
+        """Start over from the present limit."""
+        del now  # nothing is pending after this
+        self._trial = None
+        self._phase = "start"
+        self._goodput = 0.0
+        self._hold = _HOLD
+        self._tick_at = None
+
+    def snapshot(self) -> dict[str, Any]:
+        """The present state as plain values."""
+        return {
+            "limit": self._limit,
+            "maximum": self._maximum,
+            "phase": self._phase,
+            "trying": self._trial is not None,
+            "goodput_bps": self._goodput,
+            "first_byte_seconds": self._first_byte,
+            "backoffs": dict(self._backoffs),
+        }
+
+    # ---- one tick
+
+    def _tick_seconds(self) -> float:
+        least = _START_TICK if self._phase == "start" else _STEP_TICK
+        # Ticks are cut by samples a little late or early; a hair less keeps them from taking one more.
+        return max(least, _FIRST_BYTES_PER_TICK * (self._first_byte or 0.0)) - 0.01
+
+    def _start_tick(self, now: float, bytes_total: float) -> None:
+        self._tick_at = now
+        self._tick_bytes = bytes_total
+        self._tick_samples = []
+
+    def _watch_flow(self, now: float, bytes_total: float, active: int) -> None:
+        """Wait for the first bytes; a tick that began before them would make the rest look like growth."""
+        if active and self._flow_since is None:
+            self._flow_since = now
+        if bytes_total <= self._tick_bytes:
+            return
+        self._flowing = True
+        self._start_tick(now, bytes_total)
+        if self._first_byte is None and self._flow_since is not None:
+            self._first_byte = now - self._flow_since
+
+    def _follows(self, now: float, active: int) -> bool:
+        """Whether the connections in use have followed the limit on trial; calls it off if they do not."""
+        trial = self._trial
+        assert trial is not None
+        if now - trial.since > _FOLLOW + 4 * self._tick_seconds():
+            # Too much under way for fewer; or not enough to do for more, and then more does no harm.
+            if self._limit < trial.before:
+                self._take_back(trial)
+                self._rest(now, _HOLD)
+            self._trial = None
+            return False
+        return active >= self._limit if self._limit > trial.before else active <= self._limit
+
+    def _tells(self, rate: float) -> bool:
+        """Whether a tick says something about the limit: it was in use, and bytes flowed."""
+        samples = self._tick_samples
+        if not samples or rate <= 0.0:
+            return False
+        return max(samples) == self._limit and sum(samples) >= _IN_USE * self._limit * len(samples)
+
+    def _judge(self, now: float, rate: float, *, busy: bool) -> None:
+        if self._trial is not None:
+            if not self._judge_trial(now, rate, self._trial):
+                return
+        else:
+            self._note_goodput(now, rate)
+        if self._phase == "hold":
+            if now >= self._hold_until:
+                self._probe(now, busy=busy)
+        elif busy:  # more connections would only take turns
+            self._rest(now, self._hold)
+        else:
+            self._grow(now)
+
+    def _note_goodput(self, now: float, rate: float) -> None:
+        stale = self._told_at is None or now - self._told_at > _HOLD
+        self._told_at = now
+        if stale or not self._goodput:
+            self._goodput = rate
+            return
+        self._surges = self._surges + 1 if rate >= _SURGE * self._goodput else 0
+        self._goodput = (self._goodput + rate) / 2
+        if self._phase == "hold" and self._surges >= 2:  # the link is another one than it was
+            self._phase, self._goodput, self._hold = "start", rate, _HOLD
+
+    def _judge_trial(self, now: float, rate: float, trial: _Trial) -> bool:
+        """Decide on the limit on trial; returns whether to go on from here at once."""
+        trial.ticks += 1
+        pays = rate >= trial.need * trial.baseline
+        if trial.ticks == 1 and not (pays and trial.eager):
+            return False  # the tick after a change still holds much of the old
+        self._told_at = now
+        if not pays and not (trial.eager and rate >= _STEP_PAYS * trial.baseline):
+            self._take_back(trial)
+            if trial.eager:
+                self._phase = "steps"
+            else:
+                self._hold = min(2 * self._hold, _LONGEST_HOLD)
+                self._rest(now, self._hold)
+            return False
+        self._trial = None
+        self._goodput = rate
+        self._hold = _HOLD
+        if self._limit < trial.before:
+            self._rest(now, _HOLD)
+            return False
+        if not pays:  # less than a doubling should bring, but something: keep it, go on in steps
+            self._phase = "steps"
+        return True
+
+    def _take_back(self, trial: _Trial) -> None:
+        self._trial = None
+        self._limit = trial.before
+        self._goodput = trial.baseline
+
+    # ---- changes
+
+    def _grow(self, now: float) -> None:
+        if self._limit >= self._maximum:
+            self._rest(now, self._hold)
+        elif self._phase == "start":
+            larger = min(2 * self._limit, self._maximum)
+            need = 1.0 + (_DOUBLING_PAYS - 1.0) * (larger / self._limit - 1.0)
+            self._try(now, larger, need, eager=True)
+        else:
+            self._try(now, min(self._limit + self._step(), self._maximum), _STEP_PAYS)
+
+    def _probe(self, now: float, *, busy: bool) -> None:
+        """Try the neighbours of a limit that has held: above and below in turn."""
+        down = self._probe_down or busy or self._limit >= self._maximum
+        self._probe_down = not self._probe_down
+        smaller = max(self._initial, self._limit - max(_STEP, self._limit // 4))
+        if down and smaller < self._limit:
+            self._try(now, smaller, _SHRINKING_PAYS)
+        elif busy:
+            self._rest(now, self._hold)
+        else:
+            self._phase = "steps"
+            self._grow(now)
+
+    def _step(self) -> int:
+        return _STEP if self._limit <= _SMALL else self._limit // 8
+
+    def _try(self, now: float, limit: int, need: float, *, eager: bool = False) -> None:
+        self._trial = _Trial(self._limit, self._goodput, need, now, eager)
+        self._limit = limit
+
+    def _rest(self, now: float, seconds: float) -> None:
+        self._phase = "hold"
+        self._hold_until = now + seconds

@@ -1,0 +1,245 @@
+"""What was measured: totals of a queue, smoothed speeds, and what is known of each source."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hf_haul.config import KiB, Settings
+
+__all__ = ["DownloadMetrics", "SourceHistory", "SpeedMeter"]
+
+#: Seconds over which the peak speed is averaged; a shorter look would measure the buffers of the system.
+_PEAK_WINDOW: Final = 1.0
+#: Seconds one read should take: progress, pause and limits act between reads.
+_READ_SECONDS: Final = 0.1
+#: Seconds of reading after which an old measurement counts half.
+_HISTORY_HALF_LIFE: Final = 2.0
+#: Read size in bytes while nothing is known of a source.
+_FIRST_READ: Final = 256 * KiB
+#: Weight of the latest time to first byte.
+_FIRST_BYTE_WEIGHT: Final = 0.2
+
+
+class DownloadMetrics:
+    """Totals of one queue. Measured, never guessed; safe for many threads.
+
+    Attributes:
+        files_total: Files in the queue.
+        files_done: Files in place.
+        files_failed: Files given up.
+        bytes_total: Bytes of all files, as far as known.
+        bytes_downloaded: Bytes received, repeated ones included, resumed ones not.
+        retries: Attempts beyond the first.
+        seconds_limited: Seconds that threads waited for the bandwidth limit, added up over them.
+    """
+
+    def __init__(
+        self,
+        files_total: int = 0,
+        bytes_total: int = 0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.files_total = files_total
+        self.files_done = 0
+        self.files_failed = 0
+        self.bytes_total = bytes_total
+        self.bytes_downloaded = 0
+        self.retries = 0
+        self.seconds_limited = 0.0
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._started = clock()
+        self._finished: float | None = None
+        self._window_at = self._started
+        self._window_bytes = 0
+        self._peak = 0.0
+
+    def add_bytes(self, nbytes: int) -> None:
+        """Count bytes received."""
+        now = self._clock()
+        with self._lock:
+            self.bytes_downloaded += nbytes
+            self._window_bytes += nbytes
+            if now - self._window_at >= _PEAK_WINDOW:
+                self._peak = max(self._peak, self._window_bytes / (now - self._window_at))
+                self._window_at, self._window_bytes = now, 0
+
+    def add_file(self, *, ok: bool) -> None:
+        """Count a file that came to its end."""
+        with self._lock:
+            if ok:
+                self.files_done += 1
+            else:
+                self.files_failed += 1
+
+    def add_retry(self) -> None:
+        """Count an attempt beyond the first."""
+        with self._lock:
+            self.retries += 1
+
+    def add_limited(self, seconds: float) -> None:
+        """Count seconds that a thread waited for the bandwidth limit."""
+        with self._lock:
+            self.seconds_limited += seconds
+
+    def finish(self) -> None:
+        """Stop the clock; the first call counts."""
+        with self._lock:
+            if self._finished is None:
+                self._finished = self._clock()
+
+    def duration(self) -> float:
+        """Seconds since the start, up to the end once there is one."""
+        return (self._clock() if self._finished is None else self._finished) - self._started
+
+    def completion_rate(self) -> float:
+        """Percentage of the files that are in place; 100.0 if there are none to fetch."""
+        return 100.0 * self.files_done / self.files_total if self.files_total else 100.0
+
+    @property
+    def average_speed_bps(self) -> float:
+        """Bytes per second over the whole duration; 0.0 before any time has passed."""
+        seconds = self.duration()
+        return self.bytes_downloaded / seconds if seconds > 0 else 0.0
+
+    @property
+    def peak_speed_bps(self) -> float:
+        """Bytes per second in the best second; the average of a download that took less than that."""
+        return max(self._peak, self.average_speed_bps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {
+            "duration_seconds": self.duration(),
+            "completion_rate": self.completion_rate(),
+            "files_total": self.files_total,
+            "files_done": self.files_done,
+            "files_failed": self.files_failed,
+            "bytes_total": self.bytes_total,
+            "bytes_downloaded": self.bytes_downloaded,
+            "retries": self.retries,
+            "seconds_limited": self.seconds_limited,
+            "average_speed_bps": self.average_speed_bps,
+            "peak_speed_bps": self.peak_speed_bps,
+        }
+
+
+class SpeedMeter:
+    """A smoothed speed that follows changes, and fades while nothing comes. Safe for many threads.
+
+    Bytes count for less the older they are. A young meter divides by its age, so that its first answers are
+    not too low.
+
+    Args:
+        half_life: Seconds after which bytes count half.
+        clock: Seconds, monotonic.
+    """
+
+    __slots__ = ("_at", "_clock", "_decay", "_level", "_lock", "_started")
+
+    def __init__(self, half_life: float = 2.0, clock: Callable[[], float] = time.monotonic) -> None:
+        if not half_life > 0:
+            raise ValueError(f"half_life must be more than 0 seconds, not {half_life!r}")
+        self._decay = math.log(2) / half_life
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._started = self._at = clock()
+        self._level = 0.0
+
+    def add(self, nbytes: int) -> None:
+        """Count bytes that came in now."""
+        with self._lock:
+            self._fade()
+            self._level += nbytes
+
+    def speed(self) -> float:
+        """Bytes per second."""
+        with self._lock:
+            self._fade()
+            # What a steady stream of one byte per second would have left by now.
+            share = -math.expm1(-self._decay * (self._at - self._started)) / self._decay
+            return self._level / share if share > 0 else 0.0
+
+    def _fade(self) -> None:
+        now = self._clock()
+        if now > self._at:
+            self._level *= math.exp(-self._decay * (now - self._at))
+            self._at = now
+
+
+@dataclass
+class _Source:
+    bytes: float = 0.0
+    seconds: float = 0.0
+    first_byte: float | None = None
+
+
+class SourceHistory:
+    """What each source (``scheme://host[:port]``) has shown so far. Safe for many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sources: dict[str, _Source] = {}
+
+    def read(self, source: str, nbytes: int, seconds: float) -> None:
+        """Note one read: its bytes, and the seconds one connection took for them."""
+        with self._lock:
+            known = self._sources.setdefault(source, _Source())
+            fade = 0.5 ** (seconds / _HISTORY_HALF_LIFE)
+            known.bytes = known.bytes * fade + nbytes
+            known.seconds = known.seconds * fade + seconds
+
+    def first_byte(self, source: str, seconds: float) -> None:
+        """Note the seconds from a request to its answer."""
+        with self._lock:
+            known = self._sources.setdefault(source, _Source())
+            before = seconds if known.first_byte is None else known.first_byte
+            known.first_byte = before + _FIRST_BYTE_WEIGHT * (seconds - before)
+
+    def connection_speed(self, source: str) -> float | None:
+        """Bytes per second that one connection gets, ``None`` while unknown."""
+        with self._lock:
+            known = self._sources.get(source)
+            return known.bytes / known.seconds if known is not None and known.seconds > 0 else None
+
+    def first_byte_seconds(self, source: str) -> float | None:
+        """Seconds from a request to its answer, ``None`` while unknown."""
+        with self._lock:
+            known = self._sources.get(source)
+            return None if known is None else known.first_byte
+
+    def read_size(self, source: str, settings: Settings, file_size: int | None) -> int:
+        """Bytes to read at a time, so that one read takes about a tenth of a second.
+
+        Args:
+            source: Where the bytes come from.
+            settings: The smallest and the largest read.
+            file_size: Bytes of the file, ``None`` if unknown; a smaller file is read at once.
+        """
+        speed = self.connection_speed(source)
+        wanted = _FIRST_READ if speed is None else int(speed * _READ_SECONDS)
+        smallest = min(settings.min_chunk_size, settings.chunk_size)
+        size = min(max(_power_of_two(wanted), smallest), settings.chunk_size)
+        return size if file_size is None or file_size >= size else max(file_size, 1)
+
+    def as_dict(self) -> dict[str, dict[str, float | None]]:
+        """All of it as plain values, by source."""
+        with self._lock:
+            return {
+                name: {
+                    "connection_speed_bps": known.bytes / known.seconds if known.seconds > 0 else None,
+                    "first_byte_seconds": known.first_byte,
+                }
+                for name, known in self._sources.items()
+            }
+
+
+def _power_of_two(number: int) -> int:
+    """The largest power of two that is not above ``number``; 1 at the least."""
+    return 1 << max(0, number.bit_length() - 1)
