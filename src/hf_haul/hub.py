@@ -1,0 +1,639 @@
+"""All we use of huggingface_hub: revisions, listings, headers, URLs, exceptions, and its caches' formats."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+
+from huggingface_hub import HfApi, RepoFile, constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import (
+    FileMetadataError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.file_download import are_symlinks_supported, repo_folder_name
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
+    build_hf_headers,
+    hf_raise_for_status,
+    http_backoff,
+    parse_ratelimit_headers,
+)
+
+from hf_haul.cache import RepoFolder, ShareBlob
+from hf_haul.errors import HttpStatusError
+from hf_haul.task import Digest, RemoteFile
+
+__all__ = [
+    "PATIENT_TIMEOUT",
+    "UNREACHABLE",
+    "FileMetadata",
+    "ListedFile",
+    "ProxyError",
+    "Repository",
+    "cache_folder",
+    "detach_tracebacks",
+    "digest_from_etag",
+    "is_commit",
+    "is_offline",
+    "is_shared",
+    "is_transient",
+    "metadata_from_listing",
+    "read_tree",
+    "tree_folder",
+    "write_tree",
+]
+
+logger = logging.getLogger(__name__)
+
+# huggingface_hub 1.x speaks httpx and 2.x httpx2: its errors say which.
+_http: Any = importlib.import_module(
+    next(
+        base for base in HfHubHTTPError.__mro__ if not base.__module__.startswith("huggingface_hub")
+    ).__module__.partition(".")[0]
+)
+ProxyError: type[Exception] = _http.ProxyError
+
+#: What huggingface_hub takes for "the Hub cannot be asked, look into the cache"; a ProxyError is none of it.
+UNREACHABLE: Final[tuple[type[Exception], ...]] = (
+    _http.ConnectError,
+    _http.TimeoutException,
+    OfflineModeIsEnabled,
+    HfHubHTTPError,
+)
+_NO_LISTING: Final[tuple[type[Exception], ...]] = (
+    *UNREACHABLE,
+    KeyError,
+    ValueError,
+    AssertionError,
+)
+_TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (
+    _http.TimeoutException,
+    _http.NetworkError,
+    _http.RemoteProtocolError,
+)
+_TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+
+#: Seconds that a request about metadata may take once we know that only the Hub can help.
+PATIENT_TIMEOUT: Final = 60.0
+#: Seconds between attempts where the Hub names no time, as huggingface_hub waits.
+_WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_HEX: Final = frozenset("0123456789abcdef")
+_XET_HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
+
+#: Origins that huggingface_hub sends the token to besides the endpoint in use.
+_HUB_ENDPOINTS: Final = ("https://huggingface.co", "https://hub-ci.huggingface.co", "https://hf.co")
+
+T = TypeVar("T")
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a full commit id, which cannot come to mean something else."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def is_offline() -> bool:
+    """Whether huggingface_hub was told to stay offline."""
+    return bool(constants.is_offline_mode())
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed a little later."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _TRANSIENT_STATUSES
+    return isinstance(error, _TRANSIENT_ERRORS)
+
+
+def detach_tracebacks(error: BaseException) -> None:
+    """Drop the frames that an error and its causes keep alive, and with them what callers hold there."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        current.__traceback__ = None
+        pending += [current.__cause__, current.__context__]
+
+
+def digest_from_etag(etag: str) -> Digest | None:
+    """The digest that a Hub file's etag is: sha256 for LFS and Xet files, git's object id for the others.
+
+    Returns:
+        ``None`` where the etag is neither, as behind some mirrors.
+    """
+    if set(etag) <= _HEX and len(etag) in (40, 64):
+        return Digest("sha256" if len(etag) == 64 else "git-sha1", etag)
+    return None
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """One file of a listing, as the Hub sent it.
+
+    Attributes:
+        size: Bytes; of the pointer file, where ``lfs_size`` is given and differs.
+        blob_id: Git's object id (of the pointer, for LFS files).
+        lfs_sha256: sha256 of an LFS or Xet file.
+        lfs_size: Its size in bytes.
+        xet_hash: Its Xet hash.
+    """
+
+    size: int
+    blob_id: str
+    lfs_sha256: str | None = None
+    lfs_size: int | None = None
+    xet_hash: str | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the content in bytes."""
+        return self.size if self.lfs_size is None else self.lfs_size
+
+    @property
+    def digest(self) -> Digest | None:
+        """The digest of the content, whose value is also the etag; ``None`` if the listing does not tell.
+
+        A gated repository's listing may be redacted, and a mirror's may hold other ids.
+        """
+        if self.lfs_sha256 is not None:
+            digest = digest_from_etag(self.lfs_sha256)
+            return digest if digest is not None and digest.algorithm == "sha256" else None
+        if self.xet_hash is not None:
+            return None
+        digest = digest_from_etag(self.blob_id)
+        return digest if digest is not None and digest.algorithm == "git-sha1" else None
+
+    @property
+    def valid_xet_hash(self) -> str | None:
+        """The Xet hash, unless redacted."""
+        return self.xet_hash if self.xet_hash and _XET_HASH.fullmatch(self.xet_hash) else None
+
+
+@dataclass(frozen=True, slots=True)
+class FileMetadata:
+    """What is known of one file at one commit.
+
+    Attributes:
+        commit: The commit.
+        etag: The version of the content; the name of its blob in the cache.
+        size: Bytes, or ``None`` if the server did not say.
+        xet_hash: The Xet hash, where there is one.
+    """
+
+    commit: str
+    etag: str
+    size: int | None
+    xet_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One repository on one Hub, and how to ask for it.
+
+    Attributes:
+        repo_id: ``org/name`` or ``name``.
+        repo_type: ``model``, ``dataset``, ``space`` or ``kernel``.
+        endpoint: The Hub's URL; huggingface_hub's if ``None``.
+        token: As in huggingface_hub.
+        library_name: For the user agent.
+        library_version: For the user agent.
+        user_agent: For the user agent.
+        headers: Sent with every request to the Hub; they win over the others.
+    """
+
+    repo_id: str
+    repo_type: str = "model"
+    endpoint: str | None = None
+    token: bool | str | None = field(default=None, repr=False)
+    library_name: str | None = None
+    library_version: str | None = None
+    user_agent: dict[str, Any] | str | None = None
+    headers: dict[str, str] | None = field(default=None, repr=False)
+
+    @cached_property
+    def request_headers(self) -> dict[str, str]:
+        """Headers for every request to the Hub, token included.
+
+        Raises:
+            OSError: ``token=True``, but none is stored.
+        """
+        headers = dict(
+            build_hf_headers(
+                token=self.token,
+                library_name=self.library_name,
+                library_version=self.library_version,
+                user_agent=self.user_agent,
+                headers=self.headers,
+            )
+        )
+        # huggingface_hub marks downloads since 2.0, by a context variable that does not reach our threads.
+        counter = getattr(constants, "X_HF_DOWNLOAD_COUNTER", None)
+        if counter is not None:
+            headers.setdefault(counter, "1")
+        return headers
+
+    @cached_property
+    def _frozen_headers(self) -> Mapping[str, str]:
+        return MappingProxyType(self.request_headers)
+
+    @property
+    def base(self) -> str:
+        """The Hub's URL, without a slash at its end."""
+        return (self.endpoint or constants.ENDPOINT).rstrip("/")
+
+    @cached_property
+    def trusted_origins(self) -> frozenset[str]:
+        """Origins that may receive the token, as ``scheme://host:port``."""
+        return frozenset(_origin(url) for url in (*_HUB_ENDPOINTS, constants.ENDPOINT, self.base))
+
+    @property
+    def folder_name(self) -> str:
+        """The repository's folder in a cache."""
+        return str(repo_folder_name(repo_id=self.repo_id, repo_type=self.repo_type))
+
+    @cached_property
+    def _api(self) -> HfApi:
+        return HfApi(endpoint=self.base, token=self.token, headers=self.request_headers)
+
+    def url(self, path: str, revision: str) -> str:
+        """Where to ask for a file."""
+        url: str = hf_hub_url(
+            self.repo_id,
+            path,
+            repo_type=self.repo_type,
+            revision=revision,
+            endpoint=self.base,
+        )
+        return url
+
+    def resolve(self, revision: str, *, timeout: float | None, patient: bool = False) -> str:
+        """The commit that a branch, tag or pull request is at.
+
+        Args:
+            revision: What the user asked for.
+            timeout: Seconds for one attempt.
+            patient: Whether to try again after an error that may pass.
+
+        Raises:
+            Exception: huggingface_hub's own errors.
+        """
+
+        def ask() -> str:
+            info = self._api.repo_info(
+                self.repo_id, repo_type=self.repo_type, revision=revision, timeout=timeout
+            )
+            assert info.sha is not None, "Repo info returned from server must have a revision sha."
+            return str(info.sha)
+
+        return _patiently(ask) if patient else ask()
+
+    def list_files(self, commit: str, *, patient: bool = True) -> dict[str, ListedFile]:
+        """Every file of a commit, by path.
+
+        Args:
+            commit: The commit, or any revision.
+            patient: Whether to try again where no connection is to be had at all.
+
+        Raises:
+            Exception: huggingface_hub's own errors.
+        """
+        files: dict[str, ListedFile] = {}
+        for page in self._pages(commit, patient=patient):
+            for item in page:
+                if item["type"] != "file":
+                    continue
+                lfs = item.get("lfs")
+                files[item["path"]] = ListedFile(
+                    size=item["size"],
+                    blob_id=item["oid"],
+                    lfs_sha256=lfs["oid"] if lfs else None,
+                    lfs_size=lfs["size"] if lfs else None,
+                    xet_hash=item.get("xetHash"),
+                )
+        return files
+
+    def _pages(self, commit: str, *, patient: bool) -> Iterator[list[dict[str, Any]]]:
+        url = f"{self.base}/api/{self.repo_type}s/{self.repo_id}/tree/{quote(commit, safe='')}"
+        params: dict[str, Any] | None = {"recursive": True, "expand": False}
+        errors = _TRANSIENT_ERRORS if patient else (_http.TimeoutException,)
+        seen: set[str] = set()
+        while url not in seen:
+            seen.add(url)
+            response = http_backoff(
+                "GET",
+                url,
+                params=params,
+                headers=self.request_headers,
+                timeout=PATIENT_TIMEOUT,
+                retry_on_exceptions=errors,
+            )
+            hf_raise_for_status(response)
+            yield response.json()
+            following = response.links.get("next", {}).get("url")
+            if following is None:
+                return
+            url, params = self._at_home(urljoin(url, following)), None
+
+    def _at_home(self, url: str) -> str:
+        """The same page, asked of our own endpoint.
+
+        Mirrors pass ``Link`` on as they got it. Followed to the letter it would lead past the mirror, and
+        carry the token to whatever origin it names.
+        """
+        if _origin(url) == _origin(self.base):
+            return url
+        base, page = urlsplit(self.base), urlsplit(url)
+        start = page.path.find("/api/")
+        return urlunsplit((base.scheme, base.netloc, base.path + page.path[max(start, 0) :], page.query, ""))
+
+    def metadata(
+        self, path: str, revision: str, *, timeout: float | None, patient: bool = False
+    ) -> FileMetadata:
+        """Ask for one file's commit, etag and size.
+
+        Args:
+            path: The file.
+            revision: Any revision.
+            timeout: Seconds for one attempt.
+            patient: Whether to try again after an error that may pass.
+
+        Raises:
+            FileMetadataError: The answer lacks what a Hub sends.
+            Exception: huggingface_hub's other errors.
+        """
+        url = self.url(path, revision)
+        try:
+            answer = get_hf_file_metadata(
+                url=url,
+                timeout=timeout,
+                headers=self.request_headers,
+                token=self.token,
+                endpoint=self.base,
+                retry_on_errors=patient,
+            )
+            if answer.commit_hash is None:
+                raise FileMetadataError(
+                    f"Response from {url} is missing the '{constants.HUGGINGFACE_HEADER_X_REPO_COMMIT}' header, so it"
+                    " does not seem to be served by a Hugging Face Hub endpoint. If HF_ENDPOINT is set, check that it"
+                    " points to a Hub-compatible endpoint. Otherwise, check your firewall and proxy settings and make"
+                    " sure your SSL certificates are updated."
+                )
+            if answer.etag is None:
+                raise FileMetadataError(
+                    "Distant resource does not have an ETag, we won't be able to reliably ensure reproducibility."
+                )
+        except (FileMetadataError, HfHubHTTPError) as error:
+            # A mirror that stores files under its own origin: the HEAD ran on to a plain file server.
+            listed = self._listed_instead(error, path, revision, url, timeout)
+            if listed is None:
+                raise
+            return listed
+        xet = answer.xet_file_data
+        return FileMetadata(
+            commit=answer.commit_hash,
+            etag=answer.etag,
+            size=answer.size,
+            xet_hash=None if xet is None else xet.file_hash,
+        )
+
+    def _listed_instead(
+        self, error: Exception, path: str, revision: str, url: str, timeout: float | None
+    ) -> FileMetadata | None:
+        if isinstance(error, HfHubHTTPError) and (
+            str(error.response.url) == url or "X-Error-Code" in error.response.headers
+        ):
+            return None
+        try:
+            commit = revision if is_commit(revision) else self.resolve(revision, timeout=timeout)
+            found = self._api.get_paths_info(self.repo_id, [path], revision=commit, repo_type=self.repo_type)
+        except _NO_LISTING as second:
+            logger.debug("No listing to make up for the metadata of %s: %s", path, second)
+            return None
+        for item in found:
+            if isinstance(item, RepoFile) and item.path == path:
+                entry = ListedFile(
+                    size=item.size,
+                    blob_id=item.blob_id,
+                    lfs_sha256=None if item.lfs is None else item.lfs.sha256,
+                    lfs_size=None if item.lfs is None else item.lfs.size,
+                    xet_hash=item.xet_hash,
+                )
+                return metadata_from_listing(commit, entry)
+        return None
+
+    def complete(
+        self, listing: Mapping[str, ListedFile], commit: str, *, timeout: float | None
+    ) -> tuple[dict[str, FileMetadata], dict[str, Exception]]:
+        """What is needed to download each file of a listing, with a request only where the listing lacks it.
+
+        Returns:
+            Metadata by path, and the errors of the files that had to be asked for and could not be.
+        """
+        known: dict[str, FileMetadata] = {}
+        unclear: list[str] = []
+        for path, entry in listing.items():
+            found = metadata_from_listing(commit, entry)
+            if found is None:
+                unclear.append(path)
+            else:
+                known[path] = found
+        failed: dict[str, Exception] = {}
+        if not unclear:
+            return known, failed
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            asked = {
+                path: pool.submit(self.metadata, path, commit, timeout=timeout, patient=True)
+                for path in unclear
+            }
+            for path, answer in asked.items():
+                try:
+                    known[path] = answer.result()
+                except Exception as error:  # noqa: BLE001  one file's failure must not stop the others
+                    failed[path] = error
+        return known, failed
+
+    def remote_file(self, path: str, metadata: FileMetadata) -> RemoteFile:
+        """The file as the engine wants it: where it is, what it measures and hashes to."""
+        return RemoteFile(
+            path=path,
+            url=self.url(path, metadata.commit),
+            size=metadata.size,
+            digest=digest_from_etag(metadata.etag),
+            etag=metadata.etag,
+            headers=self._frozen_headers,
+            trusted_origins=self.trusted_origins,
+            xet_hash=metadata.xet_hash,
+        )
+
+    def explain(self, path: str, commit: str, error: BaseException) -> BaseException:
+        """The error that huggingface_hub raises for a file that a server refused to hand out.
+
+        Asks for the file's metadata once more: what refuses the file refuses that too, in the Hub's own words.
+        """
+        if not isinstance(error, HttpStatusError):
+            return error
+        try:
+            get_hf_file_metadata(
+                url=self.url(path, commit),
+                timeout=PATIENT_TIMEOUT,
+                headers=self.request_headers,
+                token=self.token,
+                endpoint=self.base,
+            )
+        except HfHubHTTPError as explained:
+            if not is_transient(explained):
+                explained.__cause__ = error
+                return explained
+        except UNREACHABLE:
+            pass
+        return error
+
+
+def metadata_from_listing(commit: str, entry: ListedFile) -> FileMetadata | None:
+    """Metadata as a HEAD would tell it, or ``None`` if the listing does not hold them."""
+    digest = entry.digest
+    if digest is None:
+        return None
+    return FileMetadata(commit=commit, etag=digest.value, size=entry.bytes, xet_hash=entry.valid_xet_hash)
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask until there is an answer, an error that will not pass, or no attempt left."""
+    for wait in _WAITS:
+        try:
+            return ask()
+        except UNREACHABLE as error:
+            if not is_transient(error):
+                raise
+            told = _told_to_wait(error)
+            seconds = wait if told is None else told + 1.0
+            logger.warning("%s: asking the Hub again in %.0f s", type(error).__name__, seconds)
+        time.sleep(seconds)
+    return ask()
+
+
+def _told_to_wait(error: Exception) -> float | None:
+    if not isinstance(error, HfHubHTTPError):
+        return None
+    headers = error.response.headers
+    limit = parse_ratelimit_headers(headers)
+    if error.response.status_code == 429 and limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    after = str(headers.get("Retry-After", "")).strip()
+    return float(after) if after.isdigit() else None
+
+
+def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:
+    """The repository's folder in a Hub cache, with huggingface_hub's own answers about symlinks and sharing."""
+    root = os.path.join(cache_dir, repository.folder_name)
+    return RepoFolder(
+        cache_dir,
+        repository.folder_name,
+        symlinks=lambda: bool(are_symlinks_supported(root)),
+        share=_shared_store(cache_dir),
+    )
+
+
+def _shared_store(cache_dir: str) -> ShareBlob | None:
+    """A reader of the blob store that repositories share (huggingface_hub 2.x); nothing we fetch goes into it."""
+    try:
+        store = importlib.import_module("huggingface_hub.utils._shared_blobs")
+        enabled = store.shared_blobs_enabled()
+        link = store.try_link_from_shared_store
+    except (ImportError, AttributeError):
+        return None
+    if not enabled or not os.path.isdir(os.path.join(cache_dir, "blobs")):
+        return None
+
+    def share(blob: str, xet_hash: str, size: int | None) -> bool:
+        return bool(
+            are_symlinks_supported(cache_dir)
+            and link(blob_path=blob, xet_hash=xet_hash, cache_dir=cache_dir, expected_size=size)
+        )
+
+    return share
+
+
+def is_shared(cache_dir: str, metadata: FileMetadata) -> bool:
+    """Whether the blob store that repositories share has a file; does not touch the cache."""
+    try:
+        store = importlib.import_module("huggingface_hub.utils._shared_blobs")
+        known = store.has_shared_blob
+    except (ImportError, AttributeError):
+        return False
+    return (
+        metadata.xet_hash is not None
+        and not constants.HF_HUB_DISABLE_SYMLINKS
+        and bool(known(xet_hash=metadata.xet_hash, cache_dir=cache_dir, expected_size=metadata.size))
+    )
+
+
+def _tree_cache() -> Any:
+    try:
+        return importlib.import_module("huggingface_hub._tree_cache")
+    except ImportError:
+        return None
+
+
+def tree_folder(repo_folder: str, local_dir: str | None) -> str:
+    """Where huggingface_hub keeps the listings of a repository's commits."""
+    return repo_folder if local_dir is None else os.path.join(local_dir, ".cache", "huggingface")
+
+
+def read_tree(folder: str, commit: str) -> dict[str, ListedFile] | None:
+    """The listing of a commit, if huggingface_hub or we kept it.
+
+    Args:
+        folder: See :func:`tree_folder`.
+        commit: The commit.
+    """
+    cache = _tree_cache()
+    entries = None if cache is None else cache.read_tree_cache(folder, commit)
+    if entries is None:
+        return None
+    return {
+        path: ListedFile(e.size, e.blob_id, e.lfs_sha256, e.lfs_size, e.xet_hash)
+        for path, e in entries.items()
+    }
+
+
+def write_tree(folder: str, commit: str, listing: Mapping[str, ListedFile]) -> None:
+    """Keep the listing of a commit as huggingface_hub does, so that both find it offline.
+
+    Redacted listings are not kept, and failures are ignored: huggingface_hub's rules.
+    """
+    cache = _tree_cache()
+    if cache is not None:
+        cache.write_tree_cache(
+            folder,
+            commit,
+            {
+                path: cache.TreeCacheEntry(
+                    size=e.size,
+                    blob_id=e.blob_id,
+                    lfs_sha256=e.lfs_sha256,
+                    lfs_size=e.lfs_size,
+                    xet_hash=e.xet_hash,
+                )
+                for path, e in listing.items()
+            },
+        )

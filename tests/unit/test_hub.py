@@ -1,0 +1,532 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import (
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.file_download import HfFileMetadata
+from huggingface_hub.utils import hf_raise_for_status
+
+from hf_haul import hub
+from hf_haul.errors import ConnectionFailedError, HttpStatusError
+from hf_haul.hub import FileMetadata, ListedFile, Repository
+from hf_haul.task import Digest
+
+SHA = "a" * 40
+SHA256 = "b" * 64
+XET = "c" * 64
+REDACTED = "*" * 64
+ENDPOINT = "http://hub.test:8080"
+http: Any = hub._http  # httpx or httpx2, whichever huggingface_hub speaks
+
+
+def repository(**changes: Any) -> Repository:
+    return Repository("org/name", **{"endpoint": ENDPOINT, "token": "hf_secret", **changes})
+
+
+def response(
+    status: int = 200, body: Any = None, url: str = ENDPOINT, method: str = "GET", **headers: str
+) -> Any:
+    return http.Response(
+        status,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+        content=json.dumps(body).encode() if body else b"",
+        request=http.Request(method, url),
+    )
+
+
+def error_of(status: int, url: str = ENDPOINT, **headers: str) -> Exception:
+    with pytest.raises(HfHubHTTPError) as caught:
+        hf_raise_for_status(response(status, url=url, **headers))
+    return caught.value
+
+
+def item(path: str, **more: Any) -> dict[str, Any]:
+    return {"type": "file", "path": path, "size": 7, "oid": SHA, **more}
+
+
+class Pages:
+    """Answers tree requests in order, and keeps what was asked."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+
+    def __call__(self, method: str, url: str, *, params: Any, headers: dict[str, str], **_: Any) -> Any:
+        self.asked.append((url, params))
+        self.headers.append(headers)
+        return self.answers.pop(0)
+
+
+def next_page(url: str) -> dict[str, str]:
+    return {"Link": f'<{url}>; rel="next"'}
+
+
+# ---- listings
+
+
+def test_a_listing_holds_every_file_of_every_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = Pages(
+        response(
+            body=[item("a"), {"type": "directory", "path": "d", "oid": SHA, "size": 0}],
+            **next_page(f"{ENDPOINT}/api/models/org/name/tree/{SHA}?cursor=2"),
+        ),
+        response(body=[item("d/b", lfs={"oid": SHA256, "size": 9, "pointerSize": 1}, xetHash=XET)]),
+    )
+    monkeypatch.setattr(hub, "http_backoff", pages)
+    assert repository().list_files(SHA) == {
+        "a": ListedFile(7, SHA),
+        "d/b": ListedFile(7, SHA, SHA256, 9, XET),
+    }
+    assert pages.asked == [
+        (f"{ENDPOINT}/api/models/org/name/tree/{SHA}", {"recursive": True, "expand": False}),
+        (f"{ENDPOINT}/api/models/org/name/tree/{SHA}?cursor=2", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "link", "followed"),
+    [
+        pytest.param(
+            ENDPOINT,
+            f"{ENDPOINT}/api/models/org/name/tree/x?cursor=2",
+            f"{ENDPOINT}/api/models/org/name/tree/x?cursor=2",
+            id="our own endpoint",
+        ),
+        pytest.param(
+            ENDPOINT,
+            "https://huggingface.co/api/models/org/name/tree/x?cursor=2",
+            f"{ENDPOINT}/api/models/org/name/tree/x?cursor=2",
+            id="a mirror that passes the Hub's link on",
+        ),
+        pytest.param(
+            ENDPOINT,
+            "http://hub.test:9999/api/models/org/name/tree/x?cursor=2",
+            f"{ENDPOINT}/api/models/org/name/tree/x?cursor=2",
+            id="another port",
+        ),
+        pytest.param(
+            f"{ENDPOINT}/mirror/hf",
+            "https://huggingface.co/api/models/org/name/tree/x?cursor=2",
+            f"{ENDPOINT}/mirror/hf/api/models/org/name/tree/x?cursor=2",
+            id="a mirror below a path",
+        ),
+        pytest.param(
+            ENDPOINT,
+            "/api/models/org/name/tree/x?cursor=2",
+            f"{ENDPOINT}/api/models/org/name/tree/x?cursor=2",
+            id="a relative link",
+        ),
+    ],
+)
+def test_the_next_page_is_asked_of_our_own_endpoint_whatever_the_link_says(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, link: str, followed: str
+) -> None:
+    pages = Pages(response(body=[item("a")], **next_page(link)), response(body=[item("b")]))
+    monkeypatch.setattr(hub, "http_backoff", pages)
+    assert set(repository(endpoint=endpoint).list_files(SHA)) == {"a", "b"}
+    assert pages.asked[1] == (followed, None)
+    assert pages.headers[1]["authorization"] == "Bearer hf_secret"
+
+
+def test_pages_that_go_in_a_circle_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{ENDPOINT}/api/models/org/name/tree/{SHA}?cursor=2"
+    pages = Pages(*(response(body=[item("a")], **next_page(url)) for _ in range(5)))
+    monkeypatch.setattr(hub, "http_backoff", pages)
+    assert set(repository().list_files(SHA)) == {"a"}
+    assert len(pages.asked) == 2
+
+
+def test_a_listing_that_is_refused_raises_the_hubs_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "http_backoff", Pages(response(404, X_Error_Code="RepoNotFound")))
+    with pytest.raises(RepositoryNotFoundError):
+        repository().list_files(SHA)
+
+
+@pytest.mark.parametrize(
+    ("entry", "digest", "size", "xet"),
+    [
+        pytest.param(ListedFile(7, SHA), Digest("git-sha1", SHA), 7, None, id="git"),
+        pytest.param(
+            ListedFile(1, SHA, SHA256, 9, XET), Digest("sha256", SHA256), 9, XET, id="xet"
+        ),
+        pytest.param(ListedFile(9, SHA, SHA256, 9), Digest("sha256", SHA256), 9, None, id="lfs"),
+        pytest.param(
+            ListedFile(9, SHA, SHA256, 9, REDACTED), Digest("sha256", SHA256), 9, None,
+            id="only the xet hash redacted",
+        ),
+        pytest.param(ListedFile(9, SHA, REDACTED, 9), None, 9, None, id="digest redacted"),
+        pytest.param(ListedFile(9, SHA, None, None, REDACTED), None, 9, None, id="xet without lfs"),
+        pytest.param(ListedFile(9, SHA256), None, 9, None, id="another kind of object id"),
+        pytest.param(ListedFile(9, "W/x"), None, 9, None, id="no object id"),
+    ],
+)  # fmt: skip
+def test_a_listing_is_trusted_only_where_it_names_a_digest(
+    entry: ListedFile, digest: Digest | None, size: int, xet: str | None
+) -> None:
+    assert entry.digest == digest
+    assert entry.bytes == size
+    assert entry.valid_xet_hash == xet
+    known = hub.metadata_from_listing(SHA, entry)
+    assert known == (None if digest is None else FileMetadata(SHA, digest.value, size, xet))
+
+
+def test_only_files_without_a_digest_cost_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def metadata(self: Repository, path: str, revision: str, **_: Any) -> FileMetadata:
+        asked.append(path)
+        if path == "refused":
+            raise FileMetadataError("no")
+        return FileMetadata(revision, SHA256, 5)
+
+    monkeypatch.setattr(Repository, "metadata", metadata)
+    listing = {"plain": ListedFile(7, SHA), "odd": ListedFile(7, "?"), "refused": ListedFile(7, "?")}
+    known, failed = repository().complete(listing, SHA, timeout=1)
+    assert sorted(asked) == ["odd", "refused"]
+    assert known == {"plain": FileMetadata(SHA, SHA, 7), "odd": FileMetadata(SHA, SHA256, 5)}
+    assert [(path, str(error)) for path, error in failed.items()] == [("refused", "no")]
+
+
+# ---- headers, origins, requests
+
+
+def test_every_request_names_the_caller_and_counts_as_a_download() -> None:
+    headers = repository(library_name="lib", library_version="1", headers={"x-mine": "1"})
+    sent = headers.request_headers
+    assert sent["authorization"] == "Bearer hf_secret"
+    assert sent["user-agent"].startswith("lib/1; ")
+    assert sent["x-mine"] == "1"
+    if hub.constants.__dict__.get("X_HF_DOWNLOAD_COUNTER"):
+        assert sent["X-HF-Download-Counter"] == "1"
+
+
+def test_without_a_token_none_is_sent() -> None:
+    assert "authorization" not in repository(token=False).request_headers
+
+
+def test_a_remote_file_is_pinned_to_its_commit_and_carries_its_digest() -> None:
+    file = repository(repo_type="dataset").remote_file("a b/c?.bin", FileMetadata(SHA, SHA256, 5, XET))
+    assert file.url == f"{ENDPOINT}/datasets/org/name/resolve/{SHA}/a%20b/c%3F.bin"
+    assert file.digest == Digest("sha256", SHA256)
+    assert (file.size, file.etag, file.xet_hash) == (5, SHA256, XET)
+    assert file.headers["authorization"] == "Bearer hf_secret"
+    assert "hf_secret" not in repr(file)
+    assert {ENDPOINT, "https://huggingface.co:443"} <= file.trusted_origins
+    assert "http://huggingface.co:80" not in file.trusted_origins
+
+
+def test_a_repository_never_prints_its_token() -> None:
+    assert "secret" not in repr(repository(headers={"authorization": "Bearer hf_secret"}))
+
+
+# ---- metadata of one file
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> list[dict[str, Any]]:
+    asked: list[dict[str, Any]] = []
+
+    def fake(**arguments: Any) -> Any:
+        asked.append(arguments)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", fake)
+    return asked
+
+
+def head(commit: str | None = SHA, etag: str | None = SHA256, size: int | None = 5) -> HfFileMetadata:
+    return HfFileMetadata(commit_hash=commit, etag=etag, location="http://x", size=size, xet_file_data=None)
+
+
+def test_metadata_come_from_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answer_with(monkeypatch, head(size=None))
+    found = repository().metadata("a", "refs/pr/1", timeout=3, patient=True)
+    assert found == FileMetadata(SHA, SHA256, None)
+    assert asked[0]["url"] == f"{ENDPOINT}/org/name/resolve/refs%2Fpr%2F1/a"
+    assert (asked[0]["timeout"], asked[0]["retry_on_errors"]) == (3, True)
+
+
+class Listed:
+    """Stands for the API of a mirror."""
+
+    def __init__(self, found: list[Any] | Exception) -> None:
+        self.found = found
+
+    def get_paths_info(self, repo_id: str, paths: list[str], **_: Any) -> list[Any]:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+def repo_file(path: str) -> Any:
+    return hub.RepoFile(path=path, size=7, oid=SHA)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        pytest.param(head(commit=None), id="no commit"),
+        pytest.param(head(etag=None), id="no etag"),
+        pytest.param("elsewhere", id="refused by a file server behind a redirect"),
+    ],
+)
+def test_a_mirror_that_answers_no_hub_metadata_is_asked_for_its_listing(
+    monkeypatch: pytest.MonkeyPatch, outcome: Any
+) -> None:
+    if outcome == "elsewhere":
+        outcome = error_of(405, url=f"{ENDPOINT}/storage/a")
+    answer_with(monkeypatch, outcome)
+    repo = repository()
+    repo.__dict__["_api"] = Listed([repo_file("other"), repo_file("a")])
+    assert repo.metadata("a", SHA, timeout=1) == FileMetadata(SHA, SHA, 7)
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        pytest.param([], id="not listed"),
+        pytest.param([repo_file("other")], id="another file"),
+        pytest.param(KeyError("size"), id="no proper listing"),
+        pytest.param("refused", id="listing refused"),
+    ],
+)
+def test_the_first_error_stands_where_the_listing_does_not_help(
+    monkeypatch: pytest.MonkeyPatch, listed: Any
+) -> None:
+    answer_with(monkeypatch, head(commit=None))
+    repo = repository()
+    repo.__dict__["_api"] = Listed(error_of(500) if listed == "refused" else listed)
+    with pytest.raises(FileMetadataError, match="X-Repo-Commit"):
+        repo.metadata("a", SHA, timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [(404, "EntryNotFound", RemoteEntryNotFoundError), (403, "GatedRepo", GatedRepoError)],
+)
+def test_what_the_hub_itself_refuses_is_not_looked_up_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str, kind: type[Exception]
+) -> None:
+    answer_with(monkeypatch, error_of(status, url=f"{ENDPOINT}/elsewhere", X_Error_Code=code))
+    repo = repository()
+    repo.__dict__["_api"] = Listed([repo_file("a")])
+    with pytest.raises(kind):
+        repo.metadata("a", SHA, timeout=1)
+
+
+def test_a_refused_download_is_explained_in_the_hubs_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = HttpStatusError("403", status=403)
+    answer_with(monkeypatch, error_of(403, X_Error_Code="GatedRepo"))
+    explained = repository().explain("a", SHA, refused)
+    assert isinstance(explained, GatedRepoError)
+    assert explained.__cause__ is refused
+
+
+@pytest.mark.parametrize(
+    ("failure", "outcome"),
+    [
+        pytest.param(ConnectionFailedError("lost"), None, id="nothing was refused"),
+        pytest.param(HttpStatusError("403", status=403), head(), id="the Hub would hand it out"),
+        pytest.param(HttpStatusError("403", status=403), "503", id="the Hub is busy"),
+    ],
+)
+def test_other_failures_keep_their_own_error(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, outcome: Any
+) -> None:
+    answer_with(monkeypatch, error_of(503) if outcome == "503" else outcome)
+    assert repository().explain("a", SHA, failure) is failure
+
+
+# ---- patience
+
+
+class Waits:
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
+    waits = Waits()
+    monkeypatch.setattr(hub.time, "sleep", waits)
+    return waits
+
+
+def failing(*errors: Exception) -> Callable[[], str]:
+    left = list(errors)
+
+    def ask() -> str:
+        if left:
+            raise left.pop(0)
+        return "answer"
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("error", "waited"),
+    [
+        pytest.param(lambda: error_of(503), 1.0, id="503"),
+        pytest.param(lambda: error_of(429, Retry_After="7"), 8.0, id="429 with Retry-After"),
+        pytest.param(lambda: error_of(429, RateLimit='"api";r=0;t=3'), 4.0, id="429 with RateLimit"),
+        pytest.param(lambda: error_of(429, RateLimit='"api";r=9;t=3'), 1.0, id="429 with quota left"),
+        pytest.param(lambda: http.ReadTimeout("slow"), 1.0, id="timeout"),
+        pytest.param(lambda: http.ConnectError("refused"), 1.0, id="no connection"),
+    ],
+)
+def test_an_error_that_may_pass_is_waited_out(
+    waits: Waits, error: Callable[[], Exception], waited: float
+) -> None:
+    assert hub._patiently(failing(error())) == "answer"
+    assert waits.seconds == [waited]
+
+
+def test_patience_ends_after_five_waits_with_the_last_error(waits: Waits) -> None:
+    with pytest.raises(http.ReadTimeout, match="5"):
+        hub._patiently(failing(*(http.ReadTimeout(str(i)) for i in range(6))))
+    assert waits.seconds == [1.0, 2.0, 4.0, 8.0, 8.0]
+
+
+def test_an_error_that_will_not_pass_is_raised_at_once(waits: Waits) -> None:
+    with pytest.raises(HfHubHTTPError):
+        hub._patiently(failing(error_of(403)))
+    assert waits.seconds == []
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (lambda: error_of(500), True),
+        (lambda: error_of(408), True),
+        (lambda: error_of(404), False),
+        (lambda: http.ReadError("reset"), True),
+        (lambda: http.RemoteProtocolError("cut"), True),
+        (lambda: FileMetadataError("no"), False),
+        (lambda: hub.OfflineModeIsEnabled("off"), False),
+    ],
+)
+def test_transient_errors_are_told_from_lasting_ones(error: Callable[[], Exception], transient: bool) -> None:
+    assert hub.is_transient(error()) is transient
+
+
+def test_a_kept_error_holds_no_frames() -> None:
+    def fail() -> None:
+        try:
+            raise KeyError("inner")
+        except KeyError as inner:
+            raise ValueError("outer") from inner
+
+    with pytest.raises(ValueError, match="outer") as caught:
+        fail()
+    error = caught.value
+    hub.detach_tracebacks(error)
+    assert error.__traceback__ is None
+    assert error.__cause__ is not None
+    assert error.__cause__.__traceback__ is None
+
+
+@pytest.mark.parametrize(
+    ("etag", "algorithm"),
+    [
+        (SHA, "git-sha1"),
+        (SHA256, "sha256"),
+        ("d41d8cd98f00b204e9800998ecf8427e", None),
+        ("A" * 40, None),
+        ("5d41-2", None),
+        ("", None),
+    ],
+)
+def test_an_etag_is_a_digest_only_in_the_hubs_own_forms(etag: str, algorithm: str | None) -> None:
+    digest = hub.digest_from_etag(etag)
+    assert (None if digest is None else digest.algorithm) == algorithm
+
+
+@pytest.mark.parametrize(
+    ("revision", "commit"),
+    [("main", False), (SHA, True), (SHA + "\n", False), (SHA[:12], False), (SHA256, False)],
+)
+def test_only_forty_hex_digits_are_a_commit(revision: str, commit: bool) -> None:
+    assert hub.is_commit(revision) is commit
+
+
+# ---- kept listings
+
+
+def test_a_kept_listing_is_the_one_huggingface_hub_keeps(tmp_path: Path) -> None:
+    listing = {"a": ListedFile(7, SHA), "b": ListedFile(9, SHA, SHA256, 9, XET)}
+    hub.write_tree(str(tmp_path), SHA, listing)
+    kept = json.loads((tmp_path / "trees" / f"{SHA}.json").read_text())
+    assert kept == {
+        "format_version": 1,
+        "files": {
+            "a": {"size": 7, "blob_id": SHA},
+            "b": {
+                "size": 9,
+                "blob_id": SHA,
+                "lfs_sha256": SHA256,
+                "lfs_size": 9,
+                "xet_hash": XET,
+            },
+        },
+    }
+    assert hub.read_tree(str(tmp_path), SHA) == listing
+    assert hub.read_tree(str(tmp_path), "d" * 40) is None
+
+
+def test_a_redacted_listing_is_not_kept(tmp_path: Path) -> None:
+    hub.write_tree(str(tmp_path), SHA, {"a": ListedFile(7, SHA, SHA256, 7, REDACTED)})
+    assert not (tmp_path / "trees").exists()
+
+
+def test_without_upstreams_cache_of_listings_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "_tree_cache", lambda: None)
+    hub.write_tree(str(tmp_path), SHA, {"a": ListedFile(7, SHA)})
+    assert hub.read_tree(str(tmp_path), SHA) is None
+    assert not (tmp_path / "trees").exists()
+
+
+def test_a_damaged_listing_is_no_listing(tmp_path: Path) -> None:
+    (tmp_path / "trees").mkdir()
+    (tmp_path / "trees" / f"{SHA}.json").write_text("{")
+    assert hub.read_tree(str(tmp_path), SHA) is None
+
+
+def test_a_cache_folder_answers_symlinks_as_huggingface_hub_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "are_symlinks_supported", lambda folder: False)
+    folder = hub.cache_folder(repository(), str(tmp_path))
+    assert folder.root == str(tmp_path / "models--org--name")
+    assert not folder.symlinks
+    assert folder.share is None
+
+
+def test_metadata_are_asked_for_by_several_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(4, timeout=10)
+
+    def metadata(self: Repository, path: str, revision: str, **_: Any) -> FileMetadata:
+        together.wait()
+        return FileMetadata(revision, SHA256, 5)
+
+    monkeypatch.setattr(Repository, "metadata", metadata)
+    known, failed = repository().complete({str(i): ListedFile(1, "?") for i in range(4)}, SHA, timeout=1)
+    assert len(known) == 4
+    assert failed == {}
