@@ -275,6 +275,30 @@ class ParallelDownloadManager:
         )
         return HttpSource(remote, self._pool, self._pace, compress=compress)
 
+    # ---- reading without a destination
+
+    def open_source(self, remote: RemoteFile) -> Transport:
+        """A source to read ranges of one file from, over this manager's connections and at their pace.
+
+        Every answer is checked to be the range asked for, and the file's URL is resolved once for all of them. The
+        caller owns retries, and asks :attr:`limiter` for what it reads.
+
+        Args:
+            remote: The file.
+
+        Raises:
+            RuntimeError: The manager is shut down.
+        """
+        if self._closed:
+            raise RuntimeError("the manager is shut down")
+        assert self._engine is not None  # rebuilt by now in a forked child, and the pool with it
+        return HttpSource(remote, self._pool, self._pace)
+
+    @property
+    def limiter(self) -> BandwidthLimiter:
+        """The bandwidth limit over all connections."""
+        return self._limiter
+
     # ---- asking for files
 
     def submit(
