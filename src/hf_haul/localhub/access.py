@@ -96,16 +96,17 @@ class Accounts:
             "auth": {"type": "access_token", "accessToken": token},
         }
 
+    def can_see(self, repo: Repo, account: Account | None) -> bool:
+        """Whether an account may know about a repository."""
+        return not repo.private or (account is not None and account.sees(repo.repo_id))
+
     def require_read(self, repo: Repo | None, account: Account | None) -> Repo:
         """Return the repository if the account may know about it.
 
         Raises:
             Refusal: There is none, or it is private; the two are not told apart.
         """
-        visible = repo is not None and (
-            not repo.private or (account is not None and account.sees(repo.repo_id))
-        )
-        if repo is None or not visible:
+        if repo is None or not self.can_see(repo, account):
             if account is None:
                 raise self._unauthorized(for_repo=True)
             raise Refusal(404, "Repository not found", "RepoNotFound")

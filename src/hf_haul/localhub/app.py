@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import re
 import time
 import uuid
@@ -20,14 +21,17 @@ from hf_haul.localhub.faults import Effects, Faults
 from hf_haul.localhub.limits import Allowance, RateLimits
 from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.replies import Refusal, Reply, json_reply, text_reply
+from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.requestlog import RequestLog, RequestRecord
-from hf_haul.localhub.routes_api import API_ROUTES
+from hf_haul.localhub.routes_api import API_ROUTES, home, list_repos
 from hf_haul.localhub.routes_files import CDN_PREFIX, cdn, resolve
 from hf_haul.localhub.routing import FILE_KINDS, Route, parse
 from hf_haul.localhub.sending import Delivery, Pace, Sender, reset
 from hf_haul.localhub.signing import Signer
 
 __all__ = ["App"]
+
+logger = logging.getLogger(__name__)
 
 _READ_METHODS: Final = frozenset({"GET", "HEAD", "POST"})
 _HOP: Final = "localhub-hop"
@@ -144,10 +148,18 @@ class App:
             return self._hop(record, name, 0)
         if effects.instead is not None:
             return effects.instead()
-        reply = self._reply(request, route, body)
+        if self._may_block(route):
+            loop = asyncio.get_running_loop()
+            reply = await loop.run_in_executor(None, self._reply, request, route, body)
+        else:
+            reply = self._reply(request, route, body)
         for change in effects.changes:
             change(reply)
         return reply
+
+    def _may_block(self, route: Route) -> bool:
+        repo = self.catalog.get(route.repo_type, route.repo_id)
+        return self.catalog.follows if repo is None else repo.blocking
 
     def _hop(self, record: RequestRecord, name: str, number: int) -> Reply:
         separator = "&" if "?" in record.url else "?"
@@ -210,6 +222,9 @@ class App:
             reply = self._hub_reply(request, route, body)
         except Refusal as refusal:
             reply = refusal.reply(as_json=route.kind not in FILE_KINDS)
+        except Exception:  # whatever is wrong here, the client gets an answer
+            logger.exception("cannot answer %s %s", request.method, route.raw_path)
+            reply = Refusal(500, "Internal error, see the hub's log.").reply(as_json=True)
         allowance.write_headers(reply.headers)
         trace = request.headers.get("X-Amzn-Trace-Id") or str(uuid.uuid4())
         reply.headers["X-Request-Id"] = f"Root=1-{uuid.uuid4().hex[:24]};{trace}"
@@ -233,9 +248,13 @@ class App:
         account = self.accounts.identify(request.headers, for_repo=for_repo)
         if route.kind == "whoami":
             return json_reply(self.accounts.whoami(account))
+        if route.kind in ("home", "list"):
+            self.catalog.look_again()
+            visible = [repo for repo in self.catalog.all() if self.accounts.can_see(repo, account)]
+            return list_repos(route, visible) if route.kind == "list" else home(visible)
         if not for_repo:
             raise not_found()
-        repo = self.catalog.get(route.repo_type, route.repo_id)
+        repo = self._find_repo(route)
         if repo is None:
             renamed = self.catalog.new_id(route.repo_type, route.repo_id)
             if renamed is not None and route.kind not in FILE_KINDS:
@@ -257,6 +276,13 @@ class App:
             repo=repo,
         )
         return resolve(asked) if route.kind in FILE_KINDS else API_ROUTES[route.kind](asked)
+
+    def _find_repo(self, route: Route) -> Repo | None:
+        repo = self.catalog.get(route.repo_type, route.repo_id)
+        if repo is None:
+            self.catalog.look_again()
+            repo = self.catalog.get(route.repo_type, route.repo_id)
+        return repo
 
     def _cdn_origin(self, request: web.BaseRequest) -> str:
         if self.cdn_url is not None:

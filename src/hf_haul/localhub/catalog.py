@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from hf_haul.localhub.access import Account, Accounts, revision_not_found
@@ -26,6 +26,8 @@ class Catalog:
         self._lock = threading.Lock()
         self._repos: dict[tuple[str, str], Repo] = {}
         self._renamed: dict[tuple[str, str], str] = {}
+        self._follow: tuple[Callable[[], Iterable[Repo]], float, Callable[[], float]] | None = None
+        self._look_at = 0.0
         for repo in repos:
             self.add(repo)
 
@@ -45,6 +47,35 @@ class Catalog:
             if (repo_type, new_id) not in self._repos:
                 raise LookupError(f"no {repo_type} {new_id!r}")
             self._renamed[repo_type, old_id] = new_id
+
+    def follow(self, find: Callable[[], Iterable[Repo]], interval: float, clock: Callable[[], float]) -> None:
+        """Look for new repositories when one is asked for that is not known.
+
+        Args:
+            find: Gives the repositories there are; those that are served already are left alone.
+            interval: Seconds between two looks.
+            clock: Seconds; only differences count.
+        """
+        self._follow = (find, interval, clock)
+        self._look_at = clock()
+
+    @property
+    def follows(self) -> bool:
+        """Whether a repository that is not known may turn up."""
+        return self._follow is not None
+
+    def look_again(self) -> None:
+        """Take up repositories that are new, if it is time to look."""
+        if self._follow is None:
+            return
+        find, interval, clock = self._follow
+        with self._lock:
+            if clock() < self._look_at:
+                return
+            self._look_at = clock() + interval
+        for repo in find():
+            if self.get(*repo.key) is None:
+                self.add(repo)
 
     def all(self) -> list[Repo]:
         """Every repository."""

@@ -159,7 +159,7 @@ def file_reply(
     common["ETag"] = etag
     common["Accept-Ranges"] = "bytes"
     common.setdefault("Content-Type", "application/octet-stream")
-    plain = name.encode("ascii", "replace").decode("ascii").replace('"', "'")
+    plain = re.sub(r'[^ -~]|["\\\\]', "_", name)
     encoded = quote(name, safe="", errors="surrogateescape")
     common.setdefault("Content-Disposition", f"inline; filename*=UTF-8''{encoded}; filename=\"{plain}\";")
     if etag in [part.strip() for part in request_headers.get("If-None-Match", "").split(",")]:

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -25,7 +25,7 @@ from hf_haul.localhub.objects import (
     tree_id,
 )
 
-__all__ = ["REPO_TYPES", "Commit", "DirEntry", "FileEntry", "Repo", "Tree", "default_lfs_rule"]
+__all__ = ["REPO_TYPES", "Commit", "DirEntry", "FileEntry", "Repo", "Tree", "default_lfs_rule", "full_ref"]
 
 #: Singular names of the repository types, and their plural in URLs.
 REPO_TYPES: Final[Mapping[str, str]] = {
@@ -36,7 +36,6 @@ REPO_TYPES: Final[Mapping[str, str]] = {
 }
 
 Gated = Literal[False, "auto", "manual"]
-FileSource = bytes | str | PathLike[str] | Content
 
 _FIRST_COMMIT: Final = 1_700_000_000  # seconds since 1970; a fixed date keeps ids deterministic
 _COMMIT_STEP: Final = 3600  # seconds
@@ -150,6 +149,7 @@ class DirEntry:
 
 
 Entry = FileEntry | DirEntry
+FileSource = bytes | str | PathLike[str] | Content | FileEntry
 
 
 class Tree:
@@ -307,6 +307,8 @@ class Repo:
     """
 
     default_branch: Final = "main"
+    #: Whether asking it something may take long: it reads, or hashes, what is on disk.
+    blocking = False
 
     def __init__(
         self,
@@ -365,6 +367,12 @@ class Repo:
         """Bring the repository up to date with where it comes from; here it always is."""
 
     @property
+    def has_commits(self) -> bool:
+        """Whether there is anything to serve yet."""
+        with self._lock:
+            return bool(self._commits)
+
+    @property
     def refs(self) -> dict[str, Commit]:
         """Full ref names (``refs/heads/main``) and what they point at."""
         with self._lock:
@@ -372,7 +380,13 @@ class Repo:
 
     def resolve(self, revision: str) -> Commit | None:
         """Find a commit by branch, tag, full ref, ``HEAD``, commit id or a short unique prefix."""
+        with self._lock:
+            if revision in self._commits:
+                return self._commits[revision]
         self.refresh()
+        return self._find(revision)
+
+    def _find(self, revision: str) -> Commit | None:
         with self._lock:
             if revision == "HEAD":
                 return self._default()
@@ -382,12 +396,10 @@ class Repo:
             return self._by_id(revision)
 
     def _by_id(self, revision: str) -> Commit | None:
-        if revision in self._commits:
-            return self._commits[revision]
         found = [
             commit
             for commit in self._commits.values()
-            if commit.long_id == revision
+            if revision in (commit.id, commit.long_id)
             or (len(revision) >= _SHORTEST_PREFIX and commit.id.startswith(revision))
         ]
         return found[0] if len(found) == 1 else None
@@ -405,7 +417,7 @@ class Repo:
         message: str = "Upload files",
         *,
         branch: str = "main",
-        replace: bool = False,
+        only: bool = False,
         author: str = "localhub",
         sha256: Mapping[str, str] | None = None,
         xet_hashes: Mapping[str, str] | None = None,
@@ -414,10 +426,10 @@ class Repo:
         """Add a commit to a branch, creating the branch if it is new (from the default branch).
 
         Args:
-            files: Content by path: bytes, a file on disk, or ``None`` to delete.
+            files: Content by path: bytes, a file on disk, or ``None`` to delete it.
             message: The commit message.
             branch: A branch name, or a full ref such as ``refs/pr/1`` or ``refs/convert/parquet``.
-            replace: Whether ``files`` is all there is, instead of changes to the branch.
+            only: Whether ``files`` is all there is, instead of changes to the branch.
             author: A user name.
             sha256: Digests by path; they are trusted, so a sparse file of any size is no work.
             xet_hashes: Xet hashes by path (64 hex digits).
@@ -433,8 +445,8 @@ class Repo:
             if source is not None
         }
         with self._lock:
-            parent = self._refs.get(_full_ref(branch)) or self._default()
-            kept = {} if replace or parent is None else dict(parent.tree.files)
+            parent = self._refs.get(full_ref(branch)) or self._default()
+            kept = {} if only or parent is None else dict(parent.tree.files)
         for path in files:
             kept.pop(path, None)
         return self.add_tree(Tree({**kept, **entries}.values()), message, branch, author, parent)
@@ -447,6 +459,8 @@ class Repo:
         xet_hash: str | None,
         digests: DigestCache | None,
     ) -> FileEntry:
+        if isinstance(source, FileEntry):
+            return replace(source, path=path)
         content = _as_content(source, sha256, digests)
         is_lfs = content.size > 0 and (xet_hash is not None or self._is_lfs(path, content.size))
         return FileEntry(path, content, is_lfs, xet_hash)
@@ -478,26 +492,43 @@ class Repo:
         with self._lock:
             self._commits[made.id] = made
             if branch is not None:
-                self._refs[_full_ref(branch)] = made
+                self._refs[full_ref(branch)] = made
             self._objects.update(lfs)
         return made
 
     def branch(self, name: str, revision: str = "main") -> None:
         """Make a branch, or move it, to point at ``revision``."""
-        self._point(_full_ref(name), revision)
+        self.point(full_ref(name), revision)
 
     def tag(self, name: str, revision: str = "main") -> None:
         """Make a tag, or move it, to point at ``revision``."""
-        self._point(f"refs/tags/{name}", revision)
+        self.point(f"refs/tags/{name}", revision)
 
-    def _point(self, ref: str, revision: str) -> None:
-        commit = self.resolve(revision)
+    def point(self, ref: str, revision: str) -> None:
+        """Make a full ref, or move it, to point at ``revision``.
+
+        Raises:
+            LookupError: There is no such revision.
+        """
+        commit = self._find(revision)
         if commit is None:
             raise LookupError(f"{self} has no revision {revision!r}")
         with self._lock:
             self._refs[ref] = commit
 
     # -- from elsewhere
+
+    @staticmethod
+    def from_cache(cache_dir: str | PathLike[str], *, digests: DigestCache | None = None) -> list[Repo]:
+        """The repositories of a Hub cache, with their real commit ids; they follow what it gets.
+
+        Args:
+            cache_dir: The folder with ``models--org--name`` in it.
+            digests: Where digests are kept, for caches without links.
+        """
+        from hf_haul.localhub.sources import find_repos  # it needs this module
+
+        return find_repos(Path(cache_dir), digests=digests)
 
     @classmethod
     def from_folder(
@@ -543,8 +574,14 @@ class Repo:
             disabled=disabled,
             lfs=lfs,
         )
+        told = {*(sha256 or {}), *(xet_hashes or {})}
+        files: dict[str, FileSource] = {}
+        for entry in scan_folder(root, digests):
+            # What is said here goes before what a note in the folder says.
+            keep = lfs is None and entry.path not in told
+            files[entry.path] = entry if keep else root / entry.path
         repo.commit(
-            dict(scan_folder(root, digests)),
+            files,
             message,
             sha256=sha256,
             xet_hashes=xet_hashes,
@@ -562,7 +599,9 @@ def _as_rule(lfs: LfsRule | Iterable[str] | None) -> LfsRule:
     return lambda path, _size: any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
-def _as_content(source: FileSource, sha256: str | None, digests: DigestCache | None) -> Content:
+def _as_content(
+    source: bytes | str | PathLike[str] | Content, sha256: str | None, digests: DigestCache | None
+) -> Content:
     if isinstance(source, Content):
         return source
     if isinstance(source, bytes):
@@ -570,7 +609,8 @@ def _as_content(source: FileSource, sha256: str | None, digests: DigestCache | N
     return FileContent(source, sha256=sha256, digests=digests)
 
 
-def _full_ref(name: str) -> str:
+def full_ref(name: str) -> str:
+    """``refs/heads/<name>``, unless it is a full ref already."""
     return name if name.startswith("refs/") else f"refs/heads/{name}"
 
 

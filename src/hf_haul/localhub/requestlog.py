@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -59,11 +60,14 @@ class RequestLog:
     """Every request in the order of arrival. Iterating gives those there were at that moment.
 
     Safe for threads: ``_changed`` guards the list. Records are written by the hub's thread only.
+
+    Args:
+        most: How many requests are kept, the latest; ``None`` for all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self._changed = threading.Condition()
-        self._records: list[RequestRecord] = []
+        self._records: deque[RequestRecord] = deque(maxlen=most)
 
     def __iter__(self) -> Iterator[RequestRecord]:
         with self._changed:

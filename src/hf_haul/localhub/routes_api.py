@@ -6,16 +6,17 @@ import base64
 import binascii
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlencode
 
 from hf_haul.localhub.access import entry_not_found, not_found
 from hf_haul.localhub.catalog import Asked
-from hf_haul.localhub.replies import Refusal, Reply, json_reply
-from hf_haul.localhub.repository import REPO_TYPES, Commit, Entry, FileEntry
+from hf_haul.localhub.replies import Refusal, Reply, json_reply, text_reply
+from hf_haul.localhub.repository import REPO_TYPES, Commit, Entry, FileEntry, Repo
+from hf_haul.localhub.routing import Route
 
-__all__ = ["API_ROUTES", "xet_token_url"]
+__all__ = ["API_ROUTES", "home", "list_repos", "xet_token_url"]
 
 _MOST_PATHS: Final = 1000  # paths in one paths-info request
 
@@ -81,6 +82,44 @@ def _sibling(entry: FileEntry, *, blobs: bool) -> dict[str, Any]:
                 "pointerSize": len(entry.pointer),
             }
     return values
+
+
+def list_repos(route: Route, repos: Iterable[Repo]) -> Reply:
+    """The repositories of one type, as ``list_models`` and its like ask for them.
+
+    Args:
+        route: ``search``, ``author`` and ``limit`` are obeyed.
+        repos: Those the account may know about, of any type.
+    """
+    search = (route.get("search") or "").lower()
+    author = route.get("author")
+    chosen = [
+        repo
+        for repo in sorted(repos, key=lambda repo: repo.repo_id)
+        if repo.repo_type == route.repo_type
+        and search in repo.repo_id.lower()
+        and author in (None, repo.repo_id.partition("/")[0])
+    ]
+    rows: list[dict[str, Any]] = [
+        {
+            "_id": repo.internal_id,
+            "id": repo.repo_id,
+            "private": repo.private,
+            "gated": repo.gated,
+            "downloads": 0,
+            "likes": 0,
+            "tags": [],
+        }
+        for repo in chosen
+    ]
+    return json_reply(rows[: _number(route.get("limit"), len(rows) or 1)])
+
+
+def home(repos: Iterable[Repo]) -> Reply:
+    """What somebody sees who opens the hub in a browser."""
+    lines = ["A local Hugging Face Hub (hf-haul). Set HF_ENDPOINT to this address.", ""]
+    lines += sorted(f"{REPO_TYPES[repo.repo_type]}/{repo.repo_id}" for repo in repos)
+    return text_reply("\n".join(lines) + "\n")
 
 
 # -- trees

@@ -37,7 +37,8 @@ class Route:
 
     Attributes:
         kind: ``"info"``, one of `API_KINDS` but ``"revision"`` (which is ``"info"`` too), one of
-            `FILE_KINDS`, ``"whoami"``, ``"agent-harnesses"``, ``"cdn"``, or ``"other"``.
+            `FILE_KINDS`, ``"list"`` (of repositories), ``"home"`` (the page for people),
+            ``"whoami"``, ``"agent-harnesses"``, ``"cdn"``, or ``"other"``.
         repo_type: ``"model"`` and so on, or ``""``.
         repo_id: As in the URL, so it may be an old name, or ``""``.
         revision: Decoded, or ``None`` if the URL names none.
@@ -99,12 +100,16 @@ def _about(found: _Found) -> tuple[str, str, str | None, str]:
 
 
 def _parse_parts(parts: list[str], exists: Callable[[str, str], bool]) -> _Found:
+    if parts == [""]:
+        return _Found("home")
     if parts[0] != "api":
         return _parse_file(parts)
     if parts[1:] == ["whoami-v2"]:
         return _Found("whoami")
     if parts[1:] == ["agent-harnesses"]:
         return _Found("agent-harnesses")
+    if len(parts) == 2 and parts[1] in _SINGULAR:
+        return _Found("list", _SINGULAR[parts[1]])
     if parts[1:2] == ["resolve-cache"] and len(parts) > 5:
         return _parse_api("resolve-cache", parts[2], parts[3:], exists)
     if len(parts) > 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import socket
 import struct
 import sys
@@ -13,8 +14,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Final
+from urllib.parse import quote
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from hf_haul.localhub.objects import FileContent
 from hf_haul.localhub.replies import Refusal, Reply
@@ -26,6 +29,7 @@ _SLICE: Final = 1 << 20  # bytes handed over between two looks at the pace and t
 _SMALL: Final = 64 << 10  # bytes; a body up to this size goes out in one write with its headers
 _SO_MAX_PACING_RATE: Final = 47 if sys.platform == "linux" else None
 _UNPACED: Final = 0xFFFFFFFF
+_UNSAFE: Final = re.compile(r"[^ -~]")
 _SIOCOUTQ: Final = 0x5411
 
 
@@ -150,7 +154,7 @@ class Sender:
     def _response(
         self, request: web.BaseRequest, reply: Reply, file: BinaryIO | None, delivery: Delivery
     ) -> web.StreamResponse:
-        headers = reply.headers
+        headers = _safe(reply.headers)
         length = reply.length if reply.declared is None else reply.declared
         simple = delivery.plain and self._unpaced and not reply.patches and not reply.chunked
         if simple and request.method != "HEAD" and length == reply.length <= _SMALL:
@@ -328,6 +332,14 @@ def _unacknowledged(sock: socket.socket | None) -> int:
 
     assert termios.TIOCOUTQ == _SIOCOUTQ
     return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _SIOCOUTQ, b"\0\0\0\0"))[0])
+
+
+def _safe(headers: CIMultiDict[str]) -> CIMultiDict[str]:
+    """Headers in which nothing a client sent can end a line or break the encoding."""
+    return CIMultiDict(
+        (name, _UNSAFE.sub(lambda match: quote(match[0], errors="surrogateescape"), value))
+        for name, value in headers.items()
+    )
 
 
 def _slice_for(rate: float | None) -> int:

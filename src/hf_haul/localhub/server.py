@@ -45,12 +45,14 @@ class LocalHub:
         *repos: What to serve; more can be added with `add`.
         host: Address to listen on.
         port: Port of the hub; 0 for any free one.
-        cdn_port: Port of the other origin, which serves LFS files; 0 for any free one.
+        cdn_port: Port of the other origin, which serves LFS files; 0 for any free one, ``None``
+            for no such port (then the option ``lfs`` must not be ``"redirect"``).
         cdn_url: Public address of the other origin, if clients reach it by another one than the
             hub's host with ``cdn_port``.
         accounts: Users with their tokens.
-        options: How the hub behaves; further keyword arguments set single options.
+        options: How the hub behaves.
         url_lifetime: Seconds a signed URL is good for.
+        log_size: How many requests `requests` remembers; ``None`` for all.
         certfile: A TLS certificate (PEM), to serve https on both ports.
         keyfile: Its key.
         **settings: Options by name, see `HubOptions`.
@@ -61,11 +63,12 @@ class LocalHub:
         *repos: Repo,
         host: str = "127.0.0.1",
         port: int = 0,
-        cdn_port: int = 0,
+        cdn_port: int | None = 0,
         cdn_url: str | None = None,
         accounts: Iterable[Account] = (),
         options: HubOptions | None = None,
         url_lifetime: float = 3600.0,
+        log_size: int | None = None,
         certfile: str | os.PathLike[str] | None = None,
         keyfile: str | os.PathLike[str] | None = None,
         **settings: Any,
@@ -75,13 +78,22 @@ class LocalHub:
             if not hasattr(self.options, name):
                 raise TypeError(f"no such option: {name}")
             setattr(self.options, name, value)
+        if cdn_port is None and self.options.lfs == "redirect":
+            raise ValueError('without a second port, lfs must be "direct" or "same_origin"')
         self._host = host
-        self._ports = (port, cdn_port)
+        self._ports: tuple[int, int | None] = (port, cdn_port)
         self._tls = _tls_context(certfile, keyfile)
         self.catalog = Catalog(repos)
         self.signer = Signer(url_lifetime)
         self.accounts = Accounts(accounts, code_on_401=self._tls is None)
-        self._app = App(self.catalog, self.accounts, self.options, self.signer, cdn_url=cdn_url)
+        self._app = App(
+            self.catalog,
+            self.accounts,
+            self.options,
+            self.signer,
+            cdn_url=cdn_url,
+            log=RequestLog(log_size),
+        )
         self._servers: list[web.Server] = []
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -122,10 +134,11 @@ class LocalHub:
         if self._thread is not None:
             self._thread.join(_START_TIMEOUT)
 
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until the hub is closed from elsewhere, ``timeout`` seconds at most."""
-        if self._thread is not None:
-            self._thread.join(timeout)
+    def wait(self) -> None:
+        """Wait until the hub is closed from elsewhere; ctrl-C gets through."""
+        while self._thread is not None and self._thread.is_alive():
+            # On Windows a join without a timeout would not be interrupted.
+            self._thread.join(0.5)
 
     def _run(self, ready: Future[None]) -> None:
         try:
@@ -140,11 +153,14 @@ class LocalHub:
         self._stop = asyncio.Event()
         runners = []
         try:
-            bound = []
-            for handler, port in zip((self._app.handle_hub, self._app.handle_cdn), self._ports, strict=True):
-                runner = await self._listen(handler, port)
+            bound = [0, 0]
+            handlers = (self._app.handle_hub, self._app.handle_cdn)
+            for i, port in enumerate(self._ports):
+                if port is None:
+                    continue
+                runner = await self._listen(handlers[i], port)
                 runners.append(runner)
-                bound.append(runner.addresses[0][1])
+                bound[i] = runner.addresses[0][1]
             self._bound = (bound[0], bound[1])
             self._app.cdn_port = bound[1]
             ready.set_result(None)

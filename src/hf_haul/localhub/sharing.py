@@ -1,0 +1,138 @@
+"""Sharing a folder or a Hub cache with the machines around."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from hf_haul.localhub.access import Account
+from hf_haul.localhub.objects import DigestCache
+from hf_haul.localhub.repository import Repo
+from hf_haul.localhub.server import LocalHub
+from hf_haul.localhub.sources import FollowingRepo, find_repos
+
+__all__ = ["serve", "share"]
+
+_LOOK_EVERY: Final = 5.0  # seconds between two looks for new repositories
+_LOG_SIZE: Final = 1000  # requests; a hub that runs for weeks must not keep them all
+
+
+def share(
+    path: str | os.PathLike[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str | None = None,
+    max_bytes_per_s: float | None = None,
+    certfile: str | os.PathLike[str] | None = None,
+    keyfile: str | os.PathLike[str] | None = None,
+    digest_file: str | os.PathLike[str] | None = None,
+) -> LocalHub:
+    """A hub, not started yet, that shares what is in a folder and follows its changes.
+
+    One port is all it needs: LFS files are given directly, as simple mirrors do.
+
+    Args:
+        path: A Hub cache; or a folder of ``<org>/<name>/``, also below ``models/``, ``datasets/``
+            and ``spaces/``; or one repository.
+        host: Address to listen on; ``"0.0.0.0"`` for every one of this machine.
+        port: Port to listen on; 0 for any free one.
+        token: If given, everything is private, and this is the token that opens it.
+        max_bytes_per_s: Bytes per second of all downloads together; ``None`` for no limit.
+        certfile: A TLS certificate (PEM), to serve https.
+        keyfile: Its key.
+        digest_file: Where the digests of files are remembered, so that a second start need not
+            read them all; ``None`` for ``hf-haul/digests.json`` in the user's cache folder.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"no such folder: {root}")
+    digests = DigestCache(digest_file if digest_file is not None else _default_digest_file())
+
+    def find() -> list[Repo]:
+        return find_repos(root, private=token is not None, digests=digests)
+
+    accounts = [] if token is None else [Account("local", token, repos=("*",), gated=("*",))]
+    hub = LocalHub(
+        *find(),
+        host=host,
+        port=port,
+        cdn_port=None,
+        accounts=accounts,
+        certfile=certfile,
+        keyfile=keyfile,
+        log_size=_LOG_SIZE,
+        lfs="direct",
+    )
+    hub.catalog.follow(find, _LOOK_EVERY, time.monotonic)
+    hub.set_pace(None, total=max_bytes_per_s)
+    return hub
+
+
+def serve(
+    path: str | os.PathLike[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    max_bytes_per_s: float | None = None,
+    certfile: str | os.PathLike[str] | None = None,
+    keyfile: str | os.PathLike[str] | None = None,
+    digest_file: str | os.PathLike[str] | None = None,
+    on_ready: Callable[[LocalHub], None] | None = None,
+) -> None:
+    """Share a folder until interrupted by ctrl-C, or until ``hub.close()`` is called elsewhere.
+
+    Repositories are hashed in the background, one after the other, as soon as it listens.
+
+    Args:
+        path: See `share`.
+        host: See `share`.
+        port: See `share`.
+        token: See `share`.
+        max_bytes_per_s: See `share`.
+        certfile: See `share`.
+        keyfile: See `share`.
+        digest_file: See `share`.
+        on_ready: Called once it listens, with the hub: to say where.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        OSError: The port is taken.
+    """
+    hub = share(
+        path,
+        host=host,
+        port=port,
+        token=token,
+        max_bytes_per_s=max_bytes_per_s,
+        certfile=certfile,
+        keyfile=keyfile,
+        digest_file=digest_file,
+    )
+    with hub:
+        if on_ready is not None:
+            on_ready(hub)
+        threading.Thread(target=_warm_up, args=(hub,), name="localhub-warm", daemon=True).start()
+        try:
+            hub.wait()
+        except KeyboardInterrupt:
+            return
+
+
+def _warm_up(hub: LocalHub) -> None:
+    for repo in hub.catalog.all():
+        if isinstance(repo, FollowingRepo):
+            repo.wait_until_loaded()
+
+
+def _default_digest_file() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(base, "hf-haul", "digests.json")
