@@ -1,0 +1,141 @@
+"""One request as its halt sees it: whatever its thread blocks in, it can be ended from another thread."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from hf_haul.errors import ConnectionFailedError, HaltedError, TransferError
+from hf_haul.halt import Halt
+
+if TYPE_CHECKING:
+    from hf_haul.transports.network import Route
+
+__all__ = ["Call", "WokenError", "active", "redact"]
+
+
+def redact(url: str) -> str:
+    """``url`` without what may be secret: no user, no password, no query, no fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "<unreadable URL>"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+class WokenError(OSError):
+    """The blocking call was ended from another thread."""
+
+
+class Call:
+    """One request, from the wait for a place to the end of the body.
+
+    Locking: ``_lock`` guards ``_interrupt`` and ``_over``. It is a leaf but for the interrupts called under it,
+    which are short: a ``shutdown``, an ``Event.set``, a byte into a socket pair. Holding it makes sure that
+    a late waker never meets a socket that was closed, or that serves somebody else by now.
+    """
+
+    __slots__ = (
+        "_interrupt", "_lock", "_over", "_waking", "halt", "host", "new", "phase", "pool_closed", "reused",
+        "route", "since", "woken",
+    )  # fmt: skip
+
+    def __init__(self, halt: Halt, host: str) -> None:
+        self.halt = halt
+        self.host = host
+        self.route: Route | None = None
+        self.new = False  # whether an idle connection will not do
+        self.reused = False  # whether the connection had served before
+        self.woken = False
+        self.pool_closed = False
+        self.phase = "starting"
+        self.since = time.monotonic()
+        self._lock = threading.Lock()
+        self._interrupt: Callable[[], object] | None = None
+        self._over = False
+        self._waking: AbstractContextManager[None] = halt.waking(self.wake)
+        self._waking.__enter__()
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase; its name stands in messages."""
+        self.phase = phase
+        self.since = time.monotonic()
+
+    def wake(self) -> None:
+        """End what the thread blocks in; called from any thread, at any time."""
+        with self._lock:
+            if self._over:
+                return
+            self.woken = True
+            if self._interrupt is not None:
+                self._interrupt()
+
+    def interrupt_with(self, interrupt: Callable[[], object] | None) -> None:
+        """Have ``interrupt`` called by a wake, at once if that came already; ``None`` for nothing."""
+        with self._lock:
+            self._interrupt = interrupt
+            if self.woken and interrupt is not None:
+                interrupt()
+
+    def attach(self, sock: Any) -> None:
+        """From now on the thread blocks in ``sock``, if it blocks."""
+        self.interrupt_with(partial(_shut_down, sock))
+
+    @contextmanager
+    def blocking(self, interrupt: Callable[[], object]) -> Iterator[None]:
+        """Have ``interrupt`` called by a wake while the block runs; raises :class:`WokenError` after it."""
+        self.interrupt_with(interrupt)
+        try:
+            yield
+        finally:
+            self.interrupt_with(None)
+        if self.woken:
+            raise WokenError("interrupted")
+
+    def end(self) -> None:
+        """From now on a wake does nothing."""
+        with self._lock:
+            if self._over:
+                return
+            self._over = True
+            self._interrupt = None
+        self._waking.__exit__(None, None, None)
+
+    def seconds(self) -> float:
+        """Seconds since the phase began."""
+        return time.monotonic() - self.since
+
+    def raise_if_woken(self, cause: BaseException | None = None) -> None:
+        """Raise what a wake means."""
+        if not self.woken:
+            return
+        if self.halt.is_set():
+            raise HaltedError from cause
+        if self.pool_closed:
+            raise TransferError("the connection pool was closed") from cause
+        raise ConnectionFailedError(f"{self.host}: interrupted while {self.phase}") from cause
+
+
+def _shut_down(sock: Any) -> None:
+    """End whatever another thread does with ``sock``, without freeing its descriptor."""
+    while not isinstance(sock, socket.socket):  # TLS inside TLS, to a proxy
+        sock = sock.socket
+    with suppress(OSError):
+        # Not SSLSocket.shutdown: that drops the TLS layer, and what the kernel still holds would then be
+        # read as if it were plain bytes of the body.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class _Active(threading.local):
+    """The call a thread is opening; ``None`` when a session is used without a call."""
+
+    call: Call | None = None
+
+
+active = _Active()

@@ -1,0 +1,256 @@
+"""Connections that can be interrupted while they resolve, connect, shake hands and wait."""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, cast
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from hf_haul.transports.calls import Call, WokenError
+
+__all__ = ["DialTimeoutError", "WakeableConnection", "WakeableTLSConnection", "WatchedConnection"]
+
+#: Seconds after which the next address of a host is tried beside the last one (RFC 8305).
+_NEXT_ADDRESS_AFTER: Final = 0.25
+_IN_PROGRESS: Final = frozenset(
+    {errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", errno.EWOULDBLOCK)}
+)
+
+Address = tuple[Any, ...]
+
+
+class DialTimeoutError(ConnectTimeoutError):
+    """No connection in time; urllib3's own class is also the base of other failures to connect."""
+
+
+def _look_up(host: str, port: int, seconds: float | None, call: Call | None) -> list[Address]:
+    """Addresses of ``host``. A resolver cannot be interrupted, so it runs beside us."""
+    look_up = partial(socket.getaddrinfo, host, port, socket.AF_UNSPEC, socket.SOCK_STREAM)
+    with suppress(socket.gaierror):
+        return list(look_up(flags=socket.AI_NUMERICHOST))
+    if call is None:
+        return list(look_up())
+    done = threading.Event()
+    answer: list[list[Address] | OSError] = []
+
+    def run() -> None:
+        try:
+            answer.append(list(look_up()))
+        except (OSError, UnicodeError) as error:
+            answer.append(error if isinstance(error, OSError) else socket.gaierror(str(error)))
+        done.set()
+
+    call.enter("resolving its name")
+    threading.Thread(target=run, name="hf-haul-resolver", daemon=True).start()
+    with call.blocking(done.set):
+        done.wait(seconds)
+    if not answer:
+        raise TimeoutError("name resolution timed out")
+    if isinstance(answer[0], OSError):
+        raise answer[0]
+    return answer[0]
+
+
+def _interleaved(addresses: list[Address]) -> deque[Address]:
+    """The addresses with their families taking turns, the resolver's first choice first (RFC 8305)."""
+    first = [a for a in addresses if a[0] == addresses[0][0]]
+    others = [a for a in addresses if a[0] != addresses[0][0]]
+    mixed: deque[Address] = deque()
+    for i in range(max(len(first), len(others))):
+        mixed.extend(first[i : i + 1] + others[i : i + 1])
+    return mixed
+
+
+class _Dialer:
+    """Connects to the first of several addresses that answers; can be interrupted."""
+
+    def __init__(self, addresses: list[Address], options: Any, source: Any) -> None:
+        self._waiting = _interleaved(addresses)
+        self._options = options
+        self._source = source
+        self._selector = selectors.DefaultSelector()
+        self._trying: set[socket.socket] = set()
+        self._woken, self._waker = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._error: OSError = OSError("the name has no address")
+
+    def interrupt(self) -> None:
+        self._waker.send(b"\0")
+
+    def dial(self, seconds: float | None) -> socket.socket:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while True:
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                raise TimeoutError("timed out")
+            if self._waiting:
+                winner = self._try(self._waiting.popleft())
+                if winner is not None:
+                    return winner
+                pause = _NEXT_ADDRESS_AFTER if self._trying else 0.0
+            elif self._trying:
+                pause = None
+            else:
+                raise self._error
+            if deadline is not None:
+                pause = deadline - now if pause is None else min(pause, deadline - now)
+            winner = self._select(pause)
+            if winner is not None:
+                return winner
+
+    def _try(self, address: Address) -> socket.socket | None:
+        family, kind, protocol, _, target = address
+        sock: socket.socket | None = None
+        try:
+            sock = socket.socket(family, kind, protocol)
+            for option in self._options or ():
+                sock.setsockopt(*option)
+            sock.settimeout(0.0)
+            if self._source:
+                sock.bind(self._source)
+            code = sock.connect_ex(target)
+            if code not in _IN_PROGRESS and code != 0:
+                raise OSError(code, os.strerror(code))
+        except OSError as error:
+            self._error = error
+            if sock is not None:
+                sock.close()
+            return None
+        if code == 0:
+            return sock
+        self._trying.add(sock)
+        self._selector.register(sock, selectors.EVENT_WRITE)
+        return None
+
+    def _select(self, pause: float | None) -> socket.socket | None:
+        """Wait for an attempt to end, well or not, for ``pause`` seconds at the most."""
+        for key, _ in self._selector.select(pause):
+            sock = cast("socket.socket", key.fileobj)
+            if sock is self._woken:
+                raise WokenError("interrupted")
+            self._selector.unregister(sock)
+            self._trying.remove(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code == 0:
+                return sock
+            sock.close()
+            self._error = OSError(code, os.strerror(code))
+        return None
+
+    def close(self) -> None:
+        for sock in (*self._trying, self._woken, self._waker):
+            sock.close()
+        self._selector.close()
+
+
+def _dial(
+    host: str, port: int, seconds: float | None, source: Any, options: Any, call: Call | None
+) -> socket.socket:
+    started = time.monotonic()
+    addresses = _look_up(host.strip("[]"), port, seconds, call)
+    if call is not None:
+        call.enter("connecting")
+    left = None if seconds is None else max(0.001, seconds - (time.monotonic() - started))
+    dialer = _Dialer(addresses, options, source)
+    sock: socket.socket | None = None
+    try:
+        if call is None:
+            sock = dialer.dial(left)
+        else:
+            with call.blocking(dialer.interrupt):
+                sock = dialer.dial(left)
+    except WokenError:
+        if sock is not None:  # woken in the very moment of success
+            sock.close()
+        raise
+    finally:
+        dialer.close()
+    sock.settimeout(seconds)
+    return sock
+
+
+class WatchedConnection(HTTPConnection):
+    """A connection that tells its call what the thread blocks in."""
+
+    call: Call | None = None
+
+    def connect(self) -> None:
+        """Connect, and tell the call which socket it is."""
+        super().connect()
+        if self.call is not None:
+            self.call.attach(self.sock)
+
+    def getresponse(self) -> Any:
+        """Wait for the headers."""
+        call, sock = self.call, self.sock
+        if call is None:
+            return super().getresponse()
+        call.enter("waiting for its answer")
+        answer = super().getresponse()
+        if self.sock is None:  # closed after this answer, whose reader still holds the socket
+            call.attach(sock)
+        return answer
+
+    def close(self) -> None:
+        """Close, if no reader holds the socket; see ``http.client``."""
+        self.let_go()
+        super().close()
+
+    def let_go(self) -> None:
+        """From now on no call may touch the socket: it will be closed, or serve somebody else."""
+        if self.call is not None:
+            self.call.interrupt_with(None)
+
+
+class WakeableConnection(WatchedConnection):
+    """The same, and connecting can be interrupted."""
+
+    def _new_conn(self) -> socket.socket:
+        call = self.call
+        seconds = self.timeout if isinstance(self.timeout, (int, float)) else None
+        try:
+            return _dial(self._dns_host, self.port, seconds, self.source_address, self.socket_options, call)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise DialTimeoutError(self, f"no connection within {seconds} s") from error
+        except OSError as error:
+            raise NewConnectionError(self, str(error)) from error
+
+
+class WakeableTLSConnection(WakeableConnection, HTTPSConnection):
+    """The same over TLS."""
+
+    _handle: socket.socket | None = None
+
+    def _new_conn(self) -> socket.socket:
+        sock = super()._new_conn()
+        if self.call is not None:
+            # The TLS layer takes the descriptor away from this object and gives us its own only after the
+            # handshake; a second handle on the same connection can be shut down at any time between.
+            self._handle = sock.dup()
+            self.call.enter("in the TLS handshake")
+            self.call.attach(self._handle)
+        return sock
+
+    def connect(self) -> None:
+        """Connect and shake hands."""
+        try:
+            super().connect()
+        except BaseException:
+            self.let_go()
+            raise
+        finally:
+            handle, self._handle = self._handle, None
+            if handle is not None:
+                handle.close()

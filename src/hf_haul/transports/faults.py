@@ -1,0 +1,99 @@
+"""Foreign exceptions, translated once: what requests, urllib3, ssl and the sockets raise, in our own words."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, NoReturn
+
+import requests
+from urllib3.exceptions import HTTPError, LocationValueError, ProxyError, ReadTimeoutError
+
+from hf_haul.errors import CertificateError, ConnectionFailedError, TransferError
+from hf_haul.transports.calls import Call
+from hf_haul.transports.dialing import DialTimeoutError
+from hf_haul.transports.network import NetworkOptions
+from hf_haul.transports.places import NoPlaceError
+
+__all__ = ["FOREIGN", "is_stale", "raise_translated"]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """``error`` and all that it was made from, the outermost first."""
+    seen: set[int] = set()
+    todo = deque([error])
+    while todo:
+        one = todo.popleft()
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            todo.extend((getattr(one, "reason", None), *one.args, one.__cause__))
+
+
+def _explain(error: BaseException, options: NetworkOptions) -> str:
+    """What happened, in words without any URL (urllib3's own messages hold the query)."""
+    causes = list(_causes(error))
+    proxied = "its proxy: " if any(isinstance(cause, ProxyError) for cause in causes) else ""
+    known: tuple[tuple[type[BaseException], str], ...] = (
+        (socket.gaierror, "its name could not be resolved"),
+        (DialTimeoutError, f"no connection within {options.connect_timeout:g} s"),
+        (TimeoutError, f"nothing received for {options.read_timeout:g} s"),
+        (ReadTimeoutError, f"nothing received for {options.read_timeout:g} s"),
+        (http.client.RemoteDisconnected, "closed by the server without an answer"),
+        (http.client.IncompleteRead, "cut short"),
+    )
+    for kind, words in known:
+        if any(isinstance(cause, kind) for cause in causes):
+            return proxied + words
+    for cause in reversed(causes):
+        if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException):
+            return proxied + (cause.strerror or str(cause) or type(cause).__name__)
+    return proxied + type(causes[-1]).__name__
+
+
+def _is_certificate_fault(error: BaseException, *, handshake: bool) -> bool:
+    """Whether TLS refused the server, rather than the network the handshake."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        passing = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, passing):
+            return handshake and not isinstance(cause, TimeoutError)
+    return False
+
+
+def raise_translated(error: BaseException, call: Call, options: NetworkOptions) -> NoReturn:
+    """Raise ``error`` in our own words, which never hold a query, a user or a password.
+
+    Raises:
+        HaltedError: The call was woken, and its halt is set.
+        CertificateError: TLS refused the server.
+        ConnectionFailedError: No connection, or it broke, or it was woken.
+        TransferError: The address is unusable, or the pool is closed.
+    """
+    call.raise_if_woken(error)
+    if isinstance(
+        error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, LocationValueError)
+    ):
+        raise TransferError(f"{call.host}: not a usable address: {type(error).__name__}") from error
+    if isinstance(error, NoPlaceError):
+        raise TransferError("the connection pool is closed") from error
+    what = _explain(error, options)
+    if _is_certificate_fault(error, handshake="TLS" in call.phase):
+        raise CertificateError(
+            f"{call.host}: TLS refused the server: {what}. Behind a proxy that opens TLS, name its certificate "
+            "in REQUESTS_CA_BUNDLE."
+        ) from error
+    raise ConnectionFailedError(f"{call.host}: {what} ({call.phase}, {call.seconds():.1f} s)") from error
+
+
+FOREIGN: Final = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)
+
+
+def is_stale(error: BaseException) -> bool:
+    """Whether a reused connection turned out to be closed before it answered."""
+    gone = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)
+    return any(isinstance(cause, gone) for cause in _causes(error))

@@ -1,0 +1,260 @@
+"""Who may have a connection: limits in all and per host, idle connections shared, waiters in order.
+
+Idle connections belong to no thread: a redirect from one host to another would otherwise cost each thread a
+connection to both. A place that becomes free is handed to the first who waits for it, not fought for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import EmptyPoolError
+
+from hf_haul.transports.calls import Call, WokenError, active
+from hf_haul.transports.dialing import (
+    WakeableConnection,
+    WakeableTLSConnection,
+    WatchedConnection,
+)
+
+__all__ = ["NoPlaceError", "Places", "PooledConnections", "placed"]
+
+
+class NoPlaceError(EmptyPoolError):
+    """No place was taken: the wait for it was ended, or the pool is closed.
+
+    urllib3 gives a place back after any other error, and must not after this one.
+    """
+
+
+@dataclass(eq=False)
+class _Waiter:
+    pool: PooledConnections
+    new: bool
+    ready: threading.Event = field(default_factory=threading.Event)
+    granted: bool = False
+    connection: Any = None
+
+
+@dataclass(frozen=True)
+class _Idle:
+    pool: PooledConnections
+    since: float
+
+
+class Places:
+    """Who may have a connection, and the idle ones.
+
+    Invariants: ``open`` counts busy and idle connections, never more than the limits; no waiter waits for a place
+    that is free, nor for one that an idle connection holds.
+
+    Locking: ``_lock`` guards everything. Connections are closed, and calls woken, outside it.
+    """
+
+    def __init__(self, max_total: int, max_per_host: int, clock: Callable[[], float]) -> None:
+        self.max_total = max_total
+        self.max_per_host = max_per_host
+        self.created = 0
+        self.reused = 0
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._open: dict[str, int] = {}
+        self._total = 0
+        self._idle: dict[Any, _Idle] = {}  # least recently used first
+        self._waiters: list[_Waiter] = []
+        self._closed = False
+        self._abandoned = False
+
+    def acquire(self, pool: PooledConnections, call: Call | None) -> Any:
+        """A place: an idle connection, or ``None`` for a new one; waits for it if need be."""
+        new = call is not None and call.new
+        with self._lock:
+            if self._closed:
+                raise NoPlaceError(pool, "the connection pool is closed")
+            granted, connection, victim = self._take(pool, new=new)
+            waiter = _Waiter(pool, new)
+            if not granted:
+                self._waiters.append(waiter)
+        if victim is not None:
+            victim.close()
+        return connection if granted else self._wait(waiter, call)
+
+    def _wait(self, waiter: _Waiter, call: Call | None) -> Any:
+        try:
+            if call is None:
+                waiter.ready.wait()
+            else:
+                call.enter("waiting for a place in the pool")
+                with call.blocking(waiter.ready.set):
+                    waiter.ready.wait()
+        except BaseException as error:
+            with self._lock:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+            if waiter.granted:  # in the very moment of the wake: pass it on
+                self.release(waiter.pool, waiter.connection)
+            if isinstance(error, WokenError):
+                raise NoPlaceError(waiter.pool, "interrupted") from error
+            raise
+        if not waiter.granted:
+            raise NoPlaceError(waiter.pool, "the connection pool was closed")
+        return waiter.connection
+
+    def _take(self, pool: PooledConnections, *, new: bool) -> tuple[bool, Any, Any]:
+        """Whether a place is granted, an idle connection for it, and one to close for it."""
+        if not new:
+            for connection in reversed(self._idle):
+                if self._idle[connection].pool is pool:
+                    del self._idle[connection]
+                    self.reused += 1
+                    return True, connection, None
+        host, victim = pool.place, None
+        full_host = self._open.get(host, 0) >= self.max_per_host
+        if full_host or self._total >= self.max_total:
+            victim = next((c for c, i in self._idle.items() if not full_host or i.pool.place == host), None)
+            if victim is None:
+                return False, None, None
+            self._forget(self._idle.pop(victim).pool.place)
+        self._open[host] = self._open.get(host, 0) + 1
+        self._total += 1
+        self.created += 1
+        return True, None, victim
+
+    def _forget(self, host: str) -> None:
+        self._total -= 1
+        self._open[host] -= 1
+        if not self._open[host]:
+            del self._open[host]
+
+    def release(self, pool: PooledConnections, connection: Any) -> None:
+        """Give a place back, with its connection if that may serve again."""
+        victims = []
+        with self._lock:
+            if self._abandoned:  # inherited through a fork: not ours
+                victims.append(connection)
+            else:
+                if connection is None or connection.is_closed or self._closed:
+                    self._forget(pool.place)
+                    victims.append(connection)
+                else:
+                    self._idle[connection] = _Idle(pool, self._clock())
+                victims += self._grant()
+        for victim in victims:
+            if victim is not None:
+                victim.close()
+
+    def _grant(self) -> list[Any]:
+        """Hand free places to those who wait, first come, first served."""
+        victims = []
+        for waiter in list(self._waiters):
+            granted, connection, victim = self._take(waiter.pool, new=waiter.new)
+            if granted:
+                self._waiters.remove(waiter)
+                waiter.granted, waiter.connection = True, connection
+                victims.append(victim)
+                waiter.ready.set()
+        return victims
+
+    def close_idle(self, older_than: float) -> int:
+        """Close connections unused for ``older_than`` seconds; returns how many."""
+        with self._lock:
+            limit = self._clock() - older_than
+            victims = [c for c, idle in self._idle.items() if idle.since <= limit]
+            for victim in victims:
+                self._forget(self._idle.pop(victim).pool.place)
+            more = self._grant()
+        for victim in (*victims, *more):
+            if victim is not None:
+                victim.close()
+        return len(victims)
+
+    def close(self) -> None:
+        """Close idle connections now, busy ones as they come back; those who wait get an error."""
+        with self._lock:
+            self._closed = True
+            waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.ready.set()
+        self.close_idle(-1.0)
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's connections without a word to their servers."""
+        self._lock = threading.Lock()
+        self._abandoned = self._closed = True
+        idle, self._idle = list(self._idle), {}
+        for connection in idle:
+            with suppress(OSError):
+                connection.close()
+
+    def counts(self) -> dict[str, Any]:
+        """How many connections there are, by kind and by host."""
+        with self._lock:
+            return {
+                "open_connections": self._total,
+                "idle_connections": len(self._idle),
+                "busy_connections": self._total - len(self._idle),
+                "waiting": len(self._waiters),
+                "connections_created": self.created,
+                "connections_reused": self.reused,
+                "open_by_host": dict(self._open),
+            }
+
+
+class PooledConnections(HTTPConnectionPool):
+    """urllib3's pool of one host, with its connections kept in the places of the whole pool."""
+
+    ConnectionCls = WakeableConnection
+
+    def __init__(self, *args: Any, places: Places | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.places = places
+        self.place = f"{self.host}:{self.port}"
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        del timeout  # a wait ends by its call
+        call = active.call
+        connection: Any = None if self.places is None else self.places.acquire(self, call)
+        if connection is None:
+            connection = self._new_conn()
+        elif not connection.is_connected:  # closed by the server while idle; urllib3 connects it anew
+            connection.close()
+        connection.call = call
+        if call is not None and not connection.is_closed:
+            call.reused = True
+            call.attach(connection.sock)
+        return connection
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None and conn.call is not None:
+            conn.let_go()
+            conn.call = None
+        if self.places is not None:
+            self.places.release(self, conn)
+        elif conn is not None:
+            conn.close()
+
+    def close(self) -> None:
+        """Nothing to do: the places own the connections."""
+
+
+class _PooledTLSConnections(PooledConnections, HTTPSConnectionPool):
+    """The same over TLS."""
+
+    ConnectionCls = WakeableTLSConnection
+
+
+def placed(cls: type[HTTPConnectionPool]) -> type[PooledConnections]:
+    """The class of urllib3's pools ``cls``, with its connections in our places."""
+    if cls is HTTPConnectionPool:
+        return PooledConnections
+    if cls is HTTPSConnectionPool:
+        return _PooledTLSConnections
+    # SOCKS: connecting is PySocks' business and cannot be interrupted; everything after it can.
+    watched = type("_WatchedConnection", (WatchedConnection, cls.ConnectionCls), {})
+    placed = type("PooledConnections", (PooledConnections, cls), {"ConnectionCls": watched})
+    return cast("type[PooledConnections]", placed)

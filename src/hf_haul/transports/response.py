@@ -1,0 +1,220 @@
+"""The answer to one GET, and its body, read in order by one thread."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from urllib3.response import BaseHTTPResponse
+
+from hf_haul.errors import ConnectionFailedError, TransferError
+from hf_haul.transports.calls import Call
+from hf_haul.transports.faults import FOREIGN, raise_translated
+from hf_haul.transports.network import NetworkOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
+
+__all__ = ["PooledResponse"]
+
+#: A read that has something returns it after this many seconds, full or not: progress and limits act on it.
+_READ_SECONDS: Final = 0.2
+#: A rest of a body up to this size is read to keep its connection; beyond it a new connection is cheaper.
+_WORTH_DRAINING: Final = 64 << 10
+#: Read at a time where the body has to be copied anyway.
+_PLAIN_READ: Final = 64 << 10
+
+
+class PooledResponse:
+    """The answer to one GET, and its body, read in order by one thread.
+
+    A context manager: leaving it releases the connection.
+
+    Attributes:
+        status: The HTTP status.
+        headers: Names in any case.
+        url: What was asked for.
+        length: Bytes of the body as announced, ``None`` if it was not.
+        received: Bytes of the body so far.
+        seconds_to_headers: From sending the request (and connecting, where that was needed) to the headers.
+        reused: Whether the connection had served before.
+    """
+
+    __slots__ = (
+        "_call", "_decode", "_direct", "_done", "_failure", "_finish_with", "_options", "_raw", "headers", "length",
+        "received", "reused", "seconds_to_headers", "status", "url",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        raw: BaseHTTPResponse,
+        url: str,
+        call: Call,
+        options: NetworkOptions,
+        finish_with: Callable[[int, bool], None],
+        *,
+        decode: bool,
+        seconds_to_headers: float,
+    ) -> None:
+        self.status: int = raw.status
+        self.headers: Mapping[str, str] = raw.headers
+        self.url = url
+        self.received = 0
+        self.seconds_to_headers = seconds_to_headers
+        self.reused = call.reused
+        self.length: int | None = getattr(raw, "length_remaining", None)
+        self._raw = raw
+        self._call = call
+        self._options = options
+        self._finish_with = finish_with
+        self._done = False
+        self._failure: BaseException | None = None
+        self._decode = decode and "Content-Encoding" in raw.headers
+        self._direct = None if self._decode or self.length is None else _direct_reader(raw)
+        call.enter("receiving")
+        if self.length == 0:
+            self._finish(failed=False)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read into the start of ``buffer``: all of it, or what came within a moment.
+
+        Returns:
+            Bytes read; 0 at the clean end of the body, and only there.
+
+        Raises:
+            ConnectionFailedError: The connection broke, or the body is shorter than announced.
+            HaltedError: The halt that opened this answer was set.
+        """
+        if self._failure is not None:
+            self._fail(self._failure)
+        if self._done or not len(buffer):
+            return 0
+        try:
+            count = self._read_plain(buffer) if self._direct is None else self._read_direct(buffer)
+        except FOREIGN as error:
+            self._fail(error)
+        if self._call.woken:  # what came in after a shutdown looks like an end, and may be anything
+            self._fail(None)
+        self.received += count
+        if count == 0:
+            self._check_complete()
+        if count == 0 or (self.received == self.length and self._direct is not None):
+            self._finish(failed=False)
+        return count
+
+    def _read_direct(self, buffer: memoryview) -> int:
+        """From the socket into ``buffer`` without a copy.
+
+        One receive at a time, so that an error in the middle does not lose the bytes before it.
+        """
+        assert self._direct is not None
+        assert self.length is not None
+        readinto1 = self._direct
+        want = min(len(buffer), self.length - self.received)
+        got = readinto1(buffer[:want])
+        if got >= want or not got:
+            return got
+        deadline = time.monotonic() + _READ_SECONDS
+        while got < want:
+            try:
+                count = readinto1(buffer[got:want])
+            except FOREIGN as error:
+                self._failure = error
+                return got
+            got += count
+            if not count or time.monotonic() > deadline:
+                break
+        return got
+
+    def _read_plain(self, buffer: memoryview) -> int:
+        data = self._raw.read(min(len(buffer), _PLAIN_READ), decode_content=self._decode)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _check_complete(self) -> None:
+        if self.length is None or self._decode or self.received == self.length:
+            return
+        error = ConnectionFailedError(
+            f"{self._call.host}: cut short after {self.received} of {self.length} bytes"
+        )
+        self._finish(failed=True)
+        raise error
+
+    def _fail(self, error: BaseException | None) -> NoReturn:
+        self._finish(failed=True)
+        if error is None:
+            self._call.raise_if_woken()
+            raise AssertionError("only a woken call fails without an error")
+        raise_translated(error, self._call, self._options)
+
+    def head(self, nbytes: int = 16 << 10) -> bytes:
+        """The first ``nbytes`` of the body, or what can be had of them: for messages, not for files.
+
+        Raises:
+            HaltedError: The halt that opened this answer was set.
+        """
+        data = bytearray(nbytes)
+        view, filled = memoryview(data), 0
+        with suppress(TransferError):
+            while filled < nbytes and (count := self.readinto(view[filled:])):
+                filled += count
+        return bytes(view[:filled])
+
+    def drain(self) -> None:
+        """Release the connection; a short rest of the body is read first, so that it can serve again.
+
+        Raises:
+            HaltedError: The halt that opened this answer was set.
+        """
+        rest = None if self.length is None else self.length - self.received
+        try:
+            if not self._done and (rest is None or rest <= _WORTH_DRAINING):
+                self.head(_WORTH_DRAINING + 1)
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Give the connection back, for reuse if the body was read to its end; closed otherwise."""
+        self._finish(failed=False)
+
+    def close(self) -> None:
+        """The same as :meth:`release`."""
+        self.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _finish(self, *, failed: bool) -> None:
+        if self._done:
+            return
+        self._done = True
+        self._call.end()
+        raw = self._raw
+        with suppress(*FOREIGN):
+            if self._direct is not None and self.received == self.length and not failed:
+                # All bytes are in: close the reader, not the connection.
+                raw._fp.close()  # type: ignore[attr-defined]  # noqa: SLF001  tested for by _direct_reader
+            elif getattr(raw, "_connection", True) is not None:  # not put back by urllib3 at the body's end
+                raw.close()
+        raw.release_conn()
+        self._finish_with(self.received, failed)
+
+
+def _direct_reader(raw: BaseHTTPResponse) -> Callable[[memoryview], int] | None:
+    """The buffered reader below ``raw``, if it holds the body and nothing else: no chunks, no encoding."""
+    answer = getattr(raw, "_fp", None)
+    if type(answer) is not http.client.HTTPResponse or answer.chunked:
+        return None
+    return getattr(answer.fp, "readinto1", None)
