@@ -1,3 +1,194 @@
-"""Resumable, verified, parallel downloads for the Hugging Face Hub."""
+"""Resumable, verified, parallel downloads for the Hugging Face Hub.
 
-__all__: list[str] = []
+Two doors, one engine::
+
+    import hf_haul
+
+    folder = hf_haul.snapshot_download("org/model")  # as huggingface_hub's, into the same cache
+
+    with fsspec.open("haul://datasets/org/data/train.csv") as file:  # as hf://, read ahead in parallel
+        ...
+
+    with hf_haul.ParallelDownloadManager(max_bandwidth_bps="50MB/s") as manager:  # any http(s) URLs
+        manager.add_download_task("group", "a.bin", "https://example.org/a.bin", "a.bin")
+
+The modules, from the ground up; each imports only what stands above it here:
+
+=================== ========================================================================================
+``errors``          every exception raised on purpose
+``halt``            one flag that stops a piece of work, and wakes it from whatever it waits for
+``ranges``          half-open byte ranges; the only place that knows HTTP's inclusive end
+``task``            values about one file: source, destination, digest, priority, state, progress
+``config``          settings, defaults, the only reading of ``HF_HAUL_*`` variables
+``presets``         pure: rules that pick among the formats of the same weights
+``limiter``         BandwidthLimiter, a token bucket whose rate may change at any time
+``metrics``         what was measured: bytes, speeds, retries; speed by source
+``concurrency``     pure: how many connections a source is worth
+``staging``         a staged file: bytes at offsets, and what survives a crash
+``verify``          digests, computed while the bytes come in
+``disk``            whether the files will fit
+``events``          progress callbacks on a thread of their own
+``cache``           the Hub cache and local folders on disk: find, publish, link
+``hub``             all we use of huggingface_hub's API: revisions, listings, URLs, exceptions
+``transports``      ways to get bytes: connection pool, HTTP, retries, pace
+``priority``        pure: which files are urgent, and in which order they go
+``plan``            pure: what is to be done for a list of files, in which parts
+``download_queue``  ModelDownloadQueue: the files of one model, and their states
+``transfer``        one file on its way
+``run``             one queue on its way
+``watchdog``        finds connections that deliver nothing, or far less than the others
+``fetch``           one part: from a connection through the limiter to the disk
+``scheduler``       worker threads; the only owner of running state
+``manager``         ParallelDownloadManager: the public face; wires and forwards
+``snapshot``        snapshot_download and hf_hub_download
+``localhub``        a small read-only Hub over folders or a cache: sharing, demos, tests
+``cli``             the command ``hf-haul``; the only module that prints
+=================== ========================================================================================
+
+``import hf_haul`` is cheap: a name brings its module with it when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from hf_haul.config import Settings
+    from hf_haul.download_queue import ModelDownloadQueue
+    from hf_haul.errors import (
+        CertificateError,
+        ConnectionFailedError,
+        DiskFullError,
+        DownloadCancelledError,
+        HaulError,
+        HttpStatusError,
+        IntegrityError,
+        LinkExpiredError,
+        RangeRefusedError,
+        RetriesExhaustedError,
+        ServerBusyError,
+        SourceChangedError,
+        StalledError,
+        TransferError,
+        UnsafePathError,
+    )
+    from hf_haul.limiter import BandwidthLimiter
+    from hf_haul.manager import (
+        DownloadHandle,
+        FileSpec,
+        ParallelDownloadManager,
+        QueueProgress,
+        default_manager,
+    )
+    from hf_haul.metrics import DownloadMetrics
+    from hf_haul.priority import DefaultPolicy, PriorityPolicy
+    from hf_haul.snapshot import hf_hub_download, snapshot_download
+    from hf_haul.task import (
+        Digest,
+        DownloadPriority,
+        DownloadProgress,
+        DownloadState,
+        DownloadTask,
+        FileRequest,
+        RemoteFile,
+    )
+    from hf_haul.transports.pool import ConnectionPool
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BandwidthLimiter",
+    "CertificateError",
+    "ConnectionFailedError",
+    "ConnectionPool",
+    "DefaultPolicy",
+    "Digest",
+    "DiskFullError",
+    "DownloadCancelledError",
+    "DownloadHandle",
+    "DownloadMetrics",
+    "DownloadPriority",
+    "DownloadProgress",
+    "DownloadState",
+    "DownloadTask",
+    "FileRequest",
+    "FileSpec",
+    "HaulError",
+    "HttpStatusError",
+    "IntegrityError",
+    "LinkExpiredError",
+    "ModelDownloadQueue",
+    "ParallelDownloadManager",
+    "PriorityPolicy",
+    "QueueProgress",
+    "RangeRefusedError",
+    "RemoteFile",
+    "RetriesExhaustedError",
+    "ServerBusyError",
+    "Settings",
+    "SourceChangedError",
+    "StalledError",
+    "TransferError",
+    "UnsafePathError",
+    "default_manager",
+    "hf_hub_download",
+    "snapshot_download",
+]
+
+_ERRORS: Final = "hf_haul.errors"
+_TASK: Final = "hf_haul.task"
+_MANAGER: Final = "hf_haul.manager"
+
+#: Where each public name is defined.
+_HOMES: Final = {
+    "BandwidthLimiter": "hf_haul.limiter",
+    "CertificateError": _ERRORS,
+    "ConnectionFailedError": _ERRORS,
+    "ConnectionPool": "hf_haul.transports.pool",
+    "DefaultPolicy": "hf_haul.priority",
+    "Digest": _TASK,
+    "DiskFullError": _ERRORS,
+    "DownloadCancelledError": _ERRORS,
+    "DownloadHandle": _MANAGER,
+    "DownloadMetrics": "hf_haul.metrics",
+    "DownloadPriority": _TASK,
+    "DownloadProgress": _TASK,
+    "DownloadState": _TASK,
+    "DownloadTask": _TASK,
+    "FileRequest": _TASK,
+    "FileSpec": _MANAGER,
+    "HaulError": _ERRORS,
+    "HttpStatusError": _ERRORS,
+    "IntegrityError": _ERRORS,
+    "LinkExpiredError": _ERRORS,
+    "ModelDownloadQueue": "hf_haul.download_queue",
+    "ParallelDownloadManager": _MANAGER,
+    "PriorityPolicy": "hf_haul.priority",
+    "QueueProgress": _MANAGER,
+    "RangeRefusedError": _ERRORS,
+    "RemoteFile": _TASK,
+    "RetriesExhaustedError": _ERRORS,
+    "ServerBusyError": _ERRORS,
+    "Settings": "hf_haul.config",
+    "SourceChangedError": _ERRORS,
+    "StalledError": _ERRORS,
+    "TransferError": _ERRORS,
+    "UnsafePathError": _ERRORS,
+    "default_manager": _MANAGER,
+    "hf_hub_download": "hf_haul.snapshot",
+    "snapshot_download": "hf_haul.snapshot",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

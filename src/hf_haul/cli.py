@@ -1,0 +1,396 @@
+"""The command ``hf-haul``, which is also ``hf haul`` where it is installed as an extension of ``hf``.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, get_args
+from urllib.parse import unquote, urlsplit
+
+from hf_haul import __version__
+from hf_haul.config import Settings, parse_rate
+from hf_haul.errors import HaulError
+from hf_haul.presets import Preset
+
+__all__ = ["main"]
+
+_OK: Final = 0
+_FAILED: Final = 1
+_INTERRUPTED: Final = 130
+_TICK: Final = 0.1  # seconds between two looks at a running download
+#: Whose versions matter in a report about a fault.
+_PARTS: Final = ("huggingface_hub", "fsspec", "requests", "urllib3", "tenacity", "hf_xet", "aiohttp")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The arguments; the process's own if ``None``.
+
+    Returns:
+        The exit code.
+    """
+    arguments = _parser().parse_args(argv)
+    if arguments.verbose:
+        level = logging.DEBUG if arguments.verbose > 1 else logging.INFO
+        logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        _say("interrupted; what was fetched is kept, and the same command goes on from there")
+        return _INTERRUPTED
+    except (HaulError, OSError, ValueError, ImportError) as error:
+        _say(f"error: {error}" if str(error) else f"error: {type(error).__name__}")
+        for note in getattr(error, "__notes__", ()):
+            _say(note)
+        return _FAILED
+
+
+def _say(text: str) -> None:
+    print(f"hf-haul: {text}", file=sys.stderr, flush=True)
+
+
+# ---- arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hf-haul", description="Resumable, verified, parallel downloads for the Hugging Face Hub."
+    )
+    parser.add_argument("--version", action="version", version=f"hf-haul {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_download(commands)
+    _add_get(commands)
+    _add_serve(commands)
+    _add_env(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: much more")
+    return parser
+
+
+def _add_engine_options(parser: Any) -> None:
+    parser.add_argument(
+        "--max-bandwidth",
+        type=_rate,
+        metavar="RATE",
+        help="over all connections, such as 50MB/s or 400Mbit/s",
+    )
+    parser.add_argument("--max-connections", type=_count, metavar="N", help="most connections at once")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def _add_download(commands: Any) -> None:
+    parser = _command(commands, "download", _download, "Download a repository, or some of its files.")
+    parser.add_argument(
+        "repo_id", metavar="REPO", help="org/name, or hf://datasets/org/name@revision/folder/"
+    )
+    parser.add_argument(
+        "filenames", metavar="FILE", nargs="*", help="files, or folders if they end with a slash"
+    )
+    parser.add_argument("--repo-type", "--type", choices=("model", "dataset", "space"), help="default: model")
+    parser.add_argument("--revision", help="branch, tag, refs/pr/N or commit; default: main")
+    parser.add_argument("--include", metavar="GLOB", action="append", help="only files like this; repeatable")
+    parser.add_argument("--exclude", metavar="GLOB", action="append", help="no files like this; repeatable")
+    parser.add_argument(
+        "--preset", choices=get_args(Preset), action="append", help="pick among formats of the same weights"
+    )
+    parser.add_argument("--cache-dir", metavar="DIR", help="the cache; default: the Hub's own")
+    parser.add_argument("--local-dir", metavar="DIR", help="put plain files here and not into the cache")
+    parser.add_argument("--force-download", action="store_true", help="fetch every file anew")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be downloaded, and write nothing"
+    )
+    parser.add_argument("--token", help="default: the stored one")
+    parser.add_argument("--max-workers", type=_count, metavar="N", help="files in progress at once")
+    _add_engine_options(parser)
+
+
+def _add_get(commands: Any) -> None:
+    parser = _command(commands, "get", _get, "Download one file from any http(s) URL.")
+    parser.add_argument("url", metavar="URL")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="a file or a folder; default: the URL's last name"
+    )
+    parser.add_argument("--sha256", metavar="HEX", help="what the file must hash to")
+    parser.add_argument(
+        "-H", "--header", metavar="'NAME: VALUE'", type=_header, action="append", default=[],
+        help="sent to the URL's own origin only; repeatable",
+    )  # fmt: skip
+    _add_engine_options(parser)
+
+
+def _add_serve(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "serve",
+        _serve,
+        "Share a folder or a Hub cache, as a small read-only Hub for the machines around.",
+    )
+    parser.add_argument(
+        "path", metavar="FOLDER", help="a Hub cache, a folder of <org>/<name>/, or one repository"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all; default: %(default)s"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0 for any free one; default: %(default)s")
+    parser.add_argument("--token", help="ask for this token")
+    parser.add_argument(
+        "--pace", type=_rate, metavar="RATE", help="limit over all connections, such as 50MB/s"
+    )
+    parser.add_argument("--certfile", metavar="PEM", help="a certificate, to serve https")
+    parser.add_argument("--keyfile", metavar="PEM", help="its key")
+
+
+def _add_env(commands: Any) -> None:
+    _command(
+        commands, "env", _env, "Show versions and the settings in force; add this to a report about a fault."
+    )
+
+
+def _rate(text: str) -> int:
+    try:
+        rate = parse_rate(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not rate:
+        raise argparse.ArgumentTypeError(f"not a limit: {text!r}; leave the option out for none")
+    return rate
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"not a number above 0: {text!r}")
+    return int(text)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"not a header: {text!r}; write 'Name: value'")
+    return name.strip(), value.strip()
+
+
+# ---- download
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    repo_id: str
+    repo_type: str
+    revision: str | None
+    filenames: list[str]
+
+
+def _wanted(arguments: argparse.Namespace) -> _Wanted:
+    repo_id, filenames = arguments.repo_id, list(arguments.filenames)
+    if not repo_id.startswith("hf://"):
+        return _Wanted(repo_id, arguments.repo_type or "model", arguments.revision, filenames)
+    from huggingface_hub.utils import parse_hf_uri  # type: ignore[attr-defined]  # public, but without an __all__
+
+    if arguments.repo_type or arguments.revision:
+        raise ValueError(f"--repo-type and --revision cannot be used with an hf:// URI ({repo_id})")
+    uri = parse_hf_uri(repo_id)
+    if uri.is_bucket:
+        raise ValueError("buckets are not repositories: hf-haul does not download them")
+    if uri.path_in_repo:
+        if filenames:
+            raise ValueError(f"{repo_id} names a file already; do not name more")
+        filenames = [uri.path_in_repo + ("/" if repo_id.endswith("/") else "")]
+    return _Wanted(uri.id, uri.type, uri.revision, filenames)
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    if arguments.local_dir is not None and arguments.cache_dir is not None:
+        raise ValueError("--local-dir and --cache-dir cannot be used together")
+    wanted = _wanted(arguments)
+    folders = [name for name in wanted.filenames if name.endswith("/")]
+    patterns = arguments.include or arguments.exclude
+    if folders and patterns:
+        raise ValueError(
+            f"{folders[0]!r} cannot be combined with --include and --exclude; write --include '{folders[0]}*'"
+        )
+    if wanted.filenames and patterns:
+        _say("warning: --include and --exclude are ignored, because files are named")
+    result = _fetch(arguments, wanted)
+    if isinstance(result, str):
+        print(result)
+    else:
+        _print_plan(result if isinstance(result, list) else [result])
+    return _OK
+
+
+def _fetch(arguments: argparse.Namespace, wanted: _Wanted) -> Any:
+    """A path, or the Hub's ``DryRunFileInfo`` of one file or of many."""
+    from hf_haul.snapshot import hf_hub_download, snapshot_download  # brings huggingface_hub along
+
+    common: dict[str, Any] = {
+        "repo_type": wanted.repo_type,
+        "revision": wanted.revision,
+        "cache_dir": arguments.cache_dir,
+        "local_dir": arguments.local_dir,
+        "force_download": arguments.force_download,
+        "token": arguments.token,
+        "dry_run": arguments.dry_run,
+        "library_name": "hf-haul",
+        "library_version": __version__,
+        "max_bandwidth": arguments.max_bandwidth,
+        "max_connections": arguments.max_connections,
+        "tqdm_class": _silent() if arguments.quiet else None,
+    }
+    names = wanted.filenames
+    if len(names) == 1 and not names[0].endswith("/") and not arguments.preset:
+        return hf_hub_download(wanted.repo_id, names[0], **common)
+    if arguments.max_workers is not None:
+        common["max_workers"] = arguments.max_workers
+    return snapshot_download(
+        wanted.repo_id,
+        allow_patterns=[f"{name}**" if name.endswith("/") else name for name in names] or arguments.include,
+        ignore_patterns=None if names else arguments.exclude,
+        presets=arguments.preset,
+        **common,
+    )
+
+
+def _silent() -> Callable[..., Any]:
+    from tqdm import tqdm
+
+    return partial(tqdm, disable=True)
+
+
+def _print_plan(files: Iterable[Any]) -> None:
+    ordered = sorted(files, key=lambda info: str(info.filename))
+    to_fetch = [info for info in ordered if info.will_download]
+    total = sum(info.file_size or 0 for info in to_fetch)
+    print(f"[dry-run] Will download {len(to_fetch)} files (out of {len(ordered)}) totalling {_size(total)}.")
+    for info in ordered:
+        print(f"{_size(info.file_size) if info.will_download else '-':>10}  {info.filename}")
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} TB"
+
+
+# ---- get
+
+
+def _get(arguments: argparse.Namespace) -> int:
+    from hf_haul.manager import ParallelDownloadManager  # brings requests along
+
+    target = _target(arguments.url, arguments.output)
+    with ParallelDownloadManager(
+        max_concurrent_downloads=arguments.max_connections,
+        max_bandwidth_bps=arguments.max_bandwidth,
+        headers=dict(arguments.header),
+    ) as manager:
+        task = manager.add_download_task(
+            "hf-haul get", target.name, arguments.url, target, digest=arguments.sha256
+        )
+        outcome = _watch(manager, task, target.name, quiet=arguments.quiet)
+    if not outcome["success"]:
+        for failure in outcome["failed_files"]:
+            _say(f"error: {failure['error']}")
+        return _FAILED
+    print(target)
+    return _OK
+
+
+def _target(url: str, output: str | None) -> Path:
+    """Where a URL's file goes."""
+    if output is not None and not (output.endswith(("/", os.sep)) or Path(output).is_dir()):
+        return Path(output)
+    name = unquote(urlsplit(url).path.rpartition("/")[2])
+    if name in {"", ".", ".."} or Path(name).name != name or "\\" in name:
+        raise ValueError("the URL does not end with a file's name; say with -o what to call it")
+    return Path(output or "", name)
+
+
+def _watch(manager: Any, task: str, name: str, *, quiet: bool) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    with tqdm(
+        desc=name, unit="B", unit_scale=True, file=sys.stderr, disable=True if quiet else None, leave=True
+    ) as bar:
+        while True:
+            outcome: dict[str, Any] = manager.wait_for_model_completion(task, _TICK)
+            bar.total = outcome["total_bytes"] or None
+            bar.update(outcome["bytes_done"] - bar.n)
+            if not outcome["timed_out"]:
+                return outcome
+
+
+# ---- serve
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from hf_haul.localhub import LocalHub, serve  # needs the extra "serve"
+
+    def ready(hub: LocalHub) -> None:
+        print(hub.url, flush=True)
+        _say(f"sharing {arguments.path} until Ctrl+C; use it with HF_ENDPOINT={hub.url}")
+
+    serve(
+        arguments.path,
+        host=arguments.host,
+        port=arguments.port,
+        token=arguments.token,
+        max_bytes_per_s=arguments.pace,
+        certfile=arguments.certfile,
+        keyfile=arguments.keyfile,
+        on_ready=ready,
+    )
+    return _OK
+
+
+# ---- env
+
+
+def _env(_: argparse.Namespace) -> int:
+    from huggingface_hub import constants, get_token
+
+    print(f"hf-haul {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for name in _PARTS:
+        print(f"  {name:<16} {_version(name)}")
+    print("Hub")
+    print(f"  {'endpoint':<16} {constants.ENDPOINT}")
+    print(f"  {'cache':<16} {constants.HF_HUB_CACHE}")
+    print(f"  {'token':<16} {'yes' if get_token() else 'no'}")
+    print("Settings (* changed by a variable)")
+    defaults, settings = Settings(), Settings.from_environment()
+    for field in fields(Settings):
+        value = getattr(settings, field.name)
+        mark = "*" if value != getattr(defaults, field.name) else " "
+        print(f"{mark} {'HF_HAUL_' + field.name.upper():<40} {value}")
+    return _OK
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
