@@ -32,8 +32,9 @@ def _parse_quantity(text: str, *, what: str, per_second: bool) -> int:
         raise ValueError(f"not a {what}: {text!r}; write for instance {example!r}")
     number, prefix, unit, _ = match.groups()
     factor = _UNITS[(prefix or "").lower()]
-    # As everywhere on networks, "Mb" and "Mbit" are bits and "MB" bytes; a bare "m" counts bytes.
-    bits = unit is not None and (unit.lower() == "bit" or unit == "b")
+    # As everywhere on networks, "Mb/s" and "Mbit/s" are bits and "MB/s" bytes. "mb" is nobody's standard and
+    # mostly means bytes; and nobody measures a file in bits, unless saying so.
+    bits = (unit or "").lower() == "bit" or (per_second and unit == "b" and (prefix or "")[:1].isupper())
     return int(float(number) * factor / (8 if bits and prefix else 1))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from typing import Any
 
 __all__ = [
     "CertificateError",
@@ -30,7 +31,18 @@ __all__ = [
 
 
 class HaulError(Exception):
-    """Base of every error raised by hf-haul."""
+    """Base of every error raised by hf-haul. Survives pickling, so it may cross a process border."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[HaulError], args: tuple[Any, ...], state: dict[str, Any]) -> HaulError:
+    """Make an error anew without its ``__init__``, whose parameters are not those of the base class."""
+    error = kind.__new__(kind, *args)
+    (OSError if isinstance(error, OSError) else Exception).__init__(error, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UnsafePathError(HaulError, ValueError):

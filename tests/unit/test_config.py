@@ -1,0 +1,149 @@
+"""Settings, their variables, and the words for sizes and rates."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
+import pytest
+
+from hf_haul.config import GiB, KiB, MiB, Settings, parse_rate, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0), ("17", 17), (17, 17), ("1k", 1000), ("1K", 1000), ("1kB", 1000), ("1KiB", KiB), ("16MiB", 16 * MiB),
+        ("16 mib", 16 * MiB), ("1.5GB", 1_500_000_000), ("2GiB", 2 * GiB), ("1T", 10**12), ("1TiB", 2**40),
+        ("0.5MiB", MiB // 2), ("  8M  ", 8_000_000), ("12B", 12), ("12b", 12), ("8Mbit", 1_000_000), ("8Mb", 8_000_000),
+        ("8mb", 8_000_000), ("8mib", 8 * MiB),
+    ],
+)  # fmt: skip
+def test_sizes_are_read(text: str | int, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("50MB/s", 50_000_000), ("50MBps", 50_000_000), ("50M", 50_000_000), ("400Mbit/s", 50_000_000),
+        ("400Mb/s", 50_000_000), ("400Mbps", 50_000_000), ("50mb/s", 50_000_000), ("8Kib/s", KiB), ("1GiB/s", GiB), ("12345", 12345), (12345, 12345), (1.5e6, 1_500_000),
+        (None, None), ("", None), ("0", None), ("none", None), (" Unlimited ", None),
+    ],
+)  # fmt: skip
+def test_rates_are_read(text: Any, rate: int | None) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["fast", "-1", "1.2.3M", "10 apples", "MB", "1e6", "5MB/s"])
+def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="16MiB"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["fast", "-1", "10 MB/h", "/s"])
+def test_what_is_no_rate_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="50MB/s"):
+        parse_rate(text)
+
+
+def test_settings_cannot_be_changed_once_made() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Settings().verify = False  # type: ignore[misc]  # that is the point
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, 0) for name in (
+            "max_concurrent_downloads", "initial_connections", "max_concurrent_files_per_model", "chunk_size",
+            "min_chunk_size", "connect_timeout", "stall_timeout", "give_up_after", "max_bandwidth_bps",
+            "connection_pool_size", "max_connections_per_host", "part_size", "queue_timeout",
+        )),
+        *((name, -1) for name in ("max_retries", "first_retry_wait", "max_retry_wait", "max_bandwidth_bps")),
+        ("disk_check", "maybe"),
+        ("write_mode", "backwards"),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_work_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["max_retries", "first_retry_wait", "max_retry_wait"])
+def test_no_retries_and_no_waits_can_be_asked_for(name: str) -> None:
+    assert getattr(Settings(**{name: 0}), name) == 0
+
+
+#: A text for each field, and what it means.
+VARIABLES: dict[str, tuple[str, Any]] = {
+    "max_concurrent_downloads": ("8", 8),
+    "initial_connections": ("2", 2),
+    "max_concurrent_files_per_model": ("3", 3),
+    "max_bandwidth_bps": ("50MB/s", 50_000_000),
+    "connection_pool_size": ("9", 9),
+    "max_connections_per_host": ("5", 5),
+    "chunk_size": ("256KiB", 256 * KiB),
+    "min_chunk_size": ("4k", 4000),
+    "part_size": ("32MiB", 32 * MiB),
+    "enable_resume": ("0", False),
+    "enable_adaptive_chunking": ("off", False),
+    "enable_compression": ("yes", True),
+    "verify": ("FALSE", False),
+    "queue_timeout": ("60", 60.0),
+    "connect_timeout": ("3.5", 3.5),
+    "stall_timeout": ("20", 20.0),
+    "give_up_after": ("300", 300.0),
+    "max_retries": ("0", 0),
+    "first_retry_wait": ("0.1", 0.1),
+    "max_retry_wait": ("2", 2.0),
+    "durable": ("no", False),
+    "disk_check": ("WARN", "warn"),
+    "write_mode": ("sequential", "sequential"),
+}
+
+
+def test_this_table_names_every_setting() -> None:
+    assert set(VARIABLES) == {field.name for field in fields(Settings)}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_every_setting_can_be_set_by_its_variable(name: str) -> None:
+    text, value = VARIABLES[name]
+    settings = Settings.from_environment({f"HF_HAUL_{name.upper()}": text})
+    assert getattr(settings, name) == value
+    assert getattr(Settings(), name) != value, "the example must differ from the default"
+    others = [other for other in VARIABLES if other != name]
+    assert all(getattr(settings, other) == getattr(Settings(), other) for other in others)
+
+
+def test_short_names_and_an_unlimited_rate_are_understood() -> None:
+    settings = Settings.from_environment({"HF_HAUL_MAX_BANDWIDTH": "none", "HF_HAUL_MAX_CONNECTIONS": "6"})
+    assert settings.max_bandwidth_bps is None
+    assert settings.max_concurrent_downloads == 6
+
+
+def test_arguments_win_over_variables_and_none_is_passed_over() -> None:
+    environ = {"HF_HAUL_CHUNK_SIZE": "1MiB", "HF_HAUL_MAX_RETRIES": "1"}
+    settings = Settings.from_environment(environ, chunk_size=5, max_retries=None)
+    assert settings.chunk_size == 5
+    assert settings.max_retries == 1
+
+
+def test_other_variables_and_empty_ones_are_passed_over() -> None:
+    environ = {"HF_HAUL_NOVELTY": "1", "HF_HAUL_CHUNK_SIZE": " ", "HF_HOME": "/x", "CHUNK_SIZE": "5"}
+    assert Settings.from_environment(environ) == Settings()
+
+
+def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HAUL_DISK_CHECK", "off")
+    assert Settings.from_environment().disk_check == "off"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("MAX_RETRIES", "many"), ("VERIFY", "perhaps"), ("CHUNK_SIZE", "big"), ("STALL_TIMEOUT", "soon"), ("MAX_BANDWIDTH", "fast")],
+)  # fmt: skip
+def test_a_variable_that_cannot_be_read_is_named(name: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"HF_HAUL_{name}='{text}'"):
+        Settings.from_environment({f"HF_HAUL_{name}": text})
