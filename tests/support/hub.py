@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.support.repos import contents, make_repo
 
 from hf_haul.localhub import LocalHub, Repo
 
-__all__ = ["ServedRepo", "hub_environment", "run_python", "serve_repo"]
+__all__ = ["ServedRepo", "hub_environment", "make_certificate", "run_python", "serve_repo"]
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -110,3 +112,19 @@ def run_python(
         timeout=timeout,
         check=False,
     )
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and localhost that signs itself, and its key.
+
+    The calling test is skipped where there is no ``openssl`` to make one.
+    """
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("makes a certificate with openssl")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhub"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    files = ["-out", str(cert), "-keyout", str(key)]
+    subprocess.run([openssl, *words.split(), *names, *files], check=True, capture_output=True)
+    return cert, key

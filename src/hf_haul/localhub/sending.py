@@ -272,7 +272,7 @@ class _Line:
         sock = self.transport.get_extra_info("socket")
         if _SO_MAX_PACING_RATE is None or sock is None:
             return False
-        value = _UNPACED if rate is None else max(1, min(int(rate), _UNPACED))
+        value = struct.pack("=I", _UNPACED if rate is None else max(1, min(int(rate), _UNPACED)))
         try:
             sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, value)
         except OSError:
