@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
-from hf_haul.task import DownloadProgress
+from hf_haul.task import DownloadProgress, DownloadTask
 
-__all__ = ["Notifier", "ProgressCallback"]
+__all__ = ["DownloadEvent", "EventBus", "Notifier", "ProgressCallback"]
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +20,8 @@ ProgressCallback = Callable[[DownloadProgress], None]
 
 #: Seconds that closing waits for a callback that does not return.
 _PATIENCE: Final = 2.0
+#: Events that wait for a slow observer at the most.
+_EVENTS_KEPT: Final = 10_000
 
 
 class Notifier:
@@ -66,7 +70,112 @@ class Notifier:
                 _, progress = self._waiting.popitem(last=False)
             try:
                 self._callback(progress)
-            except Exception:  # noqa: BLE001  whatever a user's callback raises must not end the download
+            except Exception:  # whatever it raises must not end the download
                 if not self._complained:
                     self._complained = True
                     logger.warning("a progress callback raised; it will be called again", exc_info=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadEvent:
+    """Something that happened, for tools that watch.
+
+    Attributes:
+        kind: ``queue_started``, ``queue_done``, ``file_retried``, ``file_done``, ``file_failed`` or ``file_cancelled``.
+        at: Seconds since the epoch.
+        model_id: What it is about, where known.
+        queue_id: The queue, where known.
+        task_id: The file's task, for events about files.
+        file_path: The file, for events about files.
+        details: More plain values, such as ``error``.
+    """
+
+    kind: str
+    at: float
+    model_id: str | None = None
+    queue_id: str | None = None
+    task_id: str | None = None
+    file_path: str | None = None
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+class EventBus:
+    """Hands events to observers, each on a thread of its own.
+
+    An observer that is slow gets its events late, and loses the oldest beyond a bound; one that raises is
+    logged and called again.
+
+    Locking: ``_lock`` guards the list of observers.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._observers: list[_Observer] = []
+
+    def subscribe(self, observer: Callable[[DownloadEvent], None]) -> Callable[[], None]:
+        """Have ``observer`` told of every event from now on.
+
+        Returns:
+            Call it to unsubscribe.
+        """
+        watching = _Observer(observer)
+        with self._lock:
+            self._observers.append(watching)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                if watching in self._observers:
+                    self._observers.remove(watching)
+
+        return unsubscribe
+
+    def emit(
+        self, kind: str, task: DownloadTask | None = None, *, model_id: str | None = None, queue_id: str | None = None,
+        **details: object,
+    ) -> None:  # fmt: skip
+        """Tell everybody; costs nothing where nobody listens."""
+        if not self._observers:
+            return
+        event = DownloadEvent(
+            kind,
+            time.time(),
+            model_id=task.model_id if task else model_id,
+            queue_id=queue_id,
+            task_id=task.task_id if task else None,
+            file_path=task.file_path if task else None,
+            details={name: value for name, value in details.items() if value is not None},
+        )
+        with self._lock:
+            observers = list(self._observers)
+        for observer in observers:
+            observer.post(event)
+
+
+class _Observer:
+    """One observer, its waiting events, and the thread that exists while there are any."""
+
+    def __init__(self, callback: Callable[[DownloadEvent], None]) -> None:
+        self._callback = callback
+        self._lock = threading.Lock()
+        self._waiting: deque[DownloadEvent] = deque(maxlen=_EVENTS_KEPT)
+        self._busy = False
+
+    def post(self, event: DownloadEvent) -> None:
+        with self._lock:
+            self._waiting.append(event)
+            if self._busy:
+                return
+            self._busy = True
+        threading.Thread(target=self._deliver, name="hf-haul-events", daemon=True).start()
+
+    def _deliver(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._busy = False
+                    return
+                event = self._waiting.popleft()
+            try:
+                self._callback(event)
+            except Exception:  # whatever it raises must not end the download
+                logger.warning("an observer raised; it will be called again", exc_info=True)

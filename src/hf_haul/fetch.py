@@ -197,7 +197,8 @@ class PartFetcher:
             body = transfer.transport.open(want, part.halt, fresh=fresh)
         except SourceChangedError as error:
             transfer.changes += 1
-            error.retryable = transfer.changes <= _CHANGES
+            # Without a digest the scheduler decides: what is staged may have to go.
+            error.retryable = transfer.task.digest is not None and transfer.changes <= _CHANGES
             raise
         except TransferError as error:
             raise self._explain(part, error) from error
@@ -205,11 +206,27 @@ class PartFetcher:
             part.busy_since = None
         self._history.first_byte(transfer.source, self._clock() - began)
         try:
-            if want is not None and body.range is not None and body.range.stop > part.stop:
+            self._check_version(part)
+            if want is not None and body.range is not None and body.range.stop > want.stop:
                 self._on_whole_file(part)
             self._read(part, body)
         finally:
             body.close()
+
+    @staticmethod
+    def _check_version(part: Part) -> None:
+        """Compare the source's version with that of the staged bytes, where no digest will tell in the end."""
+        transfer = part.transfer
+        if transfer.task.digest is not None or transfer.staged is None:
+            return
+        version = transfer.transport.version
+        if version is not None and not transfer.staged.is_of_version(version):
+            transfer.changes += 1
+            error = SourceChangedError(
+                f"{transfer.task.file_path}: the source serves a newer version ({version})"
+            )
+            error.retryable = False  # the scheduler starts the file anew
+            raise error
 
     def _read(self, part: Part, body: Body) -> None:
         staged = part.transfer.staged

@@ -19,7 +19,7 @@ from hf_haul.cache import FileDestination, require_safe_path
 from hf_haul.config import Settings, parse_rate
 from hf_haul.disk import check_space, space_needed
 from hf_haul.download_queue import ModelDownloadQueue
-from hf_haul.events import Notifier, ProgressCallback
+from hf_haul.events import EventBus, Notifier, ProgressCallback
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.plan import SMALL_FILE, make_plan
 from hf_haul.priority import DefaultPolicy, PriorityPolicy
@@ -192,6 +192,10 @@ class ParallelDownloadManager:
         headers: Sent with every request to a source, never to a redirect's target on another origin.
         verify_tls: Whether certificates are verified; a path names the ones to trust.
         proxies: Proxies by scheme, before those of the environment.
+
+    Attributes:
+        settings: The settings in force.
+        events: Tells tools what happens: ``manager.events.subscribe(print)``.
     """
 
     def __init__(
@@ -237,6 +241,7 @@ class ParallelDownloadManager:
         self._lock = threading.Lock()  # guards the engine's making, once per process
         self._tasks: weakref.WeakValueDictionary[str, QueueRun] = weakref.WeakValueDictionary()
         self._closed = False
+        self.events = EventBus()
         self._build()
         _managers.add(self)
 
@@ -253,7 +258,7 @@ class ParallelDownloadManager:
             verify=self._verify_tls,
             proxies=self._proxies,
         )
-        self._scheduler = Scheduler(settings, self._limiter, self._transport_for)
+        self._scheduler = Scheduler(settings, self._limiter, self._transport_for, events=self.events)
 
     @property
     def _engine(self) -> Scheduler:
@@ -332,8 +337,8 @@ class ParallelDownloadManager:
         )
         notifier = Notifier(progress_callback, f"hf-haul-progress-{model_id}") if progress_callback else None
         run = engine.submit(queue, plan.files, notifier)
-        for each in plan.files:
-            self._tasks[each.task.task_id] = run
+        if len(plan.files) == 1:
+            self._tasks[plan.files[0].task.task_id] = run
         return DownloadHandle(engine, run)
 
     def _reserved(self) -> int:
@@ -441,9 +446,8 @@ class ParallelDownloadManager:
             raise IsADirectoryError(f"{path!r}: {target} is a folder")
         _require_writable(target.parent)
         version = (digest.value if digest else etag) or url
-        destination = FileDestination(target, version, digest, size if digest else None)
+        destination = FileDestination(target, version, digest, size)
         remote = RemoteFile(path, url, size=size, digest=digest, etag=etag, headers=self._headers)
-        # Without a digest an older file of the same size may be another version: fetch it again.
         return FileRequest(remote, destination, fresh=not self.settings.enable_resume)
 
     def download_model_parallel(

@@ -178,6 +178,7 @@ class _Source:
     bytes: float = 0.0
     seconds: float = 0.0
     first_byte: float | None = None
+    total: int = 0
 
 
 class SourceHistory:
@@ -191,6 +192,7 @@ class SourceHistory:
         """Note one read: its bytes, and the seconds one connection took for them."""
         with self._lock:
             known = self._sources.setdefault(source, _Source())
+            known.total += nbytes
             fade = 0.5 ** (seconds / _HISTORY_HALF_LIFE)
             known.bytes = known.bytes * fade + nbytes
             known.seconds = known.seconds * fade + seconds
@@ -201,6 +203,12 @@ class SourceHistory:
             known = self._sources.setdefault(source, _Source())
             before = seconds if known.first_byte is None else known.first_byte
             known.first_byte = before + _FIRST_BYTE_WEIGHT * (seconds - before)
+
+    def bytes_total(self, source: str) -> int:
+        """Bytes received from it so far."""
+        with self._lock:
+            known = self._sources.get(source)
+            return 0 if known is None else known.total
 
     def connection_speed(self, source: str) -> float | None:
         """Bytes per second that one connection gets, ``None`` while unknown."""

@@ -105,6 +105,15 @@ class QueueRun:
             return
         self._notifier.post(self.progress_of(transfer))
 
+    def post_task(self, task: DownloadTask) -> None:
+        """Tell the user about a file that never began."""
+        if self._notifier is not None:
+            self._notifier.post(
+                DownloadProgress(
+                    task.task_id, task.model_id, task.file_path, 0, task.size, 0.0, None, task.state
+                )
+            )
+
     def post_progress(self) -> None:
         """Tell the user about the files that moved since the last call."""
         if self._notifier is None:

@@ -12,7 +12,7 @@ large files from starving each other; a part can be cut short at any read, so so
 for something large. A ticker thread looks ten times a second at what is in flight: it wakes
 connections that stall, samples the goodput for the adaptive limit, and posts progress.
 
-Invariants. This class is the only owner of running state; ``_cond`` guards all of it. Nobody who holds it
+Invariants. This class is the only owner of running state; ``_lock`` guards all of it. Nobody who holds it
 touches the network, the disk or a user's callback.
 
 What we do not do: dedicated threads per file, timeouts by polling in workers, work queues between threads.
@@ -40,8 +40,9 @@ from hf_haul.errors import (
     RangeRefusedError,
     RetriesExhaustedError,
     ServerBusyError,
+    SourceChangedError,
 )
-from hf_haul.events import Notifier
+from hf_haul.events import EventBus, Notifier
 from hf_haul.fetch import PartFetcher
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory, SpeedMeter
@@ -71,6 +72,8 @@ _KEPT_RESULTS: Final = 1000
 _IDLE_SECONDS: Final = 10.0
 #: How often a staged file may be lost to another process before its file fails.
 _LOSSES: Final = 5
+#: How often a file may change at its source while it is fetched.
+_CHANGES: Final = 2
 
 #: Stands for the length of a file whose source does not say it.
 _UNKNOWN: Final = 1 << 62
@@ -85,6 +88,7 @@ class Scheduler:
         settings: See :class:`hf_haul.config.Settings`.
         limiter: The bandwidth limit of all connections together.
         transport_for: Makes the transport of one file.
+        events: Where to tell tools what happens.
         threads: Whether to start threads; without, :meth:`drain` does all work on the calling thread.
     """
 
@@ -95,22 +99,26 @@ class Scheduler:
         transport_for: TransportFactory,
         *,
         threads: bool = True,
+        events: EventBus | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.limiter = limiter
         self.history = SourceHistory()
+        self.events = events or EventBus()
         self._transport_for = transport_for
         self._threads_allowed = threads
         self._clock = clock
-        self._cond = threading.Condition()
-        # Guarded by _cond, all of them:
+        self._lock = threading.Lock()
+        self._work_waits = threading.Condition(self._lock)
+        self._ticker_waits = threading.Condition(self._lock)
+        self._hasher_waits = threading.Condition(self._lock)
+        # Guarded by _lock, all of them:
         self._runs: list[QueueRun] = []
         self._finished: OrderedDict[str, QueueRun] = OrderedDict()
         self._controllers: dict[str, ConcurrencyController] = {}
         self._active: dict[str, int] = {}
         self._requests: dict[str, int] = {}
-        self._bytes: dict[str, int] = {}
         self._workers: set[threading.Thread] = set()
         self._idle = 0
         self._ticker: threading.Thread | None = None
@@ -142,15 +150,19 @@ class Scheduler:
         for directory in {each.request.destination.staging_dir for each in planned}:
             for key, paths in scan_orphans(directory).items():
                 run.orphans.setdefault((directory, key), []).extend(paths)
-        with self._cond:
+        with self._lock:
             if self._closing:
                 raise RuntimeError("the manager is shut down")
             for each in planned:
                 queue.add(each.task)
             insort(self._runs, run)
-            self._finish_if_over(run)
+            over = self._finish_if_over(run)
             self._make_room_for(run)
             self._wake_workers()
+            self._ticker_waits.notify()
+        self._emit("queue_started", run, files=len(planned), bytes=run.total_bytes)
+        if over:
+            run.finish()
         return run
 
     def cancel(self, run: QueueRun) -> bool:
@@ -159,7 +171,7 @@ class Scheduler:
         Returns:
             Whether there was anything to stop.
         """
-        with self._cond:
+        with self._lock:
             if run.done.is_set():
                 return False
             run.queue.cancelled = True
@@ -172,14 +184,18 @@ class Scheduler:
             leftovers = [
                 self._give_up(run, t, None) for t in list(run.transfers.values()) if self._at_rest(t)
             ]
-            self._finish_if_over(run)
-            self._cond.notify_all()
+            over = self._finish_if_over(run)
+            waiting = list(run.queue.failed)
         self._release(stopped, leftovers)
+        for task in waiting:
+            run.post_task(task)
+        if over:
+            run.finish()
         return True
 
     def pause(self, run: QueueRun | None = None) -> None:
         """Take no new part, and stop those in flight: of one queue, or of all."""
-        with self._cond:
+        with self._lock:
             if run is None:
                 self._paused = True
             else:
@@ -187,15 +203,24 @@ class Scheduler:
             stopped = []
             for each in [run] if run is not None else self._runs:
                 stopped += self._halt_parts(each)
+                for transfer in each.transfers.values():
+                    if transfer.task.state is DownloadState.RUNNING:
+                        transfer.task.move_to(DownloadState.PAUSED)
         self._release(stopped, [])
 
     def resume(self, run: QueueRun | None = None) -> None:
         """Go on after :meth:`pause`."""
-        with self._cond:
+        with self._lock:
             if run is None:
                 self._paused = False
             else:
                 run.queue.paused = False
+            for each in self._runs:
+                for transfer in each.transfers.values():
+                    if transfer.task.state is DownloadState.PAUSED and not (
+                        self._paused or each.queue.paused
+                    ):
+                        transfer.task.move_to(DownloadState.RUNNING)
             self._wake_workers()
 
     @property
@@ -205,7 +230,7 @@ class Scheduler:
 
     def set_priority(self, run: QueueRun, priority: DownloadPriority) -> None:
         """Move a queue before or behind others."""
-        with self._cond:
+        with self._lock:
             if run in self._runs:
                 self._runs.remove(run)
                 run.queue.priority = priority
@@ -215,7 +240,7 @@ class Scheduler:
 
     def find(self, queue_id: str) -> QueueRun | None:
         """A running or a finished queue; ``None`` if unknown or forgotten."""
-        with self._cond:
+        with self._lock:
             for run in self._runs:
                 if run.queue.queue_id == queue_id:
                     return run
@@ -223,17 +248,17 @@ class Scheduler:
 
     def runs(self) -> list[QueueRun]:
         """Queues that are not finished, most urgent first."""
-        with self._cond:
+        with self._lock:
             return list(self._runs)
 
     def forget(self, queue_id: str) -> None:
         """Drop a finished queue's results."""
-        with self._cond:
+        with self._lock:
             self._finished.pop(queue_id, None)
 
     def retune(self) -> dict[str, Any]:
         """Have every source look for its best number of connections anew; returns the limits by source."""
-        with self._cond:
+        with self._lock:
             now = self._clock()
             changed = {}
             for source, controller in self._controllers.items():
@@ -245,7 +270,7 @@ class Scheduler:
 
     def snapshot(self) -> dict[str, Any]:
         """Plain values about everything in flight."""
-        with self._cond:
+        with self._lock:
             parts = [p for run in self._runs for t in run.transfers.values() for p in t.parts]
             return {
                 "queues": len(self._runs),
@@ -265,17 +290,19 @@ class Scheduler:
         """Stop all threads; idempotent.
 
         Args:
-            wait_for_work: Whether to finish every queue first. If not, what is in flight stays resumable and
+            wait_for_work: Whether to finish every queue first that is not paused. If not, what is in flight stays resumable and
                 the queues count as cancelled.
         """
         if wait_for_work:
             for run in self.runs():
-                run.done.wait()
+                if not (self._paused or run.queue.paused):  # what is paused would never end
+                    run.done.wait()
         for run in self.runs():
             self.cancel(run)
-        with self._cond:
+        with self._lock:
             self._closing = True
-            self._cond.notify_all()
+            for waits in (self._work_waits, self._ticker_waits, self._hasher_waits):
+                waits.notify_all()
             threads = [*self._workers, self._ticker, self._hasher]
         for thread in threads:
             if thread is not None and thread is not threading.current_thread():
@@ -289,13 +316,18 @@ class Scheduler:
     # ---- workers
 
     def _wake_workers(self) -> None:
-        """Have idle workers look for work, and start one more if there are none; call with the lock held."""
-        self._cond.notify_all()
-        if self._threads_allowed and self._runs:
-            if self._ticker is None:
-                self._ticker = self._start(self._tick_forever, "hf-haul-ticker")
-            if self._idle == 0:
-                self._add_worker()
+        """Have an idle worker look for work, or start one; call with the lock held.
+
+        One is enough: whoever finds work wakes the next, so that nobody is woken for nothing.
+        """
+        if not self._threads_allowed or not self._runs:
+            return
+        if self._ticker is None:
+            self._ticker = self._start(self._tick_forever, "hf-haul-ticker")
+        if self._idle:
+            self._work_waits.notify()
+        else:
+            self._add_worker()
 
     def _add_worker(self) -> None:
         if len(self._workers) < self.settings.max_concurrent_downloads and not self._closing:
@@ -312,25 +344,25 @@ class Scheduler:
             while (job := self._next_job()) is not None:
                 self._perform(job)
         finally:
-            with self._cond:
+            with self._lock:
                 self._workers.discard(threading.current_thread())
 
     def _next_job(self, *, block: bool = True) -> Part | Transfer | None:
         """What the calling worker should do; waits for it. ``None``: end."""
         deadline = self._clock() + _IDLE_SECONDS
-        with self._cond:
+        with self._lock:
             while not self._closing:
                 job = None if self._paused else self._choose()
                 if job is not None:
                     self._count(job, 1)
-                    if block and self._idle == 0:
-                        self._add_worker()  # there may be more where this came from
+                    if block:
+                        self._wake_workers()  # there may be more where this came from
                     return job
                 if not block or (not self._runs and self._clock() >= deadline):
                     return None
                 self._idle += 1
                 try:
-                    self._cond.wait(_IDLE_SECONDS)
+                    self._work_waits.wait(_IDLE_SECONDS)
                 finally:
                     self._idle -= 1
             return None
@@ -459,7 +491,7 @@ class Scheduler:
 
     def _run_of(self, job: Part | Transfer) -> QueueRun:
         task_id = job.task.task_id if isinstance(job, Transfer) else job.transfer.task.task_id
-        with self._cond:
+        with self._lock:
             return next(run for run in self._runs if task_id in run.transfers)
 
     def _open(self, run: QueueRun, transfer: Transfer) -> None:
@@ -509,18 +541,18 @@ class Scheduler:
     def _probe(self, transfer: Transfer) -> Iterator[Part]:
         """A part without bytes, known to the scheduler so that a halt reaches it."""
         probe = Part(transfer, ByteRange(0, 0), now=self._clock())
-        with self._cond:
+        with self._lock:
             transfer.parts.append(probe)
         try:
             yield probe
         finally:
-            with self._cond:
+            with self._lock:
                 transfer.parts.remove(probe)
 
     def _settle_opening(
         self, run: QueueRun, transfer: Transfer, error: BaseException | None
     ) -> list[Callable[[], None]]:
-        with self._cond:
+        with self._lock:
             self._count(transfer, -1)
             transfer.opening = False
             staged = transfer.staged
@@ -573,7 +605,7 @@ class Scheduler:
         """Decide what follows a part; returns what is to be done without the lock."""
         transfer = part.transfer
         source = transfer.source
-        with self._cond:
+        with self._lock:
             self._count(part, -1)
             rival = part.rival
             transfer.give_back(part)
@@ -586,6 +618,10 @@ class Scheduler:
             ):
                 if transfer.note_refused_range():
                     stop += transfer.parts
+                error = None
+            if isinstance(error, SourceChangedError) and self._can_start_anew(transfer):
+                transfer.outdated = True
+                stop += transfer.parts
                 error = None
             if rival is not None and part.position >= part.stop:
                 stop.append(rival)
@@ -608,8 +644,27 @@ class Scheduler:
             return [self._give_up(run, transfer, None), self._notify]
         if transfer.failure is not None:
             return [self._give_up(run, transfer, transfer.failure), self._notify]
+        if transfer.outdated:
+            transfer.opening = True  # nobody else touches it meanwhile
+            return [lambda: self._start_anew(run, transfer)]
         transfer.refill()
         return [] if transfer.pending else self._start_finishing(run, transfer)
+
+    @staticmethod
+    def _can_start_anew(transfer: Transfer) -> bool:
+        """Whether a changed source is taken as it is now: nobody said beforehand what it should be."""
+        return transfer.task.digest is None and transfer.failure is None and transfer.changes <= _CHANGES
+
+    def _start_anew(self, run: QueueRun, transfer: Transfer) -> None:
+        """Drop the bytes of a version that its source no longer serves."""
+        assert transfer.staged is not None
+        transfer.staged.forget()
+        with self._lock:
+            transfer.outdated = transfer.opening = False
+            then = self._settle_file(run, transfer)
+            self._wake_workers()
+        for action in then:
+            action()
 
     def _start_finishing(self, run: QueueRun, transfer: Transfer) -> list[Callable[[], None]]:
         transfer.finishing = True
@@ -633,7 +688,7 @@ class Scheduler:
         if mismatch:
             assert verifier is not None
             error = self._mismatched(transfer, staged, verifier)
-        with self._cond:
+        with self._lock:
             transfer.finishing = False
             then = self._settle_finish(run, transfer, error, mismatch=mismatch)
         for action in then:
@@ -686,9 +741,17 @@ class Scheduler:
     def _done(self, run: QueueRun, transfer: Transfer, *, transferred: bool) -> Callable[[], None]:
         transfer.task.move_to(DownloadState.DONE)
         run.succeed(transfer, transferred=transferred)
-        self._finish_if_over(run)
+        over = self._finish_if_over(run)
         self._wake_workers()
-        return lambda: run.post(transfer)
+        return lambda: self._tell_end(run, transfer, over=over)
+
+    def _tell_end(self, run: QueueRun, transfer: Transfer, *, over: bool) -> None:
+        task = transfer.task
+        run.post(transfer)
+        self._emit(f"file_{task.state.value}", run, task, error=str(task.error) if task.error else None)
+        if over:  # only now is everything that was fetched safe for the next run
+            run.finish()
+            self._emit("queue_done", run, failed=len(run.queue.failed))
 
     def _give_up(self, run: QueueRun, transfer: Transfer, error: BaseException | None) -> Callable[[], None]:
         """End a file without success; ``None`` means that it was cancelled."""
@@ -696,19 +759,22 @@ class Scheduler:
         reason = error or DownloadCancelledError(f"{transfer.task.file_path}: cancelled")
         run.transfers.pop(transfer.task.task_id, None)
         run.fail(transfer.task, reason, state)
-        over = self._finish_if_over(run, announce=False)
+        over = self._finish_if_over(run)
         staged = transfer.staged
 
         def close() -> None:
             if staged is not None:
                 staged.close()
-            run.post(transfer)
-            if over:  # only now is everything that was fetched safe for the next run
-                run.finish()
+            self._tell_end(run, transfer, over=over)
 
         return close
 
-    def _finish_if_over(self, run: QueueRun, *, announce: bool = True) -> bool:
+    def _finish_if_over(self, run: QueueRun) -> bool:
+        """Move a queue without open files to the finished ones.
+
+        Returns:
+            Whether it is over; the caller then calls ``run.finish()`` without the lock, when all is written and told.
+        """
         if not run.queue.finished or run.over:
             return False
         run.over = True
@@ -717,8 +783,6 @@ class Scheduler:
         self._finished[run.queue.queue_id] = run
         while len(self._finished) > _KEPT_RESULTS:
             self._finished.popitem(last=False)
-        if announce:
-            run.finish()
         return True
 
     def _halt_parts(self, run: QueueRun) -> list[Part]:
@@ -731,8 +795,12 @@ class Scheduler:
         for close in leftovers:
             close()
 
+    def _emit(self, kind: str, run: QueueRun, task: DownloadTask | None = None, **details: object) -> None:
+        queue = run.queue
+        self.events.emit(kind, task, model_id=queue.model_id, queue_id=queue.queue_id, **details)
+
     def _notify(self) -> None:
-        with self._cond:
+        with self._lock:
             self._wake_workers()
 
     # ---- what workers report while they fetch
@@ -743,13 +811,13 @@ class Scheduler:
         transfer.meter.add(nbytes)
         self._meter.add(nbytes)
         transfer.metrics.add_bytes(nbytes)
-        source = transfer.source
-        self._bytes[source] = self._bytes.get(source, 0) + nbytes
 
     def _note_retry(self, part: Part, error: BaseException) -> None:
-        part.transfer.task.retry_count += 1
+        task = part.transfer.task
+        task.retry_count += 1
         part.transfer.metrics.add_retry()
-        with self._cond:
+        self.events.emit("file_retried", task, error=str(error))
+        with self._lock:
             self._controller(part.transfer.source).backoff(self._clock(), type(error).__name__)
 
     def _note_limited(self, part: Part, seconds: float) -> None:
@@ -758,7 +826,7 @@ class Scheduler:
     def _note_whole_file(self, part: Part) -> None:
         """A source answered a range from the first byte with the whole file: this part takes it all."""
         transfer = part.transfer
-        with self._cond:
+        with self._lock:
             transfer.mode = "whole"
             transfer.pending.clear()
             part.stop = transfer.size
@@ -770,13 +838,13 @@ class Scheduler:
 
     def _tick_forever(self) -> None:
         while True:
-            with self._cond:
+            with self._lock:
                 if self._closing or (
-                    not self._runs and not self._cond.wait_for(self._has_runs, _IDLE_SECONDS)
+                    not self._runs and not self._ticker_waits.wait_for(self._has_runs, _IDLE_SECONDS)
                 ):
                     self._ticker = None
                     return
-                self._cond.wait_for(lambda: self._closing, _TICK)
+                self._ticker_waits.wait_for(lambda: self._closing, _TICK)
             self.tick()
 
     def _has_runs(self) -> bool:
@@ -785,7 +853,7 @@ class Scheduler:
     def tick(self) -> None:
         """One look at everything in flight; the ticker thread calls it ten times a second."""
         now = self._clock()
-        with self._cond:
+        with self._lock:
             runs = list(self._runs)
             parts = [part for run in runs for t in run.transfers.values() for part in t.parts]
             leaving = [p for p in parts if p.leave and now - p.leave_asked_at > _LEAVE_GRACE]
@@ -795,8 +863,8 @@ class Scheduler:
             self._sample(now)
             again = [self._look_again(run, now) for run in runs]
             staged = [t.staged for run in runs for t in run.transfers.values() if t.staged is not None]
-            if self._idle and (any(again) or parts):
-                self._cond.notify_all()
+            if any(again) or parts:
+                self._wake_workers()
         for part in leaving:
             part.halt.set()
         for part, why in hopeless:
@@ -830,7 +898,7 @@ class Scheduler:
             if latency is not None:
                 controller.first_byte(latency)
             # A small file is a round trip more than it is bytes.
-            goodput = self._bytes.get(source, 0) + (self._requests.get(source, 0) << 16)
+            goodput = self.history.bytes_total(source) + (self._requests.get(source, 0) << 16)
             controller.sample(now, goodput, self._active.get(source, 0), busy)
             grew = grew or controller.limit > before
         if grew:
@@ -846,13 +914,13 @@ class Scheduler:
         if self._hasher is None:
             self._hasher = self._start(self._hash_forever, "hf-haul-hasher")
         else:
-            self._cond.notify_all()
+            self._hasher_waits.notify()
 
     def _hash_forever(self) -> None:
         while True:
-            with self._cond:
+            with self._lock:
                 while not self._to_hash:
-                    if self._closing or not self._cond.wait_for(
+                    if self._closing or not self._hasher_waits.wait_for(
                         lambda: bool(self._to_hash) or self._closing, _IDLE_SECONDS
                     ):
                         self._hasher = None

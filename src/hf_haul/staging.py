@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -134,7 +135,7 @@ def _namespace() -> str:
 def this_process() -> Owner:
     """The owner record of the calling process."""
     return Owner(
-        host=socket.gethostname(),
+        host=socket.gethostname()[:64],
         boot=_read_text("/proc/sys/kernel/random/boot_id"),
         pid=os.getpid(),
         started=_process_start("self"),
@@ -186,6 +187,9 @@ def _locks_tell_the_truth(path: Path) -> bool:
         os.close(fd)
 
 
+#: Characters of a version that are kept; the header has a fixed size.
+_VERSION_LIMIT: Final = 64
+
 _Life = Literal["alive", "dead", "stale"]
 
 
@@ -215,6 +219,7 @@ class StagedFile:
     Attributes:
         size: Bytes of the whole file.
         resumed: Bytes that earlier sessions left.
+        version: What the source called the version these bytes are of, where that was noted.
         sequential: Whether bytes may only be appended in order, and no journal is kept.
     """
 
@@ -224,6 +229,7 @@ class StagedFile:
         self.size = size
         self.sequential = sequential
         self.resumed = 0
+        self.version: str | None = None
         self._fd = fd
         self._lock = threading.Lock()
         self._done = RangeSet()
@@ -297,12 +303,28 @@ class StagedFile:
         buffer[: len(data)] = data  # pragma: no cover - Windows
         return len(data)  # pragma: no cover - Windows
 
+    def is_of_version(self, version: str) -> bool:
+        """Note the version that the bytes are of, or compare it with the one noted.
+
+        Returns:
+            Whether the bytes staged so far are of this version.
+        """
+        version = version[:_VERSION_LIMIT]
+        with self._lock:
+            if self.version is None and not self.resumed:
+                self.version = version
+                if not self.sequential:
+                    self._write_header(b"O")
+            return self.version == version
+
     def forget(self, ranges: list[ByteRange] | None = None) -> None:
         """Take claims back: those in ``ranges``, or all of them."""
         with self._lock:
             for run in ranges if ranges is not None else [ByteRange(0, self.size)]:
                 self._done.discard(run.start, run.stop)
             self.resumed = min(self.resumed, self._done.total)
+            if ranges is None:
+                self.version = None
             if self.sequential:
                 os.ftruncate(self._fd, self._done.frontier(0))
                 return
@@ -409,9 +431,10 @@ class StagedFile:
 
     def _write_header(self, status: bytes) -> None:
         about = {
-            "key": self.key,
+            "key": _short(self.key),
             "size": self.size,
             "nonce": self._nonce,
+            "version": self.version,
             "owner": asdict(_current_owner()),
         }
         body = json.dumps(about, separators=(",", ":")).encode()[: _HEADER_SIZE - _HEADER.size]
@@ -435,6 +458,7 @@ class StagedFile:
             header = _read_header(self._fd, self.size, self.key)
             if header is not None and trust:
                 self._nonce = header.nonce
+                self.version = header.version
                 self._read_journal()
             else:
                 os.ftruncate(self._fd, self.size + _HEADER_SIZE)
@@ -466,6 +490,12 @@ class _Header:
     owner: Owner | None
     nonce: int
     released: bool
+    version: str | None
+
+
+def _short(key: str) -> str:
+    """A key of any length, for the header, whose size is fixed."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def _read_header(fd: int, size: int, key: str) -> _Header | None:
@@ -478,9 +508,9 @@ def _read_header(fd: int, size: int, key: str) -> _Header | None:
         if magic != _MAGIC or zlib.crc32(body) != crc:
             return None
         about = json.loads(body)
-        if about["key"] != key or about["size"] != size:
+        if about["key"] != _short(key) or about["size"] != size:
             return None
-        return _Header(Owner(**about["owner"]), about["nonce"], released=status == b"R")
+        return _Header(Owner(**about["owner"]), about["nonce"], status == b"R", about["version"])
     except (OSError, struct.error, ValueError, KeyError, TypeError):
         return None
 

@@ -59,7 +59,8 @@ TRANSITIONS: Final[Mapping[DownloadState, frozenset[DownloadState]]] = {
     _S.QUEUED: frozenset({_S.RUNNING, _S.PAUSED, _S.FAILED, _S.CANCELLED, _S.DONE}),
     # Back to QUEUED: the file's connections were needed for something more urgent.
     _S.RUNNING: frozenset({_S.VERIFYING, _S.PAUSED, _S.QUEUED, _S.FAILED, _S.CANCELLED, _S.DONE}),
-    _S.PAUSED: frozenset({_S.QUEUED, _S.RUNNING, _S.CANCELLED, _S.FAILED}),
+    # To VERIFYING and DONE: the last byte was in when the pause came.
+    _S.PAUSED: frozenset({_S.QUEUED, _S.RUNNING, _S.VERIFYING, _S.DONE, _S.CANCELLED, _S.FAILED}),
     # A wrong digest sends the file back to the queue once; the second time it fails.
     _S.VERIFYING: frozenset({_S.DONE, _S.QUEUED, _S.FAILED, _S.CANCELLED}),
     _S.DONE: frozenset(),

@@ -97,6 +97,7 @@ class Transfer:
         failure: What made the file fail; its other parts are on their way out.
         changes: How often the source seemed to serve another file.
         range_refusals: How often it refused a range.
+        outdated: Whether what is staged is an older version than its source serves.
         opening: Whether a worker looks what is on disk.
         finishing: Whether a worker checks and publishes the file.
     """
@@ -118,6 +119,7 @@ class Transfer:
         self.changes = 0
         self.range_refusals = 0
         self.failure: BaseException | None = None
+        self.outdated = False
         self.opening = False
         self.finishing = False
         self.meter = SpeedMeter()

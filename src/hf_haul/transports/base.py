@@ -38,9 +38,11 @@ class Transport(Protocol):
     """Opens ranges of one file; safe for many threads.
 
     Attributes:
+        version: What the source calls the present version of the file, once it has answered.
         patience: Seconds spent so far on waits that the source asked for.
     """
 
+    version: str | None
     patience: float
 
     def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> Body:

@@ -121,7 +121,7 @@ class HttpSource:
         self._target_expires = float("inf")
         self._resolving = False
         self._refused_fresh = 0
-        self._validator: str | None = None  # strong etag of the bytes, where no digest will tell
+        self.version: str | None = None  # strong etag of the bytes, where no digest will tell
 
     def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> HttpBody:
         """Ask for a range; see :class:`hf_haul.transports.base.Transport`."""
@@ -323,7 +323,7 @@ class HttpSource:
         if self.remote.digest is not None or not etag or etag.startswith("W/") or response.status == 416:
             return  # the digest tells better: two nodes of one CDN may name the same bytes differently
         with self._changed:
-            known, self._validator = self._validator, normalize_etag(etag)
+            known, self.version = self.version, normalize_etag(etag)
         if known is not None and known != normalize_etag(etag):
             raise SourceChangedError(
                 f"{self.remote.path}: changed at its source while being fetched (etag {etag})"
