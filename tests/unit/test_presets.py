@@ -70,7 +70,7 @@ def test_without_presets_every_file_is_taken() -> None:
 
 def test_an_unknown_preset_is_an_error_that_names_the_known_ones() -> None:
     unknown: Any = "gguf"
-    with pytest.raises(ValueError, match="'gguf'.*'safetensors', 'no-weights'"):
+    with pytest.raises(ValueError, match=r"'gguf'.*'safetensors', 'no-weights'"):
         select(["a"], [unknown])
 
 

@@ -1,0 +1,1146 @@
+"""``snapshot_download`` and ``hf_hub_download``: huggingface_hub's functions on our engine."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, NoReturn, overload
+
+from huggingface_hub import DryRunFileInfo, ResolvedRevision, constants
+from huggingface_hub import hf_hub_download as upstream_hf_hub_download
+from huggingface_hub import snapshot_download as upstream_snapshot_download
+from huggingface_hub.errors import (
+    DryRunError,
+    FileMetadataError,
+    HfHubHTTPError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
+    filter_repo_objects,
+    validate_hf_hub_args,
+)
+from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
+
+from hf_haul import hub
+from hf_haul.cache import (
+    BlobDestination,
+    LocalDirDestination,
+    LocalFolder,
+    RepoFolder,
+    digest_of,
+    require_safe_path,
+)
+from hf_haul.config import Settings, parse_rate
+from hf_haul.errors import DownloadCancelledError
+from hf_haul.halt import Halt
+from hf_haul.manager import DownloadHandle, ParallelDownloadManager, default_manager
+from hf_haul.presets import Preset, select
+from hf_haul.task import (
+    Destination,
+    DownloadPriority,
+    DownloadProgress,
+    DownloadState,
+    FileRequest,
+)
+
+__all__ = ["hf_hub_download", "snapshot_download"]
+
+logger = logging.getLogger(__name__)
+
+ProgressCallback = Callable[[DownloadProgress], None]
+TqdmClass = Any  # upstream accepts any callable that imitates tqdm
+
+#: Seconds between two looks at a running download.
+_TICK: Final = 0.1
+#: Seconds that a cancelled download has to come to rest before its error goes up.
+_CANCEL_GRACE: Final = 1.5
+#: Seconds that the bars have to say their last word; a blocked terminal must not hold a finished download.
+_BAR_GRACE: Final = 1.0
+_DEFAULT_WORKERS: Final = 8
+_NOTES: Final = 50
+_NO_METADATA: Final[tuple[type[Exception], ...]] = (*hub.UNREACHABLE, FileMetadataError)
+
+
+# ---- what hf-haul adds to upstream's arguments
+
+
+@dataclass(frozen=True)
+class _Extras:
+    priority: DownloadPriority = DownloadPriority.NORMAL
+    max_bandwidth: float | str | None = None
+    max_connections: int | None = None
+    verify: bool | None = None
+    progress_callback: ProgressCallback | None = None
+    manager: ParallelDownloadManager | None = None
+    files_at_once: int | None = None
+    changes: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        changes = {
+            "max_bandwidth_bps": parse_rate(self.max_bandwidth),
+            "max_concurrent_downloads": self.max_connections,
+            "verify": self.verify,
+            "max_concurrent_files_per_model": self.files_at_once,
+        }
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if self.manager is not None:
+            changes.pop("max_concurrent_files_per_model", None)
+            if changes:
+                raise ValueError(
+                    "max_bandwidth, max_connections and verify make a manager of their own; "
+                    "with manager=, set them on that manager"
+                )
+        object.__setattr__(self, "changes", changes)
+
+    @contextmanager
+    def engine(self) -> Iterator[ParallelDownloadManager]:
+        """The manager given, the process-wide one, or one of this call's own."""
+        if self.manager is not None:
+            yield self.manager
+        elif not self.changes:
+            yield default_manager()
+        else:
+            with ParallelDownloadManager(settings=Settings.from_environment(**self.changes)) as manager:
+                yield manager
+
+
+# ---- progress
+
+
+class _Bars:
+    """Progress bars over one download, kept by a thread of their own.
+
+    A terminal that blocks, or a slow imitation of tqdm, so never slows the download. An error that a bar of
+    the caller's raises ends the download, as it does upstream.
+    """
+
+    def __init__(self, handle: DownloadHandle, make: Callable[[int, int], list[tuple[str, Any]]]) -> None:
+        self._handle = handle
+        self._make = make
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="hf-haul-bars", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what a bar raised."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(_BAR_GRACE)
+
+    def _run(self) -> None:
+        try:
+            first = self._handle.progress()
+            bars = self._make(first.bytes_total or 0, first.bytes_done)
+            shown = {"bytes": first.bytes_done, "files": 0}
+            if all(getattr(bar, "disable", False) is True for _, bar in bars):
+                return
+            over = False
+            while not over:
+                over = self._over.wait(_TICK)
+                self._show(bars, shown)
+            for _, bar in bars:
+                close = getattr(bar, "close", None)
+                if close is not None:
+                    close()
+        except BaseException as error:  # noqa: BLE001  goes up in the caller's thread, through check()
+            self._error = error
+
+    def _show(self, bars: list[tuple[str, Any]], shown: dict[str, int]) -> None:
+        now = self._handle.progress()
+        for kind, bar in bars:
+            done = now.bytes_done if kind == "bytes" else now.files_done
+            total = now.bytes_total if kind == "bytes" else now.files_total
+            if total and hasattr(bar, "total") and (bar.total or 0) < total:
+                bar.total = total
+            if done != shown[kind]:
+                bar.update(done - shown[kind])
+                shown[kind] = done
+
+
+def _bar(cls: TqdmClass, name: str, **options: Any) -> Any:
+    """A bar of the caller's class, or upstream's with its rules about terminals and disabled bars."""
+    cls = cls or hf_tqdm
+    if isinstance(cls, type) and issubclass(cls, hf_tqdm):
+        options["disable"] = False if os.getenv("TQDM_POSITION") == "-1" else None
+        options["name"] = name
+    return cls(**options)
+
+
+def _run(
+    requests: Sequence[FileRequest],
+    model_id: str,
+    extras: _Extras,
+    make_bars: Callable[[int, int], list[tuple[str, Any]]],
+) -> list[tuple[str, BaseException]]:
+    """Download, and return what failed, the first failure first."""
+    with extras.engine() as manager:
+        handle = manager.submit(
+            requests,
+            model_id=model_id,
+            priority=extras.priority,
+            progress_callback=extras.progress_callback,
+        )
+        bars = _Bars(handle, make_bars)
+        try:
+            while not handle.wait(_TICK):
+                bars.check()
+        except BaseException:
+            # Ctrl+C, or a bar that raised to stop us: what was fetched stays staged for the next call.
+            handle.cancel()
+            handle.wait(_CANCEL_GRACE)
+            raise
+        finally:
+            bars.close()
+        bars.check()
+        errors: list[tuple[str, BaseException]] = list(handle.errors())
+        if not errors and handle.progress().state is DownloadState.CANCELLED:
+            errors = [(model_id, DownloadCancelledError(f"{model_id}: the download was cancelled"))]
+        return errors
+
+
+def _raise_all(errors: Sequence[tuple[str, BaseException]]) -> NoReturn:
+    """Raise the first error, the others noted on it."""
+    (_, first), *others = errors
+    for path, error in others[:_NOTES]:
+        _note(first, f"also failed: {path}: {type(error).__name__}: {error}")
+    if len(others) > _NOTES:
+        _note(first, f"and {len(others) - _NOTES} more files")
+    raise first
+
+
+def _note(error: BaseException, text: str) -> None:
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+    else:  # Python 3.10
+        notes = [*getattr(error, "__notes__", []), text]
+        error.__notes__ = notes  # type: ignore[attr-defined]  # what 3.11's add_note does
+
+
+# ---- a whole snapshot
+
+
+@overload
+def snapshot_download(
+    repo_id: str,
+    *,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    force_download: bool = False,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    allow_patterns: list[str] | str | None = None,
+    ignore_patterns: list[str] | str | None = None,
+    max_workers: int = _DEFAULT_WORKERS,
+    tqdm_class: TqdmClass | None = None,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    dry_run: Literal[False] = False,
+    priority: DownloadPriority = DownloadPriority.NORMAL,
+    max_bandwidth: float | str | None = None,
+    max_connections: int | None = None,
+    verify: bool | None = None,
+    progress_callback: ProgressCallback | None = None,
+    manager: ParallelDownloadManager | None = None,
+    presets: Preset | Sequence[Preset] | None = None,
+) -> str: ...
+
+
+@overload
+def snapshot_download(
+    repo_id: str,
+    *,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    force_download: bool = False,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    allow_patterns: list[str] | str | None = None,
+    ignore_patterns: list[str] | str | None = None,
+    max_workers: int = _DEFAULT_WORKERS,
+    tqdm_class: TqdmClass | None = None,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    dry_run: bool,
+    priority: DownloadPriority = DownloadPriority.NORMAL,
+    max_bandwidth: float | str | None = None,
+    max_connections: int | None = None,
+    verify: bool | None = None,
+    progress_callback: ProgressCallback | None = None,
+    manager: ParallelDownloadManager | None = None,
+    presets: Preset | Sequence[Preset] | None = None,
+) -> str | list[DryRunFileInfo]: ...
+
+
+@validate_hf_hub_args
+def snapshot_download(
+    repo_id: str,
+    *,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    force_download: bool = False,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    allow_patterns: list[str] | str | None = None,
+    ignore_patterns: list[str] | str | None = None,
+    max_workers: int = _DEFAULT_WORKERS,
+    tqdm_class: TqdmClass | None = None,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    dry_run: bool = False,
+    priority: DownloadPriority = DownloadPriority.NORMAL,
+    max_bandwidth: float | str | None = None,
+    max_connections: int | None = None,
+    verify: bool | None = None,
+    progress_callback: ProgressCallback | None = None,
+    manager: ParallelDownloadManager | None = None,
+    presets: Preset | Sequence[Preset] | None = None,
+) -> str | list[DryRunFileInfo]:
+    """Download a repository's files, as :func:`huggingface_hub.snapshot_download` does.
+
+    The arguments up to ``dry_run`` are upstream's and mean the same. One file's failure does not stop the
+    others: the first error is raised when all have ended, with the others as its notes. After an interrupt,
+    an error or a kill the next call goes on from what was fetched.
+
+    Args:
+        repo_id: ``org/name`` or ``name``.
+        repo_type: ``model`` (the default), ``dataset``, ``space`` or ``kernel``.
+        revision: Branch, tag, ``refs/pr/N`` or commit; ``main`` by default.
+        cache_dir: The cache; ``HF_HUB_CACHE`` by default.
+        local_dir: Put plain files here and not into the cache.
+        library_name: For the user agent.
+        library_version: For the user agent.
+        user_agent: For the user agent.
+        etag_timeout: Seconds that the Hub may take to answer as long as the cache may help instead.
+        force_download: Fetch every file anew.
+        token: A token, ``True`` for the stored one, ``False`` for none.
+        local_files_only: Do not touch the network.
+        allow_patterns: Only files that match one of these.
+        ignore_patterns: No file that matches one of these.
+        max_workers: Files in flight at once. Left at its default, the engine decides.
+        tqdm_class: A class, or any callable, that imitates tqdm.
+        headers: Further headers for the Hub.
+        endpoint: The Hub's URL.
+        dry_run: Tell what would be downloaded; nothing is written.
+        priority: Urgency among all downloads of the manager.
+        max_bandwidth: Limit in bytes per second, or a text such as ``50MB/s``.
+        max_connections: Most connections at once.
+        verify: Whether digests are checked; they are by default.
+        progress_callback: Called with each file's progress.
+        manager: The manager to use; a process-wide one by default.
+        presets: Rules that pick among formats of the same weights, see :mod:`hf_haul.presets`.
+
+    Returns:
+        The snapshot's folder, or what would be downloaded if ``dry_run``.
+
+    Raises:
+        huggingface_hub.errors.HfHubHTTPError: The Hub refuses; its subclasses say why.
+        huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and the cache does not help.
+        UnsafePathError: A file's name would lead out of its folder; nothing was written.
+        IntegrityError: A file's digest was wrong twice.
+        TransferError: A file could not be fetched; the subclasses say why.
+    """
+    extras = _Extras(
+        priority=priority,
+        max_bandwidth=max_bandwidth,
+        max_connections=max_connections,
+        verify=verify,
+        progress_callback=progress_callback,
+        manager=manager,
+        files_at_once=None if max_workers == _DEFAULT_WORKERS else max_workers,
+    )
+    return _Snapshot(
+        repository=hub.Repository(
+            repo_id=repo_id,
+            repo_type=_repo_type(repo_type),
+            endpoint=endpoint,
+            token=token,
+            library_name=library_name,
+            library_version=library_version,
+            user_agent=user_agent,
+            headers=headers,
+        ),
+        revision=constants.DEFAULT_REVISION if revision is None else revision,
+        cache_dir=_absolute(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
+        local_dir=None if local_dir is None else _absolute(local_dir),
+        etag_timeout=_etag_timeout(etag_timeout),
+        force_download=force_download,
+        local_files_only=local_files_only,
+        allow_patterns=allow_patterns,
+        ignore_patterns=ignore_patterns,
+        presets=(presets,) if isinstance(presets, str) else tuple(presets or ()),
+        tqdm_class=tqdm_class,
+        dry_run=dry_run,
+        extras=extras,
+    ).run()
+
+
+def _repo_type(repo_type: str | None) -> str:
+    if repo_type not in constants.REPO_TYPES_WITH_KERNEL:
+        raise ValueError(
+            f"Invalid repo type: {repo_type}. Accepted repo types are: {constants.REPO_TYPES_WITH_KERNEL!s}"
+        )
+    return repo_type or "model"
+
+
+def _absolute(path: str | Path) -> str:
+    return str(Path(path).expanduser().resolve())
+
+
+def _etag_timeout(seconds: float) -> float:
+    """The environment's timeout, where one is set: it wins over the argument."""
+    if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:
+        return float(constants.HF_HUB_ETAG_TIMEOUT)
+    return seconds
+
+
+Listing = Mapping[str, hub.ListedFile]
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """One call of ``snapshot_download``."""
+
+    repository: hub.Repository
+    revision: str
+    cache_dir: str
+    local_dir: str | None
+    etag_timeout: float
+    force_download: bool
+    local_files_only: bool
+    allow_patterns: list[str] | str | None
+    ignore_patterns: list[str] | str | None
+    presets: tuple[Preset, ...]
+    tqdm_class: TqdmClass | None
+    dry_run: bool
+    extras: _Extras
+
+    def run(self) -> str | list[DryRunFileInfo]:
+        if self.local_files_only or hub.is_offline():
+            # Upstream makes no request then, and its return values and errors are the ones to have.
+            return self._upstream(local_files_only=self.local_files_only)
+        found = self._find()
+        if not isinstance(found, tuple):
+            return found
+        commit, listing = found
+        selected = self._select(listing)
+        for path in selected:
+            require_safe_path(path)
+        known, failed = self.repository.complete(
+            {path: listing[path] for path in selected},
+            commit,
+            timeout=hub.PATIENT_TIMEOUT,
+        )
+        folder = hub.cache_folder(self.repository, self.cache_dir)
+        if self.dry_run:
+            if failed:
+                _raise_all(list(failed.items()))
+            return [self._would(folder, path, meta) for path, meta in known.items()]
+        self._write_ref(folder, commit)
+        if self.local_dir is None:
+            requests = self._into_cache(folder, known)
+        else:
+            requests = self._into_local_dir(folder, known)
+        errors: list[tuple[str, BaseException]] = list(failed.items())
+        if requests:
+            errors += self._fetch(requests)
+        if errors:
+            path, error = errors[0]
+            errors[0] = (path, self.repository.explain(path, commit, error))
+            _raise_all(errors)
+        return folder.snapshot(commit) if self.local_dir is None else os.path.realpath(self.local_dir)
+
+    # -- which commit, which files
+
+    def _find(self) -> tuple[str, Listing] | str | list[DryRunFileInfo]:
+        """The commit and its files; or what the cache has, where the Hub does not answer."""
+        try:
+            return self._ask(patient=False)
+        except _Unanswered as question:
+            first = question
+        try:
+            return self._from_cache(first)
+        except (LocalEntryNotFoundError, DryRunError):
+            if not hub.is_transient(first.error):
+                raise
+            logger.info("Nothing complete in the cache: asking the Hub again")
+        try:
+            return self._ask(patient=True)
+        except _Unanswered as again:
+            return self._from_cache(again)
+
+    def _ask(self, *, patient: bool) -> tuple[str, Listing]:
+        commit: str | None = None
+        if isinstance(self.revision, ResolvedRevision):
+            commit = self.revision.resolved
+        elif hub.is_commit(self.revision):
+            commit = self.revision
+        fixed = commit is not None
+        try:
+            if commit is None:
+                timeout = hub.PATIENT_TIMEOUT if patient else self.etag_timeout
+                commit = self.repository.resolve(self.revision, timeout=timeout, patient=patient)
+            folder = self._tree_folder()
+            listing = hub.read_tree(folder, commit)
+            if listing is None:
+                # With the commit just answered, the Hub is there: worth some patience at once.
+                listing = self.repository.list_files(commit, patient=patient or not fixed)
+                if not self.dry_run:
+                    hub.write_tree(folder, commit, listing)
+            return commit, listing
+        except (hub.ProxyError, RevisionNotFoundError):
+            raise
+        except hub.UNREACHABLE as error:
+            hub.detach_tracebacks(error)
+            raise _Unanswered(error, commit) from None
+
+    def _tree_folder(self) -> str:
+        root = os.path.join(self.cache_dir, self.repository.folder_name)
+        return hub.tree_folder(root, self.local_dir)
+
+    def _select(self, listing: Listing) -> list[str]:
+        paths = list(
+            filter_repo_objects(
+                listing.keys(),
+                allow_patterns=self.allow_patterns,
+                ignore_patterns=self.ignore_patterns,
+            )
+        )
+        given = {
+            "allow_patterns": self.allow_patterns,
+            "ignore_patterns": self.ignore_patterns,
+        }
+        if listing and not paths:
+            told = ", ".join(f"{name}={value!r}" for name, value in given.items() if value)
+            logger.warning("No files matched %s.", told)
+        return select(paths, self.presets)
+
+    # -- without the Hub
+
+    def _from_cache(self, question: _Unanswered) -> str | list[DryRunFileInfo]:
+        """What upstream makes of a Hub that does not answer: the cached snapshot, or its errors."""
+        error = question.error
+        revision = self.revision
+        if question.commit not in (None, revision) and not isinstance(revision, ResolvedRevision):
+            revision = ResolvedRevision(resolved=question.commit, initial=revision)
+        try:
+            return self._upstream(local_files_only=True, revision=revision)
+        except IncompleteSnapshotError as found:
+            text = str(found).replace(
+                "Outgoing traffic is disabled ('local_files_only=True').",
+                f"The Hub could not be reached ({type(error).__name__}: {error}).",
+            )
+            raise IncompleteSnapshotError(text, snapshot_path=found.snapshot_path) from error
+        except DryRunError as found:
+            raise DryRunError(*found.args) from error
+        except LocalEntryNotFoundError:
+            pass
+        if isinstance(error, OfflineModeIsEnabled):
+            raise LocalEntryNotFoundError(
+                "Cannot find an appropriate cached snapshot folder for the specified revision on the local disk and "
+                "outgoing traffic has been disabled. To enable repo look-ups and downloads online, set "
+                "'HF_HUB_OFFLINE=0' as environment variable."
+            ) from error
+        if _is_refusal(error):
+            raise error
+        raise LocalEntryNotFoundError(
+            f"Got: {type(error).__name__}: {error}"
+            "\nAn error happened while trying to locate the files on the Hub, and we cannot find the appropriate"
+            " snapshot folder for the specified revision on the local disk. Please check your internet connection"
+            " and try again."
+        ) from error
+
+    def _upstream(self, *, local_files_only: bool, revision: str | None = None) -> str | list[DryRunFileInfo]:
+        repository = self.repository
+        revision = self.revision if revision is None else revision
+        allow_patterns, ignore_patterns = self._patterns(revision)
+        answer: str | list[DryRunFileInfo] = upstream_snapshot_download(
+            repository.repo_id,
+            repo_type=repository.repo_type,
+            revision=revision,
+            cache_dir=self.cache_dir,
+            local_dir=self.local_dir,
+            library_name=repository.library_name,
+            library_version=repository.library_version,
+            user_agent=repository.user_agent,
+            etag_timeout=self.etag_timeout,
+            force_download=self.force_download,
+            token=repository.token,
+            local_files_only=local_files_only,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            tqdm_class=self.tqdm_class,
+            headers=repository.headers,
+            endpoint=repository.endpoint,
+            dry_run=self.dry_run,
+        )
+        return answer
+
+    def _patterns(self, revision: str) -> tuple[list[str] | str | None, list[str] | str | None]:
+        """Patterns that make upstream look for the files that presets leave, if their listing was kept."""
+        if not self.presets:
+            return self.allow_patterns, self.ignore_patterns
+        if isinstance(revision, ResolvedRevision):
+            commit: str | None = revision.resolved
+        elif hub.is_commit(revision):
+            commit = revision
+        else:
+            commit = hub.cache_folder(self.repository, self.cache_dir).read_ref(revision)
+        listing = None if commit is None else hub.read_tree(self._tree_folder(), commit)
+        if listing is None:
+            return self.allow_patterns, self.ignore_patterns
+        return [glob.escape(path) for path in self._select(listing)], None
+
+    # -- to disk
+
+    def _write_ref(self, folder: RepoFolder, commit: str) -> None:
+        if isinstance(self.revision, ResolvedRevision):
+            return  # whoever resolved it has noted it
+        try:
+            folder.write_ref(self.revision, commit)
+        except OSError as error:
+            logger.warning(
+                "Ignored error while writing commit hash to %s: %s.",
+                os.path.join(folder.root, "refs", self.revision),
+                error,
+            )
+
+    def _into_cache(self, folder: RepoFolder, known: Mapping[str, hub.FileMetadata]) -> list[FileRequest]:
+        requests: list[FileRequest] = []
+        for path, meta in known.items():
+            destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
+            if self.force_download or not os.path.exists(destination.path):
+                requests.append(self._request(path, meta, destination))
+        if requests:
+            folder.prepare()
+        return requests
+
+    def _into_local_dir(self, folder: RepoFolder, known: Mapping[str, hub.FileMetadata]) -> list[FileRequest]:
+        assert self.local_dir is not None
+        local = LocalFolder(self.local_dir)
+        if known:
+            local.prepare()
+        current: set[str] = set()
+        if not self.force_download:
+            current = _settle_all(local, folder, known)
+        return [
+            self._request(path, meta, LocalDirDestination(local, path, meta.commit, meta.etag))
+            for path, meta in known.items()
+            if path not in current
+        ]
+
+    def _request(self, path: str, meta: hub.FileMetadata, destination: Destination) -> FileRequest:
+        return FileRequest(
+            remote=self.repository.remote_file(path, meta),
+            destination=destination,
+            fresh=self.force_download,
+        )
+
+    def _fetch(self, requests: Sequence[FileRequest]) -> list[tuple[str, BaseException]]:
+        count = len(requests)
+
+        def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
+            return [
+                (
+                    "files",
+                    _bar(
+                        self.tqdm_class,
+                        "huggingface_hub.snapshot_download",
+                        total=count,
+                        desc=f"Fetching {count} files",
+                    ),
+                ),
+                (
+                    "bytes",
+                    _bar(
+                        self.tqdm_class,
+                        "huggingface_hub.snapshot_download.transfer",
+                        total=total,
+                        initial=initial,
+                        desc="Downloading bytes",
+                        unit="B",
+                        unit_scale=True,
+                    ),
+                ),
+            ]
+
+        return _run(requests, self.repository.repo_id, self.extras, make_bars)
+
+    def _would(self, folder: RepoFolder, path: str, meta: hub.FileMetadata) -> DryRunFileInfo:
+        pointer = folder.pointer(meta.commit, path)
+        if self.local_dir is None:
+            place = pointer
+            cached = (
+                os.path.exists(pointer)
+                or os.path.exists(folder.blob(meta.etag))
+                or hub.is_shared(self.cache_dir, meta)
+            )
+            download = self.force_download or not cached
+        else:
+            local = LocalFolder(self.local_dir)
+            place = local.file(path)
+            current = not self.force_download and (
+                _is_current(local, path, meta, Halt()) or os.path.isfile(pointer)
+            )
+            cached = current or os.path.isfile(place)
+            download = not current
+        return DryRunFileInfo(
+            commit_hash=meta.commit,
+            file_size=meta.size,
+            filename=path,
+            local_path=place,
+            is_cached=cached,
+            will_download=download,
+        )
+
+
+class _Unanswered(Exception):  # noqa: N818  not an error of its own: it carries one
+    """The Hub did not answer; ``commit`` is what was known by then."""
+
+    def __init__(self, error: Exception, commit: str | None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.commit = commit
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the Hub answered and its answer is what the caller has to see."""
+    return isinstance(error, RepositoryNotFoundError) or (
+        isinstance(error, HfHubHTTPError) and error.response.status_code == 401
+    )
+
+
+# ---- what is in a local_dir already
+
+
+def _is_current(local: LocalFolder, path: str, meta: hub.FileMetadata, halt: Halt) -> bool:
+    """Whether the file in a ``local_dir`` is what the repository has; hashes it where nothing is noted of it."""
+    place = local.file(path)
+    if not os.path.isfile(place):
+        return False
+    noted = local.read_metadata(path)
+    if noted is not None:
+        return noted.etag == meta.etag
+    digest = hub.digest_from_etag(meta.etag)
+    if digest is None or digest.algorithm != "sha256":
+        return False
+    if meta.size is not None and os.path.getsize(place) != meta.size:
+        return False
+    return digest_of(place, digest.algorithm, halt) == digest
+
+
+def _settle(local: LocalFolder, folder: RepoFolder, path: str, meta: hub.FileMetadata, halt: Halt) -> bool:
+    """Bring a file of a ``local_dir`` up to date without the network, if that can be done.
+
+    Returns:
+        Whether it is up to date now.
+    """
+    try:
+        noted = local.read_metadata(path)
+        if noted is not None and noted.commit == meta.commit:
+            return True
+        if not _is_current(local, path, meta, halt):
+            cached = folder.pointer(meta.commit, path)
+            if not os.path.isfile(cached):
+                return False
+            local.copy_in(cached, path)
+        local.write_metadata(path, meta.commit, meta.etag)
+        return True
+    except OSError as error:
+        logger.warning("Could not use what %s has of %s: %s", local.root, path, error)
+        return False
+
+
+def _settle_all(local: LocalFolder, folder: RepoFolder, known: Mapping[str, hub.FileMetadata]) -> set[str]:
+    """The files that need no download, settled by a few threads: some have to be hashed or copied."""
+    halt = Halt()
+    pool = ThreadPoolExecutor(max_workers=_DEFAULT_WORKERS)
+    try:
+        settled = {
+            path: pool.submit(_settle, local, folder, path, meta, halt) for path, meta in known.items()
+        }
+        return {path for path, future in settled.items() if future.result()}
+    finally:
+        halt.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# ---- one file
+
+
+@overload
+def hf_hub_download(
+    repo_id: str,
+    filename: str,
+    *,
+    subfolder: str | None = None,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    force_download: bool = False,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    tqdm_class: TqdmClass | None = None,
+    dry_run: Literal[False] = False,
+    priority: DownloadPriority = DownloadPriority.NORMAL,
+    max_bandwidth: float | str | None = None,
+    max_connections: int | None = None,
+    verify: bool | None = None,
+    progress_callback: ProgressCallback | None = None,
+    manager: ParallelDownloadManager | None = None,
+) -> str: ...
+
+
+@overload
+def hf_hub_download(
+    repo_id: str,
+    filename: str,
+    *,
+    subfolder: str | None = None,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    force_download: bool = False,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    tqdm_class: TqdmClass | None = None,
+    dry_run: bool,
+    priority: DownloadPriority = DownloadPriority.NORMAL,
+    max_bandwidth: float | str | None = None,
+    max_connections: int | None = None,
+    verify: bool | None = None,
+    progress_callback: ProgressCallback | None = None,
+    manager: ParallelDownloadManager | None = None,
+) -> str | DryRunFileInfo: ...
+
+
+@validate_hf_hub_args
+def hf_hub_download(
+    repo_id: str,
+    filename: str,
+    *,
+    subfolder: str | None = None,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    force_download: bool = False,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    tqdm_class: TqdmClass | None = None,
+    dry_run: bool = False,
+    priority: DownloadPriority = DownloadPriority.NORMAL,
+    max_bandwidth: float | str | None = None,
+    max_connections: int | None = None,
+    verify: bool | None = None,
+    progress_callback: ProgressCallback | None = None,
+    manager: ParallelDownloadManager | None = None,
+) -> str | DryRunFileInfo:
+    """Download one file of a repository, as :func:`huggingface_hub.hf_hub_download` does.
+
+    The arguments up to ``dry_run`` are upstream's and mean the same.
+
+    Args:
+        repo_id: ``org/name`` or ``name``.
+        filename: The file's path in the repository.
+        subfolder: A folder in the repository that ``filename`` is relative to.
+        repo_type: ``model`` (the default), ``dataset``, ``space`` or ``kernel``.
+        revision: Branch, tag, ``refs/pr/N`` or commit; ``main`` by default.
+        library_name: For the user agent.
+        library_version: For the user agent.
+        cache_dir: The cache; ``HF_HUB_CACHE`` by default.
+        local_dir: Put a plain file here and not into the cache.
+        user_agent: For the user agent.
+        force_download: Fetch the file anew.
+        etag_timeout: Seconds that the Hub may take to answer as long as the cache may help instead.
+        token: A token, ``True`` for the stored one, ``False`` for none.
+        local_files_only: Do not touch the network.
+        headers: Further headers for the Hub.
+        endpoint: The Hub's URL.
+        tqdm_class: A class, or any callable, that imitates tqdm.
+        dry_run: Tell what would be downloaded; nothing is written.
+        priority: Urgency among all downloads of the manager.
+        max_bandwidth: Limit in bytes per second, or a text such as ``50MB/s``.
+        max_connections: Most connections at once.
+        verify: Whether the digest is checked; it is by default.
+        progress_callback: Called with the file's progress.
+        manager: The manager to use; a process-wide one by default.
+
+    Returns:
+        The file's path, or what would be downloaded if ``dry_run``.
+
+    Raises:
+        huggingface_hub.errors.HfHubHTTPError: The Hub refuses; its subclasses say why.
+        huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and the cache does not help.
+        UnsafePathError: The file's name would lead out of its folder.
+        IntegrityError: The file's digest was wrong twice.
+        TransferError: The file could not be fetched; the subclasses say why.
+    """
+    extras = _Extras(
+        priority=priority,
+        max_bandwidth=max_bandwidth,
+        max_connections=max_connections,
+        verify=verify,
+        progress_callback=progress_callback,
+        manager=manager,
+    )
+    if isinstance(revision, ResolvedRevision):
+        revision = revision.resolved
+    return _File(
+        repository=hub.Repository(
+            repo_id=repo_id,
+            repo_type=_repo_type(repo_type),
+            endpoint=endpoint,
+            token=token,
+            library_name=library_name,
+            library_version=library_version,
+            user_agent=user_agent,
+            headers=headers,
+        ),
+        name=f"{subfolder}/{filename}" if subfolder else filename,
+        revision=constants.DEFAULT_REVISION if revision is None else revision,
+        cache_dir=_absolute(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
+        local_dir=None if local_dir is None else _absolute(local_dir),
+        etag_timeout=_etag_timeout(etag_timeout),
+        force_download=force_download,
+        local_files_only=local_files_only,
+        tqdm_class=tqdm_class,
+        dry_run=dry_run,
+        extras=extras,
+    ).run()
+
+
+@dataclass(frozen=True)
+class _File:
+    """One call of ``hf_hub_download``; the order of its decisions is upstream's."""
+
+    repository: hub.Repository
+    name: str
+    revision: str
+    cache_dir: str
+    local_dir: str | None
+    etag_timeout: float
+    force_download: bool
+    local_files_only: bool
+    tqdm_class: TqdmClass | None
+    dry_run: bool
+    extras: _Extras
+
+    def run(self) -> str | DryRunFileInfo:
+        _ = self.repository.request_headers  # a missing token is an error even where none is needed
+        require_safe_path(self.name)
+        if self.dry_run or self.local_files_only or hub.is_offline():
+            # At most one request is made then, and no download.
+            return self._upstream(local_files_only=self.local_files_only)
+        folder = hub.cache_folder(self.repository, self.cache_dir)
+        local = None if self.local_dir is None else LocalFolder(self.local_dir)
+        if hub.is_commit(self.revision) and not self.force_download:
+            place = self._in_place(folder, local)
+            if place is not None:
+                return place
+        meta = self._listed(folder)
+        if meta is None:
+            answer = self._ask(folder)
+            if not isinstance(answer, hub.FileMetadata):
+                return answer
+            meta = answer
+        if local is not None:
+            return self._to_local_dir(folder, local, meta)
+        return self._to_cache(folder, meta)
+
+    def _in_place(self, folder: RepoFolder, local: LocalFolder | None) -> str | None:
+        """The file of a pinned commit, if it is there: the case without any request."""
+        if local is None:
+            pointer = folder.pointer(self.revision, self.name)
+            return pointer if os.path.exists(pointer) else None
+        noted = local.read_metadata(self.name)
+        if noted is not None and noted.commit == self.revision:
+            return local.file(self.name)
+        return None
+
+    def _listed(self, folder: RepoFolder) -> hub.FileMetadata | None:
+        """Metadata from a listing that an earlier snapshot kept, for a pinned commit."""
+        if not hub.is_commit(self.revision):
+            return None
+        listing = hub.read_tree(hub.tree_folder(folder.root, self.local_dir), self.revision)
+        entry = None if listing is None else listing.get(self.name)
+        return None if entry is None else hub.metadata_from_listing(self.revision, entry)
+
+    # -- asking the Hub
+
+    def _ask(self, folder: RepoFolder) -> hub.FileMetadata | str:
+        """Metadata from the Hub; or the file that the cache has, where the Hub does not answer."""
+        try:
+            return self._head(folder, patient=False)
+        except _Unanswered as question:
+            error = question.error
+        if not self.force_download:
+            with contextlib.suppress(LocalEntryNotFoundError):
+                cached = self._upstream(local_files_only=True)
+                assert isinstance(cached, str)
+                return cached
+            if hub.is_transient(error):
+                logger.info("No local file found. Asking the Hub again")
+                try:
+                    return self._head(folder, patient=True)
+                except _Unanswered as again:
+                    error = again.error
+        verdict = self._verdict(error)
+        raise error if verdict is error else verdict from error
+
+    def _head(self, folder: RepoFolder, *, patient: bool) -> hub.FileMetadata:
+        timeout = hub.PATIENT_TIMEOUT if patient else self.etag_timeout
+        try:
+            return self.repository.metadata(self.name, self.revision, timeout=timeout, patient=patient)
+        except RemoteEntryNotFoundError as error:
+            if self.local_dir is None:
+                commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
+                if commit is not None:
+                    folder.remember_missing(commit, self.name)
+                    folder.write_ref(self.revision, commit)
+            raise
+        except (hub.ProxyError, RevisionNotFoundError):
+            raise
+        except _NO_METADATA as error:
+            hub.detach_tracebacks(error)
+            raise _Unanswered(error, None) from None
+
+    def _verdict(self, error: Exception) -> Exception:
+        """What upstream raises when neither the Hub nor the cache has the file."""
+        if self.force_download:
+            return ValueError("Force download failed due to the above error.")
+        if _is_refusal(error):
+            return error
+        if isinstance(error, FileMetadataError):
+            return LocalEntryNotFoundError(
+                f"{error} We also cannot find the requested files in the local cache."
+            )
+        return LocalEntryNotFoundError(
+            "An error happened while trying to locate the file on the Hub and we cannot find the requested files"
+            " in the local cache. Please check your connection and try again or make sure your Internet connection"
+            " is on."
+        )
+
+    def _upstream(self, *, local_files_only: bool) -> str | DryRunFileInfo:
+        repository = self.repository
+        answer: str | DryRunFileInfo = upstream_hf_hub_download(
+            repository.repo_id,
+            self.name,
+            repo_type=repository.repo_type,
+            revision=self.revision,
+            library_name=repository.library_name,
+            library_version=repository.library_version,
+            cache_dir=self.cache_dir,
+            local_dir=self.local_dir,
+            user_agent=repository.user_agent,
+            force_download=self.force_download,
+            etag_timeout=self.etag_timeout,
+            token=repository.token,
+            local_files_only=local_files_only,
+            headers=repository.headers,
+            endpoint=repository.endpoint,
+            tqdm_class=self.tqdm_class,
+            dry_run=self.dry_run,
+        )
+        return answer
+
+    # -- to disk
+
+    def _to_cache(self, folder: RepoFolder, meta: hub.FileMetadata) -> str:
+        destination = BlobDestination(folder, meta.commit, self.name, meta.etag, meta.size, meta.xet_hash)
+        pointer = folder.pointer(meta.commit, self.name)
+        if not self.force_download and os.path.exists(pointer):
+            # The cache may be read-only, and nothing has to be written.
+            with contextlib.suppress(OSError):
+                folder.write_ref(self.revision, meta.commit)
+            return pointer
+        folder.prepare()
+        folder.write_ref(self.revision, meta.commit)
+        if self.force_download or not destination.is_present():
+            self._fetch(meta, destination)
+        return pointer
+
+    def _to_local_dir(self, folder: RepoFolder, local: LocalFolder, meta: hub.FileMetadata) -> str:
+        local.prepare()
+        if self.force_download or not _settle(local, folder, self.name, meta, Halt()):
+            self._fetch(meta, LocalDirDestination(local, self.name, meta.commit, meta.etag))
+        return local.file(self.name)
+
+    def _fetch(self, meta: hub.FileMetadata, destination: Destination) -> None:
+        request = FileRequest(
+            remote=self.repository.remote_file(self.name, meta),
+            destination=destination,
+            fresh=self.force_download,
+        )
+
+        def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
+            bar = _bar(
+                self.tqdm_class,
+                "huggingface_hub.http_get",
+                total=total or meta.size,
+                initial=initial,
+                desc=self.name if len(self.name) <= 40 else f"(…){self.name[-40:]}",
+                unit="B",
+                unit_scale=True,
+            )
+            return [("bytes", bar)]
+
+        errors = _run([request], self.repository.repo_id, self.extras, make_bars)
+        if errors:
+            _raise_all(
+                [(path, self.repository.explain(self.name, meta.commit, error)) for path, error in errors]
+            )

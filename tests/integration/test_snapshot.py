@@ -1,0 +1,536 @@
+"""snapshot_download and hf_hub_download against a local Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import huggingface_hub
+import pytest
+from huggingface_hub import DryRunFileInfo, ResolvedRevision, scan_cache_dir
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tests.support.hub import ServedRepo, hub_environment, serve_repo
+from tests.support.repos import make_sparse_file, random_bytes
+
+from hf_haul import hub as hub_module
+from hf_haul.config import Settings
+from hf_haul.errors import DownloadCancelledError, IntegrityError, UnsafePathError
+from hf_haul.localhub import Account, LocalHub, Repo
+from hf_haul.localhub.faults import Corrupt, Stall, Status
+from hf_haul.manager import DownloadHandle, ParallelDownloadManager
+from hf_haul.snapshot import hf_hub_download, snapshot_download
+from hf_haul.task import DownloadPriority, DownloadProgress
+
+SETTINGS = Settings(first_retry_wait=0.01, max_retry_wait=0.05, max_retries=3)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRepo]:
+    with serve_repo(tmp_path_factory.mktemp("source"), lfs="direct") as served:
+        yield served
+
+
+@pytest.fixture(autouse=True)
+def fresh_hub(served: ServedRepo) -> Iterator[None]:
+    served.hub.requests.clear()
+    yield
+    served.hub.faults.clear()
+
+
+@pytest.fixture(scope="module")
+def manager() -> Iterator[ParallelDownloadManager]:
+    with ParallelDownloadManager(settings=SETTINGS) as manager:
+        yield manager
+
+
+@pytest.fixture
+def where(served: ServedRepo, tmp_path: Path, manager: ParallelDownloadManager) -> dict[str, Any]:
+    """What every call needs to talk to the local Hub and write below ``tmp_path``."""
+    return {
+        "endpoint": served.hub.url,
+        "cache_dir": tmp_path / "cache",
+        "token": False,
+        "manager": manager,
+    }
+
+
+def digests(folder: Path | str) -> dict[str, str]:
+    root = Path(folder)
+    return {
+        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in root.rglob("*")
+        if p.is_file() and ".cache" not in p.relative_to(root).parts
+    }
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if ".incomplete" in p.name or p.name.endswith(".tmp")]
+
+
+def kinds(hub: LocalHub) -> list[str]:
+    return [f"{record.method} {record.kind}" for record in hub.requests if record.kind != "agent-harnesses"]
+
+
+def test_a_snapshot_is_complete_and_huggingface_hub_finds_it(
+    served: ServedRepo, where: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = snapshot_download("org/tiny", **where)
+    assert digests(folder) == served.contents
+    assert not leftovers(tmp_path)
+    found = huggingface_hub.snapshot_download("org/tiny", cache_dir=where["cache_dir"], local_files_only=True)
+    assert found == folder
+    scan = scan_cache_dir(where["cache_dir"])
+    assert scan.warnings == []
+    (repo,) = scan.repos
+    assert repo.nb_files == len(set(served.contents.values()))
+
+
+def test_a_cold_snapshot_costs_one_request_per_file_and_two_more(
+    served: ServedRepo, where: dict[str, Any]
+) -> None:
+    snapshot_download("org/tiny", **where)
+    asked = [kind for kind in kinds(served.hub) if kind not in {"GET resolve-cache", "GET cdn"}]
+    assert len(asked) <= len(served.contents) + 2
+    assert not [kind for kind in asked if kind.startswith("HEAD")]
+
+
+def test_a_known_revision_costs_one_request_and_a_commit_none(
+    served: ServedRepo, where: dict[str, Any]
+) -> None:
+    folder = snapshot_download("org/tiny", **where)
+    served.hub.requests.clear()
+    assert snapshot_download("org/tiny", **where) == folder
+    assert kinds(served.hub) == ["GET info"]
+    served.hub.requests.clear()
+    commit = served.repo.head.id
+    assert snapshot_download("org/tiny", revision=commit, **where) == folder
+    assert hf_hub_download("org/tiny", "config.json", revision=commit, **where).startswith(folder)
+    assert kinds(served.hub) == []
+
+
+def test_a_pinned_file_of_a_listed_snapshot_needs_no_head(served: ServedRepo, where: dict[str, Any]) -> None:
+    commit = served.repo.head.id
+    snapshot_download("org/tiny", revision=commit, allow_patterns="README.md", **where)
+    served.hub.requests.clear()
+    hf_hub_download("org/tiny", "config.json", revision=commit, **where)
+    assert not [kind for kind in kinds(served.hub) if kind.startswith("HEAD")]
+
+
+@pytest.mark.parametrize("way", ["cache", "local_dir"])
+def test_one_file_that_fails_does_not_stop_the_others(
+    served: ServedRepo, where: dict[str, Any], tmp_path: Path, way: str
+) -> None:
+    served.hub.faults.add(Corrupt(3), path="config.json", times=None)
+    served.hub.faults.add(Status(410), path="README.md", times=None)
+    if way == "local_dir":
+        where["local_dir"] = tmp_path / "local"
+    with pytest.raises(OSError) as caught:
+        snapshot_download("org/tiny", **where)
+    notes = "\n".join(getattr(caught.value, "__notes__", []))
+    both = f"{caught.value}\n{notes}"
+    assert "config.json" in both
+    assert "README.md" in both
+    root = tmp_path / "local" if way == "local_dir" else next(
+        (where["cache_dir"] / "models--org--tiny" / "snapshots").iterdir()
+    )  # fmt: skip
+    expected = {k: v for k, v in served.contents.items() if k not in {"config.json", "README.md"}}
+    assert digests(root) == expected
+
+    served.hub.faults.clear()
+    snapshot_download("org/tiny", **where)
+    assert digests(root) == served.contents
+
+
+def test_a_damaged_byte_never_reaches_the_cache(
+    served: ServedRepo, where: dict[str, Any], tmp_path: Path
+) -> None:
+    served.hub.faults.add(Corrupt(1000), path="*00001*", times=None)
+    with pytest.raises(IntegrityError, match="digest does not match"):
+        hf_hub_download("org/tiny", "model-00001-of-00002.safetensors", **where)
+    blobs = tmp_path / "cache" / "models--org--tiny" / "blobs"
+    assert [p for p in blobs.iterdir() if "incomplete" not in p.name] == []
+
+
+def test_a_busy_hub_is_asked_again_only_when_the_cache_does_not_help(
+    served: ServedRepo, where: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(hub_module.time, "sleep", waits.append)
+    served.hub.faults.add(Status(503), kind="info", times=2)
+    folder = snapshot_download("org/tiny", **where)
+    assert digests(folder) == served.contents
+    assert waits == [1.0]
+    served.hub.requests.clear()
+    served.hub.faults.add(Status(503), kind="info", times=None)
+    assert snapshot_download("org/tiny", **where) == folder
+    assert kinds(served.hub) == ["GET info"]
+    assert waits == [1.0]
+
+
+def test_a_dry_run_tells_the_truth_and_writes_nothing(
+    served: ServedRepo, where: dict[str, Any], tmp_path: Path
+) -> None:
+    infos = snapshot_download("org/tiny", dry_run=True, **where)
+    assert {(i.filename, i.file_size, i.is_cached, i.will_download) for i in infos} == {
+        (path, (served.folder / path).stat().st_size, False, True) for path in served.contents
+    }
+    assert not (tmp_path / "cache").exists()
+    assert "GET resolve" not in kinds(served.hub)
+    folder = snapshot_download("org/tiny", allow_patterns="*.json", **where)
+    infos = snapshot_download("org/tiny", dry_run=True, **where)
+    assert {i.filename for i in infos if i.is_cached} == set(digests(folder))
+    assert all(i.local_path == os.path.join(folder, *i.filename.split("/")) for i in infos)
+    forced = snapshot_download("org/tiny", dry_run=True, force_download=True, **where)
+    assert all(i.will_download for i in forced)
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "config.json").write_text("mine")
+    local = snapshot_download("org/tiny", dry_run=True, local_dir=tmp_path / "local", **where)
+    assert isinstance(local[0], DryRunFileInfo)
+    by_name = {i.filename: i for i in local}
+    assert by_name["README.md"].will_download
+    assert not by_name["README.md"].is_cached
+    assert by_name["config.json"].is_cached
+    assert sorted(p.name for p in (tmp_path / "local").iterdir()) == ["config.json"]
+
+
+def test_two_names_for_one_content_are_one_blob_and_one_transfer(tmp_path: Path) -> None:
+    data = random_bytes(300_000, "twin")
+    repo = Repo("org/twins")
+    repo.commit({"a.bin": data, "b/copy.bin": data, "c.txt": b"x", "d.txt": b"x"}, "first")
+    with LocalHub(repo, lfs="direct") as hub, ParallelDownloadManager(settings=SETTINGS) as manager:
+        where: dict[str, Any] = {"endpoint": hub.url, "token": False, "manager": manager}
+        folder = snapshot_download("org/twins", cache_dir=tmp_path / "cache", **where)
+        assert digests(folder)["a.bin"] == digests(folder)["b/copy.bin"]
+        assert len(list((tmp_path / "cache" / "models--org--twins" / "blobs").iterdir())) == 2
+        assert hub.requests.body_bytes < 2 * len(data)
+        local = snapshot_download("org/twins", local_dir=tmp_path / "local", **where)
+        assert digests(local) == digests(folder)
+
+
+def test_no_file_is_written_where_one_name_would_leave_the_folder(
+    where: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = hub_module.ListedFile(1, "a" * 40)
+    monkeypatch.setattr(
+        hub_module.Repository,
+        "list_files",
+        lambda self, commit, **_: {"config.json": entry, "..\\evil": entry},
+    )
+    for place in ({}, {"local_dir": tmp_path / "local"}):
+        with pytest.raises(UnsafePathError, match="evil"):
+            snapshot_download("org/tiny", **where, **place)
+    assert not (tmp_path / "local").exists() or not digests(tmp_path / "local")
+    assert not list((tmp_path / "cache").rglob("snapshots"))
+    with pytest.raises(ValueError, match="path segment"):
+        hf_hub_download("org/tiny", "../evil", **where)
+
+
+def test_listing_pages_are_asked_of_the_endpoint_even_if_links_lead_elsewhere(
+    served: ServedRepo, where: dict[str, Any]
+) -> None:
+    served.hub.options.page_size = 5
+    served.hub.options.link_origin = "http://elsewhere.invalid:1"
+    try:
+        folder = snapshot_download("org/tiny", **where)
+    finally:
+        served.hub.options.page_size = 1000
+        served.hub.options.link_origin = None
+    assert digests(folder) == served.contents
+    assert kinds(served.hub).count("GET tree") > 3
+
+
+def test_a_preset_leaves_files_out_and_says_so_in_a_dry_run(tmp_path: Path) -> None:
+    repo = Repo("org/formats")
+    files = {"config.json": b"{}", "model.safetensors": b"s", "pytorch_model.bin": b"p"}
+    repo.commit(files, "first")
+    with LocalHub(repo, lfs="direct") as hub:
+        where: dict[str, Any] = {
+            "endpoint": hub.url,
+            "token": False,
+            "cache_dir": tmp_path / "cache",
+            "presets": "safetensors",
+        }
+        would = snapshot_download("org/formats", dry_run=True, **where)
+        assert {i.filename for i in would} == {"config.json", "model.safetensors"}
+        folder = snapshot_download("org/formats", **where)
+        assert set(digests(folder)) == {"config.json", "model.safetensors"}
+    where["presets"] = ["safetensors"]
+    assert snapshot_download("org/formats", local_files_only=True, **where) == folder
+    with pytest.raises(LocalEntryNotFoundError):
+        snapshot_download("org/formats", local_files_only=True, **{**where, "presets": None})
+
+
+# ---- refusals
+
+
+def test_refusals_are_the_hubs_own_errors(tmp_path: Path, manager: ParallelDownloadManager) -> None:
+    gated = Repo("org/gated", gated="manual")
+    gated.commit({"a.txt": b"a", "b.txt": b"b"}, "first")
+    private = Repo("org/private", private=True)
+    private.commit({"a.txt": b"a"}, "first")
+    account = Account("me", "hf_me", repos=("org/private",))
+    with LocalHub(gated, private, accounts=[account], lfs="direct") as hub:
+        where: dict[str, Any] = {
+            "endpoint": hub.url,
+            "cache_dir": tmp_path,
+            "token": "hf_me",
+            "manager": manager,
+        }
+        with pytest.raises(GatedRepoError):
+            snapshot_download("org/gated", **where)
+        with pytest.raises(GatedRepoError):
+            hf_hub_download("org/gated", "a.txt", **where)
+        with pytest.raises(RepositoryNotFoundError):
+            snapshot_download("org/nothing", **where)
+        with pytest.raises(RevisionNotFoundError):
+            snapshot_download("org/private", revision="nope", **where)
+        with pytest.raises(RemoteEntryNotFoundError):
+            hf_hub_download("org/private", "nope", **where)
+        with pytest.raises(RepositoryNotFoundError):
+            snapshot_download("org/private", **{**where, "token": False})
+        assert Path(hf_hub_download("org/private", "a.txt", **where)).read_bytes() == b"a"
+        # What was fetched with a token is still there without one.
+        assert hf_hub_download("org/private", "a.txt", **{**where, "token": False})
+
+
+def test_the_token_goes_to_the_hub_and_not_to_its_storage(tmp_path: Path) -> None:
+    repo = Repo("org/private", private=True)
+    repo.commit({"a.bin": random_bytes(1000, 1), "b.txt": b"b"}, "first")
+    account = Account("me", "hf_me", repos=("org/private",))
+    with LocalHub(repo, accounts=[account], lfs="redirect", cdn_refuses_tokens=True) as hub:
+        folder = snapshot_download("org/private", endpoint=hub.url, cache_dir=tmp_path, token="hf_me")
+        assert set(digests(folder)) == {"a.bin", "b.txt"}
+        assert {r.token for r in hub.requests if r.kind == "cdn"} == {None}
+        assert {r.token for r in hub.requests if r.kind == "resolve"} == {"Bearer hf_me"}
+
+
+# ---- what hf-haul adds
+
+
+def test_progress_and_priority_reach_the_engine(served: ServedRepo, where: dict[str, Any]) -> None:
+    seen: list[DownloadProgress] = []
+    snapshot_download("org/tiny", progress_callback=seen.append, priority=DownloadPriority.HIGH, **where)
+    last = {p.file_path: p for p in seen}
+    assert set(last) == set(served.contents)
+    assert all(p.status.value == "done" for p in last.values())
+
+
+@pytest.mark.parametrize("extra", [{"max_bandwidth": "1MB/s"}, {"max_connections": 2}, {"verify": True}])
+def test_settings_of_a_manager_of_ones_own_are_set_on_it(
+    where: dict[str, Any], extra: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="on that manager"):
+        snapshot_download("org/tiny", **where, **extra)
+
+
+def test_a_call_may_have_limits_of_its_own(served: ServedRepo, where: dict[str, Any]) -> None:
+    where["manager"] = None
+    served.hub.set_latency(0.01)
+    try:
+        folder = snapshot_download("org/tiny", max_connections=1, **where)
+    finally:
+        served.hub.set_latency(0)
+    assert digests(folder) == served.contents
+    assert served.hub.requests.peak("resolve") == 1
+
+
+def test_a_bandwidth_limit_holds_for_its_call(served: ServedRepo, where: dict[str, Any]) -> None:
+    where["manager"] = None
+    begin = time.monotonic()
+    name = "model-00001-of-00002.safetensors"
+    hf_hub_download("org/tiny", name, max_bandwidth="500kB/s", **where)
+    size = (served.folder / name).stat().st_size
+    # A bucket's worth goes at once; the rest takes its time.
+    assert time.monotonic() - begin > 0.2 * size / 500_000
+
+
+class Bar:
+    made: ClassVar[list[Bar]]
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.total = options.get("total")
+        self.n = options.get("initial", 0)
+        self.closed = False
+        type(self).made.append(self)
+
+    def update(self, n: float) -> None:
+        self.n += n
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_bars_of_any_class_know_the_total_from_the_start(served: ServedRepo, where: dict[str, Any]) -> None:
+    class Mine(Bar):
+        made: ClassVar[list[Bar]] = []
+
+    snapshot_download("org/tiny", tqdm_class=Mine, **where)
+    size = sum((served.folder / path).stat().st_size for path in served.contents)
+    files, transferred = Mine.made
+    assert files.options["desc"] == f"Fetching {len(served.contents)} files"
+    assert files.n == files.total == len(served.contents)
+    assert transferred.options["total"] == transferred.n == size
+    assert transferred.options["unit"] == "B"
+    assert files.closed
+    assert transferred.closed
+    Mine.made.clear()
+    hf_hub_download("org/tiny", "vocab.txt", force_download=True, tqdm_class=Mine, **where)
+    (bar,) = Mine.made
+    assert bar.n == bar.total == (served.folder / "vocab.txt").stat().st_size
+
+
+def test_a_bar_may_be_any_callable(where: dict[str, Any]) -> None:
+    class Mine(Bar):
+        made: ClassVar[list[Bar]] = []
+
+    snapshot_download("org/tiny", tqdm_class=lambda **options: Mine(**options), **where)
+    assert len(Mine.made) == 2
+
+
+def test_a_bar_that_raises_ends_the_download(served: ServedRepo, where: dict[str, Any]) -> None:
+    class StopHere(Exception):
+        pass
+
+    class Mine(Bar):
+        made: ClassVar[list[Bar]] = []
+
+        def update(self, n: float) -> None:
+            raise StopHere
+
+    rule = served.hub.faults.add(Stall(100), path="*00002*", times=None)
+    with pytest.raises(StopHere):
+        snapshot_download("org/tiny", tqdm_class=Mine, **where)
+    assert rule.hits >= 1
+
+
+def test_a_bar_that_blocks_does_not_hold_the_download(served: ServedRepo, where: dict[str, Any]) -> None:
+    release = threading.Event()
+
+    class Mine(Bar):
+        made: ClassVar[list[Bar]] = []
+
+        def update(self, n: float) -> None:
+            release.wait(60)
+
+    try:
+        folder = snapshot_download("org/tiny", tqdm_class=Mine, **where)
+        assert digests(folder) == served.contents
+    finally:
+        release.set()
+
+
+def test_a_resolved_revision_needs_no_request_about_itself_and_leaves_refs_alone(
+    served: ServedRepo, where: dict[str, Any], tmp_path: Path
+) -> None:
+    revision = ResolvedRevision(resolved=served.repo.head.id, initial="main")
+    snapshot_download("org/tiny", revision=revision, **where)
+    assert "GET info" not in kinds(served.hub)
+    assert not (tmp_path / "cache" / "models--org--tiny" / "refs").exists()
+
+
+# ---- interrupts
+
+PROGRAM = """
+import sys
+from hf_haul.snapshot import snapshot_download
+print("ready", flush=True)
+try:
+    snapshot_download("org/tiny", token=False)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    raise SystemExit(130)
+print("done", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c_ends_within_two_seconds_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    with serve_repo(tmp_path / "source", shard_bytes=8 << 20, lfs="direct") as served:
+        served.hub.set_pace(2 << 20)
+        environment = hub_environment(served.hub, tmp_path / "home")
+        child = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert served.hub.requests.wait_for(lambda _: served.hub.body_bytes > 3 << 20, 30)
+            begin = time.monotonic()
+            child.send_signal(signal.SIGINT)
+            out, _ = child.communicate(timeout=20)
+            took = time.monotonic() - begin
+        finally:
+            child.kill()
+        assert child.returncode == 130
+        assert "interrupted" in out
+        assert took < 2.0
+        blobs = tmp_path / "home" / "hub" / "models--org--tiny" / "blobs"
+        assert [p for p in blobs.iterdir() if "incomplete" in p.name]
+
+        served.hub.set_pace(None)
+        sent = served.hub.body_bytes
+        size = sum((served.folder / path).stat().st_size for path in served.contents)
+        again = subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert "done" in again.stdout
+        assert served.hub.body_bytes - sent < size
+        assert not leftovers(tmp_path / "home")
+
+
+class Watched(ParallelDownloadManager):
+    """A manager that keeps its handles."""
+
+    def submit(self, *args: Any, **options: Any) -> DownloadHandle:
+        self.handle = super().submit(*args, **options)
+        return self.handle
+
+
+def test_a_file_too_big_for_one_request_upstream_is_planned_as_ranges(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    make_sparse_file(folder / "huge.safetensors", 60 << 30)
+    repo = Repo.from_folder(folder, "org/huge", sha256={"huge.safetensors": "f" * 64})
+    settings = Settings(disk_check="off", max_concurrent_downloads=4)
+    failure: list[BaseException] = []
+    with LocalHub(repo, lfs="direct") as hub, Watched(settings=settings) as manager:
+        # Every body stalls: what matters is what is asked for, not to move 60 GB.
+        hub.faults.add(Stall(0), kind="resolve", times=None)
+
+        def run() -> None:
+            try:
+                snapshot_download(
+                    "org/huge", endpoint=hub.url, token=False, cache_dir=tmp_path, manager=manager
+                )
+            except DownloadCancelledError as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            assert hub.requests.wait_for(lambda log: len(log.of("resolve")) >= 4, 30)
+        finally:
+            manager.handle.cancel()
+            thread.join(10)
+        assert len(failure) == 1
+        ranges = [record.range for record in hub.requests.of("resolve")]
+        assert all(asked and asked.startswith("bytes=") for asked in ranges)
+        assert len(set(ranges)) == len(ranges)
