@@ -64,6 +64,7 @@ def test_bodies_break_over_tls_too(served: ServedRepo, cert: tuple[Path, Path], 
         session.verify = str(cert[0])
         with pytest.raises(requests.exceptions.ChunkedEncodingError):
             session.get(url)
+        assert served.hub.requests.settle()
         assert served.hub.requests[-1].body_bytes == 100_000
         whole = (served.folder / "model-00001-of-00002.safetensors").read_bytes()
         assert session.get(url).content == whole

@@ -29,9 +29,13 @@ from hf_haul.localhub.routing import FILE_KINDS, Route, parse
 from hf_haul.localhub.sending import Delivery, Pace, Sender, reset
 from hf_haul.localhub.signing import Signer
 
-__all__ = ["App"]
+__all__ = ["OTHER_LOOPBACK", "App"]
 
 logger = logging.getLogger(__name__)
+
+#: The other origin has another host name too, where there is one: clients tell hosts apart by name
+#: (huggingface_hub 1.x looks at the name only) and follow redirects to the same host as the Hub's.
+OTHER_LOOPBACK: Final = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
 
 _READ_METHODS: Final = frozenset({"GET", "HEAD", "POST"})
 _HOP: Final = "localhub-hop"
@@ -288,6 +292,7 @@ class App:
         if self.cdn_url is not None:
             return self.cdn_url
         host = urlsplit(f"//{request.host}").hostname or "localhost"
+        host = OTHER_LOOPBACK.get(host, host)
         shown = f"[{host}]" if ":" in host else host
         return f"{request.scheme}://{shown}:{self.cdn_port}"
 

@@ -134,6 +134,19 @@ class RequestLog:
                 self._changed.wait(min(left, 0.02))
         return True
 
+    def settle(self, timeout: float = 10.0) -> bool:
+        """Wait until no request is under way, and so all counts are final.
+
+        A client may have its last byte a moment before the hub has counted it.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            Whether that came true in time.
+        """
+        return self.wait_for(lambda log: all(one.end is not None for one in log), timeout)
+
     def add(self, record: RequestRecord) -> None:
         """Append a request; for the hub."""
         with self._changed:

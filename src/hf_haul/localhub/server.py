@@ -16,7 +16,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from hf_haul.localhub.access import Account, Accounts
-from hf_haul.localhub.app import App
+from hf_haul.localhub.app import OTHER_LOOPBACK, App
 from hf_haul.localhub.catalog import Catalog
 from hf_haul.localhub.faults import Faults
 from hf_haul.localhub.limits import RateLimits
@@ -102,7 +102,7 @@ class LocalHub:
 
     # -- life
 
-    def __enter__(self) -> LocalHub:  # noqa: PYI034  Self is not in Python 3.10
+    def __enter__(self) -> LocalHub:
         return self.start()
 
     def __exit__(
@@ -161,6 +161,7 @@ class LocalHub:
                 runner = await self._listen(handlers[i], port)
                 runners.append(runner)
                 bound[i] = runner.addresses[0][1]
+                await self._listen_on_ipv6_too(runner, bound[i])
             self._bound = (bound[0], bound[1])
             self._app.cdn_port = bound[1]
             ready.set_result(None)
@@ -189,10 +190,20 @@ class LocalHub:
             raise
         return runner
 
+    async def _listen_on_ipv6_too(self, runner: web.ServerRunner, port: int) -> None:
+        # "localhost" may mean ::1 first, and on Windows it takes seconds to find nobody there.
+        if self._host in ("127.0.0.1", "localhost"):
+            try:
+                await web.TCPSite(runner, "::1", port, ssl_context=self._tls).start()
+            except OSError as error:
+                logger.debug("not listening on ::1 port %s: %s", port, error)
+
     # -- addresses
 
-    def _url(self, port: int) -> str:
+    def _url(self, port: int, *, is_cdn: bool = False) -> str:
         host = _REACHABLE.get(self._host, self._host)
+        if is_cdn:
+            host = OTHER_LOOPBACK.get(host, host)
         shown = f"[{host}]" if ":" in host else host
         return f"{'http' if self._tls is None else 'https'}://{shown}:{port}"
 
@@ -204,7 +215,7 @@ class LocalHub:
     @property
     def cdn_url(self) -> str:
         """The address of the other origin."""
-        return self._app.cdn_url or self._url(self._bound[1])
+        return self._app.cdn_url or self._url(self._bound[1], is_cdn=True)
 
     # -- what is served
 
