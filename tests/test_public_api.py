@@ -34,6 +34,7 @@ PUBLIC = [
     "FileRequest",
     "FileSpec",
     "HaulError",
+    "HaulFileSystem",
     "HttpStatusError",
     "IntegrityError",
     "LinkExpiredError",

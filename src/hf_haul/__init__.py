@@ -31,6 +31,8 @@ The modules, from the ground up; each imports only what stands above it here:
 ``cache``           the Hub cache and local folders on disk: find, publish, link
 ``hub``             all we use of huggingface_hub's API: revisions, listings, URLs, exceptions
 ``transports``      ways to get bytes: connection pool, HTTP, retries, pace
+``ranged``          one remote file read by ranges, every answer checked
+``reader``          parallel read-ahead and vectored reads into memory
 ``priority``        pure: which files are urgent, and in which order they go
 ``plan``            pure: what is to be done for a list of files, in which parts
 ``download_queue``  ModelDownloadQueue: the files of one model, and their states
@@ -41,6 +43,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``scheduler``       worker threads; the only owner of running state
 ``manager``         ParallelDownloadManager: the public face; wires and forwards
 ``snapshot``        snapshot_download and hf_hub_download
+``filesystem``      HaulFileSystem, the fsspec file system behind ``haul://``
 ``localhub``        a small read-only Hub over folders or a cache: sharing, demos, tests
 ``cli``             the command ``hf-haul``; the only module that prints
 =================== ========================================================================================
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
         TransferError,
         UnsafePathError,
     )
+    from hf_haul.filesystem import HaulFileSystem
     from hf_haul.limiter import BandwidthLimiter
     from hf_haul.manager import (
         DownloadHandle,
@@ -115,6 +119,7 @@ __all__ = [
     "FileRequest",
     "FileSpec",
     "HaulError",
+    "HaulFileSystem",
     "HttpStatusError",
     "IntegrityError",
     "LinkExpiredError",
@@ -159,6 +164,7 @@ _HOMES: Final = {
     "FileRequest": _TASK,
     "FileSpec": _MANAGER,
     "HaulError": _ERRORS,
+    "HaulFileSystem": "hf_haul.filesystem",
     "HttpStatusError": _ERRORS,
     "IntegrityError": _ERRORS,
     "LinkExpiredError": _ERRORS,
