@@ -1,0 +1,541 @@
+"""HaulFileSystem: huggingface_hub's filesystem with reads and downloads of our own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, Final
+
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+from fsspec.spec import AbstractFileSystem
+from fsspec.utils import isfilelike, stringify_path
+from huggingface_hub import HfFileSystem, constants
+from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
+
+from hf_haul.cache import FileDestination, require_safe_path
+from hf_haul.filesystem.copies import Pairs, Report, Target, raise_first
+from hf_haul.filesystem.files import HaulFile, HaulStreamFile
+from hf_haul.filesystem.pinned import PinnedApi, pin_of
+from hf_haul.hub import FileMetadata, ListedFile, Repository, metadata_from_listing
+from hf_haul.manager import ParallelDownloadManager, default_manager
+from hf_haul.ranged import Checksum, RangeSource
+from hf_haul.reader import Reads, Wanted
+from hf_haul.task import DownloadProgress, FileRequest
+
+__all__ = ["HaulFileSystem"]
+
+#: Seconds between two looks at a running download: for its progress, and for its first failure.
+_LOOK_SECONDS: Final = 0.1
+
+
+class HaulFileSystem(HfFileSystem):
+    """The Hub as a filesystem: ``haul://org/model/file``, ``haul://datasets/org/name@revision/file``.
+
+    Paths, listings and writing are :class:`huggingface_hub.HfFileSystem`'s, whose instances these are. Reading and
+    downloading are ours: over several connections, one resolve per file, every answer checked to be the range that
+    was asked for, whole files checked against their digest. All reads of one instance see a branch at the commit it
+    was at when first used; :meth:`invalidate_cache` looks again.
+
+    Instances may be used from many threads at once, pickled, and used after a fork.
+
+    Args:
+        endpoint: The Hub's URL.
+        token: As in huggingface_hub.
+        block_size: As in huggingface_hub; ``0`` opens forward-only streams.
+        options: Further options of huggingface_hub's class and fsspec's.
+    """
+
+    protocol = "haul"
+
+    def __init__(
+        self,
+        *args: Any,
+        endpoint: str | None = None,
+        token: bool | str | None = None,
+        block_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, endpoint=endpoint, token=token, block_size=block_size, **options)
+        self._api: PinnedApi = PinnedApi(endpoint=endpoint, token=token)
+        self._manager: ParallelDownloadManager | None = None
+        self._repositories: dict[tuple[str, str], Repository] = {}
+        self._index: dict[str, tuple[Any, int, dict[str, dict[str, Any]]]] = {}
+
+    @property
+    def fsid(self) -> str:
+        """What two instances for the same Hub have in common."""
+        return f"hf_{self.endpoint}"
+
+    @property
+    def manager(self) -> ParallelDownloadManager:
+        """Whose connections, limits and queue are used: the process-wide manager, unless another was set."""
+        return self._manager or default_manager()
+
+    @manager.setter
+    def manager(self, manager: ParallelDownloadManager | None) -> None:
+        self._manager = manager
+
+    # ---- names
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        """Take ``haul://`` off, and ``hf://`` too, so that paths of both filesystems are understood."""
+        if isinstance(path, list):
+            return [cls._strip_protocol(each) for each in path]
+        path = stringify_path(path)
+        for prefix in ("hf://", "hf::"):
+            path = path.removeprefix(prefix)
+        return super()._strip_protocol(path)
+
+    def unstrip_protocol(self, name: str) -> str:
+        """The path as a URL."""
+        return str(super().unstrip_protocol(self._strip_protocol(name)))
+
+    # ---- listings
+
+    def info(
+        self, path: str, refresh: bool = False, revision: str | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """What is known of a file or folder; see :class:`huggingface_hub.HfFileSystem`.
+
+        Answered from an index where the folder is listed already, however long the listing.
+        """
+        expand = kwargs.get("expand_info", self.expand_info)
+        if not refresh and not expand:
+            resolved = self.resolve_path(path, revision=revision)
+            if resolved.path:
+                name = resolved.unresolve()
+                found = self._listed(name)
+                if found is not None:
+                    return found
+        info: dict[str, Any] = super().info(path, refresh=refresh, revision=revision, **kwargs)
+        return info
+
+    def _listed(self, name: str) -> dict[str, Any] | None:
+        """A file or folder of a listing we have."""
+        parent = self._parent(name)
+        listing = self.dircache.get(parent)
+        if listing is None:
+            return None
+        known = self._index.get(parent)
+        if known is None or known[0] is not listing or known[1] != len(listing):
+            # huggingface_hub replaces listings; where it appends to one, its length tells.
+            known = (listing, len(listing), {entry["name"]: entry for entry in listing})
+            self._index[parent] = known
+        found = known[2].get(name)
+        if found is None:
+            raise FileNotFoundError(name)
+        return found
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Forget listings, and which commit a branch is at.
+
+        Args:
+            path: Forget those of this path's repository and revision only.
+        """
+        super().invalidate_cache(path)
+        self._index.clear()
+        if path is None:
+            self._api.commits.clear()
+            return
+        try:
+            resolved = self.resolve_path(path)
+        except (FileNotFoundError, NotImplementedError, ValueError):
+            return
+        # Listings of one commit must not be read with those of the next, so the whole revision goes.
+        for listed in [each for each in self.dircache if f"{each}/".startswith(f"{resolved.root}/")]:
+            self.dircache.pop(listed, None)
+        if isinstance(resolved, HfFileSystemResolvedRepositoryPath):
+            self._api.commits.pop(pin_of(resolved.repo_type, resolved.repo_id, resolved.revision), None)
+
+    def _get_instance_state(self) -> dict[str, Any]:
+        # What huggingface_hub pickles, and copies to the instances of other threads.
+        return {**super()._get_instance_state(), "_commits": dict(self._api.commits)}
+
+    @property
+    def _commits(self) -> dict[tuple[str, str, str], str]:
+        return dict(self._api.commits)
+
+    @_commits.setter
+    def _commits(self, commits: dict[tuple[str, str, str], str]) -> None:
+        self._api.commits.update(commits)
+
+    # ---- where a file's bytes are
+
+    @property
+    def reads(self) -> Reads:
+        """Threads, connections and resolved URLs for reading, those of the manager."""
+        manager = self.manager
+        with _reads_lock:
+            reads = _all_reads.get(manager)
+            if reads is None:
+                reads = _all_reads[manager] = Reads(manager.open_source, manager.settings, manager.limiter)
+            return reads
+
+    def _repository(self, resolved: HfFileSystemResolvedRepositoryPath) -> Repository:
+        key = (resolved.repo_type, resolved.repo_id)
+        if key not in self._repositories:
+            self._repositories[key] = Repository(
+                resolved.repo_id, resolved.repo_type, endpoint=self.endpoint, token=self.token
+            )
+        return self._repositories[key]
+
+    def _target(self, path: str, revision: str | None = None, place: str = "") -> Target | None:
+        """The file at the Hub, pinned to a commit; ``None`` in a bucket, which has no commits."""
+        resolved = self.resolve_path(path, revision=revision)
+        if not isinstance(resolved, HfFileSystemResolvedRepositoryPath):
+            return None
+        name = resolved.unresolve()
+        info = self.info(name)
+        if info["type"] != "file":
+            raise IsADirectoryError(name)
+        repository = self._repository(resolved)
+        commit = self._api.pinned_commit(resolved.repo_type, resolved.repo_id, resolved.revision)
+        path = resolved.path_in_repo
+        remote = repository.remote_file(path, self._metadata(repository, path, commit, info))
+        # Under its full name, which tells files of several repositories apart in progress and messages.
+        return Target(name, place, repository, path, commit, replace(remote, path=name))
+
+    def _metadata(self, repository: Repository, path: str, commit: str, info: dict[str, Any]) -> FileMetadata:
+        lfs = info.get("lfs")
+        if info.get("blob_id"):
+            entry = ListedFile(
+                size=info["size"],
+                blob_id=info["blob_id"],
+                lfs_sha256=lfs["sha256"] if lfs else None,
+                lfs_size=lfs["size"] if lfs else None,
+                xet_hash=info.get("xet_hash"),
+            )
+            found = metadata_from_listing(commit, entry)
+            if found is not None:
+                return found
+        return repository.metadata(path, commit, timeout=constants.HF_HUB_ETAG_TIMEOUT, patient=True)
+
+    def _source(self, path: str, revision: str | None = None) -> tuple[Target, RangeSource] | None:
+        """The file and where to read it from; ``None`` in a bucket."""
+        target = self._target(path, revision)
+        return None if target is None else (target, self.reads.source(target.remote))
+
+    # ---- opening
+
+    def _open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        revision: str | None = None,
+        cache_type: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        block_size = self.block_size if block_size is None else block_size
+        if "x" in mode:
+            if self.exists(path, revision=revision):
+                raise FileExistsError(path)
+            mode = mode.replace("x", "w")
+        found = self._source(path, revision) if mode == "rb" else None
+        if found is None:
+            if cache_type not in {None, "haul"}:
+                kwargs["cache_type"] = cache_type
+            return super()._open(path, mode, block_size=block_size, revision=revision, **kwargs)
+        kwargs.pop("size", None)  # the listing knows
+        if block_size == 0:
+            kwargs.pop("cache_options", None)
+            return HaulStreamFile(self, *found, **kwargs)
+        if block_size is not None:
+            kwargs["block_size"] = block_size
+        return HaulFile(self, *found, cache_type=cache_type or "haul", **kwargs)
+
+    # ---- reading into memory
+
+    def cat_file(
+        self,
+        path: str,
+        start: int | None = None,
+        end: int | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> bytes:
+        """The bytes of a file, or of a slice of it.
+
+        Args:
+            path: The file.
+            start: As in a Python slice; negative from the end.
+            end: As in a Python slice.
+            revision: Which revision, if the path does not say.
+            kwargs: For :meth:`open`, where a file has to be opened (in buckets).
+        """
+        found = self._source(path, revision)
+        if found is None:
+            data: bytes = super().cat_file(path, start=start, end=end, **kwargs)
+            return data
+        target, source = found
+        a, b, _ = slice(start, end).indices(source.size)
+        with target.explained():
+            return self.reads.read(source, a, max(a, b))
+
+    def cat_ranges(
+        self,
+        paths: list[str],
+        starts: int | list[int | None] | None,
+        ends: int | list[int | None] | None,
+        max_gap: int | None = None,
+        on_error: str = "return",
+        **kwargs: Any,
+    ) -> list[bytes | Exception]:
+        """Many slices of many files, fetched together; neighbours in one request, the rest at once.
+
+        Args:
+            paths: One file for each slice.
+            starts: One start for each slice, or one for all; as in a Python slice.
+            ends: One end for each slice, or one for all.
+            max_gap: Bytes between two slices of a file that are rather fetched than asked around; ``None`` for what
+                suits the connection.
+            on_error: ``return`` puts an exception in the place of its slice, ``raise`` raises the first.
+            kwargs: ``revision``, and options for :meth:`open` in buckets.
+
+        Returns:
+            The bytes of each slice, in the order asked for.
+        """
+        if not isinstance(paths, list):
+            raise TypeError(f"paths must be a list, not {type(paths).__name__}")
+        all_starts = starts if isinstance(starts, list) else [starts] * len(paths)
+        all_ends = ends if isinstance(ends, list) else [ends] * len(paths)
+        if not len(paths) == len(all_starts) == len(all_ends):
+            raise ValueError("paths, starts and ends must have the same length")
+        slices = list(zip(paths, all_starts, all_ends, strict=True))
+        return self._read_slices(slices, max_gap=max_gap, fail_fast=on_error != "return", **kwargs)
+
+    def _read_slices(
+        self,
+        slices: Sequence[tuple[str, int | None, int | None]],
+        *,
+        max_gap: int | None = None,
+        fail_fast: bool,
+        **kwargs: Any,
+    ) -> list[bytes | Exception]:
+        results: list[bytes | Exception] = [b""] * len(slices)
+        wanted: list[Wanted] = []
+        owners: list[tuple[int, Target]] = []
+        revision = kwargs.get("revision")
+        sources: dict[str, Any] = {}
+        for index, (path, start, end) in enumerate(slices):
+            if path not in sources:
+                sources[path] = _attempt(self._source, path, revision)
+            found = sources[path]
+            if found is None:  # in a bucket
+                found = _attempt(self.cat_file, path, start, end, **kwargs)
+            if isinstance(found, tuple):
+                target, source = found
+                a, b, _ = slice(start, end).indices(source.size)
+                wanted.append(Wanted(source, a, max(a, b)))
+                owners.append((index, target))
+            elif fail_fast and isinstance(found, Exception):
+                raise found
+            else:
+                results[index] = found
+        done = self.reads.read_many(wanted, max_gap=max_gap, fail_fast=False)
+        for (index, target), result in zip(owners, done, strict=True):
+            results[index] = target.explain(result) if isinstance(result, Exception) else result
+        if fail_fast:
+            for outcome in results:
+                if isinstance(outcome, Exception):
+                    raise outcome
+        return results
+
+    def cat(
+        self, path: str | list[str], recursive: bool = False, on_error: str = "raise", **kwargs: Any
+    ) -> bytes | dict[str, bytes | Exception]:
+        """The contents of one file, or of many at once.
+
+        Args:
+            path: A file, a pattern, a folder (with ``recursive``) or a list of them.
+            recursive: Whether to go into folders.
+            on_error: ``raise``, ``omit`` (leave the file out) or ``return`` (the exception in its place).
+            kwargs: ``revision``, and options for :meth:`cat_file`.
+
+        Returns:
+            Bytes for one plain path, else bytes by path.
+        """
+        paths = self.expand_path(path, recursive=recursive, **kwargs)
+        if len(paths) == 1 and not isinstance(path, list) and paths[0] == self._strip_protocol(path):
+            return self.cat_file(paths[0], **kwargs)
+        if recursive:
+            paths = [each for each in paths if not self.isdir(each)]
+        ends = kwargs.pop("start", None), kwargs.pop("end", None)
+        results = self._read_slices(
+            [(each, *ends) for each in paths], fail_fast=on_error == "raise", **kwargs
+        )
+        return {
+            each: result
+            for each, result in zip(paths, results, strict=True)
+            if on_error != "omit" or not isinstance(result, Exception)
+        }
+
+    # ---- downloading
+
+    def get_file(
+        self,
+        rpath: str,
+        lpath: Any = None,
+        callback: Callback = DEFAULT_CALLBACK,
+        outfile: IO[bytes] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Copy one file to disk, or into an open file.
+
+        On disk it appears complete and checked, or not at all.
+
+        Args:
+            rpath: The file.
+            lpath: Where to; a path or an open file.
+            callback: Told of size and progress, in this thread.
+            outfile: An open file; wins over ``lpath``. Left at the position it had, if it can seek.
+            kwargs: ``revision``, and options for :meth:`open` in buckets.
+        """
+        revision = kwargs.pop("revision", None)
+        if outfile is None and lpath is None:
+            raise ValueError("Either `lpath` or `outfile` must be provided.")
+        if outfile is None and isfilelike(lpath):
+            outfile = lpath
+        resolved = self.resolve_path(rpath, revision=revision)
+        if resolved.path:
+            require_safe_path(resolved.path)
+        if outfile is None and self.info(resolved.unresolve())["type"] == "directory":
+            os.makedirs(lpath, exist_ok=True)
+            return
+        target = self._target(rpath, revision, place=os.fspath(lpath) if outfile is None else "")
+        if target is None:
+            super().get_file(rpath, lpath, callback=callback, outfile=outfile, **kwargs)
+        elif outfile is not None:
+            self._stream_into(outfile, target, callback)
+        else:
+            callback.set_size(target.remote.size)
+            self._download([target], Report([target], callback, branch=False))
+
+    def get(
+        self,
+        rpath: str | list[str],
+        lpath: Any,
+        recursive: bool = False,
+        callback: Callback = DEFAULT_CALLBACK,
+        maxdepth: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Copy files to disk, many at once; which file goes where is fsspec's own decision.
+
+        Args:
+            rpath: A file, a pattern, a folder (with ``recursive``) or a list of them.
+            lpath: A file or folder, or a list as long as that of ``rpath``.
+            recursive: Whether to go into folders.
+            callback: Told of the number of files; its branches of each file's size and progress. All in this thread.
+            maxdepth: How many levels of folders.
+            kwargs: ``revision``.
+        """
+        collector = Pairs(self)
+        AbstractFileSystem.get(
+            collector,
+            rpath,
+            lpath,
+            recursive=recursive,
+            callback=DEFAULT_CALLBACK,
+            maxdepth=maxdepth,
+            **kwargs,
+        )
+        revision = kwargs.get("revision")
+        callback.set_size(len(collector.pairs))
+        targets: list[Target] = []
+        for name, place in collector.pairs:
+            resolved = self.resolve_path(name, revision=revision)
+            plain = not isfilelike(place) and isinstance(resolved, HfFileSystemResolvedRepositoryPath)
+            if plain and resolved.path and self.info(resolved.unresolve())["type"] == "file":
+                require_safe_path(resolved.path)
+                target = self._target(name, revision, place=os.fspath(place))
+                assert target is not None
+                targets.append(target)
+                continue
+            with callback.branched(name, place) as child:
+                self.get_file(name, place, callback=child, **kwargs)
+            callback.relative_update()
+        self._download(targets, Report(targets, callback, branch=True))
+
+    def _download(self, targets: list[Target], report: Report) -> None:
+        """Have the manager fetch files to their places, and report on it from this thread."""
+        if not targets:
+            return
+        by_place: dict[str, Target] = {}
+        for target in targets:
+            by_place[os.path.abspath(target.place)] = target  # the last one wins, as if copied one by one
+        requests = []
+        for place, target in by_place.items():
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            remote = target.remote
+            version = remote.etag or remote.url
+            requests.append(
+                FileRequest(remote, FileDestination(Path(place), version, remote.digest, remote.size))
+            )
+        news: deque[DownloadProgress] = deque()
+        handle = self.manager.submit(
+            requests,
+            model_id=targets[0].repository.repo_id,
+            progress_callback=None if report.silent else news.append,
+        )
+        with report:
+            try:
+                while not handle.wait(_LOOK_SECONDS) and not handle.errors():
+                    report.tell(news)
+                report.tell(news)
+                raise_first(handle, targets)
+            except BaseException:
+                handle.cancel()
+                handle.wait()
+                raise
+            report.finish()
+
+    def _stream_into(self, outfile: IO[bytes], target: Target, callback: Callback) -> None:
+        source = self.reads.source(target.remote)
+        position = outfile.tell() if _can_seek(outfile) else None
+        checksum = Checksum(target.remote)
+        callback.set_size(source.size)
+        with target.explained():
+            for block in self.reads.stream(source, 0, source.size):
+                outfile.write(block)
+                checksum.update(block)
+                callback.relative_update(len(block))
+        checksum.check()
+        if position is not None:
+            outfile.seek(position)
+
+
+# Listings survive the pickling of instances into worker processes only in huggingface_hub's own cache of instances.
+HaulFileSystem._cache = HfFileSystem._cache  # noqa: SLF001  its keys hold the class, so the two do not meet
+
+
+def _attempt(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What ``work`` returns, or the exception it raises."""
+    try:
+        return work(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001  handed to the caller
+        return error
+
+
+def _can_seek(file: IO[bytes]) -> bool:
+    seekable = getattr(file, "seekable", None)
+    return bool(seekable and seekable())
+
+
+_all_reads: weakref.WeakKeyDictionary[ParallelDownloadManager, Reads] = weakref.WeakKeyDictionary()
+_reads_lock = threading.Lock()  # guards _all_reads
+
+
+def _reset_after_fork() -> None:
+    global _reads_lock
+    _reads_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)

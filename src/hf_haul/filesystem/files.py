@@ -1,0 +1,367 @@
+"""Open files of the Hub: positional, checked, safe for many threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from huggingface_hub import HfFileSystemFile
+from huggingface_hub.hf_file_system import HfFileSystemStreamFile
+
+from hf_haul.filesystem.copies import Target
+from hf_haul.ranged import RangeSource
+
+if TYPE_CHECKING:
+    from hf_haul.filesystem.core import HaulFileSystem
+
+__all__ = ["HaulFile", "HaulStreamFile"]
+
+#: Bytes fetched at once while looking for the end of a line.
+_LINE_BLOCK: Final = 64 * 1024
+#: Names of caches that mean our own reading.
+_OWN_CACHES: Final = frozenset({"haul", "none"})
+
+
+class HaulFile(HfFileSystemFile):
+    """A file of the Hub opened for reading; safe for many threads.
+
+    Each thread's ``seek`` is its own until its next read, so that threads that share the file and seek before each
+    read get their own bytes; a thread that only reads goes on where the last read of any thread ended.
+
+    Locking: ``_position`` guards ``loc`` and ``_shared_reads``; ``_caching`` is held while a foreign cache
+    (fsspec's, which are not made for threads) works.
+    """
+
+    cache: Any  # ours, one of fsspec's, or whatever fsspec's ``blockcache`` put in its place
+
+    def __init__(
+        self,
+        fs: HaulFileSystem,
+        target: Target,
+        source: RangeSource,
+        *,
+        cache_type: str = "haul",
+        cache_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        own = cache_type in _OWN_CACHES
+        self._target = target
+        self._source = source
+        self._reads = fs.reads
+        self._new_locks()
+        self._seeks = threading.local()
+        self._shared_reads = 0
+        self._lines: tuple[int, bytes] = (0, b"")
+        super().__init__(
+            fs,
+            target.name,
+            mode="rb",
+            size=source.size,
+            cache_type="none" if own else cache_type,
+            cache_options=None if own else cache_options,
+            **kwargs,
+        )
+        if own:
+            self.cache = _ReaderCache(self, cache_type)
+        _files.add(self)
+
+    def _new_locks(self) -> None:
+        self._position = threading.Lock()
+        self._caching = threading.Lock()
+
+    # ---- position
+
+    def tell(self) -> int:
+        """Where this thread's next read begins."""
+        with self._position:
+            return self._here()
+
+    def _here(self) -> int:
+        pending: tuple[int, int] | None = getattr(self._seeks, "pending", None)
+        # Somebody has read on from the common position since: this thread's seek was meant for them.
+        if pending is not None and pending[1] == self._shared_reads:
+            return pending[0]
+        return int(self.loc)
+
+    def seek(self, loc: int, whence: int = 0) -> int:
+        """Set where this thread's next read begins; relative to the start, the position (1) or the end (2)."""
+        self._require_open()
+        with self._position:
+            if whence not in {0, 1, 2}:
+                raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+            at = int(loc) + (0, self._here(), self.size)[whence]
+            if at < 0:
+                raise ValueError("Seek before start of file")
+            self._seeks.pending = (at, self._shared_reads)
+            self.loc = at
+            return at
+
+    def _claim(self, length: int) -> tuple[int, int]:
+        """Take the next ``length`` bytes (all that is left, if negative) for this thread: their start and stop."""
+        self._require_open()
+        with self._position:
+            start = self._here()
+            if getattr(self._seeks, "pending", None) is None:
+                self._shared_reads += 1
+            self._seeks.pending = None
+            stop = self.size if length < 0 else min(start + length, self.size)
+            stop = max(start, stop)
+            self.loc = stop
+            return start, stop
+
+    def _unclaim(self, start: int, stop: int) -> None:
+        """Put back what could not be read."""
+        with self._position:
+            if self.loc == stop:
+                self.loc = start
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file.")
+
+    # ---- reading
+
+    def pread(self, start: int, stop: int) -> bytes:
+        """The bytes from ``start`` up to ``stop``, without moving the position."""
+        self._require_open()
+        start, stop, _ = slice(max(0, start), max(0, stop)).indices(self.size)
+        if start >= stop:
+            return b""
+        if isinstance(self.cache, _ReaderCache):
+            return self.fetch(start, stop)
+        with self._caching:
+            return bytes(self.cache._fetch(start, stop))  # noqa: SLF001  fsspec's interface of caches
+
+    def fetch(self, start: int, stop: int) -> bytes:
+        """The bytes from ``start`` up to ``stop``, past any cache but ours."""
+        with self._target.explained():
+            return self._reads.read(self._source, start, stop)
+
+    def fetch_into(self, start: int, view: memoryview) -> None:
+        """Fill ``view`` from ``start``, past any cache but ours."""
+        with self._target.explained():
+            self._reads.readinto(self._source, start, view)
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        # What fsspec's caches call; some of them past the end.
+        start, end, _ = slice(start, end).indices(self.size)
+        return self.fetch(start, max(start, end))
+
+    def read(self, length: int | None = -1) -> bytes:
+        """Read from the position on.
+
+        Args:
+            length: Bytes; negative or ``None`` for all that is left.
+        """
+        start, stop = self._claim(-1 if length is None else int(length))
+        try:
+            return self.pread(start, stop)
+        except BaseException:
+            self._unclaim(start, stop)
+            raise
+
+    def read_buffer(self, nbytes: int = -1) -> memoryview:
+        """As :meth:`read`, for pyarrow, which keeps the buffer without a copy."""
+        return memoryview(self.read(nbytes))
+
+    def readinto(self, b: Any) -> int:
+        """Fill a buffer from the position on; returns how many bytes there were."""
+        view = memoryview(b).cast("B")
+        start, stop = self._claim(len(view))
+        try:
+            if isinstance(self.cache, _ReaderCache):
+                self.cache.readinto(start, view[: stop - start])
+            else:
+                view[: stop - start] = self.pread(start, stop)
+        except BaseException:
+            self._unclaim(start, stop)
+            raise
+        return stop - start
+
+    def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
+        """Read up to and including ``char``, or to the end of the file.
+
+        Args:
+            char: What to look for.
+            blocks: Bytes fetched at once; a few tens of KiB if ``None``.
+        """
+        return self._read_until(char, -1, blocks)
+
+    def readline(self, limit: int | None = -1) -> bytes:
+        """Read a line, its end included; at most ``limit`` bytes of it, unless negative."""
+        return self._read_until(b"\n", -1 if limit is None else limit, None)
+
+    def _read_until(self, mark: bytes, limit: int, block: int | None) -> bytes:
+        start = self.tell()
+        end = self.size if limit < 0 else min(self.size, start + limit)
+        found: list[bytes] = []
+        at, tail = start, b""
+        while at < end:
+            data = self._line_data(at, block)[: end - at]
+            # The mark may lie across two blocks.
+            seen = tail + data
+            i = seen.find(mark)
+            if i >= 0:
+                found.append(data[: max(0, i + len(mark) - len(tail))])
+                at += len(found[-1])
+                break
+            found.append(data)
+            at += len(data)
+            tail = seen[len(seen) - len(mark) + 1 :] if len(mark) > 1 else b""
+        self._claim(at - start)
+        return b"".join(found)
+
+    def _line_data(self, at: int, block: int | None) -> bytes:
+        """Some bytes from ``at`` on, kept for the next lines."""
+        offset, data = self._lines
+        if not offset <= at < offset + len(data):
+            offset, data = at, self.pread(at, at + (block or _LINE_BLOCK))
+            self._lines = (offset, data)
+        return data[at - offset :]
+
+    def readlines(self, hint: int | None = -1) -> list[bytes]:
+        """All lines that are left, or as many as hold ``hint`` bytes."""
+        lines: list[bytes] = []
+        total = 0
+        while line := self.readline():
+            lines.append(line)
+            total += len(line)
+            if hint is not None and 0 < hint <= total:
+                break
+        return lines
+
+    def url(self) -> str:
+        """The HTTP URL of the file at its commit."""
+        return self._target.remote.url
+
+    def __reduce__(self) -> Any:
+        name = getattr(self.cache, "name", "haul")
+        return _reopen, (self.fs, self.path, self.mode, self.blocksize, self.tell(), name, self.kwargs)
+
+
+class _ReaderCache:
+    """Stands where fsspec expects a file's cache; the reads behind it do the work."""
+
+    def __init__(self, file: HaulFile, name: str) -> None:
+        self.name = name
+        self.size = file.size
+        self.blocksize = file.blocksize
+        self._file = weakref.proxy(file)
+
+    def _fetch(self, start: int | None, stop: int | None) -> bytes:
+        a, b, _ = slice(start, stop).indices(self.size)
+        return bytes(self._file.fetch(a, max(a, b)))
+
+    def readinto(self, start: int, view: memoryview) -> None:
+        self._file.fetch_into(start, view)
+
+    def _log_stats(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+class HaulStreamFile(HfFileSystemStreamFile):
+    """A file of the Hub opened to be read once, from start to end, with the next bytes always under way."""
+
+    def __init__(self, fs: HaulFileSystem, target: Target, source: RangeSource, **kwargs: Any) -> None:
+        self._target = target
+        self._source = source
+        self._reads = fs.reads
+        super().__init__(fs, target.name, mode="rb", **kwargs)
+        self.details = fs.info(target.name)
+        self._blocks: Iterator[bytes] | None = None
+        self._rest = b""
+        _files.add(self)
+
+    def _new_locks(self) -> None:
+        # In a forked child: what was under way belongs to the parent's threads.
+        self._blocks = None
+        self._rest = b""
+
+    def read(self, length: int | None = -1) -> bytes:
+        """Read on.
+
+        Args:
+            length: Bytes; negative or ``None`` for all that is left.
+        """
+        if self.closed:
+            raise ValueError("I/O operation on closed file.")
+        left = self._source.size - self.loc
+        wanted = left if length is None or length < 0 else min(length, left)
+        if self._blocks is None:
+            self._blocks = self._reads.stream(self._source, self.loc, self._source.size)
+        pieces = []
+        missing = wanted
+        with self._target.explained():
+            while missing:
+                if not self._rest:
+                    self._rest = next(self._blocks)
+                piece, self._rest = self._rest[:missing], self._rest[missing:]
+                pieces.append(piece)
+                missing -= len(piece)
+        self.loc += wanted
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
+        """Read up to and including ``char``, or to the end of the file."""
+        found = bytearray()
+        while self.loc < self._source.size:
+            data = self.read(blocks or _LINE_BLOCK)
+            found += data
+            i = found.find(char, max(0, len(found) - len(data) - len(char) + 1))
+            if i >= 0:
+                surplus = bytes(found[i + len(char) :])
+                self._rest = surplus + self._rest
+                self.loc -= len(surplus)
+                return bytes(found[: i + len(char)])
+        return bytes(found)
+
+    def url(self) -> str:
+        """The HTTP URL of the file at its commit."""
+        return self._target.remote.url
+
+    def close(self) -> None:
+        """Let go of what is under way."""
+        blocks = getattr(self, "_blocks", None)
+        if blocks is not None:
+            self._blocks = None
+            blocks.close()
+        super().close()
+
+    def __reduce__(self) -> Any:
+        return _reopen, (self.fs, self.path, self.mode, 0, self.loc, None, self.kwargs)
+
+
+def _reopen(
+    fs: HaulFileSystem,
+    path: str,
+    mode: str,
+    block_size: int,
+    loc: int,
+    cache_type: str | None,
+    kwargs: dict[str, Any],
+) -> Any:
+    """Open a file again where a pickled one stood."""
+    file = fs.open(path, mode, block_size=block_size, cache_type=cache_type, **kwargs)
+    if isinstance(file, HaulStreamFile):
+        file.loc = loc
+    elif loc:
+        file.seek(loc)
+    return file
+
+
+_files: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _reset_after_fork() -> None:
+    for file in list(_files):
+        file._new_locks()  # noqa: SLF001  the module's own classes
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,0 +1,278 @@
+"""One remote file read by ranges: every answer checked, failures tried again, refused ranges made up for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Final
+
+from hf_haul.config import KiB, MiB, Settings
+from hf_haul.errors import (
+    ConnectionFailedError,
+    IntegrityError,
+    RangeRefusedError,
+    SourceChangedError,
+    TransferError,
+)
+from hf_haul.halt import Halt
+from hf_haul.limiter import BandwidthLimiter
+from hf_haul.metrics import SourceHistory
+from hf_haul.ranges import ByteRange
+from hf_haul.task import RemoteFile
+from hf_haul.transports.base import Body, Transport
+from hf_haul.transports.http import origin_of
+from hf_haul.transports.retry import is_retryable, retrying
+
+__all__ = ["Checksum", "RangeSource"]
+
+#: Refused ranges after which a source is taken to do none, and its file is fetched in one stream.
+_REFUSALS: Final = 2
+#: Times a source may seem to serve another file before it is believed.
+_CHANGES: Final = 2
+#: Bytes of a whole file that are kept in memory; a larger one goes to a temporary file.
+_IN_MEMORY: Final = 16 * MiB
+_SMALLEST_UNIT: Final = 64 * KiB
+_LARGEST_UNIT: Final = 4 * MiB
+_UNKNOWN_UNIT: Final = 1 * MiB
+
+
+class Checksum:
+    """The running digest of a whole file, compared with what its source announced, if it did."""
+
+    def __init__(self, remote: RemoteFile) -> None:
+        self._remote = remote
+        self._hash: hashlib._Hash | None = None
+        if remote.digest is not None:
+            if remote.digest.algorithm == "sha256":
+                self._hash = hashlib.sha256()
+            else:  # git's object id covers a header
+                self._hash = hashlib.sha1(b"blob %d\0" % (remote.size or 0), usedforsecurity=False)
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Go on with the next bytes."""
+        if self._hash is not None:
+            self._hash.update(data)
+
+    def check(self) -> None:
+        """Compare.
+
+        Raises:
+            IntegrityError: The bytes are not the file's.
+        """
+        digest = self._remote.digest
+        if self._hash is not None and digest is not None and self._hash.hexdigest() != digest.value:
+            raise IntegrityError(self._remote.path, digest.value, self._hash.hexdigest())
+
+
+class _Fill:
+    """A buffer on its way to being full."""
+
+    def __init__(self, start: int, view: memoryview) -> None:
+        self.start = start
+        self.view = view
+        self.done = 0
+
+    @property
+    def missing(self) -> ByteRange:
+        return ByteRange(self.start + self.done, self.start + len(self.view))
+
+
+class RangeSource:
+    """Reads any range of one file, from any thread, and again in a forked child.
+
+    A source that answers a range with something else is asked again; one that keeps doing so is fetched in one
+    stream, checked against its digest, and served from there. Bytes are never taken for others than they are.
+
+    Locking: ``_lock`` guards the attributes below it. ``_spooling`` is held by the thread that fetches the whole
+    file, and by readers of that copy; it is the only lock held during a request.
+
+    Args:
+        remote: The file; its size must be known.
+        open_transport: Gives a transport for it. Called again in a forked child.
+        settings: Retries and timeouts.
+        limiter: The bandwidth limit.
+        history: Measured speeds; filled and used.
+    """
+
+    def __init__(
+        self,
+        remote: RemoteFile,
+        open_transport: Callable[[RemoteFile], Transport],
+        settings: Settings,
+        limiter: BandwidthLimiter,
+        history: SourceHistory,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if remote.size is None:
+            raise ValueError(f"{remote.path}: its size is unknown")
+        self.remote = remote
+        self.size = remote.size
+        self.origin = origin_of(remote.url)
+        self._open_transport = open_transport
+        self._settings = settings
+        self._limiter = limiter
+        self._history = history
+        self._clock = clock
+        self._reset()
+        _sources.add(self)
+
+    def _reset(self) -> None:
+        """Start with fresh locks and connections."""
+        self._lock = threading.Lock()
+        self._transport_: Transport | None = None
+        self._refusals = 0
+        self._changes = 0
+        self._spooling = threading.Lock()
+        self._spool: IO[bytes] | None = None
+
+    @property
+    def unit(self) -> int:
+        """Bytes that take about as long to send as a request takes to be answered; the smallest sensible request."""
+        speed = self._history.connection_speed(self.origin)
+        seconds = self._history.first_byte_seconds(self.origin)
+        if speed is None or seconds is None:
+            return _UNKNOWN_UNIT
+        return max(_SMALLEST_UNIT, min(int(speed * seconds), _LARGEST_UNIT))
+
+    def fill(self, start: int, view: memoryview, halt: Halt) -> None:
+        """Read ``len(view)`` bytes from offset ``start`` into ``view``, all of them or raise.
+
+        Raises:
+            TransferError: They cannot be had.
+            HaltedError: The read was called off.
+        """
+        if not len(view):
+            return
+        fill = _Fill(start, view)
+        try:
+            self._attempt(fill, halt, fresh=False)
+        except TransferError as error:
+            if not is_retryable(error):
+                raise
+            self._retry(fill, halt, error)
+
+    def _retry(self, fill: _Fill, halt: Halt, first: TransferError) -> None:
+        pending: TransferError | None = first
+        attempts = 0
+
+        def attempt() -> None:
+            nonlocal pending, attempts
+            if pending is not None:
+                error, pending = pending, None
+                raise error
+            attempts += 1
+            # A pooled connection that fails twice in a row may be what is broken: try outside the pool.
+            self._attempt(fill, halt, fresh=attempts % 2 == 0)
+
+        retrying(
+            halt=halt,
+            progress=lambda: fill.done,
+            settings=self._settings,
+            on_retry=lambda _error, _seconds: None,
+            clock=self._clock,
+            patience=lambda: self._transport.patience,
+        )(attempt)
+
+    def _attempt(self, fill: _Fill, halt: Halt, *, fresh: bool) -> None:
+        halt.check()
+        if self._refusals >= _REFUSALS:
+            self._fill_from_whole(fill, halt)
+            return
+        want = fill.missing
+        with self._opened(want, halt, fresh=fresh) as body:
+            if body.range is None or body.range.start != want.start or body.range.stop < want.stop:
+                raise RangeRefusedError(f"{self.remote.path}: asked for {want.header}, got {body.range}")
+            while fill.done < len(fill.view):
+                fill.done += self._read(body, fill.view[fill.done :], halt)
+
+    def _read(self, body: Body, view: memoryview, halt: Halt) -> int:
+        quantum = self._limiter.quantum
+        began = self._clock()
+        got = body.readinto(view[: self._settings.chunk_size if quantum is None else quantum])
+        halt.check()
+        if not got:
+            raise ConnectionFailedError(f"{self.remote.path}: the body ended early")
+        self._history.read(self.origin, got, self._clock() - began)
+        self._limiter.wait(got, halt)
+        return got
+
+    @contextmanager
+    def _opened(self, want: ByteRange | None, halt: Halt, *, fresh: bool) -> Iterator[Body]:
+        began = self._clock()
+        try:
+            body = self._transport.open(want, halt, fresh=fresh)
+        except SourceChangedError as error:
+            with self._lock:
+                self._changes += 1
+                error.retryable = self._changes <= _CHANGES
+            raise
+        except RangeRefusedError:
+            self._refused()
+            raise
+        self._history.first_byte(self.origin, self._clock() - began)
+        try:
+            yield body
+        finally:
+            body.close()
+
+    def _refused(self) -> None:
+        with self._lock:
+            self._refusals += 1
+
+    @property
+    def _transport(self) -> Transport:
+        with self._lock:
+            if self._transport_ is None:
+                self._transport_ = self._open_transport(self.remote)
+            return self._transport_
+
+    # ---- sources that do no ranges
+
+    def _fill_from_whole(self, fill: _Fill, halt: Halt) -> None:
+        while not self._spooling.acquire(timeout=0.1):
+            halt.check()
+        try:
+            if self._spool is None:
+                self._spool = self._fetch_whole(halt)
+            self._spool.seek(fill.start)
+            fill.view[:] = self._spool.read(len(fill.view))
+            fill.done = len(fill.view)
+        finally:
+            self._spooling.release()
+
+    def _fetch_whole(self, halt: Halt) -> IO[bytes]:
+        spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  kept open for later reads
+        checksum = Checksum(self.remote)
+        buffer = memoryview(bytearray(min(self._settings.chunk_size, max(1, self.size))))
+        try:
+            with self._opened(None, halt, fresh=False) as body:
+                at = 0
+                while at < self.size:
+                    got = self._read(body, buffer[: self.size - at], halt)
+                    spool.write(buffer[:got])
+                    checksum.update(buffer[:got])
+                    at += got
+            checksum.check()
+        except BaseException:
+            spool.close()
+            raise
+        return spool
+
+
+_sources: weakref.WeakSet[RangeSource] = weakref.WeakSet()
+
+
+def _reset_after_fork() -> None:
+    for source in list(_sources):
+        source._reset()  # noqa: SLF001  the module's own class
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)

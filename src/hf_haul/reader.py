@@ -1,0 +1,432 @@
+"""Reading into memory over several connections: threads, parts, vectored reads."""
+
+from __future__ import annotations
+
+import heapq
+import io
+import itertools
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final
+
+from hf_haul.config import KiB, MiB, Settings
+from hf_haul.errors import IntegrityError
+from hf_haul.halt import Halt
+from hf_haul.limiter import BandwidthLimiter
+from hf_haul.metrics import SourceHistory
+from hf_haul.ranged import Checksum, RangeSource
+from hf_haul.task import RemoteFile
+from hf_haul.transports.base import Transport
+
+__all__ = ["DEMAND", "READ_AHEAD", "ReadThreads", "Reads", "Wanted", "split"]
+
+#: Urgency of a read that somebody waits for, and of one that somebody may want soon.
+DEMAND: Final = 0
+READ_AHEAD: Final = 2
+
+#: Connections that one process reads over at once, if its settings allow as many.
+_CONNECTIONS: Final = 16
+#: Sources remembered with their resolved URLs.
+_SOURCES: Final = 1024
+#: Ranges are merged up to this many bytes, and parts of a read are not larger than twice that.
+_MERGED: Final = 8 * MiB
+#: Bytes that a stream keeps in flight.
+_STREAM_WINDOW: Final = 64 * MiB
+_IDLE_SECONDS: Final = 5.0
+_GAP: Final = 64 * KiB
+
+
+class _Job:
+    __slots__ = ("future", "taken", "work")
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+        self.future: Future[None] = Future()
+        self.taken = False
+
+
+class ReadThreads:
+    """A few threads that work off reads, the most urgent first.
+
+    Threads start when they are needed and end when idle. They are daemons: a reader that nobody waits for must not
+    keep a program from ending.
+
+    Locking: ``_changed`` guards all attributes; work runs outside it.
+
+    Args:
+        limit: Threads at once, at the most.
+    """
+
+    def __init__(self, limit: int, *, idle_seconds: float = _IDLE_SECONDS) -> None:
+        self.limit = limit
+        self._idle_seconds = idle_seconds
+        self._numbers = itertools.count()
+        self._reset()
+        _all_threads.add(self)
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition()
+        self._heap: list[tuple[int, int, _Job]] = []
+        self._threads = 0
+        self._idle = 0
+
+    def submit(self, priority: int, work: Callable[[], None]) -> Future[None]:
+        """Have ``work`` done; the smaller ``priority``, the sooner. The future's ``cancel`` takes it back in time."""
+        job = _Job(work)
+        self._push(priority, job)
+        job.future._haul_job = job  # type: ignore[attr-defined]  # noqa: SLF001  for promote(); futures take attributes
+        return job.future
+
+    def promote(self, future: Future[None], priority: int) -> None:
+        """Do submitted work sooner, if it has not begun."""
+        job: _Job = future._haul_job  # type: ignore[attr-defined]  # noqa: SLF001  set by submit()
+        if not job.taken:
+            self._push(priority, job)
+
+    def _push(self, priority: int, job: _Job) -> None:
+        with self._changed:
+            heapq.heappush(self._heap, (priority, next(self._numbers), job))
+            if self._idle:
+                self._changed.notify()
+            elif self._threads < self.limit:
+                self._threads += 1
+                threading.Thread(target=self._run, name="hf-haul-read", daemon=True).start()
+
+    def _run(self) -> None:
+        while (job := self._next()) is not None:
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            try:
+                job.work()
+            except BaseException as error:  # noqa: BLE001  it belongs to whoever waits for the future
+                job.future.set_exception(error)
+            else:
+                job.future.set_result(None)
+            del job  # it holds a buffer that somebody may have let go of by now
+
+    def _next(self) -> _Job | None:
+        with self._changed:
+            while True:
+                while self._heap:
+                    job = heapq.heappop(self._heap)[2]
+                    if not job.taken:
+                        job.taken = True
+                        return job
+                self._idle += 1
+                woken = self._changed.wait(self._idle_seconds)
+                self._idle -= 1
+                if not woken and not self._heap:
+                    self._threads -= 1
+                    return None
+
+
+_all_threads: weakref.WeakSet[ReadThreads] = weakref.WeakSet()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A range of a file that somebody wants, from ``start`` up to ``stop``, inside the file."""
+
+    source: RangeSource
+    start: int
+    stop: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the whole file, whose digest can be checked."""
+        return self.start == 0 and self.stop == self.source.size
+
+
+class _Buffer:
+    """Bytes to be filled in by several threads and then handed out without a copy."""
+
+    def __init__(self, nbytes: int) -> None:
+        # BytesIO hands its own bytes object out again if nobody else holds it.
+        self._bytes = io.BytesIO(bytes(nbytes))
+        self.view = self._bytes.getbuffer()
+
+    def take(self) -> bytes:
+        self.view.release()
+        return self._bytes.getvalue()
+
+
+@dataclass(slots=True)
+class _Span:
+    """Neighbouring ranges of one file that are fetched together."""
+
+    source: RangeSource
+    start: int
+    stop: int
+    indexes: list[int]
+
+
+class _Flight:
+    """A span under way."""
+
+    def __init__(self, span: _Span, parts: list[tuple[int, int]]) -> None:
+        self.span = span
+        self.parts = parts
+        self.buffer = _Buffer(span.stop - span.start)
+        self.futures: list[Future[None]] = []
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """The part of the buffer for these bytes of the file."""
+        return self.buffer.view[start - self.span.start : stop - self.span.start]
+
+
+def split(start: int, stop: int, unit: int, connections: int) -> list[tuple[int, int]]:
+    """Cut a read into parts to be fetched at once.
+
+    A part is worth a request of its own (``unit`` bytes at the least), and there are about two for each connection,
+    so that a slow one holds up little.
+    """
+    nbytes = stop - start
+    if nbytes < 2 * unit or connections < 2:
+        return [(start, stop)]
+    step = min(max(unit, -(-nbytes // (2 * connections))), 2 * _MERGED)
+    return [(at, min(at + step, stop)) for at in range(start, stop, step)]
+
+
+class Reads:
+    """Reads of any number of files, over one set of threads and connections.
+
+    Args:
+        open_transport: Gives a transport for a file.
+        settings: Connections, retries and timeouts.
+        limiter: The bandwidth limit.
+    """
+
+    def __init__(
+        self,
+        open_transport: Callable[[RemoteFile], Transport],
+        settings: Settings,
+        limiter: BandwidthLimiter,
+    ) -> None:
+        self.connections = min(_CONNECTIONS, settings.max_concurrent_downloads)
+        self.threads = ReadThreads(self.connections)
+        self._open_transport = open_transport
+        self._settings = settings
+        self._limiter = limiter
+        self._history = SourceHistory()
+        self._sources: OrderedDict[tuple[str, str | None, str | None], RangeSource] = OrderedDict()
+        self._reset()
+        _all_reads.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()  # guards _sources
+
+    def source(self, remote: RemoteFile) -> RangeSource:
+        """The one source of a file: whoever reads it shares its resolved URL."""
+        key = (remote.url, remote.etag, remote.headers.get("authorization"))
+        with self._lock:
+            source = self._sources.get(key)
+            if source is None:
+                source = RangeSource(
+                    remote, self._open_transport, self._settings, self._limiter, self._history
+                )
+                self._sources[key] = source
+                while len(self._sources) > _SOURCES:
+                    self._sources.popitem(last=False)
+            self._sources.move_to_end(key)
+            return source
+
+    def read(self, source: RangeSource, start: int, stop: int) -> bytes:
+        """The bytes from ``start`` up to ``stop``, over several connections if it pays.
+
+        A whole file is checked against its digest, and fetched once more if it fails.
+
+        Raises:
+            TransferError: They cannot be had.
+            IntegrityError: The whole file has another digest than announced.
+        """
+        result = self.read_many([Wanted(source, start, stop)])[0]
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def readinto(self, source: RangeSource, start: int, view: memoryview) -> None:
+        """Fill ``view`` from offset ``start``.
+
+        Raises:
+            TransferError: The bytes cannot be had.
+        """
+        parts = split(start, start + len(view), source.unit, self.connections)
+        halt = Halt()
+        if len(parts) == 1:
+            source.fill(start, view, halt)
+            return
+        futures = [
+            self._fetch(source, a, view[a - start : b - start], halt, priority=DEMAND) for a, b in parts
+        ]
+        self._await(futures, halt)
+
+    def read_many(
+        self, wanted: Sequence[Wanted], *, max_gap: int | None = None, fail_fast: bool = True
+    ) -> list[bytes | Exception]:
+        """Many ranges of many files at once; neighbours are fetched together, large ones in parts.
+
+        Args:
+            wanted: The ranges, in any order; they may overlap.
+            max_gap: Bytes between two ranges of a file that are fetched rather than asked around; ``None`` for what
+                suits the connection.
+            fail_fast: Whether the first failure calls off the rest and is raised.
+
+        Returns:
+            The bytes of each range, or what went wrong with it.
+
+        Raises:
+            Exception: The first failure in the order of ``wanted``, with ``fail_fast``.
+        """
+        halt = Halt()
+        results: list[bytes | Exception] = [b""] * len(wanted)
+        flights = [_Flight(span, self._parts(span)) for span in _merge(wanted, max_gap)]
+        try:
+            if len(flights) > 1 or (flights and len(flights[0].parts) > 1):  # else no use in another thread
+                for flight in flights:
+                    flight.futures = [
+                        self._fetch(flight.span.source, a, flight.view(a, b), halt, priority=DEMAND)
+                        for a, b in flight.parts
+                    ]
+            for flight in flights:
+                try:
+                    self._settle(flight, halt, wanted, results)
+                except Exception as error:
+                    if fail_fast:
+                        raise
+                    for index in flight.span.indexes:
+                        results[index] = error
+        except BaseException:
+            halt.set()
+            for flight in flights:
+                _drain(flight.futures)
+            raise
+        return results
+
+    def _settle(
+        self, flight: _Flight, halt: Halt, wanted: Sequence[Wanted], results: list[bytes | Exception]
+    ) -> None:
+        """Wait for one span, and hand its ranges out."""
+        span = flight.span
+        whole = any(wanted[index].whole for index in span.indexes) and self._settings.verify
+        checksum = Checksum(span.source.remote) if whole else None
+        for i, (a, b) in enumerate(flight.parts):
+            if flight.futures:
+                flight.futures[i].result()
+            else:
+                span.source.fill(a, flight.view(a, b), halt)
+            if checksum is not None:
+                checksum.update(flight.view(a, b))  # while the next parts arrive
+        data = flight.buffer.take()
+        if checksum is not None:
+            try:
+                checksum.check()
+            except IntegrityError:
+                data = self._once_more(span.source)
+        for index in span.indexes:
+            start, stop = wanted[index].start - span.start, wanted[index].stop - span.start
+            results[index] = data if stop - start == len(data) else data[start:stop]
+
+    def _once_more(self, source: RangeSource) -> bytes:
+        """A whole file whose digest was wrong; a second time is an error."""
+        buffer = _Buffer(source.size)
+        self.readinto(source, 0, buffer.view)
+        checksum = Checksum(source.remote)
+        checksum.update(buffer.view)
+        checksum.check()
+        return buffer.take()
+
+    def stream(self, source: RangeSource, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes from ``start`` up to ``stop`` in order, a block at a time, with the next ones under way."""
+        step = max(source.unit, MiB)
+        blocks = iter([(at, min(at + step, stop)) for at in range(start, stop, step)])
+        ahead = max(1, min(self.connections, _STREAM_WINDOW // step))
+        halt = Halt()
+        flying: list[tuple[_Buffer, Future[None]]] = []
+        try:
+            while True:
+                for a, b in itertools.islice(blocks, ahead - len(flying)):
+                    buffer = _Buffer(b - a)
+                    flying.append((buffer, self._fetch(source, a, buffer.view, halt, priority=DEMAND)))
+                if not flying:
+                    return
+                buffer, future = flying.pop(0)
+                future.result()
+                yield buffer.take()
+        finally:
+            halt.set()
+            for _, future in flying:
+                future.cancel()
+
+    def _parts(self, span: _Span) -> list[tuple[int, int]]:
+        return split(span.start, span.stop, span.source.unit, self.connections)
+
+    def _fetch(
+        self, source: RangeSource, start: int, view: memoryview, halt: Halt, *, priority: int
+    ) -> Future[None]:
+        def work() -> None:
+            with view:
+                source.fill(start, view, halt)
+
+        return self.threads.submit(priority, work)
+
+    def _await(self, futures: list[Future[None]], halt: Halt) -> None:
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            halt.set()
+            _drain(futures)
+            raise
+
+
+def _drain(futures: list[Future[None]]) -> None:
+    """Wait until no thread touches the buffers any more."""
+    for future in futures:
+        if not future.cancel():
+            future.exception()
+
+
+def _merge(wanted: Sequence[Wanted], max_gap: int | None) -> list[_Span]:
+    """Group ranges by file, and join those that are close enough; empty ones need nothing."""
+    by_source: dict[RangeSource, list[int]] = {}
+    for index, each in enumerate(wanted):
+        if each.stop > each.start:
+            by_source.setdefault(each.source, []).append(index)
+    spans: list[_Span] = []
+    for source, indexes in by_source.items():
+        gap = min(source.unit // 4, _GAP * 4) if max_gap is None else max_gap
+        last: _Span | None = None
+        for index in sorted(indexes, key=lambda i: (wanted[i].start, wanted[i].stop)):
+            each = wanted[index]
+            if last is not None and _joins(last, each, gap):
+                last.stop = max(last.stop, each.stop)
+                last.indexes.append(index)
+            else:
+                last = _Span(source, each.start, each.stop, [index])
+                spans.append(last)
+    return spans
+
+
+def _joins(span: _Span, each: Wanted, gap: int) -> bool:
+    if each.stop <= span.stop:
+        return True
+    return each.start <= span.stop + gap and each.stop - span.start <= _MERGED
+
+
+_all_reads: weakref.WeakSet[Reads] = weakref.WeakSet()
+
+
+def _reset_after_fork() -> None:
+    for threads in list(_all_threads):
+        threads._reset()  # noqa: SLF001  the module's own class
+    for reads in list(_all_reads):
+        reads._reset()  # noqa: SLF001  the module's own class
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
