@@ -17,6 +17,8 @@ _BURST_SECONDS: Final = 0.05
 _MIN_BURST: Final = 64 << 10
 #: How long a sleeper may miss a change of the rate.
 _SLICE_SECONDS: Final = 0.1
+#: Less than a clock can tell; rounding leaves such rests.
+_NOTHING: Final = 1e-6
 
 
 class BandwidthLimiter:
@@ -149,7 +151,8 @@ class BandwidthLimiter:
         if self._rate is None:
             return 0.0
         # Everything taken so far, plus the balance, is what may have passed by now.
-        return max(0.0, (mark - self._taken - self._balance) / self._rate)
+        seconds = (mark - self._taken - self._balance) / self._rate
+        return seconds if seconds > _NOTHING else 0.0
 
     def _refill(self) -> None:
         now = self._clock()

@@ -1,0 +1,121 @@
+"""When a server asks for patience, every thread that talks to it waits."""
+
+from __future__ import annotations
+
+import itertools
+from email.utils import formatdate
+
+import pytest
+from requests.structures import CaseInsensitiveDict
+from tests.support.clock import FakeClock, FakeHalt
+
+from hf_haul.errors import HaltedError
+from hf_haul.transports.pacing import MAX_PATIENCE, Pace, read_patience
+
+WALL = 1_800_000_000.0
+HUB, CDN = "https://hub:443", "https://cdn:443"
+
+
+def date(offset: float) -> str:
+    return formatdate(WALL + offset, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "seconds"),
+    [
+        pytest.param(429, {"Retry-After": "7"}, 7.0, id="seconds"),
+        pytest.param(429, {"retry-after": " 7 "}, 7.0, id="any case, any blanks"),
+        pytest.param(429, {"Retry-After": "0"}, 0.0, id="now"),
+        pytest.param(429, {"Retry-After": "1.5"}, 1.5, id="fraction"),
+        pytest.param(503, {"Retry-After": "7"}, 7.0, id="503"),
+        pytest.param(500, {"Retry-After": "7"}, 7.0, id="500"),
+        pytest.param(408, {"Retry-After": "7"}, 7.0, id="408"),
+        pytest.param(429, {"Retry-After": date(30)}, 30.0, id="date"),
+        pytest.param(429, {"Retry-After": date(-30)}, 0.0, id="date in the past"),
+        pytest.param(
+            429, {"Retry-After": date(330), "Date": date(300)}, 30.0, id="date by the server's clock"
+        ),
+        pytest.param(429, {"Retry-After": "tomorrow"}, None, id="nonsense"),
+        pytest.param(429, {"Retry-After": "-5"}, None, id="negative"),
+        pytest.param(429, {"Retry-After": "1e9"}, None, id="no decimal"),
+        pytest.param(429, {"Retry-After": "86400"}, MAX_PATIENCE, id="a day"),
+        pytest.param(429, {"RateLimit": '"resolvers";r=0;t=57'}, 58.0, id="window"),
+        pytest.param(429, {"RateLimit": '"api"; r = 0 ; t = 2'}, 3.0, id="window, spaced"),
+        pytest.param(429, {"RateLimit": '"api";r=3;t=57'}, None, id="calls left"),
+        pytest.param(429, {"RateLimit": "garbage"}, None, id="garbage"),
+        pytest.param(429, {"RateLimit": '"api";r=0;t=9', "Retry-After": "2"}, 2.0, id="both"),
+        pytest.param(429, {}, None, id="no word"),
+        pytest.param(503, {"RateLimit": '"api";r=0;t=57'}, None, id="window in a 503"),
+        pytest.param(200, {"RateLimit": '"api";r=0;t=57', "Retry-After": "9"}, None, id="200"),
+        pytest.param(302, {"Retry-After": "9"}, None, id="redirect"),
+        pytest.param(404, {"Retry-After": "9"}, None, id="404"),
+    ],
+)
+def test_an_answer_asks_for_patience_or_does_not(
+    status: int, headers: dict[str, str], seconds: float | None
+) -> None:
+    pace = Pace(clock=FakeClock(), wall=lambda: WALL, jitter=lambda: 0.0)
+    answer = CaseInsensitiveDict(headers)
+    assert read_patience(status, answer, wall=lambda: WALL) == seconds
+    assert pace.told(HUB, status, answer) == seconds
+    assert pace.seconds_left(HUB) == (seconds or 0.0)
+
+
+def test_everybody_waits_for_an_origin_that_asked_and_for_no_other() -> None:
+    clock = FakeClock()
+    pace = Pace(clock=clock, jitter=lambda: 0.0)
+    pace.told(HUB, 429, {"Retry-After": "30"})
+    assert pace.wait(CDN, FakeHalt(clock)) == 0.0
+    assert pace.waiting_for() == {HUB: 30.0}
+    halt = FakeHalt(clock)
+    assert pace.wait(HUB, halt) == 30.0
+    assert pace.waiting_for() == {}
+    assert pace.wait(HUB, halt) == 0.0
+    assert halt.waits == [30.0]
+
+
+def test_threads_come_back_one_after_the_other() -> None:
+    back = []
+    for share in (0.0, 0.25, 0.5, 0.99):
+        clock = FakeClock(0.0)
+        pace = Pace(clock=clock, jitter=itertools.repeat(share).__next__)
+        pace.pause(HUB, 10.0)
+        back.append(pace.wait(HUB, FakeHalt(clock)))
+    assert back == sorted(set(back)), "some came back together"
+    assert back[0] == 10.0
+    assert back[-1] <= 11.0
+
+
+def test_the_spread_of_a_long_pause_stays_short() -> None:
+    clock = FakeClock()
+    pace = Pace(clock=clock, jitter=lambda: 1.0)
+    pace.pause(HUB, 300.0)
+    assert pace.wait(HUB, FakeHalt(clock)) == 302.0
+
+
+def test_the_longest_pause_asked_for_counts() -> None:
+    pace = Pace(clock=FakeClock(), jitter=lambda: 0.0)
+    for seconds in (5.0, 30.0, 2.0):
+        pace.pause(HUB, seconds)
+    assert pace.seconds_left(HUB) == 30.0
+
+
+def test_a_pause_made_longer_meanwhile_is_waited_for_too() -> None:
+    clock = FakeClock()
+    pace = Pace(clock=clock, jitter=lambda: 0.0)
+    pace.pause(HUB, 5.0)
+    halt = FakeHalt(clock)
+    halt.during = lambda _: pace.pause(HUB, 20.0) if len(halt.waits) == 1 else None
+    assert pace.wait(HUB, halt) == 20.0
+    assert halt.waits == [5.0, 15.0]
+
+
+def test_a_halt_ends_the_wait() -> None:
+    clock = FakeClock()
+    pace = Pace(clock=clock)
+    pace.pause(HUB, 300.0)
+    halt = FakeHalt(clock)
+    halt.during = lambda _: halt.set()
+    with pytest.raises(HaltedError):
+        pace.wait(HUB, halt)
+    assert pace.seconds_left(HUB) == 300.0

@@ -1,0 +1,238 @@
+"""When to try again, after how long, and when to give up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.support.clock import FakeClock, FakeHalt
+
+from hf_haul.config import Settings
+from hf_haul.errors import (
+    CertificateError,
+    ConnectionFailedError,
+    DownloadCancelledError,
+    HaltedError,
+    HttpStatusError,
+    LinkExpiredError,
+    RangeRefusedError,
+    RetriesExhaustedError,
+    ServerBusyError,
+    StalledError,
+    TransferError,
+)
+from hf_haul.transports.retry import is_retryable, retrying
+
+
+class Part:
+    """A part whose attempts follow a script: bytes received, then an error or the end."""
+
+    def __init__(self, script: list[tuple[int, BaseException | None]], seconds_each: float = 0.0) -> None:
+        self.script = script
+        self.seconds_each = seconds_each
+        self.received = 0
+        self.attempts = 0
+
+    def run(self, clock: FakeClock) -> str:
+        nbytes, error = self.script[min(self.attempts, len(self.script) - 1)]
+        self.attempts += 1
+        self.received += nbytes
+        clock.advance(self.seconds_each)
+        if error is not None:
+            raise error
+        return "done"
+
+
+class Rig:
+    def __init__(
+        self, jitter: float = 1.0, patience: Callable[[], float] = lambda: 0.0, **settings: Any
+    ) -> None:
+        self.clock = FakeClock()
+        self.halt = FakeHalt(self.clock)
+        self.retries: list[tuple[BaseException, float]] = []
+        self.settings = Settings(**settings)
+        self.jitter = jitter
+        self.patience = patience
+
+    def fetch(self, part: Part) -> str:
+        caller = retrying(
+            halt=self.halt,
+            progress=lambda: part.received,
+            settings=self.settings,
+            on_retry=lambda error, seconds: self.retries.append((error, seconds)),
+            clock=self.clock,
+            patience=self.patience,
+            jitter=lambda: self.jitter,
+        )
+        result: str = caller(part.run, self.clock)
+        return result
+
+
+def always(error: BaseException, nbytes: int = 0) -> list[tuple[int, BaseException | None]]:
+    return [(nbytes, error)]
+
+
+LOST = ConnectionFailedError("hub: reset")
+
+
+def test_a_first_success_costs_nothing() -> None:
+    rig = Rig()
+    assert rig.fetch(Part([(5, None)])) == "done"
+    assert rig.retries == []
+    assert rig.halt.waits == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [LOST, StalledError("x"), ServerBusyError("x"), LinkExpiredError("x"), RangeRefusedError("x")],
+    ids=lambda e: type(e).__name__,
+)
+def test_a_failure_that_may_pass_is_tried_again(error: TransferError) -> None:
+    rig = Rig()
+    part = Part([(0, error), (5, None)])
+    assert rig.fetch(part) == "done"
+    assert part.attempts == 2
+    assert [e for e, _ in rig.retries] == [error]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CertificateError("x"), HttpStatusError("x", status=404), TransferError("x"), DownloadCancelledError("x"),
+        OSError("disk"), ValueError("bug"), KeyboardInterrupt(),
+    ],
+    ids=lambda e: type(e).__name__,
+)  # fmt: skip
+def test_a_failure_that_will_not_pass_is_raised_as_it_is(error: BaseException) -> None:
+    rig = Rig()
+    part = Part(always(error))
+    with pytest.raises(type(error)) as caught:
+        rig.fetch(part)
+    assert caught.value is error
+    assert part.attempts == 1
+    assert not is_retryable(error)
+
+
+def test_waits_double_up_to_their_limit() -> None:
+    rig = Rig(max_retries=8, give_up_after=1e9)
+    with pytest.raises(RetriesExhaustedError):
+        rig.fetch(Part(always(LOST)))
+    assert rig.halt.waits == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0]
+    assert [seconds for _, seconds in rig.retries] == rig.halt.waits
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5])
+def test_waits_are_anywhere_between_nothing_and_their_limit(jitter: float) -> None:
+    rig = Rig(jitter=jitter, max_retries=3)
+    with pytest.raises(RetriesExhaustedError):
+        rig.fetch(Part(always(LOST)))
+    assert rig.halt.waits == [jitter * 1.0, jitter * 2.0, jitter * 4.0]
+
+
+@pytest.mark.parametrize(("max_retries", "attempts"), [(0, 1), (1, 2), (2, 3), (8, 9)], ids=lambda n: str(n))
+def test_the_budget_is_failures_in_a_row_without_a_byte(max_retries: int, attempts: int) -> None:
+    rig = Rig(max_retries=max_retries, give_up_after=1e9)
+    part = Part(always(LOST))
+    with pytest.raises(RetriesExhaustedError):
+        rig.fetch(part)
+    assert part.attempts == attempts
+
+
+def test_a_link_that_drops_after_every_byte_is_slow_and_not_broken() -> None:
+    rig = Rig(max_retries=2, give_up_after=60.0)
+    part = Part([*always(LOST, nbytes=1) * 500, (1, None)], seconds_each=30.0)
+    assert rig.fetch(part) == "done"
+    assert part.attempts == 501
+    assert max(rig.halt.waits) <= 0.5, "progress did not give the short wait back"
+
+
+def test_the_budget_starts_anew_after_each_byte() -> None:
+    rig = Rig(max_retries=2, give_up_after=1e9)
+    nothing, byte = (0, LOST), (1, LOST)
+    part = Part([nothing, nothing, byte, nothing, nothing, byte, nothing, nothing, nothing])
+    with pytest.raises(RetriesExhaustedError):
+        rig.fetch(part)
+    assert part.attempts == 9
+
+
+def test_seconds_without_a_byte_end_it_too() -> None:
+    rig = Rig(jitter=0.0, max_retries=10**6, give_up_after=100.0)
+    part = Part(always(LOST), seconds_each=30.0)
+    with pytest.raises(RetriesExhaustedError):
+        rig.fetch(part)
+    assert part.attempts == 4
+
+
+def test_a_server_is_obeyed_to_the_second_and_its_waits_do_not_count() -> None:
+    rig = Rig(jitter=0.0, max_retries=5, give_up_after=100.0)
+    busy = ServerBusyError("429", retry_after=300.0)
+    part = Part([(0, busy), (0, busy), (0, busy), (5, None)])
+    assert rig.fetch(part) == "done"
+    assert rig.halt.waits == [300.0, 300.0, 300.0]
+
+
+def test_a_server_that_asks_for_patience_for_ever_is_given_up() -> None:
+    rig = Rig(max_retries=5, give_up_after=100.0)
+    with pytest.raises(RetriesExhaustedError) as caught:
+        rig.fetch(Part(always(ServerBusyError("429", retry_after=300.0))))
+    assert caught.value.retry_after == 300.0
+    assert len(rig.halt.waits) == 5
+
+
+def test_patience_spent_elsewhere_does_not_count_either() -> None:
+    spent = [0.0]
+    rig = Rig(jitter=0.0, max_retries=10, give_up_after=100.0, patience=lambda: spent[0])
+
+    class Patient(Part):
+        def run(self, clock: FakeClock) -> str:
+            clock.advance(500.0)  # a pace that all threads keep
+            spent[0] += 500.0
+            return super().run(clock)
+
+    assert rig.fetch(Patient([(0, LOST), (0, LOST), (0, LOST), (5, None)])) == "done"
+
+
+def test_giving_up_tells_what_was_tried_for_how_long_and_why_it_failed() -> None:
+    rig = Rig(jitter=0.0, max_retries=2, give_up_after=1e9)
+    last = ConnectionFailedError("hub.example: closed by the server")
+    part = Part([(7, LOST), (0, LOST), (0, LOST), (0, last)], seconds_each=10.0)
+    with pytest.raises(RetriesExhaustedError) as caught:
+        rig.fetch(part)
+    assert caught.value.__cause__ is last
+    message = str(caught.value)
+    assert "after 4 attempts" in message
+    assert "last 3 of them and 30 s without a new byte" in message
+    assert message.endswith("hub.example: closed by the server")
+    assert not is_retryable(caught.value)
+
+
+def test_a_halt_cuts_the_wait_short() -> None:
+    rig = Rig()
+    rig.halt.during = lambda _: rig.halt.set()
+    part = Part(always(LOST))
+    with pytest.raises(HaltedError):
+        rig.fetch(part)
+    assert part.attempts == 1
+
+
+def test_a_failure_of_a_halted_part_is_a_halt_and_no_retry() -> None:
+    rig = Rig()
+
+    class Halted(Part):
+        def run(self, clock: FakeClock) -> str:
+            rig.halt.set()
+            return super().run(clock)
+
+    with pytest.raises(HaltedError):
+        rig.fetch(Halted(always(LOST)))
+    assert rig.retries == []
+    assert rig.halt.waits == []
+
+
+def test_a_halt_inside_an_attempt_goes_straight_through() -> None:
+    rig = Rig()
+    part = Part(always(HaltedError()))
+    with pytest.raises(HaltedError):
+        rig.fetch(part)
+    assert part.attempts == 1
