@@ -39,6 +39,8 @@ _LONGEST_HOLD: Final = 20.0
 #: Growth of the goodput at an unchanged limit, twice in a row, that says that what was learned is out of date.
 _SURGE: Final = 1.25
 _BUSY_PROCESSOR: Final = 0.85
+#: Above this a doubling would end in a busy processor; small steps find the place.
+_HALF_BUSY: Final = 0.6
 #: Share of the limit that has to be in use on average for a tick to say anything about it.
 _IN_USE: Final = 0.75
 #: Seconds for the connections in use to follow a new limit, after which the trial is called off.
@@ -135,7 +137,7 @@ class ConcurrencyController:
         told = self._tells(rate)
         self._start_tick(now, bytes_total)
         if told:
-            self._judge(now, rate, busy=cpu_busy is not None and cpu_busy > _BUSY_PROCESSOR)
+            self._judge(now, rate, cpu_busy or 0.0)
 
     def backoff(self, now: float, reason: str) -> None:
         """Note trouble, and halve the limit if it looks like too many connections; at most once a second.
@@ -230,12 +232,15 @@ class ConcurrencyController:
             return False
         return max(samples) == self._limit and sum(samples) >= _IN_USE * self._limit * len(samples)
 
-    def _judge(self, now: float, rate: float, *, busy: bool) -> None:
+    def _judge(self, now: float, rate: float, cpu_busy: float) -> None:
         if self._trial is not None:
             if not self._judge_trial(now, rate, self._trial):
                 return
         else:
             self._note_goodput(now, rate)
+        busy = cpu_busy > _BUSY_PROCESSOR
+        if self._phase == "start" and cpu_busy > _HALF_BUSY:
+            self._phase = "steps"
         if self._phase == "hold":
             if now >= self._hold_until:
                 self._probe(now, busy=busy)

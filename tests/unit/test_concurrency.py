@@ -1,0 +1,302 @@
+"""The number of connections, on simulated links."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from hf_haul.concurrency import ConcurrencyController
+
+MB = 1e6
+TICK = 0.1
+Link = Callable[[int, float], float]
+
+
+@dataclass
+class Line:
+    """A link, and a client that follows the limit: up at once, down as its parts come to their ends.
+
+    Attributes:
+        link: Bytes per second, by connections and by time.
+        demand: Connections that there is work for.
+        first_byte: Seconds until the first byte.
+        ramp: Seconds a changed rate takes to show (slow start).
+        noise: Share by which each tick's bytes vary.
+        cpu: Share of the processors in use, by connections.
+    """
+
+    link: Link
+    demand: int = 10**6
+    first_byte: float = 0.0
+    ramp: float = 0.0
+    noise: float = 0.0
+    cpu: Callable[[int], float | None] = lambda n: None
+    initial: int = 4
+    maximum: int = 32
+    seed: int = 1
+    now: float = 0.0
+    total: float = 0.0
+    active: float = 0.0
+    rate: float = 0.0
+    limits: list[tuple[float, int]] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.controller = ConcurrencyController(self.initial, self.maximum)
+        self._random = random.Random(self.seed)
+
+    def run(self, seconds: float) -> Line:
+        for _ in range(round(seconds / TICK)):
+            self.now = round(self.now + TICK, 6)
+            wanted = min(self.demand, self.controller.limit)
+            self.active = wanted if wanted > self.active else max(wanted, self.active * 0.7)
+            count = int(self.active)
+            target = self.link(count, self.now) if self.now > self.first_byte else 0.0
+            self.rate += (target - self.rate) * (min(1.0, TICK / self.ramp) if self.ramp else 1.0)
+            moved = self.rate * TICK * (1 + self._random.uniform(-self.noise, self.noise))
+            self.total += moved
+            self.rates.append(moved / TICK)
+            self.controller.sample(self.now, self.total, count, self.cpu(count))
+            if not self.limits or self.limits[-1][1] != self.controller.limit:
+                self.limits.append((self.now, self.controller.limit))
+        return self
+
+    @property
+    def limit(self) -> int:
+        return self.controller.limit
+
+    def average(self, seconds: float) -> float:
+        recent = self.rates[-round(seconds / TICK) :]
+        return sum(recent) / len(recent)
+
+
+def linear(n: int, _: float) -> float:
+    return 20 * MB * n
+
+
+def capped(total: float, each: float = 20 * MB) -> Link:
+    return lambda n, _: min(each * n, total)
+
+
+def test_a_link_that_scales_is_filled_within_half_a_second() -> None:
+    line = Line(linear).run(0.6)
+    assert [limit for _, limit in line.limits] == [4, 8, 16, 32]
+
+
+def test_a_round_trip_makes_the_start_slower_but_not_lower() -> None:
+    line = Line(linear, first_byte=0.3).run(5)
+    assert line.limit == 32
+    assert line.limits[-1][0] > 1.0, "it did not wait for what its steps brought"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.2])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_noisy_link_that_scales_is_filled_all_the_same(noise: float, seed: int) -> None:
+    line = Line(linear, noise=noise, seed=seed).run(60)
+    assert line.average(50) >= 0.9 * 32 * 20 * MB
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.15])
+@pytest.mark.parametrize("most", [60 * MB, 150 * MB, 300 * MB], ids=lambda m: f"{m / MB:.0f} MB/s")
+def test_a_capped_link_is_filled_with_about_as_many_connections_as_it_takes(
+    most: float, noise: float
+) -> None:
+    line = Line(capped(most), noise=noise).run(90)
+    assert line.average(80) >= 0.93 * most
+    assert line.limit <= 2.1 * max(4, most / (20 * MB))
+
+
+def test_a_link_that_one_connection_fills_gets_no_more_than_the_first_few() -> None:
+    line = Line(lambda n, t: 1400 * MB).run(60)
+    assert max(limit for _, limit in line.limits) <= 8
+    assert line.limit == 4
+
+
+@pytest.mark.parametrize(("holds", "power"), [(4, 2.0), (6, 1.0), (12, 1.0), (16, 3.0)])
+def test_a_link_that_collapses_under_load_is_left_where_it_held(holds: int, power: float) -> None:
+    def collapsing(n: int, _: float) -> float:
+        return 75 * MB * n if n <= holds else 75 * MB * holds * (holds / n) ** power
+
+    line = Line(collapsing).run(90)
+    best = 75 * MB * holds
+    assert line.average(30) >= 0.85 * best
+    assert line.limit <= holds + 2
+
+
+def test_slow_start_does_not_pass_for_gain_for_ever() -> None:
+    line = Line(capped(100 * MB), ramp=1.0, first_byte=0.1).run(90)
+    assert line.limit <= 16
+    assert line.average(30) >= 0.9 * 100 * MB
+
+
+def test_the_limit_never_grows_where_there_is_not_enough_to_do() -> None:
+    line = Line(linear, demand=3).run(30)
+    assert [limit for _, limit in line.limits] == [4]
+
+
+def test_more_work_later_lets_it_grow() -> None:
+    line = Line(linear, demand=3).run(10)
+    line.demand = 100
+    assert line.run(2).limit == 32
+
+
+def test_nothing_grows_while_no_byte_flows() -> None:
+    line = Line(lambda n, t: 0.0).run(30)
+    assert line.limit == 4
+
+
+def test_a_busy_processor_stops_growth() -> None:
+    line = Line(linear, cpu=lambda n: 0.95).run(30)
+    assert max(limit for _, limit in line.limits) == 4
+
+
+def test_growth_stops_where_the_processor_becomes_busy() -> None:
+    line = Line(linear, cpu=lambda n: 0.05 * n).run(30)
+    assert 16 <= max(limit for _, limit in line.limits) <= 20
+
+
+def test_the_maximum_is_never_exceeded_and_the_initial_limit_not_undercut_by_probes() -> None:
+    line = Line(linear, initial=3, maximum=29).run(120)
+    assert {limit for _, limit in line.limits} <= set(range(3, 30))
+    assert line.average(60) >= 0.95 * 29 * 20 * MB
+
+
+def test_probing_costs_little() -> None:
+    line = Line(capped(160 * MB)).run(120)
+    assert line.average(115) >= 0.97 * 160 * MB
+
+
+def test_a_link_that_becomes_wider_is_noticed() -> None:
+    line = Line(lambda n, t: min(20 * MB * n, (100 if t < 30 else 400) * MB)).run(75)
+    assert line.average(10) >= 0.85 * 400 * MB
+
+
+# ---- backing off
+
+
+def grown() -> Line:
+    line = Line(linear).run(2)
+    assert line.limit == 32
+    return line
+
+
+def test_a_refusal_halves_at_once_but_at_most_once_a_second() -> None:
+    line = grown()
+    halved = []
+    for later in (0.0, 0.1, 0.9, 1.0, 1.5, 2.0):
+        line.controller.backoff(line.now + later, "ServerBusyError")
+        halved.append(line.limit)
+    assert halved == [16, 16, 16, 8, 8, 4]
+
+
+def test_refusals_go_down_to_one_connection_and_no_further() -> None:
+    line = grown()
+    for second in range(20):
+        line.controller.backoff(line.now + second, "ServerBusyError")
+    assert line.limit == 1
+
+
+def test_one_broken_connection_is_bad_luck_and_two_are_not() -> None:
+    line = grown()
+    line.controller.backoff(line.now, "ConnectionFailedError")
+    assert line.limit == 32
+    line.controller.backoff(line.now + 1, "StalledError")
+    assert line.limit == 16
+
+
+def test_broken_connections_far_apart_do_no_harm() -> None:
+    line = grown()
+    for minute in range(10):
+        line.controller.backoff(line.now + 60 * minute, "ConnectionFailedError")
+    assert line.limit == 32
+
+
+def test_broken_connections_never_take_more_than_what_was_earned() -> None:
+    line = grown()
+    for second in range(60):
+        line.controller.backoff(line.now + second, "ConnectionFailedError")
+    assert line.limit == 4
+
+
+def test_broken_connections_do_not_raise_a_limit_that_refusals_brought_down() -> None:
+    line = grown()
+    for second in range(10):
+        line.controller.backoff(line.now + second, "ServerBusyError")
+    for second in range(10, 20):
+        line.controller.backoff(line.now + second, "ConnectionFailedError")
+    assert line.limit == 1
+
+
+@pytest.mark.parametrize("reason", ["LinkExpiredError", "RangeRefusedError", "SourceChangedError"])
+def test_what_is_no_sign_of_overload_changes_nothing(reason: str) -> None:
+    line = grown()
+    for _ in range(10):
+        line.controller.backoff(line.now, reason)
+    assert line.limit == 32
+
+
+def test_the_limit_rests_after_a_refusal_and_then_earns_its_way_back() -> None:
+    line = grown()
+    line.controller.backoff(line.now, "ServerBusyError")
+    line.run(4)
+    assert line.limit == 16
+    line.run(60)
+    assert line.average(10) >= 0.8 * 32 * 20 * MB
+
+
+def test_a_refusal_in_the_middle_of_a_trial_counts_from_the_trial() -> None:
+    line = Line(linear).run(0.3)
+    assert line.limit == 8
+    line.controller.backoff(line.now, "ServerBusyError")
+    assert line.limit == 4
+    assert line.controller.snapshot()["trying"] is False
+
+
+def test_retuning_starts_over_from_the_present_limit() -> None:
+    line = Line(linear)
+    line.run(2)
+    for second in range(10):
+        line.controller.backoff(line.now + second, "ServerBusyError")
+    line.controller.retune(line.now)
+    assert line.limit == 1
+    assert line.controller.snapshot()["phase"] == "start"
+    assert line.run(2).limit == 32
+
+
+# ---- the rest
+
+
+def test_a_known_time_to_first_byte_makes_ticks_longer() -> None:
+    line = Line(linear)
+    line.controller.first_byte(0.5)
+    line.run(1.0)
+    assert line.limit == 4
+    assert line.run(10).limit == 32
+
+
+def test_a_snapshot_is_made_of_plain_values() -> None:
+    line = grown()
+    line.controller.backoff(line.now, "ServerBusyError")
+    assert line.controller.snapshot() == {
+        "limit": 16,
+        "maximum": 32,
+        "phase": "hold",
+        "trying": False,
+        "goodput_bps": 0.0,
+        "first_byte_seconds": pytest.approx(0.0, abs=0.2),
+        "backoffs": {"ServerBusyError": 1},
+    }
+
+
+@pytest.mark.parametrize(("initial", "maximum"), [(0, 4), (5, 4), (-1, -1)])
+def test_limits_that_contradict_each_other_are_refused(initial: int, maximum: int) -> None:
+    with pytest.raises(ValueError, match="initial"):
+        ConcurrencyController(initial, maximum)
+
+
+def test_one_connection_is_enough_where_no_more_is_allowed() -> None:
+    line = Line(linear, initial=1, maximum=1).run(30)
+    assert [limit for _, limit in line.limits] == [1]
