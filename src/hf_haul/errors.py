@@ -130,10 +130,8 @@ class LinkExpiredError(TransferError):
 class RangeRefusedError(TransferError):
     """The server did not send the range it was asked for.
 
-    The file has to be fetched in one stream, from its first byte.
+    Not repeated as it is: the file is fetched in one stream then, from its first byte.
     """
-
-    retryable = True
 
 
 class SourceChangedError(TransferError):

@@ -613,12 +613,10 @@ class Scheduler:
             if isinstance(error, ServerBusyError | RetriesExhaustedError):
                 self._controller(source).backoff(self._clock(), type(error).__name__)
             stop: list[Part] = []
-            if isinstance(error, RangeRefusedError) or isinstance(
-                getattr(error, "__cause__", None), RangeRefusedError
-            ):
+            if isinstance(error, RangeRefusedError):
                 if transfer.note_refused_range():
                     stop += transfer.parts
-                error = None
+                error = error if transfer.refuses_for_good else None
             if isinstance(error, SourceChangedError) and self._can_start_anew(transfer):
                 transfer.outdated = True
                 stop += transfer.parts

@@ -180,6 +180,11 @@ class Transfer:
             missing = [ByteRange(0, self.size)]
         self.pending = missing
 
+    @property
+    def refuses_for_good(self) -> bool:
+        """Whether the source refused so often that nothing is left to try."""
+        return self.range_refusals > 3 * _RANGE_REFUSALS
+
     def note_refused_range(self) -> bool:
         """Count a refused range.
 

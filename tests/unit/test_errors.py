@@ -76,7 +76,7 @@ def test_every_error_is_caught_as_a_haul_error(error: HaulError) -> None:
     ("kind", "retryable"),
     [
         (TransferError, False), (ConnectionFailedError, True), (StalledError, True), (ServerBusyError, True),
-        (LinkExpiredError, True), (RangeRefusedError, True), (SourceChangedError, True), (HttpStatusError, False),
+        (LinkExpiredError, True), (RangeRefusedError, False), (SourceChangedError, True), (HttpStatusError, False),
         (CertificateError, False), (RetriesExhaustedError, False),
     ],
 )  # fmt: skip

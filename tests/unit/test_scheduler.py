@@ -1,0 +1,482 @@
+"""The scheduler on the calling thread: what goes first, what follows a failure, what is left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.transport import FakeSource, MemoryDestination, request, reset_by_peer
+
+from hf_haul.config import KiB, MiB, Settings
+from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.errors import (
+    DownloadCancelledError,
+    HttpStatusError,
+    IntegrityError,
+    RangeRefusedError,
+    RetriesExhaustedError,
+    SourceChangedError,
+)
+from hf_haul.limiter import BandwidthLimiter
+from hf_haul.plan import make_plan
+from hf_haul.priority import DefaultPolicy
+from hf_haul.ranges import ByteRange
+from hf_haul.run import QueueRun
+from hf_haul.scheduler import Scheduler
+from hf_haul.staging import StagedLostError, claim
+from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest
+from hf_haul.transfer import Part
+from hf_haul.transports.base import Transport
+
+PART = 64 * KiB
+DATA = random.Random(11).randbytes(5 * PART + 123)
+SHA256 = Digest("sha256", hashlib.sha256(DATA).hexdigest())
+SETTINGS: dict[str, Any] = {
+    "part_size": PART, "first_retry_wait": 0.0, "chunk_size": 16 * KiB, "min_chunk_size": 1 * KiB, "durable": False,
+}  # fmt: skip
+
+
+class Bench:
+    """A scheduler without threads, over sources in memory."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.sources: dict[str, FakeSource] = {}
+        self.destinations: dict[str, MemoryDestination] = {}
+        self.scheduler = Scheduler(
+            Settings(**{**SETTINGS, **settings}), BandwidthLimiter(None), self.transport_for, threads=False
+        )
+
+    def transport_for(self, wanted: FileRequest) -> Transport:
+        return self.sources[wanted.remote.path]
+
+    def file(self, name: str, content: bytes = DATA, **more: Any) -> FileRequest:
+        options = {key: more.pop(key) for key in ("digest", "size", "priority") if key in more}
+        self.sources[name] = FakeSource(content, **more)
+        self.destinations[name] = MemoryDestination(self.folder, name)
+        return request(self.destinations[name], self.sources[name], **options)
+
+    def submit(self, *files: FileRequest, priority: DownloadPriority = DownloadPriority.NORMAL) -> QueueRun:
+        plan = make_plan(
+            files,
+            model_id="org/m",
+            policy=DefaultPolicy(),
+            settings=self.scheduler.settings,
+            created_at=lambda: 0.0,
+        )
+        queue = ModelDownloadQueue(
+            "org/m", priority, max_concurrent_files=self.scheduler.settings.max_concurrent_files_per_model
+        )
+        return self.scheduler.submit(queue, plan.files, None)
+
+    def run(self, *files: FileRequest) -> QueueRun:
+        run = self.submit(*files)
+        self.scheduler.drain()
+        return run
+
+    def left_behind(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir())
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def only_error(run: QueueRun) -> BaseException:
+    ((_, error),) = run.errors
+    return error
+
+
+# ---- the way of a file
+
+
+def test_a_file_is_fetched_in_parts_in_order_and_nothing_is_left_behind(bench: Bench) -> None:
+    run = bench.run(bench.file("a.bin", digest=SHA256))
+    assert run.done.is_set()
+    assert bench.destinations["a.bin"].content == DATA
+    assert bench.sources["a.bin"].log == [
+        ByteRange(0, PART), ByteRange(PART, 2 * PART), ByteRange(2 * PART, 3 * PART), ByteRange(3 * PART, 4 * PART),
+        ByteRange(4 * PART, 5 * PART + 123),
+    ]  # fmt: skip
+    assert bench.left_behind() == []
+    assert run.queue.completed[0].state is DownloadState.DONE
+    assert run.metrics.bytes_downloaded == len(DATA)
+
+
+def test_a_small_file_is_one_request_without_a_range(bench: Bench) -> None:
+    bench.run(bench.file("config.json", b"{}"))
+    assert bench.sources["config.json"].log == [None]
+    assert bench.destinations["config.json"].content == b"{}"
+
+
+def test_an_empty_file_needs_no_request(bench: Bench) -> None:
+    empty = hashlib.sha1(b"blob 0\0").hexdigest()
+    bench.run(bench.file("empty", b"", digest=Digest("git-sha1", empty)))
+    assert bench.sources["empty"].log == []
+    assert bench.destinations["empty"].content == b""
+
+
+def test_a_file_in_place_is_not_fetched_again(bench: Bench) -> None:
+    wanted = bench.file("a.bin")
+    bench.destinations["a.bin"].content = DATA
+    run = bench.run(wanted)
+    assert bench.sources["a.bin"].log == []
+    assert run.present_files == 1
+    assert run.done.is_set()
+
+
+@pytest.mark.parametrize("size", [None, -1], ids=["size unknown", "size known"])
+def test_a_size_that_the_source_tells_is_learned(bench: Bench, size: int | None) -> None:
+    run = bench.run(bench.file("a.bin", size=size, digest=SHA256))
+    assert bench.destinations["a.bin"].content == DATA
+    assert run.queue.completed[0].size == len(DATA)
+
+
+def test_a_file_whose_size_nobody_tells_comes_in_one_stream_and_is_verified(bench: Bench) -> None:
+    bench.run(bench.file("a.bin", size=None, says_size=False, digest=SHA256))
+    assert bench.destinations["a.bin"].content == DATA
+    assert bench.left_behind() == []
+
+
+def test_a_source_without_ranges_is_read_in_one_stream(bench: Bench) -> None:
+    bench.run(bench.file("a.bin", ranges=False, digest=SHA256))
+    assert bench.destinations["a.bin"].content == DATA
+    assert bench.sources["a.bin"].log == [ByteRange(0, PART)]
+
+
+# ---- what survives
+
+
+def test_a_staged_file_is_resumed_and_only_what_is_missing_is_fetched(bench: Bench) -> None:
+    staged = claim(bench.folder, "a.bin", len(DATA))
+    staged.write(100, memoryview(DATA)[100:300_000])
+    staged.record(100, 300_000)
+    staged.close()
+    run = bench.run(bench.file("a.bin", digest=SHA256))
+    assert bench.destinations["a.bin"].content == DATA
+    assert sorted(bench.sources["a.bin"].fetched()) == [*range(100), *range(300_000, len(DATA))]
+    assert run.resumed_bytes == 299_900
+
+
+def test_without_resume_everything_is_fetched_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, enable_resume=False)
+    staged = claim(tmp_path, "a.bin", len(DATA))
+    staged.write(0, memoryview(DATA))
+    staged.record(0, len(DATA))
+    staged.close()
+    bench.run(bench.file("a.bin", digest=SHA256))
+    assert sorted(bench.sources["a.bin"].fetched()) == list(range(len(DATA)))
+
+
+def test_a_body_cut_short_is_continued_at_the_exact_byte(bench: Bench) -> None:
+    bench.run(bench.file("a.bin", digest=SHA256, cut=[1000, 50_000]))
+    assert bench.destinations["a.bin"].content == DATA
+    assert bench.sources["a.bin"].log[:3] == [
+        ByteRange(0, PART),
+        ByteRange(1000, PART),
+        ByteRange(51_000, PART),
+    ]
+
+
+def test_failures_without_progress_are_counted_and_a_new_byte_forgives_them(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_retries=3)
+    faults = [reset_by_peer(), reset_by_peer(), reset_by_peer(), None] * 3
+    run = bench.run(bench.file("a.bin", DATA[:60_000], faults=faults, cut=[20_000, 20_000]))
+    assert bench.destinations["a.bin"].content == DATA[:60_000]
+    assert run.metrics.retries == 11
+
+
+def test_a_fault_that_lasts_ends_the_file_and_keeps_what_came(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_retries=2)
+    wanted = bench.file("a.bin", digest=SHA256, faults=[None, *[reset_by_peer() for _ in range(9)]])
+    other = bench.file("b.bin", digest=SHA256)
+    run = bench.run(wanted, other)
+    assert isinstance(only_error(run), RetriesExhaustedError)
+    assert bench.destinations["b.bin"].content == DATA
+    assert bench.left_behind() == ["a.bin.haul.incomplete"]
+    bench.sources["a.bin"].faults.clear()
+    bench.sources["a.bin"].log.clear()
+    bench.run(wanted)
+    assert bench.destinations["a.bin"].content == DATA
+    assert min(w.start for w in bench.sources["a.bin"].log if w) == PART
+
+
+def test_what_no_retry_changes_fails_at_once(bench: Bench) -> None:
+    run = bench.run(bench.file("a.bin", faults=[HttpStatusError("gone", status=404)]))
+    assert isinstance(only_error(run), HttpStatusError)
+    assert bench.sources["a.bin"].log == [ByteRange(0, PART)]
+    assert bench.left_behind() == []
+    assert run.queue.failed[0].state is DownloadState.FAILED
+
+
+# ---- wrong bytes
+
+
+def test_a_wrong_digest_once_is_cured_by_fetching_again_in_order(bench: Bench) -> None:
+    source = bench.file("a.bin", digest=SHA256)
+    served = bench.sources["a.bin"]
+    served.content = b"wrong" + DATA[5:]
+
+    def heal(want: ByteRange | None) -> None:
+        if len(served.log) > 5:
+            served.content = DATA
+
+    served.on_open = heal
+    run = bench.run(source)
+    assert bench.destinations["a.bin"].content == DATA
+    assert bench.destinations["a.bin"].published == 1
+    assert not run.errors
+
+
+def test_a_wrong_digest_twice_is_an_error_that_says_everything_and_publishes_nothing(bench: Bench) -> None:
+    wrong = b"wrong" + DATA[5:]
+    wanted = bench.file("a.bin", digest=SHA256)
+    bench.sources["a.bin"].content = wrong
+    run = bench.run(wanted)
+    error = only_error(run)
+    assert isinstance(error, IntegrityError)
+    assert (error.file_path, error.expected, error.actual) == (
+        "a.bin", SHA256.value, hashlib.sha256(wrong).hexdigest()
+    )  # fmt: skip
+    assert bench.destinations["a.bin"].content is None
+    assert bench.left_behind() == []
+
+
+def test_verify_false_takes_what_comes(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, verify=False)
+    wanted = bench.file("a.bin", digest=SHA256)
+    bench.sources["a.bin"].content = b"wrong" + DATA[5:]
+    bench.run(wanted)
+    assert bench.destinations["a.bin"].content == b"wrong" + DATA[5:]
+
+
+def test_a_source_that_changes_is_taken_as_it_is_now_if_nobody_said_what_it_should_be(bench: Bench) -> None:
+    wanted = bench.file("a.bin")
+    served = bench.sources["a.bin"]
+    newer = bytes(reversed(DATA))
+
+    def change(want: ByteRange | None) -> None:
+        served.version = "old" if len(served.log) <= 3 else "new"
+        served.content = DATA if len(served.log) <= 3 else newer
+
+    served.on_open = change
+    bench.run(wanted)
+    assert bench.destinations["a.bin"].content == newer
+
+
+def test_a_source_that_never_stands_still_fails(bench: Bench) -> None:
+    wanted = bench.file("a.bin")
+    served = bench.sources["a.bin"]
+    served.on_open = lambda _: setattr(served, "version", str(len(served.log)))
+    assert isinstance(only_error(bench.run(wanted)), SourceChangedError)
+    assert bench.destinations["a.bin"].content is None
+
+
+def test_refused_ranges_lead_to_one_stream(bench: Bench) -> None:
+    faults = [None, RangeRefusedError("another range"), *[RangeRefusedError("another range")] * 9]
+    wanted = bench.file("a.bin", digest=SHA256, faults=faults)
+    served = bench.sources["a.bin"]
+    served.on_open = lambda want: served.faults.clear() if want is None else None
+    bench.run(wanted)
+    assert bench.destinations["a.bin"].content == DATA
+    assert served.log[-1] is None
+
+
+# ---- order
+
+
+def test_what_a_loader_needs_is_opened_before_the_weights(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    opened: list[str] = []
+    files = []
+    for name, size in [
+        ("w1.safetensors", 6 * MiB),
+        ("config.json", 100),
+        ("tokenizer.json", 2000),
+        ("x.bin", 900),
+    ]:
+        files.append(bench.file(name, DATA[:size] if size < len(DATA) else bytes(size)))
+        bench.sources[name].on_open = lambda _, name=name: opened.append(name)  # type: ignore[misc]
+    bench.run(*files)
+    assert list(dict.fromkeys(opened)) == ["config.json", "tokenizer.json", "x.bin", "w1.safetensors"]
+
+
+def test_a_more_urgent_queue_goes_before_what_is_left_of_others(bench: Bench) -> None:
+    order: list[str] = []
+    low = bench.file("low.bin")
+    high = bench.file("high.bin")
+    late: list[QueueRun] = []
+
+    def submit_high(_want: ByteRange | None) -> None:
+        order.append("low")
+        if not late:
+            late.append(bench.submit(high, priority=DownloadPriority.HIGH))
+
+    bench.sources["low.bin"].on_open = submit_high
+    bench.sources["high.bin"].on_open = lambda _: order.append("high")
+    bench.submit(low, priority=DownloadPriority.LOW)
+    bench.scheduler.drain()
+    assert order[0] == "low"
+    assert order[1:6] == ["high"] * 5
+    assert bench.destinations["low.bin"].content == DATA
+    assert sum(1 for _ in bench.sources["low.bin"].fetched()) <= len(DATA) + PART
+
+
+def test_open_files_are_bounded_per_queue(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_concurrent_files_per_model=1)
+    files = [bench.file(f"{i}.bin") for i in range(4)]
+    most = 0
+
+    def count(_want: ByteRange | None) -> None:
+        nonlocal most
+        most = max(most, len(list(tmp_path.glob("*.incomplete"))))
+
+    for source in bench.sources.values():
+        source.on_open = count
+    bench.run(*files)
+    assert most == 1
+
+
+# ---- stopping
+
+
+def during_first_part(bench: Bench, name: str, action: Callable[[], object]) -> None:
+    source = bench.sources[name]
+    source.step = 10_000
+
+    def act(at: int) -> None:
+        if at == 20_000 and len(source.log) == 1:
+            action()
+
+    source.on_read = act
+
+
+def test_a_cancelled_queue_stops_reports_it_and_stays_resumable(bench: Bench) -> None:
+    wanted, waiting = bench.file("a.bin", digest=SHA256), bench.file("b.bin")
+    run = bench.submit(wanted, waiting)
+    during_first_part(bench, "a.bin", lambda: bench.scheduler.cancel(run))
+    bench.scheduler.drain()
+    assert run.done.is_set()
+    assert {task.state for task in run.queue.failed} == {DownloadState.CANCELLED}
+    assert all(isinstance(error, DownloadCancelledError) for _, error in run.errors)
+    assert bench.left_behind() == ["a.bin.haul.incomplete"]
+    assert not bench.scheduler.cancel(run)
+    bench.sources["a.bin"].log.clear()
+    bench.run(wanted)
+    first = bench.sources["a.bin"].log[0]
+    assert first is not None
+    assert first.start >= 20_000
+
+
+def test_a_paused_scheduler_does_nothing_until_resumed_and_loses_no_byte(bench: Bench) -> None:
+    run = bench.submit(bench.file("a.bin", digest=SHA256))
+    during_first_part(bench, "a.bin", bench.scheduler.pause)
+    bench.scheduler.drain()
+    assert not run.done.is_set()
+    assert run.queue.tasks[0].state is DownloadState.PAUSED
+    fetched = len(bench.sources["a.bin"].log)
+    bench.scheduler.drain()
+    assert len(bench.sources["a.bin"].log) == fetched == 1
+    bench.scheduler.resume()
+    bench.scheduler.drain()
+    assert bench.destinations["a.bin"].content == DATA
+    assert run.metrics.bytes_downloaded <= len(DATA) + 10_000
+
+
+def test_one_queue_can_be_paused_alone(bench: Bench) -> None:
+    first, second = bench.submit(bench.file("a.bin")), bench.submit(bench.file("b.bin"))
+    bench.scheduler.pause(first)
+    bench.scheduler.drain()
+    assert second.done.is_set()
+    assert bench.sources["a.bin"].log == []
+    bench.scheduler.resume(first)
+    bench.scheduler.drain()
+    assert first.done.is_set()
+
+
+# ---- others
+
+
+def test_a_file_that_another_process_fetches_is_looked_at_again_and_linked_when_it_is_there(
+    bench: Bench,
+) -> None:
+    theirs = claim(bench.folder, "a.bin", len(DATA))
+    run = bench.submit(bench.file("a.bin"))
+    bench.scheduler.drain()
+    assert bench.sources["a.bin"].log == []
+    assert "being fetched by process" in next(iter(run.waiting_for.values()))
+    bench.destinations["a.bin"].content = DATA  # they publish
+    theirs.delete()
+    bench.scheduler._clock = lambda: 1e9
+    bench.scheduler.tick()
+    bench.scheduler.drain()
+    assert run.done.is_set()
+    assert not run.waiting_for
+    assert bench.sources["a.bin"].log == []
+
+
+def test_a_staged_file_lost_to_somebody_else_is_fetched_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_haul.staging import StagedFile
+
+    real = StagedFile.seal
+    losses = iter([True, False])
+
+    def seal(self: StagedFile, *, durable: bool) -> Path:
+        if next(losses):
+            self.path.unlink()
+            raise StagedLostError("taken")
+        return real(self, durable=durable)
+
+    monkeypatch.setattr(StagedFile, "seal", seal)
+    run = bench.submit(bench.file("a.bin", digest=SHA256))
+    bench.scheduler.drain()
+    bench.scheduler._clock = lambda: 1e9
+    bench.scheduler.tick()
+    bench.scheduler.drain()
+    assert run.done.is_set()
+    assert bench.destinations["a.bin"].content == DATA
+
+
+def test_a_destination_that_refuses_keeps_the_verified_bytes(bench: Bench) -> None:
+    wanted = bench.file("a.bin", digest=SHA256)
+    bench.destinations["a.bin"].fails = [PermissionError("read-only")]
+    run = bench.run(wanted)
+    assert isinstance(only_error(run), PermissionError)
+    assert bench.destinations["a.bin"].content is None
+
+
+def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(bench: Bench) -> None:
+    now = 1000.0
+    bench.scheduler._clock = lambda: now
+    bench.scheduler.settings = Settings(**{**SETTINGS, "part_size": 64 * MiB})
+    bench.submit(bench.file("big.bin", bytes(16 * MiB)))
+    opened = bench.scheduler._next_job(block=False)
+    assert opened is not None
+    first: list[Part] = []
+    bench.scheduler._fetcher.fetch = first.append  # type: ignore[method-assign]
+    run = bench.scheduler.runs()[0]
+    transfer = next(iter(run.transfers.values()))
+    bench.scheduler._settle_opening(
+        run, transfer, bench.scheduler._attempt(lambda: bench.scheduler._open(run, transfer))
+    )
+    (slow,) = transfer.parts
+    assert (slow.start, slow.stop) == (0, 16 * MiB)
+    assert bench.scheduler._next_job(block=False) is None  # too young to judge
+    now += 5
+    half = bench.scheduler._next_job(block=False)
+    assert isinstance(half, Part)
+    assert (slow.stop, half.start, half.stop) == (8 * MiB, 8 * MiB, 16 * MiB)
+    slow.position = slow.stop - 1000
+    half.position = half.stop - 10
+    slow.busy_since = now - 4
+    half.busy_since = now
+    rival = bench.scheduler._next_job(block=False)
+    assert isinstance(rival, Part)
+    assert (rival.start, rival.stop, rival.rival, slow.rival) == (slow.position, slow.stop, slow, rival)
