@@ -286,7 +286,7 @@ class PartFetcher:
     def _read_size(self, part: Part) -> int:
         size = self._settings.chunk_size
         if self._settings.enable_adaptive_chunking:
-            size = self._history.read_size(part.transfer.source, self._settings, part.transfer.size)
+            size = self._history.read_size(part.transfer.source, self._settings, part.transfer.task.size)
         quantum = self._limiter.quantum
         return size if quantum is None else min(size, quantum)
 

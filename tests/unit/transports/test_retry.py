@@ -16,7 +16,6 @@ from hf_haul.errors import (
     HaltedError,
     HttpStatusError,
     LinkExpiredError,
-    RangeRefusedError,
     RetriesExhaustedError,
     ServerBusyError,
     StalledError,
@@ -85,7 +84,7 @@ def test_a_first_success_costs_nothing() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [LOST, StalledError("x"), ServerBusyError("x"), LinkExpiredError("x"), RangeRefusedError("x")],
+    [LOST, StalledError("x"), ServerBusyError("x"), LinkExpiredError("x")],
     ids=lambda e: type(e).__name__,
 )
 def test_a_failure_that_may_pass_is_tried_again(error: TransferError) -> None:
