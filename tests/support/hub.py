@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from tests.support.repos import contents, make_repo
 
 from hf_haul.localhub import LocalHub, Repo
 
-__all__ = ["ServedRepo", "hub_environment", "make_certificate", "run_python", "serve_repo"]
+__all__ = ["ServedRepo", "fill_xet_store", "hub_environment", "make_certificate", "run_python", "serve_repo"]
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -128,3 +129,32 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     files = ["-out", str(cert), "-keyout", str(key)]
     subprocess.run([openssl, *words.split(), *names, *files], check=True, capture_output=True)
     return cert, key
+
+
+_UPLOAD = """
+import json, sys
+import hf_xet
+
+with hf_xet.XetSession().new_upload_commit(endpoint=sys.argv[1]) as commit:
+    uploads = {path: commit.start_upload_file(path) for path in sys.argv[2:]}
+print(json.dumps({path: upload.result().xet_info.hash for path, upload in uploads.items()}))
+"""
+
+
+def fill_xet_store(store: Path, *files: Path) -> tuple[str, dict[Path, str]]:
+    """Put files into a Xet store on disk: the hub's option ``cas_url``, and each file's Xet hash.
+
+    It is done in a process that ends, because the store is locked as long as it is open; for the
+    same reason no two programs can download from it at the same time.
+
+    Args:
+        store: A folder for the store.
+        *files: What to put in.
+    """
+    url = f"local://{store}"
+    store.mkdir(parents=True, exist_ok=True)
+    done = run_python(_UPLOAD, dict(os.environ), url, *map(str, files), timeout=120)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    hashes = json.loads(done.stdout.splitlines()[-1])
+    return url, {Path(path): str(value) for path, value in hashes.items()}

@@ -1,0 +1,55 @@
+"""What can be decided about sending without a network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hf_haul.localhub.objects import FileContent
+from hf_haul.localhub.replies import Refusal
+from hf_haul.localhub.sending import Delivery, Pace, open_content
+
+
+@pytest.mark.parametrize(
+    ("plan", "sent", "expected"),
+    [
+        pytest.param(Delivery(), 0, None, id="nothing planned"),
+        pytest.param(Delivery(cut_after=0), 0, 0, id="at once"),
+        pytest.param(Delivery(cut_after=10, stall_after=5), 0, 5, id="the first of two"),
+        pytest.param(Delivery(cut_after=10, stall_after=5), 6, 10, id="the second of two"),
+        pytest.param(Delivery(reset_after=5), 6, None, id="over"),
+    ],
+)
+def test_the_next_thing_that_happens_is_the_nearest_one(
+    plan: Delivery, sent: int, expected: int | None
+) -> None:
+    assert plan.next_stop(sent) == expected
+
+
+def test_all_connections_share_the_total_rate_in_turn() -> None:
+    pace = Pace()
+    assert pace.reserve_total(1000, now=0.0) == 0.0
+    pace.total = 100.0
+    assert [pace.reserve_total(50, now=10.0) for _ in range(3)] == [0.0, 0.5, 1.0]
+    assert pace.reserve_total(50, now=11.0) == 0.5
+    assert pace.reserve_total(50, now=100.0) == 0.0  # idle time is not saved up
+
+
+@pytest.mark.parametrize("change", ["size", "time", "gone"])
+def test_a_file_that_is_not_what_it_was_is_refused(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"data")
+    content = FileContent(path)
+    open_content(content).close()
+    if change == "size":
+        path.write_bytes(b"longer")
+        os.utime(path, ns=(content.mtime_ns, content.mtime_ns))
+    elif change == "time":
+        os.utime(path, ns=(1, 1))
+    else:
+        path.unlink()
+    with pytest.raises(Refusal) as refused:
+        open_content(content)
+    assert refused.value.status == 500
