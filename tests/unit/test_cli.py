@@ -1,0 +1,296 @@
+"""The command's arguments, exit codes and messages; nothing is downloaded."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import DryRunFileInfo
+
+import hf_haul.localhub
+import hf_haul.manager
+import hf_haul.snapshot
+from hf_haul import cli
+from hf_haul.errors import DiskFullError, IntegrityError
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    """What the command asked the library for; every call returns a path."""
+    seen: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+    for name in ("snapshot_download", "hf_hub_download"):
+
+        def fake(*args: Any, _name: str = name, **options: Any) -> str:
+            seen.append(
+                (_name, args, {key: value for key, value in options.items() if value not in (None, False)})
+            )
+            return "/there"
+
+        monkeypatch.setattr(hf_haul.snapshot, name, fake)
+    return seen
+
+
+DEFAULTS = {"repo_type": "model", "library_name": "hf-haul", "library_version": hf_haul.__version__}
+
+
+@pytest.mark.parametrize(
+    ("line", "function", "args", "options"),
+    [
+        pytest.param("org/m", "snapshot_download", ("org/m",), {}, id="a whole repository"),
+        pytest.param("org/m a.json", "hf_hub_download", ("org/m", "a.json"), {}, id="one file"),
+        pytest.param(
+            "org/m a.json b/c.txt", "snapshot_download", ("org/m",), {"allow_patterns": ["a.json", "b/c.txt"]}, id="files"
+        ),
+        pytest.param("org/m b/", "snapshot_download", ("org/m",), {"allow_patterns": ["b/**"]}, id="a folder"),
+        pytest.param(
+            "org/m --include *.json --include *.txt --exclude b*",
+            "snapshot_download",
+            ("org/m",),
+            {"allow_patterns": ["*.json", "*.txt"], "ignore_patterns": ["b*"]},
+            id="patterns",
+        ),
+        pytest.param(
+            "org/d --repo-type dataset --revision v1 --cache-dir c --force-download --token t --max-workers 3 "
+            "--max-bandwidth 5MB/s --max-connections 7 --preset safetensors --preset no-weights",
+            "snapshot_download",
+            ("org/d",),
+            {
+                "repo_type": "dataset",
+                "revision": "v1",
+                "cache_dir": "c",
+                "force_download": True,
+                "token": "t",
+                "max_workers": 3,
+                "max_bandwidth": 5_000_000,
+                "max_connections": 7,
+                "presets": ["safetensors", "no-weights"],
+            },
+            id="every option",
+        ),
+        pytest.param("org/m --local-dir d", "snapshot_download", ("org/m",), {"local_dir": "d"}, id="a folder of one's own"),
+        pytest.param(
+            "hf://datasets/org/d@v1/data/",
+            "snapshot_download",
+            ("org/d",),
+            {"repo_type": "dataset", "revision": "v1", "allow_patterns": ["data/**"]},
+            id="a URI of a folder",
+        ),
+        pytest.param(
+            "hf://org/m@refs/pr/1/config.json",
+            "hf_hub_download",
+            ("org/m", "config.json"),
+            {"revision": "refs/pr/1"},
+            id="a URI of a file",
+        ),
+        pytest.param("hf://spaces/org/s", "snapshot_download", ("org/s",), {"repo_type": "space"}, id="a URI of a space"),
+    ],
+)  # fmt: skip
+def test_download_asks_for_what_was_written(
+    line: str,
+    function: str,
+    args: tuple[str, ...],
+    options: dict[str, Any],
+    calls: list[Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["download", *line.split()]) == 0
+    assert calls == [(function, args, {**DEFAULTS, **options})]
+    assert capsys.readouterr() == ("/there\n", "")
+
+
+def test_quiet_means_no_bar(calls: list[Any], capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["download", "org/m", "--quiet"]) == 0
+    bar = calls[0][2]["tqdm_class"](total=3, desc="never seen")
+    bar.update(3)
+    bar.close()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        pytest.param("org/m --local-dir a --cache-dir b", "cannot be used together", id="two places"),
+        pytest.param("org/m b/ --include *.json", "cannot be combined", id="folder and patterns"),
+        pytest.param("hf://org/m --revision v1", "cannot be used with an hf:// URI", id="two revisions"),
+        pytest.param("hf://org/m/a.json b.json", "names a file already", id="two ways to name files"),
+        pytest.param("hf://buckets/org/b", "buckets are not repositories", id="a bucket"),
+    ],
+)
+def test_a_contradiction_is_an_error(
+    line: str, message: str, calls: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["download", *line.split()]) == 1
+    assert calls == []
+    assert message in capsys.readouterr().err
+
+
+def test_patterns_next_to_file_names_are_ignored_aloud(
+    calls: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["download", "org/m", "a.json", "--include", "*.txt"]) == 0
+    assert calls[0][:2] == ("hf_hub_download", ("org/m", "a.json"))
+    assert "ignored" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("", id="no command"),
+        pytest.param("upload org/m", id="an unknown command"),
+        pytest.param("download", id="no repository"),
+        pytest.param("download org/m --max-bandwidth fast", id="no rate"),
+        pytest.param("download org/m --max-bandwidth 0", id="a limit of nothing"),
+        pytest.param("download org/m --max-connections 0", id="no connections"),
+        pytest.param("download org/m --preset pickles", id="an unknown preset"),
+        pytest.param("get http://h/a --header nonsense", id="no header"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_shows_the_usage(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as over:
+        cli.main(line.split())
+    assert over.value.code == 2
+    assert "usage: hf-haul" in capsys.readouterr().err
+
+
+def _raise(error: BaseException) -> Any:
+    def fake(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        pytest.param(KeyboardInterrupt(), 130, "interrupted; what was fetched is kept", id="interrupt"),
+        pytest.param(
+            IntegrityError("a.bin", "aa", "bb"), 1, "error: a.bin: digest does not match", id="ours"
+        ),
+        pytest.param(DiskFullError("no room"), 1, "error: no room", id="disk"),
+        pytest.param(PermissionError("read-only"), 1, "error: read-only", id="the system's"),
+        pytest.param(ValueError("odd"), 1, "error: odd", id="bad input"),
+        pytest.param(OSError(), 1, "error: OSError", id="without a word"),
+    ],
+)
+def test_an_error_becomes_one_message_and_an_exit_code(
+    error: BaseException,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(hf_haul.snapshot, "snapshot_download", _raise(error))
+    assert cli.main(["download", "org/m"]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"hf-haul: {message}")
+    assert "Traceback" not in err
+
+
+def test_an_errors_notes_are_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = OSError("first")
+    error.__notes__ = ["also failed: b.bin"]  # type: ignore[attr-defined]  # add_note is 3.11's
+    monkeypatch.setattr(hf_haul.snapshot, "snapshot_download", _raise(error))
+    assert cli.main(["download", "org/m"]) == 1
+    assert capsys.readouterr().err.splitlines() == ["hf-haul: error: first", "hf-haul: also failed: b.bin"]
+
+
+def test_a_bug_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf_haul.snapshot, "snapshot_download", _raise(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["download", "org/m"])
+
+
+def test_a_dry_run_shows_what_would_come(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def info(name: str, size: int, *, fetch: bool) -> DryRunFileInfo:
+        return DryRunFileInfo(
+            commit_hash="c" * 40, file_size=size, filename=name, local_path=name, is_cached=not fetch, will_download=fetch
+        )  # fmt: skip
+
+    files = [
+        info("b.bin", 2_500_000_000, fetch=True),
+        info("a.json", 512, fetch=True),
+        info("c.txt", 9, fetch=False),
+    ]
+    monkeypatch.setattr(hf_haul.snapshot, "snapshot_download", lambda *_, **__: files)
+    assert cli.main(["download", "org/m", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "[dry-run] Will download 2 files (out of 3) totalling 2.5 GB.",
+        "     512 B  a.json",
+        "    2.5 GB  b.bin",
+        "         -  c.txt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "output", "target"),
+    [
+        pytest.param("https://h/x/a.bin", None, "a.bin", id="the last name"),
+        pytest.param("https://h/x/a%20b.bin?sig=1#f", None, "a b.bin", id="decoded, without query"),
+        pytest.param("https://h/", "given.bin", "given.bin", id="given"),
+        pytest.param("https://h/a.bin", "new/", "new/a.bin", id="a folder to be made"),
+        pytest.param("https://h/a.bin", ".", "a.bin", id="a folder that is there"),
+    ],
+)
+def test_a_urls_file_goes_where_one_expects(
+    url: str, output: str | None, target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli._target(url, output) == Path(target)
+
+
+@pytest.mark.parametrize("name", ["", "..", "%2e%2e", "..%2F..%2Fetc%2Fpasswd", "a%5Cb", "%2Fetc%2Fpasswd"])
+def test_a_url_cannot_choose_a_folder(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["get", f"https://user:secret@h/x/{name}?sig=secret"]) == 1
+    err = capsys.readouterr().err
+    assert "say with -o what to call it" in err
+    assert "secret" not in err
+
+
+def test_serve_passes_its_options_on_and_says_where(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def fake(path: str, *, on_ready: Any, **options: Any) -> None:
+        seen.update(options, path=path)
+        on_ready(types.SimpleNamespace(url="http://127.0.0.1:1234"))
+
+    monkeypatch.setattr(hf_haul.localhub, "serve", fake)
+    line = "serve models --host 0.0.0.0 --port 0 --token t --pace 80Mbit/s --certfile c --keyfile k"
+    assert cli.main(line.split()) == 0
+    assert seen == {
+        "path": "models", "host": "0.0.0.0", "port": 0, "token": "t", "max_bytes_per_s": 10_000_000,
+        "certfile": "c", "keyfile": "k",
+    }  # fmt: skip
+    out, err = capsys.readouterr()
+    assert out == "http://127.0.0.1:1234\n"
+    assert "HF_ENDPOINT=http://127.0.0.1:1234" in err
+
+
+def test_env_marks_what_a_variable_changed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HAUL_MAX_CONNECTIONS", "5")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert cli.main(["env"]) == 0
+    out = capsys.readouterr().out
+    assert "* HF_HAUL_MAX_CONCURRENT_DOWNLOADS         5" in out.splitlines()
+    assert "  HF_HAUL_VERIFY                           True" in out.splitlines()
+    assert f"hf-haul {hf_haul.__version__}" in out
+    assert "token            yes" in out
+    assert "hf_secret" not in out
+
+
+def test_env_names_the_variable_that_makes_no_sense(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HAUL_MAX_RETRIES", "many")
+    assert cli.main(["env"]) == 1
+    assert "HF_HAUL_MAX_RETRIES='many'" in capsys.readouterr().err
