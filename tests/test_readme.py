@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shutil
 import subprocess
@@ -10,9 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from tests.support.hub import hub_environment, run_python, serve_repo
+from tests.support.repos import contents
 
 from hf_haul.cli import main
 from hf_haul.config import Settings
+from hf_haul.localhub import LocalHub, Repo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,9 +48,46 @@ def test_ci_runs_the_commands_of_the_readme(name: str) -> None:
     assert f'$(command_of {name})"' in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("block", _blocks("python"), ids=lambda block: block.splitlines()[0])
-def test_a_snippet_is_python(block: str) -> None:
-    ast.parse(block)
+def _snippet(word: str) -> str:
+    found = [block for block in _blocks("python") if word in block]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_there_are_three_snippets() -> None:
+    assert len(_blocks("python")) == 3
+
+
+def test_the_snippet_for_a_repository_does_what_it_says(tmp_path: Path) -> None:
+    with serve_repo(tmp_path / "src", "org/model") as served:
+        env = hub_environment(served.hub, tmp_path / "home")
+        done = run_python(_snippet("snapshot_download") + "\nprint(folder)\n", env)
+        assert done.returncode == 0, done.stderr
+        assert contents(Path(done.stdout.strip())) == served.contents
+
+
+def test_the_snippet_for_the_manager_does_what_it_says(tmp_path: Path) -> None:
+    repo = Repo("org/any")
+    repo.commit({"big.bin": b"big" * 1000}, "one file")
+    with LocalHub(repo) as hub:
+        snippet = _snippet("ParallelDownloadManager").replace(
+            "https://example.org", f"{hub.url}/org/any/resolve/main"
+        )
+        done = run_python(
+            f"import os; os.chdir({str(tmp_path)!r})\n{snippet}", hub_environment(hub, tmp_path / "home")
+        )
+        assert done.returncode == 0, done.stderr
+    assert "'success': True" in done.stdout
+    assert (tmp_path / "big.bin").read_bytes() == b"big" * 1000
+
+
+def test_the_snippet_for_a_url_does_what_it_says(tmp_path: Path) -> None:
+    repo = Repo("org/data", "dataset")
+    repo.commit({"train.csv": b"a,b\n1,2\n3,4\n"}, "one file")
+    with LocalHub(repo) as hub:
+        env = hub_environment(hub, tmp_path / "home")
+        done = run_python(_snippet("haul://") + "\nprint(frame.to_dict('list'))\n", env)
+    assert done.stdout == "{'a': [1, 3], 'b': [2, 4]}\n", done.stderr
 
 
 def _hf_haul_lines() -> list[str]:

@@ -142,3 +142,25 @@ def test_a_plain_url_with_wrong_bytes_fails_alone(tmp_path: Path, two_files: dic
     assert "b.bin: IntegrityError" in done.stdout
     assert (tmp_path / "out/a.bin").read_bytes() == two_files["a.bin"]
     assert not (tmp_path / "out/b.bin").exists()
+
+
+# ---- the data loader
+
+
+def test_workers_read_every_row_once(tmp_path: Path) -> None:
+    repo = Repo("org/numbers", "dataset")
+    repo.commit(
+        {
+            f"data/part-{n}.csv": "".join(["n,text\n", *(f"{n},row {i}\n" for i in range(500))]).encode()
+            for n in range(5)
+        },
+        "five files",
+    )
+    with LocalHub(repo) as hub:
+        env = hub_environment(hub, tmp_path / "home")
+        done = _run("data_loader.py", env, "haul://datasets/org/numbers/data/*.csv", "--workers", "2")
+        assert done.returncode == 0, done.stdout + done.stderr
+        nothing = _run("data_loader.py", env, "haul://datasets/org/numbers/*.txt")
+    characters = 5 * sum(1 + len(f"row {i}") for i in range(500))
+    assert done.stdout.startswith(f"2500 rows, {characters} characters, 5 files, 2 workers, ")
+    assert nothing.returncode == 1
