@@ -188,7 +188,9 @@ class RangeSource:
         want = fill.missing
         with self._opened(want, halt, fresh=fresh) as body:
             if body.range is None or body.range.start != want.start or body.range.stop < want.stop:
-                raise RangeRefusedError(f"{self.remote.path}: asked for {want.header}, got {body.range}")
+                raise self._refused(
+                    RangeRefusedError(f"{self.remote.path}: asked for {want.header}, got {body.range}")
+                )
             while fill.done < len(fill.view):
                 fill.done += self._read(body, fill.view[fill.done :], halt)
 
@@ -213,18 +215,20 @@ class RangeSource:
                 self._changes += 1
                 error.retryable = self._changes <= _CHANGES
             raise
-        except RangeRefusedError:
-            self._refused()
-            raise
+        except RangeRefusedError as error:
+            raise self._refused(error)  # noqa: B904  the same error
         self._history.first_byte(self.origin, self._clock() - began)
         try:
             yield body
         finally:
             body.close()
 
-    def _refused(self) -> None:
+    def _refused(self, error: RangeRefusedError) -> RangeRefusedError:
+        """Count a refusal. The next attempt asks again, or makes do with the whole file."""
         with self._lock:
             self._refusals += 1
+        error.retryable = True
+        return error
 
     @property
     def _transport(self) -> Transport:

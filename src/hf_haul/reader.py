@@ -37,6 +37,8 @@ _SOURCES: Final = 1024
 _MERGED: Final = 8 * MiB
 #: Bytes that a stream keeps in flight.
 _STREAM_WINDOW: Final = 64 * MiB
+#: Parts are not smaller than this many bytes: below it, what a request costs this machine counts more than the link.
+_SMALLEST_PART: Final = 256 * KiB
 _IDLE_SECONDS: Final = 5.0
 _GAP: Final = 64 * KiB
 
@@ -186,6 +188,7 @@ def split(start: int, stop: int, unit: int, connections: int) -> list[tuple[int,
     so that a slow one holds up little.
     """
     nbytes = stop - start
+    unit = max(unit, _SMALLEST_PART)
     if nbytes < 2 * unit or connections < 2:
         return [(start, stop)]
     step = min(max(unit, -(-nbytes // (2 * connections))), 2 * _MERGED)

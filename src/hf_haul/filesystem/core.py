@@ -364,7 +364,7 @@ class HaulFileSystem(HfFileSystem):
         paths = self.expand_path(path, recursive=recursive, **kwargs)
         if len(paths) == 1 and not isinstance(path, list) and paths[0] == self._strip_protocol(path):
             return self.cat_file(paths[0], **kwargs)
-        if recursive:
+        if recursive or not isinstance(path, list):  # of a list, every name is meant
             paths = [each for each in paths if not self.isdir(each)]
         ends = kwargs.pop("start", None), kwargs.pop("end", None)
         results = self._read_slices(
