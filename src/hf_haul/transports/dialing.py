@@ -41,14 +41,17 @@ def _look_up(host: str, port: int, seconds: float | None, call: Call | None) -> 
     if call is None:
         return list(look_up())
     done = threading.Event()
-    answer: list[list[Address] | OSError] = []
+    answer: list[list[Address] | Exception] = []
 
     def run() -> None:
         try:
             answer.append(list(look_up()))
-        except (OSError, UnicodeError) as error:
-            answer.append(error if isinstance(error, OSError) else socket.gaierror(str(error)))
-        done.set()
+        except UnicodeError as error:  # no name at all, by the rules of IDNA
+            answer.append(socket.gaierror(str(error)))
+        except Exception as error:  # noqa: BLE001  raised in the thread that asked
+            answer.append(error)
+        finally:
+            done.set()
 
     call.enter("resolving its name")
     threading.Thread(target=run, name="hf-haul-resolver", daemon=True).start()
@@ -56,7 +59,7 @@ def _look_up(host: str, port: int, seconds: float | None, call: Call | None) -> 
         done.wait(seconds)
     if not answer:
         raise TimeoutError("name resolution timed out")
-    if isinstance(answer[0], OSError):
+    if isinstance(answer[0], Exception):
         raise answer[0]
     return answer[0]
 

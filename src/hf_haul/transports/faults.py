@@ -75,6 +75,8 @@ def raise_translated(error: BaseException, call: Call, options: NetworkOptions) 
         TransferError: The address is unusable, or the pool is closed.
     """
     call.raise_if_woken(error)
+    if isinstance(error, TransferError):  # an OSError too, but in our own words already
+        raise error
     if isinstance(
         error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, LocationValueError)
     ):
