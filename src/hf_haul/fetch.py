@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from hf_haul.config import KiB, MiB, Settings
@@ -39,6 +40,9 @@ _UNCLAIMED_BYTES: Final = 512 * KiB
 _UNCLAIMED_SECONDS: Final = 1.0
 #: Times a source may seem to serve another file before it is believed.
 _CHANGES: Final = 2
+#: Times a range is asked for again after a refusal: one broken node of a CDN is no reason to fetch all of a file in
+#: a single stream.
+_REFUSALS: Final = 2
 
 
 class PartFetcher:
@@ -50,6 +54,7 @@ class PartFetcher:
         history: Measured speeds per source.
         on_bytes: Told of every read: the part, and the number of bytes.
         on_retry: Told of every attempt that failed and will be repeated.
+        on_rest: Told when a part begins or ends to wait for its next attempt; ``part.resting`` says which.
         on_whole_file: Asked when a source answers a range with the whole file: the part now covers it all.
         on_limited: Told of seconds spent in the limiter.
     """
@@ -62,6 +67,7 @@ class PartFetcher:
         *,
         on_bytes: Callable[[Part, int], None],
         on_retry: Callable[[Part, BaseException], None],
+        on_rest: Callable[[Part], None],
         on_whole_file: Callable[[Part], None],
         on_limited: Callable[[Part, float], None],
         clock: Callable[[], float] = time.monotonic,
@@ -71,6 +77,7 @@ class PartFetcher:
         self._history = history
         self._on_bytes = on_bytes
         self._on_retry = on_retry
+        self._on_rest = on_rest
         self._on_whole_file = on_whole_file
         self._on_limited = on_limited
         self._clock = clock
@@ -87,12 +94,13 @@ class PartFetcher:
             TransferError: It cannot be fetched.
             OSError: The disk refuses.
         """
+        began = self._clock()
         try:
             self._attempt(part, fresh=False)
         except TransferError as error:
             if not is_retryable(error):
                 raise
-            self._retry(part, error)
+            self._retry(part, error, began)
 
     def learn_size(self, part: Part) -> int | None:
         """Ask a source how long its file is, with the smallest of requests.
@@ -106,13 +114,12 @@ class PartFetcher:
         """
 
         def ask() -> int | None:
-            part.busy_since = self._clock()
-            try:
-                body = part.transfer.transport.open(ByteRange(0, 1), part.halt)
-            except RangeRefusedError:  # an empty file has no first byte
-                body = part.transfer.transport.open(None, part.halt)
-            finally:
-                part.busy_since = None
+            transport = part.transfer.transport
+            with self._calling(part):
+                try:
+                    body = transport.open(ByteRange(0, 1), part.halt)
+                except RangeRefusedError:  # an empty file has no first byte
+                    body = transport.open(None, part.halt)
             body.close()
             return body.total
 
@@ -130,34 +137,66 @@ class PartFetcher:
 
         def stream() -> int:
             staged.forget()
-            at = 0
-            body = part.transfer.transport.open(None, part.halt)
+            part.position = 0
+            with self._calling(part):
+                body = part.transfer.transport.open(None, part.halt)
             try:
-                while got := body.readinto(buffer[: self._read_size(part)]):
+                while True:
+                    with self._calling(part):
+                        got = body.readinto(buffer[: self._read_size(part)])
+                    if not got:
+                        return part.position
                     part.halt.check()
-                    staged.write(at, buffer[:got])
-                    staged.record(at, at + got)
-                    at += got
+                    staged.write(part.position, buffer[:got])
+                    staged.record(part.position, part.position + got)
+                    part.position += got
                     part.received += got
                     self._on_bytes(part, got)
                     self._limiter.wait(got, part.halt)
             finally:
                 body.close()
-            return at
 
         return self._with_retries(part, stream)
 
-    def _with_retries(self, part: Part, work: Callable[[], T]) -> T:
-        return retrying(
-            halt=part.halt,
-            progress=lambda: 0,
-            settings=self._settings,
-            on_retry=lambda error, _: self._on_retry(part, error),
-            clock=self._clock,
-            patience=lambda: part.transfer.transport.patience,
-        )(work)
+    def _with_retries(self, part: Part, work: Callable[[], T], began: float | None = None) -> T:
+        furthest = 0
 
-    def _retry(self, part: Part, first: TransferError) -> None:
+        def progress() -> int:
+            # Not the bytes received: a stream that starts over and breaks at the same place gets nowhere.
+            nonlocal furthest
+            furthest = max(furthest, part.position)
+            return furthest
+
+        def rest(error: BaseException, seconds: float) -> None:
+            logger.debug("%s: trying again in %.1f s: %s", part.transfer.task.file_path, seconds, error)
+            self._on_retry(part, error)
+            part.resting = True
+            self._on_rest(part)
+
+        def wake() -> None:
+            if part.resting:
+                part.resting = False
+                self._on_rest(part)
+
+        def attempt() -> T:
+            wake()
+            return work()
+
+        try:
+            return retrying(
+                halt=part.halt,
+                progress=progress,
+                settings=self._settings,
+                on_retry=rest,
+                clock=self._clock,
+                patience=lambda: part.transfer.transport.patience,
+                subject=part.transfer.task.file_path,
+                began=began,
+            )(attempt)
+        finally:
+            wake()
+
+    def _retry(self, part: Part, first: TransferError, began: float) -> None:
         """Go on after a first failure; the machinery of retries costs nothing where nothing fails."""
         pending: TransferError | None = first
         failures = 0
@@ -171,40 +210,29 @@ class PartFetcher:
             # A pooled connection that fails twice in a row may be what is broken: try outside the pool.
             self._attempt(part, fresh=failures % 2 == 0)
 
-        def note(error: BaseException, seconds: float) -> None:
-            self._on_retry(part, error)
-            logger.debug("%s: trying again in %.1f s: %s", part.transfer.task.file_path, seconds, error)
-
-        retrying(
-            halt=part.halt,
-            progress=lambda: part.received,
-            settings=self._settings,
-            on_retry=note,
-            clock=self._clock,
-            patience=lambda: part.transfer.transport.patience,
-        )(attempt)
+        self._with_retries(part, attempt, began)
 
     def _attempt(self, part: Part, *, fresh: bool) -> None:
         part.halt.check()
-        part.abandoned = None
         transfer = part.transfer
         whole = transfer.mode == "whole" or (part.position == 0 and part.stop == transfer.size)
         want = None if whole else ByteRange(part.position, part.stop)
         if whole:
             part.position = 0
-        part.busy_since = began = self._clock()
+        began = self._clock()
         try:
-            body = transfer.transport.open(want, part.halt, fresh=fresh)
+            with self._calling(part):
+                body = transfer.transport.open(want, part.halt, fresh=fresh)
+        except RangeRefusedError as error:
+            part.refusals += 1
+            error.retryable = want is None or part.refusals <= _REFUSALS
+            raise
         except SourceChangedError as error:
             transfer.changes += 1
             # Without a digest the scheduler decides: what is staged may have to go.
             error.retryable = transfer.task.digest is not None and transfer.changes <= _CHANGES
             raise
-        except TransferError as error:
-            raise self._explain(part, error) from error
-        finally:
-            part.busy_since = None
-        self._history.first_byte(transfer.source, self._clock() - began)
+        self._history.first_byte(transfer.source, self._clock() - max(began, part.halt.turn_came))
         try:
             self._check_version(part)
             if want is not None and body.range is not None and body.range.stop > want.stop:
@@ -237,13 +265,9 @@ class PartFetcher:
         try:
             while part.position < part.stop and not part.leave:
                 want = min(self._read_size(part), part.stop - part.position)
-                began = part.busy_since = self._clock()
-                try:
+                began = self._clock()
+                with self._calling(part):
                     got = body.readinto(buffer[:want])
-                except TransferError as error:
-                    raise self._explain(part, error) from error
-                finally:
-                    part.busy_since = None
                 part.halt.check()
                 if not got:
                     raise ConnectionFailedError(
@@ -277,11 +301,18 @@ class PartFetcher:
                 f"{part.transfer.task.file_path}: the body is longer than {part.stop} bytes"
             )
 
-    def _explain(self, part: Part, error: TransferError) -> TransferError:
-        """Name the watchdog where it was the watchdog that broke the connection."""
-        if part.abandoned is None or part.halt.is_set():
-            return error
-        return StalledError(f"{part.transfer.task.file_path}: {part.abandoned}")
+    @contextmanager
+    def _calling(self, part: Part) -> Iterator[None]:
+        """Have the watchdog look after the call; where it broke the connection, the error names it."""
+        part.begin_call(self._clock())
+        try:
+            yield
+        except ConnectionFailedError as error:
+            if part.abandoned is None or part.halt.is_set():
+                raise
+            raise StalledError(f"{part.transfer.source}: {part.abandoned}") from error
+        finally:
+            part.busy_since = None
 
     def _read_size(self, part: Part) -> int:
         size = self._settings.chunk_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,9 +20,16 @@ class Halt:
 
     Locking: ``_lock`` guards ``_wakers``. Wakers run outside it; they may be called twice, and after the
     blocking call has ended, and must bear it.
+
+    Attributes:
+        in_line: Whether the worker waits for its turn (a place in the pool, the pace a server asked for, another
+            thread's answer) and not for the network: nothing is wrong with its connection then.
+        turn_came: When it last stopped waiting so, in seconds of ``time.monotonic``.
     """
 
     def __init__(self) -> None:
+        self.in_line = False
+        self.turn_came = float("-inf")
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._wakers: list[Callable[[], None]] = []
@@ -61,6 +69,16 @@ class Halt:
             wakers = list(self._wakers)
         for waker in wakers:
             waker()
+
+    @contextmanager
+    def lining_up(self) -> Iterator[None]:
+        """Say that the worker waits for its turn while the block runs."""
+        self.in_line = True
+        try:
+            yield
+        finally:
+            self.turn_came = time.monotonic()
+            self.in_line = False
 
     @contextmanager
     def waking(self, waker: Callable[[], None]) -> Iterator[None]:

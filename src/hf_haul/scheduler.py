@@ -134,6 +134,7 @@ class Scheduler:
             self.history,
             on_bytes=self._note_bytes,
             on_retry=self._note_retry,
+            on_rest=self._note_rest,
             on_whole_file=self._note_whole_file,
             on_limited=self._note_limited,
             clock=clock,
@@ -613,6 +614,8 @@ class Scheduler:
             if isinstance(error, ServerBusyError | RetriesExhaustedError):
                 self._controller(source).backoff(self._clock(), type(error).__name__)
             stop: list[Part] = []
+            if error is None and part.received:
+                transfer.range_refusals = 0
             if isinstance(error, RangeRefusedError):
                 if transfer.note_refused_range():
                     stop += transfer.parts
@@ -624,7 +627,9 @@ class Scheduler:
             if rival is not None and part.position >= part.stop:
                 stop.append(rival)
             failed = error is not None and not isinstance(error, HaltedError)
-            if failed and rival is None and transfer.failure is None:
+            # A rival that works may still bring the bytes; one that has brought none shares the fault, and may not
+            # make it last longer than one part's patience.
+            if failed and (rival is None or not rival.received) and transfer.failure is None:
                 transfer.failure = error
                 stop += transfer.parts
             then = [each.halt.set for each in stop]
@@ -817,6 +822,13 @@ class Scheduler:
         self.events.emit("file_retried", task, error=str(error))
         with self._lock:
             self._controller(part.transfer.source).backoff(self._clock(), type(error).__name__)
+
+    def _note_rest(self, part: Part) -> None:
+        """While a part waits for its next attempt, its connection is for others: one bad file holds up nobody."""
+        with self._lock:
+            self._count(part, -1 if part.resting else 1)
+            if part.resting:
+                self._wake_workers()
 
     def _note_limited(self, part: Part, seconds: float) -> None:
         part.transfer.metrics.add_limited(seconds)

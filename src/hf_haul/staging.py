@@ -247,10 +247,10 @@ class StagedFile:
         with self._lock:
             return self._done.total
 
-    def missing(self) -> list[ByteRange]:
-        """What is still to be fetched, in order."""
+    def missing(self, start: int = 0, stop: int | None = None) -> list[ByteRange]:
+        """What is still to be fetched between ``start`` and ``stop`` (the end of the file), in order."""
         with self._lock:
-            return self._done.missing(0, self.size)
+            return self._done.missing(start, self.size if stop is None else stop)
 
     def frontier(self) -> int:
         """Length of the contiguous prefix on disk."""

@@ -45,11 +45,13 @@ class Part:
         received: Bytes that came over the network for this part, repeated ones included.
         rival: The part that fetches the same bytes over another connection, if they race.
         abandoned: Why the watchdog woke the blocking call, if it did.
+        resting: Whether the worker waits before its next attempt.
+        refusals: How often the source refused its range.
     """
 
     __slots__ = (
-        "abandoned", "busy_since", "halt", "leave", "leave_asked_at", "meter", "position", "received", "rival",
-        "start", "started_at", "stop", "transfer",
+        "abandoned", "busy_since", "halt", "leave", "leave_asked_at", "meter", "position", "received",
+        "refusals", "resting", "rival", "start", "started_at", "stop", "transfer",
     )  # fmt: skip
 
     def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
@@ -66,6 +68,20 @@ class Part:
         self.meter = SpeedMeter()
         self.rival: Part | None = None
         self.abandoned: str | None = None
+        self.resting = False
+        self.refusals = 0
+
+    def begin_call(self, now: float) -> None:
+        """Note that the worker is about to wait for the network."""
+        self.abandoned = None
+        self.busy_since = now
+
+    def seconds_in_call(self, now: float) -> float | None:
+        """How long the network has kept the worker waiting; ``None`` while it waits for something else."""
+        since = self.busy_since
+        if since is None or self.halt.in_line:
+            return None
+        return now - max(since, self.halt.turn_came)
 
     @property
     def remaining(self) -> int:
@@ -96,7 +112,7 @@ class Transfer:
         mismatches: How often the complete file had the wrong digest.
         failure: What made the file fail; its other parts are on their way out.
         changes: How often the source seemed to serve another file.
-        range_refusals: How often it refused a range.
+        range_refusals: How often it refused a range for good, since it last served one.
         outdated: Whether what is staged is an older version than its source serves.
         opening: Whether a worker looks what is on disk.
         finishing: Whether a worker checks and publishes the file.
@@ -168,8 +184,9 @@ class Transfer:
         rival, part.rival = part.rival, None
         if rival is not None:
             rival.rival = None
-        if part.position < part.stop and rival is None and self.mode != "whole":
-            self.pending.append(ByteRange(part.position, part.stop))
+        if part.position < part.stop and rival is None and self.mode != "whole" and self.staged is not None:
+            # Not what a rival that was quicker has brought.
+            self.pending += self.staged.missing(part.position, part.stop)
             self.pending.sort()
 
     def refill(self) -> None:

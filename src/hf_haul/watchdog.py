@@ -41,9 +41,9 @@ def hopeless_parts(
     for part in parts:
         speeds.setdefault(part.transfer.source, []).append(part.meter.speed())
     for part in parts:
-        if part.busy_since is None:
-            continue  # waiting for the limiter, for its turn to try again, or for the disk
-        waited = now - part.busy_since
+        waited = part.seconds_in_call(now)
+        if waited is None:
+            continue  # waiting for the limiter, for its turn (to try again, too), or for the disk
         if waited >= stall_timeout:
             found.append((part, f"no byte for {waited:.0f} s"))
         elif not limited and now - part.started_at >= _WARM_UP:
@@ -67,7 +67,7 @@ def part_to_share(parts: Sequence[Part], now: float) -> tuple[Part, bool] | None
     slowest: Part | None = None
     longest = 0.0
     for part in parts:
-        if part.leave or part.rival is not None or not part.remaining:
+        if part.leave or part.rival is not None or not part.remaining or part.halt.in_line or part.resting:
             continue
         seconds = _seconds_left(part, now)
         worth = _WORTH_SPLITTING if part.remaining >= 2 * _MIN_HALF else _WORTH_RACING
@@ -79,7 +79,7 @@ def part_to_share(parts: Sequence[Part], now: float) -> tuple[Part, bool] | None
 
 
 def _seconds_left(part: Part, now: float) -> float:
-    if part.busy_since is not None and now - part.busy_since >= _WORTH_RACING:
+    if (part.seconds_in_call(now) or 0.0) >= _WORTH_RACING:
         return math.inf
     age = now - part.started_at
     speed: float = max(part.meter.speed(), part.received / age if age > 0 else 0.0)

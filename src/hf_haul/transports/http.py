@@ -163,7 +163,8 @@ class HttpSource:
                 if not self._resolving:
                     self._resolving = True
                     return None
-                self._changed.wait()
+                with halt.lining_up():
+                    self._changed.wait()
 
     def _forget(self, target: str) -> None:
         with self._changed:
@@ -196,9 +197,9 @@ class HttpSource:
                     self._refused_fresh = 0
                     self._remember(url)
                 return response
-            self._check_linked(response.headers)
             location = response.headers.get("Location", "").split(", http", 1)[0]
             response.drain()
+            self._check_linked(response.headers)
             if not location:
                 raise HttpStatusError(
                     f"{redact(response.url)} answered {response.status} without a Location",

@@ -144,9 +144,10 @@ class Pace:
         if not self._until:  # the common case costs nothing
             return 0.0
         started = self._clock()
-        while (seconds := self._delay(origin)) > 0.0:
-            if halt.wait(seconds):
-                raise HaltedError
+        with halt.lining_up():
+            while (seconds := self._delay(origin)) > 0.0:
+                if halt.wait(seconds):
+                    raise HaltedError
         return self._clock() - started
 
     def _delay(self, origin: str) -> float:

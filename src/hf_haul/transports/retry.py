@@ -34,13 +34,14 @@ class _Budget:
         progress: Callable[[], int],
         patience: Callable[[], float],
         clock: Callable[[], float],
+        began: float | None,
     ) -> None:
         self._settings = settings
         self._progress = progress
         self._patience = patience
         self._clock = clock
         self._bytes = progress()
-        self._since = clock()
+        self._since = clock() if began is None else began
         self._excused = patience()
         self._told = 0.0
         self.failures = 0
@@ -66,10 +67,11 @@ class _Budget:
         """Do not count ``seconds`` that the server asked for."""
         self._told += seconds
 
-    def is_spent(self, _state: RetryCallState) -> bool:
-        """Whether to give up (tenacity's ``stop``)."""
+    def is_spent(self, state: RetryCallState) -> bool:
+        """Whether to give up (tenacity's ``stop``); the wait before the next attempt counts already."""
         allowed = self._settings.max_retries
-        return allowed == 0 or self.failures > allowed or self.seconds >= self._settings.give_up_after
+        seconds = self.seconds + state.upcoming_sleep
+        return allowed == 0 or self.failures > allowed or seconds >= self._settings.give_up_after
 
 
 class _WaitAsTold:
@@ -81,12 +83,11 @@ class _WaitAsTold:
         self._jitter = jitter
 
     def __call__(self, state: RetryCallState) -> float:
-        told = _error_of(state).retry_after
-        if told is not None:
-            self._budget.excuse(told)
-            return told
+        told = _error_of(state).retry_after or 0.0
+        self._budget.excuse(told)
         doubled = self._settings.first_retry_wait * 2.0 ** min(self._budget.failures, 30)
-        return self._jitter() * min(doubled, self._settings.max_retry_wait)
+        # Never sooner than without being told: a server that keeps saying "in one second" is not to be trusted.
+        return max(told, self._jitter() * min(doubled, self._settings.max_retry_wait))
 
 
 def _error_of(state: RetryCallState) -> TransferError:
@@ -104,6 +105,8 @@ def retrying(
     clock: Callable[[], float] = time.monotonic,
     patience: Callable[[], float] = lambda: 0.0,
     jitter: Callable[[], float] = random.random,
+    subject: str = "",
+    began: float | None = None,
 ) -> Retrying:
     """A caller that tries again until it works, the budget is spent, or the worker is halted.
 
@@ -120,8 +123,10 @@ def retrying(
         clock: Seconds, monotonic.
         patience: Seconds the worker has spent elsewhere on waits that the server asked for (``Pace.wait``).
         jitter: A number from 0 up to 1.
+        subject: What is being fetched; stands in the message.
+        began: When the first attempt began, on ``clock``, if that was before this call.
     """
-    budget = _Budget(settings, progress, patience, clock)
+    budget = _Budget(settings, progress, patience, clock, began)
 
     def sleep(seconds: float) -> None:
         if halt.wait(seconds):
@@ -141,7 +146,7 @@ def retrying(
     def give_up(state: RetryCallState) -> NoReturn:
         error = _error_of(state)
         raise RetriesExhaustedError(
-            f"gave up after {state.attempt_number} attempts, the last {budget.failures} of them "
+            f"{subject + ': ' if subject else ''}gave up after {state.attempt_number} attempts, the last {budget.failures} of them "
             f"and {max(0.0, budget.seconds):.0f} s without a new byte; the last error: {error}",
             retry_after=error.retry_after,
         ) from error
