@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import isfilelike, stringify_path
-from huggingface_hub import HfFileSystem, constants
+from huggingface_hub import CommitOperationDelete, HfFileSystem, constants
 from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
 
 from hf_haul.cache import FileDestination, require_safe_path
@@ -375,6 +375,56 @@ class HaulFileSystem(HfFileSystem):
             for each, result in zip(paths, results, strict=True)
             if on_error != "omit" or not isinstance(result, Exception)
         }
+
+    # ---- writing
+
+    def rm(
+        self,
+        path: str | list[str],
+        recursive: bool = False,
+        maxdepth: int | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Delete files, in one commit for each repository.
+
+        Args:
+            path: A file, a pattern, a folder (with ``recursive``) or a list of them.
+            recursive: Whether to go into folders.
+            maxdepth: How many levels of folders.
+            revision: The branch, if the paths do not say.
+            kwargs: ``commit_message`` and ``commit_description``.
+        """
+        if not isinstance(path, list):
+            super().rm(path, recursive=recursive, maxdepth=maxdepth, revision=revision, **kwargs)
+            return
+        names = self.expand_path(path, recursive=recursive, maxdepth=maxdepth, revision=revision)
+        doomed: dict[tuple[str, str, str], list[HfFileSystemResolvedRepositoryPath]] = {}
+        for name in names:
+            if self.isdir(name):
+                continue
+            resolved = self.resolve_path(name, revision=revision)
+            if isinstance(resolved, HfFileSystemResolvedRepositoryPath):
+                key = (resolved.repo_type, resolved.repo_id, resolved.revision)
+                doomed.setdefault(key, []).append(resolved)
+            else:
+                super().rm(name, **kwargs)
+        for (repo_type, repo_id, branch), files in doomed.items():
+            self._api.create_commit(
+                repo_id=repo_id,
+                repo_type=repo_type,
+                revision=branch,
+                token=self.token,
+                operations=[CommitOperationDelete(path_in_repo=file.path_in_repo) for file in files],
+                commit_message=kwargs.get("commit_message") or f"Delete {len(files)} files",
+                commit_description=kwargs.get("commit_description"),
+            )
+            self.invalidate_cache(files[0].unresolve())
+
+    def cp_file(self, path1: str, path2: str, revision: str | None = None, **kwargs: Any) -> None:
+        """Copy a file; of a folder, which exists only as long as it has files, there is nothing to copy."""
+        if not self.isdir(path1):
+            super().cp_file(path1, path2, revision=revision, **kwargs)
 
     # ---- downloading
 
