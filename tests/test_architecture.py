@@ -19,7 +19,8 @@ SRC = Path(hf_haul.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("halt", "ranges", "task", "config", "presets"),
-    ("limiter", "metrics", "concurrency", "staging", "verify", "disk", "cache"),
+    ("limiter", "metrics", "concurrency", "ownership", "verify", "disk", "cache"),
+    ("staging",),
     ("events", "hub", "transports"),
     ("priority", "ranged"),
     ("plan", "reader"),

@@ -24,6 +24,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``limiter``         BandwidthLimiter, a token bucket whose rate may change at any time
 ``metrics``         what was measured: bytes, speeds, retries; speed by source
 ``concurrency``     pure: how many connections a source is worth
+``ownership``       who owns a staged file, and whether that process is alive
 ``staging``         a staged file: bytes at offsets, and what survives a crash
 ``verify``          digests, computed while the bytes come in
 ``disk``            whether the files will fit

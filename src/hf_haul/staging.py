@@ -17,9 +17,7 @@ claim more than the disk holds, which the digest finds out, or, for a file witho
 id, after which we start anew.
 
 Who owns it. ``<key>.haul.incomplete`` is created exclusively, which is the claim; no lock is needed for that.
-A second process that finds it looks whether the owner is alive: by process id and start time where both see
-the same processes, by ``flock`` where both run under one kernel and the lock was seen to tell the truth, else
-by the file's age. A file of a dead owner is *adopted* by renaming it to a name of our own (a rename succeeds
+A second process that finds it looks whether the owner is alive (``ownership`` says how). A file of a dead owner is *adopted* by renaming it to a name of our own (a rename succeeds
 for one process only). Where death cannot be proven, only its bytes are copied: a sleeper that wakes up
 writes into a file nobody will publish. The staged file is renamed to a private name, and its identity
 compared, before it is published.
@@ -36,7 +34,6 @@ import json
 import logging
 import os
 import secrets
-import socket
 import struct
 import sys
 import threading
@@ -44,13 +41,13 @@ import time
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from hf_haul.errors import DiskFullError, HaulError
+from hf_haul.ownership import Owner, current_owner, judge, try_lock
 from hf_haul.ranges import ByteRange, RangeSet
 
 __all__ = [
-    "Owner",
     "StagedElsewhereError",
     "StagedFile",
     "StagedLostError",
@@ -65,10 +62,8 @@ _HEADER_SIZE: Final = 512
 _HEADER: Final = struct.Struct("<8scxxxII")  # magic, O(wned) or R(eleased), length and crc of the JSON
 _RECORD: Final = struct.Struct("<QQI")  # start, stop, crc of both and the file's nonce
 
-#: Seconds without a sign of life after which an owner that we cannot see is taken for gone.
-_STALE_AFTER: Final = 120.0
 #: Seconds between signs of life of an owner that writes nothing.
-BEAT_INTERVAL: Final = 15.0
+_BEAT_INTERVAL: Final = 15.0
 
 _SUFFIX: Final = ".incomplete"
 _CLAIM_SUFFIX: Final = ".haul" + _SUFFIX
@@ -92,123 +87,8 @@ class StagedLostError(HaulError):
     """The staged file is no longer ours: somebody took this process for dead, or deleted it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Which process writes a staged file.
-
-    Attributes:
-        host: Name of its host, for messages.
-        boot: The kernel's boot id, empty where there is none.
-        pid: Process id, inside ``namespace``.
-        started: When the process started, in the kernel's ticks: tells reused ids apart.
-        namespace: The process id namespace (a container has its own), empty where there is none.
-    """
-
-    host: str
-    boot: str
-    pid: int
-    started: str
-    namespace: str
-
-
-def _read_text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def _process_start(pid: int | str) -> str:
-    """Start time of a living process in ticks since boot; empty if it is gone, a zombie, or unknown."""
-    # Fields after the command name, which may itself hold blanks and parentheses.
-    stat = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return "" if len(stat) < 20 or stat[0] in "ZX" else stat[19]
-
-
-def _namespace() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def this_process() -> Owner:
-    """The owner record of the calling process."""
-    return Owner(
-        host=socket.gethostname()[:64],
-        boot=_read_text("/proc/sys/kernel/random/boot_id"),
-        pid=os.getpid(),
-        started=_process_start("self"),
-        namespace=_namespace(),
-    )
-
-
-_me_lock = threading.Lock()
-_me: Owner | None = None
-
-
-def _current_owner() -> Owner:
-    global _me
-    with _me_lock:
-        if _me is None or _me.pid != os.getpid():  # first use, or a forked child
-            _me = this_process()
-        return _me
-
-
-def _try_lock(fd: int) -> bool:
-    """Take the advisory lock of an open file; ``True`` too where there are no such locks."""
-    if (
-        sys.platform == "win32"
-    ):  # pragma: no cover - an open file cannot be renamed there, which is lock enough
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        logger.debug("file locks are not supported here: %s", error)
-    return True
-
-
-def _locks_tell_the_truth(path: Path) -> bool:
-    """Whether a lock that we hold on ``path`` is seen through a second open of it.
-
-    On some network file systems ``flock`` succeeds for everybody; there it proves nothing.
-    """
-    try:
-        fd = os.open(path, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not _try_lock(fd)
-    finally:
-        os.close(fd)
-
-
 #: Characters of a version that are kept; the header has a fixed size.
 _VERSION_LIMIT: Final = 64
-
-_Life = Literal["alive", "dead", "stale"]
-
-
-def _is_alive(path: Path, fd: int, owner: Owner | None, *, released: bool) -> _Life:
-    """Judge the owner of a staged file; ``stale`` means gone as far as we can see, without proof."""
-    me = _current_owner()
-    if released:
-        return "dead"
-    if owner and me.boot and owner.boot == me.boot and owner.namespace == me.namespace:
-        return "alive" if _process_start(owner.pid) == owner.started else "dead"
-    if not _try_lock(fd):
-        return "alive"
-    if owner and owner.boot == me.boot and me.boot and _locks_tell_the_truth(path):
-        return "dead"
-    modified = os.fstat(fd).st_mtime
-    if modified == 0:  # a sequential file, let go of by its owner
-        return "dead"
-    age = time.time() - modified
-    return "stale" if age > _STALE_AFTER else "alive"
 
 
 class StagedFile:
@@ -342,7 +222,7 @@ class StagedFile:
 
     def beat(self) -> None:
         """Show that the owner lives, if nothing was written for a while."""
-        if time.monotonic() - self._last_beat >= BEAT_INTERVAL:
+        if time.monotonic() - self._last_beat >= _BEAT_INTERVAL:
             self._last_beat = time.monotonic()
             with contextlib.suppress(OSError):
                 os.utime(self.path)
@@ -435,7 +315,7 @@ class StagedFile:
             "size": self.size,
             "nonce": self._nonce,
             "version": self.version,
-            "owner": asdict(_current_owner()),
+            "owner": asdict(current_owner()),
         }
         body = json.dumps(about, separators=(",", ":")).encode()[: _HEADER_SIZE - _HEADER.size]
         head = _HEADER.pack(_MAGIC, status, len(body), zlib.crc32(body)) + body
@@ -443,7 +323,7 @@ class StagedFile:
 
     def _take_over(self) -> None:
         """Become the owner: lock, and say so in the header."""
-        _try_lock(self._fd)
+        try_lock(self._fd)
         if not self.sequential:
             self._write_header(b"O")
 
@@ -625,9 +505,9 @@ def _adopt(path: Path, key: str, size: int, *, sequential: bool, trust_reboot: b
         os.unlink(private)
         return None
     owner = header.owner if header else None
-    life = _is_alive(private, fd, owner, released=header is not None and header.released)
+    life = judge(private, fd, owner, released=header is not None and header.released)
     staged = StagedFile(private, key, size, fd, sequential=sequential)
-    trust = trust_reboot or (owner is not None and owner.boot == _current_owner().boot)
+    trust = trust_reboot or (owner is not None and owner.boot == current_owner().boot)
     staged._load(trust=trust)  # noqa: SLF001  the module's own class
     if life == "stale":
         return _copy(staged)
@@ -641,7 +521,7 @@ def _open_if_abandoned(path: Path, key: str, size: int, *, sequential: bool) -> 
     fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     header = None if sequential else _read_header(fd, size, key)
     owner = header.owner if header else None
-    if _is_alive(path, fd, owner, released=header is not None and header.released) == "alive":
+    if judge(path, fd, owner, released=header is not None and header.released) == "alive":
         os.close(fd)
         raise StagedElsewhereError(path, owner)
     return fd

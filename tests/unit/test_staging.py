@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from hf_haul import staging
+from hf_haul import ownership, staging
+from hf_haul.ownership import Owner
 from hf_haul.ranges import ByteRange, RangeSet
-from hf_haul.staging import Owner, StagedElsewhereError, StagedFile, StagedLostError, claim, scan_orphans
+from hf_haul.staging import StagedElsewhereError, StagedFile, StagedLostError, claim, scan_orphans
 
 SIZE = 1000
 DATA = random.Random(7).randbytes(SIZE)
@@ -34,7 +35,7 @@ def abandon(staged: StagedFile) -> None:
 @pytest.fixture
 def dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every owner but a new one is dead, as after a kill."""
-    monkeypatch.setattr(staging, "_is_alive", lambda *_args, **_more: "dead")
+    monkeypatch.setattr(staging, "judge", lambda *_args, **_more: "dead")
 
 
 def test_a_new_claim_lacks_everything_and_leaves_nothing_when_closed(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_of_many_adopters_exactly_one_wins(tmp_path: Path, monkeypatch: pytest.M
     def rename_late(source: object, target: object) -> None:
         monkeypatch.setattr(os, "rename", real)  # the rival comes between our look and our rename
         rivals.append(claim(tmp_path, "etag", SIZE))
-        monkeypatch.setattr(staging, "_is_alive", lambda *_args, **_more: "alive")
+        monkeypatch.setattr(staging, "judge", lambda *_args, **_more: "alive")
         real(source, target)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "rename", rename_late)
@@ -177,7 +178,7 @@ def test_a_file_whose_owner_cannot_be_seen_is_copied_and_the_sleeper_cannot_publ
 ) -> None:
     sleeper = claim(tmp_path, "etag", SIZE)
     put(sleeper, 0, 400)
-    monkeypatch.setattr(staging, "_is_alive", lambda *_args, **_more: "stale")
+    monkeypatch.setattr(staging, "judge", lambda *_args, **_more: "stale")
     mine = claim(tmp_path, "etag", SIZE)
     assert mine.missing() == [ByteRange(400, SIZE)]
     sleeper.write(0, memoryview(b"wrong" * 80))  # it wakes up, and its connection lies
@@ -189,51 +190,7 @@ def test_a_file_whose_owner_cannot_be_seen_is_copied_and_the_sleeper_cannot_publ
 
 
 def owner(**changes: object) -> Owner:
-    return Owner(**{**{f: getattr(staging.this_process(), f) for f in Owner.__slots__}, **changes})  # type: ignore[arg-type]
-
-
-@pytest.mark.skipif(
-    not os.path.exists("/proc/self/ns/pid"), reason="needs Linux's /proc to tell processes apart"
-)
-@pytest.mark.parametrize(
-    ("changes", "locked", "locks_lie", "age", "expected"),
-    [
-        pytest.param({}, False, False, 0, "alive", id="this very process"),
-        pytest.param({"started": "1"}, False, False, 0, "dead", id="same pid, other process"),
-        pytest.param({"pid": 2**22 + 1}, False, False, 0, "dead", id="no such pid"),
-        pytest.param({"namespace": "pid:[1]"}, True, False, 999, "alive", id="other container, lock held"),
-        pytest.param(
-            {"namespace": "pid:[1]"}, False, False, 0, "dead", id="other container, lock free and truthful"
-        ),
-        pytest.param(
-            {"namespace": "pid:[1]"}, False, True, 0, "alive", id="other container, locks lie, fresh"
-        ),
-        pytest.param(
-            {"namespace": "pid:[1]"}, False, True, 999, "stale", id="other container, locks lie, old"
-        ),
-        pytest.param({"boot": "other"}, False, False, 0, "alive", id="other host, fresh"),
-        pytest.param({"boot": "other"}, False, False, 999, "stale", id="other host, old"),
-    ],
-)
-def test_an_owner_is_judged_by_what_can_be_proven(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], locked: bool, locks_lie: bool,
-    age: int, expected: str,
-) -> None:  # fmt: skip
-    path = tmp_path / "file"
-    path.write_bytes(b"")
-    now = os.stat(path).st_mtime
-    os.utime(path, (now - age, now - age))
-    holder = os.open(path, os.O_RDWR)
-    if locked:
-        assert staging._try_lock(holder)
-    if locks_lie:
-        monkeypatch.setattr(staging, "_try_lock", lambda _fd: True)
-    fd = os.open(path, os.O_RDWR)
-    try:
-        assert staging._is_alive(path, fd, owner(**changes), released=False) == expected
-    finally:
-        os.close(fd)
-        os.close(holder)
+    return Owner(**{**{f: getattr(ownership.this_process(), f) for f in Owner.__slots__}, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("dead")
@@ -251,11 +208,11 @@ def test_a_reboot_costs_the_bytes_only_where_no_digest_will_tell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for digest_known, resumed in [(True, 400), (False, 0)]:
-        monkeypatch.setattr(staging, "_me", owner(boot="before"))
+        monkeypatch.setattr(ownership, "_me", owner(boot="before"))
         staged = claim(tmp_path, "etag", SIZE)
         put(staged, 0, 400)
         abandon(staged)
-        monkeypatch.setattr(staging, "_me", owner(boot="after"))
+        monkeypatch.setattr(ownership, "_me", owner(boot="after"))
         again = claim(tmp_path, "etag", SIZE, digest_known=digest_known)
         assert again.resumed == resumed
         again.delete()

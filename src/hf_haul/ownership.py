@@ -1,0 +1,149 @@
+"""Who owns a staged file, and whether that process is still alive.
+
+By process id and start time where both processes see the same processes; by ``flock`` where both run under one
+kernel and the lock was seen to tell the truth; else by the file's age. Locks that lie, as on some network file
+systems, so cost time, never bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+__all__ = ["Life", "Owner", "current_owner", "judge", "this_process", "try_lock"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds without a sign of life after which an owner that we cannot see is taken for gone.
+_STALE_AFTER: Final = 120.0
+
+#: ``stale``: gone as far as we can see, without proof.
+Life = Literal["alive", "dead", "stale"]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Which process writes a staged file.
+
+    Attributes:
+        host: Name of its host, for messages.
+        boot: What tells one run of a kernel from all others.
+        pid: Process id, inside ``namespace``.
+        started: When the process started, in the kernel's ticks: tells reused ids apart. Empty where the
+            system does not say.
+        namespace: The process id namespace (a container has its own), empty where there is none.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: str
+    namespace: str
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int | str) -> str:
+    """Start time of a living process in ticks since boot; empty if it is gone, a zombie, or unknown."""
+    # Fields after the command name, which may itself hold blanks and parentheses.
+    stat = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return "" if len(stat) < 20 or stat[0] in "ZX" else stat[19]
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def this_process() -> Owner:
+    """The owner record of the calling process."""
+    host = socket.gethostname()[:64]
+    return Owner(
+        host=host,
+        # Without /proc a host's name has to do: a stale lock would not survive its reboot anyway.
+        boot=_read_text("/proc/sys/kernel/random/boot_id") or f"host:{host}",
+        pid=os.getpid(),
+        started=_process_start("self"),
+        namespace=_namespace(),
+    )
+
+
+_me_lock = threading.Lock()
+_me: Owner | None = None
+
+
+def current_owner() -> Owner:
+    """The owner record of the calling process, made once; a forked child gets its own."""
+    global _me
+    with _me_lock:
+        if _me is None or _me.pid != os.getpid():
+            _me = this_process()
+        return _me
+
+
+def try_lock(fd: int) -> bool:
+    """Take the advisory lock of an open file; ``True`` too where there are no such locks."""
+    if (
+        sys.platform == "win32"
+    ):  # pragma: no cover - an open file cannot be renamed there, which is lock enough
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.debug("file locks are not supported here: %s", error)
+    return True
+
+
+def _locks_tell_the_truth(path: Path) -> bool:
+    """Whether a lock that we hold on ``path`` is seen through a second open of it."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not try_lock(fd)
+    finally:
+        os.close(fd)
+
+
+def judge(path: Path, fd: int, owner: Owner | None, *, released: bool) -> Life:
+    """Judge the owner of a staged file.
+
+    Args:
+        path: The staged file.
+        fd: It, open.
+        owner: Who its header says it belongs to, if it says.
+        released: Whether the header says that the owner let go of it.
+    """
+    me = current_owner()
+    if released:
+        return "dead"
+    same_kernel = owner is not None and owner.boot == me.boot
+    if owner is not None and same_kernel and owner.namespace == me.namespace and me.started:
+        return "alive" if _process_start(owner.pid) == owner.started else "dead"
+    if not try_lock(fd):
+        return "alive"
+    if same_kernel and _locks_tell_the_truth(path):
+        return "dead"
+    modified = os.fstat(fd).st_mtime
+    if modified == 0:  # a sequential file, let go of by its owner
+        return "dead"
+    return "stale" if time.time() - modified > _STALE_AFTER else "alive"

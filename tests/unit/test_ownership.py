@@ -1,0 +1,59 @@
+"""Whether the owner of a staged file is alive, judged by what can be proven."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hf_haul import ownership
+from hf_haul.ownership import Owner
+
+
+def owner(**changes: object) -> Owner:
+    return Owner(**{**{f: getattr(ownership.this_process(), f) for f in Owner.__slots__}, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/ns/pid"), reason="needs Linux's /proc to tell processes apart"
+)
+@pytest.mark.parametrize(
+    ("changes", "locked", "locks_lie", "age", "expected"),
+    [
+        pytest.param({}, False, False, 0, "alive", id="this very process"),
+        pytest.param({"started": "1"}, False, False, 0, "dead", id="same pid, other process"),
+        pytest.param({"pid": 2**22 + 1}, False, False, 0, "dead", id="no such pid"),
+        pytest.param({"namespace": "pid:[1]"}, True, False, 999, "alive", id="other container, lock held"),
+        pytest.param(
+            {"namespace": "pid:[1]"}, False, False, 0, "dead", id="other container, lock free and truthful"
+        ),
+        pytest.param(
+            {"namespace": "pid:[1]"}, False, True, 0, "alive", id="other container, locks lie, fresh"
+        ),
+        pytest.param(
+            {"namespace": "pid:[1]"}, False, True, 999, "stale", id="other container, locks lie, old"
+        ),
+        pytest.param({"boot": "other"}, False, False, 0, "alive", id="other host, fresh"),
+        pytest.param({"boot": "other"}, False, False, 999, "stale", id="other host, old"),
+    ],
+)
+def test_an_owner_is_judged_by_what_can_be_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], locked: bool, locks_lie: bool,
+    age: int, expected: str,
+) -> None:  # fmt: skip
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    now = os.stat(path).st_mtime
+    os.utime(path, (now - age, now - age))
+    holder = os.open(path, os.O_RDWR)
+    if locked:
+        assert ownership.try_lock(holder)
+    if locks_lie:
+        monkeypatch.setattr(ownership, "try_lock", lambda _fd: True)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        assert ownership.judge(path, fd, owner(**changes), released=False) == expected
+    finally:
+        os.close(fd)
+        os.close(holder)
