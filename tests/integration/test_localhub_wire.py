@@ -557,7 +557,9 @@ def test_latency_is_waited_before_every_answer(hub: LocalHub, session: requests.
     assert record.first_byte - record.start >= 0.2
 
 
-def test_closing_a_hub_ends_bodies_that_are_under_way(tmp_path: Path) -> None:
+def test_closing_a_hub_ends_bodies_that_are_under_way_without_a_word_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = make_sparse_file(tmp_path / "big.bin", 1 << 30)
     repo = Repo("org/big")
     repo.commit({"big.bin": path}, sha256={"big.bin": "ab" * 32})
@@ -569,3 +571,4 @@ def test_closing_a_hub_ends_bodies_that_are_under_way(tmp_path: Path) -> None:
             sum(map(len, answer.iter_content(1 << 20)))
         answer.close()
     hub.close()  # once more does nothing
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

@@ -13,6 +13,7 @@ from hf_haul.localhub.replies import Refusal
 __all__ = ["Allowance", "Quota", "RateLimits"]
 
 _GENEROUS = 1_000_000  # requests; no test or household reaches it
+_MOST_CLIENTS = 10_000  # counted at once before those whose window is over are forgotten
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ class RateLimits:
             start, used = self._windows.get((bucket, client), (now, 0))
             if now >= start + self.window:
                 start, used = now, 0
+            if len(self._windows) >= _MOST_CLIENTS:
+                self._windows = {k: v for k, v in self._windows.items() if now < v[0] + self.window}
             self._windows[bucket, client] = (start, used + 1)
             return Allowance(
                 bucket,

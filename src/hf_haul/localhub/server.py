@@ -8,7 +8,7 @@ import os
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -30,6 +30,7 @@ __all__ = ["LocalHub"]
 logger = logging.getLogger(__name__)
 
 _START_TIMEOUT: Final = 30.0  # seconds
+_WAITERS: Final = 64  # threads, made when needed
 #: Where to reach, from here, a hub that listens everywhere.
 _REACHABLE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  only looked up, not bound
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -151,6 +152,8 @@ class LocalHub:
     async def _serve(self, ready: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        # Whoever asks for a folder that is being hashed waits in a thread, out of others' way.
+        self._loop.set_default_executor(ThreadPoolExecutor(_WAITERS, "localhub-wait"))
         runners = []
         try:
             bound = [0, 0]

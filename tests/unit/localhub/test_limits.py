@@ -70,3 +70,14 @@ def test_without_a_quota_there_is_room_for_everybody() -> None:
     allowance = RateLimits(Clock()).take("api", "a", has_token=False)
     allowance.require()
     assert allowance.remaining > 100_000
+
+
+def test_clients_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_haul.localhub.limits._MOST_CLIENTS", 3)
+    clock = Clock()
+    limits = RateLimits(clock)
+    for client in "abc":
+        limits.take("api", client, has_token=False)
+    clock.now = 300
+    limits.take("api", "d", has_token=False)
+    assert [client for _bucket, client in limits._windows] == ["d"]
