@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import SplitResult
 
 import requests
@@ -213,17 +213,24 @@ class Adapter(HTTPAdapter):
         """The raw answer for a call; requests' full response otherwise."""
         if active.call is None:
             return super().build_response(req, resp)
-        # Our own calls need the raw answer only; cookies and the rest cost more than the whole send.
-        return cast("requests.Response", _RawAnswer(resp))
+        return _LeanResponse(req, resp)
 
     def close(self) -> None:
         """Nothing to do: the places own the connections."""
 
 
-class _RawAnswer:
-    """As much of ``requests.Response`` as a call needs."""
+class _LeanResponse(requests.Response):
+    """A response without a cookie jar, an encoding and a copy of the headers; they cost more than a whole send."""
 
-    __slots__ = ("raw",)
-
-    def __init__(self, raw: BaseHTTPResponse) -> None:
+    def __init__(self, request: requests.PreparedRequest, raw: BaseHTTPResponse) -> None:
+        self._content = False  # type: ignore[assignment]  # "not read yet"; the stubs forget it
+        self._content_consumed = False
+        self._next = None
+        self.request = request
+        self.url = str(request.url)
         self.raw = raw
+        self.status_code = raw.status
+        self.reason = str(raw.reason)
+        self.headers = raw.headers  # type: ignore[assignment]  # urllib3's own, any case too
+        self.encoding = None
+        self.history = []
