@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from hf_haul.task import DownloadProgress, DownloadTask
 
@@ -16,64 +17,115 @@ __all__ = ["DownloadEvent", "EventBus", "Notifier", "ProgressCallback"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 ProgressCallback = Callable[[DownloadProgress], None]
 
 #: Seconds that closing waits for a callback that does not return.
 _PATIENCE: Final = 2.0
+#: Seconds for which a thread without anything to tell waits for more.
+_LINGER: Final = 0.5
 #: Events that wait for a slow observer at the most.
 _EVENTS_KEPT: Final = 10_000
 
 
-class Notifier:
-    """Calls one user's callback, on one thread, which lives only while there is something to tell.
-
-    Of several messages about one file that wait, only the newest is delivered; a file's last message is
-    always delivered. A callback that raises is logged and called again next time; one that blocks holds
-    up nobody but itself.
+class _Teller(Generic[T]):
+    """Calls one callback with messages, on one thread, which lives only while there is something to tell.
 
     Locking: ``_cond`` guards the attributes below it; the callback runs outside it.
+
+    Args:
+        callback: The user's.
+        name: Of the thread.
+        most: Messages that wait at the most; beyond that the oldest are lost. ``None`` for any number.
     """
 
-    def __init__(self, callback: ProgressCallback, name: str) -> None:
+    def __init__(self, callback: Callable[[T], None], name: str, most: int | None = None) -> None:
         self._callback = callback
         self._name = name
+        self._most = most
+        self.start_empty()
+
+    def start_empty(self) -> None:
+        """Forget what waits, and the thread; for a forked child, where it does not exist."""
         self._cond = threading.Condition()
-        self._waiting: OrderedDict[str, DownloadProgress] = OrderedDict()
+        self._waiting: OrderedDict[object, T] = OrderedDict()
         self._thread: threading.Thread | None = None
+        self._busy = False  # whether the thread will look at what waits once more
+        self._hurried = False
         self._complained = False
+
+    def put(self, key: object, message: T) -> None:
+        """Have a message delivered soon; it replaces an older one with the same key. Call with the lock held."""
+        self._waiting[key] = message
+        if self._most is not None and len(self._waiting) > self._most:
+            self._waiting.popitem(last=False)
+        if self._busy:
+            self._cond.notify_all()
+            return
+        thread = threading.Thread(target=self._deliver, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, and starts no more threads
+            logger.debug("%s: too late to tell", self._name)
+            return
+        self._thread, self._busy = thread, True
+
+    def flush(self, timeout: float = _PATIENCE) -> bool:
+        """Wait until everything was delivered and the thread has ended.
+
+        Args:
+            timeout: Seconds, of which no more than two count.
+
+        Returns:
+            ``False`` if the callback did not return in time, or is what calls this.
+        """
+        with self._cond:
+            thread = self._thread
+            if thread is None:
+                return True
+            if thread is threading.current_thread():
+                return False
+            self._hurried = True
+            self._cond.notify_all()
+        thread.join(max(0.0, min(timeout, _PATIENCE)))
+        return not thread.is_alive()
+
+    def _next(self) -> T | None:
+        """The next message; ``None`` if for a while there was none."""
+        with self._cond:
+            self._cond.wait_for(lambda: self._waiting or self._hurried, _LINGER)
+            if not self._waiting:
+                self._busy = self._hurried = False
+                return None
+            return self._waiting.popitem(last=False)[1]
+
+    def _deliver(self) -> None:
+        while (message := self._next()) is not None:
+            try:
+                self._callback(message)
+            except BaseException:  # whatever it raises, even SystemExit, must not end the download
+                if not self._complained:
+                    self._complained = True
+                    logger.warning(
+                        "%s: the callback raised; it will be called again", self._name, exc_info=True
+                    )
+
+
+class Notifier(_Teller[DownloadProgress]):
+    """Calls a user's progress callback, on a thread of its own.
+
+    Of several messages about one file that wait, only the newest is delivered; a file's last message is always
+    delivered. A callback that raises, whatever it raises, is logged and called again next time; one that blocks
+    holds up nobody but itself.
+    """
 
     def post(self, progress: DownloadProgress) -> None:
         """Have ``progress`` delivered soon; it replaces an older message about the same file."""
         with self._cond:
             known = self._waiting.get(progress.task_id)
-            if known is not None and known.status.final:
-                return
-            self._waiting[progress.task_id] = progress
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._deliver, name=self._name, daemon=True)
-                self._thread.start()
-
-    def flush(self, timeout: float = _PATIENCE) -> bool:
-        """Wait until everything posted was delivered; ``False`` if the callback did not return in time."""
-        if threading.current_thread() is self._thread:
-            return False  # called from the callback itself
-        with self._cond:
-            return self._cond.wait_for(lambda: self._thread is None, timeout)
-
-    def _deliver(self) -> None:
-        while True:
-            with self._cond:
-                if not self._waiting:
-                    self._thread = None
-                    self._cond.notify_all()
-                    return
-                _, progress = self._waiting.popitem(last=False)
-            try:
-                self._callback(progress)
-            except Exception:  # whatever it raises must not end the download
-                if not self._complained:
-                    self._complained = True
-                    logger.warning("a progress callback raised; it will be called again", exc_info=True)
+            if known is None or not known.status.final:
+                self.put(progress.task_id, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,32 +202,35 @@ class EventBus:
         for observer in observers:
             observer.post(event)
 
+    def flush(self, timeout: float = _PATIENCE) -> bool:
+        """Wait until every observer was told everything.
 
-class _Observer:
+        Args:
+            timeout: Seconds, of which no more than two count.
+
+        Returns:
+            ``False`` if an observer did not return in time, or is what calls this.
+        """
+        with self._lock:
+            observers = list(self._observers)
+        deadline = time.monotonic() + timeout
+        over = [observer.flush(deadline - time.monotonic()) for observer in observers]
+        return all(over)
+
+    def reset_after_fork(self) -> None:
+        """Keep the observers, and forget what waited for them, in a forked child; the parent's threads tell it."""
+        self._lock = threading.Lock()
+        for observer in self._observers:
+            observer.start_empty()
+
+
+class _Observer(_Teller[DownloadEvent]):
     """One observer, its waiting events, and the thread that exists while there are any."""
 
     def __init__(self, callback: Callable[[DownloadEvent], None]) -> None:
-        self._callback = callback
-        self._lock = threading.Lock()
-        self._waiting: deque[DownloadEvent] = deque(maxlen=_EVENTS_KEPT)
-        self._busy = False
+        super().__init__(callback, "hf-haul-events", _EVENTS_KEPT)
+        self._numbers = itertools.count()
 
     def post(self, event: DownloadEvent) -> None:
-        with self._lock:
-            self._waiting.append(event)
-            if self._busy:
-                return
-            self._busy = True
-        threading.Thread(target=self._deliver, name="hf-haul-events", daemon=True).start()
-
-    def _deliver(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._busy = False
-                    return
-                event = self._waiting.popleft()
-            try:
-                self._callback(event)
-            except Exception:  # whatever it raises must not end the download
-                logger.warning("an observer raised; it will be called again", exc_info=True)
+        with self._cond:
+            self.put(next(self._numbers), event)

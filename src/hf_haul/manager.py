@@ -148,7 +148,7 @@ class DownloadHandle:
             bytes_transferred=metrics.bytes_downloaded,
             speed_bps=sum(t.meter.speed() for t in transfers),
             retries=metrics.retries,
-            connections=sum(len(t.parts) for t in transfers),
+            connections=metrics.connections,
             state=self.state,
             waiting_for=waiting[0] if waiting else None,
         )

@@ -36,6 +36,8 @@ class DownloadMetrics:
         bytes_downloaded: Bytes received, repeated ones included, resumed ones not.
         retries: Attempts beyond the first.
         seconds_limited: Seconds that threads waited for the bandwidth limit, added up over them.
+        connections: Connections in use.
+        peak_connections: The most that were in use at once.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class DownloadMetrics:
         self.bytes_downloaded = 0
         self.retries = 0
         self.seconds_limited = 0.0
+        self.connections = 0
+        self.peak_connections = 0
         self._clock = clock
         self._lock = threading.Lock()
         self._started = clock()
@@ -69,6 +73,17 @@ class DownloadMetrics:
             if now - self._window_at >= _PEAK_WINDOW:
                 self._peak = max(self._peak, self._window_bytes / (now - self._window_at))
                 self._window_at, self._window_bytes = now, 0
+
+    def add_expected(self, nbytes: int) -> None:
+        """Count bytes that are still to come: of a file whose size was unknown."""
+        with self._lock:
+            self.bytes_total += nbytes
+
+    def add_connections(self, by: int) -> None:
+        """Count connections taken into use, or given up."""
+        with self._lock:
+            self.connections += by
+            self.peak_connections = max(self.peak_connections, self.connections)
 
     def add_file(self, *, ok: bool) -> None:
         """Count a file that came to its end."""
@@ -125,6 +140,7 @@ class DownloadMetrics:
             "bytes_downloaded": self.bytes_downloaded,
             "retries": self.retries,
             "seconds_limited": self.seconds_limited,
+            "peak_connections": self.peak_connections,
             "average_speed_bps": self.average_speed_bps,
             "peak_speed_bps": self.peak_speed_bps,
         }

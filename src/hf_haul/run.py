@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from hf_haul.events import Notifier
 from hf_haul.metrics import DownloadMetrics
 from hf_haul.plan import PlannedFile
 from hf_haul.task import DownloadProgress, DownloadState, DownloadTask, FileRequest
-from hf_haul.transfer import Transfer
+from hf_haul.transfer import Transfer, source_of
 
 __all__ = ["QueueRun"]
 
@@ -27,9 +28,11 @@ class QueueRun:
         deferred: When to look again at a file that another process fetches, by task id.
         losses: How often a file's staged file was taken by another process, by task id.
         waiting_for: What such a file waits for, by task id.
+        sources: Where its files come from: ``scheme://host:port`` as written in their URLs.
         metrics: Measured so far.
         resumed_bytes: Bytes that earlier sessions left.
         placed_bytes: Bytes of files that are in place.
+        kept_bytes: Bytes on disk of files that were given up or cancelled, for a later run.
         present_files: Files that were in place without our doing.
         errors: Failed files, first failure first.
         over: Whether every file is settled; ``done`` is set a moment later, when all files are closed.
@@ -51,17 +54,20 @@ class QueueRun:
         self.deferred: dict[str, float] = {}
         self.losses: dict[str, int] = {}
         self.waiting_for: dict[str, str] = {}
+        self.sources = frozenset(source_of(each.request.remote.url) for each in planned)
         self.metrics = DownloadMetrics(
             len(planned), sum(each.task.size or 0 for each in planned), clock=clock
         )
         self.resumed_bytes = 0
         self.placed_bytes = 0
+        self.kept_bytes = 0
         self.present_files = 0
         self.errors: list[tuple[DownloadTask, BaseException]] = []
         self.over = False
         self.done = threading.Event()
         self._notifier = notifier
-        self._posted: dict[str, int] = {}
+        self._post_lock = threading.Lock()  # orders messages: none about a file follows its last
+        self._posted: dict[str, tuple[int, DownloadState]] = {}
 
     def __lt__(self, other: QueueRun) -> bool:
         return self.queue < other.queue
@@ -88,11 +94,15 @@ class QueueRun:
         """Bytes of all files, as far as known."""
         return self.metrics.bytes_total
 
+    def learn_size(self, task: DownloadTask, size: int) -> None:
+        """Note the size of a file that nobody knew before."""
+        task.size = size
+        self.metrics.add_expected(size)
+
     def bytes_done(self) -> int:
-        """Bytes on disk, of files in place and in flight."""
-        return self.placed_bytes + sum(
-            t.staged.done for t in list(self.transfers.values()) if t.staged is not None
-        )
+        """Bytes on disk, of files in place and in flight, and of those that will not come."""
+        staged = sum(t.staged.done for t in list(self.transfers.values()) if t.staged is not None)
+        return self.placed_bytes + self.kept_bytes + staged
 
     def finish(self) -> None:
         """Say that the queue is over. Call once, without the scheduler's lock where possible."""
@@ -100,10 +110,12 @@ class QueueRun:
         self.done.set()
 
     def post(self, transfer: Transfer) -> None:
-        """Tell the user about one file now."""
+        """Tell the user how one file ended."""
         if self._notifier is None:
             return
-        self._notifier.post(self.progress_of(transfer))
+        with self._post_lock:
+            self._posted.pop(transfer.task.task_id, None)
+            self._notifier.post(self.progress_of(transfer))
 
     def post_task(self, task: DownloadTask) -> None:
         """Tell the user about a file that never began."""
@@ -119,25 +131,30 @@ class QueueRun:
         if self._notifier is None:
             return
         for transfer in list(self.transfers.values()):
-            progress = self.progress_of(transfer)
-            if self._posted.get(progress.task_id) != progress.bytes_downloaded:
-                self._posted[progress.task_id] = progress.bytes_downloaded
-                self._notifier.post(progress)
+            with self._post_lock:
+                progress = self.progress_of(transfer)
+                news = (progress.bytes_downloaded, progress.status)
+                # Whoever ends a file tells so himself, after it has its final state.
+                if not progress.status.final and self._posted.get(progress.task_id) != news:
+                    self._posted[progress.task_id] = news
+                    self._notifier.post(progress)
 
-    def flush(self) -> None:
-        """Wait, for a bounded time, until the user was told everything."""
+    def flush(self, timeout: float = math.inf) -> None:
+        """Wait, for ``timeout`` seconds and never long, until the user was told everything."""
         if self._notifier is not None:
-            self._notifier.flush()
+            self._notifier.flush(timeout)
 
     @staticmethod
     def progress_of(transfer: Transfer) -> DownloadProgress:
         """How far one file has come."""
-        task = transfer.task
-        if task.state is DownloadState.DONE:
+        task, state = transfer.task, transfer.task.state
+        if state is DownloadState.DONE:
             done = task.size or 0
-        else:
-            done = transfer.staged.done if transfer.staged is not None else 0
-        speed = 0.0 if task.state.final else transfer.meter.speed()
+        elif transfer.staged is not None:
+            done = transfer.staged.done
+        else:  # a file of unknown size, in one stream
+            done = sum(part.received for part in list(transfer.parts))
+        speed = 0.0 if state.final else transfer.meter.speed()
         left = None if task.size is None or not speed else (task.size - done) / speed
         return DownloadProgress(
             task_id=task.task_id,
@@ -146,6 +163,6 @@ class QueueRun:
             bytes_downloaded=done,
             total_bytes=task.size,
             speed_bps=speed,
-            eta_seconds=0.0 if task.state is DownloadState.DONE else left,
-            status=task.state,
+            eta_seconds=0.0 if state is DownloadState.DONE else left,
+            status=state,
         )

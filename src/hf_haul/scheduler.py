@@ -125,7 +125,8 @@ class Scheduler:
         self._hasher: threading.Thread | None = None
         self._to_hash: OrderedDict[Transfer, None] = OrderedDict()
         self._paused = False
-        self._closing = False
+        self._ending = False  # no new queues
+        self._closing = False  # no new work
         self._cpu_mark = (clock(), time.process_time())
         self._meter = SpeedMeter()
         self._fetcher = PartFetcher(
@@ -152,7 +153,7 @@ class Scheduler:
             for key, paths in scan_orphans(directory).items():
                 run.orphans.setdefault((directory, key), []).extend(paths)
         with self._lock:
-            if self._closing:
+            if self._ending:
                 raise RuntimeError("the manager is shut down")
             for each in planned:
                 queue.add(each.task)
@@ -163,7 +164,7 @@ class Scheduler:
             self._ticker_waits.notify()
         self._emit("queue_started", run, files=len(planned), bytes=run.total_bytes)
         if over:
-            run.finish()
+            self._end(run)
         return run
 
     def cancel(self, run: QueueRun) -> bool:
@@ -173,25 +174,28 @@ class Scheduler:
             Whether there was anything to stop.
         """
         with self._lock:
-            if run.done.is_set():
+            if run.over:
                 return False
             run.queue.cancelled = True
             run.deferred.clear()
-            for task in run.queue.drop_waiting():
-                run.fail(
-                    task, DownloadCancelledError(f"{task.file_path}: cancelled"), DownloadState.CANCELLED
-                )
-            stopped = self._halt_parts(run)
+            run.waiting_for.clear()
+            dropped = run.queue.drop_waiting()
+            for task in dropped:
+                error = DownloadCancelledError(f"{task.file_path}: cancelled")
+                run.fail(task, error, DownloadState.CANCELLED)
+            stopped = self._parts_of(run)
             leftovers = [
                 self._give_up(run, t, None) for t in list(run.transfers.values()) if self._at_rest(t)
             ]
             over = self._finish_if_over(run)
-            waiting = list(run.queue.failed)
-        self._release(stopped, leftovers)
-        for task in waiting:
+        self._stop(stopped)
+        for task in dropped:
             run.post_task(task)
+            self._emit("file_cancelled", run, task, error=str(task.error))
+        for close in leftovers:
+            close()
         if over:
-            run.finish()
+            self._end(run)
         return True
 
     def pause(self, run: QueueRun | None = None) -> None:
@@ -201,13 +205,17 @@ class Scheduler:
                 self._paused = True
             else:
                 run.queue.paused = True
-            stopped = []
-            for each in [run] if run is not None else self._runs:
-                stopped += self._halt_parts(each)
+            paused = [run] if run is not None else list(self._runs)
+            stopped = [part for each in paused for part in self._parts_of(each)]
+            for each in paused:
                 for transfer in each.transfers.values():
                     if transfer.task.state is DownloadState.RUNNING:
                         transfer.task.move_to(DownloadState.PAUSED)
-        self._release(stopped, [])
+            ending = self._ending
+        self._stop(stopped)
+        if ending:  # somebody waits for the last of them, and what is paused would never end
+            for each in paused:
+                self.cancel(each)
 
     def resume(self, run: QueueRun | None = None) -> None:
         """Go on after :meth:`pause`."""
@@ -258,14 +266,18 @@ class Scheduler:
             self._finished.pop(queue_id, None)
 
     def retune(self) -> dict[str, Any]:
-        """Have every source look for its best number of connections anew; returns the limits by source."""
+        """Have every source look for its best number of connections anew; returns what changed, by source."""
         with self._lock:
             now = self._clock()
             changed = {}
             for source, controller in self._controllers.items():
-                before = controller.limit
+                before = controller.snapshot()
                 controller.retune(now)
-                changed[source] = {"connections_before": before, "connections": controller.limit}
+                after = controller.snapshot()
+                changed[source] = {
+                    "connections_before": before["limit"], "connections": after["limit"],
+                    "phase_before": before["phase"], "phase": after["phase"],
+                }  # fmt: skip
             self._wake_workers()
             return changed
 
@@ -291,23 +303,27 @@ class Scheduler:
         """Stop all threads; idempotent.
 
         Args:
-            wait_for_work: Whether to finish every queue first that is not paused. If not, what is in flight stays resumable and
-                the queues count as cancelled.
+            wait_for_work: Whether to finish every queue first that is not paused. If not, what is in flight stays
+                resumable and the queues count as cancelled.
         """
-        if wait_for_work:
-            for run in self.runs():
-                if not (self._paused or run.queue.paused):  # what is paused would never end
-                    run.done.wait()
-        for run in self.runs():
-            self.cancel(run)
         with self._lock:
-            self._closing = True
-            for waits in (self._work_waits, self._ticker_waits, self._hasher_waits):
-                waits.notify_all()
-            threads = [*self._workers, self._ticker, self._hasher]
-        for thread in threads:
-            if thread is not None and thread is not threading.current_thread():
-                thread.join()
+            self._ending = True
+        try:
+            if wait_for_work:
+                for run in self.runs():
+                    if not (self._paused or run.queue.paused):  # what is paused would never end
+                        run.done.wait()
+        finally:  # also where the user loses patience
+            for run in self.runs():
+                self.cancel(run)
+            with self._lock:
+                self._closing = True
+                for waits in (self._work_waits, self._ticker_waits, self._hasher_waits):
+                    waits.notify_all()
+                threads = [*self._workers, self._ticker, self._hasher]
+            for thread in threads:
+                if thread is not None and thread is not threading.current_thread():
+                    thread.join()
 
     def drain(self) -> None:
         """Do everything that can be done now on the calling thread; for programs and tests without threads."""
@@ -332,7 +348,11 @@ class Scheduler:
 
     def _add_worker(self) -> None:
         if len(self._workers) < self.settings.max_concurrent_downloads and not self._closing:
-            self._workers.add(self._start(self._work, f"hf-haul-worker-{len(self._workers)}"))
+            try:
+                self._workers.add(self._start(self._work, f"hf-haul-worker-{len(self._workers)}"))
+            except RuntimeError:  # the system gives no more threads; the ones there are will do
+                if not self._workers:
+                    raise
 
     @staticmethod
     def _start(target: Callable[[], None], name: str) -> threading.Thread:
@@ -369,8 +389,12 @@ class Scheduler:
             return None
 
     def _count(self, job: Part | Transfer, by: int) -> None:
-        source = job.source if isinstance(job, Transfer) else job.transfer.source
-        self._active[source] = self._active.get(source, 0) + by
+        transfer = job if isinstance(job, Transfer) else job.transfer
+        self._active[transfer.source] = self._active.get(transfer.source, 0) + by
+        if (
+            isinstance(job, Part) or transfer.request.remote.size is None
+        ):  # opening asks the source for the size
+            transfer.metrics.add_connections(by)
 
     # ---- what is next: with the lock held, no I/O
 
@@ -447,7 +471,11 @@ class Scheduler:
     def _controller(self, source: str) -> ConcurrencyController:
         controller = self._controllers.get(source)
         if controller is None:
-            most = self.settings.max_concurrent_downloads
+            settings = self.settings
+            bounds = (
+                settings.max_concurrent_downloads, settings.connection_pool_size, settings.max_connections_per_host,
+            )  # fmt: skip
+            most = min(bound for bound in bounds if bound is not None)
             controller = ConcurrencyController(
                 min(self.settings.initial_connections, most), most, clock=self._clock
             )
@@ -456,18 +484,35 @@ class Scheduler:
 
     def _make_room_for(self, run: QueueRun) -> None:
         """Have less urgent parts leave where a more urgent queue has nowhere to run."""
-        busy = sum(self._active.values())
-        free = max(0, min(self.settings.max_concurrent_downloads, self._limit()) - busy)
-        wanted = len(run.queue) + sum(1 for t in run.transfers.values() if t.has_work) - free
+        lesser = [
+            part
+            for other in reversed(self._runs)
+            if other.queue.priority > run.queue.priority
+            for transfer in other.transfers.values()
+            for part in transfer.parts
+        ]
+        if not lesser or self._paused or run.queue.paused or run.queue.cancelled:
+            return
+        threads = self.settings.max_concurrent_downloads - len(self._workers) + self._idle
+        places = sum(max(0, self._limit(each) - self._active.get(each, 0)) for each in run.sources)
+        wanted = self._parts_wanted(run) - min(threads, places) - sum(part.leave for part in lesser)
         now = self._clock()
-        for other in reversed(self._runs):
-            if other.queue.priority <= run.queue.priority:
-                break
-            for transfer in other.transfers.values():
-                for part in transfer.parts:
-                    if wanted > 0 and not part.leave:
-                        part.ask_to_leave(now)
-                        wanted -= 1
+        for part in lesser:
+            if wanted > 0 and not part.leave and (part.transfer.source in run.sources or threads <= 0):
+                part.ask_to_leave(now)
+                wanted -= 1
+
+    def _parts_wanted(self, run: QueueRun) -> int:
+        """How many more connections a queue could use now."""
+        queue = run.queue
+        wanted = min(len(queue), max(0, queue.max_concurrent_files - len(queue.active)))
+        for transfer in run.transfers.values():
+            if transfer.has_work and transfer.mode == "ranged":
+                size = part_size(transfer.size, self._limit(transfer.source), self.settings)
+                wanted += -(-sum(len(span) for span in transfer.pending) // size)
+            elif transfer.has_work:
+                wanted += 1
+        return wanted
 
     # ---- doing it: without the lock
 
@@ -503,15 +548,16 @@ class Scheduler:
             raise SupersededError
         if task.size is None:
             with self._probe(transfer) as probe:
-                task.size = self._fetcher.learn_size(probe)
-                if task.size is None:
-                    self._fetch_unsized(transfer, probe)
+                size = self._fetcher.learn_size(probe)
+                if size is None:
+                    self._fetch_unsized(run, transfer, probe)
                     return
+                run.learn_size(task, size)
         key = (destination.staging_dir, destination.staging_key)
         transfer.staged = claim(
             destination.staging_dir,
             destination.staging_key,
-            task.size,
+            transfer.size,
             sequential=self.settings.write_mode == "sequential",
             resume=self.settings.enable_resume and not request.fresh,
             digest_known=task.digest is not None and self.settings.verify,
@@ -519,7 +565,7 @@ class Scheduler:
         )
         self._watch_digest(transfer)
 
-    def _fetch_unsized(self, transfer: Transfer, probe: Part) -> None:
+    def _fetch_unsized(self, run: QueueRun, transfer: Transfer, probe: Part) -> None:
         destination = transfer.request.destination
         staged = claim(
             destination.staging_dir, destination.staging_key, _UNKNOWN, sequential=True, resume=False
@@ -529,7 +575,8 @@ class Scheduler:
         except BaseException:
             staged.delete()
             raise
-        staged.size = transfer.task.size = size
+        staged.size = size
+        run.learn_size(transfer.task, size)
         transfer.staged = staged
         self._watch_digest(transfer)
 
@@ -556,9 +603,13 @@ class Scheduler:
         with self._lock:
             self._count(transfer, -1)
             transfer.opening = False
-            staged = transfer.staged
-            if staged is not None and run.queue.cancelled:
+            if run.queue.cancelled and not isinstance(error, SupersededError):
                 return [self._give_up(run, transfer, None), self._notify]
+            if isinstance(
+                error, HaltedError
+            ):  # a pause, or something more urgent, before anything was staged
+                self._put_back(run, transfer)
+                return []
             if isinstance(error, StagedElsewhereError):
                 run.waiting_for[transfer.task.task_id] = str(error)
                 self._defer(run, transfer, _ELSEWHERE_INTERVAL)
@@ -567,27 +618,29 @@ class Scheduler:
             if isinstance(error, SupersededError):
                 return [self._done(run, transfer, transferred=False), self._notify]
             if error is not None:
-                return [
-                    self._give_up(run, transfer, None if isinstance(error, HaltedError) else error),
-                    self._notify,
-                ]
-            assert staged is not None
-            transfer.refill()
-            if self._must_go_in_order(transfer):
-                transfer.mode = "ordered"
-            run.resumed_bytes += staged.resumed
-            if not transfer.pending:
-                return self._start_finishing(run, transfer)
-            if staged.resumed and transfer.verifier is not None:
-                self._hash_soon(transfer)
-            if transfer.has_work and not self._paused and not run.queue.paused:
-                # The worker that opened the file fetches its first part: no need to look around again.
-                part = self._take(transfer)
-                self._count(part, 1)
-                if transfer.pending:
-                    self._wake_workers()
-                return [lambda: self._perform(part)]
-            self._wake_workers()
+                return [self._give_up(run, transfer, error), self._notify]
+            return self._start_fetching(run, transfer)
+
+    def _start_fetching(self, run: QueueRun, transfer: Transfer) -> list[Callable[[], None]]:
+        """Decide what follows the opening of a file."""
+        staged = transfer.staged
+        assert staged is not None
+        transfer.refill()
+        if self._must_go_in_order(transfer):
+            transfer.mode = "ordered"
+        run.resumed_bytes += staged.resumed
+        if not transfer.pending:
+            return self._start_finishing(run, transfer)
+        if staged.resumed and transfer.verifier is not None:
+            self._hash_soon(transfer)
+        if transfer.has_work and not self._paused and not run.queue.paused:
+            # The worker that opened the file fetches its first part: no need to look around again.
+            part = self._take(transfer)
+            self._count(part, 1)
+            if transfer.pending:
+                self._wake_workers()
+            return [lambda: self._perform(part)]
+        self._wake_workers()
         return []
 
     def _defer(self, run: QueueRun, transfer: Transfer, seconds: float) -> None:
@@ -597,6 +650,14 @@ class Scheduler:
         del run.transfers[task.task_id]
         run.queue.defer(task)
         run.deferred[task.task_id] = self._clock() + seconds
+
+    def _put_back(self, run: QueueRun, transfer: Transfer) -> None:
+        """Return a file that was halted before it was opened to its place in the queue."""
+        self._defer(run, transfer, 0.0)
+        task_id = transfer.task.task_id
+        del run.deferred[task_id]
+        run.queue.put_back(task_id)
+        self._wake_workers()
 
     def _must_go_in_order(self, transfer: Transfer) -> bool:
         assert transfer.staged is not None
@@ -725,6 +786,8 @@ class Scheduler:
                 return [self._give_up(run, transfer, None), self._notify]
             self._wake_workers()
             return []
+        if isinstance(error, StagedLostError) and run.queue.cancelled:
+            return [self._give_up(run, transfer, None), self._notify]
         if isinstance(error, StagedLostError) and run.losses.get(transfer.task.task_id, 0) < _LOSSES:
             # Somebody took us for dead and has the bytes; look there, or start anew.
             lost, transfer.staged = transfer.staged, None
@@ -753,8 +816,12 @@ class Scheduler:
         run.post(transfer)
         self._emit(f"file_{task.state.value}", run, task, error=str(task.error) if task.error else None)
         if over:  # only now is everything that was fetched safe for the next run
-            run.finish()
-            self._emit("queue_done", run, failed=len(run.queue.failed))
+            self._end(run)
+
+    def _end(self, run: QueueRun) -> None:
+        """Say that a queue is over."""
+        run.finish()
+        self._emit("queue_done", run, failed=len(run.queue.failed))
 
     def _give_up(self, run: QueueRun, transfer: Transfer, error: BaseException | None) -> Callable[[], None]:
         """End a file without success; ``None`` means that it was cancelled."""
@@ -764,6 +831,8 @@ class Scheduler:
         run.fail(transfer.task, reason, state)
         over = self._finish_if_over(run)
         staged = transfer.staged
+        if staged is not None and not isinstance(error, IntegrityError):  # what is wrong was deleted
+            run.kept_bytes += staged.done
 
         def close() -> None:
             if staged is not None:
@@ -788,15 +857,14 @@ class Scheduler:
             self._finished.popitem(last=False)
         return True
 
-    def _halt_parts(self, run: QueueRun) -> list[Part]:
+    @staticmethod
+    def _parts_of(run: QueueRun) -> list[Part]:
         return [part for transfer in run.transfers.values() for part in transfer.parts]
 
     @staticmethod
-    def _release(stopped: list[Part], leftovers: list[Callable[[], None]]) -> None:
-        for part in stopped:
+    def _stop(parts: list[Part]) -> None:
+        for part in parts:
             part.halt.set()
-        for close in leftovers:
-            close()
 
     def _emit(self, kind: str, run: QueueRun, task: DownloadTask | None = None, **details: object) -> None:
         queue = run.queue
@@ -872,6 +940,9 @@ class Scheduler:
             )
             self._sample(now)
             again = [self._look_again(run, now) for run in runs]
+            if runs and runs[0].queue.priority < runs[-1].queue.priority:
+                for run in runs:
+                    self._make_room_for(run)
             staged = [t.staged for run in runs for t in run.transfers.values() if t.staged is not None]
             if any(again) or parts:
                 self._wake_workers()

@@ -35,6 +35,7 @@ def test_totals_add_up() -> None:
         "bytes_downloaded": 500,
         "retries": 1,
         "seconds_limited": 2.0,
+        "peak_connections": 0,
         "average_speed_bps": 0.0,
         "peak_speed_bps": 0.0,
     }
