@@ -43,6 +43,7 @@ __all__ = [
     "cache_folder",
     "detach_tracebacks",
     "digest_from_etag",
+    "is_busy",
     "is_commit",
     "is_offline",
     "is_shared",
@@ -88,6 +89,9 @@ PATIENT_TIMEOUT: Final = 60.0
 #: Seconds between attempts where the Hub names no time, as huggingface_hub waits.
 _WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
 
+#: Headers that no longer hold for a body that was decoded, or cut after its first bytes.
+_ABOUT_THE_BODY: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _HEX: Final = frozenset("0123456789abcdef")
 _XET_HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
@@ -113,6 +117,11 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _TRANSIENT_STATUSES
     return isinstance(error, _TRANSIENT_ERRORS)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether the Hub is there, but not able to answer right now."""
+    return is_transient(error) and isinstance(error, (HfHubHTTPError, _http.TimeoutException))
 
 
 def detach_tracebacks(error: BaseException) -> None:
@@ -197,12 +206,14 @@ class FileMetadata:
         etag: The version of the content; the name of its blob in the cache.
         size: Bytes, or ``None`` if the server did not say.
         xet_hash: The Xet hash, where there is one.
+        location: Where a download would be redirected to, if asked just now.
     """
 
     commit: str
     etag: str
     size: int | None
     xet_hash: str | None = None
+    location: str | None = field(default=None, repr=False)  # it may be signed
 
 
 @dataclass(frozen=True)
@@ -413,6 +424,8 @@ class Repository:
             etag=answer.etag,
             size=answer.size,
             xet_hash=None if xet is None else xet.file_hash,
+            # For Xet files huggingface_hub asks again, and knows why.
+            location=None if xet is not None or answer.location == url else answer.location,
         )
 
     def _listed_instead(
@@ -482,29 +495,33 @@ class Repository:
             headers=self._frozen_headers,
             trusted_origins=self.trusted_origins,
             xet_hash=metadata.xet_hash,
+            location=metadata.location,
         )
 
     def explain(self, path: str, commit: str, error: BaseException) -> BaseException:
-        """The error that huggingface_hub raises for a file that a server refused to hand out.
+        """The error that huggingface_hub raises for what a server said when it refused a file.
 
-        Asks for the file's metadata once more: what refuses the file refuses that too, in the Hub's own words.
+        Args:
+            path: The file.
+            commit: The commit it was asked for at.
+            error: What the engine raised.
+
+        Returns:
+            huggingface_hub's error, or ``error`` itself if it is about anything but a refusal.
         """
         if not isinstance(error, HttpStatusError):
             return error
+        kept = {k: v for k, v in error.headers.items() if k.lower() not in _ABOUT_THE_BODY}
+        response = _http.Response(
+            error.status,
+            headers=kept,
+            content=error.body,
+            request=_http.Request("GET", error.url or self.url(path, commit)),
+        )
         try:
-            get_hf_file_metadata(
-                url=self.url(path, commit),
-                timeout=PATIENT_TIMEOUT,
-                headers=self.request_headers,
-                token=self.token,
-                endpoint=self.base,
-            )
+            hf_raise_for_status(response)
         except HfHubHTTPError as explained:
-            if not is_transient(explained):
-                explained.__cause__ = error
-                return explained
-        except UNREACHABLE:
-            pass
+            return explained
         return error
 
 
@@ -522,7 +539,7 @@ def _patiently(ask: Callable[[], T]) -> T:
         try:
             return ask()
         except UNREACHABLE as error:
-            if not is_transient(error):
+            if not is_busy(error):
                 raise
             told = _told_to_wait(error)
             seconds = wait if told is None else told + 1.0

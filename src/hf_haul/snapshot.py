@@ -147,8 +147,10 @@ class _Bars:
     def _run(self) -> None:
         try:
             first = self._handle.progress()
-            bars = self._make(first.bytes_total or 0, first.bytes_done)
-            shown = {"bytes": first.bytes_done, "files": 0}
+            # What earlier calls left; a small file may have come over the network before this line.
+            initial = max(0, first.bytes_done - first.bytes_transferred)
+            bars = self._make(first.bytes_total, initial)
+            shown = {"bytes": initial, "files": 0}
             if all(getattr(bar, "disable", False) is True for _, bar in bars):
                 return
             over = False
@@ -495,7 +497,7 @@ class _Snapshot:
         try:
             return self._from_cache(first)
         except (LocalEntryNotFoundError, DryRunError):
-            if not hub.is_transient(first.error):
+            if not hub.is_busy(first.error):
                 raise
             logger.info("Nothing complete in the cache: asking the Hub again")
         try:
@@ -1040,7 +1042,9 @@ class _File:
                 except _Unanswered as again:
                     error = again.error
         verdict = self._verdict(error)
-        raise error if verdict is error else verdict from error
+        if verdict is error:
+            raise error
+        raise verdict from error
 
     def _head(self, folder: RepoFolder, *, patient: bool) -> hub.FileMetadata:
         timeout = hub.PATIENT_TIMEOUT if patient else self.etag_timeout

@@ -104,6 +104,7 @@ class RemoteFile:
             on another origin.
         trusted_origins: Further origins (``scheme://host:port``) that may receive ``headers``.
         xet_hash: The file's Xet hash where it has one.
+        location: Where ``url`` led to a moment ago, if somebody asked already; saves asking again.
     """
 
     path: str
@@ -114,6 +115,7 @@ class RemoteFile:
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     trusted_origins: frozenset[str] = frozenset()
     xet_hash: str | None = None
+    location: str | None = field(default=None, repr=False)  # it may be signed
 
 
 class Destination(Protocol):

@@ -254,7 +254,7 @@ def head(commit: str | None = SHA, etag: str | None = SHA256, size: int | None =
 def test_metadata_come_from_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answer_with(monkeypatch, head(size=None))
     found = repository().metadata("a", "refs/pr/1", timeout=3, patient=True)
-    assert found == FileMetadata(SHA, SHA256, None)
+    assert found == FileMetadata(SHA, SHA256, None, location="http://x")
     assert asked[0]["url"] == f"{ENDPOINT}/org/name/resolve/refs%2Fpr%2F1/a"
     assert (asked[0]["timeout"], asked[0]["retry_on_errors"]) == (3, True)
 
@@ -327,27 +327,32 @@ def test_what_the_hub_itself_refuses_is_not_looked_up_elsewhere(
         repo.metadata("a", SHA, timeout=1)
 
 
-def test_a_refused_download_is_explained_in_the_hubs_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = HttpStatusError("403", status=403)
-    answer_with(monkeypatch, error_of(403, X_Error_Code="GatedRepo"))
-    explained = repository().explain("a", SHA, refused)
-    assert isinstance(explained, GatedRepoError)
-    assert explained.__cause__ is refused
-
-
 @pytest.mark.parametrize(
-    ("failure", "outcome"),
+    ("status", "headers", "body", "kind", "text"),
     [
-        pytest.param(ConnectionFailedError("lost"), None, id="nothing was refused"),
-        pytest.param(HttpStatusError("403", status=403), head(), id="the Hub would hand it out"),
-        pytest.param(HttpStatusError("403", status=403), "503", id="the Hub is busy"),
+        pytest.param(
+            403, {"X-Error-Code": "GatedRepo", "Content-Encoding": "gzip", "Content-Length": "9"}, b"Ask first",
+            GatedRepoError, "Ask first", id="gated",
+        ),
+        pytest.param(404, {"x-error-code": "EntryNotFound"}, b"", RemoteEntryNotFoundError, "Entry Not Found", id="no file"),
+        pytest.param(410, {}, b'{"error": "Moved out"}', HfHubHTTPError, "Moved out", id="another status"),
     ],
-)
-def test_other_failures_keep_their_own_error(
-    monkeypatch: pytest.MonkeyPatch, failure: Exception, outcome: Any
+)  # fmt: skip
+def test_a_refused_download_is_explained_in_the_hubs_words(
+    status: int, headers: dict[str, str], body: bytes, kind: type[Exception], text: str
 ) -> None:
-    answer_with(monkeypatch, error_of(503) if outcome == "503" else outcome)
-    assert repository().explain("a", SHA, failure) is failure
+    refused = HttpStatusError("no", status=status, url=f"{ENDPOINT}/x", headers=headers, body=body)
+    explained = repository().explain("a", SHA, refused)
+    assert type(explained) is kind
+    assert text in str(explained)
+    assert explained.response.status_code == status  # type: ignore[attr-defined]  # kind says so
+
+
+def test_other_failures_keep_their_own_error() -> None:
+    lost = ConnectionFailedError("lost")
+    assert repository().explain("a", SHA, lost) is lost
+    odd = HttpStatusError("odd", status=200, url=ENDPOINT)
+    assert repository().explain("a", SHA, odd) is odd
 
 
 # ---- patience
@@ -387,7 +392,6 @@ def failing(*errors: Exception) -> Callable[[], str]:
         pytest.param(lambda: error_of(429, RateLimit='"api";r=0;t=3'), 4.0, id="429 with RateLimit"),
         pytest.param(lambda: error_of(429, RateLimit='"api";r=9;t=3'), 1.0, id="429 with quota left"),
         pytest.param(lambda: http.ReadTimeout("slow"), 1.0, id="timeout"),
-        pytest.param(lambda: http.ConnectError("refused"), 1.0, id="no connection"),
     ],
 )
 def test_an_error_that_may_pass_is_waited_out(
@@ -403,9 +407,16 @@ def test_patience_ends_after_five_waits_with_the_last_error(waits: Waits) -> Non
     assert waits.seconds == [1.0, 2.0, 4.0, 8.0, 8.0]
 
 
-def test_an_error_that_will_not_pass_is_raised_at_once(waits: Waits) -> None:
-    with pytest.raises(HfHubHTTPError):
-        hub._patiently(failing(error_of(403)))
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(lambda: error_of(403), id="refused"),
+        pytest.param(lambda: http.ConnectError("refused"), id="nobody there"),
+    ],
+)
+def test_an_error_that_will_not_pass_is_raised_at_once(waits: Waits, error: Callable[[], Exception]) -> None:
+    with pytest.raises((HfHubHTTPError, http.ConnectError)):
+        hub._patiently(failing(error()))
     assert waits.seconds == []
 
 

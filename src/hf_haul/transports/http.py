@@ -122,6 +122,8 @@ class HttpSource:
         self._resolving = False
         self._refused_fresh = 0
         self.version: str | None = None  # strong etag of the bytes, where no digest will tell
+        if remote.location is not None:
+            self._remember(remote.location)
 
     def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> HttpBody:
         """Ask for a range; see :class:`hf_haul.transports.base.Transport`."""
