@@ -115,7 +115,7 @@ class Settings:
     queue_timeout: float | None = None
     connect_timeout: float = 10.0
     stall_timeout: float = 10.0
-    give_up_after: float = 100.0
+    give_up_after: float = 90.0
     max_retries: int = 8
     first_retry_wait: float = 0.5
     max_retry_wait: float = 15.0

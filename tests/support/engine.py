@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.support.repos import random_bytes
@@ -92,11 +93,11 @@ class Rig:
         *,
         base: str | None = None,
         url: str | None = None,
-        digest: Digest | None | str = "own",
+        digest: Digest | str | None = "own",
         etag: str | None = "own",
         size: int | None = -1,
         fresh: bool = False,
-        headers: Mapping[str, str] = {"Authorization": TOKEN},  # noqa: B006  never changed
+        headers: Mapping[str, str] = MappingProxyType({"Authorization": TOKEN}),
     ) -> FileRequest:
         """A request as the snapshot makes it, with any of its facts replaced."""
         entry = self.repo.head.tree.files[path]

@@ -34,8 +34,10 @@ _MAX_HOPS: Final = 20
 #: What a signed URL answers when its time is over, depending on who signed it.
 _EXPIRED: Final = frozenset({400, 401, 403, 404, 410})
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524, 529})
-#: Fresh links refused in a row before a refusal is believed: one for a clock that runs late, one for one stream.
-_REFUSALS: Final = 2
+#: Fresh links refused in a row, and for how many seconds, before a refusal is believed: a signer's clock may run
+#: late, and who checks the signatures may be down for a moment.
+_REFUSALS: Final = 3
+_REFUSED_SECONDS: Final = 5.0
 #: Seconds before its end at which a signed URL is no longer used.
 _LINK_MARGIN: Final = 10.0
 
@@ -121,6 +123,7 @@ class HttpSource:
         self._target_expires = float("inf")
         self._resolving = False
         self._refused_fresh = 0
+        self._refused_since = 0.0
         self.version: str | None = None  # strong etag of the bytes, where no digest will tell
         if remote.location is not None:
             self._remember(remote.location)
@@ -194,7 +197,7 @@ class HttpSource:
         for _ in range(_MAX_HOPS):
             if response.status not in _REDIRECTS:
                 if response.status in _EXPIRED and url != self.remote.url:
-                    self._refuse_fresh(response, url, want)
+                    self._refuse_fresh(response, url)
                 if response.status in {200, 206}:
                     self._refused_fresh = 0
                     self._remember(url)
@@ -215,19 +218,20 @@ class HttpSource:
             response = self._get(url, want, halt, fresh=fresh)
         raise TransferError(f"{redact(self.remote.url)}: more than {_MAX_HOPS} redirects")
 
-    def _refuse_fresh(self, response: PooledResponse, url: str, want: ByteRange | None) -> None:
+    def _refuse_fresh(self, response: PooledResponse, url: str) -> None:
         """Deal with a link that is refused although it was signed a moment ago."""
+        now = self._clock()
+        if not self._refused_fresh:
+            self._refused_since = now
         self._refused_fresh += 1
         body = response.head()
         response.release()
         message = f"{redact(url)} answered {response.status} to a fresh link"
-        if self._refused_fresh > _REFUSALS:
+        if self._refused_fresh > _REFUSALS and now - self._refused_since >= _REFUSED_SECONDS:
             raise HttpStatusError(
                 f"{message}, {self._refused_fresh} times", status=response.status, url=redact(url),
                 headers=response.headers, body=body,
             )  # fmt: skip
-        if self._refused_fresh == _REFUSALS and want is not None:
-            raise RangeRefusedError(f"{message} and a range of it")
         raise LinkExpiredError(message)
 
     # ---- one request

@@ -97,7 +97,7 @@ class PooledResponse:
             count = self._read_plain(buffer) if self._direct is None else self._read_direct(buffer)
         except FOREIGN as error:
             self._fail(error)
-        if self._call.woken:  # what came in after a shutdown looks like an end, and may be anything
+        if self._call.woken and not count:  # a shutdown looks like the end
             self._fail(None)
         self.received += count
         if count == 0:
