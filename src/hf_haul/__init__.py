@@ -41,8 +41,13 @@ The modules, from the ground up; each imports only what stands above it here:
 ``run``             one queue on its way
 ``watchdog``        finds connections that deliver nothing, or far less than the others
 ``fetch``           one part: from a connection through the limiter to the disk
+``hashing``         hashes what arrived early, while the rest of its file downloads
+``sources``         connections in use per source, and how many each is worth
+``choice``          what an idle worker does next, and who makes room
+``filework``        a file before its first part and after its last: claim, verify, publish
 ``scheduler``       worker threads; the only owner of running state
 ``manager``         ParallelDownloadManager: the public face; wires and forwards
+``calls``           one call of a public function: its manager, its bars, its errors
 ``snapshot``        snapshot_download and hf_hub_download
 ``filesystem``      HaulFileSystem, the fsspec file system behind ``haul://``
 ``localhub``        a small read-only Hub over folders or a cache: sharing, demos, tests

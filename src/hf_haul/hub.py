@@ -28,6 +28,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
     http_backoff,
     parse_ratelimit_headers,
 )
+from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
 
 from hf_haul.cache import RepoFolder, ShareBlob
 from hf_haul.errors import HttpStatusError
@@ -48,6 +49,7 @@ __all__ = [
     "is_offline",
     "is_shared",
     "is_transient",
+    "make_bar",
     "metadata_from_listing",
     "read_tree",
     "tree_folder",
@@ -122,6 +124,21 @@ def is_transient(error: BaseException) -> bool:
 def is_busy(error: BaseException) -> bool:
     """Whether the Hub is there, but not able to answer right now."""
     return is_transient(error) and isinstance(error, (HfHubHTTPError, _http.TimeoutException))
+
+
+def make_bar(cls: Any, name: str, **options: Any) -> Any:
+    """A progress bar of the caller's class, or huggingface_hub's with its rules about terminals.
+
+    Args:
+        cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
+        name: What huggingface_hub's own bars are switched off by.
+        options: What tqdm takes.
+    """
+    cls = cls or hf_tqdm
+    if isinstance(cls, type) and issubclass(cls, hf_tqdm):
+        options["disable"] = False if os.getenv("TQDM_POSITION") == "-1" else None
+        options["name"] = name
+    return cls(**options)
 
 
 def detach_tracebacks(error: BaseException) -> None:

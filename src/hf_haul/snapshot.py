@@ -6,13 +6,11 @@ import contextlib
 import glob
 import logging
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn, overload
+from typing import Any, Final, Literal, overload
 
 from huggingface_hub import DryRunFileInfo, ResolvedRevision, constants
 from huggingface_hub import hf_hub_download as upstream_hf_hub_download
@@ -32,7 +30,6 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
     filter_repo_objects,
     validate_hf_hub_args,
 )
-from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
 
 from hf_haul import hub
 from hf_haul.cache import (
@@ -43,16 +40,13 @@ from hf_haul.cache import (
     digest_of,
     require_safe_path,
 )
-from hf_haul.config import Settings, parse_rate
-from hf_haul.errors import DownloadCancelledError
+from hf_haul.calls import CallOptions, ProgressCallback, raise_all
 from hf_haul.halt import Halt
-from hf_haul.manager import DownloadHandle, ParallelDownloadManager, default_manager
+from hf_haul.manager import ParallelDownloadManager
 from hf_haul.presets import Preset, select
 from hf_haul.task import (
     Destination,
     DownloadPriority,
-    DownloadProgress,
-    DownloadState,
     FileRequest,
 )
 
@@ -60,179 +54,10 @@ __all__ = ["hf_hub_download", "snapshot_download"]
 
 logger = logging.getLogger(__name__)
 
-ProgressCallback = Callable[[DownloadProgress], None]
 TqdmClass = Any  # upstream accepts any callable that imitates tqdm
 
-#: Seconds between two looks at a running download.
-_TICK: Final = 0.1
-#: Seconds that a cancelled download has to come to rest before its error goes up.
-_CANCEL_GRACE: Final = 1.5
-#: Seconds that the bars have to say their last word; a blocked terminal must not hold a finished download.
-_BAR_GRACE: Final = 1.0
 _DEFAULT_WORKERS: Final = 8
-_NOTES: Final = 50
 _NO_METADATA: Final[tuple[type[Exception], ...]] = (*hub.UNREACHABLE, FileMetadataError)
-
-
-# ---- what hf-haul adds to upstream's arguments
-
-
-@dataclass(frozen=True)
-class _Extras:
-    priority: DownloadPriority = DownloadPriority.NORMAL
-    max_bandwidth: float | str | None = None
-    max_connections: int | None = None
-    verify: bool | None = None
-    progress_callback: ProgressCallback | None = None
-    manager: ParallelDownloadManager | None = None
-    files_at_once: int | None = None
-    changes: dict[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        changes = {
-            "max_bandwidth_bps": parse_rate(self.max_bandwidth),
-            "max_concurrent_downloads": self.max_connections,
-            "verify": self.verify,
-            "max_concurrent_files_per_model": self.files_at_once,
-        }
-        changes = {name: value for name, value in changes.items() if value is not None}
-        if self.manager is not None:
-            changes.pop("max_concurrent_files_per_model", None)
-            if changes:
-                raise ValueError(
-                    "max_bandwidth, max_connections and verify make a manager of their own; "
-                    "with manager=, set them on that manager"
-                )
-        object.__setattr__(self, "changes", changes)
-
-    @contextmanager
-    def engine(self) -> Iterator[ParallelDownloadManager]:
-        """The manager given, the process-wide one, or one of this call's own."""
-        if self.manager is not None:
-            yield self.manager
-        elif not self.changes:
-            yield default_manager()
-        else:
-            with ParallelDownloadManager(settings=Settings.from_environment(**self.changes)) as manager:
-                yield manager
-
-
-# ---- progress
-
-
-class _Bars:
-    """Progress bars over one download, kept by a thread of their own.
-
-    A terminal that blocks, or a slow imitation of tqdm, so never slows the download. An error that a bar of
-    the caller's raises ends the download, as it does upstream.
-    """
-
-    def __init__(self, handle: DownloadHandle, make: Callable[[int, int], list[tuple[str, Any]]]) -> None:
-        self._handle = handle
-        self._make = make
-        self._over = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="hf-haul-bars", daemon=True)
-        self._thread.start()
-
-    def check(self) -> None:
-        """Raise what a bar raised."""
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        self._over.set()
-        self._thread.join(_BAR_GRACE)
-
-    def _run(self) -> None:
-        try:
-            first = self._handle.progress()
-            # What earlier calls left; a small file may have come over the network before this line.
-            initial = max(0, first.bytes_done - first.bytes_transferred)
-            bars = self._make(first.bytes_total, initial)
-            shown = {"bytes": initial, "files": 0}
-            if all(getattr(bar, "disable", False) is True for _, bar in bars):
-                return
-            over = False
-            while not over:
-                over = self._over.wait(_TICK)
-                self._show(bars, shown)
-            for _, bar in bars:
-                close = getattr(bar, "close", None)
-                if close is not None:
-                    close()
-        except BaseException as error:  # noqa: BLE001  goes up in the caller's thread, through check()
-            self._error = error
-
-    def _show(self, bars: list[tuple[str, Any]], shown: dict[str, int]) -> None:
-        now = self._handle.progress()
-        for kind, bar in bars:
-            done = now.bytes_done if kind == "bytes" else now.files_done
-            total = now.bytes_total if kind == "bytes" else now.files_total
-            if total and hasattr(bar, "total") and (bar.total or 0) < total:
-                bar.total = total
-            if done != shown[kind]:
-                bar.update(done - shown[kind])
-                shown[kind] = done
-
-
-def _bar(cls: TqdmClass, name: str, **options: Any) -> Any:
-    """A bar of the caller's class, or upstream's with its rules about terminals and disabled bars."""
-    cls = cls or hf_tqdm
-    if isinstance(cls, type) and issubclass(cls, hf_tqdm):
-        options["disable"] = False if os.getenv("TQDM_POSITION") == "-1" else None
-        options["name"] = name
-    return cls(**options)
-
-
-def _run(
-    requests: Sequence[FileRequest],
-    model_id: str,
-    extras: _Extras,
-    make_bars: Callable[[int, int], list[tuple[str, Any]]],
-) -> list[tuple[str, BaseException]]:
-    """Download, and return what failed, the first failure first."""
-    with extras.engine() as manager:
-        handle = manager.submit(
-            requests,
-            model_id=model_id,
-            priority=extras.priority,
-            progress_callback=extras.progress_callback,
-        )
-        bars = _Bars(handle, make_bars)
-        try:
-            while not handle.wait(_TICK):
-                bars.check()
-        except BaseException:
-            # Ctrl+C, or a bar that raised to stop us: what was fetched stays staged for the next call.
-            handle.cancel()
-            handle.wait(_CANCEL_GRACE)
-            raise
-        finally:
-            bars.close()
-        bars.check()
-        errors: list[tuple[str, BaseException]] = list(handle.errors())
-        if not errors and handle.progress().state is DownloadState.CANCELLED:
-            errors = [(model_id, DownloadCancelledError(f"{model_id}: the download was cancelled"))]
-        return errors
-
-
-def _raise_all(errors: Sequence[tuple[str, BaseException]]) -> NoReturn:
-    """Raise the first error, the others noted on it."""
-    (_, first), *others = errors
-    for path, error in others[:_NOTES]:
-        _note(first, f"also failed: {path}: {type(error).__name__}: {error}")
-    if len(others) > _NOTES:
-        _note(first, f"and {len(others) - _NOTES} more files")
-    raise first
-
-
-def _note(error: BaseException, text: str) -> None:
-    if hasattr(error, "add_note"):
-        error.add_note(text)
-    else:  # Python 3.10
-        notes = [*getattr(error, "__notes__", []), text]
-        error.__notes__ = notes  # type: ignore[attr-defined]  # what 3.11's add_note does
 
 
 # ---- a whole snapshot
@@ -376,7 +201,7 @@ def snapshot_download(
         IntegrityError: A file's digest was wrong twice.
         TransferError: A file could not be fetched; the subclasses say why.
     """
-    extras = _Extras(
+    extras = CallOptions(
         priority=priority,
         max_bandwidth=max_bandwidth,
         max_connections=max_connections,
@@ -449,7 +274,7 @@ class _Snapshot:
     presets: tuple[Preset, ...]
     tqdm_class: TqdmClass | None
     dry_run: bool
-    extras: _Extras
+    extras: CallOptions
 
     def run(self) -> str | list[DryRunFileInfo]:
         if self.local_files_only or hub.is_offline():
@@ -470,7 +295,7 @@ class _Snapshot:
         folder = hub.cache_folder(self.repository, self.cache_dir)
         if self.dry_run:
             if failed:
-                _raise_all(list(failed.items()))
+                raise_all(list(failed.items()))
             return [self._would(folder, path, meta) for path, meta in known.items()]
         self._write_ref(folder, commit)
         if self.local_dir is None:
@@ -483,7 +308,7 @@ class _Snapshot:
         if errors:
             path, error = errors[0]
             errors[0] = (path, self.repository.explain(path, commit, error))
-            _raise_all(errors)
+            raise_all(errors)
         return folder.snapshot(commit) if self.local_dir is None else os.path.realpath(self.local_dir)
 
     # -- which commit, which files
@@ -679,7 +504,7 @@ class _Snapshot:
             return [
                 (
                     "files",
-                    _bar(
+                    hub.make_bar(
                         self.tqdm_class,
                         "huggingface_hub.snapshot_download",
                         total=count,
@@ -688,7 +513,7 @@ class _Snapshot:
                 ),
                 (
                     "bytes",
-                    _bar(
+                    hub.make_bar(
                         self.tqdm_class,
                         "huggingface_hub.snapshot_download.transfer",
                         total=total,
@@ -700,7 +525,7 @@ class _Snapshot:
                 ),
             ]
 
-        return _run(requests, self.repository.repo_id, self.extras, make_bars)
+        return self.extras.download(requests, self.repository.repo_id, make_bars)
 
     def _would(self, folder: RepoFolder, path: str, meta: hub.FileMetadata) -> DryRunFileInfo:
         pointer = folder.pointer(meta.commit, path)
@@ -932,7 +757,7 @@ def hf_hub_download(
         IntegrityError: The file's digest was wrong twice.
         TransferError: The file could not be fetched; the subclasses say why.
     """
-    extras = _Extras(
+    extras = CallOptions(
         priority=priority,
         max_bandwidth=max_bandwidth,
         max_connections=max_connections,
@@ -980,7 +805,7 @@ class _File:
     local_files_only: bool
     tqdm_class: TqdmClass | None
     dry_run: bool
-    extras: _Extras
+    extras: CallOptions
 
     def run(self) -> str | DryRunFileInfo:
         _ = self.repository.request_headers  # a missing token is an error even where none is needed
@@ -1132,7 +957,7 @@ class _File:
         )
 
         def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
-            bar = _bar(
+            bar = hub.make_bar(
                 self.tqdm_class,
                 "huggingface_hub.http_get",
                 total=total or meta.size,
@@ -1143,8 +968,8 @@ class _File:
             )
             return [("bytes", bar)]
 
-        errors = _run([request], self.repository.repo_id, self.extras, make_bars)
+        errors = self.extras.download([request], self.repository.repo_id, make_bars)
         if errors:
-            _raise_all(
+            raise_all(
                 [(path, self.repository.explain(self.name, meta.commit, error)) for path, error in errors]
             )

@@ -1,0 +1,187 @@
+"""One call of a public function: which manager it uses, how its bars move, which of its errors goes up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+from hf_haul.config import Settings, parse_rate
+from hf_haul.errors import DownloadCancelledError
+from hf_haul.manager import DownloadHandle, ParallelDownloadManager, default_manager
+from hf_haul.task import DownloadPriority, DownloadProgress, DownloadState, FileRequest
+
+__all__ = ["Bars", "CallOptions", "MakeBars", "ProgressCallback", "raise_all"]
+
+ProgressCallback = Callable[[DownloadProgress], None]
+#: (all bytes, bytes there already) -> bars, each with what it counts: ``files`` or ``bytes``.
+MakeBars = Callable[[int, int], Sequence[tuple[str, Any]]]
+
+#: Seconds between two looks at a running download.
+_TICK: Final = 0.1
+#: Seconds that a cancelled download has to come to rest before its error goes up.
+_CANCEL_GRACE: Final = 1.5
+#: Seconds that the bars have to say their last word; a blocked terminal must not hold a finished download.
+_BAR_GRACE: Final = 1.0
+_NOTES: Final = 50
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """What hf-haul adds to the arguments of huggingface_hub's functions.
+
+    Attributes:
+        priority: Urgency among all downloads of the manager.
+        max_bandwidth: Limit in bytes per second, or a text such as ``50MB/s``.
+        max_connections: Most connections at once.
+        verify: Whether digests are checked; ``None`` leaves it to the settings.
+        progress_callback: Called with each file's progress.
+        manager: The manager to use.
+        files_at_once: Files in flight at once.
+    """
+
+    priority: DownloadPriority = DownloadPriority.NORMAL
+    max_bandwidth: float | str | None = None
+    max_connections: int | None = None
+    verify: bool | None = None
+    progress_callback: ProgressCallback | None = None
+    manager: ParallelDownloadManager | None = None
+    files_at_once: int | None = None
+    _changes: dict[str, Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        changes = {
+            "max_bandwidth_bps": parse_rate(self.max_bandwidth),
+            "max_concurrent_downloads": self.max_connections,
+            "verify": self.verify,
+            "max_concurrent_files_per_model": self.files_at_once,
+        }
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if self.manager is not None:
+            changes.pop("max_concurrent_files_per_model", None)
+            if changes:
+                raise ValueError(
+                    "max_bandwidth, max_connections and verify make a manager of their own; "
+                    "with manager=, set them on that manager"
+                )
+        object.__setattr__(self, "_changes", changes)
+
+    @contextmanager
+    def engine(self) -> Iterator[ParallelDownloadManager]:
+        """The manager given, the process-wide one, or one of this call's own."""
+        if self.manager is not None:
+            yield self.manager
+        elif not self._changes:
+            yield default_manager()
+        else:
+            settings = Settings.from_environment(**self._changes)
+            with ParallelDownloadManager(settings=settings) as manager:
+                yield manager
+
+    def download(
+        self, requests: Sequence[FileRequest], model_id: str, make_bars: MakeBars
+    ) -> list[tuple[str, BaseException]]:
+        """Download, and return what failed, the first failure first.
+
+        An interrupt, or a bar that raises, cancels the download; what was fetched stays staged.
+        """
+        with self.engine() as manager:
+            handle = manager.submit(
+                requests,
+                model_id=model_id,
+                priority=self.priority,
+                progress_callback=self.progress_callback,
+            )
+            bars = Bars(handle, make_bars)
+            try:
+                while not handle.wait(_TICK):
+                    bars.check()
+            except BaseException:
+                handle.cancel()
+                handle.wait(_CANCEL_GRACE)
+                raise
+            finally:
+                bars.close()
+            bars.check()
+            errors: list[tuple[str, BaseException]] = list(handle.errors())
+            if not errors and handle.progress().state is DownloadState.CANCELLED:
+                stopped = DownloadCancelledError(f"{model_id}: the download was cancelled")
+                errors = [(model_id, stopped)]
+            return errors
+
+
+class Bars:
+    """Progress bars over one download, kept by a thread of their own.
+
+    A terminal that blocks, or a slow imitation of tqdm, so never slows the download. An error that a bar of
+    the caller's raises ends the download, as it does upstream.
+    """
+
+    def __init__(self, handle: DownloadHandle, make: MakeBars) -> None:
+        self._handle = handle
+        self._make = make
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="hf-haul-bars", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what a bar raised."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Show the end and close the bars; waits for them for a second at the most."""
+        self._over.set()
+        self._thread.join(_BAR_GRACE)
+
+    def _run(self) -> None:
+        try:
+            first = self._handle.progress()
+            # What earlier calls left; a small file may have come over the network before this line.
+            initial = max(0, first.bytes_done - first.bytes_transferred)
+            bars = self._make(first.bytes_total, initial)
+            shown = {"bytes": initial, "files": 0}
+            if all(getattr(bar, "disable", False) is True for _, bar in bars):
+                return
+            over = False
+            while not over:
+                over = self._over.wait(_TICK)
+                self._show(bars, shown)
+            for _, bar in bars:
+                close = getattr(bar, "close", None)
+                if close is not None:
+                    close()
+        except BaseException as error:  # noqa: BLE001  goes up in the caller's thread, through check()
+            self._error = error
+
+    def _show(self, bars: Sequence[tuple[str, Any]], shown: dict[str, int]) -> None:
+        now = self._handle.progress()
+        for kind, bar in bars:
+            done = now.bytes_done if kind == "bytes" else now.files_done
+            total = now.bytes_total if kind == "bytes" else now.files_total
+            if total and hasattr(bar, "total") and (bar.total or 0) < total:
+                bar.total = total
+            if done != shown[kind]:
+                bar.update(done - shown[kind])
+                shown[kind] = done
+
+
+def raise_all(errors: Sequence[tuple[str, BaseException]]) -> NoReturn:
+    """Raise the first error, with the others as its notes."""
+    (_, first), *others = errors
+    for path, error in others[:_NOTES]:
+        _note(first, f"also failed: {path}: {type(error).__name__}: {error}")
+    if len(others) > _NOTES:
+        _note(first, f"and {len(others) - _NOTES} more files")
+    raise first
+
+
+def _note(error: BaseException, text: str) -> None:
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+    else:  # Python 3.10
+        notes = [*getattr(error, "__notes__", []), text]
+        error.__notes__ = notes  # type: ignore[attr-defined]  # what 3.11's add_note does
