@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from bisect import insort
@@ -30,7 +29,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from hf_haul.concurrency import ConcurrencyController
+from hf_haul.choice import Chooser, TransportFactory
 from hf_haul.config import Settings
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.errors import (
@@ -44,17 +43,18 @@ from hf_haul.errors import (
 )
 from hf_haul.events import EventBus, Notifier
 from hf_haul.fetch import PartFetcher
+from hf_haul.filework import close_file, open_file, verify_and_publish
+from hf_haul.hashing import Hasher
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory, SpeedMeter
-from hf_haul.plan import SMALL_FILE, PlannedFile, part_size
+from hf_haul.plan import SMALL_FILE, PlannedFile
 from hf_haul.ranges import ByteRange
 from hf_haul.run import QueueRun
-from hf_haul.staging import StagedElsewhereError, StagedFile, StagedLostError, claim, scan_orphans
-from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
-from hf_haul.transfer import Part, SupersededError, Transfer, source_of
-from hf_haul.transports.base import Transport
-from hf_haul.verify import Verifier
-from hf_haul.watchdog import hopeless_parts, part_to_share
+from hf_haul.sources import SourceLimits
+from hf_haul.staging import StagedElsewhereError, StagedLostError, scan_orphans
+from hf_haul.task import DownloadPriority, DownloadState, DownloadTask
+from hf_haul.transfer import Part, SupersededError, Transfer
+from hf_haul.watchdog import hopeless_parts
 
 __all__ = ["Scheduler"]
 
@@ -74,11 +74,6 @@ _IDLE_SECONDS: Final = 10.0
 _LOSSES: Final = 5
 #: How often a file may change at its source while it is fetched.
 _CHANGES: Final = 2
-
-#: Stands for the length of a file whose source does not say it.
-_UNKNOWN: Final = 1 << 62
-
-TransportFactory = Callable[[FileRequest], Transport]
 
 
 class Scheduler:
@@ -106,29 +101,24 @@ class Scheduler:
         self.limiter = limiter
         self.history = SourceHistory()
         self.events = events or EventBus()
-        self._transport_for = transport_for
         self._threads_allowed = threads
         self._clock = clock
         self._lock = threading.Lock()
         self._work_waits = threading.Condition(self._lock)
         self._ticker_waits = threading.Condition(self._lock)
-        self._hasher_waits = threading.Condition(self._lock)
         # Guarded by _lock, all of them:
         self._runs: list[QueueRun] = []
         self._finished: OrderedDict[str, QueueRun] = OrderedDict()
-        self._controllers: dict[str, ConcurrencyController] = {}
-        self._active: dict[str, int] = {}
-        self._requests: dict[str, int] = {}
+        self._sources = SourceLimits(settings, self.history, clock=clock)
+        self._chooser = Chooser(settings, self._sources, transport_for, clock)
         self._workers: set[threading.Thread] = set()
         self._idle = 0
         self._ticker: threading.Thread | None = None
-        self._hasher: threading.Thread | None = None
-        self._to_hash: OrderedDict[Transfer, None] = OrderedDict()
         self._paused = False
         self._ending = False  # no new queues
         self._closing = False  # no new work
-        self._cpu_mark = (clock(), time.process_time())
         self._meter = SpeedMeter()
+        self._hasher = Hasher()
         self._fetcher = PartFetcher(
             settings,
             limiter,
@@ -255,6 +245,10 @@ class Scheduler:
                     return run
             return self._finished.get(queue_id)
 
+    def reserved_bytes(self) -> int:
+        """Bytes that running queues are still going to write."""
+        return sum(max(0, run.total_bytes - run.bytes_done()) for run in self.runs())
+
     def runs(self) -> list[QueueRun]:
         """Queues that are not finished, most urgent first."""
         with self._lock:
@@ -268,16 +262,7 @@ class Scheduler:
     def retune(self) -> dict[str, Any]:
         """Have every source look for its best number of connections anew; returns what changed, by source."""
         with self._lock:
-            now = self._clock()
-            changed = {}
-            for source, controller in self._controllers.items():
-                before = controller.snapshot()
-                controller.retune(now)
-                after = controller.snapshot()
-                changed[source] = {
-                    "connections_before": before["limit"], "connections": after["limit"],
-                    "phase_before": before["phase"], "phase": after["phase"],
-                }  # fmt: skip
+            changed = self._sources.retune()
             self._wake_workers()
             return changed
 
@@ -293,10 +278,7 @@ class Scheduler:
                 "speed_bps": self._meter.speed(),
                 "threads": len(self._workers),
                 "paused": self._paused,
-                "sources": {
-                    source: {**controller.snapshot(), "active": self._active.get(source, 0)}
-                    for source, controller in self._controllers.items()
-                },
+                "sources": self._sources.snapshot(),
             }
 
     def shutdown(self, *, wait_for_work: bool) -> None:
@@ -318,12 +300,13 @@ class Scheduler:
                 self.cancel(run)
             with self._lock:
                 self._closing = True
-                for waits in (self._work_waits, self._ticker_waits, self._hasher_waits):
-                    waits.notify_all()
-                threads = [*self._workers, self._ticker, self._hasher]
+                self._work_waits.notify_all()
+                self._ticker_waits.notify_all()
+                threads = [*self._workers, self._ticker]
             for thread in threads:
                 if thread is not None and thread is not threading.current_thread():
                     thread.join()
+            self._hasher.close()
 
     def drain(self) -> None:
         """Do everything that can be done now on the calling thread; for programs and tests without threads."""
@@ -345,6 +328,12 @@ class Scheduler:
             self._work_waits.notify()
         else:
             self._add_worker()
+
+    def _make_room_for(self, run: QueueRun) -> None:
+        """Have less urgent parts leave where a more urgent queue has nowhere to run; call with the lock held."""
+        if not self._paused:
+            threads = self.settings.max_concurrent_downloads - len(self._workers) + self._idle
+            self._chooser.make_room_for(run, self._runs, threads)
 
     def _add_worker(self) -> None:
         if len(self._workers) < self.settings.max_concurrent_downloads and not self._closing:
@@ -373,7 +362,7 @@ class Scheduler:
         deadline = self._clock() + _IDLE_SECONDS
         with self._lock:
             while not self._closing:
-                job = None if self._paused else self._choose()
+                job = None if self._paused else self._chooser.next_job(self._runs)
                 if job is not None:
                     self._count(job, 1)
                     if block:
@@ -390,129 +379,9 @@ class Scheduler:
 
     def _count(self, job: Part | Transfer, by: int) -> None:
         transfer = job if isinstance(job, Transfer) else job.transfer
-        self._active[transfer.source] = self._active.get(transfer.source, 0) + by
-        if (
-            isinstance(job, Part) or transfer.request.remote.size is None
-        ):  # opening asks the source for the size
+        self._sources.count(transfer.source, by)
+        if isinstance(job, Part) or transfer.request.remote.size is None:  # opening asks for the size
             transfer.metrics.add_connections(by)
-
-    # ---- what is next: with the lock held, no I/O
-
-    def _choose(self) -> Part | Transfer | None:
-        for run in self._runs:
-            if not run.queue.paused and not run.queue.cancelled:
-                job = self._choose_from(run)
-                if job is not None:
-                    return job
-        return self._share_a_part()
-
-    def _choose_from(self, run: QueueRun) -> Part | Transfer | None:
-        running = [t for t in run.transfers.values() if t.has_work and self._may_connect(t.source)]
-        running.sort(key=lambda t: t.task.sort_key)
-        if running and running[0].task.priority is DownloadPriority.HIGH:
-            return self._take(running[0])
-        if not run.queue.has_room:
-            return self._take(running[0]) if running else None
-        high = run.queue.first_high()
-        if high is not None:
-            return self._begin(run, high)
-        small = sum(1 for t in run.transfers.values() if t.size <= SMALL_FILE)
-        share = max(1, self._limit() // 4)
-        waiting = run.queue.first_of_lanes(prefer_small=small < share)
-        if waiting is not None and (small < share or not running) and (waiting.size or 0) <= SMALL_FILE:
-            return self._begin(run, waiting)
-        if running:
-            return self._take(running[0])
-        return self._begin(run, waiting) if waiting is not None else None
-
-    def _take(self, transfer: Transfer) -> Part:
-        limit = part_size(transfer.size, self._limit(transfer.source), self.settings)
-        return transfer.take(limit, self._clock())
-
-    def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer | None:
-        if not self._may_connect(source_of(task.source_url)):
-            return None
-        run.queue.start(task)
-        request = run.requests[task.task_id]
-        transfer = Transfer(task, request, self._transport_for(request), run.metrics)
-        transfer.opening = True
-        run.transfers[task.task_id] = transfer
-        task.move_to(DownloadState.RUNNING)
-        return transfer
-
-    def _share_a_part(self) -> Part | None:
-        """Near the end, take half of the part that would finish last, or race it."""
-        parts = [
-            p
-            for run in self._runs
-            if not run.queue.paused and not run.queue.cancelled
-            for t in run.transfers.values()
-            if t.mode == "ranged" and t.failure is None and self._may_connect(t.source)
-            for p in t.parts
-        ]
-        now = self._clock()
-        found = part_to_share(parts, now)
-        if found is None:
-            return None
-        part, split = found
-        return part.transfer.split(part, now) if split else part.transfer.race(part, now)
-
-    def _may_connect(self, source: str) -> bool:
-        return self._active.get(source, 0) < self._limit(source)
-
-    def _limit(self, source: str | None = None) -> int:
-        """Connections allowed to a source; of the busiest one if none is named."""
-        if source is None:
-            return max(
-                (c.limit for c in self._controllers.values()), default=self.settings.initial_connections
-            )
-        return self._controller(source).limit
-
-    def _controller(self, source: str) -> ConcurrencyController:
-        controller = self._controllers.get(source)
-        if controller is None:
-            settings = self.settings
-            bounds = (
-                settings.max_concurrent_downloads, settings.connection_pool_size, settings.max_connections_per_host,
-            )  # fmt: skip
-            most = min(bound for bound in bounds if bound is not None)
-            controller = ConcurrencyController(
-                min(self.settings.initial_connections, most), most, clock=self._clock
-            )
-            self._controllers[source] = controller
-        return controller
-
-    def _make_room_for(self, run: QueueRun) -> None:
-        """Have less urgent parts leave where a more urgent queue has nowhere to run."""
-        lesser = [
-            part
-            for other in reversed(self._runs)
-            if other.queue.priority > run.queue.priority
-            for transfer in other.transfers.values()
-            for part in transfer.parts
-        ]
-        if not lesser or self._paused or run.queue.paused or run.queue.cancelled:
-            return
-        threads = self.settings.max_concurrent_downloads - len(self._workers) + self._idle
-        places = sum(max(0, self._limit(each) - self._active.get(each, 0)) for each in run.sources)
-        wanted = self._parts_wanted(run) - min(threads, places) - sum(part.leave for part in lesser)
-        now = self._clock()
-        for part in lesser:
-            if wanted > 0 and not part.leave and (part.transfer.source in run.sources or threads <= 0):
-                part.ask_to_leave(now)
-                wanted -= 1
-
-    def _parts_wanted(self, run: QueueRun) -> int:
-        """How many more connections a queue could use now."""
-        queue = run.queue
-        wanted = min(len(queue), max(0, queue.max_concurrent_files - len(queue.active)))
-        for transfer in run.transfers.values():
-            if transfer.has_work and transfer.mode == "ranged":
-                size = part_size(transfer.size, self._limit(transfer.source), self.settings)
-                wanted += -(-sum(len(span) for span in transfer.pending) // size)
-            elif transfer.has_work:
-                wanted += 1
-        return wanted
 
     # ---- doing it: without the lock
 
@@ -541,49 +410,8 @@ class Scheduler:
             return next(run for run in self._runs if task_id in run.transfers)
 
     def _open(self, run: QueueRun, transfer: Transfer) -> None:
-        """Look what is in place, and claim the staged file. Raises what stands in the way."""
-        request, task = transfer.request, transfer.task
-        destination = request.destination
-        if not request.fresh and destination.is_present():
-            raise SupersededError
-        if task.size is None:
-            with self._probe(transfer) as probe:
-                size = self._fetcher.learn_size(probe)
-                if size is None:
-                    self._fetch_unsized(run, transfer, probe)
-                    return
-                run.learn_size(task, size)
-        key = (destination.staging_dir, destination.staging_key)
-        transfer.staged = claim(
-            destination.staging_dir,
-            destination.staging_key,
-            transfer.size,
-            sequential=self.settings.write_mode == "sequential",
-            resume=self.settings.enable_resume and not request.fresh,
-            digest_known=task.digest is not None and self.settings.verify,
-            orphans=run.orphans.pop(key, None),
-        )
-        self._watch_digest(transfer)
-
-    def _fetch_unsized(self, run: QueueRun, transfer: Transfer, probe: Part) -> None:
-        destination = transfer.request.destination
-        staged = claim(
-            destination.staging_dir, destination.staging_key, _UNKNOWN, sequential=True, resume=False
-        )
-        try:
-            size = self._fetcher.fetch_unsized(probe, staged)
-        except BaseException:
-            staged.delete()
-            raise
-        staged.size = size
-        run.learn_size(transfer.task, size)
-        transfer.staged = staged
-        self._watch_digest(transfer)
-
-    def _watch_digest(self, transfer: Transfer) -> None:
-        task = transfer.task
-        if self.settings.verify and task.digest is not None:
-            transfer.verifier = Verifier(task.digest, transfer.size)
+        with self._probe(transfer) as probe:
+            open_file(run, transfer, probe, self._fetcher, self.settings)
 
     @contextlib.contextmanager
     def _probe(self, transfer: Transfer) -> Iterator[Part]:
@@ -635,7 +463,7 @@ class Scheduler:
             self._hash_soon(transfer)
         if transfer.has_work and not self._paused and not run.queue.paused:
             # The worker that opened the file fetches its first part: no need to look around again.
-            part = self._take(transfer)
+            part = self._chooser.take(transfer)
             self._count(part, 1)
             if transfer.pending:
                 self._wake_workers()
@@ -666,14 +494,13 @@ class Scheduler:
     def _settle(self, run: QueueRun, part: Part, error: BaseException | None) -> list[Callable[[], None]]:
         """Decide what follows a part; returns what is to be done without the lock."""
         transfer = part.transfer
-        source = transfer.source
         with self._lock:
             self._count(part, -1)
             rival = part.rival
             transfer.give_back(part)
-            self._requests[source] = self._requests.get(source, 0) + 1
+            self._sources.count_request(transfer.source)
             if isinstance(error, ServerBusyError | RetriesExhaustedError):
-                self._controller(source).backoff(self._clock(), type(error).__name__)
+                self._sources.backoff(transfer.source, error)
             stop: list[Part] = []
             if error is None and part.received:
                 transfer.range_refusals = 0
@@ -736,48 +563,22 @@ class Scheduler:
         return [lambda: self._finish(run, transfer)]
 
     def _finish(self, run: QueueRun, transfer: Transfer) -> None:
-        """Check the digest and publish."""
-        staged, verifier = transfer.staged, transfer.verifier
-        assert staged is not None
+        published = False
         error: BaseException | None = None
-        mismatch = False
         try:
-            if verifier is not None:
-                verifier.catch_up(staged.frontier, staged.read_into, wait=True)
-                mismatch = verifier.actual() != verifier.digest.value
-            if not mismatch:
-                transfer.request.destination.publish(staged.seal(durable=self.settings.durable))
-        except Exception as caught:  # noqa: BLE001  whatever the disk says is the file's error
+            published = verify_and_publish(transfer, self.settings)
+        except Exception as caught:  # noqa: BLE001  whatever digest or disk say is the file's error
             error = caught
-        if mismatch:
-            assert verifier is not None
-            error = self._mismatched(transfer, staged, verifier)
         with self._lock:
             transfer.finishing = False
-            then = self._settle_finish(run, transfer, error, mismatch=mismatch)
+            then = self._settle_finish(run, transfer, error, published=published)
         for action in then:
             action()
 
-    def _mismatched(
-        self, transfer: Transfer, staged: StagedFile, verifier: Verifier
-    ) -> IntegrityError | None:
-        """Prepare a second try in one ordered stream; after that, the error."""
-        error = IntegrityError(
-            transfer.task.file_path, verifier.digest.value, verifier.actual(), staged.resumed
-        )
-        transfer.mismatches += 1
-        if transfer.mismatches > 1:
-            staged.delete()
-            return error
-        logger.warning("%s; fetching it again in one stream", error)
-        staged.forget()
-        verifier.restart()
-        return None
-
     def _settle_finish(
-        self, run: QueueRun, transfer: Transfer, error: BaseException | None, *, mismatch: bool
+        self, run: QueueRun, transfer: Transfer, error: BaseException | None, *, published: bool
     ) -> list[Callable[[], None]]:
-        if mismatch and error is None:
+        if error is None and not published:
             transfer.task.move_to(DownloadState.QUEUED)
             transfer.task.move_to(DownloadState.RUNNING)
             transfer.mode = "whole" if transfer.mode == "whole" else "ordered"
@@ -835,8 +636,7 @@ class Scheduler:
             run.kept_bytes += staged.done
 
         def close() -> None:
-            if staged is not None:
-                staged.close()
+            close_file(transfer)
             self._tell_end(run, transfer, over=over)
 
         return close
@@ -889,7 +689,7 @@ class Scheduler:
         part.transfer.metrics.add_retry()
         self.events.emit("file_retried", task, error=str(error))
         with self._lock:
-            self._controller(part.transfer.source).backoff(self._clock(), type(error).__name__)
+            self._sources.backoff(part.transfer.source, error)
 
     def _note_rest(self, part: Part) -> None:
         """While a part waits for its next attempt, its connection is for others: one bad file holds up nobody."""
@@ -938,13 +738,13 @@ class Scheduler:
             hopeless = hopeless_parts(
                 parts, self.settings.stall_timeout, now, limited=self.limiter.max_bps is not None
             )
-            self._sample(now)
+            grew = self._sources.sample(now)
             again = [self._look_again(run, now) for run in runs]
             if runs and runs[0].queue.priority < runs[-1].queue.priority:
                 for run in runs:
                     self._make_room_for(run)
             staged = [t.staged for run in runs for t in run.transfers.values() if t.staged is not None]
-            if any(again) or parts:
+            if any(again) or parts or grew:
                 self._wake_workers()
         for part in leaving:
             part.halt.set()
@@ -966,50 +766,7 @@ class Scheduler:
             self._wake_workers()
         return bool(due)
 
-    def _sample(self, now: float) -> None:
-        """Feed the adaptive limits: bytes, requests and the processor's load since the last look."""
-        wall, cpu = now, time.process_time()
-        passed = wall - self._cpu_mark[0]
-        busy = (cpu - self._cpu_mark[1]) / passed / (os.cpu_count() or 1) if passed > 0 else None
-        self._cpu_mark = (wall, cpu)
-        grew = False
-        for source, controller in self._controllers.items():
-            before = controller.limit
-            latency = self.history.first_byte_seconds(source)
-            if latency is not None:
-                controller.first_byte(latency)
-            # A small file is a round trip more than it is bytes.
-            goodput = self.history.bytes_total(source) + (self._requests.get(source, 0) << 16)
-            controller.sample(now, goodput, self._active.get(source, 0), busy)
-            grew = grew or controller.limit > before
-        if grew:
-            self._wake_workers()
-
-    # ---- the hasher
-
     def _hash_soon(self, transfer: Transfer) -> None:
-        """Have what came early hashed while the rest downloads; call with the lock held."""
-        if not self._threads_allowed or transfer.size <= SMALL_FILE:
-            return
-        self._to_hash[transfer] = None
-        if self._hasher is None:
-            self._hasher = self._start(self._hash_forever, "hf-haul-hasher")
-        else:
-            self._hasher_waits.notify()
-
-    def _hash_forever(self) -> None:
-        while True:
-            with self._lock:
-                while not self._to_hash:
-                    if self._closing or not self._hasher_waits.wait_for(
-                        lambda: bool(self._to_hash) or self._closing, _IDLE_SECONDS
-                    ):
-                        self._hasher = None
-                        return
-                transfer, _ = self._to_hash.popitem(last=False)
-                staged, verifier = transfer.staged, transfer.verifier
-            if staged is not None and verifier is not None:
-                with contextlib.suppress(
-                    OSError
-                ):  # the file was closed meanwhile; whoever resumes it hashes again
-                    verifier.catch_up(staged.frontier, staged.read_into, wait=False)
+        """Have what came early hashed while the rest downloads."""
+        if self._threads_allowed and transfer.size > SMALL_FILE and transfer.verifier and transfer.staged:
+            self._hasher.soon(transfer.verifier, transfer.staged)

@@ -452,10 +452,10 @@ def test_a_destination_that_refuses_keeps_the_verified_bytes(bench: Bench) -> No
     assert bench.destinations["a.bin"].content is None
 
 
-def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(bench: Bench) -> None:
+def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(tmp_path: Path) -> None:
     now = 1000.0
-    bench.scheduler._clock = lambda: now
-    bench.scheduler.settings = Settings(**{**SETTINGS, "part_size": 64 * MiB})
+    bench = Bench(tmp_path, part_size=64 * MiB)
+    bench.scheduler._clock = bench.scheduler._chooser._clock = lambda: now
     bench.submit(bench.file("big.bin", bytes(16 * MiB)))
     opened = bench.scheduler._next_job(block=False)
     assert opened is not None

@@ -1,0 +1,147 @@
+"""What an idle worker should do next, and who has to make room for something more urgent; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hf_haul.config import Settings
+from hf_haul.plan import SMALL_FILE, part_size
+from hf_haul.run import QueueRun
+from hf_haul.sources import SourceLimits
+from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
+from hf_haul.transfer import Part, Transfer, source_of
+from hf_haul.transports.base import Transport
+from hf_haul.watchdog import part_to_share
+
+__all__ = ["Chooser", "TransportFactory"]
+
+TransportFactory = Callable[[FileRequest], Transport]
+
+
+class Chooser:
+    """Picks work by the order of queues, files and parts. It has no lock; the scheduler's guards it.
+
+    HIGH files go before all others of their queue; then the small lane gets up to a quarter of the connections;
+    then running files go before new ones, so that few are open. When nothing is left to begin, the part
+    that would finish last is shared.
+
+    Args:
+        settings: Part sizes.
+        sources: Which source may have another connection.
+        transport_for: Makes the transport of one file.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sources: SourceLimits,
+        transport_for: TransportFactory,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._transport_for = transport_for
+        self._clock = clock
+
+    def next_job(self, runs: Sequence[QueueRun]) -> Part | Transfer | None:
+        """A part to fetch, or a file to open; ``None`` if nothing can be done now.
+
+        Args:
+            runs: The queues, most urgent first.
+        """
+        for run in runs:
+            if not run.queue.paused and not run.queue.cancelled:
+                job = self._choose_from(run)
+                if job is not None:
+                    return job
+        return self._share_a_part(runs)
+
+    def _choose_from(self, run: QueueRun) -> Part | Transfer | None:
+        running = [t for t in run.transfers.values() if t.has_work and self._sources.free(t.source)]
+        running.sort(key=lambda t: t.task.sort_key)
+        if running and running[0].task.priority is DownloadPriority.HIGH:
+            return self.take(running[0])
+        if not run.queue.has_room:
+            return self.take(running[0]) if running else None
+        high = run.queue.first_high()
+        if high is not None:
+            return self._begin(run, high)
+        small = sum(1 for t in run.transfers.values() if t.size <= SMALL_FILE)
+        share = max(1, self._sources.widest() // 4)
+        waiting = run.queue.first_of_lanes(prefer_small=small < share)
+        if waiting is not None and (small < share or not running) and (waiting.size or 0) <= SMALL_FILE:
+            return self._begin(run, waiting)
+        if running:
+            return self.take(running[0])
+        return self._begin(run, waiting) if waiting is not None else None
+
+    def take(self, transfer: Transfer) -> Part:
+        """Start the next part of a file that has work."""
+        limit = part_size(transfer.size, self._sources.limit(transfer.source), self._settings)
+        return transfer.take(limit, self._clock())
+
+    def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer | None:
+        if not self._sources.free(source_of(task.source_url)):
+            return None
+        run.queue.start(task)
+        request = run.requests[task.task_id]
+        transfer = Transfer(task, request, self._transport_for(request), run.metrics)
+        transfer.opening = True
+        run.transfers[task.task_id] = transfer
+        task.move_to(DownloadState.RUNNING)
+        return transfer
+
+    def _share_a_part(self, runs: Sequence[QueueRun]) -> Part | None:
+        """Near the end, take half of the part that would finish last, or race it."""
+        parts = [
+            p
+            for run in runs
+            if not run.queue.paused and not run.queue.cancelled
+            for t in run.transfers.values()
+            if t.mode == "ranged" and t.failure is None and self._sources.free(t.source)
+            for p in t.parts
+        ]
+        now = self._clock()
+        found = part_to_share(parts, now)
+        if found is None:
+            return None
+        part, split = found
+        return part.transfer.split(part, now) if split else part.transfer.race(part, now)
+
+    def make_room_for(self, run: QueueRun, runs: Sequence[QueueRun], threads: int) -> None:
+        """Have less urgent parts leave where a more urgent queue has nowhere to run.
+
+        Args:
+            run: The more urgent queue.
+            runs: All queues, most urgent first.
+            threads: Workers that are idle or could still be started.
+        """
+        lesser = [
+            part
+            for other in reversed(runs)
+            if other.queue.priority > run.queue.priority
+            for transfer in other.transfers.values()
+            for part in transfer.parts
+        ]
+        if not lesser or run.queue.paused or run.queue.cancelled:
+            return
+        places = sum(self._sources.free(each) for each in run.sources)
+        wanted = self._parts_wanted(run) - min(threads, places) - sum(part.leave for part in lesser)
+        now = self._clock()
+        for part in lesser:
+            if wanted > 0 and not part.leave and (part.transfer.source in run.sources or threads <= 0):
+                part.ask_to_leave(now)
+                wanted -= 1
+
+    def _parts_wanted(self, run: QueueRun) -> int:
+        """How many more connections a queue could use now."""
+        queue = run.queue
+        wanted = min(len(queue), max(0, queue.max_concurrent_files - len(queue.active)))
+        for transfer in run.transfers.values():
+            if transfer.has_work and transfer.mode == "ranged":
+                size = part_size(transfer.size, self._sources.limit(transfer.source), self._settings)
+                wanted += -(-sum(len(span) for span in transfer.pending) // size)
+            elif transfer.has_work:
+                wanted += 1
+        return wanted

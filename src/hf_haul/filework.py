@@ -1,0 +1,120 @@
+"""What is done to a file before its first part and after its last: look, claim, verify, publish.
+
+All of it touches disk or network, none of it decides what comes next; see ``scheduler``.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Final
+
+from hf_haul.config import Settings
+from hf_haul.errors import IntegrityError
+from hf_haul.fetch import PartFetcher
+from hf_haul.run import QueueRun
+from hf_haul.staging import claim
+from hf_haul.transfer import Part, SupersededError, Transfer
+from hf_haul.verify import Verifier
+
+__all__ = ["close_file", "open_file", "verify_and_publish"]
+
+logger = logging.getLogger(__name__)
+
+#: Stands for the length of a file whose source does not say it.
+_UNKNOWN: Final = 1 << 62
+
+
+def open_file(
+    run: QueueRun, transfer: Transfer, probe: Part, fetcher: PartFetcher, settings: Settings
+) -> None:
+    """Look whether the file is in place; if not, learn its size and claim its staged file.
+
+    Args:
+        run: Its queue.
+        transfer: The file; gets its staged file and its verifier.
+        probe: A part without bytes, whose halt ends whatever is asked of the source.
+        fetcher: Asks the source for a size that nobody told.
+        settings: Whether to resume, to verify, and how to write.
+
+    Raises:
+        SupersededError: The file is in place.
+        StagedElsewhereError: A living process is fetching it.
+        HaltedError: The probe was halted.
+        TransferError: The source does not tell the size.
+        OSError: The folder cannot be written.
+    """
+    request, task = transfer.request, transfer.task
+    destination = request.destination
+    if not request.fresh and destination.is_present():
+        raise SupersededError
+    if task.size is None:
+        size = fetcher.learn_size(probe)
+        if size is None:
+            _fetch_unsized(run, transfer, probe, fetcher)
+        else:
+            run.learn_size(task, size)
+    if transfer.staged is None:
+        transfer.staged = claim(
+            destination.staging_dir,
+            destination.staging_key,
+            transfer.size,
+            sequential=settings.write_mode == "sequential",
+            resume=settings.enable_resume and not request.fresh,
+            digest_known=task.digest is not None and settings.verify,
+            orphans=run.orphans.pop((destination.staging_dir, destination.staging_key), None),
+        )
+    if settings.verify and task.digest is not None:
+        transfer.verifier = Verifier(task.digest, transfer.size)
+
+
+def _fetch_unsized(run: QueueRun, transfer: Transfer, probe: Part, fetcher: PartFetcher) -> None:
+    """Fetch a file whose length nobody tells, in one stream; afterwards it is an ordinary complete one."""
+    destination = transfer.request.destination
+    staged = claim(destination.staging_dir, destination.staging_key, _UNKNOWN, sequential=True, resume=False)
+    try:
+        size = fetcher.fetch_unsized(probe, staged)
+    except BaseException:
+        staged.delete()
+        raise
+    staged.size = size
+    run.learn_size(transfer.task, size)
+    transfer.staged = staged
+
+
+def verify_and_publish(transfer: Transfer, settings: Settings) -> bool:
+    """Check the digest of a complete file and move it into place.
+
+    Returns:
+        Whether it is in place. ``False``: the digest was wrong for the first time, and nothing of the bytes is left, so
+        that they can be fetched anew.
+
+    Raises:
+        IntegrityError: The digest was wrong again.
+        StagedLostError: The staged file is no longer ours.
+        OSError: The disk refuses.
+    """
+    staged, verifier = transfer.staged, transfer.verifier
+    assert staged is not None
+    if verifier is not None:
+        verifier.catch_up(staged.frontier, staged.read_into, wait=True)
+        actual = verifier.actual()
+        if actual != verifier.digest.value:
+            error = IntegrityError(transfer.task.file_path, verifier.digest.value, actual, staged.resumed)
+            transfer.mismatches += 1
+            if transfer.mismatches > 1:
+                staged.delete()
+                raise error
+            logger.warning("%s; fetching it again in one stream", error)
+            staged.forget()
+            verifier.restart()
+            return False
+    sealed: Path = staged.seal(durable=settings.durable)
+    transfer.request.destination.publish(sealed)
+    return True
+
+
+def close_file(transfer: Transfer) -> None:
+    """Let go of a file that will not be finished now; what was fetched stays for a resume."""
+    if transfer.staged is not None:
+        transfer.staged.close()

@@ -1,0 +1,113 @@
+"""Connections in use per source, and how many each source is worth."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hf_haul.concurrency import ConcurrencyController
+from hf_haul.config import Settings
+from hf_haul.metrics import SourceHistory
+
+__all__ = ["SourceLimits"]
+
+
+class SourceLimits:
+    """The adaptive limit of each source (``scheme://host:port``). It has no lock; the scheduler's guards it.
+
+    Args:
+        settings: Where limits start, and what they never exceed.
+        history: Speeds and bytes measured per source.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self, settings: Settings, history: SourceHistory, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        bounds = (
+            settings.max_concurrent_downloads,
+            settings.connection_pool_size,
+            settings.max_connections_per_host,
+        )
+        self._most = min(bound for bound in bounds if bound is not None)
+        self._initial = min(settings.initial_connections, self._most)
+        self._history = history
+        self._clock = clock
+        self._controllers: dict[str, ConcurrencyController] = {}
+        self._active: dict[str, int] = {}
+        self._requests: dict[str, int] = {}
+        self._processor = (clock(), time.process_time())
+
+    def limit(self, source: str) -> int:
+        """Connections allowed to a source."""
+        return self._controller(source).limit
+
+    def widest(self) -> int:
+        """Connections allowed to the source that is allowed most."""
+        return max((each.limit for each in self._controllers.values()), default=self._initial)
+
+    def free(self, source: str) -> int:
+        """Connections that may still be opened to a source."""
+        return max(0, self.limit(source) - self._active.get(source, 0))
+
+    def count(self, source: str, by: int) -> None:
+        """Note that connections to a source came into use, or out of it."""
+        self._active[source] = self._active.get(source, 0) + by
+
+    def count_request(self, source: str) -> None:
+        """Note a finished request: where files are small, that is what takes time."""
+        self._requests[source] = self._requests.get(source, 0) + 1
+
+    def backoff(self, source: str, error: BaseException) -> None:
+        """Note trouble that may come from too many connections."""
+        self._controller(source).backoff(self._clock(), type(error).__name__)
+
+    def sample(self, now: float) -> bool:
+        """Look at bytes, requests and the processor's load since the last look; call it about every 0.1 s.
+
+        Returns:
+            Whether a limit grew.
+        """
+        at, used = self._processor
+        self._processor = (now, time.process_time())
+        busy = (self._processor[1] - used) / (now - at) / (os.cpu_count() or 1) if now > at else None
+        grew = False
+        for source, controller in self._controllers.items():
+            before = controller.limit
+            latency = self._history.first_byte_seconds(source)
+            if latency is not None:
+                controller.first_byte(latency)
+            # A small file is a round trip more than it is bytes.
+            goodput = self._history.bytes_total(source) + (self._requests.get(source, 0) << 16)
+            controller.sample(now, goodput, self._active.get(source, 0), busy)
+            grew = grew or controller.limit > before
+        return grew
+
+    def retune(self) -> dict[str, Any]:
+        """Look for the best number of connections anew; returns what changed, by source."""
+        changed = {}
+        for source, controller in self._controllers.items():
+            before = controller.snapshot()
+            controller.retune(self._clock())
+            after = controller.snapshot()
+            changed[source] = {
+                "connections_before": before["limit"], "connections": after["limit"],
+                "phase_before": before["phase"], "phase": after["phase"],
+            }  # fmt: skip
+        return changed
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain values, by source."""
+        return {
+            source: {**controller.snapshot(), "active": self._active.get(source, 0)}
+            for source, controller in self._controllers.items()
+        }
+
+    def _controller(self, source: str) -> ConcurrencyController:
+        controller = self._controllers.get(source)
+        if controller is None:
+            controller = ConcurrencyController(self._initial, self._most, clock=self._clock)
+            self._controllers[source] = controller
+        return controller
