@@ -136,6 +136,10 @@ class BandwidthLimiter:
             raise HaltedError
         return waited
 
+    def reset_after_fork(self) -> None:
+        """Go on in a forked child, where the lock may be held by a thread that does not exist."""
+        self._lock = threading.Lock()
+
     def _take(self, nbytes: int) -> float:
         """Book ``nbytes`` and return their place in the stream of all bytes ever taken."""
         if nbytes < 0:

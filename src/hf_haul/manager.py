@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
+import posixpath
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -29,11 +31,14 @@ from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest, R
 from hf_haul.transports.base import Transport
 from hf_haul.transports.http import HttpSource
 from hf_haul.transports.pacing import Pace
-from hf_haul.transports.pool import ConnectionPool
+from hf_haul.transports.pool import ConnectionPool, redact
 
 __all__ = ["DownloadHandle", "FileSpec", "ParallelDownloadManager", "QueueProgress", "default_manager"]
 
 logger = logging.getLogger(__name__)
+
+#: Seconds that a shutdown waits for callbacks that do not return.
+_PATIENCE: Final = 2.0
 
 _TEXT_SUFFIXES: Final = frozenset(
     {".json", ".txt", ".md", ".csv", ".jsonl", ".yaml", ".yml", ".xml", ".html", ".py"}
@@ -88,16 +93,38 @@ class QueueProgress:
 
 
 class DownloadHandle:
-    """One submitted queue."""
+    """One submitted queue. Of use in the process that submitted it, and not in its forked children."""
 
     def __init__(self, scheduler: Scheduler, run: QueueRun) -> None:
-        self._scheduler = scheduler
-        self._run = run
+        self._engine = scheduler
+        self._state = run
+        self._pid = os.getpid()
+
+    @property
+    def _scheduler(self) -> Scheduler:
+        self._require_own_process()
+        return self._engine
+
+    @property
+    def _run(self) -> QueueRun:
+        self._require_own_process()
+        return self._state
+
+    def _require_own_process(self) -> None:
+        if self._pid != os.getpid():  # its threads do not exist here, and its locks may be held for ever
+            raise RuntimeError(
+                "this download belongs to the parent process; ask there, or submit it here anew"
+            )
 
     @property
     def queue_id(self) -> str:
         """Unique id of the queue."""
-        return self._run.queue.queue_id
+        return self._state.queue.queue_id
+
+    @property
+    def task_ids(self) -> list[str]:
+        """Unique ids of its files, in the order in which they are fetched."""
+        return [task.task_id for task in self._state.queue.tasks]
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every file is in place or given up.
@@ -108,9 +135,10 @@ class DownloadHandle:
         Returns:
             Whether the queue is over. ``False`` leaves it running.
         """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         over = self._run.done.wait(timeout)
         if over:
-            self._run.flush()
+            self._run.flush(deadline - time.monotonic())
         return over
 
     def cancel(self) -> bool:
@@ -127,7 +155,7 @@ class DownloadHandle:
 
     def set_priority(self, priority: DownloadPriority) -> None:
         """Move the queue before or behind others."""
-        self._scheduler.set_priority(self._run, priority)
+        self._scheduler.set_priority(self._run, DownloadPriority(priority))
 
     def errors(self) -> list[tuple[str, BaseException]]:
         """Failed files and why, the first failure first."""
@@ -137,7 +165,6 @@ class DownloadHandle:
         """How far it has come."""
         run = self._run
         queue, metrics = run.queue, run.metrics
-        transfers = list(run.transfers.values())
         waiting = list(run.waiting_for.values())
         return QueueProgress(
             files_total=len(queue.tasks),
@@ -146,7 +173,7 @@ class DownloadHandle:
             bytes_total=run.total_bytes,
             bytes_done=run.bytes_done(),
             bytes_transferred=metrics.bytes_downloaded,
-            speed_bps=sum(t.meter.speed() for t in transfers),
+            speed_bps=metrics.speed_bps,
             retries=metrics.retries,
             connections=metrics.connections,
             state=self.state,
@@ -158,9 +185,9 @@ class DownloadHandle:
         """State of the whole queue."""
         run = self._run
         if run.done.is_set():
-            if run.queue.cancelled:
-                return DownloadState.CANCELLED
-            return DownloadState.FAILED if run.queue.failed else DownloadState.DONE
+            if not run.queue.failed:  # a cancel may come too late to stop anything
+                return DownloadState.DONE
+            return DownloadState.CANCELLED if run.queue.cancelled else DownloadState.FAILED
         if run.queue.paused or self._scheduler.paused:
             return DownloadState.PAUSED
         return DownloadState.RUNNING if run.queue.active or run.queue.completed else DownloadState.QUEUED
@@ -238,12 +265,16 @@ class ParallelDownloadManager:
         self._limiter = limiter or BandwidthLimiter(self.settings.max_bandwidth_bps)
         self._verify_tls = verify_tls
         self._proxies = proxies
-        self._lock = threading.Lock()  # guards the engine's making, once per process
-        self._tasks: weakref.WeakValueDictionary[str, QueueRun] = weakref.WeakValueDictionary()
         self._closed = False
+        self._start_empty()
         self.events = EventBus()
         self._build()
         _managers.add(self)
+
+    def _start_empty(self) -> None:
+        self._lock = threading.Lock()  # guards what follows, and the engine's making, once per process
+        self._tasks: weakref.WeakValueDictionary[str, QueueRun] = weakref.WeakValueDictionary()
+        self._notifiers: weakref.WeakSet[Notifier] = weakref.WeakSet()
 
     def _build(self) -> None:
         settings = self.settings
@@ -268,7 +299,10 @@ class ParallelDownloadManager:
             return self._scheduler
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()  # the parent's may have been held by a thread that does not exist here
+        # Any lock may have been held by a thread that does not exist here.
+        self._start_empty()
+        self._limiter.reset_after_fork()
+        self.events.reset_after_fork()
 
     def _transport_for(self, request: FileRequest) -> Transport:
         remote = request.remote
@@ -323,26 +357,46 @@ class ParallelDownloadManager:
             progress_callback: Told about each file, at most ten times a second, and at its end.
 
         Raises:
-            ValueError: Two files have one destination, or a size is negative.
+            ValueError: A URL is not of http or https, two files have one destination, or a size is negative.
             DiskFullError: They will not fit.
             RuntimeError: The manager is shut down.
         """
+        for each in files:
+            _require_http(each.remote.path, each.remote.url)
+        return self._submit(files, model_id, priority, progress_callback)
+
+    def _submit(
+        self,
+        files: Sequence[FileRequest],
+        model_id: str,
+        priority: DownloadPriority,
+        progress_callback: ProgressCallback | None,
+        folders: Collection[Path] = (),
+    ) -> DownloadHandle:
+        """Queue files whose URLs are checked; makes the folders once everything else is found to be right."""
+        if self._closed:
+            raise RuntimeError("the manager is shut down")
+        priority = DownloadPriority(priority)
         engine = self._engine
         plan = make_plan(
             files, model_id=model_id, policy=self._policy, settings=self.settings, created_at=time.time
         )
-        check_space(space_needed(files), self._reserved(), self.settings.disk_check)
+        if self.settings.disk_check != "off":
+            reserved = sum(max(0, run.total_bytes - run.bytes_done()) for run in engine.runs())
+            check_space(space_needed(files), reserved, self.settings.disk_check)
+        for folder in folders:
+            _require_writable(folder)
         queue = ModelDownloadQueue(
             model_id, priority, max_concurrent_files=self.settings.max_concurrent_files_per_model
         )
         notifier = Notifier(progress_callback, f"hf-haul-progress-{model_id}") if progress_callback else None
         run = engine.submit(queue, plan.files, notifier)
-        if len(plan.files) == 1:
-            self._tasks[plan.files[0].task.task_id] = run
+        with self._lock:
+            if notifier is not None:
+                self._notifiers.add(notifier)
+            if len(plan.files) == 1:
+                self._tasks[plan.files[0].task.task_id] = run
         return DownloadHandle(engine, run)
-
-    def _reserved(self) -> int:
-        return sum(max(0, run.total_bytes - run.bytes_done()) for run in self._scheduler.runs())
 
     def add_download_task(
         self,
@@ -375,18 +429,15 @@ class ParallelDownloadManager:
             ValueError: The URL, size or digest is unusable.
             OSError: The folder cannot be written, or the file will not fit.
         """
+        _require_http(file_path, source_url)
+        target = Path(local_path).absolute()
+        if target.is_dir():
+            raise IsADirectoryError(f"{file_path!r}: {target} is a folder")
         request = self._request(
-            file_path, source_url, Path(local_path), size=size, digest=_as_digest(digest), etag=None
+            file_path, source_url, target, size=size, digest=_as_digest(digest), etag=None, priority=priority
         )
-        handle = self.submit(
-            [replace(request, priority=priority)],
-            model_id=model_id,
-            priority=priority,
-            progress_callback=progress_callback,
-        )
-        run = self._scheduler.find(handle.queue_id)
-        assert run is not None
-        return run.queue.tasks[0].task_id
+        handle = self._submit([request], model_id, priority, progress_callback, [target.parent])
+        return handle.task_ids[0]
 
     def queue_model_download(
         self,
@@ -416,39 +467,47 @@ class ParallelDownloadManager:
         """
         if not file_specs:
             raise ValueError(f"{model_id}: file_specs is empty, there is nothing to download")
-        folder = Path(local_dir)
-        requests = []
+        folder = Path(local_dir).absolute()
+        url_of = _joined_to(source_url)
         for spec in file_specs:
             require_safe_path(spec.path)
-            url = getattr(spec, "url", None) or f"{source_url.rstrip('/')}/{quote(spec.path)}"
+        _require_no_nesting([spec.path for spec in file_specs])
+        requests = []
+        for spec in file_specs:
+            url = getattr(spec, "url", None)
+            if url is None:
+                url = url_of(spec.path)
+            else:
+                _require_http(spec.path, url)
+            target = folder / spec.path
+            if target.is_dir():
+                raise IsADirectoryError(f"{spec.path!r}: {target} is a folder")
             request = self._request(
                 spec.path,
                 url,
-                folder / spec.path,
+                target,
                 size=spec.size,
                 digest=_digest_of(spec),
                 etag=getattr(spec, "etag", None),
+                priority=getattr(spec, "priority", None),
             )
-            requests.append(replace(request, priority=getattr(spec, "priority", None)))
-        return self.submit(
-            requests, model_id=model_id, priority=priority, progress_callback=progress_callback
-        ).queue_id
+            requests.append(request)
+        folders = {request.destination.staging_dir for request in requests}
+        return self._submit(requests, model_id, priority, progress_callback, folders).queue_id
 
     def _request(
-        self, path: str, url: str, target: Path, *, size: int | None, digest: Digest | None, etag: str | None
-    ) -> FileRequest:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"{path!r}: not an http(s) URL: {url!r}")
-        if size is not None and size < 0:
-            raise ValueError(f"{path!r}: size must be 0 or more, not {size!r}")
-        if target.is_dir():
-            raise IsADirectoryError(f"{path!r}: {target} is a folder")
-        _require_writable(target.parent)
+        self, path: str, url: str, target: Path, *, size: int | None, digest: Digest | None, etag: str | None,
+        priority: DownloadPriority | None,
+    ) -> FileRequest:  # fmt: skip
+        _require_size(path, size)
         version = (digest.value if digest else etag) or url
-        destination = FileDestination(target, version, digest, size)
         remote = RemoteFile(path, url, size=size, digest=digest, etag=etag, headers=self._headers)
-        return FileRequest(remote, destination, fresh=not self.settings.enable_resume)
+        return FileRequest(
+            remote,
+            FileDestination(target, version, digest, size),
+            priority=None if priority is None else DownloadPriority(priority),
+            fresh=not self.settings.enable_resume,
+        )
 
     def download_model_parallel(
         self,
@@ -480,10 +539,11 @@ class ParallelDownloadManager:
         Returns:
             ``success`` (all files in place), ``timed_out``, ``queue_id``, ``model_id``, ``state``, ``total_tasks``,
             ``completed_tasks``, ``failed_tasks``, ``total_bytes``, ``bytes_downloaded`` (over the network),
-            ``bytes_resumed``, ``duration_seconds``, ``average_speed_bps``, ``peak_speed_bps``, ``completion_rate``
-            (percent of the bytes that are on disk), ``concurrent_downloads``, ``retry_count``,
-            ``bandwidth_limited_time`` (seconds), ``failed_files`` (``file_path`` and ``error`` each). For an unknown id
-            ``success`` is false and ``error`` says so.
+            ``bytes_resumed``, ``duration_seconds``, ``average_speed_bps``, ``peak_speed_bps`` (of the best second),
+            ``completion_rate`` (percent of the bytes that are on disk), ``concurrent_downloads`` (connections that
+            were in use at once, at the most), ``retry_count``, ``bandwidth_limited_time`` (seconds, added up over
+            connections), ``failed_files`` (``file_path`` and ``error`` each). For an unknown id ``success`` is false
+            and ``error`` says so.
         """
         run = self._find(queue_id)
         if run is None:
@@ -493,6 +553,9 @@ class ParallelDownloadManager:
 
     def get_model_queue_status(self, queue_id: str) -> dict[str, Any] | None:
         """How far a queue has come: the values of :meth:`wait_for_model_completion`, and more while it runs.
+
+        These are ``priority``, ``active_tasks``, ``bytes_done`` (on disk, those of earlier sessions included),
+        ``speed_bps`` and ``connections`` (both now), and ``waiting_for`` (another process that fetches a file).
 
         Returns:
             ``None`` for an unknown id.
@@ -522,7 +585,8 @@ class ParallelDownloadManager:
             "average_speed_bps": metrics.average_speed_bps,
             "peak_speed_bps": metrics.peak_speed_bps,
             "completion_rate": 100.0 * progress.bytes_done / total if total else metrics.completion_rate(),
-            "concurrent_downloads": progress.connections,
+            "connections": progress.connections,
+            "concurrent_downloads": metrics.peak_connections,
             "retry_count": progress.retries,
             "bandwidth_limited_time": metrics.seconds_limited,
             "waiting_for": progress.waiting_for,
@@ -533,18 +597,32 @@ class ParallelDownloadManager:
         }
 
     def get_download_stats(self) -> dict[str, Any]:
-        """Plain values about the whole manager: queues, connections, speeds, limits by source, pool."""
+        """Plain values about the whole manager.
+
+        Returns:
+            ``queues``, ``files_active``, ``files_waiting``, ``connections``, ``speed_bps``, ``threads``, ``paused``;
+            ``sources``: the adaptive limit of each source, its phase, why it backed off, and connections in use;
+            ``measured``: speed of one connection and time to first byte, by source; ``max_bandwidth_bps``,
+            ``bandwidth_limited_time``; ``asked_to_wait``: seconds by origin; ``pool``: see
+            :meth:`hf_haul.transports.pool.ConnectionPool.get_stats`.
+        """
         engine = self._engine
         return {
             **engine.snapshot(),
+            "measured": engine.history.as_dict(),
             "max_bandwidth_bps": self._limiter.max_bps,
             "bandwidth_limited_time": self._limiter.throttled_seconds,
             "asked_to_wait": self._pace.waiting_for(),
             "pool": self._pool.get_stats(),
         }
 
-    def _find(self, queue_id: str) -> QueueRun | None:
-        return self._engine.find(queue_id) or self._tasks.get(queue_id)
+    def _find(self, queue_id: object) -> QueueRun | None:
+        if not isinstance(queue_id, str):  # whatever was passed, there is no such queue
+            return None
+        engine = self._engine
+        with self._lock:
+            run = self._tasks.get(queue_id)
+        return run or engine.find(queue_id)
 
     # ---- steering
 
@@ -599,7 +677,8 @@ class ParallelDownloadManager:
         """Look for the best number of connections anew, and close connections long unused.
 
         Returns:
-            ``sources``: connections before and now, by source; ``closed_sessions``: how many.
+            ``sources``: what changed, by source: ``connections_before`` and ``connections`` (the limit, from which
+            the search starts anew), ``phase_before`` and ``phase``; ``closed_sessions``: how many.
         """
         return {
             "sources": self._engine.retune(),
@@ -607,17 +686,24 @@ class ParallelDownloadManager:
         }
 
     def shutdown(self, *, wait: bool = True) -> None:
-        """End every thread and connection; idempotent.
+        """End every thread and connection; idempotent. Results stay readable.
 
         Args:
-            wait: Whether to finish first what was asked for. If not, downloads in progress stop within a moment and
-                stay resumable.
+            wait: Whether to finish first what was asked for and is not paused. If not, downloads in progress stop
+                within a moment and stay resumable.
         """
         engine = self._engine
         self._closed = True
-        engine.shutdown(wait_for_work=wait)
-        self._pool.close()
-        _managers.discard(self)
+        try:
+            engine.shutdown(wait_for_work=wait)
+        finally:
+            self._pool.close()
+            _managers.discard(self)
+            with self._lock:
+                telling: list[Notifier | EventBus] = [*self._notifiers, self.events]
+            deadline = time.monotonic() + _PATIENCE
+            for each in telling:
+                each.flush(deadline - time.monotonic())
 
     def __enter__(self) -> ParallelDownloadManager:
         return self
@@ -642,6 +728,55 @@ def _digest_of(spec: FileSpec) -> Digest | None:
             return _as_digest(value)
     # The git object of an LFS file is its pointer, not its bytes.
     return _as_digest(getattr(spec, "blob_id", None)) if lfs is None else None
+
+
+def _require_http(path: str, url: str) -> None:
+    """Refuse what no connection can be made to.
+
+    Raises:
+        ValueError: ``url`` is not of http or https, or has no host.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{path!r}: not an http(s) URL: {redact(url)!r}")
+
+
+def _require_size(path: str, size: object) -> None:
+    """Refuse what is no number of bytes.
+
+    Raises:
+        ValueError: It is neither ``None`` nor an integer of 0 or more.
+    """
+    if size is not None and (not isinstance(size, int) or size < 0):
+        raise ValueError(f"{path!r}: size must be a number of bytes, or None if unknown, not {size!r}")
+
+
+def _joined_to(base: str) -> Callable[[str], str]:
+    """What makes a file's URL of its path: the path goes before the query, if ``base`` has one."""
+    _require_http("source_url", base)
+    parts = urlsplit(base)
+    head = parts._replace(path=parts.path.rstrip("/"), query="", fragment="").geturl()
+    tail = f"?{parts.query}" if parts.query else ""
+    return lambda path: f"{head}/{quote(path)}{tail}"
+
+
+def _require_no_nesting(paths: Sequence[str]) -> None:
+    """Refuse a file that would have to be the folder of another one.
+
+    Raises:
+        ValueError: One is; the message names it.
+    """
+    names = {posixpath.normpath(path) for path in paths}
+    for name in names:
+        end = name.find("/")
+        while end > 0:
+            if name[:end] in names:
+                raise ValueError(f"{name[:end]!r} cannot be a file and the folder of {name!r}")
+            end = name.find("/", end + 1)
 
 
 def _require_writable(folder: Path) -> None:

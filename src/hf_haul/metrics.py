@@ -60,6 +60,7 @@ class DownloadMetrics:
         self._lock = threading.Lock()
         self._started = clock()
         self._finished: float | None = None
+        self._meter = SpeedMeter(clock=clock)
         self._window_at = self._started
         self._window_bytes = 0
         self._peak = 0.0
@@ -67,6 +68,7 @@ class DownloadMetrics:
     def add_bytes(self, nbytes: int) -> None:
         """Count bytes received."""
         now = self._clock()
+        self._meter.add(nbytes)
         with self._lock:
             self.bytes_downloaded += nbytes
             self._window_bytes += nbytes
@@ -116,6 +118,11 @@ class DownloadMetrics:
     def completion_rate(self) -> float:
         """Percentage of the files that are in place; 100.0 if there are none to fetch."""
         return 100.0 * self.files_done / self.files_total if self.files_total else 100.0
+
+    @property
+    def speed_bps(self) -> float:
+        """Bytes per second now, smoothed; 0.0 after the end."""
+        return self._meter.speed() if self._finished is None else 0.0
 
     @property
     def average_speed_bps(self) -> float:

@@ -25,8 +25,12 @@ class SupersededError(HaulError):
 
 
 def source_of(url: str) -> str:
-    """``scheme://host:port`` as written in the URL: what speeds and limits are kept by."""
-    return "/".join(url.split("/", 3)[:3])
+    """``scheme://host:port`` as written in the URL: what speeds and limits are kept by, and what messages name."""
+    scheme, _, rest = url.partition("://")
+    host = rest.partition("/")[0]
+    if "@" in host or "?" in host or "#" in host:  # never a user, a password or a query
+        host = host.partition("?")[0].partition("#")[0].rpartition("@")[2]
+    return f"{scheme}://{host}"
 
 
 class Part:
