@@ -1,0 +1,1 @@
+"""hf-haul beside its peers, in one run: ``python -m tests.benchmarks``."""

@@ -1,0 +1,85 @@
+"""All rows, or those named by ``--only``, in one run.
+
+``python -m tests.benchmarks`` from the top of the repository. It needs nginx; it says which other programs it did not
+find. Rows take between half a minute and a few minutes each; ``--quick`` shows in two minutes that everything works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from tests.benchmarks import report
+from tests.benchmarks.harness import Result
+from tests.benchmarks.rig import Options, rig_for
+
+MODULES = ("single", "upstream", "paced", "small", "loader")
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    default = Options()
+    parser.add_argument(
+        "--only", action="append", choices=MODULES, metavar="NAME", help=f"one of {', '.join(MODULES)}"
+    )
+    parser.add_argument("--rounds", type=int, default=default.rounds, help="runs of each tool (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmark-results"), help="folder for JSON and plot"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the bytes, one round: a check of the harness"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=default.patience, help="seconds to wait for a quiet machine"
+    )
+    parser.add_argument("--timeout", type=float, default=default.timeout, help="seconds one run may take")
+    parser.add_argument(
+        "--folder", type=Path, default=default.folder, help="where files are made (%(default)s)"
+    )
+    parser.add_argument("--src", type=Path, default=default.src, help="the hf_haul to measure (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; 0 when every goal that could be measured was reached, 1 when not, 2 when nothing could run."""
+    given = _arguments(argv)
+    options = Options(
+        rounds=1 if given.quick else given.rounds,
+        quick=given.quick,
+        patience=0.0 if given.quick else given.patience,
+        timeout=given.timeout,
+        folder=given.folder,
+        src=given.src.resolve(),
+    )
+    modules: list[ModuleType] = [
+        importlib.import_module(f"tests.benchmarks.bench_{name}") for name in (given.only or MODULES)
+    ]
+    results: list[Result] = []
+    missing: dict[str, str] = {}
+    try:
+        with rig_for(options, [repo for module in modules for repo in module.NEEDS]) as rig:
+            missing = rig.missing
+            for module in modules:
+                results += module.bench(rig)
+                report.save(results, missing, given.out)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was measured so far:", file=sys.stderr)
+    for result in results:
+        print("\n" + report.table(result))
+    print("\n" + report.goals_table(results))
+    for name, why in missing.items():
+        print(f"missing: {name}: {why}")
+    print(f"saved: {report.save(results, missing, given.out)}")
+    picture = report.plot(results, given.out)
+    print(f"saved: {picture}" if picture else "no plot (pip install matplotlib)")
+    return 0 if all(goal.reached is not False for result in results for goal in result.goals) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

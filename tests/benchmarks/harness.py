@@ -1,0 +1,327 @@
+"""Runs one program at a time, each in a process of its own, and says what it cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+__all__ = ["GB", "KIB", "MB", "MIB", "Goal", "Result", "Sample", "Tool", "middle", "quiet", "run_tool"]
+
+MB: Final = 10**6
+GB: Final = 10**9
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+
+#: Cores that other processes may use during a run before it counts as disturbed.
+DISTURBED: Final = 0.3
+#: Share of all cores that may be busy before a run starts.
+QUIET: Final = 0.14
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One program with its arguments.
+
+    Attributes:
+        name: As the tables show it.
+        argv: What is started.
+        env: Changes to the environment.
+        check: Raises if what it left on disk is not what was asked for; told whether to look at every byte.
+        reports: Whether it prints a JSON object with its own times, as ``client.py`` does. Without, the whole
+            process counts, which for a command is what a user waits for.
+        nbytes: Bytes it moves; the work's own number if ``None``.
+    """
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    check: Callable[[bool], None] | None = None
+    reports: bool = False
+    nbytes: int | None = None
+
+
+@dataclass
+class Sample:
+    """One run.
+
+    Attributes:
+        seconds: Wall time.
+        nbytes: Bytes moved.
+        user: Processor seconds in user mode.
+        system: Processor seconds in the kernel.
+        peak_mib: Peak resident memory in MiB.
+        base_mib: The same before the work began, where the program says it.
+        server: Processor seconds of the servers.
+        others: Cores that processes outside the benchmark kept busy meanwhile.
+        error: Why it failed, if it did.
+        extra: What else the program reported.
+    """
+
+    seconds: float
+    nbytes: int
+    user: float = 0.0
+    system: float = 0.0
+    peak_mib: float = 0.0
+    base_mib: float = 0.0
+    server: float = 0.0
+    others: float = 0.0
+    error: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nobody else used the machine to speak of."""
+        return self.error is None and self.others <= DISTURBED
+
+    @property
+    def speed(self) -> float:
+        """MB/s."""
+        return self.nbytes / self.seconds / MB if self.seconds else 0.0
+
+    @property
+    def cpu_per_gb(self) -> float:
+        """Processor seconds per GB."""
+        return (self.user + self.system) / (self.nbytes / GB) if self.nbytes else 0.0
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a row has to reach.
+
+    Attributes:
+        text: The goal in words.
+        value: What was measured; ``None`` where a peer is missing or failed.
+        wanted: The bound.
+        at_least: Whether the bound is a lower one.
+    """
+
+    text: str
+    value: float | None
+    wanted: float
+    at_least: bool = True
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether; ``None`` if there was nothing to compare with."""
+        if self.value is None:
+            return None
+        return self.value >= self.wanted if self.at_least else self.value <= self.wanted
+
+
+@dataclass
+class Result:
+    """One row of the table of goals.
+
+    Attributes:
+        name: Short, for ``--only`` and file names.
+        title: The work in words.
+        unit: ``MB/s``, ``files/s`` or ``s``: what the table's first column shows.
+        samples: Runs by tool.
+        goals: What was to be reached.
+        notes: What a reader has to know.
+        scale: How many of the unit's things one run handles, for ``files/s``.
+    """
+
+    name: str
+    title: str
+    unit: str = "MB/s"
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    goals: list[Goal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    scale: int = 1
+
+    def value(self, sample: Sample) -> float:
+        """A run as a number of the unit."""
+        if self.unit == "MB/s":
+            return sample.speed
+        if self.unit == "files/s":
+            return self.scale / sample.seconds
+        return sample.seconds
+
+    def usable(self, tool: str) -> list[Sample]:
+        """The undisturbed runs of a tool, or all that worked where there is no undisturbed one."""
+        good = [each for each in self.samples.get(tool, []) if each.error is None]
+        return [each for each in good if each.clean] or good
+
+    def of(self, tool: str, get: Callable[[Sample], float] | None = None) -> float | None:
+        """The median over a tool's runs: of the unit, or of what ``get`` reads."""
+        return middle([(get or self.value)(each) for each in self.usable(tool)])
+
+    def ratio(self, ours: str, theirs: str) -> float | None:
+        """How many times the number of ``theirs`` that of ``ours`` is."""
+        left, right = self.of(ours), self.of(theirs)
+        return left / right if left is not None and right else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "unit": self.unit,
+            "notes": self.notes,
+            "goals": [{**asdict(goal), "reached": goal.reached} for goal in self.goals],
+            "tools": {
+                tool: {
+                    "median": self.of(tool),
+                    "cpu_seconds_per_gb": self.of(tool, lambda each: each.cpu_per_gb),
+                    "peak_mib": self.of(tool, lambda each: each.peak_mib),
+                    "runs": [asdict(each) for each in samples],
+                }
+                for tool, samples in self.samples.items()
+            },
+        }
+
+
+def middle(values: Sequence[float]) -> float | None:
+    """The median; ``None`` of nothing."""
+    return median(values) if values else None
+
+
+# ---- the machine
+
+
+def _busy() -> float:
+    """Processor seconds that anybody used since boot."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
+    return (user + nice + system + irq + softirq) / _TICKS
+
+
+def cpu_of(pid: int) -> float:
+    """Processor seconds of a process so far; 0.0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def quiet(patience: float) -> None:
+    """Wait until the machine is nearly idle, at most ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        before, began = _busy(), time.monotonic()
+        time.sleep(0.25)
+        share = (_busy() - before) / (time.monotonic() - began) / (os.cpu_count() or 1)
+        if share <= QUIET or time.monotonic() >= deadline:
+            return
+
+
+def warm_pages(folder: Path, nbytes: int) -> None:
+    """Touch as much memory as the next run will, and give it back.
+
+    A virtual machine whose host takes free pages back pays up to seconds per GB for the first touch, at random;
+    so every tool finds pages that were in use a moment ago.
+    """
+    ballast = folder / "ballast"
+    block = bytes(4 * MIB)
+    with ballast.open("wb", buffering=0) as out:
+        for _ in range(-(-nbytes // len(block))):
+            out.write(block)
+    ballast.unlink()
+
+
+class _Watch(threading.Thread):
+    """Reads a process's peak memory until it ends; ``ru_maxrss`` would show ours where the process is small."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._status = Path(f"/proc/{pid}/status")
+        self._over = threading.Event()
+        self.peak_kib = 0
+
+    def run(self) -> None:
+        while not self._over.wait(0.03):
+            try:
+                text = self._status.read_text()
+            except OSError:
+                return
+            for line in text.splitlines():
+                if line.startswith("VmHWM:"):
+                    self.peak_kib = max(self.peak_kib, int(line.split()[1]))
+
+    def stop(self) -> float:
+        self._over.set()
+        self.join()
+        return self.peak_kib / 1024
+
+
+def run_tool(
+    tool: Tool,
+    *,
+    nbytes: int,
+    servers: Sequence[int],
+    cwd: Path,
+    timeout: float,
+    every_byte: bool,
+) -> Sample:
+    """Run one program to its end.
+
+    Args:
+        tool: The program.
+        nbytes: Bytes it moves.
+        servers: Process ids of the servers, whose processor time is shown apart.
+        cwd: Where it runs.
+        timeout: Seconds after which it is killed and counts as failed.
+        every_byte: Whether to compare what it wrote byte by byte, after the clock has stopped.
+    """
+    nbytes = tool.nbytes or nbytes
+    env = {**os.environ, **tool.env}
+    before = {pid: cpu_of(pid) for pid in (*servers, os.getpid())}
+    busy = _busy()
+    began = time.monotonic()
+    with (cwd / "stdout").open("wb") as out, (cwd / "stderr").open("wb") as err:
+        process = subprocess.Popen(list(tool.argv), stdout=out, stderr=err, cwd=cwd, env=env)
+    watch = _Watch(process.pid)
+    watch.start()
+    killer = threading.Timer(timeout, process.send_signal, [signal.SIGKILL])
+    killer.start()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    killer.cancel()
+    peak = watch.stop()
+    busy = _busy() - busy
+    spent = {pid: cpu_of(pid) - before[pid] for pid in before}
+    ours = usage.ru_utime + usage.ru_stime + sum(spent.values())
+    sample = Sample(
+        seconds=seconds,
+        nbytes=nbytes,
+        user=usage.ru_utime,
+        system=usage.ru_stime,
+        peak_mib=peak,
+        server=sum(spent[pid] for pid in servers),
+        others=max(0.0, busy - ours) / seconds,
+    )
+    if process.returncode:
+        tail = (cwd / "stderr").read_text(errors="replace").strip()[-600:]
+        sample.error = f"exit code {process.returncode} after {seconds:.1f} s: {tail}"
+        return sample
+    try:
+        if tool.reports:
+            _take_report(sample, (cwd / "stdout").read_text())
+        if tool.check is not None:
+            tool.check(every_byte)
+    except Exception as error:  # one broken peer must not end the whole run
+        sample.error = f"{type(error).__name__}: {error}"
+    return sample
+
+
+def _take_report(sample: Sample, text: str) -> None:
+    report = json.loads(text.strip().splitlines()[-1])
+    sample.seconds = report.pop("seconds")
+    sample.user = report.pop("user")
+    sample.system = report.pop("system")
+    sample.peak_mib = report.pop("peak_mib")
+    sample.base_mib = report.pop("base_mib")
+    sample.extra = report

@@ -1,0 +1,148 @@
+"""Tables for people, JSON for programs, a plot for both."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.harness import Result
+
+__all__ = ["goals_table", "machine", "plot", "save", "table"]
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def table(result: Result) -> str:
+    """One row of the goals: every tool's median, its range, its ratio to ours, and what it cost."""
+    ours = next((tool for tool in result.samples if tool.startswith("hf-haul")), None)
+    rows = [
+        [
+            "tool", result.unit, "range", "x ours", "CPU s/GB", "user", "system", "server", "peak MiB", "+MiB", "clean",
+        ]
+    ]  # fmt: skip
+    for tool, samples in result.samples.items():
+        used = [result.value(each) for each in result.usable(tool)]
+        ratio = result.ratio(tool, ours) if ours else None
+        cells = [tool, _number(result.of(tool))]
+        cells.append(f"{_number(min(used))}-{_number(max(used))}" if used else "failed")
+        cells.append(_number(ratio, 2))
+        for get in (
+            lambda s: s.cpu_per_gb,
+            lambda s: s.user / (s.nbytes / 1e9) if s.nbytes else 0.0,
+            lambda s: s.system / (s.nbytes / 1e9) if s.nbytes else 0.0,
+            lambda s: s.server / (s.nbytes / 1e9) if s.nbytes else 0.0,
+        ):
+            cells.append(_number(result.of(tool, get), 2))
+        cells.append(_number(result.of(tool, lambda s: s.peak_mib), 0))
+        grown = result.of(tool, lambda s: s.peak_mib - s.base_mib if s.base_mib else float("nan"))
+        cells.append("-" if grown is None or grown != grown else _number(grown, 0))  # NaN is not itself
+        cells.append(f"{sum(each.clean for each in samples)}/{len(samples)}")
+        rows.append(cells)
+    lines = [f"{result.name}: {result.title}", _aligned(rows)]
+    for tool, samples in result.samples.items():
+        lines += [f"  ! {tool}: {each.error}" for each in samples if each.error][:1]
+    lines += [f"  {note}" for note in result.notes]
+    return "\n".join(lines)
+
+
+def goals_table(results: Iterable[Result]) -> str:
+    """Every goal, what was measured, and whether that reaches it."""
+    rows = [["goal", "measured", "wanted", ""]]
+    words = {True: "yes", False: "NO", None: "not measured"}
+    for result in results:
+        for goal in result.goals:
+            bound = ("at least " if goal.at_least else "at most ") + _number(goal.wanted, 2)
+            rows.append([f"{result.name}: {goal.text}", _number(goal.value, 2), bound, words[goal.reached]])
+    return _aligned(rows)
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: installed(name) for name in ("huggingface_hub", "requests", "urllib3", "hf_transfer")},
+    }
+
+
+def save(results: Sequence[Result], missing: Mapping[str, str], folder: Path) -> Path:
+    """Write ``benchmarks.json``; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "benchmarks.json"
+    document = {
+        "machine": machine(),
+        "missing": dict(missing),
+        "results": [result.as_dict() for result in results],
+    }
+    target.write_text(json.dumps(document, indent=1))
+    return target
+
+
+def plot(results: Sequence[Result], folder: Path) -> Path | None:
+    """Write ``benchmarks.png``: a panel of bars for each row. ``None`` without matplotlib."""
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        from matplotlib import pyplot as plt
+    except ImportError:
+        return None
+    shown = [each for each in results if each.unit in {"MB/s", "files/s"} and len(each.samples) > 1]
+    if not shown:
+        return None
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(6 * columns, 3.2 * lines), squeeze=False)
+    for axis in axes.flat[len(shown) :]:
+        axis.axis("off")
+    for result, axis in zip(shown, axes.flat, strict=False):
+        tools = [tool for tool in result.samples if result.of(tool) is not None][::-1]
+        medians = [result.of(tool) or 0.0 for tool in tools]
+        ranges = [[result.value(each) for each in result.usable(tool)] for tool in tools]
+        spread = [
+            [middle - min(values) for middle, values in zip(medians, ranges, strict=True)],
+            [max(values) - middle for middle, values in zip(medians, ranges, strict=True)],
+        ]
+        colours = ["#d9480f" if tool.startswith("hf-haul") else "#868e96" for tool in tools]
+        bars = axis.barh(tools, medians, xerr=spread, color=colours, ecolor="#495057")
+        axis.bar_label(bars, [_number(value, 0) for value in medians], padding=4, fontsize=8)
+        axis.set_title(result.title, fontsize=9)
+        axis.set_xlabel(result.unit, fontsize=8)
+        axis.margins(x=0.15)
+        axis.tick_params(labelsize=8)
+    figure.tight_layout()
+    target = folder / "benchmarks.png"
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+    return target

@@ -1,0 +1,339 @@
+"""The other side: nginx for the bytes, local Hubs for the metadata, each in a process of its own, on loopback.
+
+**Pace.** A fair pace is set per connection, not per request: nginx's ``limit_rate`` starts over with each request
+and lets short ranges through at full speed. Linux hands ``SO_MAX_PACING_RATE`` on from a listening socket to what it
+accepts, and nginx takes listening sockets that are open already (the ``NGINX`` variable, made for upgrades). So
+the sockets are opened here, with their pace, and no module and no compiler is needed.
+
+**Hub.** LFS files go out as the Hub gives them: the local Hub answers 302 with a signed URL that leads to nginx. For
+many small files, nginx also stands before the local Hub and gives the files themselves, with the headers that
+the local Hub gave when asked once for each: 2,000 files are then no test of the server. ``echo_sleep`` makes a round
+trip last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import requests
+from tests.benchmarks.harness import MB
+
+__all__ = ["PACE", "Hub", "Nginx", "Servers", "certificate", "serving"]
+
+#: Bytes per second of one connection of the paced origin.
+PACE: Final = 20 * MB
+#: Seconds of the long round trip.
+ROUND_TRIP: Final = 0.05
+_SO_MAX_PACING_RATE: Final = 47
+_ECHO: Final = Path("/usr/lib/nginx/modules/ngx_http_echo_module.so")
+
+
+def certificate(folder: Path) -> tuple[Path, Path] | None:
+    """A certificate for 127.0.0.1 that signs itself, and its key; ``None`` without ``openssl``."""
+    if shutil.which("openssl") is None:
+        return None
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+    ]
+    # No CA flag: rustls refuses a CA as a server's own certificate.
+    names = [
+        "-addext",
+        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+    ]
+    files = ["-out", str(cert), "-keyout", str(key)]
+    subprocess.run([*words, *names, *files], check=True, capture_output=True)
+    return cert, key
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """A running nginx.
+
+    Attributes:
+        pids: Its processes.
+        plain: Origin of the files.
+        paced: The same, :data:`PACE` bytes per second for each connection.
+        tls: The same over TLS; ``None`` without ``openssl``.
+        hubs: Origins that stand before a local Hub, by name.
+    """
+
+    pids: tuple[int, ...]
+    plain: str
+    paced: str
+    tls: str | None
+    hubs: dict[str, str]
+
+
+class Hub:
+    """Local Hubs in one process of their own, one for each origin that bytes can come from.
+
+    Attributes:
+        pid: The process.
+        urls: The Hub's URL by the name of the origin.
+    """
+
+    def __init__(self, repos: dict[str, Path], origins: dict[str, str], src: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "hub_server.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(src)},
+        )
+        self.pid = self._process.pid
+        self.urls: dict[str, str] = self.ask(
+            repos={name: str(folder) for name, folder in repos.items()}, origins=origins
+        )
+
+    def ask(self, **question: Any) -> Any:
+        """Send one question to the process, and wait for its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError("the local Hub has ended")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(20)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Everything that is served.
+
+    Attributes:
+        nginx: The files.
+        hub: The metadata.
+        by_sha: Folder that nginx serves below ``/lfs``: files by their sha256.
+    """
+
+    nginx: Nginx
+    hub: Hub
+    by_sha: Path
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Processes of all servers."""
+        return (*self.nginx.pids, self.hub.pid)
+
+
+def _listener(pace: int | None = None) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(511)
+    if pace is not None:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, pace)
+    return listener
+
+
+def _origin(listener: socket.socket, scheme: str = "http") -> str:
+    return f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def serving(
+    folder: Path,
+    files: Path,
+    repos: dict[str, Path],
+    small: Sequence[str],
+    cert: tuple[Path, Path] | None,
+    src: Path,
+) -> Iterator[Servers]:
+    """Run nginx and the Hubs until the block ends.
+
+    Args:
+        folder: For configuration, logs and temporary files.
+        files: What nginx serves by name below ``/files``.
+        repos: Folders by repository id; their LFS files come from nginx.
+        small: Repositories of small files, which nginx gives itself.
+        cert: Certificate and key for TLS.
+        src: Where ``hf_haul`` is.
+    """
+    by_sha = folder / "lfs"
+    by_sha.mkdir(parents=True)
+    for repo in small:
+        link = folder / "small" / repo
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(repos[repo])
+    sockets = {"plain": _listener(), "paced": _listener(PACE)}
+    if cert is not None:
+        sockets["tls"] = _listener()
+    origins = {name: _origin(each, "https" if name == "tls" else "http") for name, each in sockets.items()}
+    hub = Hub(repos, origins, src)
+    try:
+        for sha, path in hub.ask(lfs_objects=True).items():
+            (by_sha / sha).symlink_to(path)
+        fronts = {"front": _listener()}
+        if _ECHO.exists():
+            fronts["far"] = _listener()
+        maps = [_harvest(hub, repo, repos[repo]) for repo in small]
+        config = _config(folder, files, sockets, fronts, cert, hub.urls["plain"], maps)
+        with _nginx(folder, config, [*sockets.values(), *fronts.values()]) as pids:
+            names = {name: _origin(each) for name, each in fronts.items()}
+            nginx = Nginx(pids, origins["plain"], origins["paced"], origins.get("tls"), names)
+            yield Servers(nginx, hub, by_sha)
+    finally:
+        hub.close()
+
+
+@contextlib.contextmanager
+def _nginx(folder: Path, config: str, listeners: Sequence[socket.socket]) -> Iterator[tuple[int, ...]]:
+    path = folder / "nginx.conf"
+    path.write_text(config)
+    fds = [each.fileno() for each in listeners]
+    process = subprocess.Popen(
+        ["nginx", "-c", str(path), "-p", str(folder)],
+        pass_fds=fds,
+        env={**os.environ, "NGINX": "".join(f"{fd};" for fd in fds)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 10
+        while not (workers := children.read_text().split()):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"nginx did not start: {(folder / 'error.log').read_text()[-800:]}")
+            time.sleep(0.02)
+        yield (process.pid, *map(int, workers))
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _harvest(hub: Hub, repo: str, folder: Path) -> tuple[str, str, dict[str, str]]:
+    """The commit of a repository, and the ETag of each of its files, asked from the local Hub itself."""
+    base = hub.urls["plain"]
+    commit = requests.get(f"{base}/api/models/{repo}", timeout=30).json()["sha"]
+    etags = {}
+    with requests.Session() as session:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = path.relative_to(folder).as_posix()
+            if not re.fullmatch(r"[\w./-]+", name):
+                raise ValueError(f"{name!r}: nginx's configuration is kept simple, so names have to be")
+            answer = session.head(f"{base}/{repo}/resolve/{commit}/{name}", allow_redirects=False, timeout=30)
+            if answer.status_code != 307:
+                raise ValueError(
+                    f"{name}: expected a git file of a public repository, got {answer.status_code}"
+                )
+            etags[name] = answer.headers["X-Linked-Etag"].strip('"')
+    return repo, commit, etags
+
+
+def _config(
+    folder: Path,
+    files: Path,
+    sockets: dict[str, socket.socket],
+    fronts: dict[str, socket.socket],
+    cert: tuple[Path, Path] | None,
+    hub: str,
+    maps: Sequence[tuple[str, str, dict[str, str]]],
+) -> str:
+    def listen(name: str, each: socket.socket) -> str:
+        return f"listen 127.0.0.1:{each.getsockname()[1]}{' ssl' if name == 'tls' else ''};"
+
+    tls = f"ssl_certificate {cert[0]}; ssl_certificate_key {cert[1]}; ssl_protocols TLSv1.3;" if cert else ""
+    etags = "\n".join(f'"{repo}/{name}" {etag};' for repo, _, known in maps for name, etag in known.items())
+    sizes = "\n".join(
+        f'"{repo}/{name}" {(folder / "small" / repo / name).stat().st_size};'
+        for repo, _, known in maps
+        for name in known
+    )
+    commits = "\n".join(f'"{repo}" {commit};' for repo, commit, _ in maps)
+    temporary = "\n".join(
+        f"{kind}_temp_path {folder}/tmp-{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    module = f"load_module {_ECHO};" if "far" in fronts else ""
+    common = _front(folder, hub)
+    far = (
+        f"""
+    server {{
+        {listen("far", fronts["far"])}
+        location / {{ echo_sleep {ROUND_TRIP}; echo_exec /now$uri?$args; }}
+        {common}
+    }}"""
+        if "far" in fronts
+        else ""
+    )
+    return f"""
+{"user root;" if os.geteuid() == 0 else ""}
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log warn;
+{module}
+events {{ worker_connections 4096; }}
+http {{
+    {temporary}
+    access_log off; sendfile on; tcp_nopush on; tcp_nodelay on;
+    keepalive_requests 10000000; keepalive_timeout 120s; open_file_cache max=20000;
+    default_type application/octet-stream;
+    map_hash_max_size 131072; map_hash_bucket_size 256; proxy_buffers 64 64k;
+    map $repo/$path $oid {{ default ""; {etags} }}
+    map $repo/$path $bytes {{ default 0; {sizes} }}
+    map $repo $commit {{ default ""; {commits} }}
+    server {{
+        {" ".join(listen(name, each) for name, each in sockets.items())}
+        {tls}
+        location /files/ {{ alias {files}/; }}
+        location ~ ^/lfs/[^/]+/(?<sha>[0-9a-f]+)$ {{ alias {folder}/lfs/$sha; etag off; add_header ETag '"$sha-1"'; }}
+    }}
+    server {{
+        {listen("front", fronts["front"])}
+        location / {{ rewrite ^ /now$uri; }}
+        {common}
+    }}
+    {far}
+}}
+"""
+
+
+def _front(folder: Path, hub: str) -> str:
+    """What a front gives: the files' redirects and bytes itself, everything else from the local Hub."""
+    location = "/api/resolve-cache/models/$repo/$commit/$path?%2F$repo%2Fresolve=&etag=%22$oid%22"
+    return f"""
+        location ~ ^/now/(?<repo>[^/]+/[^/]+)/resolve/[^/]+/(?<path>.+)$ {{
+            internal;
+            add_header X-Repo-Commit $commit always; add_header X-Linked-Size $bytes always;
+            add_header X-Linked-Etag '"$oid"' always;
+            absolute_redirect off;
+            return 307 "{location}";
+        }}
+        location ~ ^/now/api/resolve-cache/models/(?<repo>[^/]+/[^/]+)/[0-9a-f]+/(?<path>.+)$ {{
+            internal;
+            alias {folder}/small/$repo/$path; etag off;
+            add_header ETag '"$oid"'; add_header X-Repo-Commit $commit;
+        }}
+        location ~ ^/now(?<rest>/api/.*)$ {{
+            internal;
+            proxy_pass http://{urlsplit(hub).netloc}$rest$is_args$args; proxy_set_header Host $http_host;
+        }}"""
