@@ -10,17 +10,19 @@ What we chose. One file holds both, the bytes and the record of what is done::
     | the file's own bytes | header: owner   | journal: (start, stop) records, appended
 
 Renaming it moves both at once, deleting it (``hf cache prune`` finds ``*.incomplete``) leaves nothing, and
-publishing it is: verify, cut the tail off, rename. Bytes are written at their own offset only, so writing
+publishing it is: verify, rename to a private name that says so (``.sealed``), cut the tail off, rename. Bytes are written at their own offset only, so writing
 them twice is harmless. A record is appended after the bytes it claims were handed to the kernel, so a kill at
 any moment loses claims, never bytes. After a power failure the kernel's memory is gone too: then a record may
 claim more than the disk holds, which the digest finds out, or, for a file without a digest, the changed boot
 id, after which we start anew.
 
 Who owns it. ``<key>.haul.incomplete`` is created exclusively, which is the claim; no lock is needed for that.
-A second process that finds it looks whether the owner is alive (``ownership`` says how). A file of a dead owner is *adopted* by renaming it to a name of our own (a rename succeeds
-for one process only). Where death cannot be proven, only its bytes are copied: a sleeper that wakes up
-writes into a file nobody will publish. The staged file is renamed to a private name, and its identity
-compared, before it is published.
+A second process that finds it looks whether the owner is alive (``ownership`` says how). A file of a dead owner
+is *adopted* by renaming it to a name of our own, ``<key>.<random>.haul.incomplete`` (a rename succeeds for one
+process only). Where death cannot be proven, only its bytes are copied: a sleeper that wakes up writes into a file
+nobody will publish. The staged file is renamed to a private name, and its identity compared, before it is
+published. Whoever is killed between two of these steps leaves a private name behind: the next run scans for those,
+keeps the one that holds the most, and removes the rest.
 
 What we do not do: share one staged file between living processes; trust a size; trust a lock.
 """
@@ -33,12 +35,14 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import struct
 import sys
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -57,6 +61,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)
 _MAGIC: Final = b"hf-haul1"
 _HEADER_SIZE: Final = 512
 _HEADER: Final = struct.Struct("<8scxxxII")  # magic, O(wned) or R(eleased), length and crc of the JSON
@@ -65,9 +70,15 @@ _RECORD: Final = struct.Struct("<QQI")  # start, stop, crc of both and the file'
 #: Seconds between signs of life of an owner that writes nothing.
 _BEAT_INTERVAL: Final = 15.0
 
+#: Seconds after which a file that is still empty is nobody's: its header follows its creation at once.
+_BIRTH: Final = 3.0
+
 _SUFFIX: Final = ".incomplete"
-_CLAIM_SUFFIX: Final = ".haul" + _SUFFIX
-_SEQUENTIAL_SUFFIX: Final = ".seq" + _SUFFIX
+#: Names of staged files: ``<key>[.<eight random digits>]<kind>``.
+_OFFSET: Final = ".haul" + _SUFFIX
+_SEQUENTIAL: Final = ".seq" + _SUFFIX
+_SEALED: Final = ".sealed" + _SUFFIX
+_NAME: Final = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?(\.(?:haul|seq|sealed)\.incomplete)", re.DOTALL)
 
 
 class StagedElsewhereError(HaulError):
@@ -151,26 +162,21 @@ class StagedFile:
             DiskFullError: The disk is full; what was written before stays for a resume.
             OSError: The disk refuses.
         """
-        try:
-            while data:
-                written = self._pwrite(data, offset)
-                offset += written
-                data = data[written:]
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise DiskFullError(
-                    f"No space left for {self.path.name} ({self.size} bytes) in {self.path.parent}. "
-                    f"{self.done} bytes are kept: free some space and run the same download again."
-                ) from error
-            raise
+        with self._explained():
+            self._write_all(data, offset)
 
     def record(self, start: int, stop: int) -> None:
-        """Claim bytes that :meth:`write` has handed to the kernel."""
-        with self._lock:
+        """Claim bytes that :meth:`write` has handed to the kernel.
+
+        Raises:
+            DiskFullError: The disk is full; a kill would now cost these bytes, and only these.
+            OSError: The disk refuses.
+        """
+        with self._explained(), self._lock:
             self._done.add(start, stop)
             if self.sequential:
                 return
-            self._pwrite(memoryview(self._pack(start, stop)), self._journal_end)
+            self._write_all(memoryview(self._pack(start, stop)), self._journal_end)
             self._journal_end += _RECORD.size
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
@@ -215,7 +221,7 @@ class StagedFile:
             self._journal_end = self.size + _HEADER_SIZE
             self._write_header(b"O")
             for run in kept:
-                self._pwrite(memoryview(self._pack(run.start, run.stop)), self._journal_end)
+                self._write_all(memoryview(self._pack(run.start, run.stop)), self._journal_end)
                 self._journal_end += _RECORD.size
 
     # ---- life
@@ -242,10 +248,9 @@ class StagedFile:
         Raises:
             StagedLostError: The file is no longer ours.
         """
-        os.ftruncate(self._fd, self.size)
         if durable:
-            os.fsync(self._fd)
-        private = self.path.with_name(f"{self.key}.{secrets.token_hex(4)}{_SUFFIX}")
+            os.fsync(self._fd)  # may take long, and a kill meanwhile should find the journal in place
+        private = self.path.with_name(f"{self.key}.{secrets.token_hex(4)}{_SEALED}")
         try:
             if self._stat_identity(os.stat(self.path)) != self._identity:
                 raise StagedLostError(f"{self.path} was replaced by another process")
@@ -259,6 +264,10 @@ class StagedFile:
             _move_back(private, self.path)
             raise StagedLostError(f"{self.path} was replaced by another process")
         self.path = private
+        if sys.platform == "win32":  # pragma: no cover
+            os.truncate(private, self.size)
+        else:
+            os.ftruncate(self._fd, self.size)
         self._close_fd()
         return private
 
@@ -298,6 +307,27 @@ class StagedFile:
         if fd >= 0:
             os.close(fd)
 
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say of an error of the disk which file it is about, and what can be done."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise DiskFullError(
+                    f"No space left for {self.path.name} in {self.path.parent}. What is staged is kept: free some "
+                    "space and run the same download again."
+                ) from error
+            if error.filename is None and error.errno is not None:
+                raise OSError(error.errno, error.strerror, os.fspath(self.path)) from error
+            raise
+
+    def _write_all(self, data: memoryview, offset: int) -> None:
+        while data:
+            written = self._pwrite(data, offset)
+            offset += written
+            data = data[written:]
+
     def _pwrite(self, data: memoryview, offset: int) -> int:
         if hasattr(os, "pwrite"):
             return os.pwrite(self._fd, data, offset)
@@ -319,13 +349,14 @@ class StagedFile:
         }
         body = json.dumps(about, separators=(",", ":")).encode()[: _HEADER_SIZE - _HEADER.size]
         head = _HEADER.pack(_MAGIC, status, len(body), zlib.crc32(body)) + body
-        self._pwrite(memoryview(head.ljust(_HEADER_SIZE, b"\0")), self.size)
+        self._write_all(memoryview(head.ljust(_HEADER_SIZE, b"\0")), self.size)
 
     def _take_over(self) -> None:
         """Become the owner: lock, and say so in the header."""
         try_lock(self._fd)
         if not self.sequential:
-            self._write_header(b"O")
+            with self._explained():
+                self._write_header(b"O")
 
     def _load(self, *, trust: bool) -> None:
         """Read the claims that an earlier owner left."""
@@ -396,16 +427,16 @@ def _read_header(fd: int, size: int, key: str) -> _Header | None:
 
 
 def scan_orphans(directory: Path) -> dict[str, list[Path]]:
-    """Staged files with other than their claim's name, by key: left by owners killed while adopting.
+    """Staged files in a folder, by key: what earlier processes left.
 
     One listing serves a whole queue; :func:`claim` takes each key's share.
     """
     found: dict[str, list[Path]] = {}
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
-            name = entry.name
-            if name.endswith(_SUFFIX) and not name.endswith((_CLAIM_SUFFIX, _SEQUENTIAL_SUFFIX)):
-                found.setdefault(name[: -len(_SUFFIX)].rpartition(".")[0], []).append(Path(entry.path))
+            match = _NAME.fullmatch(entry.name)  # huggingface_hub's own end in .incomplete, too
+            if match is not None:
+                found.setdefault(match[1], []).append(Path(entry.path))
     return found
 
 
@@ -429,43 +460,36 @@ def claim(
         resume: Whether earlier bytes may be kept; if not, they are dropped.
         digest_known: Whether a digest will be checked at the end; without one, bytes that survived a
             reboot are not trusted.
-        orphans: What :func:`scan_orphans` found for this key.
+        orphans: What :func:`scan_orphans` found for this key; all but the best of them are removed.
 
     Raises:
         StagedElsewhereError: A living process has it.
+        DiskFullError: The disk is full.
         OSError: The folder cannot be written.
     """
-    target = directory / (key + (_SEQUENTIAL_SUFFIX if sequential else _CLAIM_SUFFIX))
-    for orphan in orphans or ():
-        with contextlib.suppress(FileNotFoundError, StagedElsewhereError):
-            if not _is_ours(orphan, key, size):
-                continue  # huggingface_hub names its temporary files alike
-            staged = _adopt(orphan, key, size, sequential=False, trust_reboot=digest_known)
-            if staged is not None:
-                return _settle(staged, target, keep=resume)
+    target = directory / (key + (_SEQUENTIAL if sequential else _OFFSET))
+    left = [target, *(path for path in orphans or () if path != target)] if orphans else []
+    adopter = _Adopter(target, key, size, sequential=sequential, digest_known=digest_known)
     for _ in range(100):
+        staged = adopter.best_of(left)
+        if staged is not None:
+            return _settle(staged, target, keep=resume)
+        left = []
         try:
-            fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+            fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
         except FileNotFoundError:
             directory.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            with contextlib.suppress(FileNotFoundError):  # somebody was quicker: look again
-                staged = _adopt(target, key, size, sequential=sequential, trust_reboot=digest_known)
-                if staged is not None:
-                    return _settle(staged, target, keep=resume)
+            left = [target]
         else:
             staged = StagedFile(target, key, size, fd, sequential=sequential)
-            staged._take_over()  # noqa: SLF001  the module's own class
+            try:
+                staged._take_over()  # noqa: SLF001  the module's own class
+            except OSError:
+                staged.delete()
+                raise
             return staged
     raise StagedElsewhereError(target, None)
-
-
-def _is_ours(path: Path, key: str, size: int) -> bool:
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        return _read_header(fd, size, key) is not None
-    finally:
-        os.close(fd)
 
 
 def _settle(staged: StagedFile, target: Path, *, keep: bool) -> StagedFile:
@@ -480,51 +504,120 @@ def _settle(staged: StagedFile, target: Path, *, keep: bool) -> StagedFile:
         with contextlib.suppress(OSError):
             os.unlink(staged.path)
         staged.path = target
+    logger.info("resuming %s: %d of %d bytes are here", staged.key, staged.resumed, staged.size)
     return staged
 
 
-def _adopt(path: Path, key: str, size: int, *, sequential: bool, trust_reboot: bool) -> StagedFile | None:
-    """Take over ``path`` if its owner is gone; ``None`` if it held nothing of use and was removed."""
-    fd = _open_if_abandoned(path, key, size, sequential=sequential)
-    private = path.with_name(f"{key}.{secrets.token_hex(4)}{_SUFFIX}")
-    os.close(fd)  # Windows renames no open files
+class _Adopter:
+    """Takes over what dead owners left of one key."""
+
+    def __init__(self, target: Path, key: str, size: int, *, sequential: bool, digest_known: bool) -> None:
+        self._target = target
+        self._key = key
+        self._size = size
+        self._sequential = sequential
+        self._digest_known = digest_known
+
+    def best_of(self, paths: list[Path]) -> StagedFile | None:
+        """The one of ``paths`` that holds the most, adopted; the others are removed.
+
+        Raises:
+            StagedElsewhereError: One of them has a living owner.
+        """
+        best: StagedFile | None = None
+        try:
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):  # published, or adopted, meanwhile
+                    if best is not None and path.samefile(best.path):  # killed between a link and an unlink
+                        os.unlink(path)
+                        continue
+                    staged = self._adopt(path)
+                    if staged is not None and best is not None:
+                        best, worse = sorted((best, staged), key=lambda each: each.done, reverse=True)
+                        worse.delete()
+                    else:
+                        best = staged or best
+        except BaseException:
+            if best is not None:
+                best.close()
+            raise
+        return best
+
+    def _adopt(self, path: Path) -> StagedFile | None:
+        """Take over ``path`` if its owner is gone; ``None`` if it was of no use, and was removed."""
+        if path.name.endswith(_SEALED):
+            return self._unseal(path)
+        sequential = path.name.endswith(_SEQUENTIAL)
+        os.close(self._open_if_abandoned(path, sequential=sequential))  # Windows renames no open files
+        private = self._private(_SEQUENTIAL if sequential else _OFFSET)
+        _rename(path, private)  # succeeds for one process only
+        try:
+            # Somebody may have claimed or adopted the name between our look and our rename: look again.
+            fd = self._open_if_abandoned(private, sequential=sequential)
+        except StagedElsewhereError:
+            _move_back(private, path)
+            raise
+        staged = StagedFile(private, self._key, self._size, fd, sequential=sequential)
+        header = None if sequential else _read_header(fd, self._size, self._key)
+        if sequential != self._sequential or (header is None and not sequential):
+            # Of the other kind; or killed before its header was written: nothing in it can be told from a hole.
+            staged.delete()
+            return None
+        owner = header.owner if header else None
+        life = judge(private, fd, owner, released=header is not None and header.released)
+        trust = self._digest_known or (owner is not None and owner.boot == current_owner().boot)
+        staged._load(trust=trust)  # noqa: SLF001  the module's own class
+        if life == "stale":
+            return _copy(staged)
+        staged._take_over()  # noqa: SLF001  the module's own class
+        return staged
+
+    def _unseal(self, path: Path) -> StagedFile | None:
+        """Take over a complete file that was never published.
+
+        Its owner may be about to do so; then it finds its file gone, and looks for it here.
+        """
+        private = self._private(_SEALED)  # until its new journal says the same as its name
+        _rename(path, private)
+        fd = os.open(private, os.O_RDWR | _BINARY)
+        staged = StagedFile(private, self._key, self._size, fd, sequential=self._sequential)
+        length = os.fstat(fd).st_size
+        # Killed between the rename and the cut, it still has its journal, which says the same.
+        if length < self._size or not self._digest_known:
+            staged.delete()
+            return None
+        os.ftruncate(fd, self._size)
+        staged._take_over()  # noqa: SLF001  the module's own class
+        staged.record(0, self._size)
+        staged.resumed = self._size
+        with contextlib.suppress(PermissionError):  # Windows renames no open files
+            staged.path = self._private(_SEQUENTIAL if self._sequential else _OFFSET)
+            os.rename(private, staged.path)
+            return staged
+        staged.path = private  # pragma: no cover
+        return staged  # pragma: no cover
+
+    def _open_if_abandoned(self, path: Path, *, sequential: bool) -> int:
+        """Open a staged file, unless its owner lives."""
+        fd = os.open(path, os.O_RDWR | _BINARY)
+        header = None if sequential else _read_header(fd, self._size, self._key)
+        owner = header.owner if header else None
+        if judge(path, fd, owner, released=header is not None and header.released) == "alive":
+            stat = os.fstat(fd)
+            if sequential or stat.st_size or time.time() - stat.st_mtime < _BIRTH:
+                os.close(fd)
+                raise StagedElsewhereError(path, owner)
+        return fd
+
+    def _private(self, kind: str) -> Path:
+        return self._target.with_name(f"{self._key}.{secrets.token_hex(4)}{kind}")
+
+
+def _rename(path: Path, private: Path) -> None:
     try:
-        os.rename(path, private)  # succeeds for one process only
+        os.rename(path, private)
     except PermissionError as error:  # pragma: no cover - Windows: somebody has it open
         raise StagedElsewhereError(path, None) from error
-    try:
-        # Somebody may have claimed or adopted the name between our look and our rename: look again.
-        fd = _open_if_abandoned(private, key, size, sequential=sequential)
-    except StagedElsewhereError:
-        _move_back(private, path)
-        raise
-    header = None if sequential else _read_header(fd, size, key)
-    if header is None and not sequential:
-        # Killed before its header was written: nothing in it can be told from a hole.
-        os.close(fd)
-        os.unlink(private)
-        return None
-    owner = header.owner if header else None
-    life = judge(private, fd, owner, released=header is not None and header.released)
-    staged = StagedFile(private, key, size, fd, sequential=sequential)
-    trust = trust_reboot or (owner is not None and owner.boot == current_owner().boot)
-    staged._load(trust=trust)  # noqa: SLF001  the module's own class
-    if life == "stale":
-        return _copy(staged)
-    staged._take_over()  # noqa: SLF001  the module's own class
-    logger.info("resuming %s: %d of %d bytes are here", key, staged.resumed, size)
-    return staged
-
-
-def _open_if_abandoned(path: Path, key: str, size: int, *, sequential: bool) -> int:
-    """Open a staged file, unless its owner lives."""
-    fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
-    header = None if sequential else _read_header(fd, size, key)
-    owner = header.owner if header else None
-    if judge(path, fd, owner, released=header is not None and header.released) == "alive":
-        os.close(fd)
-        raise StagedElsewhereError(path, owner)
-    return fd
 
 
 def _move_back(private: Path, path: Path) -> None:
@@ -539,9 +632,11 @@ def _copy(old: StagedFile) -> StagedFile:
 
     Its owner may only be asleep on another host. If it wakes up, it writes into the unlinked file.
     """
-    path = old.path.with_name(f"{old.key}.{secrets.token_hex(4)}{_SUFFIX}")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    kind = _SEQUENTIAL if old.sequential else _OFFSET
+    path = old.path.with_name(f"{old.key}.{secrets.token_hex(4)}{kind}")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
     new = StagedFile(path, old.key, old.size, fd, sequential=old.sequential)
+    new.version = old.version
     new._take_over()  # noqa: SLF001  the module's own class
     buffer = memoryview(bytearray(1 << 20))
     for run in list(old._done):  # noqa: SLF001  the module's own class

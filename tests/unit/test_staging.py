@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hf_haul import ownership, staging
+from hf_haul.errors import DiskFullError
 from hf_haul.ownership import Owner
 from hf_haul.ranges import ByteRange, RangeSet
 from hf_haul.staging import StagedElsewhereError, StagedFile, StagedLostError, claim, scan_orphans
@@ -257,11 +262,11 @@ def test_a_sequential_file_keeps_its_prefix_without_a_journal(tmp_path: Path) ->
 def test_what_an_adopter_was_killed_with_is_found_by_scanning(tmp_path: Path) -> None:
     staged = claim(tmp_path, "etag", SIZE)
     put(staged, 0, 400)
-    os.rename(staged.path, tmp_path / "etag.0a1b2c3d.incomplete")
+    os.rename(staged.path, tmp_path / "etag.0a1b2c3d.haul.incomplete")
     abandon(staged)
     (tmp_path / "other.01234567.incomplete").write_bytes(b"upstream's")
     orphans = scan_orphans(tmp_path)
-    assert set(orphans) == {"etag", "other"}
+    assert set(orphans) == {"etag"}
     again = claim(tmp_path, "etag", SIZE, orphans=orphans["etag"])
     assert again.resumed == 400
     again.delete()
@@ -272,7 +277,8 @@ def test_a_foreign_partial_is_left_alone(tmp_path: Path) -> None:
     foreign = tmp_path / "etag.01234567.incomplete"
     foreign.write_bytes(b"another program's bytes")
     os.utime(foreign, (1, 1))  # however old
-    staged = claim(tmp_path, "etag", SIZE, orphans=[foreign])
+    assert scan_orphans(tmp_path) == {}
+    staged = claim(tmp_path, "etag", SIZE)
     assert staged.done == 0
     assert foreign.read_bytes() == b"another program's bytes"
     staged.delete()
@@ -296,3 +302,187 @@ def test_range_sets_of_a_staged_file_are_its_own(tmp_path: Path) -> None:
     assert staged._done == RangeSet([ByteRange(0, 1)])
     assert (staged.frontier(), staged.covers(0, 1), staged.covers(0, 2)) == (1, True, False)
     staged.close()
+
+
+class Killed(BaseException):
+    """A process ends here; nothing after it happens."""
+
+
+class MortalOs:
+    """The ``os`` module of a process that is killed before its n-th call that changes something."""
+
+    CHANGES = frozenset(
+        {"open", "pwrite", "rename", "link", "unlink", "ftruncate", "fsync", "utime", "close"}
+    )
+
+    def __init__(self, lives: int) -> None:
+        self.lives = lives
+        self.fds: set[int] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if name not in self.CHANGES:
+            return real
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.lives <= 0:  # and stays dead: no handler on the way out does anything either
+                raise Killed
+            self.lives -= 1
+            result = real(*args, **kwargs)
+            if name == "open":
+                self.fds.add(result)
+            if name == "close":
+                self.fds.discard(args[0])
+            return result
+
+        return call
+
+    def bury(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+
+
+def _copy_folder(folder: Path, copy: Path) -> None:
+    """Copy a folder with its hard links."""
+    copy.mkdir()
+    seen: dict[int, Path] = {}
+    for path in folder.iterdir():
+        inode = path.stat().st_ino
+        if inode in seen:
+            os.link(seen[inode], copy / path.name)
+        else:
+            seen[inode] = copy / path.name
+            shutil.copy2(path, copy / path.name)
+
+
+def _live(folder: Path, mortal: MortalOs, fetched: list[int], *, digest_known: bool = True) -> None:
+    """One run of a program: claim what is there, fetch what is missing, publish."""
+    if (folder / "final").exists():
+        return
+    orphans = scan_orphans(folder).get("etag")
+    staged = claim(folder, "etag", SIZE, orphans=orphans, digest_known=digest_known)
+    for run in staged.missing():
+        for start in range(run.start, run.stop, 250):
+            stop = min(start + 250, run.stop)
+            staged.write(start, memoryview(DATA)[start:stop])
+            fetched.append(stop - start)
+            staged.record(start, stop)
+    mortal.rename(staged.seal(durable=True), folder / "final")
+
+
+@pytest.mark.usefixtures("dead")
+@pytest.mark.parametrize("kills", [1, 2])
+def test_killed_at_any_moment_once_or_twice_next_to_nothing_is_fetched_again_and_nothing_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int
+) -> None:
+    def run(folder: Path, lives: int, fetched: list[int]) -> bool:
+        mortal = MortalOs(lives)
+        monkeypatch.setattr(staging, "os", mortal)
+        try:
+            _live(folder, mortal, fetched)
+        except Killed:
+            return False
+        finally:
+            monkeypatch.setattr(staging, "os", os)
+            mortal.bury()
+        return True
+
+    def die(folder: Path, left: int, fetched: list[int]) -> int:
+        """Every way to be killed ``left`` more times, and then not; returns how many there are."""
+        if not left:
+            assert run(folder, 10**9, fetched)
+            assert (folder / "final").read_bytes() == DATA
+            assert [p.name for p in folder.iterdir()] == ["final"]
+            assert sum(fetched) <= SIZE + 250 * kills
+            return 1
+        ways = 0
+        for lives in range(10**9):
+            copy = folder.with_name(f"{folder.name}-{lives}")
+            _copy_folder(folder, copy)
+            mine = list(fetched)
+            over = run(copy, lives, mine)
+            ways += die(copy, 0 if over else left - 1, mine)
+            shutil.rmtree(copy)
+            if over:
+                return ways
+        raise AssertionError
+
+    (tmp_path / "run").mkdir()
+    assert die(tmp_path / "run", kills, []) >= 15**kills
+
+
+@pytest.mark.usefixtures("dead")
+def test_a_complete_file_that_was_never_published_is_not_trusted_without_a_digest(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, SIZE)
+    staged.seal(durable=False)
+    again = claim(tmp_path, "etag", SIZE, orphans=scan_orphans(tmp_path)["etag"], digest_known=False)
+    assert again.done == 0
+    again.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("dead")
+def test_of_several_leftovers_the_one_that_holds_the_most_is_kept_and_the_others_go(tmp_path: Path) -> None:
+    for name, stop in [("etag.00000000", 300), ("etag.11111111", 700), ("etag", 500)]:
+        staged = claim(tmp_path, "etag", SIZE, resume=False)
+        put(staged, 0, stop)
+        abandon(staged)
+        os.rename(staged.path, tmp_path / f"{name}.haul.incomplete.aside")
+    for path in list(tmp_path.iterdir()):
+        path.rename(path.with_suffix(""))
+    staged = claim(tmp_path, "etag", SIZE, sequential=True)
+    put(staged, 0, 900)
+    abandon(staged)
+    best = claim(tmp_path, "etag", SIZE, orphans=scan_orphans(tmp_path)["etag"])
+    assert best.resumed == 700
+    assert [p.name for p in tmp_path.iterdir()] == ["etag.haul.incomplete"]
+    best.close()
+
+
+def test_a_full_disk_is_told_with_what_to_do_whatever_was_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 100)
+
+    def full(*_args: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(DiskFullError, match="free some space"):
+            staged.write(100, memoryview(b"x"))
+        with pytest.raises(DiskFullError, match="free some space"):
+            staged.record(100, 101)
+        with pytest.raises(DiskFullError, match="free some space"):
+            claim(tmp_path, "other", SIZE)
+    staged.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["etag.haul.incomplete"]
+    again = claim(tmp_path, "etag", SIZE)
+    assert again.resumed == 100
+    again.delete()
+
+
+def test_any_other_error_of_the_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+
+    def broken(*_args: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", broken)
+        with pytest.raises(OSError, match="etag") as caught:
+            staged.write(0, memoryview(b"x"))
+    assert caught.value.errno == errno.EIO
+    staged.delete()
+
+
+def test_a_file_without_even_a_header_blocks_nobody_for_long(tmp_path: Path) -> None:
+    unborn = tmp_path / "etag.haul.incomplete"
+    unborn.touch()
+    with pytest.raises(StagedElsewhereError):
+        claim(tmp_path, "etag", SIZE)
+    os.utime(unborn, (time.time() - 10, time.time() - 10))
+    claim(tmp_path, "etag", SIZE).delete()
+    assert list(tmp_path.iterdir()) == []
