@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from hf_haul.plan import SMALL_FILE
@@ -122,12 +122,15 @@ class ModelDownloadQueue:
         self.active.pop(task.task_id, None)
         (self.completed if ok else self.failed).append(task)
 
-    def drop_waiting(self) -> list[DownloadTask]:
-        """Empty the lanes, and what was deferred; returns what waited."""
-        dropped = [task for lane in self._waiting.values() for task in lane] + list(self.deferred.values())
-        self.deferred.clear()
+    def drop_waiting(self, which: Callable[[DownloadTask], bool] = lambda _task: True) -> list[DownloadTask]:
+        """Take files out of the lanes, and out of what was deferred; returns them."""
+        dropped = []
         for lane in self._waiting.values():
-            lane.clear()
+            dropped += [task for task in lane if which(task)]
+            lane[:] = [task for task in lane if not which(task)]
+            heapq.heapify(lane)
+        for task in [task for task in self.deferred.values() if which(task)]:
+            dropped.append(self.deferred.pop(task.task_id))
         return dropped
 
     def _peek(self, lane: str) -> DownloadTask | None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from hf_haul.config import KiB, MiB, Settings
@@ -57,6 +58,7 @@ class PartFetcher:
         on_rest: Told when a part begins or ends to wait for its next attempt; ``part.resting`` says which.
         on_whole_file: Asked when a source answers a range with the whole file: the part now covers it all.
         on_limited: Told of seconds spent in the limiter.
+        is_lost: Whether a source has just failed for another file as long as is bearable: then one attempt must do.
     """
 
     def __init__(
@@ -70,9 +72,11 @@ class PartFetcher:
         on_rest: Callable[[Part], None],
         on_whole_file: Callable[[Part], None],
         on_limited: Callable[[Part, float], None],
+        is_lost: Callable[[str], bool] = lambda _source: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._once = replace(settings, max_retries=0)
         self._limiter = limiter
         self._history = history
         self._on_bytes = on_bytes
@@ -80,6 +84,7 @@ class PartFetcher:
         self._on_rest = on_rest
         self._on_whole_file = on_whole_file
         self._on_limited = on_limited
+        self._is_lost = is_lost
         self._clock = clock
         self._local = threading.local()
 
@@ -186,7 +191,7 @@ class PartFetcher:
             return retrying(
                 halt=part.halt,
                 progress=progress,
-                settings=self._settings,
+                settings=self._once if self._is_lost(part.transfer.source) else self._settings,
                 on_retry=rest,
                 clock=self._clock,
                 patience=lambda: part.transfer.transport.patience,

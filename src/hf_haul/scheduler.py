@@ -53,7 +53,7 @@ from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
 from hf_haul.staging import StagedElsewhereError, StagedLostError, scan_orphans
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask
-from hf_haul.transfer import Part, SupersededError, Transfer
+from hf_haul.transfer import Part, SupersededError, Transfer, source_of
 from hf_haul.watchdog import hopeless_parts
 
 __all__ = ["Scheduler"]
@@ -72,6 +72,8 @@ _KEPT_RESULTS: Final = 1000
 _IDLE_SECONDS: Final = 10.0
 #: How often a staged file may be lost to another process before its file fails.
 _LOSSES: Final = 5
+#: Files in a row that a source may fail, each for as long as is bearable, before its others are not even tried.
+_LOST_FILES: Final = 8
 #: How often a file may change at its source while it is fetched.
 _CHANGES: Final = 2
 
@@ -128,6 +130,7 @@ class Scheduler:
             on_rest=self._note_rest,
             on_whole_file=self._note_whole_file,
             on_limited=self._note_limited,
+            is_lost=lambda source: self._sources.lost_files(source) > 0,
             clock=clock,
         )
 
@@ -630,6 +633,7 @@ class Scheduler:
         reason = error or DownloadCancelledError(f"{transfer.task.file_path}: cancelled")
         run.transfers.pop(transfer.task.task_id, None)
         run.fail(transfer.task, reason, state)
+        hopeless = self._drop_hopeless(run, transfer, error)
         over = self._finish_if_over(run)
         staged = transfer.staged
         if staged is not None and not isinstance(error, IntegrityError):  # what is wrong was deleted
@@ -637,9 +641,28 @@ class Scheduler:
 
         def close() -> None:
             close_file(transfer)
+            for task in hopeless:
+                run.post_task(task)
+                self._emit("file_failed", run, task, error=str(task.error))
             self._tell_end(run, transfer, over=over)
 
         return close
+
+    def _drop_hopeless(
+        self, run: QueueRun, transfer: Transfer, error: BaseException | None
+    ) -> list[DownloadTask]:
+        """Fail the waiting files of a source that has failed for one file after the other."""
+        source = transfer.source
+        if not isinstance(error, RetriesExhaustedError) or self._sources.note_lost_file(source) < _LOST_FILES:
+            return []
+        dropped = run.queue.drop_waiting(lambda task: source_of(task.source_url) == source)
+        for task in dropped:
+            run.deferred.pop(task.task_id, None)
+            reason = RetriesExhaustedError(
+                f"{task.file_path}: not tried, because {_LOST_FILES} files in a row from {source} failed; the last: {error}"
+            )
+            run.fail(task, reason, DownloadState.FAILED)
+        return dropped
 
     def _finish_if_over(self, run: QueueRun) -> bool:
         """Move a queue without open files to the finished ones.

@@ -38,6 +38,7 @@ class SourceLimits:
         self._controllers: dict[str, ConcurrencyController] = {}
         self._active: dict[str, int] = {}
         self._requests: dict[str, int] = {}
+        self._lost: dict[str, tuple[int, int]] = {}  # files in a row, and the bytes received by then
         self._processor = (clock(), time.process_time())
 
     def limit(self, source: str) -> int:
@@ -63,6 +64,21 @@ class SourceLimits:
     def backoff(self, source: str, error: BaseException) -> None:
         """Note trouble that may come from too many connections."""
         self._controller(source).backoff(self._clock(), type(error).__name__)
+
+    def note_lost_file(self, source: str) -> int:
+        """Note a file that was given up because its source failed for too long.
+
+        Returns:
+            How many in a row, without a byte from the source in between.
+        """
+        lost = self.lost_files(source) + 1
+        self._lost[source] = (lost, self._history.bytes_total(source))
+        return lost
+
+    def lost_files(self, source: str) -> int:
+        """Files in a row that were given up, without a byte from the source since."""
+        lost, received = self._lost.get(source, (0, 0))
+        return lost if self._history.bytes_total(source) == received else 0
 
     def sample(self, now: float) -> bool:
         """Look at bytes, requests and the processor's load since the last look; call it about every 0.1 s.

@@ -206,6 +206,28 @@ def test_a_fault_that_lasts_ends_the_file_and_keeps_what_came(tmp_path: Path) ->
     assert min(w.start for w in bench.sources["a.bin"].log if w) == PART
 
 
+def test_a_source_that_fails_file_after_file_is_not_waited_for_by_all_of_them(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_retries=5, max_concurrent_files_per_model=1)
+    files = [bench.file(f"{i:03}.bin", b"x" * i, faults=[reset_by_peer()] * 99) for i in range(1, 101)]
+    run = bench.run(*files)
+    assert run.done.is_set()
+    assert len(run.errors) == 100
+    assert all(isinstance(error, RetriesExhaustedError) for _, error in run.errors)
+    attempts = [len(source.log) for source in bench.sources.values()]
+    assert attempts == [6, *[1] * 7, *[0] * 92]
+    assert "not tried, because 8 files in a row" in str(run.errors[-1][1])
+
+
+def test_one_bad_file_does_not_cost_others_their_retries(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_retries=2, max_concurrent_files_per_model=1)
+    bad = bench.file("a.bin", b"1", faults=[reset_by_peer()] * 99)
+    good = bench.file("b.bin", b"22")
+    flaky = bench.file("c.bin", b"333", faults=[reset_by_peer(), reset_by_peer()])
+    run = bench.run(bad, good, flaky)
+    assert [task.file_path for task, _ in run.errors] == ["a.bin"]
+    assert bench.destinations["c.bin"].content == b"333"
+
+
 def test_what_no_retry_changes_fails_at_once(bench: Bench) -> None:
     run = bench.run(bench.file("a.bin", faults=[HttpStatusError("gone", status=404)]))
     assert isinstance(only_error(run), HttpStatusError)
