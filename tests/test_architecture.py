@@ -23,9 +23,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("staging", "sources"),
     ("events", "hub", "transports"),
     ("priority", "ranged"),
-    ("plan", "reader"),
-    ("download_queue", "transfer", "hashing"),
-    ("run", "watchdog", "fetch"),
+    ("plan", "reader", "readahead"),
+    ("download_queue", "transfer", "hashing", "extents"),
+    ("run", "watchdog", "fetch", "file_reader"),
     ("choice", "filework"),
     ("scheduler",),
     ("manager",),
@@ -53,7 +53,7 @@ FENCES: dict[str, set[str]] = {
 }
 #: What the local hub may know of the client: nothing that could share a bug with it.
 LOCALHUB_KNOWS = {"errors", "config", "localhub"}
-PURE = ("errors", "ranges", "task", "presets", "concurrency", "priority", "plan")
+PURE = ("errors", "ranges", "task", "presets", "concurrency", "priority", "plan", "readahead")
 
 
 def _files() -> list[Path]:

@@ -33,7 +33,10 @@ The modules, from the ground up; each imports only what stands above it here:
 ``hub``             all we use of huggingface_hub's API: revisions, listings, URLs, exceptions
 ``transports``      ways to get bytes: connection pool, HTTP, retries, pace
 ``ranged``          one remote file read by ranges, every answer checked
-``reader``          parallel read-ahead and vectored reads into memory
+``reader``          parallel and vectored reads into memory, on threads of their own
+``readahead``       pure: what to fetch beyond what is read
+``extents``         what was read of remote files, or is on its way
+``file_reader``     one open file: positional reads with read-ahead
 ``priority``        pure: which files are urgent, and in which order they go
 ``plan``            pure: what is to be done for a list of files, in which parts
 ``download_queue``  ModelDownloadQueue: the files of one model, and their states

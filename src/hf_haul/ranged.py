@@ -245,6 +245,7 @@ class RangeSource:
         try:
             if self._spool is None:
                 self._spool = self._fetch_whole(halt)
+                weakref.finalize(self, self._spool.close)
             self._spool.seek(fill.start)
             fill.view[:] = self._spool.read(len(fill.view))
             fill.done = len(fill.view)

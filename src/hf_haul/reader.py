@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import io
 import itertools
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hf_haul.config import KiB, MiB, Settings
-from hf_haul.errors import IntegrityError
+from hf_haul.errors import HaltedError, IntegrityError
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
@@ -23,7 +24,7 @@ from hf_haul.ranged import Checksum, RangeSource
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Transport
 
-__all__ = ["DEMAND", "READ_AHEAD", "ReadThreads", "Reads", "Wanted", "split"]
+__all__ = ["DEMAND", "READ_AHEAD", "Buffer", "Job", "ReadThreads", "Reads", "Wanted", "split"]
 
 #: Urgency of a read that somebody waits for, and of one that somebody may want soon.
 DEMAND: Final = 0
@@ -43,13 +44,36 @@ _IDLE_SECONDS: Final = 5.0
 _GAP: Final = 64 * KiB
 
 
-class _Job:
-    __slots__ = ("future", "taken", "work")
+class Job(Future[None]):
+    """A future that knows how it comes true.
+
+    Args:
+        work: What is to be done, once.
+    """
 
     def __init__(self, work: Callable[[], None]) -> None:
-        self.work = work
-        self.future: Future[None] = Future()
-        self.taken = False
+        super().__init__()
+        self._work: Callable[[], None] | None = work
+        self.taken = False  # by the thread that does it; guarded by that thread's ReadThreads
+
+    def run(self) -> None:
+        """Do it in this thread, unless it was cancelled."""
+        work, self._work = (
+            self._work,
+            None,
+        )  # it holds buffers that somebody may be done with before the future is
+        if work is None or not self.set_running_or_notify_cancel():
+            return
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001  it belongs to whoever waits
+            self.set_exception(error)
+        except BaseException:
+            # Ctrl+C reached this thread: it is this thread's to raise, and no other's.
+            self.set_exception(HaltedError("interrupted"))
+            raise
+        else:
+            self.set_result(None)
 
 
 class ReadThreads:
@@ -73,24 +97,20 @@ class ReadThreads:
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
-        self._heap: list[tuple[int, int, _Job]] = []
+        self._heap: list[tuple[int, int, Job]] = []
         self._threads = 0
         self._idle = 0
 
-    def submit(self, priority: int, work: Callable[[], None]) -> Future[None]:
-        """Have ``work`` done; the smaller ``priority``, the sooner. The future's ``cancel`` takes it back in time."""
-        job = _Job(work)
+    def submit(self, priority: int, job: Job) -> None:
+        """Have a job done; the smaller ``priority``, the sooner. Its ``cancel`` takes it back in time."""
         self._push(priority, job)
-        job.future._haul_job = job  # type: ignore[attr-defined]  # noqa: SLF001  for promote(); futures take attributes
-        return job.future
 
-    def promote(self, future: Future[None], priority: int) -> None:
-        """Do submitted work sooner, if it has not begun."""
-        job: _Job = future._haul_job  # type: ignore[attr-defined]  # noqa: SLF001  set by submit()
-        if not job.taken:
+    def promote(self, job: Job, priority: int) -> None:
+        """Do a submitted job sooner, if it has not begun."""
+        if not (job.taken or job.running() or job.done()):
             self._push(priority, job)
 
-    def _push(self, priority: int, job: _Job) -> None:
+    def _push(self, priority: int, job: Job) -> None:
         with self._changed:
             heapq.heappush(self._heap, (priority, next(self._numbers), job))
             if self._idle:
@@ -101,17 +121,10 @@ class ReadThreads:
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
-            if not job.future.set_running_or_notify_cancel():
-                continue
-            try:
-                job.work()
-            except BaseException as error:  # noqa: BLE001  it belongs to whoever waits for the future
-                job.future.set_exception(error)
-            else:
-                job.future.set_result(None)
-            del job  # it holds a buffer that somebody may have let go of by now
+            job.run()
+            del job  # it holds what it read
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> Job | None:
         with self._changed:
             while True:
                 while self._heap:
@@ -144,15 +157,29 @@ class Wanted:
         return self.start == 0 and self.stop == self.source.size
 
 
-class _Buffer:
-    """Bytes to be filled in by several threads and then handed out without a copy."""
+class _Memory(io.BytesIO):
+    """Bytes whose views may outlive them in a failed read, until the collector finds both at once."""
+
+    def close(self) -> None:
+        # Python 3.13 complains aloud where 3.12 kept quiet; the last view frees the bytes.
+        with contextlib.suppress(BufferError):
+            super().close()
+
+
+class Buffer:
+    """Bytes to be filled in by several threads and then handed out without a copy.
+
+    Attributes:
+        view: Where to write; until :meth:`take`.
+    """
 
     def __init__(self, nbytes: int) -> None:
         # BytesIO hands its own bytes object out again if nobody else holds it.
-        self._bytes = io.BytesIO(bytes(nbytes))
+        self._bytes = _Memory(bytes(nbytes))
         self.view = self._bytes.getbuffer()
 
     def take(self) -> bytes:
+        """The bytes."""
         self.view.release()
         return self._bytes.getvalue()
 
@@ -173,8 +200,8 @@ class _Flight:
     def __init__(self, span: _Span, parts: list[tuple[int, int]]) -> None:
         self.span = span
         self.parts = parts
-        self.buffer = _Buffer(span.stop - span.start)
-        self.futures: list[Future[None]] = []
+        self.buffer = Buffer(span.stop - span.start)
+        self.jobs: list[Job] = []
 
     def view(self, start: int, stop: int) -> memoryview:
         """The part of the buffer for these bytes of the file."""
@@ -258,15 +285,31 @@ class Reads:
         Raises:
             TransferError: The bytes cannot be had.
         """
-        parts = split(start, start + len(view), source.unit, self.connections)
+        self.fill_many(source, [(start, view)])
+
+    def fill_many(self, source: RangeSource, wanted: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill several buffers from their offsets, all at once and each in parts that pay.
+
+        Raises:
+            TransferError: The bytes cannot be had.
+        """
         halt = Halt()
-        if len(parts) == 1:
-            source.fill(start, view, halt)
-            return
-        futures = [
-            self._fetch(source, a, view[a - start : b - start], halt, priority=DEMAND) for a, b in parts
+        parts = [
+            (a, view[a - start : b - start])
+            for start, view in wanted
+            for a, b in split(start, start + len(view), source.unit, self.connections)
         ]
-        self._await(futures, halt)
+        if len(parts) == 1:  # no use in another thread
+            source.fill(*parts[0], halt)
+            return
+        jobs = [self._fetch(source, at, view, halt) for at, view in parts]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            halt.set()
+            _drain(jobs)
+            raise
 
     def read_many(
         self, wanted: Sequence[Wanted], *, max_gap: int | None = None, fail_fast: bool = True
@@ -291,9 +334,8 @@ class Reads:
         try:
             if len(flights) > 1 or (flights and len(flights[0].parts) > 1):  # else no use in another thread
                 for flight in flights:
-                    flight.futures = [
-                        self._fetch(flight.span.source, a, flight.view(a, b), halt, priority=DEMAND)
-                        for a, b in flight.parts
+                    flight.jobs = [
+                        self._fetch(flight.span.source, a, flight.view(a, b), halt) for a, b in flight.parts
                     ]
             for flight in flights:
                 try:
@@ -306,7 +348,7 @@ class Reads:
         except BaseException:
             halt.set()
             for flight in flights:
-                _drain(flight.futures)
+                _drain(flight.jobs)
             raise
         return results
 
@@ -318,8 +360,8 @@ class Reads:
         whole = any(wanted[index].whole for index in span.indexes) and self._settings.verify
         checksum = Checksum(span.source.remote) if whole else None
         for i, (a, b) in enumerate(flight.parts):
-            if flight.futures:
-                flight.futures[i].result()
+            if flight.jobs:
+                flight.jobs[i].result()
             else:
                 span.source.fill(a, flight.view(a, b), halt)
             if checksum is not None:
@@ -336,7 +378,7 @@ class Reads:
 
     def _once_more(self, source: RangeSource) -> bytes:
         """A whole file whose digest was wrong; a second time is an error."""
-        buffer = _Buffer(source.size)
+        buffer = Buffer(source.size)
         self.readinto(source, 0, buffer.view)
         checksum = Checksum(source.remote)
         checksum.update(buffer.view)
@@ -349,49 +391,40 @@ class Reads:
         blocks = iter([(at, min(at + step, stop)) for at in range(start, stop, step)])
         ahead = max(1, min(self.connections, _STREAM_WINDOW // step))
         halt = Halt()
-        flying: list[tuple[_Buffer, Future[None]]] = []
+        flying: list[tuple[Buffer, Job]] = []
         try:
             while True:
                 for a, b in itertools.islice(blocks, ahead - len(flying)):
-                    buffer = _Buffer(b - a)
-                    flying.append((buffer, self._fetch(source, a, buffer.view, halt, priority=DEMAND)))
+                    buffer = Buffer(b - a)
+                    flying.append((buffer, self._fetch(source, a, buffer.view, halt)))
                 if not flying:
                     return
-                buffer, future = flying.pop(0)
-                future.result()
+                buffer, job = flying.pop(0)
+                job.result()
                 yield buffer.take()
         finally:
             halt.set()
-            for _, future in flying:
-                future.cancel()
+            for _, job in flying:
+                job.cancel()
 
     def _parts(self, span: _Span) -> list[tuple[int, int]]:
         return split(span.start, span.stop, span.source.unit, self.connections)
 
-    def _fetch(
-        self, source: RangeSource, start: int, view: memoryview, halt: Halt, *, priority: int
-    ) -> Future[None]:
+    def _fetch(self, source: RangeSource, start: int, view: memoryview, halt: Halt) -> Job:
         def work() -> None:
             with view:
                 source.fill(start, view, halt)
 
-        return self.threads.submit(priority, work)
-
-    def _await(self, futures: list[Future[None]], halt: Halt) -> None:
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            halt.set()
-            _drain(futures)
-            raise
+        job = Job(work)
+        self.threads.submit(DEMAND, job)
+        return job
 
 
-def _drain(futures: list[Future[None]]) -> None:
+def _drain(jobs: list[Job]) -> None:
     """Wait until no thread touches the buffers any more."""
-    for future in futures:
-        if not future.cancel():
-            future.exception()
+    for job in jobs:
+        if not job.cancel():
+            job.exception()
 
 
 def _merge(wanted: Sequence[Wanted], max_gap: int | None) -> list[_Span]:

@@ -18,6 +18,7 @@ from huggingface_hub import CommitOperationDelete, HfFileSystem, constants
 from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
 
 from hf_haul.cache import FileDestination, require_safe_path
+from hf_haul.extents import Extents
 from hf_haul.filesystem.copies import Pairs, Report, Target, raise_first
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.pinned import PinnedApi, pin_of
@@ -168,14 +169,22 @@ class HaulFileSystem(HfFileSystem):
     # ---- where a file's bytes are
 
     @property
+    def extents(self) -> Extents:
+        """What is in memory of the files read through the same manager, and how to get more."""
+        manager = self.manager
+        with _extents_lock:
+            extents = _all_extents.get(manager)
+            if extents is None:
+                weak = weakref.proxy(manager)
+                # Not the bound method: it would keep the manager alive, and so itself.
+                reads = Reads(lambda remote: weak.open_source(remote), manager.settings, manager.limiter)  # noqa: PLW0108  see above
+                extents = _all_extents[manager] = Extents(reads)
+            return extents
+
+    @property
     def reads(self) -> Reads:
         """Threads, connections and resolved URLs for reading, those of the manager."""
-        manager = self.manager
-        with _reads_lock:
-            reads = _all_reads.get(manager)
-            if reads is None:
-                reads = _all_reads[manager] = Reads(manager.open_source, manager.settings, manager.limiter)
-            return reads
+        return self.extents.reads
 
     def _repository(self, resolved: HfFileSystemResolvedRepositoryPath) -> Repository:
         key = (resolved.repo_type, resolved.repo_id)
@@ -578,13 +587,13 @@ def _can_seek(file: IO[bytes]) -> bool:
     return bool(seekable and seekable())
 
 
-_all_reads: weakref.WeakKeyDictionary[ParallelDownloadManager, Reads] = weakref.WeakKeyDictionary()
-_reads_lock = threading.Lock()  # guards _all_reads
+_all_extents: weakref.WeakKeyDictionary[ParallelDownloadManager, Extents] = weakref.WeakKeyDictionary()
+_extents_lock = threading.Lock()  # guards _all_extents
 
 
 def _reset_after_fork() -> None:
-    global _reads_lock
-    _reads_lock = threading.Lock()
+    global _extents_lock
+    _extents_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

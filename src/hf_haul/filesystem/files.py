@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from huggingface_hub import HfFileSystemFile
 from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 
+from hf_haul.file_reader import FileReader
 from hf_haul.filesystem.copies import Target
 from hf_haul.ranged import RangeSource
 
@@ -50,7 +51,8 @@ class HaulFile(HfFileSystemFile):
         own = cache_type in _OWN_CACHES
         self._target = target
         self._source = source
-        self._reads = fs.reads
+        self._extents = fs.extents
+        self._reader = FileReader(source, self._extents, ahead=cache_type != "none")
         self._new_locks()
         self._seeks = threading.local()
         self._shared_reads = 0
@@ -69,6 +71,7 @@ class HaulFile(HfFileSystemFile):
         _files.add(self)
 
     def _new_locks(self) -> None:
+        self._reader.after_fork()
         self._position = threading.Lock()
         self._caching = threading.Lock()
 
@@ -138,17 +141,18 @@ class HaulFile(HfFileSystemFile):
     def fetch(self, start: int, stop: int) -> bytes:
         """The bytes from ``start`` up to ``stop``, past any cache but ours."""
         with self._target.explained():
-            return self._reads.read(self._source, start, stop)
+            return self._reader.read(start, stop)
 
     def fetch_into(self, start: int, view: memoryview) -> None:
         """Fill ``view`` from ``start``, past any cache but ours."""
         with self._target.explained():
-            self._reads.readinto(self._source, start, view)
+            self._reader.read_into(start, view)
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        # What fsspec's caches call; some of them past the end.
+        # What fsspec's caches call; some of them past the end. They read ahead and keep bytes on their own.
         start, end, _ = slice(start, end).indices(self.size)
-        return self.fetch(start, max(start, end))
+        with self._target.explained():
+            return self._extents.reads.read(self._source, start, max(start, end))
 
     def read(self, length: int | None = -1) -> bytes:
         """Read from the position on.
@@ -232,6 +236,12 @@ class HaulFile(HfFileSystemFile):
             if hint is not None and 0 < hint <= total:
                 break
         return lines
+
+    def close(self) -> None:
+        """Let go of what is under way."""
+        if not self.closed and hasattr(self, "_reader"):
+            self._reader.close()
+        super().close()
 
     def url(self) -> str:
         """The HTTP URL of the file at its commit."""

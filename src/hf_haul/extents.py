@@ -1,0 +1,379 @@
+"""What has been read of remote files, or is on its way: kept in memory for the reads that follow.
+
+An *extent* is a run of one file's bytes, in memory or being fetched. Extents of a file never overlap. A read takes what
+is there, joins what is on its way, and fetches only the holes; several readers of one file, and several opens of it,
+share its extents. Nothing here decides what to fetch ahead; see ``readahead``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+from hf_haul.config import MiB
+from hf_haul.halt import Halt
+from hf_haul.ranged import RangeSource
+from hf_haul.reader import DEMAND, READ_AHEAD, Buffer, Job, Reads
+
+__all__ = ["Extents"]
+
+#: Bytes kept in memory by one process for reads to come.
+_BUDGET: Final = 128 * MiB
+#: Bytes of these that may have been read to their end already; somebody may open the file again.
+_CONSUMED: Final = 32 * MiB
+#: A larger read is not kept: it goes straight to its reader.
+_KEPT: Final = 4 * MiB
+
+
+class _Extent:
+    """A run of bytes of one file.
+
+    ``data`` is set before ``job`` is done. ``waiters`` keep it from being dropped.
+    """
+
+    __slots__ = ("buffer", "data", "halt", "job", "owner", "source", "start", "stop", "waiters")
+
+    def __init__(self, source: RangeSource, start: int, stop: int, owner: object) -> None:
+        self.source = source
+        self.start = start
+        self.stop = stop
+        self.owner = owner
+        self.buffer: Buffer | None = Buffer(stop - start)
+        self.data = b""
+        self.job = Job(self._fetch)
+        self.halt = Halt()
+        self.waiters = 0
+
+    def _fetch(self) -> None:
+        buffer = self.buffer
+        assert buffer is not None
+        self.source.fill(self.start, buffer.view, self.halt)
+        self.data = buffer.take()
+        self.buffer = None
+
+
+class _File:
+    """One file's extents, in order."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.extents: list[_Extent] = []
+
+    def overlapping(self, start: int, stop: int) -> list[_Extent]:
+        i = bisect_right(self.starts, start) - 1
+        if i < 0 or self.extents[i].stop <= start:
+            i += 1
+        found = []
+        while i < len(self.extents) and self.extents[i].start < stop:
+            found.append(self.extents[i])
+            i += 1
+        return found
+
+    def holes(self, start: int, stop: int) -> list[tuple[int, int]]:
+        found = []
+        at = start
+        for extent in self.overlapping(start, stop):
+            if extent.start > at:
+                found.append((at, extent.start))
+            at = extent.stop
+        if at < stop:
+            found.append((at, stop))
+        return found
+
+    def add(self, extent: _Extent) -> None:
+        i = bisect_right(self.starts, extent.start)
+        self.starts.insert(i, extent.start)
+        self.extents.insert(i, extent)
+
+    def remove(self, extent: _Extent) -> None:
+        i = bisect_right(self.starts, extent.start) - 1
+        if i >= 0 and self.extents[i] is extent:
+            del self.starts[i], self.extents[i]
+
+
+class Extents:
+    """The extents of all files of one process, within one budget of memory.
+
+    Locking: ``_lock`` guards all attributes and the extents' ``waiters``. No request is made under it.
+
+    Attributes:
+        reads: Threads and connections.
+
+    Args:
+        reads: The same.
+        budget: Bytes in memory, those on their way included. Reads that somebody waits for may go beyond.
+    """
+
+    def __init__(self, reads: Reads, *, budget: int = _BUDGET, consumed: int = _CONSUMED) -> None:
+        self.reads = reads
+        self._budget = budget
+        self._consumed_budget = consumed
+        self._files: dict[RangeSource, _File] = {}
+        self._fresh: OrderedDict[_Extent, None] = OrderedDict()  # not read to the end yet, oldest first
+        self._consumed: OrderedDict[_Extent, None] = OrderedDict()  # read to the end, oldest first
+        self._bytes = 0
+        self._consumed_bytes = 0
+        self._lock = threading.Lock()
+        _all.add(self)
+
+    def _after_fork(self) -> None:
+        """Keep what is here; what was on its way is the parent's."""
+        self._lock = threading.Lock()
+        for file in list(self._files.values()):
+            for extent in list(file.extents):
+                extent.waiters = 0
+                if not extent.data:
+                    self._forget(extent)
+
+    # ---- reading
+
+    def read(
+        self, source: RangeSource, start: int, stop: int, *, fetch: tuple[int, int], owner: object
+    ) -> bytes:
+        """The bytes from ``start`` up to ``stop``.
+
+        Args:
+            source: The file.
+            start: First byte.
+            stop: One past the last.
+            fetch: What to fetch if anything has to be: at least the same bytes.
+            owner: Who reads; see :meth:`release`.
+
+        Raises:
+            TransferError: They cannot be had.
+        """
+        if stop - start > _KEPT:
+            buffer = Buffer(stop - start)
+            self.read_into(source, start, buffer.view, fetch=fetch, owner=owner)
+            return buffer.take()
+        with self._lock:
+            file = self._files.setdefault(source, _File())
+            made = []
+            if file.holes(start, stop):
+                made = [self._make(file, source, a, b, owner) for a, b in file.holes(*fetch)]
+            held = file.overlapping(start, stop)
+            for extent in {*held, *made}:
+                extent.waiters += 1
+            self._make_room()
+        try:
+            self._start(made)
+            self._wait(held, made)
+            if len(held) == 1:
+                extent = held[0]
+                data = extent.data
+                whole = (extent.start, extent.stop) == (start, stop)
+                return data if whole else data[start - extent.start : stop - extent.start]
+            return b"".join(
+                each.data[max(start, each.start) - each.start : min(stop, each.stop) - each.start]
+                for each in held
+            )
+        finally:
+            self._let_go(held, made, stop)
+
+    def read_into(
+        self, source: RangeSource, start: int, view: memoryview, *, fetch: tuple[int, int], owner: object
+    ) -> None:
+        """Fill ``view`` from ``start``; what a large read has to fetch is not kept. See :meth:`read`.
+
+        Raises:
+            TransferError: They cannot be had.
+        """
+        stop = start + len(view)
+        if stop - start <= _KEPT:
+            view[:] = self.read(source, start, stop, fetch=fetch, owner=owner)
+            return
+        with self._lock:
+            file = self._files.setdefault(source, _File())
+            held = file.overlapping(start, stop)
+            holes = file.holes(start, stop)
+            for extent in held:
+                extent.waiters += 1
+        try:
+            self.reads.fill_many(source, [(a, view[a - start : b - start]) for a, b in holes])
+            self._wait(held, [])
+            for extent in held:
+                a, b = max(start, extent.start), min(stop, extent.stop)
+                view[a - start : b - start] = memoryview(extent.data)[a - extent.start : b - extent.start]
+        finally:
+            self._let_go(held, [], stop)
+
+    def put(self, source: RangeSource, data: bytes, *, owner: object) -> None:
+        """Keep a whole file that somebody has read, if it is not too large."""
+        if not 0 < len(data) <= _KEPT:
+            return
+        with self._lock:
+            file = self._files.setdefault(source, _File())
+            if file.extents:
+                return
+            extent = self._make(file, source, 0, len(data), owner)
+            extent.data, extent.buffer = data, None
+            extent.job.set_result(None)
+            self._consume(extent)
+            self._make_room()
+
+    def _wait(self, held: list[_Extent], mine: list[_Extent]) -> None:
+        """Have extents in memory, whoever was to fetch them."""
+        for extent in held:
+            if extent in mine:
+                extent.job.result()
+                continue
+            self.reads.threads.promote(extent.job, DEMAND)
+            try:
+                extent.job.result()
+            except Exception:  # noqa: BLE001  whatever it was, it was not this reader's
+                # It was fetched ahead for somebody else, or called off. This reader has its own tries, and errors.
+                buffer = Buffer(extent.stop - extent.start)
+                self.reads.readinto(extent.source, extent.start, buffer.view)
+                extent.data = buffer.take()
+
+    def _start(self, made: list[_Extent]) -> None:
+        """Fetch new extents for a reader; a lone one in its own thread."""
+        if len(made) == 1:
+            made[0].job.run()
+            return
+        for extent in made:
+            self.reads.threads.submit(DEMAND, extent.job)
+
+    def _let_go(self, held: list[_Extent], made: list[_Extent], stop: int) -> None:
+        with self._lock:
+            for extent in {*held, *made}:
+                extent.waiters -= 1
+                if extent.job.done() and not extent.data:
+                    self._forget(extent)
+                elif extent.stop <= stop:
+                    self._consume(extent)
+            self._make_room()
+
+    # ---- fetching ahead
+
+    def covered_to(self, source: RangeSource, start: int) -> int:
+        """The first byte from ``start`` on that is neither here nor on its way."""
+        with self._lock:
+            file = self._files.get(source)
+            if file is None:
+                return start
+            for extent in file.overlapping(start, source.size):
+                if extent.start > start:
+                    break
+                start = extent.stop
+            return start
+
+    def prefetch(
+        self,
+        source: RangeSource,
+        ranges: Iterable[tuple[int, int]],
+        *,
+        part: int,
+        owner: object,
+        priority: int = READ_AHEAD,
+    ) -> None:
+        """Fetch ranges that nobody waits for yet, as far as memory allows.
+
+        Args:
+            source: The file.
+            ranges: Starts and stops.
+            part: Bytes of one request.
+            owner: For whom; see :meth:`release`.
+            priority: Of two prefetches, the smaller goes first.
+        """
+        made = []
+        with self._lock:
+            file = self._files.setdefault(source, _File())
+            for start, stop in ranges:
+                for a, b in file.holes(start, min(stop, source.size)):
+                    for at in range(a, b, part):
+                        if self._bytes - self._consumed_bytes >= self._budget:
+                            break
+                        made.append(self._make(file, source, at, min(at + part, b), owner))
+            self._make_room()
+        for extent in made:
+            self.reads.threads.submit(priority, extent.job)
+
+    def release(self, owner: object, *, running: bool) -> None:
+        """Call off what was fetched ahead for somebody.
+
+        Args:
+            owner: For whom.
+            running: Whether requests under way are broken off too, not only those that wait.
+        """
+        stopped = []
+        with self._lock:
+            for extent in list(self._fresh):
+                if extent.owner is not owner or extent.waiters:
+                    continue
+                if extent.job.cancel():
+                    self._forget(extent)
+                elif running:
+                    if extent.job.done():
+                        self._consume(extent)  # whoever opens the file next may want it; but it goes first
+                    else:
+                        stopped.append(extent)
+                        self._forget(extent)
+            self._make_room()
+        for extent in stopped:
+            extent.halt.set()
+
+    # ---- under the lock
+
+    def _make(self, file: _File, source: RangeSource, start: int, stop: int, owner: object) -> _Extent:
+        extent = _Extent(source, start, stop, owner)
+        file.add(extent)
+        self._fresh[extent] = None
+        self._bytes += stop - start
+        return extent
+
+    def _consume(self, extent: _Extent) -> None:
+        if extent in self._fresh:
+            del self._fresh[extent]
+            self._consumed[extent] = None
+            self._consumed_bytes += extent.stop - extent.start
+        elif extent in self._consumed:
+            self._consumed.move_to_end(extent)
+
+    def _make_room(self) -> None:
+        """Drop what was read longest ago, and then what was fetched ahead longest ago."""
+        if self._consumed_bytes > self._consumed_budget or self._bytes > self._budget:
+            for extent in self._idle(self._consumed):
+                if self._consumed_bytes <= self._consumed_budget and self._bytes <= self._budget:
+                    break
+                self._forget(extent)
+        if self._bytes > self._budget:
+            for extent in self._idle(self._fresh):
+                if self._bytes <= self._budget:
+                    break
+                self._forget(extent)
+
+    @staticmethod
+    def _idle(extents: Iterable[_Extent]) -> list[_Extent]:
+        return [each for each in extents if not each.waiters and each.job.done()]
+
+    def _forget(self, extent: _Extent) -> None:
+        if extent in self._fresh:
+            del self._fresh[extent]
+        elif extent in self._consumed:
+            del self._consumed[extent]
+            self._consumed_bytes -= extent.stop - extent.start
+        else:
+            return
+        self._bytes -= extent.stop - extent.start
+        file = self._files[extent.source]
+        file.remove(extent)
+        if not file.extents:
+            del self._files[extent.source]
+
+
+_all: weakref.WeakSet[Extents] = weakref.WeakSet()
+
+
+def _reset_after_fork() -> None:
+    for extents in list(_all):
+        extents._after_fork()  # noqa: SLF001  the module's own class
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,0 +1,254 @@
+"""Bytes kept in memory, or on their way."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+from tests.support.repos import random_bytes
+from tests.support.sources import FakeTransport, make_reads
+
+from hf_haul.errors import ConnectionFailedError, HttpStatusError
+from hf_haul.extents import Extents
+from hf_haul.file_reader import FileReader
+from hf_haul.ranged import RangeSource
+from hf_haul.reader import Job
+
+KiB = 1 << 10
+MiB = 1 << 20
+DATA = random_bytes(6 * MiB, "extents")
+ME, OTHER = object(), object()
+
+
+def make(transport: FakeTransport, **options: int) -> tuple[Extents, RangeSource]:
+    reads, (source,) = make_reads(transport)
+    return Extents(reads, **options), source
+
+
+def read(
+    extents: Extents, source: RangeSource, start: int, stop: int, fetch: tuple[int, int] | None = None
+) -> bytes:
+    return extents.read(source, start, stop, fetch=fetch or (start, stop), owner=ME)
+
+
+def settle(extents: Extents) -> None:
+    """Wait until nothing is on its way."""
+    jobs: list[Job] = [each.job for each in (*extents._fresh, *extents._consumed)]
+    for job in jobs:
+        job.exception(10)
+
+
+def test_any_reads_are_right_whatever_is_kept_or_fetched_ahead() -> None:
+    noise = random.Random(11)
+    transport = FakeTransport(DATA)
+    extents, source = make(transport, budget=2 * MiB, consumed=MiB)
+    failures: list[tuple[int, int]] = []
+
+    def work(seed: int) -> None:
+        noise = random.Random(seed)
+        for _ in range(150):
+            a = noise.randrange(len(DATA))
+            b = min(len(DATA), a + noise.choice([1, 100, 5000, 300_000]))
+            match noise.randrange(4):
+                case 0:
+                    extents.prefetch(source, [(a, b)], part=noise.choice([1000, 100_000]), owner=seed)
+                case 1:
+                    extents.release(seed, running=noise.random() < 0.5)
+                case 2:
+                    view = memoryview(bytearray(b - a))
+                    extents.read_into(source, a, view, fetch=(a, b), owner=seed)
+                    if view != DATA[a:b]:
+                        failures.append((a, b))
+                case _:
+                    padded = (max(0, a - 500), min(len(DATA), b + 5000))
+                    if extents.read(source, a, b, fetch=padded, owner=seed) != DATA[a:b]:
+                        failures.append((a, b))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    settle(extents)
+    kept = sum(each.stop - each.start for each in (*extents._fresh, *extents._consumed))
+    assert kept == extents._bytes
+    assert all(not each.waiters for each in (*extents._fresh, *extents._consumed))
+    read(extents, source, 0, 1 + noise.randrange(9))
+    assert extents._bytes <= 2 * MiB + 300_000
+
+
+def test_a_byte_in_memory_is_not_fetched_again() -> None:
+    transport = FakeTransport(DATA)
+    extents, source = make(transport)
+    assert read(extents, source, 100, 200, (0, 1000)) == DATA[100:200]
+    assert read(extents, source, 0, 1000) == DATA[:1000]
+    assert transport.asked == [(0, 1000)]
+    assert read(extents, source, 500, 1500) == DATA[500:1500]
+    assert transport.asked == [(0, 1000), (1000, 1500)]
+    assert extents.covered_to(source, 0) == 1500
+    assert extents.covered_to(source, 1500) == 1500
+
+
+def test_a_read_joins_what_is_on_its_way() -> None:
+    transport = FakeTransport(DATA, gate=threading.Event())
+    extents, source = make(transport)
+    extents.prefetch(source, [(0, 1000)], part=1000, owner=OTHER)
+    assert transport.wait_for_requests(1)
+    found: list[bytes] = []
+    readers = [
+        threading.Thread(target=lambda: found.append(read(extents, source, 100, 200))) for _ in range(3)
+    ]
+    for reader in readers:
+        reader.start()
+    assert transport.gate is not None
+    transport.gate.set()
+    for reader in readers:
+        reader.join(10)
+    assert found == [DATA[100:200]] * 3
+    assert transport.asked == [(0, 1000)]
+
+
+def test_what_failed_ahead_is_tried_again_by_the_reader() -> None:
+    transport = FakeTransport(DATA, faults=[HttpStatusError("no", status=403)])
+    extents, source = make(transport)
+    extents.prefetch(source, [(0, 1000)], part=1000, owner=OTHER)
+    settle(extents)
+    assert read(extents, source, 100, 200) == DATA[100:200]
+
+
+def test_a_reader_gets_its_own_error_once_and_nothing_is_kept_of_it() -> None:
+    transport = FakeTransport(DATA, faults=[HttpStatusError("no", status=403)])
+    extents, source = make(transport)
+    with pytest.raises(HttpStatusError):
+        read(extents, source, 0, 10)
+    assert len(transport.asked) == 1
+    assert extents._bytes == 0
+    assert read(extents, source, 0, 10) == DATA[:10]
+
+
+def test_closing_calls_off_what_was_fetched_ahead_but_not_what_others_wait_for() -> None:
+    transport = FakeTransport(DATA, gate=threading.Event())
+    extents, source = make(transport)
+    extents.prefetch(source, [(0, 40 * KiB)], part=KiB, owner=ME)
+    assert transport.wait_for_requests(16)
+    found: list[bytes] = []
+    started = threading.Event()
+
+    def other() -> None:
+        started.set()
+        found.append(extents.read(source, 0, 100, fetch=(0, 100), owner=OTHER))
+
+    reader = threading.Thread(target=other)
+    reader.start()
+    started.wait(10)
+    while not next(iter(extents._fresh)).waiters:
+        reader.join(0.001)
+    extents.release(ME, running=True)
+    assert transport.gate is not None
+    transport.gate.set()
+    reader.join(10)
+    assert found == [DATA[:100]]
+    assert extents._bytes == KiB
+    assert len(transport.asked) == 16
+    assert transport.sent <= 16 * KiB
+
+
+def test_a_jump_takes_back_only_what_has_not_begun() -> None:
+    transport = FakeTransport(DATA, gate=threading.Event())
+    extents, source = make(transport)
+    extents.prefetch(source, [(0, 40 * KiB)], part=KiB, owner=ME)
+    assert transport.wait_for_requests(16)
+    extents.release(ME, running=False)
+    assert extents._bytes == 16 * KiB
+    assert transport.gate is not None
+    transport.gate.set()
+    settle(extents)
+    assert extents.covered_to(source, 0) == 16 * KiB
+
+
+def test_memory_has_a_limit() -> None:
+    extents, source = make(FakeTransport(DATA), budget=MiB, consumed=256 * KiB)
+    extents.prefetch(source, [(0, 5 * MiB)], part=128 * KiB, owner=ME)
+    settle(extents)
+    assert extents._bytes <= MiB
+    for at in range(0, 5 * MiB, 64 * KiB):
+        assert read(extents, source, at, at + 64 * KiB) == DATA[at : at + 64 * KiB]
+        assert extents._consumed_bytes <= 256 * KiB + 128 * KiB
+        assert extents._bytes <= MiB
+
+
+def test_large_reads_are_not_kept_but_use_what_is_there() -> None:
+    transport = FakeTransport(DATA)
+    extents, source = make(transport)
+    read(extents, source, MiB, MiB + 1000)
+    assert read(extents, source, 0, 5 * MiB) == DATA[: 5 * MiB]
+    assert transport.sent == 5 * MiB
+    assert extents._bytes == 1000
+
+
+def test_in_a_forked_child_what_is_here_stays_and_what_was_coming_is_forgotten() -> None:
+    transport = FakeTransport(DATA)
+    extents, source = make(transport)
+    read(extents, source, 0, 1000)
+    transport.gate = threading.Event()
+    extents.prefetch(source, [(5000, 6000)], part=1000, owner=ME)
+    assert transport.wait_for_requests(2)
+    extents._lock.acquire()
+    extents._after_fork()
+    assert extents.covered_to(source, 0) == 1000
+    assert extents.covered_to(source, 5000) == 5000
+    transport.gate.set()
+    assert read(extents, source, 5000, 6000) == DATA[5000:6000]
+
+
+# ---- one open file
+
+
+def test_a_file_reader_reads_ahead_and_stops_when_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RangeSource, "unit", 512 * KiB)
+    transport = FakeTransport(DATA)
+    extents, source = make(transport)
+    reader = FileReader(source, extents)
+    for at in range(0, 3 * MiB, 64 * KiB):
+        assert reader.read(at, at + 64 * KiB) == DATA[at : at + 64 * KiB]
+    settle(extents)
+    assert extents.covered_to(source, 0) == len(DATA)
+    assert len(transport.asked) <= 13
+    assert transport.sent == len(DATA)
+    reader.close()
+    assert not [each for each in extents._fresh if each.owner is reader]
+
+
+def test_a_file_reader_without_read_ahead_fetches_exactly() -> None:
+    transport = FakeTransport(DATA)
+    extents, source = make(transport)
+    reader = FileReader(source, extents, ahead=False)
+    for at in (0, 10, 4_000_000):
+        reader.read(at, at + 10)
+    view = memoryview(bytearray(10))
+    reader.read_into(20, view)
+    assert view == DATA[20:30]
+    assert transport.sent == 40
+
+
+def test_a_small_whole_file_is_read_once() -> None:
+    transport = FakeTransport(DATA[: 2 * MiB])
+    extents, source = make(transport)
+    for _ in range(2):
+        assert FileReader(source, extents).read(0, source.size) == DATA[: 2 * MiB]
+    view = memoryview(bytearray(source.size))
+    FileReader(source, extents).read_into(0, view)
+    assert view == DATA[: 2 * MiB]
+    assert transport.sent == 2 * MiB
+
+
+def test_a_lost_connection_ahead_is_nobodys_error() -> None:
+    transport = FakeTransport(DATA)
+    extents, source = make(transport)
+    reader = FileReader(source, extents)
+    reader.read(0, MiB)
+    transport.faults = [ConnectionFailedError("reset") for _ in range(2)]
+    for at in range(MiB, 5 * MiB, MiB):
+        assert reader.read(at, at + MiB) == DATA[at : at + MiB]

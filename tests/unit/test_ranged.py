@@ -1,0 +1,141 @@
+"""One file read by ranges."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.repos import random_bytes
+from tests.support.sources import FakeTransport, make_source
+
+from hf_haul.errors import (
+    ConnectionFailedError,
+    HaltedError,
+    HttpStatusError,
+    IntegrityError,
+    RetriesExhaustedError,
+    ServerBusyError,
+    SourceChangedError,
+)
+from hf_haul.halt import Halt
+from hf_haul.ranged import Checksum, RangeSource
+
+DATA = random_bytes(300_000, "ranged")
+
+
+def fill(source: RangeSource, start: int, stop: int) -> bytes:
+    buffer = bytearray(stop - start)
+    source.fill(start, memoryview(buffer), Halt())
+    return bytes(buffer)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 10), (0, 300_000), (299_999, 300_000), (5, 5), (100, 70_000)]
+)
+def test_a_range_is_what_the_file_has_there(start: int, stop: int) -> None:
+    transport = FakeTransport(DATA)
+    assert fill(make_source(transport), start, stop) == DATA[start:stop]
+    assert transport.asked == ([(start, stop)] if stop > start else [])
+    assert transport.closed == transport.opened
+
+
+def test_a_body_cut_short_goes_on_where_it_ended() -> None:
+    transport = FakeTransport(DATA, faults=[100, 50])
+    assert fill(make_source(transport), 1000, 2000) == DATA[1000:2000]
+    assert transport.asked == [(1000, 2000), (1100, 2000), (1150, 2000)]
+    assert transport.sent == 1000
+
+
+def test_the_budget_is_for_failures_without_a_byte() -> None:
+    many = FakeTransport(DATA, faults=[10] * 20)
+    assert fill(make_source(many), 0, 1000) == DATA[:1000]
+    dead = FakeTransport(DATA, faults=[ConnectionFailedError("refused") for _ in range(20)])
+    with pytest.raises(RetriesExhaustedError, match="refused"):
+        fill(make_source(dead), 0, 1000)
+    assert len(dead.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "requests"),
+    [
+        pytest.param(HttpStatusError("no", status=403), 1, id="forbidden"),
+        pytest.param(ServerBusyError("busy"), 3, id="busy"),
+        pytest.param(SourceChangedError("other"), 3, id="changed"),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(error: Exception, requests: int) -> None:
+    transport = FakeTransport(
+        DATA, faults=[type(error)(*error.args) if requests > 1 else error for _ in range(9)]
+    )
+    with pytest.raises((type(error), RetriesExhaustedError)):
+        fill(make_source(transport), 0, 10)
+    assert len(transport.asked) == requests
+
+
+def test_a_source_without_ranges_is_fetched_once_and_served_from_there() -> None:
+    transport = FakeTransport(DATA, no_ranges=True)
+    source = make_source(transport)
+    for start in (100, 200_000, 7):
+        assert fill(source, start, start + 50) == DATA[start : start + 50]
+    assert transport.asked == [(100, 150), (100, 150), None]
+
+
+def test_a_whole_file_fetched_instead_of_ranges_is_checked() -> None:
+    transport = FakeTransport(DATA, no_ranges=True)
+    source = make_source(transport)
+    transport.data = DATA[:-1] + b"?"
+    with pytest.raises(IntegrityError):
+        fill(source, 100, 150)
+
+
+def test_a_head_that_comes_as_the_whole_file_is_cut_to_size() -> None:
+    transport = FakeTransport(DATA, no_ranges=True)
+    assert fill(make_source(transport), 0, 50) == DATA[:50]
+    assert transport.sent == 50
+
+
+def test_a_halt_ends_a_read() -> None:
+    halt = Halt()
+    transport = FakeTransport(DATA, on_open=halt.set, faults=[ConnectionFailedError("woken")])
+    with pytest.raises(HaltedError):
+        make_source(transport).fill(0, memoryview(bytearray(10)), halt)
+    assert len(transport.asked) == 1
+
+
+def test_the_unit_follows_the_link() -> None:
+    source = make_source(FakeTransport(DATA))
+    assert source.unit == 1 << 20
+    for speed, seconds, unit in ((25e6, 0.02, 500_000), (1e9, 1.0, 4 << 20), (1e4, 0.001, 64 << 10)):
+        source = make_source(FakeTransport(DATA))
+        source._history.read(source.origin, int(speed), 1.0)
+        source._history.first_byte(source.origin, seconds)
+        assert source.unit == pytest.approx(unit, rel=0.01)
+
+
+def test_a_fork_starts_over_with_fresh_locks_and_connections() -> None:
+    transports = [FakeTransport(DATA), FakeTransport(DATA)]
+    source = make_source(transports[0])
+    source._open_transport = lambda _: transports.pop(0)
+    assert fill(source, 0, 10) == DATA[:10]
+    source._lock.acquire()  # as if held by a thread that the child does not have
+    source._spooling.acquire()
+    source._reset()
+    assert fill(source, 0, 10) == DATA[:10]
+    assert not transports
+
+
+def test_checksums_are_those_of_git_and_sha256() -> None:
+    from tests.support.sources import remote_file
+
+    from hf_haul.task import Digest, RemoteFile
+
+    remote = remote_file(DATA)
+    git = RemoteFile(
+        "f", "http://x/f", size=6, digest=Digest("git-sha1", "ce013625030ba8dba906f756967f9e9ca394464a")
+    )
+    for each, data in ((remote, DATA), (git, b"hello\n"), (RemoteFile("f", "http://x/f", size=1), b"?")):
+        checksum = Checksum(each)
+        checksum.update(data)
+        checksum.check()
+    checksum = Checksum(git)
+    checksum.update(b"hello!")
+    with pytest.raises(IntegrityError):
+        checksum.check()
