@@ -14,6 +14,7 @@ import logging
 import ntpath
 import os
 import posixpath
+import re
 import shutil
 import stat
 import threading
@@ -37,6 +38,8 @@ __all__ = [
     "RepoFolder",
     "digest_of",
     "extended_path",
+    "is_lasting",
+    "require_safe_commit",
     "require_safe_name",
     "require_safe_path",
 ]
@@ -54,6 +57,9 @@ _FILE_LIMIT: Final = 255
 _FOLDER_LIMIT: Final = 247
 #: What file systems accept for one name, less room for the suffixes of staged files.
 _NAME_LIMIT: Final = 200
+
+#: Commits named by their content: git's sha1, or a sha256 as some Hubs have it.
+_LASTING: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 #: Makes ``blobs/<etag>`` point into a store shared by all repositories: (blob path, xet hash, size) -> done.
 ShareBlob = Callable[[str, str, "int | None"], bool]
@@ -96,6 +102,27 @@ def require_safe_name(name: str, *, what: str) -> str:
     if not name or len(name) > _NAME_LIMIT or name in {".", ".."} or set(name) & set("/\\:\0"):
         raise UnsafePathError(f"the server announced {name!r} as {what}; it cannot name a file")
     return name
+
+
+def require_safe_commit(commit: str) -> str:
+    """Refuse a commit that could not be the name of a folder in ``snapshots``.
+
+    Slashes are fine: some mirrors call a commit by the branch or tag that was asked for.
+
+    Returns:
+        ``commit``.
+
+    Raises:
+        UnsafePathError: It is empty, or would lead elsewhere.
+    """
+    for part in commit.split("/"):
+        require_safe_name(part, what=f"part of the commit {commit!r}")
+    return commit
+
+
+def is_lasting(commit: str) -> bool:
+    """Whether a commit's name is made from its content, and so cannot come to mean something else."""
+    return _LASTING.fullmatch(commit) is not None
 
 
 def extended_path(path: str, limit: int = _FILE_LIMIT, *, windows: bool = os.name == "nt") -> str:
@@ -285,7 +312,7 @@ class RepoFolder:
 
     def snapshot(self, commit: str) -> str:
         """The folder of one commit's files."""
-        return os.path.join(self.root, "snapshots", require_safe_name(commit, what="commit"))
+        return os.path.join(self.root, "snapshots", *require_safe_commit(commit).split("/"))
 
     def pointer(self, commit: str, path: str) -> str:
         """The path a user finds the file at: a link to its blob.
@@ -311,10 +338,12 @@ class RepoFolder:
     def write_ref(self, revision: str, commit: str) -> None:
         """Note the commit of a branch or tag, unless noted already; readers never see half of it.
 
+        A branch that a mirror calls by its own name is noted too: offline, nothing else leads to its files.
+
         Raises:
             OSError: It cannot be written.
         """
-        if revision == commit or self.read_ref(revision) == commit:
+        if (revision == commit and is_lasting(commit)) or self.read_ref(revision) == commit:
             return
         path = self._ref(revision)
         os.makedirs(extended_path(os.path.dirname(path), _FOLDER_LIMIT), exist_ok=True)
@@ -325,11 +354,14 @@ class RepoFolder:
         return os.path.join(self.root, "refs", *revision.split("/"))
 
     def remember_missing(self, commit: str, path: str) -> None:
-        """Note that the repository has no such file at this commit; a failure to do so is only logged."""
+        """Note that the repository has no such file at this commit; a failure to do so is only logged.
+
+        Nothing is noted of a commit that may have the file tomorrow.
+        """
         require_safe_path(path)
-        marker = os.path.join(
-            self.root, ".no_exist", require_safe_name(commit, what="commit"), *path.split("/")
-        )
+        marker = os.path.join(self.root, ".no_exist", require_safe_commit(commit), *path.split("/"))
+        if not is_lasting(commit):
+            return
         try:
             os.makedirs(extended_path(os.path.dirname(marker), _FOLDER_LIMIT), exist_ok=True)
             with open(marker, "a"):
@@ -337,8 +369,8 @@ class RepoFolder:
         except OSError as error:
             logger.warning("Could not note that '%s' does not exist: %s", path, error)
 
-    def publish(self, staged: str, blob: str, pointer: str) -> None:
-        """Move a verified file to its blob and link it.
+    def publish(self, staged: str, blob: str, pointer: str, *, over: bool = False) -> None:
+        """Move a verified file to its blob and link it; see `link` for ``over``.
 
         Raises:
             OSError: It could not be moved.
@@ -347,23 +379,32 @@ class RepoFolder:
         self._folders.apply_mode(staged, os.path.dirname(staged))
         if self.symlinks:
             _replace(staged, extended_path(blob))
-            self.link(blob, pointer)
+            self.link(blob, pointer, over=over)
         else:
             self._folders.make(os.path.dirname(pointer))
             _replace(staged, extended_path(pointer))
 
-    def link(self, blob: str, pointer: str) -> None:
+    def link(self, blob: str, pointer: str, *, over: bool = False) -> None:
         """Make ``pointer`` lead to an existing ``blob``; copy where symlinks do not work.
+
+        Args:
+            blob: The bytes.
+            pointer: Where users look for them.
+            over: Whether a pointer that is there already is replaced; it is left alone otherwise.
 
         Raises:
             FileExistsError: Something else took the pointer's place meanwhile.
         """
-        if os.path.exists(pointer):
+        exists = os.path.exists(pointer)
+        if exists and not over:
             return
         folder = os.path.dirname(pointer)
         self._folders.make(folder)
         if self.symlinks:
             try:
+                if exists:
+                    self._relink(blob, pointer, folder)
+                    return
                 _symlink(blob, pointer, folder)
                 return
             except FileNotFoundError:
@@ -377,6 +418,15 @@ class RepoFolder:
         temporary = os.path.join(self.blobs, f"{uuid.uuid4().hex[:8]}.incomplete")
         try:
             shutil.copyfile(blob, temporary)
+            _replace(temporary, extended_path(pointer))
+        finally:
+            _discard(temporary)
+
+    def _relink(self, blob: str, pointer: str, folder: str) -> None:
+        """Replace a pointer by rename: who reads it meanwhile gets the old bytes or the new ones."""
+        temporary = os.path.join(self.blobs, f"{uuid.uuid4().hex[:8]}.incomplete")
+        try:
+            os.symlink(os.path.relpath(blob, folder), temporary)
             _replace(temporary, extended_path(pointer))
         finally:
             _discard(temporary)
@@ -436,18 +486,33 @@ class BlobDestination:
         """The etag."""
         return self.etag
 
+    def is_linked(self) -> bool:
+        """Whether the pointer leads to the file; changes nothing.
+
+        A commit that is only the name of a branch may have moved on since: then it has to be this very blob.
+        """
+        return os.path.exists(self._pointer) and (is_lasting(self.commit) or self._is_ours())
+
     def is_present(self) -> bool:
-        """Whether the pointer leads to a file; links a blob that is there already."""
-        if os.path.exists(self._pointer):
+        """Whether the pointer leads to the file; links a blob that is there already."""
+        if self.is_linked():
             return True
         if os.path.exists(self._blob) or self._shared():
-            self.folder.link(self._blob, self._pointer)
+            self.folder.link(self._blob, self._pointer, over=not is_lasting(self.commit))
             return True
         return False
 
     def publish(self, staged: Path) -> None:
         """Move the staged file to its blob and link it."""
-        self.folder.publish(os.fspath(staged), self._blob, self._pointer)
+        over = not is_lasting(self.commit)
+        self.folder.publish(os.fspath(staged), self._blob, self._pointer, over=over)
+
+    def _is_ours(self) -> bool:
+        if os.path.islink(self._pointer):
+            return os.path.realpath(self._pointer) == os.path.realpath(self._blob)
+        # A cache without symlinks: only the bytes can tell.
+        algorithm = {40: "git-sha1", 64: "sha256"}.get(len(self.etag))
+        return algorithm is not None and digest_of(self._pointer, algorithm).value == self.etag
 
     def _shared(self) -> bool:
         share = self.folder.share

@@ -30,7 +30,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
 
-from hf_haul.cache import RepoFolder, ShareBlob
+from hf_haul.cache import RepoFolder, ShareBlob, require_safe_commit
 from hf_haul.errors import HttpStatusError
 from hf_haul.task import Digest, RemoteFile
 
@@ -322,6 +322,7 @@ class Repository:
             patient: Whether to try again after an error that may pass.
 
         Raises:
+            UnsafePathError: The commit cannot be the name of a folder.
             Exception: huggingface_hub's own errors.
         """
 
@@ -330,7 +331,7 @@ class Repository:
                 self.repo_id, repo_type=self.repo_type, revision=revision, timeout=timeout
             )
             assert info.sha is not None, "Repo info returned from server must have a revision sha."
-            return str(info.sha)
+            return require_safe_commit(str(info.sha))
 
         return _patiently(ask) if patient else ask()
 

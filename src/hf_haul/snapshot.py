@@ -38,6 +38,7 @@ from hf_haul.cache import (
     LocalFolder,
     RepoFolder,
     digest_of,
+    is_lasting,
     require_safe_path,
 )
 from hf_haul.calls import CallOptions, ProgressCallback, raise_all
@@ -342,7 +343,8 @@ class _Snapshot:
                 timeout = hub.PATIENT_TIMEOUT if patient else self.etag_timeout
                 commit = self.repository.resolve(self.revision, timeout=timeout, patient=patient)
             folder = self._tree_folder()
-            listing = hub.read_tree(folder, commit)
+            # What a mirror calls "main" today has other files tomorrow.
+            listing = hub.read_tree(folder, commit) if is_lasting(commit) else None
             if listing is None:
                 # With the commit just answered, the Hub is there: worth some patience at once.
                 listing = self.repository.list_files(commit, patient=patient or not fixed)
@@ -470,7 +472,7 @@ class _Snapshot:
         requests: list[FileRequest] = []
         for path, meta in known.items():
             destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
-            if self.force_download or not os.path.exists(destination.path):
+            if self.force_download or not destination.is_linked():
                 requests.append(self._request(path, meta, destination))
         if requests:
             folder.prepare()
@@ -528,11 +530,12 @@ class _Snapshot:
         return self.extras.download(requests, self.repository.repo_id, make_bars)
 
     def _would(self, folder: RepoFolder, path: str, meta: hub.FileMetadata) -> DryRunFileInfo:
-        pointer = folder.pointer(meta.commit, path)
+        destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
+        pointer = os.fspath(destination.path)
         if self.local_dir is None:
             place = pointer
             cached = (
-                os.path.exists(pointer)
+                destination.is_linked()
                 or os.path.exists(folder.blob(meta.etag))
                 or hub.is_shared(self.cache_dir, meta)
             )
@@ -541,7 +544,7 @@ class _Snapshot:
             local = LocalFolder(self.local_dir)
             place = local.file(path)
             current = not self.force_download and (
-                _is_current(local, path, meta, Halt()) or os.path.isfile(pointer)
+                _is_current(local, path, meta, Halt()) or destination.is_linked()
             )
             cached = current or os.path.isfile(place)
             download = not current
@@ -598,13 +601,13 @@ def _settle(local: LocalFolder, folder: RepoFolder, path: str, meta: hub.FileMet
     """
     try:
         noted = local.read_metadata(path)
-        if noted is not None and noted.commit == meta.commit:
+        if noted is not None and noted.commit == meta.commit and is_lasting(meta.commit):
             return True
         if not _is_current(local, path, meta, halt):
-            cached = folder.pointer(meta.commit, path)
-            if not os.path.isfile(cached):
+            cached = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
+            if not cached.is_linked():
                 return False
-            local.copy_in(cached, path)
+            local.copy_in(os.fspath(cached.path), path)
         local.write_metadata(path, meta.commit, meta.etag)
         return True
     except OSError as error:
@@ -932,7 +935,7 @@ class _File:
     def _to_cache(self, folder: RepoFolder, meta: hub.FileMetadata) -> str:
         destination = BlobDestination(folder, meta.commit, self.name, meta.etag, meta.size, meta.xet_hash)
         pointer = folder.pointer(meta.commit, self.name)
-        if not self.force_download and os.path.exists(pointer):
+        if not self.force_download and destination.is_linked():
             # The cache may be read-only, and nothing has to be written.
             with contextlib.suppress(OSError):
                 folder.write_ref(self.revision, meta.commit)

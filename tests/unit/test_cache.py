@@ -18,6 +18,8 @@ from hf_haul.cache import (
     RepoFolder,
     digest_of,
     extended_path,
+    is_lasting,
+    require_safe_commit,
     require_safe_name,
     require_safe_path,
 )
@@ -84,6 +86,64 @@ def test_odd_names_that_stay_inside_are_accepted(path: str) -> None:
 def test_an_etag_or_commit_that_cannot_name_one_file_is_refused(name: str) -> None:
     with pytest.raises(UnsafePathError, match="etag"):
         require_safe_name(name, what="etag")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "../x", "a/../b", "/a", "a//b", "a/", "a\\b", "C:/x", "a\0", "x" * 201]
+)
+def test_a_commit_that_would_leave_the_snapshots_is_refused(name: str) -> None:
+    with pytest.raises(UnsafePathError, match="commit"):
+        require_safe_commit(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "lasting"),
+    [
+        pytest.param("c" * 40, True, id="sha1"),
+        pytest.param("c" * 64, True, id="sha256"),
+        pytest.param("main", False, id="branch"),
+        pytest.param("release/1.0", False, id="tag with a slash"),
+        pytest.param("refs/pr/1", False, id="pull request"),
+        pytest.param("c" * 39, False, id="short id"),
+    ],
+)
+def test_only_an_id_made_from_content_lasts(name: str, lasting: bool) -> None:
+    assert require_safe_commit(name) == name
+    assert is_lasting(name) is lasting
+
+
+@pytest.mark.parametrize("symlinks", [True, False], ids=["symlinks", "no symlinks"])
+@pytest.mark.parametrize("blob_there", [True, False], ids=["blob there", "blob fetched"])
+def test_the_pointer_of_a_commit_that_moved_on_leads_to_its_new_bytes(
+    tmp_path: Path, symlinks: bool, blob_there: bool
+) -> None:
+    folder = RepoFolder(str(tmp_path / "hub"), "models--org--name", symlinks=lambda: symlinks)
+    folder.prepare()
+    for content in (b"old", b"new"):
+        etag = hashlib.sha256(content).hexdigest()
+        destination = BlobDestination(folder, "main", "dir/a.bin", etag)
+        assert not destination.is_linked()
+        if blob_there:
+            stage(Path(folder.blob(etag)), content)
+        else:
+            assert not destination.is_present()
+            destination.publish(stage(destination.staging_dir / "x.incomplete", content))
+        assert destination.is_present()
+        assert destination.is_linked()
+        assert destination.path.read_bytes() == content
+    assert not [name for name in names_below(Path(folder.root)) if name.endswith(".incomplete")]
+
+
+def test_nothing_is_noted_as_missing_of_a_commit_that_may_move_on(folder: RepoFolder) -> None:
+    folder.remember_missing("main", "x")
+    assert not (Path(folder.root) / ".no_exist").exists()
+
+
+def test_a_branch_that_is_its_own_commit_is_found_by_its_ref(folder: RepoFolder) -> None:
+    folder.write_ref("main", "main")
+    assert folder.read_ref("main") == "main"
+    folder.write_ref(COMMIT, COMMIT)
+    assert folder.read_ref(COMMIT) is None
 
 
 def test_every_door_into_a_repo_folder_checks_names(folder: RepoFolder) -> None:
