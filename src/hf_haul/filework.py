@@ -13,7 +13,7 @@ from hf_haul.config import Settings
 from hf_haul.errors import IntegrityError
 from hf_haul.fetch import PartFetcher
 from hf_haul.run import QueueRun
-from hf_haul.staging import claim
+from hf_haul.staging import StagedLostError, claim
 from hf_haul.transfer import Part, SupersededError, Transfer
 from hf_haul.verify import Verifier
 
@@ -62,7 +62,7 @@ def open_file(
             sequential=settings.write_mode == "sequential",
             resume=settings.enable_resume and not request.fresh,
             digest_known=task.digest is not None and settings.verify,
-            orphans=run.orphans.pop((destination.staging_dir, destination.staging_key), None),
+            orphans=run.orphans.get((destination.staging_dir, destination.staging_key)),
         )
     if settings.verify and task.digest is not None:
         transfer.verifier = Verifier(task.digest, transfer.size)
@@ -110,7 +110,12 @@ def verify_and_publish(transfer: Transfer, settings: Settings) -> bool:
             verifier.restart()
             return False
     sealed: Path = staged.seal(durable=settings.durable)
-    transfer.request.destination.publish(sealed)
+    try:
+        transfer.request.destination.publish(sealed)
+    except FileNotFoundError as error:
+        if sealed.exists():
+            raise
+        raise StagedLostError(f"{sealed} was taken by another process") from error
     return True
 
 

@@ -552,9 +552,10 @@ class Scheduler:
     def _start_anew(self, run: QueueRun, transfer: Transfer) -> None:
         """Drop the bytes of a version that its source no longer serves."""
         assert transfer.staged is not None
-        transfer.staged.forget()
+        error = self._attempt(transfer.staged.forget)
         with self._lock:
             transfer.outdated = transfer.opening = False
+            transfer.failure = error
             then = self._settle_file(run, transfer)
             self._wake_workers()
         for action in then:
