@@ -127,9 +127,8 @@ class ConcurrencyController:
         if not self._flowing:
             self._watch_flow(now, bytes_total, active)
             return
-        if self._trial is not None and not self._follows(now, active):
-            self._start_tick(now, bytes_total)
-            return
+        if self._trial is not None and now - self._trial.since > _FOLLOW + 4 * self._tick_seconds():
+            self._call_off(now, self._trial)
         self._tick_samples.append(active)
         if now - self._tick_at < self._tick_seconds():
             return
@@ -212,18 +211,13 @@ class ConcurrencyController:
         if self._first_byte is None and self._flow_since is not None:
             self._first_byte = now - self._flow_since
 
-    def _follows(self, now: float, active: int) -> bool:
-        """Whether the connections in use have followed the limit on trial; calls it off if they do not."""
-        trial = self._trial
-        assert trial is not None
-        if now - trial.since > _FOLLOW + 4 * self._tick_seconds():
-            # Too much under way for fewer; or not enough to do for more, and then more does no harm.
-            if self._limit < trial.before:
-                self._take_back(trial)
-                self._rest(now, _HOLD)
-            self._trial = None
-            return False
-        return active >= self._limit if self._limit > trial.before else active <= self._limit
+    def _call_off(self, now: float, trial: _Trial) -> None:
+        """End a trial that the connections in use do not follow."""
+        self._trial = None
+        # Too much under way for fewer; or not enough to do for more, and then more does no harm.
+        if self._limit < trial.before:
+            self._take_back(trial)
+            self._rest(now, _HOLD)
 
     def _tells(self, rate: float) -> bool:
         """Whether a tick says something about the limit: it was in use, and bytes flowed."""

@@ -20,6 +20,7 @@ import pytest
 from tests.support.certs import Certificates, make_certificates
 from tests.support.wire import BOUND, Connection, Wire, answer, blackhole, until
 
+import hf_haul
 from hf_haul.errors import (
     CertificateError,
     ConnectionFailedError,
@@ -150,7 +151,9 @@ def test_draining_a_short_rest_keeps_the_connection(pool: ConnectionPool, size: 
 
 def test_draining_never_waits_for_a_long_rest(pool: ConnectionPool) -> None:
     with Wire(lambda c: (c.request(), c.send(answer(b"x", length=10**9)), c.closed_by_client())) as wire:
+        began = time.monotonic()
         pool.open(wire.url(), None, Halt()).drain()
+        assert time.monotonic() - began < BOUND / 2
         assert pool.get_stats()["open_connections"] == 0
 
 
@@ -344,6 +347,32 @@ def test_a_connection_closed_in_the_moment_of_its_reuse_costs_no_failure(pool: C
         assert get(pool, wire.url()) == BODY
         assert get(pool, wire.url()) == BODY
         assert wire.accepted == 2
+        assert pool.get_stats()["total_errors"] == 0
+
+
+def test_after_one_such_connection_a_new_one_is_made_and_no_other_idle_one_chosen(
+    pool: ConnectionPool,
+) -> None:
+    both = threading.Barrier(2)
+
+    def serve(connection: Connection) -> None:
+        connection.request()
+        connection.send(answer(BODY))
+        if connection.number <= 2:
+            connection.request()
+        else:
+            well_behaved(connection)
+
+    def hold() -> bytes:
+        with pool.open(wire.url(), None, Halt()) as response:
+            both.wait(BOUND)
+            return read(response)
+
+    with Wire(serve) as wire:
+        workers = [Worker(hold), Worker(hold)]
+        assert all(worker.join().result == BODY for worker in workers)
+        assert pool.get_stats()["idle_connections"] == 2
+        assert get(pool, wire.url()) == BODY
         assert pool.get_stats()["total_errors"] == 0
 
 
@@ -648,9 +677,18 @@ def test_bytes_that_arrive_beside_a_wake_are_never_taken_for_the_body(certificat
 
 def test_a_closed_pool_closes_every_connection_and_takes_no_more() -> None:
     pool = ConnectionPool(4, trust_env=False)
-    with Wire(well_behaved) as wire:
-        get(pool, wire.url())
-        busy = pool.open(wire.url(), None, Halt())
+
+    def serve(connection: Connection) -> None:
+        while "whole" in connection.request():
+            connection.send(answer(BODY))
+        connection.send(answer(b"x", length=5))
+        connection.closed_by_client()
+
+    with Wire(serve) as wire:
+        get(pool, wire.url("/whole"))
+        busy = pool.open(wire.url("/part"), None, Halt())
+        idle = pool.open(wire.url("/whole"), None, Halt())
+        read(idle)
         pool.close()
         with pytest.raises(TransferError, match="closed"):
             read(busy)
@@ -761,8 +799,9 @@ def test_a_server_that_speaks_no_tls_is_refused(pool: ConnectionPool) -> None:
         get(pool, wire.url().replace("http:", "https:"))
 
 
-def test_a_handshake_cut_off_is_bad_luck_and_may_be_tried_again(pool: ConnectionPool) -> None:
-    with Wire(lambda c: c.sock.recv(10)) as wire, pytest.raises(ConnectionFailedError):
+@pytest.mark.parametrize("nbytes", [pytest.param(10, id="by a reset"), pytest.param(65536, id="by an end")])
+def test_a_handshake_cut_off_is_bad_luck_and_may_be_tried_again(pool: ConnectionPool, nbytes: int) -> None:
+    with Wire(lambda c: c.sock.recv(nbytes)) as wire, pytest.raises(ConnectionFailedError):
         get(pool, wire.url().replace("http:", "https:"))
 
 
@@ -801,7 +840,9 @@ def test_the_certificates_are_read_once_for_all_connections(
     ):
         workers = [Worker(lambda: get(pool, wire.url())) for _ in range(8)]
         assert all(worker.join().result == BODY for worker in workers)
+        routes = list(pool._network._routes.values())
     assert len(made) == 1
+    assert [route.connections.ca_certs for route in routes] == [None], "each connection reads them again"
 
 
 # ---- proxies
@@ -995,7 +1036,10 @@ def test_a_forked_child_makes_its_own_connections() -> None:
             assert wire.accepted == 2, wire.accepted
         print("fine")
     """
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    environ = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(hf_haul.__file__).parents[1]), str(ROOT)]),
+    }
     ran = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code)],
         capture_output=True, text=True, timeout=60, env=environ, check=False,

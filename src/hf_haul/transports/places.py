@@ -68,7 +68,6 @@ class Places:
         self._idle: dict[Any, _Idle] = {}  # least recently used first
         self._waiters: list[_Waiter] = []
         self._closed = False
-        self._abandoned = False
 
     def acquire(self, pool: PooledConnections, call: Call | None) -> Any:
         """A place: an idle connection, or ``None`` for a new one; waits for it if need be."""
@@ -135,15 +134,12 @@ class Places:
         """Give a place back, with its connection if that may serve again."""
         victims = []
         with self._lock:
-            if self._abandoned:  # inherited through a fork: not ours
+            if connection is None or connection.is_closed or self._closed:
+                self._forget(pool.place)
                 victims.append(connection)
             else:
-                if connection is None or connection.is_closed or self._closed:
-                    self._forget(pool.place)
-                    victims.append(connection)
-                else:
-                    self._idle[connection] = _Idle(pool, self._clock())
-                victims += self._grant()
+                self._idle[connection] = _Idle(pool, self._clock())
+            victims += self._grant()
         for victim in victims:
             if victim is not None:
                 victim.close()
@@ -185,7 +181,7 @@ class Places:
     def abandon(self) -> None:
         """In a forked child: let go of the parent's connections without a word to their servers."""
         self._lock = threading.Lock()
-        self._abandoned = self._closed = True
+        self._closed = True  # busy ones are closed as they come back
         idle, self._idle = list(self._idle), {}
         for connection in idle:
             with suppress(OSError):

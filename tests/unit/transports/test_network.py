@@ -1,0 +1,66 @@
+"""The way to each host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hf_haul.transports.network import Network, NetworkOptions, ca_from_environment
+from hf_haul.transports.pool import ConnectionPool
+
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def network(**options: Any) -> Network:
+    pool = ConnectionPool(1, trust_env=False, **options)
+    return pool._network
+
+
+@pytest.mark.parametrize(
+    ("options", "verify", "cert", "own"),
+    [
+        pytest.param({}, True, None, True, id="as it comes"),
+        pytest.param({"verify": "/ca"}, "/ca", None, True, id="the bundle by name"),
+        pytest.param({"verify": "/ca"}, True, None, True, id="the default, whatever it is"),
+        pytest.param({}, "/ca", None, False, id="another bundle"),
+        pytest.param({}, False, None, False, id="no verification"),
+        pytest.param({"verify": False}, False, None, False, id="a pool that verifies nothing"),
+        pytest.param({"verify": False}, True, None, False, id="verification that the pool does not do"),
+        pytest.param({"cert": "/me"}, True, "/me", True, id="the client's certificate"),
+        pytest.param({"cert": "/me"}, True, None, False, id="without the client's certificate"),
+        pytest.param({}, True, "/me", False, id="with a certificate of its own"),
+    ],
+)
+def test_the_shared_tls_context_serves_who_asks_for_just_that(
+    options: dict[str, Any], verify: Any, cert: Any, own: bool
+) -> None:
+    assert network(**options).is_own(verify, cert) is own
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        pytest.param({}, (None, None), id="none"),
+        pytest.param({"SSL_CERT_FILE": "/f", "SSL_CERT_DIR": "/d"}, ("/f", "/d"), id="OpenSSL's"),
+        pytest.param({"CURL_CA_BUNDLE": "/c", "SSL_CERT_FILE": "/f"}, ("/c", None), id="curl's"),
+        pytest.param({"REQUESTS_CA_BUNDLE": "/r", "CURL_CA_BUNDLE": "/c"}, ("/r", None), id="requests'"),
+        pytest.param({"REQUESTS_CA_BUNDLE": "/"}, (None, "/"), id="a folder"),
+        pytest.param({"REQUESTS_CA_BUNDLE": "", "SSL_CERT_FILE": ""}, (None, None), id="empty"),
+    ],
+)
+def test_trusted_certificates_are_found_in_the_order_of_requests(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], found: tuple[str | None, str | None]
+) -> None:
+    for name in CA_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert ca_from_environment() == found
+
+
+def test_what_a_pool_was_made_with_cannot_be_changed_behind_its_back() -> None:
+    options = network().options
+    assert isinstance(options, NetworkOptions)
+    with pytest.raises(AttributeError):
+        options.verify = False  # type: ignore[misc]  # that is the point
