@@ -74,6 +74,11 @@ def link_lifetime(url: str, now: Callable[[], float] = time.time) -> float | Non
         return None
 
 
+def _same_kind(etag: str, remote: RemoteFile) -> bool:
+    """Whether an etag can be compared with the one we know; a mirror may name by md5 what we know by its digest."""
+    return remote.digest is None or re.fullmatch(rf"[0-9a-f]{{{len(remote.digest.value)}}}", etag) is not None
+
+
 class HttpBody:
     """One answer's bytes, cut at the end of the range they were asked for."""
 
@@ -264,7 +269,7 @@ class HttpSource:
     def _check_linked(self, headers: Mapping[str, str]) -> None:
         """Compare what a Hub's redirect says of the file with what we expect."""
         etag, size = normalize_etag(headers.get("X-Linked-Etag")), headers.get("X-Linked-Size", "")
-        if etag and self.remote.etag and etag != self.remote.etag:
+        if etag and self.remote.etag and etag != self.remote.etag and _same_kind(etag, self.remote):
             raise SourceChangedError(f"{self.remote.path}: etag is {etag}, expected {self.remote.etag}")
         if size.isdecimal() and self.remote.size is not None and int(size) != self.remote.size:
             raise SourceChangedError(f"{self.remote.path}: size is {size}, expected {self.remote.size}")
