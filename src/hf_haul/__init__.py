@@ -35,6 +35,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``ranged``          one remote file read by ranges, every answer checked
 ``reader``          parallel and vectored reads into memory, on threads of their own
 ``readahead``       pure: what to fetch beyond what is read
+``parquet``         pure: what the reader of a parquet file will want next
 ``extents``         what was read of remote files, or is on its way
 ``file_reader``     one open file: positional reads with read-ahead
 ``priority``        pure: which files are urgent, and in which order they go
@@ -53,6 +54,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``calls``           one call of a public function: its manager, its bars, its errors
 ``snapshot``        snapshot_download and hf_hub_download
 ``filesystem``      HaulFileSystem, the fsspec file system behind ``haul://``
+``acceleration``    huggingface_hub's own functions on our engine
 ``localhub``        a small read-only Hub over folders or a cache: sharing, demos, tests
 ``cli``             the command ``hf-haul``; the only module that prints
 =================== ========================================================================================
@@ -66,6 +68,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from hf_haul.acceleration import AccelerationWarning, accelerate
     from hf_haul.config import Settings
     from hf_haul.download_queue import ModelDownloadQueue
     from hf_haul.errors import (
@@ -111,6 +114,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccelerationWarning",
     "BandwidthLimiter",
     "CertificateError",
     "ConnectionFailedError",
@@ -145,6 +149,7 @@ __all__ = [
     "StalledError",
     "TransferError",
     "UnsafePathError",
+    "accelerate",
     "default_manager",
     "hf_hub_download",
     "snapshot_download",
@@ -156,6 +161,7 @@ _MANAGER: Final = "hf_haul.manager"
 
 #: Where each public name is defined.
 _HOMES: Final = {
+    "AccelerationWarning": "hf_haul.acceleration",
     "BandwidthLimiter": "hf_haul.limiter",
     "CertificateError": _ERRORS,
     "ConnectionFailedError": _ERRORS,
@@ -190,6 +196,7 @@ _HOMES: Final = {
     "StalledError": _ERRORS,
     "TransferError": _ERRORS,
     "UnsafePathError": _ERRORS,
+    "accelerate": "hf_haul.acceleration",
     "default_manager": _MANAGER,
     "hf_hub_download": "hf_haul.snapshot",
     "snapshot_download": "hf_haul.snapshot",

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import threading
+import weakref
+from typing import Final
 
+from hf_haul.config import KiB, MiB
 from hf_haul.extents import Extents
+from hf_haul.parquet import TAIL, Layout, ParquetPlan, footer_start, parse_layout
 from hf_haul.ranged import RangeSource
 from hf_haul.readahead import Advice, ReadAhead
 
 __all__ = ["FileReader"]
+
+#: Bytes of one request for what a parquet file's reader will want: at the least, and at the most.
+_SMALLEST_PART: Final = 256 * KiB
+_LARGEST_PART: Final = 4 * MiB
 
 
 class FileReader:
@@ -16,7 +24,7 @@ class FileReader:
 
     A whole file read at once is checked against its digest.
 
-    Locking: ``_lock`` guards the policy.
+    Locking: ``_lock`` guards the policy and the plan.
 
     Args:
         source: The file.
@@ -28,6 +36,9 @@ class FileReader:
         self._source = source
         self._extents = extents
         self._policy = ReadAhead(source.size) if ahead else None
+        self._parquet = source.remote.path.lower().endswith(".parquet")
+        layout = _layouts.get(source)
+        self._plan = ParquetPlan(layout) if layout is not None else None
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
@@ -47,7 +58,10 @@ class FileReader:
             extents.put(source, data, owner=self)
             return data
         advice = self._prepare(start, stop)
-        return extents.read(source, start, stop, fetch=(advice.start, advice.stop), owner=self)
+        data = extents.read(source, start, stop, fetch=(advice.start, advice.stop), owner=self)
+        if self._parquet and self._plan is None and stop > source.size - TAIL:
+            self._look_at_footer()
+        return data
 
     def read_into(self, start: int, view: memoryview) -> None:
         """Fill ``view`` from ``start``.
@@ -64,6 +78,26 @@ class FileReader:
 
     def _prepare(self, start: int, stop: int) -> Advice:
         """Ask the policy, and send for what comes next before waiting for what is wanted now."""
+        size = self._source.size
+        if self._parquet and start >= size - TAIL:
+            return Advice(max(0, size - TAIL), size)
+        return self._planned(start, stop) or self._guessed(start, stop)
+
+    def _planned(self, start: int, stop: int) -> Advice | None:
+        """What a parquet file's layout says about a read."""
+        source = self._source
+        if self._plan is None:
+            return None
+        with self._lock:
+            advice = self._plan.advise(start, stop)
+        if advice is None:
+            return None
+        part = max(_SMALLEST_PART, min(source.unit, _LARGEST_PART))
+        self._extents.prefetch(source, advice.ahead, part=part, owner=self)
+        return Advice(advice.start, advice.stop)
+
+    def _guessed(self, start: int, stop: int) -> Advice:
+        """What the reads so far say about this one."""
         if self._policy is None:
             return Advice(start, stop)
         source, extents = self._source, self._extents
@@ -81,6 +115,30 @@ class FileReader:
             extents.prefetch(source, [(begin, begin + parts * advice.part)], part=advice.part, owner=self)
         return advice
 
+    def _look_at_footer(self) -> None:
+        """Learn a parquet file's layout once its footer is in memory; asks for nothing."""
+        source, extents = self._source, self._extents
+        size = source.size
+        if size < 12 or extents.covered_to(source, size - 8) < size:  # 12: an empty footer between two marks
+            return
+        begin = footer_start(extents.read(source, size - 8, size, fetch=(size - 8, size), owner=self), size)
+        if begin is None:
+            self._parquet = False
+            return
+        if extents.covered_to(source, begin) < size:
+            return
+        layout = parse_layout(extents.read(source, begin, size, fetch=(begin, size), owner=self))
+        if layout is None:
+            self._parquet = False
+            return
+        _layouts[source] = layout
+        with self._lock:
+            self._plan = ParquetPlan(layout)
+
     def close(self) -> None:
         """Call off what was fetched ahead."""
         self._extents.release(self, running=True)
+
+
+#: What was learned of parquet files, for those who open them again.
+_layouts: weakref.WeakKeyDictionary[RangeSource, Layout] = weakref.WeakKeyDictionary()

@@ -521,6 +521,29 @@ def test_pandas_reads_csv_and_parquet(hub: LocalHub, folders: dict[str, Path]) -
     assert list(frame["id"]) == [0, 1]
 
 
+def test_two_columns_of_a_parquet_file_cost_little_more_than_their_bytes(
+    manager: ParallelDownloadManager, tmp_path: Path
+) -> None:
+    rows = 200_000
+    table = pa.table(
+        {f"c{i}": pa.array([(n * 2654435761 + i) % 2**62 for n in range(rows)]) for i in range(12)}
+    )
+    pq.write_table(
+        table, tmp_path / "t.parquet", row_group_size=rows // 20, compression="none", use_dictionary=False
+    )
+    chunks = pq.read_metadata(tmp_path / "t.parquet")
+    needed = sum(chunks.row_group(g).column(c).total_compressed_size for g in range(20) for c in (2, 7))
+    with LocalHub(Repo.from_folder(tmp_path, "org/wide", "dataset")) as hub:
+        fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
+        fs.manager = manager
+        hub.set_latency(0.02)
+        frame = pd.read_parquet("datasets/org/wide/t.parquet", columns=["c2", "c7"], filesystem=fs)
+        assert frame.equals(table.select(["c2", "c7"]).to_pandas())
+        assert bytes_sent(hub) <= needed * 1.1 + 262_144
+        assert len(hub.requests.of("resolve")) == 1
+        assert hub.requests.peak("cdn") > 2  # although pyarrow asks for one at a time
+
+
 def test_pyarrow_reads_a_data_set(fs: HaulFileSystem, folders: dict[str, Path]) -> None:
     table = pads.dataset(
         f"{DATA}/data", filesystem=fs, format="parquet", exclude_invalid_files=True

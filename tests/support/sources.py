@@ -97,9 +97,11 @@ def remote_file(data: bytes, path: str = "file.bin") -> RemoteFile:
     return RemoteFile(path, f"http://hub.example/{path}", size=len(data), digest=digest, etag=digest.value)
 
 
-def make_reads(*transports: FakeTransport, settings: Settings = SETTINGS) -> tuple[Reads, list[RangeSource]]:
+def make_reads(
+    *transports: FakeTransport, settings: Settings = SETTINGS, suffix: str = ".bin"
+) -> tuple[Reads, list[RangeSource]]:
     """Reads over files in memory, and the files' sources."""
-    remotes = [remote_file(each.data, f"file{i}.bin") for i, each in enumerate(transports)]
+    remotes = [remote_file(each.data, f"file{i}{suffix}") for i, each in enumerate(transports)]
     by_path = {remote.path: each for remote, each in zip(remotes, transports, strict=True)}
     reads = Reads(lambda remote: by_path[remote.path], settings, BandwidthLimiter(None))
     return reads, [reads.source(remote) for remote in remotes]

@@ -1,0 +1,191 @@
+"""What a reader of a parquet file will want next: the columns it reads now, of the row groups to come.
+
+Readers of parquet ask for the footer and then for one chunk (a column of a row group) after the other, one at a time,
+at places that look random. The footer says where all chunks are. Once a reader has touched a column, that column's
+chunks in the next row groups are worth fetching before they are asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hf_haul.config import KiB, MiB
+
+__all__ = ["TAIL", "Layout", "ParquetAdvice", "ParquetPlan", "footer_start", "parse_layout"]
+
+#: Bytes at the end of a file that are fetched when its reader asks for any of them. DuckDB asks for as many; and most
+#: footers fit in.
+TAIL: Final = 256 * KiB
+#: Bytes of the largest footer that is looked at.
+_LARGEST_FOOTER: Final = 32 * MiB
+_MAGIC: Final = b"PAR1"
+#: Bytes ahead of a reader: at first, and at the most.
+_FIRST_WINDOW: Final = 2 * MiB
+_LARGEST_WINDOW: Final = 64 * MiB
+#: Bytes of the largest chunk that is fetched whole when some of it is read.
+_WHOLE_CHUNK: Final = 16 * MiB
+
+_Chunk = tuple[int, int, int]  # start, stop, column
+
+
+def footer_start(last: bytes, size: int) -> int | None:
+    """Where the footer of a parquet file begins.
+
+    Args:
+        last: The last eight bytes of the file.
+        size: Bytes of the file.
+
+    Returns:
+        ``None`` if it is no parquet file, an encrypted one, or has an unreasonably large footer.
+    """
+    if len(last) != 8 or last[4:] != _MAGIC:
+        return None
+    (length,) = struct.unpack("<I", last[:4])
+    start = size - 8 - int(length)
+    return start if length <= _LARGEST_FOOTER and start >= len(_MAGIC) else None
+
+
+class Layout:
+    """Where the chunks of a file are.
+
+    Args:
+        group_starts: The first byte of each row group, ascending.
+        chunks_of: Gives a row group's chunks as start, stop and column, by start. Called once for each group.
+    """
+
+    def __init__(self, group_starts: list[int], chunks_of: Callable[[int], list[_Chunk]]) -> None:
+        self._group_starts = group_starts
+        self._chunks_of = chunks_of
+        self._known: dict[int, list[_Chunk]] = {}
+
+    @property
+    def groups(self) -> int:
+        """Number of row groups."""
+        return len(self._group_starts)
+
+    def chunks(self, group: int) -> list[_Chunk]:
+        """A row group's chunks, by their start."""
+        if group not in self._known:
+            self._known[group] = self._chunks_of(group)
+        return self._known[group]
+
+    def touched(self, start: int, stop: int) -> list[tuple[int, _Chunk]]:
+        """The chunks, with their groups, that have bytes from ``start`` up to ``stop``."""
+        found = []
+        group = max(0, bisect_right(self._group_starts, start) - 1)
+        while group < self.groups and self._group_starts[group] < stop:
+            found += [(group, chunk) for chunk in self.chunks(group) if chunk[0] < stop and start < chunk[1]]
+            group += 1
+        return found
+
+
+def parse_layout(footer: bytes) -> Layout | None:
+    """The layout that a footer tells.
+
+    Args:
+        footer: The bytes from :func:`footer_start` to the end of the file.
+
+    Returns:
+        ``None`` if nobody in this process reads parquet with pyarrow, or pyarrow does not understand the footer.
+    """
+    if "pyarrow" not in sys.modules:  # its reader would have brought it; ours need not
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(_MAGIC + footer))
+        starts = [_chunk(metadata.row_group(g).column(0), 0)[0] for g in range(metadata.num_row_groups)]
+    except (pa.ArrowException, OSError, ValueError, IndexError):
+        return None
+    if starts != sorted(starts):
+        return None
+
+    def chunks_of(group: int) -> list[_Chunk]:
+        row_group = metadata.row_group(group)
+        return sorted(_chunk(row_group.column(c), c) for c in range(row_group.num_columns))
+
+    return Layout(starts, chunks_of)
+
+
+def _chunk(column: Any, number: int) -> _Chunk:
+    start = column.data_page_offset
+    if column.dictionary_page_offset:  # 0 is written by some for "none"
+        start = min(start, column.dictionary_page_offset)
+    return start, start + column.total_compressed_size, number
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetAdvice:
+    """What to do about a read of chunks.
+
+    Attributes:
+        start: First byte to fetch, if any has to be.
+        stop: One past the last.
+        ahead: Ranges to fetch without waiting, in the order they will be wanted.
+    """
+
+    start: int
+    stop: int
+    ahead: list[tuple[int, int]]
+
+
+class ParquetPlan:
+    """Follows one reader of one file. Not safe for threads: its owner guards it.
+
+    Args:
+        layout: Where the chunks are.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._active: set[int] = set()
+        self._window = _FIRST_WINDOW // 2
+        self._planned_to = 0  # groups before this one have been sent for
+
+    def advise(self, start: int, stop: int) -> ParquetAdvice | None:
+        """What to fetch for a read from ``start`` up to ``stop``; ``None`` if it is not of chunks.
+
+        The ranges ahead are given once; a column that is new is planned for from its group on.
+        """
+        touched = self._layout.touched(start, stop)
+        if not touched:
+            return None
+        columns = {chunk[2] for _, chunk in touched}
+        first_group, last_group = touched[0][0], touched[-1][0]
+        if not columns <= self._active or first_group >= self._planned_to:
+            self._active |= columns
+            self._planned_to = first_group
+        self._window = min(self._window * 2, _LARGEST_WINDOW)
+        low, high = start, stop
+        for _, chunk in (touched[0], touched[-1]):
+            if chunk[1] - chunk[0] <= _WHOLE_CHUNK:
+                low, high = min(low, chunk[0]), max(high, chunk[1])
+        return ParquetAdvice(low, high, self._ahead(first_group, last_group, high))
+
+    def _ahead(self, first_group: int, last_group: int, after: int) -> list[tuple[int, int]]:
+        """Active chunks of the groups to come, as far as the window reaches."""
+        room = self._window
+        ranges: list[tuple[int, int]] = []
+        for group in range(first_group, self._layout.groups):
+            if room <= 0:
+                break
+            wanted = [
+                (start, stop)
+                for start, stop, column in self._layout.chunks(group)
+                if column in self._active and (group > last_group or start >= after)
+            ]
+            room -= sum(stop - start for start, stop in wanted)
+            if group >= self._planned_to:
+                self._planned_to = group + 1
+                for start, stop in wanted:
+                    if ranges and ranges[-1][1] == start:
+                        ranges[-1] = (ranges[-1][0], stop)
+                    else:
+                        ranges.append((start, stop))
+        return ranges
