@@ -82,20 +82,31 @@ def test_an_unknown_repository_is_one_message(env: dict[str, str]) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT for a process of its own")
-def test_an_interrupt_ends_it_within_two_seconds_and_the_next_call_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["download", "get"])
+def test_an_interrupt_ends_it_within_two_seconds_and_the_next_call_goes_on(
+    command: str, tmp_path: Path
+) -> None:
     with serve_repo(tmp_path / "src", shards=1, shard_bytes=4_000_000) as served:
-        _interrupt_and_go_on(served, hub_environment(served.hub, tmp_path / "home"))
+        env = hub_environment(served.hub, tmp_path / "home")
+        name = "model-00001-of-00001.safetensors"
+        arguments = {
+            "download": ["download", "org/tiny", name],
+            "get": ["get", f"{served.hub.url}/org/tiny/resolve/main/{name}", "-o", str(tmp_path / "home/it")],
+        }[command]
+        _interrupt(served, env, arguments, name)
+        served.hub.faults.clear()
+        served.hub.requests.clear()
+        done = _run(env, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert served.hub.requests.body_bytes < 2_000_000, "what was fetched is not fetched again"
+    arrived = Path(done.stdout.removesuffix("\n")).read_bytes()
+    assert hashlib.sha256(arrived).hexdigest() == served.contents[name]
 
 
-def _interrupt_and_go_on(served: ServedRepo, env: dict[str, str]) -> None:
-    name = "model-00001-of-00001.safetensors"
+def _interrupt(served: ServedRepo, env: dict[str, str], arguments: list[str], name: str) -> None:
     stall = served.hub.faults.add(Stall(after=3_500_000), kind="cdn", path=name, times=None)
     with subprocess.Popen(
-        [*COMMAND, "download", "org/tiny", name],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [*COMMAND, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             assert stall.wait(30)
@@ -110,14 +121,6 @@ def _interrupt_and_go_on(served: ServedRepo, env: dict[str, str]) -> None:
     assert seconds < 2
     assert out == ""
     assert err == "hf-haul: interrupted; what was fetched is kept, and the same command goes on from there\n"
-    served.hub.faults.clear()
-    served.hub.requests.clear()
-    done = _run(env, "download", "org/tiny", name)
-    assert done.returncode == 0, done.stderr
-    assert served.hub.requests.body_bytes < 2_000_000, "what was fetched is not fetched again"
-    assert (
-        hashlib.sha256(Path(done.stdout.removesuffix("\n")).read_bytes()).hexdigest() == served.contents[name]
-    )
 
 
 def _grows_to(folder: Path, nbytes: int) -> bool:
