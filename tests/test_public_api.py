@@ -17,6 +17,7 @@ SRC = Path(hf_haul.__file__).parents[1]
 
 #: A name that goes from this list breaks somebody; a name that comes is a decision.
 PUBLIC = [
+    "AccelerationWarning",
     "BandwidthLimiter",
     "CertificateError",
     "ConnectionFailedError",
@@ -51,6 +52,7 @@ PUBLIC = [
     "StalledError",
     "TransferError",
     "UnsafePathError",
+    "accelerate",
     "default_manager",
     "hf_hub_download",
     "snapshot_download",

@@ -32,6 +32,7 @@ from hf_haul.task import Digest
 __all__ = [
     "BlobDestination",
     "FileDestination",
+    "HandedOverDestination",
     "LocalDirDestination",
     "LocalFolder",
     "LocalMetadata",
@@ -743,3 +744,40 @@ class FileDestination:
         _Folders().apply_mode(os.fspath(staged), os.fspath(staged.parent))
         self.file.parent.mkdir(parents=True, exist_ok=True)
         _replace(os.fspath(staged), extended_path(os.fspath(self.file)))
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOverDestination:
+    """A file that somebody else links and notes: only its bytes are ours to bring.
+
+    Attributes:
+        file: The final place.
+        staged: Where it would be staged by its owner, as ``<key>.incomplete``.
+    """
+
+    file: Path
+    staged: Path
+
+    @property
+    def path(self) -> Path:
+        """The final place."""
+        return self.file
+
+    @property
+    def staging_dir(self) -> Path:
+        """The owner's folder for staged files."""
+        return self.staged.parent
+
+    @property
+    def staging_key(self) -> str:
+        """The owner's name for the staged file; for huggingface_hub the same as ours for the same file."""
+        return self.staged.name.removesuffix(".incomplete")
+
+    def is_present(self) -> bool:
+        """Whether there is a file."""
+        return self.file.exists()
+
+    def publish(self, staged: Path) -> None:
+        """Move the staged file into place, with the permissions of a new file."""
+        _Folders().apply_mode(os.fspath(staged), os.fspath(staged.parent))
+        _replace(os.fspath(staged), os.fspath(self.file))

@@ -44,6 +44,7 @@ __all__ = [
     "cache_folder",
     "detach_tracebacks",
     "digest_from_etag",
+    "explain",
     "is_busy",
     "is_commit",
     "is_offline",
@@ -53,6 +54,7 @@ __all__ = [
     "metadata_from_listing",
     "read_tree",
     "tree_folder",
+    "trusted_origins",
     "write_tree",
 ]
 
@@ -169,6 +171,11 @@ def _origin(url: str) -> str:
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
     return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+def trusted_origins(url: str) -> frozenset[str]:
+    """Origins that may receive a token meant for ``url``, as ``scheme://host:port``."""
+    return frozenset(_origin(each) for each in (*_HUB_ENDPOINTS, constants.ENDPOINT, url))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +298,7 @@ class Repository:
     @cached_property
     def trusted_origins(self) -> frozenset[str]:
         """Origins that may receive the token, as ``scheme://host:port``."""
-        return frozenset(_origin(url) for url in (*_HUB_ENDPOINTS, constants.ENDPOINT, self.base))
+        return trusted_origins(self.base)
 
     @property
     def folder_name(self) -> str:
@@ -527,20 +534,29 @@ class Repository:
         Returns:
             huggingface_hub's error, or ``error`` itself if it is about anything but a refusal.
         """
-        if not isinstance(error, HttpStatusError):
-            return error
-        kept = {k: v for k, v in error.headers.items() if k.lower() not in _ABOUT_THE_BODY}
-        response = _http.Response(
-            error.status,
-            headers=kept,
-            content=error.body,
-            request=_http.Request("GET", error.url or self.url(path, commit)),
-        )
-        try:
-            hf_raise_for_status(response)
-        except HfHubHTTPError as explained:
-            return explained
+        return explain(error, self.url(path, commit))
+
+
+def explain(error: BaseException, url: str) -> BaseException:
+    """The error that huggingface_hub raises for what a server said when it refused ``url``.
+
+    Returns:
+        huggingface_hub's error, or ``error`` itself if it is about anything but a refusal.
+    """
+    if not isinstance(error, HttpStatusError):
         return error
+    kept = {k: v for k, v in error.headers.items() if k.lower() not in _ABOUT_THE_BODY}
+    response = _http.Response(
+        error.status,
+        headers=kept,
+        content=error.body,
+        request=_http.Request("GET", error.url or url),
+    )
+    try:
+        hf_raise_for_status(response)
+    except HfHubHTTPError as explained:
+        return explained
+    return error
 
 
 def metadata_from_listing(commit: str, entry: ListedFile) -> FileMetadata | None:

@@ -1,0 +1,266 @@
+"""Give code that calls huggingface_hub our engine, without changing it.
+
+Libraries import ``hf_hub_download`` and ``snapshot_download`` by name, long before anybody can replace them. But
+whoever calls them, each file's bytes come in through one function of ``huggingface_hub.file_download``, which looks it
+up when it needs it: ``_download_to_tmp_and_move``. That is all we replace. Which file to fetch, from where, the cache, its
+links, the errors and the bars all stay upstream's; what changes is how the bytes come: over several connections, resumed
+after a kill, verified, under one bandwidth limit.
+
+The function is private, so its parameters are checked first. A huggingface_hub in which they differ is left as it is, with
+a warning. Files that hf_xet would fetch come over HTTP too; being no Xet downloads, they are kept out of the blob
+store that repositories share.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import constants
+
+from hf_haul import hub
+from hf_haul.cache import HandedOverDestination
+from hf_haul.calls import CallOptions, raise_all
+from hf_haul.manager import ParallelDownloadManager
+from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
+
+__all__ = ["Acceleration", "AccelerationWarning", "accelerate"]
+
+logger = logging.getLogger(__name__)
+
+_MODULE: Final = "huggingface_hub.file_download"
+_SEAM: Final = "_download_to_tmp_and_move"
+_STORE: Final = "publish_blob_to_shared_store"
+#: What we were written for. Any other parameters may mean rules that we do not know.
+_PARAMETERS: Final = (
+    "incomplete_path", "destination_path", "url_to_download", "headers", "expected_size", "filename",
+    "force_download", "etag", "xet_file_data", "tqdm_class",
+)  # fmt: skip
+
+
+class AccelerationWarning(UserWarning):
+    """This huggingface_hub cannot be accelerated and works as it does without us."""
+
+
+@dataclass(frozen=True)
+class _Replacement:
+    """One function of upstream's, and what stands in its place while we are installed."""
+
+    name: str
+    original: Callable[..., Any]
+    ours: Callable[..., Any]
+
+
+class Acceleration:
+    """Has every download of huggingface_hub in this process run on our engine, for a block or until further notice.
+
+    Works for code that imported huggingface_hub before: ``transformers``, ``datasets``, ``diffusers``::
+
+        with hf_haul.accelerate():
+            tokenizer = AutoTokenizer.from_pretrained("org/model")
+
+    Locking: ``_lock`` guards who asked for it and what is in place; it is held while functions are exchanged, never
+    while one runs.
+    """
+
+    def __init__(self) -> None:
+        self.__name__ = "accelerate"  # it is used like a function
+        self._lock = threading.Lock()
+        self._options: list[CallOptions] = []
+        self._replaced: list[_Replacement] = []
+        self._here = threading.local()
+
+    @property
+    def installed(self) -> bool:
+        """Whether huggingface_hub's downloads run on our engine now."""
+        return bool(self._options)
+
+    @contextmanager
+    def __call__(
+        self,
+        *,
+        manager: ParallelDownloadManager | None = None,
+        priority: DownloadPriority = DownloadPriority.NORMAL,
+    ) -> Iterator[bool]:
+        """Accelerate for the length of a block, in all threads.
+
+        Args:
+            manager: The manager to use; a process-wide one by default.
+            priority: Urgency of these downloads among all of the manager.
+
+        Yields:
+            Whether it is done; see :meth:`install`.
+
+        Warns:
+            AccelerationWarning: huggingface_hub was left as it is.
+        """
+        options = self._push(CallOptions(manager=manager, priority=priority), frames=4)
+        try:
+            yield options is not None
+        finally:
+            if options is not None:
+                self._remove(options)
+
+    def install(
+        self,
+        *,
+        manager: ParallelDownloadManager | None = None,
+        priority: DownloadPriority = DownloadPriority.NORMAL,
+    ) -> bool:
+        """Accelerate until :meth:`uninstall`; installed twice takes uninstalled twice.
+
+        Args:
+            manager: The manager to use; a process-wide one by default.
+            priority: Urgency of these downloads among all of the manager.
+
+        Returns:
+            Whether it was done. ``False``, after a warning, if this huggingface_hub has no place for it.
+
+        Warns:
+            AccelerationWarning: huggingface_hub was left as it is.
+        """
+        return self._push(CallOptions(manager=manager, priority=priority), frames=3) is not None
+
+    def uninstall(self) -> None:
+        """Undo the last :meth:`install` in force; the last of all gives huggingface_hub its functions back.
+
+        Does nothing if nothing is installed. A function that somebody else put over ours stays, and ours
+        below it hands everything on.
+        """
+        with self._lock:
+            latest = self._options[-1:]
+        if latest:
+            self._remove(latest[0])
+
+    def _push(self, options: CallOptions, frames: int) -> CallOptions | None:
+        with self._lock:
+            if not self._replaced:
+                reason = self._replace()
+                if reason is not None:
+                    warnings.warn(reason, AccelerationWarning, stacklevel=frames)
+                    return None
+            self._options.append(options)
+            return options
+
+    def _remove(self, options: CallOptions) -> None:
+        with self._lock:
+            # By identity: blocks of several threads may end in any order.
+            self._options[:] = [each for each in self._options if each is not options]
+            if not self._options:
+                self._restore()
+
+    def _replace(self) -> str | None:
+        """Put ours in place; or return why not."""
+        module = importlib.import_module(_MODULE)
+        seam = getattr(module, _SEAM, None)
+        parameters = () if seam is None else tuple(inspect.signature(seam).parameters)
+        if seam is None or parameters != _PARAMETERS:
+            found = f"has no {_SEAM}" if seam is None else f"has {_SEAM}({', '.join(parameters)})"
+            return (
+                f"this huggingface_hub cannot be accelerated and stays as it is: it {found}. "
+                "hf_haul.snapshot_download and hf_haul.hf_hub_download work all the same."
+            )
+        self._put(module, _SEAM, self._instead_of_downloading(seam))
+        store = getattr(module, _STORE, None)
+        if store is not None:
+            self._put(module, _STORE, self._instead_of_sharing(store))
+        return None
+
+    def _put(self, module: Any, name: str, ours: Callable[..., Any]) -> None:
+        self._replaced.append(_Replacement(name, getattr(module, name), ours))
+        setattr(module, name, ours)
+
+    def _restore(self) -> None:
+        module = importlib.import_module(_MODULE)
+        for each in self._replaced:
+            if getattr(module, each.name, None) is each.ours:
+                setattr(module, each.name, each.original)
+            else:
+                logger.warning("%s.%s was replaced by others meanwhile; left as it is", _MODULE, each.name)
+        self._replaced.clear()
+
+    def _instead_of_downloading(self, original: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(original)
+        def download_to_tmp_and_move(*args: Any, **kwargs: Any) -> None:
+            options = self._options[-1:]
+            if not options:  # uninstalled, but somebody holds on to us
+                original(*args, **kwargs)
+                return
+            call = dict(zip(_PARAMETERS, args, strict=False), **kwargs)
+            self._here.latest = None
+            _download(options[0], **call)
+            self._here.latest = str(call["destination_path"])
+
+        return download_to_tmp_and_move
+
+    def _instead_of_sharing(self, original: Callable[..., bool]) -> Callable[..., bool]:
+        @functools.wraps(original)
+        def publish_blob_to_shared_store(*, blob_path: str, **kwargs: Any) -> bool:
+            if getattr(self._here, "latest", None) == str(blob_path):
+                return False  # came over plain HTTP
+            return original(blob_path=blob_path, **kwargs)
+
+        return publish_blob_to_shared_store
+
+
+#: The one for this process: ``with hf_haul.accelerate(): ...``, or ``hf_haul.accelerate.install()``.
+accelerate: Final = Acceleration()
+
+
+def _download(
+    options: CallOptions,
+    *,
+    incomplete_path: Path,
+    destination_path: Path,
+    url_to_download: str,
+    headers: dict[str, str],
+    expected_size: int | None,
+    filename: str,
+    force_download: bool,
+    etag: str | None,
+    xet_file_data: Any = None,
+    tqdm_class: Any = None,
+) -> None:
+    """What upstream's function does, on our engine: bring a file to its place, whole and verified."""
+    if destination_path.exists() and not force_download:
+        return
+    counter = getattr(constants, "X_HF_DOWNLOAD_COUNTER", None)
+    request = FileRequest(
+        remote=RemoteFile(
+            path=filename,
+            url=url_to_download,
+            size=expected_size,
+            digest=None if etag is None else hub.digest_from_etag(etag),
+            etag=etag,
+            headers={**headers, **({} if counter is None else {counter: "1"})},
+            trusted_origins=hub.trusted_origins(url_to_download),
+            xet_hash=None if xet_file_data is None else xet_file_data.file_hash,
+        ),
+        destination=HandedOverDestination(destination_path, incomplete_path),
+        fresh=force_download,
+    )
+
+    def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
+        bar = hub.make_bar(
+            tqdm_class,
+            "huggingface_hub.http_get",
+            total=total or expected_size,
+            initial=initial,
+            desc=filename if len(filename) <= 40 else f"(…){filename[-40:]}",
+            unit="B",
+            unit_scale=True,
+        )
+        return [("bytes", bar)]
+
+    errors = options.download([request], filename, make_bars)
+    if errors:
+        raise_all([(path, hub.explain(error, url_to_download)) for path, error in errors])
