@@ -12,6 +12,7 @@ import pytest
 from tests.support.hub import hub_environment, run_python, serve_repo
 from tests.support.repos import contents
 
+import hf_haul
 from hf_haul.cli import main
 from hf_haul.config import Settings
 from hf_haul.localhub import LocalHub, Repo
@@ -103,6 +104,11 @@ def test_the_command_knows_the_options_shown(line: str, capsys: pytest.CaptureFi
         main([line.split()[1], "--help"])
     assert over.value.code == 0
     assert shown <= set(re.findall(r"--?[a-z][a-z0-9-]*", capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"\bhf_haul\.(\w+)", README))))
+def test_every_name_shown_exists(name: str) -> None:
+    assert name in {*hf_haul.__all__, "localhub"}
 
 
 def test_the_table_has_every_setting_with_its_default() -> None:
