@@ -933,6 +933,31 @@ def test_a_proxy_that_refuses_is_named_as_what_failed() -> None:
             get(pool, "https://hub.invalid/?secret")
 
 
+def socks(connection: Connection) -> None:
+    """As much of SOCKS 5 as a client without a password needs; then the answer itself."""
+    connection.sock.recv(3)
+    connection.send(b"\5\0")
+    connection.sock.recv(256)
+    connection.send(b"\5\0\0\1\0\0\0\0\0\0")
+    well_behaved(connection)
+
+
+def test_a_socks_proxy_serves_within_the_limits() -> None:
+    pytest.importorskip("socks", reason="needs PySocks")
+    with Wire(socks) as wire:
+        proxies = {"http": wire.url("").replace("http:", "socks5h:")}
+        with ConnectionPool(1, trust_env=False, proxies=proxies) as pool:
+            for _ in range(3):
+                assert get(pool, "http://hub.invalid/x") == BODY
+            assert pool.get_stats()["open_connections"] == 1
+            with pool.open("http://hub.invalid/x", None, Halt()) as response:
+                worker = Worker(lambda: get(pool, "http://hub.invalid/x"))
+                until(lambda: pool.get_stats()["waiting"] == 1)
+                assert read(response) == BODY
+            assert worker.join().result == BODY
+        assert wire.accepted == 1
+
+
 def test_a_thread_blocked_in_its_proxy_is_woken() -> None:
     halt, asked = Halt(), threading.Event()
 

@@ -125,6 +125,7 @@ class Wire:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context is not None:
+                sock.getpeername()  # raises if the client is gone, where wrap_socket would leave it open
                 sock = self._context.wrap_socket(sock, server_side=True)
             connection = _Logged(sock, number, self.heads)
             with contextlib.suppress(OSError):
