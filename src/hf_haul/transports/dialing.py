@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from hf_haul.transports.answers import Answer
 from hf_haul.transports.calls import Call, WokenError
 
 __all__ = ["DialTimeoutError", "WakeableConnection", "WakeableTLSConnection", "WatchedConnection"]
@@ -185,6 +186,7 @@ def _dial(
 class WatchedConnection(HTTPConnection):
     """A connection that tells its call what the thread blocks in."""
 
+    response_class = Answer
     call: Call | None = None
 
     def connect(self) -> None:

@@ -215,6 +215,6 @@ class PooledResponse:
 def _direct_reader(raw: BaseHTTPResponse) -> Callable[[memoryview], int] | None:
     """The buffered reader below ``raw``, if it holds the body and nothing else: no chunks, no encoding."""
     answer = getattr(raw, "_fp", None)
-    if type(answer) is not http.client.HTTPResponse or answer.chunked:
+    if not isinstance(answer, http.client.HTTPResponse) or answer.chunked:
         return None
     return getattr(answer.fp, "readinto1", None)
