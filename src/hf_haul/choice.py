@@ -99,7 +99,7 @@ class Chooser:
             for run in runs
             if not run.queue.paused and not run.queue.cancelled
             for t in run.transfers.values()
-            if t.mode == "ranged" and t.failure is None and self._sources.free(t.source)
+            if t.mode == "ranged" and not t.ending and self._sources.free(t.source)
             for p in t.parts
         ]
         now = self._clock()

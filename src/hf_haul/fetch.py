@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import (
@@ -39,8 +39,8 @@ T = TypeVar("T")
 _UNCLAIMED_BYTES: Final = 512 * KiB
 #: Seconds for which they may be.
 _UNCLAIMED_SECONDS: Final = 1.0
-#: Times a source may seem to serve another file before it is believed.
-_CHANGES: Final = 2
+#: Times a part is asked for again after its source seemed to serve another file: a broken proxy looks the same.
+_DOUBTS: Final = 2
 #: Times a range is asked for again after a refusal: one broken node of a CDN is no reason to fetch all of a file in
 #: a single stream.
 _REFUSALS: Final = 2
@@ -233,10 +233,7 @@ class PartFetcher:
             error.retryable = want is None or part.refusals <= _REFUSALS
             raise
         except SourceChangedError as error:
-            transfer.changes += 1
-            # Without a digest the scheduler decides: what is staged may have to go.
-            error.retryable = transfer.task.digest is not None and transfer.changes <= _CHANGES
-            raise
+            self._doubt(part, error)
         self._history.first_byte(transfer.source, self._clock() - max(began, part.halt.turn_came))
         try:
             self._check_version(part)
@@ -254,12 +251,17 @@ class PartFetcher:
             return
         version = transfer.transport.version
         if version is not None and not transfer.staged.is_of_version(version):
-            transfer.changes += 1
             error = SourceChangedError(
-                f"{transfer.task.file_path}: the source serves a newer version ({version})"
+                f"{transfer.task.file_path}: {transfer.source} serves another version ({version})"
             )
-            error.retryable = False  # the scheduler starts the file anew
-            raise error
+            PartFetcher._doubt(part, error)
+
+    @staticmethod
+    def _doubt(part: Part, error: SourceChangedError) -> NoReturn:
+        """Raise the error, to be tried again or to be believed."""
+        part.doubts += 1
+        error.retryable = part.doubts <= _DOUBTS
+        raise error
 
     def _read(self, part: Part, body: Body) -> None:
         staged = part.transfer.staged

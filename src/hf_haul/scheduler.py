@@ -321,7 +321,8 @@ class Scheduler:
     def _wake_workers(self) -> None:
         """Have an idle worker look for work, or start one; call with the lock held.
 
-        One is enough: whoever finds work wakes the next, so that nobody is woken for nothing.
+        One is enough: whoever finds work wakes the next. A worker that has settled a job looks for the next one
+        itself, so that nobody is woken for nothing.
         """
         if not self._threads_allowed or not self._runs:
             return
@@ -368,7 +369,8 @@ class Scheduler:
                 job = None if self._paused else self._chooser.next_job(self._runs)
                 if job is not None:
                     self._count(job, 1)
-                    if block:
+                    transfer = job if isinstance(job, Transfer) else job.transfer
+                    if block and (len(self._runs) > 1 or self._sources.free(transfer.source)):
                         self._wake_workers()  # there may be more where this came from
                     return job
                 if not block or (not self._runs and self._clock() >= deadline):
@@ -413,8 +415,7 @@ class Scheduler:
             return next(run for run in self._runs if task_id in run.transfers)
 
     def _open(self, run: QueueRun, transfer: Transfer) -> None:
-        with self._probe(transfer) as probe:
-            open_file(run, transfer, probe, self._fetcher, self.settings)
+        open_file(run, transfer, lambda: self._probe(transfer), self._fetcher, self.settings)
 
     @contextlib.contextmanager
     def _probe(self, transfer: Transfer) -> Iterator[Part]:
@@ -435,7 +436,7 @@ class Scheduler:
             self._count(transfer, -1)
             transfer.opening = False
             if run.queue.cancelled and not isinstance(error, SupersededError):
-                return [self._give_up(run, transfer, None), self._notify]
+                return [self._give_up(run, transfer, None)]
             if isinstance(
                 error, HaltedError
             ):  # a pause, or something more urgent, before anything was staged
@@ -447,9 +448,9 @@ class Scheduler:
                 return []
             run.waiting_for.pop(transfer.task.task_id, None)
             if isinstance(error, SupersededError):
-                return [self._done(run, transfer, transferred=False), self._notify]
+                return [self._done(run, transfer, transferred=False)]
             if error is not None:
-                return [self._give_up(run, transfer, error), self._notify]
+                return [self._give_up(run, transfer, error)]
             return self._start_fetching(run, transfer)
 
     def _start_fetching(self, run: QueueRun, transfer: Transfer) -> list[Callable[[], None]]:
@@ -512,6 +513,7 @@ class Scheduler:
                     stop += transfer.parts
                 error = error if transfer.refuses_for_good else None
             if isinstance(error, SourceChangedError) and self._can_start_anew(transfer):
+                transfer.changes += not transfer.outdated  # all its parts may see one change
                 transfer.outdated = True
                 stop += transfer.parts
                 error = None
@@ -528,16 +530,15 @@ class Scheduler:
                 self._hash_soon(transfer)
             if self._at_rest(transfer):
                 then += self._settle_file(run, transfer)
-            self._wake_workers()
             return then
 
     def _settle_file(self, run: QueueRun, transfer: Transfer) -> list[Callable[[], None]]:
         """Decide what follows when no part of a file is in flight."""
         assert transfer.staged is not None
         if run.queue.cancelled:
-            return [self._give_up(run, transfer, None), self._notify]
+            return [self._give_up(run, transfer, None)]
         if transfer.failure is not None:
-            return [self._give_up(run, transfer, transfer.failure), self._notify]
+            return [self._give_up(run, transfer, transfer.failure)]
         if transfer.outdated:
             transfer.opening = True  # nobody else touches it meanwhile
             return [lambda: self._start_anew(run, transfer)]
@@ -547,7 +548,9 @@ class Scheduler:
     @staticmethod
     def _can_start_anew(transfer: Transfer) -> bool:
         """Whether a changed source is taken as it is now: nobody said beforehand what it should be."""
-        return transfer.task.digest is None and transfer.failure is None and transfer.changes <= _CHANGES
+        if transfer.task.digest is not None or transfer.failure is not None:
+            return False
+        return transfer.outdated or transfer.changes < _CHANGES
 
     def _start_anew(self, run: QueueRun, transfer: Transfer) -> None:
         """Drop the bytes of a version that its source no longer serves."""
@@ -564,6 +567,8 @@ class Scheduler:
     def _start_finishing(self, run: QueueRun, transfer: Transfer) -> list[Callable[[], None]]:
         transfer.finishing = True
         transfer.task.move_to(DownloadState.VERIFYING)
+        if transfer.size > SMALL_FILE:
+            self._wake_workers()  # for the connection that is free while this worker hashes
         return [lambda: self._finish(run, transfer)]
 
     def _finish(self, run: QueueRun, transfer: Transfer) -> None:
@@ -588,11 +593,11 @@ class Scheduler:
             transfer.mode = "whole" if transfer.mode == "whole" else "ordered"
             transfer.refill()
             if run.queue.cancelled:
-                return [self._give_up(run, transfer, None), self._notify]
+                return [self._give_up(run, transfer, None)]
             self._wake_workers()
             return []
         if isinstance(error, StagedLostError) and run.queue.cancelled:
-            return [self._give_up(run, transfer, None), self._notify]
+            return [self._give_up(run, transfer, None)]
         if isinstance(error, StagedLostError) and run.losses.get(transfer.task.task_id, 0) < _LOSSES:
             # Somebody took us for dead and has the bytes; look there, or start anew.
             lost, transfer.staged = transfer.staged, None
@@ -600,8 +605,8 @@ class Scheduler:
             run.losses[transfer.task.task_id] = run.losses.get(transfer.task.task_id, 0) + 1
             return [lost.close] if lost is not None else []
         if error is not None:
-            return [self._give_up(run, transfer, error), self._notify]
-        return [self._done(run, transfer, transferred=True), self._notify]
+            return [self._give_up(run, transfer, error)]
+        return [self._done(run, transfer, transferred=True)]
 
     # ---- the end of a file: with the lock held, returning what is to be done without
 
@@ -613,7 +618,6 @@ class Scheduler:
         transfer.task.move_to(DownloadState.DONE)
         run.succeed(transfer, transferred=transferred)
         over = self._finish_if_over(run)
-        self._wake_workers()
         return lambda: self._tell_end(run, transfer, over=over)
 
     def _tell_end(self, run: QueueRun, transfer: Transfer, *, over: bool) -> None:
@@ -693,10 +697,6 @@ class Scheduler:
     def _emit(self, kind: str, run: QueueRun, task: DownloadTask | None = None, **details: object) -> None:
         queue = run.queue
         self.events.emit(kind, task, model_id=queue.model_id, queue_id=queue.queue_id, **details)
-
-    def _notify(self) -> None:
-        with self._lock:
-            self._wake_workers()
 
     # ---- what workers report while they fetch
 

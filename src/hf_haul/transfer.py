@@ -51,10 +51,11 @@ class Part:
         abandoned: Why the watchdog woke the blocking call, if it did.
         resting: Whether the worker waits before its next attempt.
         refusals: How often the source refused its range.
+        doubts: How often the source seemed to serve another file.
     """
 
     __slots__ = (
-        "abandoned", "busy_since", "halt", "leave", "leave_asked_at", "meter", "position", "received",
+        "abandoned", "busy_since", "doubts", "halt", "leave", "leave_asked_at", "meter", "position", "received",
         "refusals", "resting", "rival", "start", "started_at", "stop", "transfer",
     )  # fmt: skip
 
@@ -74,6 +75,7 @@ class Part:
         self.abandoned: str | None = None
         self.resting = False
         self.refusals = 0
+        self.doubts = 0
 
     def begin_call(self, now: float) -> None:
         """Note that the worker is about to wait for the network."""
@@ -115,7 +117,7 @@ class Transfer:
             request without a range.
         mismatches: How often the complete file had the wrong digest.
         failure: What made the file fail; its other parts are on their way out.
-        changes: How often the source seemed to serve another file.
+        changes: How often it was started anew because the source served another version.
         range_refusals: How often it refused a range for good, since it last served one.
         outdated: Whether what is staged is an older version than its source serves.
         opening: Whether a worker looks what is on disk.
@@ -150,9 +152,14 @@ class Transfer:
         return self.task.size or 0
 
     @property
+    def ending(self) -> bool:
+        """Whether its parts are on their way out, for good or to start anew."""
+        return self.failure is not None or self.outdated
+
+    @property
     def has_work(self) -> bool:
         """Whether a worker could take a part now."""
-        if not self.pending or self.failure is not None or self.staged is None:
+        if not self.pending or self.staged is None or self.ending:
             return False
         return self.mode == "ranged" or not self.parts
 
