@@ -6,6 +6,8 @@ All of it touches disk or network, none of it decides what comes next; see ``sch
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -26,14 +28,18 @@ _UNKNOWN: Final = 1 << 62
 
 
 def open_file(
-    run: QueueRun, transfer: Transfer, probe: Part, fetcher: PartFetcher, settings: Settings
+    run: QueueRun,
+    transfer: Transfer,
+    probing: Callable[[], AbstractContextManager[Part]],
+    fetcher: PartFetcher,
+    settings: Settings,
 ) -> None:
     """Look whether the file is in place; if not, learn its size and claim its staged file.
 
     Args:
         run: Its queue.
         transfer: The file; gets its staged file and its verifier.
-        probe: A part without bytes, whose halt ends whatever is asked of the source.
+        probing: Gives a part without bytes, whose halt ends whatever is asked of the source.
         fetcher: Asks the source for a size that nobody told.
         settings: Whether to resume, to verify, and how to write.
 
@@ -49,11 +55,12 @@ def open_file(
     if not request.fresh and destination.is_present():
         raise SupersededError
     if task.size is None:
-        size = fetcher.learn_size(probe)
-        if size is None:
-            _fetch_unsized(run, transfer, probe, fetcher)
-        else:
-            run.learn_size(task, size)
+        with probing() as probe:
+            size = fetcher.learn_size(probe)
+            if size is None:
+                _fetch_unsized(run, transfer, probe, fetcher)
+            else:
+                run.learn_size(task, size)
     if transfer.staged is None:
         transfer.staged = claim(
             destination.staging_dir,

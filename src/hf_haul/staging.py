@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -45,7 +46,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hf_haul.errors import DiskFullError, HaulError
 from hf_haul.ownership import Owner, current_owner, judge, try_lock
@@ -345,7 +346,7 @@ class StagedFile:
             "size": self.size,
             "nonce": self._nonce,
             "version": self.version,
-            "owner": asdict(current_owner()),
+            "owner": _fields_of(current_owner()),
         }
         body = json.dumps(about, separators=(",", ":")).encode()[: _HEADER_SIZE - _HEADER.size]
         head = _HEADER.pack(_MAGIC, status, len(body), zlib.crc32(body)) + body
@@ -402,6 +403,11 @@ class _Header:
     nonce: int
     released: bool
     version: str | None
+
+
+@functools.lru_cache(maxsize=2)
+def _fields_of(owner: Owner) -> dict[str, Any]:
+    return asdict(owner)
 
 
 def _short(key: str) -> str:
