@@ -146,6 +146,25 @@ def test_opening_and_reading_one_file_takes_four_requests(hub: LocalHub, fs: Hau
     assert [each.kind for each in hub.requests] == ["info", "tree", "resolve", "cdn"]
 
 
+def test_when_a_file_changed_is_asked_once(hub: LocalHub, fs: HaulFileSystem) -> None:
+    theirs = HfFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
+    name = f"{MODEL}/config.json"
+    expected = theirs.modified(name)
+    hub.requests.clear()
+    assert [fs.modified(name) for _ in range(3)] == [expected] * 3
+    assert len(hub.requests.of("paths-info")) == 1
+    fs.invalidate_cache(name)
+    assert fs.modified(name) == expected
+    assert len(hub.requests.of("paths-info")) == 2
+
+
+def test_a_key_of_a_file_depends_on_its_content_alone(hub: LocalHub, fs: HaulFileSystem) -> None:
+    other = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True, expand_info=True)
+    names = [f"{MODEL}/config.json", f"{MODEL}/big.bin", f"{MODEL}/README.md"]
+    assert [fs.ukey(name) for name in names] == [other.ukey(name) for name in names]
+    assert len({fs.checksum(name) for name in names}) == 3
+
+
 # ---- one version
 
 

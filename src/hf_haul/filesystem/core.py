@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import weakref
@@ -65,6 +66,7 @@ class HaulFileSystem(HfFileSystem):
         self._api: PinnedApi = PinnedApi(endpoint=endpoint, token=token)
         self._manager: ParallelDownloadManager | None = None
         self._repositories: dict[tuple[str, str], Repository] = {}
+        self._expansions: dict[str, tuple[str | None, dict[str, Any]]] = {}
         self._index: dict[str, tuple[Any, int, dict[str, dict[str, Any]]]] = {}
 
     @property
@@ -114,8 +116,38 @@ class HaulFileSystem(HfFileSystem):
                 found = self._listed(name)
                 if found is not None:
                     return found
+        known = self._expanded(path, revision) if expand and not refresh else None
+        if known is not None:
+            return known
         info: dict[str, Any] = super().info(path, refresh=refresh, revision=revision, **kwargs)
+        if expand and info["type"] == "file":
+            self._expansions[info["name"]] = (self._commit_of(info["name"]), info)
         return info
+
+    def _expanded(self, path: str, revision: str | None) -> dict[str, Any] | None:
+        """What was said before of a file's last commit; DuckDB asks three times in each query."""
+        name = self.resolve_path(path, revision=revision).unresolve()
+        commit, info = self._expansions.get(name, (None, None))
+        return info if info is not None and commit == self._commit_of(name) else None
+
+    def _commit_of(self, name: str) -> str | None:
+        resolved = self.resolve_path(name)
+        if not isinstance(resolved, HfFileSystemResolvedRepositoryPath):
+            return None
+        return self._api.pinned_commit(resolved.repo_type, resolved.repo_id, resolved.revision)
+
+    def ukey(self, path: str) -> str:
+        """What changes when the file's content does, and only then."""
+        info = self.info(path)
+        lfs = info.get("lfs")
+        content = (lfs["sha256"] if lfs else None) or info.get("xet_hash") or info.get("blob_id")
+        if content is None:
+            return str(super().ukey(path))
+        return hashlib.sha256(f"{info['name']} {content}".encode()).hexdigest()
+
+    def checksum(self, path: str) -> int:
+        """As :meth:`ukey`, as a number."""
+        return int(self.ukey(path), 16)
 
     def _listed(self, name: str) -> dict[str, Any] | None:
         """A file or folder of a listing we have."""
@@ -141,6 +173,7 @@ class HaulFileSystem(HfFileSystem):
         """
         super().invalidate_cache(path)
         self._index.clear()
+        self._expansions.clear()
         if path is None:
             self._api.commits.clear()
             return
@@ -506,13 +539,15 @@ class HaulFileSystem(HfFileSystem):
             **kwargs,
         )
         revision = kwargs.get("revision")
+        resolved = [self.resolve_path(name, revision=revision) for name, _ in collector.pairs]
+        for each in resolved:  # all of them before the first byte or folder is written
+            if each.path:
+                require_safe_path(each.path)
         callback.set_size(len(collector.pairs))
         targets: list[Target] = []
-        for name, place in collector.pairs:
-            resolved = self.resolve_path(name, revision=revision)
-            plain = not isfilelike(place) and isinstance(resolved, HfFileSystemResolvedRepositoryPath)
-            if plain and resolved.path and self.info(resolved.unresolve())["type"] == "file":
-                require_safe_path(resolved.path)
+        for each, (name, place) in zip(resolved, collector.pairs, strict=True):
+            in_repository = isinstance(each, HfFileSystemResolvedRepositoryPath) and each.path
+            if in_repository and not isfilelike(place) and self.info(each.unresolve())["type"] == "file":
                 target = self._target(name, revision, place=os.fspath(place))
                 assert target is not None
                 targets.append(target)
@@ -534,9 +569,9 @@ class HaulFileSystem(HfFileSystem):
             os.makedirs(os.path.dirname(place), exist_ok=True)
             remote = target.remote
             version = remote.etag or remote.url
-            requests.append(
-                FileRequest(remote, FileDestination(Path(place), version, remote.digest, remote.size))
-            )
+            # Without a digest an older file of the same size may be another version: fetch it again.
+            size = remote.size if remote.digest else None
+            requests.append(FileRequest(remote, FileDestination(Path(place), version, remote.digest, size)))
         news: deque[DownloadProgress] = deque()
         handle = self.manager.submit(
             requests,
