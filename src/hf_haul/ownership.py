@@ -7,22 +7,36 @@ systems, so cost time, never bytes.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-__all__ = ["Life", "Owner", "current_owner", "judge", "this_process", "try_lock"]
+__all__ = [
+    "Life",
+    "Owner",
+    "current_owner",
+    "erase",
+    "judge",
+    "sign",
+    "signature",
+    "this_process",
+    "try_lock",
+]
 
 logger = logging.getLogger(__name__)
 
 #: Seconds without a sign of life after which an owner that we cannot see is taken for gone.
 _STALE_AFTER: Final = 120.0
+
+_ATTRIBUTE: Final = "user.hf_haul.owner"
 
 #: ``stale``: gone as far as we can see, without proof.
 Life = Literal["alive", "dead", "stale"]
@@ -112,6 +126,28 @@ def try_lock(fd: int) -> bool:
     return True
 
 
+def sign(fd: int) -> None:
+    """Note the calling process as the owner of a file that has no room for it, where the file system can."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setxattr(fd, _ATTRIBUTE, json.dumps(asdict(current_owner())).encode())
+
+
+def signature(fd: int) -> Owner | None:
+    """Who signed a file; ``None`` if nobody did, or nobody could."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return Owner(**json.loads(os.getxattr(fd, _ATTRIBUTE)))
+    return None
+
+
+def erase(fd: int) -> None:
+    """Remove the signature."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.removexattr(fd, _ATTRIBUTE)
+
+
 def _locks_tell_the_truth(path: Path) -> bool:
     """Whether a lock that we hold on ``path`` is seen through a second open of it."""
     try:
@@ -134,7 +170,8 @@ def judge(path: Path, fd: int, owner: Owner | None, *, released: bool) -> Life:
         released: Whether the header says that the owner let go of it.
     """
     me = current_owner()
-    if released:
+    modified = os.fstat(fd).st_mtime
+    if released or modified == 0:  # a sequential file has nowhere else to say so
         return "dead"
     same_kernel = owner is not None and owner.boot == me.boot
     if owner is not None and same_kernel and owner.namespace == me.namespace and me.started:
@@ -142,8 +179,5 @@ def judge(path: Path, fd: int, owner: Owner | None, *, released: bool) -> Life:
     if not try_lock(fd):
         return "alive"
     if same_kernel and _locks_tell_the_truth(path):
-        return "dead"
-    modified = os.fstat(fd).st_mtime
-    if modified == 0:  # a sequential file, let go of by its owner
         return "dead"
     return "stale" if time.time() - modified > _STALE_AFTER else "alive"

@@ -49,7 +49,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_haul.errors import DiskFullError, HaulError
-from hf_haul.ownership import Owner, current_owner, judge, try_lock
+from hf_haul.ownership import Owner, current_owner, erase, judge, sign, signature, try_lock
 from hf_haul.ranges import ByteRange, RangeSet
 
 __all__ = [
@@ -269,6 +269,8 @@ class StagedFile:
             os.truncate(private, self.size)
         else:
             os.ftruncate(self._fd, self.size)
+            if self.sequential:
+                erase(self._fd)
         self._close_fd()
         return private
 
@@ -355,7 +357,10 @@ class StagedFile:
     def _take_over(self) -> None:
         """Become the owner: lock, and say so in the header."""
         try_lock(self._fd)
-        if not self.sequential:
+        if self.sequential:
+            os.utime(self.path)
+            sign(self._fd)
+        else:
             with self._explained():
                 self._write_header(b"O")
 
@@ -569,7 +574,7 @@ class _Adopter:
             # Of the other kind; or killed before its header was written: nothing in it can be told from a hole.
             staged.delete()
             return None
-        owner = header.owner if header else None
+        owner = header.owner if header else signature(fd)
         life = judge(private, fd, owner, released=header is not None and header.released)
         trust = self._digest_known or (owner is not None and owner.boot == current_owner().boot)
         staged._load(trust=trust)  # noqa: SLF001  the module's own class
@@ -607,7 +612,7 @@ class _Adopter:
         """Open a staged file, unless its owner lives."""
         fd = os.open(path, os.O_RDWR | _BINARY)
         header = None if sequential else _read_header(fd, self._size, self._key)
-        owner = header.owner if header else None
+        owner = header.owner if header else signature(fd)
         if judge(path, fd, owner, released=header is not None and header.released) == "alive":
             stat = os.fstat(fd)
             if sequential or stat.st_size or time.time() - stat.st_mtime < _BIRTH:

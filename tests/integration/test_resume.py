@@ -1,0 +1,245 @@
+"""Killed at any moment, any number of times: the next run goes on, fetches next to nothing twice, and leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.support.children import Child, Nursery, job_for
+from tests.support.engine import SMALL, WEIGHTS, Rig, serve_files
+from tests.support.repos import random_bytes
+
+from hf_haul.config import KiB, MiB
+
+SIZE = 12 * MiB
+CONNECTIONS = 4
+#: Bytes per second and connection: the hub's pace keeps the kernel's buffers small, too.
+PACE = 3 * MiB
+#: What one kill may cost: per connection 1 MiB, and what was in the kernels' buffers.
+COST = CONNECTIONS * (MiB + 768 * KiB)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with serve_files(tmp_path / "out", weights=SIZE) as rig:
+        rig.hub.set_pace(PACE)
+        rig.settings = replace(
+            rig.settings, part_size=2 * MiB, chunk_size=64 * KiB, max_concurrent_downloads=CONNECTIONS
+        )
+        yield rig
+
+
+@pytest.fixture
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
+    with Nursery(tmp_path / "results") as nursery:
+        yield nursery
+
+
+def _job(rig: Rig, *paths: str, **more: object) -> dict[str, object]:
+    requests = [rig.request(path, headers={}) for path in paths or (WEIGHTS, SMALL)]
+    settings = {
+        "part_size": 2 * MiB, "chunk_size": 64 * KiB, "max_concurrent_downloads": CONNECTIONS, **more
+    }  # fmt: skip
+    return job_for(rig, *requests, **settings)  # type: ignore[arg-type]  # some of them are not settings
+
+
+def _claimed(rig: Rig) -> int:
+    """Bytes that the journals of the staged files claim."""
+    total = 0
+    for name in rig.left:
+        with contextlib.suppress(FileNotFoundError):  # published meanwhile
+            records = (rig.folder / name).read_bytes()[SIZE + 512 :]
+            records = records[: len(records) // 20 * 20]
+            total += sum(stop - start for start, stop, _ in struct.iter_unpack("<QQI", records))
+    return total
+
+
+def _claims(rig: Rig, nbytes: int) -> None:
+    """Wait until so many bytes are claimed."""
+    assert rig.hub.requests.wait_for(lambda _: _claimed(rig) >= nbytes, timeout=20)
+
+
+def _finish(rig: Rig, child: Child) -> dict[str, object]:
+    result = child.wait()
+    assert result["errors"] == {}
+    assert rig.is_whole(WEIGHTS)
+    assert rig.left == []
+    assert sorted(p.name for p in rig.folder.iterdir()) == sorted([SMALL, WEIGHTS])
+    return result
+
+
+def test_killed_again_and_again_a_download_goes_on_and_fetches_little_twice(
+    rig: Rig, nursery: Nursery
+) -> None:
+    claimed = 0
+    for step in range(1, 9):
+        child = nursery.start(_job(rig))
+        _claims(rig, step * SIZE // 10)
+        child.kill()
+        assert _claimed(rig) >= claimed
+        claimed = _claimed(rig)
+        assert rig.sent(WEIGHTS) <= claimed + step * COST
+    result = _finish(rig, nursery.start(_job(rig)))
+    assert result["transferred"] == SIZE - claimed
+    assert rig.sent(WEIGHTS) <= SIZE + 8 * COST
+
+
+def test_killed_many_times_within_moments_of_the_start_it_still_arrives(rig: Rig, nursery: Nursery) -> None:
+    rig.hub.set_pace(None)
+    dice = random.Random(11)
+    for _ in range(40):
+        child = nursery.start(_job(rig))
+        before = len(rig.hub.requests)
+        rig.hub.requests.wait_for(lambda log, n=before: len(log) > n, timeout=dice.random() * 0.05)
+        child.kill()
+    _finish(rig, nursery.start(_job(rig)))
+
+
+def test_killed_in_the_middle_of_many_small_files_nothing_is_left_and_none_is_torn(
+    tmp_path: Path, nursery: Nursery
+) -> None:
+    more = {f"small/{i}.txt": random_bytes(2000, i) for i in range(120)}
+    with serve_files(tmp_path / "out", weights=MiB, more=more, git_files="direct") as rig:
+        rig.hub.set_latency(0.02)  # so that no run gets far
+        dice = random.Random(5)
+        for _ in range(8):
+            child = nursery.start(_job(rig, *more))
+            target = len(rig.hub.requests) + dice.randrange(1, 10)
+            rig.hub.requests.wait_for(lambda log, n=target: len(log) >= n, timeout=5)
+            child.kill()
+            for path in more:
+                assert not (rig.folder / path).exists() or rig.is_whole(path)
+        assert nursery.start(_job(rig, *more)).wait()["errors"] == {}
+        assert all(rig.is_whole(path) for path in more)
+        assert rig.left == []
+        assert len(rig.hub.requests.of("resolve")) <= len(more) + 9 * CONNECTIONS
+
+
+@pytest.mark.parametrize(
+    "pretend",
+    [
+        pytest.param(("locks always succeed",), id="locks lie"),
+        pytest.param(("another container",), id="another container"),
+        pytest.param(
+            ("another container", "locks always succeed", "stale after 0"), id="container, locks lie"
+        ),
+        pytest.param(("another host", "stale after 0"), id="another host"),
+        pytest.param(("another host", "locks always succeed", "stale after 0"), id="another host, locks lie"),
+    ],
+)
+def test_a_killed_processes_bytes_are_taken_over_wherever_it_ran(
+    rig: Rig, nursery: Nursery, pretend: tuple[str, ...]
+) -> None:
+    for step in (1, 2):
+        child = nursery.start(_job(rig, pretend=pretend))
+        _claims(rig, step * SIZE // 3)
+        child.kill()
+        claimed = _claimed(rig)
+    result = _finish(rig, nursery.start(_job(rig, pretend=pretend)))
+    assert result["transferred"] == SIZE - claimed
+    assert rig.sent(WEIGHTS) <= SIZE + 2 * COST
+
+
+def test_without_resume_everything_is_fetched_anew_and_nothing_left(rig: Rig, nursery: Nursery) -> None:
+    child = nursery.start(_job(rig))
+    _claims(rig, SIZE // 2)
+    child.kill()
+    assert rig.left
+    result = _finish(rig, nursery.start(_job(rig, enable_resume=False)))
+    assert result["transferred"] in {SIZE, SIZE + 300}  # the small file may have been in place
+
+
+def test_a_repository_that_changed_in_between_gets_its_new_bytes_only(rig: Rig, nursery: Nursery) -> None:
+    child = nursery.start(_job(rig))
+    _claims(rig, SIZE // 2)
+    child.kill()
+    old = rig.left
+    rig.files[WEIGHTS] = random_bytes(SIZE, "new weights")
+    rig.repo.commit({WEIGHTS: rig.files[WEIGHTS]}, "second")
+    result = nursery.start(_job(rig)).wait()
+    assert result["errors"] == {}
+    assert rig.is_whole(WEIGHTS)
+    assert result["transferred"] >= SIZE
+    # The old version's bytes are still good for whoever asks for the old version.
+    assert rig.left == old
+
+
+def test_a_file_without_digest_that_changed_in_between_is_not_stitched_together(
+    rig: Rig, nursery: Nursery
+) -> None:
+    """Neither digest nor etag is known beforehand: the source's own etag tells the versions apart."""
+    url = f"{rig.hub.url}/org/m/resolve/main/{WEIGHTS}"
+    request = rig.request(WEIGHTS, url=url, digest=None, etag=None, headers={})
+    rig.hub.options.lfs = "direct"
+    child = nursery.start(job_for(rig, request, part_size=2 * MiB))
+    _claims(rig, SIZE // 2)
+    child.kill()
+    assert rig.left
+    rig.files[WEIGHTS] = random_bytes(SIZE, "new weights")
+    rig.repo.commit({WEIGHTS: rig.files[WEIGHTS]}, "second")
+    assert nursery.start(job_for(rig, request, part_size=2 * MiB)).wait()["errors"] == {}
+    assert rig.is_whole(WEIGHTS)
+    assert rig.left == []
+
+
+def test_a_file_without_digest_is_resumed_while_its_source_says_it_is_the_same(
+    rig: Rig, nursery: Nursery
+) -> None:
+    request = rig.request(WEIGHTS, digest=None, etag=None, headers={})
+    rig.hub.options.lfs = "direct"
+    child = nursery.start(job_for(rig, request, part_size=2 * MiB))
+    _claims(rig, SIZE // 2)
+    child.kill()
+    claimed = _claimed(rig)
+    result = nursery.start(job_for(rig, request, part_size=2 * MiB)).wait()
+    assert result["errors"] == {}
+    assert rig.is_whole(WEIGHTS)
+    assert result["transferred"] == SIZE - claimed
+
+
+def test_in_order_writing_resumes_too(rig: Rig, nursery: Nursery) -> None:
+    rig.hub.options.lfs = "direct"
+    child = nursery.start(_job(rig, WEIGHTS, write_mode="sequential"))
+    assert rig.hub.requests.wait_for(lambda _: rig.sent(WEIGHTS) > SIZE // 4)
+    child.kill()
+    (left,) = [rig.folder / name for name in rig.left]
+    assert left.read_bytes() == rig.files[WEIGHTS][: left.stat().st_size]
+    rig.hub.set_pace(None)
+    result = nursery.start(_job(rig, write_mode="sequential")).wait()
+    assert result["errors"] == {}
+    assert rig.is_whole(WEIGHTS)
+    assert rig.left == []
+    assert result["transferred"] < SIZE
+
+
+def test_cancelled_and_asked_again_in_one_process_it_goes_on(rig: Rig) -> None:
+    with rig.manager() as manager:
+        handle = manager.submit([rig.request(WEIGHTS)], model_id="org/m")
+        _claims(rig, SIZE // 2)
+        assert handle.cancel()
+        assert handle.wait(10)
+        assert rig.left
+        again = manager.submit([rig.request(WEIGHTS)], model_id="org/m")
+        assert again.wait(30)
+        assert again.errors() == []
+        assert rig.is_whole(WEIGHTS)
+        assert rig.left == []
+    assert rig.sent() <= SIZE + COST
+
+
+def test_what_a_power_failure_took_is_found_out_and_fetched_again(rig: Rig, nursery: Nursery) -> None:
+    """The journal survived, some of the bytes did not."""
+    child = nursery.start(_job(rig, WEIGHTS))
+    _claims(rig, SIZE // 2)
+    child.kill()
+    (left,) = [rig.folder / name for name in rig.left]
+    with left.open("r+b") as file:
+        file.write(bytes(64 * KiB))
+    rig.hub.set_pace(None)
+    _finish(rig, nursery.start(_job(rig)))

@@ -1,0 +1,216 @@
+"""Processes that download, to be killed: forked from one that has everything imported, so they start at once."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.support.engine import SETTINGS, Rig
+
+from hf_haul.task import Digest, FileRequest
+
+__all__ = ["Child", "Nursery", "job_for"]
+
+_ROOT = Path(__file__).parents[2]
+
+_MOTHER = """
+import json, os, sys, threading
+from pathlib import Path
+from hf_haul import ownership, snapshot  # everything a child needs is imported before it is born
+from hf_haul.cache import FileDestination
+from hf_haul.config import Settings
+from hf_haul.manager import ParallelDownloadManager
+from hf_haul.task import Digest, FileRequest, RemoteFile
+
+def pretend(what):
+    if what == "locks always succeed":
+        import fcntl
+        fcntl.flock = lambda *args: None
+    elif what == "another container":
+        ownership._namespace = lambda: "pid:[container %d]" % os.getpid()
+    elif what == "another host":
+        read = ownership._read_text
+        ownership._read_text = lambda path: "boot-%d" % os.getpid() if path.endswith("boot_id") else read(path)
+    elif what.startswith("stale after "):
+        ownership._STALE_AFTER = float(what.rpartition(" ")[2])
+    else:
+        raise AssertionError(what)
+
+def request_of(fact):
+    digest = Digest(*fact["digest"]) if fact["digest"] else None
+    remote = RemoteFile(fact["path"], fact["url"], size=fact["size"], digest=digest, etag=fact["etag"])
+    destination = FileDestination(Path(fact["target"]), fact["version"], digest, fact["size"])
+    return FileRequest(remote, destination)
+
+def download(job):
+    manager = ParallelDownloadManager(settings=Settings(**job["settings"]))
+    waited_for = set()
+    try:
+        if job["snapshot"]:
+            folder = snapshot.snapshot_download(manager=manager, token=False, **job["snapshot"])
+            return {"folder": folder}
+        handle = manager.submit([request_of(fact) for fact in job["files"]], model_id="org/m")
+        for _ in range(2000):
+            over = handle.wait(0.02)
+            progress = handle.progress()
+            if progress.waiting_for:
+                waited_for.add(progress.waiting_for)
+            if over:
+                break
+        errors = {path: f"{type(error).__name__}: {error}" for path, error in handle.errors()}
+        return {
+            "over": over,
+            "errors": errors,
+            "transferred": progress.bytes_transferred,
+            "waited_for": sorted(waited_for),
+        }
+    finally:
+        manager.shutdown(wait=False)
+
+for line in sys.stdin:
+    order = json.loads(line)
+    if "wait" in order:
+        _, status = os.waitpid(order["wait"], 0)
+        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), flush=True)
+        continue
+    pid = os.fork()
+    if pid:
+        print(json.dumps({"pid": pid}), flush=True)
+        continue
+    code = 1
+    try:
+        for what in order["pretend"]:
+            pretend(what)
+        result = download(order)
+        Path(order["result"]).write_text(json.dumps(result))
+        code = 0
+    except BaseException as error:
+        import traceback
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+"""
+
+
+def _plain(digest: Digest | None) -> list[str] | None:
+    return None if digest is None else [digest.algorithm, digest.value]
+
+
+def job_for(
+    rig: Rig,
+    *requests: FileRequest,
+    pretend: tuple[str, ...] = (),
+    snapshot: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """What a child is to do.
+
+    Args:
+        rig: Where from, and the settings.
+        *requests: The files.
+        pretend: What the child is made to believe about its surroundings.
+        snapshot: Arguments of ``snapshot_download``, to be called instead.
+        **changes: Settings.
+    """
+    files = [
+        {
+            "path": request.remote.path,
+            "url": request.remote.url,
+            "size": request.remote.size,
+            "digest": _plain(request.remote.digest),
+            "etag": request.remote.etag,
+            "target": str(request.destination.path),
+            "version": (request.remote.digest.value if request.remote.digest else request.remote.etag)
+            or request.remote.url,
+        }
+        for request in requests
+    ]
+    settings = {**asdict(SETTINGS), **changes}
+    return {"files": files, "settings": settings, "pretend": pretend, "snapshot": snapshot}
+
+
+@dataclass
+class Child:
+    """A process that downloads."""
+
+    nursery: Nursery
+    pid: int
+    result: Path
+
+    def kill(self) -> None:
+        """End it as the kernel ends a process that takes too much memory, and wait until it is gone."""
+        os.kill(self.pid, signal.SIGKILL)
+        assert self.nursery.order({"wait": self.pid})["status"] == -signal.SIGKILL
+
+    def wait(self) -> dict[str, Any]:
+        """Wait until it is done; returns what it says."""
+        status = self.nursery.order({"wait": self.pid})["status"]
+        assert status == 0, f"the child ended with {status}"
+        found: dict[str, Any] = json.loads(self.result.read_text())
+        return found
+
+
+class Nursery:
+    """Where children come from: a context manager around their mother.
+
+    Args:
+        folder: For results.
+        env: More variables for all of them.
+    """
+
+    def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._env = {**os.environ, "PYTHONPATH": str(_ROOT / "src"), **(env or {})}
+        self._born: list[Child] = []
+        self._numbers = itertools.count()
+
+    def __enter__(self) -> Nursery:
+        self._mother = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", _MOTHER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self._env,
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in self._born:
+            if kind is not None:
+                os.kill(child.pid, signal.SIGKILL)  # the mother has not reaped it: the id is still its own
+        assert self._mother.stdin is not None
+        assert self._mother.stdout is not None
+        self._mother.stdin.close()
+        self._mother.wait(30)
+        self._mother.stdout.close()
+
+    def order(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the mother an order; returns her answer."""
+        assert self._mother.stdin is not None
+        assert self._mother.stdout is not None
+        self._mother.stdin.write(json.dumps(order) + "\n")
+        self._mother.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._mother.stdout.readline())
+        if "wait" in order:
+            self._born = [child for child in self._born if child.pid != order["wait"]]
+        return answer
+
+    def start(self, job: Mapping[str, Any]) -> Child:
+        """Have a child do a job."""
+        result = self._folder / f"result-{next(self._numbers)}.json"
+        child = Child(self, self.order({**job, "result": str(result)})["pid"], result)
+        self._born.append(child)
+        return child
