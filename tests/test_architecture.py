@@ -220,7 +220,9 @@ def test_a_suppression_names_its_rule_and_its_reason(path: Path) -> None:
         f"{path}:{number}: {line.strip()}"
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if re.search(r"#\s*(noqa|type:\s*ignore)", line)
-        and not re.search(r"#\s*(noqa: [A-Z]+\d+(, ?[A-Z]+\d+)*|type: ignore\[[a-z, -]+\])\s+#?\s*[^\s#]", line)
+        and not re.search(
+            r"#\s*(noqa: [A-Z]+\d+(, ?[A-Z]+\d+)*|type: ignore\[[a-z, -]+\])\s+#?\s*[^\s#]", line
+        )
     ]
     assert wrong == []
 

@@ -406,13 +406,15 @@ def test_a_bar_that_raises_ends_the_download(served: ServedRepo, where: dict[str
     class StopHere(Exception):
         pass
 
+    rule = served.hub.faults.add(Stall(100), path="*00002*", times=None)
+
     class Mine(Bar):
         made: ClassVar[list[Bar]] = []
 
         def update(self, n: float) -> None:
+            rule.wait(10)  # so that there is something to end
             raise StopHere
 
-    rule = served.hub.faults.add(Stall(100), path="*00002*", times=None)
     with pytest.raises(StopHere):
         snapshot_download("org/tiny", tqdm_class=Mine, **where)
     assert rule.hits >= 1
