@@ -435,7 +435,8 @@ def test_after_a_mismatch_the_file_is_fetched_once_more_in_order(rig: Rig) -> No
     assert rig.fetch(WEIGHTS).errors == {}
     assert rig.is_whole(WEIGHTS)
     starts = [
-        int(record.range.removeprefix("bytes=").partition("-")[0] or 0) for record in rig.hub.requests.of("cdn")
+        int(record.range.removeprefix("bytes=").partition("-")[0] or 0)
+        for record in rig.hub.requests.of("cdn")
     ]
     assert starts.count(0) == 2
     again = starts[len(starts) - starts[::-1].index(0) - 1 :]
