@@ -200,6 +200,12 @@ class HaulFile(HfFileSystemFile):
 
     def _read_until(self, mark: bytes, limit: int, block: int | None) -> bytes:
         start = self.tell()
+        if limit < 0:
+            offset, kept = self._lines
+            i = kept.find(mark, start - offset) if offset <= start else -1
+            if i >= 0:  # nearly always
+                self._claim(i + len(mark) - (start - offset))
+                return kept[start - offset : i + len(mark)]
         end = self.size if limit < 0 else min(self.size, start + limit)
         found: list[bytes] = []
         at, tail = start, b""
