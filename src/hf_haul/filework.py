@@ -15,11 +15,11 @@ from hf_haul.config import Settings
 from hf_haul.errors import IntegrityError
 from hf_haul.fetch import PartFetcher
 from hf_haul.run import QueueRun
-from hf_haul.staging import StagedLostError, claim
+from hf_haul.staging import StagedLostError, claim, scan_orphans, sweep
 from hf_haul.transfer import Part, SupersededError, Transfer
 from hf_haul.verify import Verifier
 
-__all__ = ["close_file", "open_file", "verify_and_publish"]
+__all__ = ["close_file", "open_file", "sweep_up", "verify_and_publish"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,9 @@ def open_file(
             else:
                 run.learn_size(task, size)
     if transfer.staged is None:
+        key = (destination.staging_dir, destination.staging_key)
+        if task.task_id in run.waiting_for:  # whom we waited for may have died, and left it under any name
+            run.orphans[key] = scan_orphans(destination.staging_dir).get(destination.staging_key, [])
         transfer.staged = claim(
             destination.staging_dir,
             destination.staging_key,
@@ -69,7 +72,7 @@ def open_file(
             sequential=settings.write_mode == "sequential",
             resume=settings.enable_resume and not request.fresh,
             digest_known=task.digest is not None and settings.verify,
-            orphans=run.orphans.get((destination.staging_dir, destination.staging_key)),
+            orphans=run.orphans.get(key),
         )
     if settings.verify and task.digest is not None:
         transfer.verifier = Verifier(task.digest, transfer.size)
@@ -124,6 +127,16 @@ def verify_and_publish(transfer: Transfer, settings: Settings) -> bool:
             raise
         raise StagedLostError(f"{sealed} was taken by another process") from error
     return True
+
+
+def sweep_up(run: QueueRun) -> None:
+    """Remove what dead processes left of the files of a queue that are in place."""
+    sizes: dict[Path, dict[str, int]] = {}
+    for task in run.queue.completed:
+        destination = run.requests[task.task_id].destination
+        sizes.setdefault(destination.staging_dir, {})[destination.staging_key] = task.size or 0
+    for directory, by_key in sizes.items():
+        sweep(directory, by_key)
 
 
 def close_file(transfer: Transfer) -> None:

@@ -43,7 +43,7 @@ from hf_haul.errors import (
 )
 from hf_haul.events import EventBus, Notifier
 from hf_haul.fetch import PartFetcher
-from hf_haul.filework import close_file, open_file, verify_and_publish
+from hf_haul.filework import close_file, open_file, sweep_up, verify_and_publish
 from hf_haul.hashing import Hasher
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory, SpeedMeter
@@ -629,6 +629,7 @@ class Scheduler:
 
     def _end(self, run: QueueRun) -> None:
         """Say that a queue is over."""
+        self._attempt(lambda: sweep_up(run))  # what stays is litter, and no reason to fail
         run.finish()
         self._emit("queue_done", run, failed=len(run.queue.failed))
 

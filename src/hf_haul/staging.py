@@ -43,7 +43,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -58,6 +58,7 @@ __all__ = [
     "StagedLostError",
     "claim",
     "scan_orphans",
+    "sweep",
 ]
 
 logger = logging.getLogger(__name__)
@@ -501,6 +502,23 @@ def claim(
                 raise
             return staged
     raise StagedElsewhereError(target, None)
+
+
+def sweep(directory: Path, sizes: Mapping[str, int]) -> None:
+    """Remove what dead processes left of files that are in place by now.
+
+    Args:
+        directory: Where staged files live.
+        sizes: Bytes of each file in place, by key.
+    """
+    for key, paths in scan_orphans(directory).items():
+        if key in sizes:
+            target = directory / (key + _OFFSET)
+            adopter = _Adopter(target, key, sizes[key], sequential=False, digest_known=False)
+            with contextlib.suppress(StagedElsewhereError, OSError):  # somebody wants it anew; or no rights
+                left = adopter.best_of(paths)
+                if left is not None:
+                    left.delete()
 
 
 def _settle(staged: StagedFile, target: Path, *, keep: bool) -> StagedFile:

@@ -486,3 +486,25 @@ def test_a_file_without_even_a_header_blocks_nobody_for_long(tmp_path: Path) -> 
     os.utime(unborn, (time.time() - 10, time.time() - 10))
     claim(tmp_path, "etag", SIZE).delete()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("dead")
+def test_sweeping_removes_what_was_left_of_files_in_place_and_nothing_else(tmp_path: Path) -> None:
+    sealed = claim(tmp_path, "done", SIZE)
+    put(sealed, 0, SIZE)
+    sealed.seal(durable=False)
+    for key in ("done", "other"):
+        staged = claim(tmp_path, key, SIZE)
+        put(staged, 0, 10)
+        abandon(staged)
+    (tmp_path / "done.01234567.incomplete").write_bytes(b"upstream's")
+    staging.sweep(tmp_path, {"done": SIZE})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["done.01234567.incomplete", "other.haul.incomplete"]
+
+
+def test_sweeping_leaves_what_a_living_process_fetches(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "done", SIZE)
+    put(staged, 0, 10)
+    staging.sweep(tmp_path, {"done": SIZE})
+    put(staged, 10, SIZE)
+    assert staged.seal(durable=False).read_bytes() == DATA
