@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
@@ -93,6 +93,9 @@ PATIENT_TIMEOUT: Final = 60.0
 #: Seconds between attempts where the Hub names no time, as huggingface_hub waits.
 _WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
 
+#: Files asked about in one request. The Hub takes a thousand; mirrors ask it for one after the other.
+_PATHS_AT_ONCE: Final = 100
+
 #: Headers that no longer hold for a body that was decoded, or cut after its first bytes.
 _ABOUT_THE_BODY: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
@@ -124,7 +127,9 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether the Hub is there, but not able to answer right now."""
+    """Whether the Hub is there, but not able to answer right now. One that cannot be reached is not."""
+    if isinstance(error, _http.ConnectTimeout):
+        return False
     return is_transient(error) and isinstance(error, (HfHubHTTPError, _http.TimeoutException))
 
 
@@ -219,6 +224,24 @@ class ListedFile:
     def valid_xet_hash(self) -> str | None:
         """The Xet hash, unless redacted."""
         return self.xet_hash if self.xet_hash and _XET_HASH.fullmatch(self.xet_hash) else None
+
+
+def _listed_file(item: Mapping[str, Any]) -> ListedFile | None:
+    """A file of a listing; ``None`` for a folder."""
+    if item["type"] != "file":
+        return None
+    lfs = item.get("lfs")
+    return ListedFile(
+        size=item["size"],
+        blob_id=item["oid"],
+        lfs_sha256=lfs["oid"] if lfs else None,
+        lfs_size=lfs["size"] if lfs else None,
+        xet_hash=item.get("xetHash"),
+    )
+
+
+class _SamePageError(Exception):
+    """A listing that goes in a circle: asked for its next page, it gives one that was there before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,33 +368,93 @@ class Repository:
     def list_files(self, commit: str, *, patient: bool = True) -> dict[str, ListedFile]:
         """Every file of a commit, by path.
 
+        Some mirrors (olah) answer with the first page whichever page is asked for. Then each folder is asked for
+        on its own, and what is left of a folder of more than a page is taken from the repository's info.
+
         Args:
             commit: The commit, or any revision.
             patient: Whether to try again where no connection is to be had at all.
 
         Raises:
+            FileMetadataError: A mirror keeps some of the files to itself.
             Exception: huggingface_hub's own errors.
         """
-        files: dict[str, ListedFile] = {}
-        for page in self._pages(commit, patient=patient):
-            for item in page:
-                if item["type"] != "file":
-                    continue
-                lfs = item.get("lfs")
-                files[item["path"]] = ListedFile(
-                    size=item["size"],
-                    blob_id=item["oid"],
-                    lfs_sha256=lfs["oid"] if lfs else None,
-                    lfs_size=lfs["size"] if lfs else None,
-                    xet_hash=item.get("xetHash"),
-                )
-        return files
+        entries = self._entries(commit, "", recursive=True, patient=patient)
+        return {path: entry for path, entry in entries if entry is not None}
 
-    def _pages(self, commit: str, *, patient: bool) -> Iterator[list[dict[str, Any]]]:
+    def _entries(
+        self, commit: str, folder: str, *, recursive: bool, patient: bool
+    ) -> Iterator[tuple[str, ListedFile | None]]:
+        """What is in a folder; its folders have ``None`` for an entry."""
+        found: dict[str, ListedFile | None] = {}
+        try:
+            for page in self._pages(commit, folder, recursive=recursive, patient=patient):
+                found.update((item["path"], _listed_file(item)) for item in page)
+            yield from found.items()
+            return
+        except _SamePageError:
+            logger.info("%s has one page of the listing of %r only", self.base, folder or self.repo_id)
+        if not recursive:
+            yield from found.items()
+            yield from self._unlisted(commit, folder, found)
+            return
+        for path, entry in self._entries(commit, folder, recursive=False, patient=patient):
+            yield path, entry
+            if entry is None:
+                yield from self._entries(commit, path, recursive=True, patient=patient)
+
+    def _unlisted(
+        self, commit: str, folder: str, listed: Mapping[str, ListedFile | None]
+    ) -> Iterator[tuple[str, ListedFile]]:
+        """The files of a folder that its listing leaves out, except those in folders it has."""
+        info = _patiently(
+            lambda: self._api.repo_info(
+                self.repo_id, repo_type=self.repo_type, revision=commit, timeout=PATIENT_TIMEOUT
+            )
+        )
+        start = f"{folder}/" if folder else ""
+        names = [
+            sibling.rfilename
+            for sibling in getattr(info, "siblings", None) or ()
+            if sibling.rfilename.startswith(start)
+            and start + sibling.rfilename[len(start) :].partition("/")[0] not in listed
+        ]
+        told: dict[str, ListedFile] = {}
+        for first in range(0, len(names), _PATHS_AT_ONCE):
+            some = names[first : first + _PATHS_AT_ONCE]
+            told.update(_patiently(partial(self._told_of, some, commit)))
+        if not names or told.keys() != set(names):
+            raise FileMetadataError(
+                f"{self.base} lists only the first {len(listed)} entries of {folder or self.repo_id!r} whichever page is"
+                " asked for, and tells nothing of the others. Set HF_ENDPOINT to another mirror or to the Hub itself."
+            )
+        yield from told.items()
+
+    def _told_of(self, paths: list[str], commit: str) -> dict[str, ListedFile]:
+        """What the Hub says of single files; those it does not know are left out."""
+        found = self._api.get_paths_info(self.repo_id, paths, revision=commit, repo_type=self.repo_type)
+        return {
+            item.path: ListedFile(
+                size=item.size,
+                blob_id=item.blob_id,
+                lfs_sha256=None if item.lfs is None else item.lfs.sha256,
+                lfs_size=None if item.lfs is None else item.lfs.size,
+                xet_hash=item.xet_hash,
+            )
+            for item in found
+            if isinstance(item, RepoFile)
+        }
+
+    def _pages(
+        self, commit: str, folder: str, *, recursive: bool, patient: bool
+    ) -> Iterator[list[dict[str, Any]]]:
         url = f"{self.base}/api/{self.repo_type}s/{self.repo_id}/tree/{quote(commit, safe='')}"
-        params: dict[str, Any] | None = {"recursive": True, "expand": False}
+        if folder:
+            url = f"{url}/{quote(folder, safe='')}"
+        params: dict[str, Any] | None = {"recursive": recursive, "expand": False}
         errors = _TRANSIENT_ERRORS if patient else (_http.TimeoutException,)
         seen: set[str] = set()
+        last: list[dict[str, Any]] = []
         while url not in seen:
             seen.add(url)
             response = http_backoff(
@@ -383,11 +466,15 @@ class Repository:
                 retry_on_exceptions=errors,
             )
             hf_raise_for_status(response)
-            yield response.json()
+            page = response.json()
+            if page and page == last:
+                break
+            yield page
             following = response.links.get("next", {}).get("url")
             if following is None:
                 return
-            url, params = self._at_home(urljoin(url, following)), None
+            url, params, last = self._at_home(urljoin(url, following)), None, page
+        raise _SamePageError
 
     def _at_home(self, url: str) -> str:
         """The same page, asked of our own endpoint.
@@ -462,21 +549,11 @@ class Repository:
             return None
         try:
             commit = revision if is_commit(revision) else self.resolve(revision, timeout=timeout)
-            found = self._api.get_paths_info(self.repo_id, [path], revision=commit, repo_type=self.repo_type)
+            entry = self._told_of([path], commit).get(path)
         except _NO_LISTING as second:
             logger.debug("No listing to make up for the metadata of %s: %s", path, second)
             return None
-        for item in found:
-            if isinstance(item, RepoFile) and item.path == path:
-                entry = ListedFile(
-                    size=item.size,
-                    blob_id=item.blob_id,
-                    lfs_sha256=None if item.lfs is None else item.lfs.sha256,
-                    lfs_size=None if item.lfs is None else item.lfs.size,
-                    xet_hash=item.xet_hash,
-                )
-                return metadata_from_listing(commit, entry)
-        return None
+        return None if entry is None else metadata_from_listing(commit, entry)
 
     def complete(
         self, listing: Mapping[str, ListedFile], commit: str, *, timeout: float | None
@@ -568,13 +645,18 @@ def metadata_from_listing(commit: str, entry: ListedFile) -> FileMetadata | None
 
 
 def _patiently(ask: Callable[[], T]) -> T:
-    """Ask until there is an answer, an error that will not pass, or no attempt left."""
+    """Ask until there is an answer, an error that will not pass, or no attempt left.
+
+    A Hub that lets every question time out is asked twice only: each takes long enough.
+    """
+    slow = False
     for wait in _WAITS:
         try:
             return ask()
         except UNREACHABLE as error:
-            if not is_busy(error):
+            if not is_busy(error) or (slow and isinstance(error, _http.TimeoutException)):
                 raise
+            slow = isinstance(error, _http.TimeoutException)
             told = _told_to_wait(error)
             seconds = wait if told is None else told + 1.0
             logger.warning("%s: asking the Hub again in %.0f s", type(error).__name__, seconds)

@@ -5,8 +5,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+from huggingface_hub import HfApi, ModelInfo, RepoFile
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
@@ -140,12 +142,81 @@ def test_the_next_page_is_asked_of_our_own_endpoint_whatever_the_link_says(
     assert pages.headers[1]["authorization"] == "Bearer hf_secret"
 
 
-def test_pages_that_go_in_a_circle_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"{ENDPOINT}/api/models/org/name/tree/{SHA}?cursor=2"
-    pages = Pages(*(response(body=[item("a")], **next_page(url)) for _ in range(5)))
-    monkeypatch.setattr(hub, "http_backoff", pages)
-    assert set(repository().list_files(SHA)) == {"a"}
-    assert len(pages.asked) == 2
+class FirstPageOnly:
+    """A mirror that answers with the first page of a listing whichever page is asked for."""
+
+    def __init__(self, files: list[str], page_size: int, *, circle: bool) -> None:
+        self.files = files
+        self.page_size = page_size
+        self.circle = circle
+        self.asked: list[str] = []
+
+    def entries(self, folder: str, recursive: bool) -> list[dict[str, Any]]:
+        start = f"{folder}/" if folder else ""
+        found: dict[str, dict[str, Any]] = {}
+        for path in self.files:
+            if not path.startswith(start):
+                continue
+            first, *rest = path[len(start) :].split("/")
+            if rest:
+                found[start + first] = {"type": "directory", "path": start + first, "oid": SHA, "size": 0}
+            if recursive or not rest:
+                found[path] = item(path)
+        return list(found.values())
+
+    def __call__(self, method: str, url: str, *, params: Any, **_: Any) -> Any:
+        self.asked.append(url)
+        path = url.partition("?")[0]
+        recursive = params["recursive"] if params else "recursive=true" in url
+        folder = unquote(path.partition(f"/tree/{SHA}")[2].strip("/"))
+        entries = self.entries(folder, recursive)
+        again = "" if self.circle else f"&n={len(self.asked)}"
+        link = next_page(f"{path}?recursive={str(recursive).lower()}&cursor=2{again}")
+        more = len(entries) > self.page_size
+        return response(body=entries[: self.page_size], **(link if more else {}))
+
+
+@pytest.mark.parametrize("circle", [True, False], ids=["the same link", "another link each time"])
+def test_a_mirror_that_knows_first_pages_only_is_asked_for_each_folder(
+    monkeypatch: pytest.MonkeyPatch, circle: bool
+) -> None:
+    files = [f"{folder}{i}" for folder in ("", "a/", "b/", "b/c/", "b/d e/") for i in range(4)]
+    mirror = FirstPageOnly(files, 7, circle=circle)
+    monkeypatch.setattr(hub, "http_backoff", mirror)
+    assert sorted(repository().list_files(SHA)) == sorted(files)
+
+
+def told_of(path: str) -> RepoFile:
+    return RepoFile(path=path, size=9, oid=SHA, lfs={"size": 9, "oid": SHA256, "pointerSize": 1}, xetHash=XET)
+
+
+@pytest.mark.parametrize("keeps", ["nothing", "an info without files", "a file"])
+def test_a_folder_of_more_than_a_page_is_made_whole_from_the_repositorys_info(
+    monkeypatch: pytest.MonkeyPatch, keeps: str
+) -> None:
+    files = [*(f"f{i:03d}" for i in range(250)), "z/1", "z/2"]
+    monkeypatch.setattr(hub, "http_backoff", FirstPageOnly(files, 7, circle=True))
+    batches: list[int] = []
+
+    def repo_info(self: HfApi, repo_id: str, **_: Any) -> Any:
+        names = [] if keeps == "an info without files" else files
+        return ModelInfo(id=repo_id, sha=SHA, siblings=[{"rfilename": name} for name in names])
+
+    def get_paths_info(self: HfApi, repo_id: str, paths: list[str], **_: Any) -> list[RepoFile]:
+        batches.append(len(paths))
+        return [told_of(path) for path in paths if keeps != "a file" or path != "f100"]
+
+    monkeypatch.setattr(HfApi, "repo_info", repo_info)
+    monkeypatch.setattr(HfApi, "get_paths_info", get_paths_info)
+    if keeps != "nothing":
+        with pytest.raises(FileMetadataError, match=r"the first 7 entries of 'org/name'"):
+            repository().list_files(SHA)
+        return
+    found = repository().list_files(SHA)
+    assert sorted(found) == files
+    assert found["f000"] == ListedFile(7, SHA)
+    assert found["f249"] == ListedFile(9, SHA, SHA256, 9, XET)
+    assert batches == [100, 100, 45]
 
 
 def test_a_listing_that_is_refused_raises_the_hubs_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,9 +473,15 @@ def test_an_error_that_may_pass_is_waited_out(
 
 
 def test_patience_ends_after_five_waits_with_the_last_error(waits: Waits) -> None:
-    with pytest.raises(http.ReadTimeout, match="5"):
-        hub._patiently(failing(*(http.ReadTimeout(str(i)) for i in range(6))))
+    with pytest.raises(HfHubHTTPError, match="/5"):
+        hub._patiently(failing(*(error_of(503, url=f"{ENDPOINT}/{i}") for i in range(6))))
     assert waits.seconds == [1.0, 2.0, 4.0, 8.0, 8.0]
+
+
+def test_a_hub_that_never_answers_is_asked_twice(waits: Waits) -> None:
+    with pytest.raises(http.ReadTimeout, match="1"):
+        hub._patiently(failing(*(http.ReadTimeout(str(i)) for i in range(6))))
+    assert waits.seconds == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -412,10 +489,11 @@ def test_patience_ends_after_five_waits_with_the_last_error(waits: Waits) -> Non
     [
         pytest.param(lambda: error_of(403), id="refused"),
         pytest.param(lambda: http.ConnectError("refused"), id="nobody there"),
+        pytest.param(lambda: http.ConnectTimeout("silence"), id="no way there"),
     ],
 )
 def test_an_error_that_will_not_pass_is_raised_at_once(waits: Waits, error: Callable[[], Exception]) -> None:
-    with pytest.raises((HfHubHTTPError, http.ConnectError)):
+    with pytest.raises((HfHubHTTPError, http.ConnectError, http.ConnectTimeout)):
         hub._patiently(failing(error()))
     assert waits.seconds == []
 
@@ -523,7 +601,7 @@ def test_a_damaged_listing_is_no_listing(tmp_path: Path) -> None:
 def test_a_cache_folder_answers_symlinks_as_huggingface_hub_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "are_symlinks_supported", lambda folder: False)
+    monkeypatch.setattr(file_download, "are_symlinks_supported", lambda folder: False)
     folder = hub.cache_folder(repository(), str(tmp_path))
     assert folder.root == str(tmp_path / "models--org--name")
     assert not folder.symlinks

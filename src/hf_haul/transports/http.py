@@ -34,6 +34,8 @@ _MAX_HOPS: Final = 20
 #: What a signed URL answers when its time is over, depending on who signed it.
 _EXPIRED: Final = frozenset({400, 401, 403, 404, 410})
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524, 529})
+#: What storage answers to a signed URL that comes with a token; S3 says 400.
+_TWO_KEYS: Final = frozenset({400, 401, 403})
 #: Fresh links refused in a row, and for how many seconds, before a refusal is believed: a signer's clock may run
 #: late, and who checks the signatures may be down for a moment.
 _REFUSALS: Final = 3
@@ -129,6 +131,7 @@ class HttpSource:
         self._resolving = False
         self._refused_fresh = 0
         self._refused_since = 0.0
+        self._token_ends_here = False  # whether only the file's own URL gets the token
         self.version: str | None = None  # strong etag of the bytes, where no digest will tell
         if remote.location is not None:
             self._remember(remote.location)
@@ -221,7 +224,27 @@ class HttpSource:
                     f"{redact(response.url)} redirects to an unsupported address: {redact(url)}"
                 )
             response = self._get(url, want, halt, fresh=fresh)
+            if response.status in _TWO_KEYS and self._has_token(url):
+                response = self._without_token(response, url, want, halt, fresh=fresh)
         raise TransferError(f"{redact(self.remote.url)}: more than {_MAX_HOPS} redirects")
+
+    def _has_token(self, url: str) -> bool:
+        return url != self.remote.url and any(k.lower() == "authorization" for k in self._headers_for(url))
+
+    def _without_token(
+        self, response: PooledResponse, url: str, want: ByteRange | None, halt: Halt, *, fresh: bool
+    ) -> PooledResponse:
+        """Ask a redirect's target once more, without the token.
+
+        Behind a mirror that has everything on one origin, a signed URL looks like the Hub's own; what
+        answers it is a storage that refuses a signature and a token together.
+        """
+        response.drain()
+        self._token_ends_here = True
+        response = self._get(url, want, halt, fresh=fresh)
+        if response.status in _TWO_KEYS:  # that was not it
+            self._token_ends_here = False
+        return response
 
     def _refuse_fresh(self, response: PooledResponse, url: str) -> None:
         """Deal with a link that is refused although it was signed a moment ago."""
@@ -243,7 +266,7 @@ class HttpSource:
 
     def _get(self, url: str, want: ByteRange | None, halt: Halt, *, fresh: bool) -> PooledResponse:
         origin = origin_of(url)
-        headers = self._headers_for(origin)
+        headers = self._headers_for(url)
         decode = want is None and self._compress
         # A compressed body has no byte ranges of the file; and its Content-Length would not be the file's.
         headers["Accept-Encoding"] = "gzip" if decode else "identity"
@@ -258,9 +281,12 @@ class HttpSource:
             raise ServerBusyError(f"{redact(url)} answered {response.status}", retry_after=told)
         return response
 
-    def _headers_for(self, origin: str) -> dict[str, str]:
+    def _headers_for(self, url: str) -> dict[str, str]:
         """The file's headers for its own and trusted origins; for others nothing that could be a secret."""
-        if origin == self.origin or origin in self.remote.trusted_origins:
+        origin = origin_of(url)
+        if url == self.remote.url or (
+            not self._token_ends_here and (origin == self.origin or origin in self.remote.trusted_origins)
+        ):
             return dict(self.remote.headers)
         return {k: v for k, v in self.remote.headers.items() if k.lower() == "user-agent"}
 
