@@ -16,7 +16,7 @@ from tests.benchmarks import report
 from tests.benchmarks.harness import Result
 from tests.benchmarks.rig import Options, rig_for
 
-MODULES = ("single", "upstream", "paced", "small", "loader")
+MODULES = ("single", "upstream", "paced", "small", "loader", "queue", "mixed", "stop")
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"missing: {name}: {why}")
     print(f"saved: {report.save(results, missing, given.out)}")
     picture = report.plot(results, given.out)
-    print(f"saved: {picture}" if picture else "no plot (pip install matplotlib)")
+    print(f"saved: {picture}" if picture else "no plot: nothing to compare, or no matplotlib")
     return 0 if all(goal.reached is not False for result in results for goal in result.goals) else 1
 
 

@@ -126,6 +126,147 @@ def haul_manager(urls: list[list[Any]], folder: str, **options: Any) -> Work:
     return work
 
 
+def haul_queue(folder: str, files: int) -> Work:
+    """Queue many files on a paused manager, and see how much memory they take."""
+    import gc
+    from types import SimpleNamespace
+
+    import hf_haul
+
+    manager = hf_haul.ParallelDownloadManager()
+    manager.pause_downloads()
+
+    def specs(count: int, name: str) -> list[Any]:
+        return [
+            SimpleNamespace(path=f"{name}/{n:05d}.bin", size=4096, sha256=f"{n:064x}") for n in range(count)
+        ]
+
+    manager.queue_model_download("warm", specs(100, "warm"), "http://127.0.0.1:9/files", folder)
+    wanted = specs(files, "files")
+
+    def work() -> dict[str, Any]:
+        gc.collect()
+        before = memory_kib("VmRSS")
+        began = time.monotonic()
+        manager.queue_model_download("bench", wanted, "http://127.0.0.1:9/files", folder)
+        seconds = time.monotonic() - began
+        gc.collect()
+        grown = memory_kib("VmRSS") - before
+        manager.shutdown(wait=False)
+        return {"seconds": seconds, "bytes_per_file": grown * 1024 / files}
+
+    return work
+
+
+def haul_parts(folder: str, parts: int, files: int) -> Work:
+    """One file of many parts, then many files of one, from a source that costs nothing; on this thread alone."""
+    from hf_haul.cache import FileDestination
+    from hf_haul.config import Settings
+    from hf_haul.download_queue import ModelDownloadQueue
+    from hf_haul.limiter import BandwidthLimiter
+    from hf_haul.plan import make_plan
+    from hf_haul.priority import DefaultPolicy
+    from hf_haul.ranges import ByteRange
+    from hf_haul.scheduler import Scheduler
+    from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
+
+    part = 4096
+
+    class Zeros:
+        def __init__(self, want: ByteRange | None) -> None:
+            self.range, self.total = want, None
+            self.left = part if want is None else len(want)
+
+        def readinto(self, buffer: memoryview) -> int:
+            got = min(self.left, len(buffer))
+            self.left -= got
+            return got
+
+        def close(self) -> None:
+            pass
+
+    class Nothing:
+        version = None
+        patience = 0.0
+
+        def open(self, want: ByteRange | None, halt: Any, *, fresh: bool = False) -> Zeros:
+            return Zeros(want)
+
+    settings = Settings(part_size=part, max_concurrent_downloads=4)
+
+    def request(name: str, size: int) -> FileRequest:
+        url = f"http://127.0.0.1:9/{name}"
+        return FileRequest(
+            RemoteFile(name, url, size=size), FileDestination(Path(folder) / name, url, None, size)
+        )
+
+    def work() -> dict[str, Any]:
+        scheduler = Scheduler(settings, BandwidthLimiter(None), lambda _: Nothing(), threads=False)
+
+        def submit(priority: DownloadPriority, requests: list[FileRequest]) -> Any:
+            plan = make_plan(
+                requests, model_id="bench", policy=DefaultPolicy(), settings=settings, created_at=time.time
+            )
+            queue = ModelDownloadQueue("bench", priority, max_concurrent_files=32)
+            return scheduler.submit(queue, plan.files, None)
+
+        late = submit(DownloadPriority.LOW, [request(f"{n:05d}.bin", part) for n in range(files)])
+        first = submit(DownloadPriority.HIGH, [request("one.bin", part * parts)])
+        began = time.monotonic()
+        scheduler.drain()
+        seconds = time.monotonic() - began
+        for run in (first, late):
+            if run.errors:
+                raise RuntimeError(str(run.errors[0]))
+        one = first.metrics.duration()
+        return {
+            "seconds": one,
+            "seconds_per_part": one / parts,
+            "seconds_per_file": (seconds - one) / files,
+        }
+
+    return work
+
+
+def haul_stop(url: str, size: int, folder: str) -> Work:
+    """Start and stop as told on stdin, one word a line."""
+    from types import SimpleNamespace
+
+    import hf_haul
+
+    manager = hf_haul.ParallelDownloadManager()
+    number = 0
+
+    def start() -> str:
+        nonlocal number
+        number += 1
+        specs = [SimpleNamespace(path=f"{number}.bin", size=size, url=url)]
+        queue_id = manager.queue_model_download("bench", specs, url, folder)
+        while not manager.get_model_queue_status(queue_id)["bytes_downloaded"]:
+            time.sleep(0.005)
+        return queue_id
+
+    def work() -> dict[str, Any]:
+        queue_id = ""
+        for line in sys.stdin:
+            word, at = line.strip(), time.monotonic()
+            if word == "start":
+                queue_id = start()
+            elif word == "pause":
+                manager.pause_downloads(queue_id)
+            else:  # cancel, and the end of what was paused
+                manager.cancel_model_download(queue_id)
+                if word == "end":
+                    manager.wait_for_model_completion(queue_id, 10.0)
+                    for left in Path(folder).iterdir():
+                        left.unlink()
+            print(json.dumps({"at": at}), flush=True)
+        manager.shutdown(wait=False)
+        return {}
+
+    return work
+
+
 def hub_snapshot(repo_id: str, cache_dir: str, first: list[str] | None = None, **options: Any) -> Work:
     """huggingface_hub's own ``snapshot_download``."""
     import huggingface_hub
@@ -209,6 +350,9 @@ def main() -> int:
         "haul_snapshot": haul_snapshot,
         "haul_timeline": haul_timeline,
         "haul_manager": haul_manager,
+        "haul_queue": haul_queue,
+        "haul_parts": haul_parts,
+        "haul_stop": haul_stop,
         "hub_snapshot": hub_snapshot,
         "transfer": transfer,
     }[what](**arguments)

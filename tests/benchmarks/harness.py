@@ -275,7 +275,7 @@ def run_tool(
         timeout: Seconds after which it is killed and counts as failed.
         every_byte: Whether to compare what it wrote byte by byte, after the clock has stopped.
     """
-    nbytes = tool.nbytes or nbytes
+    nbytes = nbytes if tool.nbytes is None else tool.nbytes
     env = {**os.environ, **tool.env}
     before = {pid: cpu_of(pid) for pid in (*servers, os.getpid())}
     busy = _busy()

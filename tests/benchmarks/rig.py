@@ -18,10 +18,10 @@ from typing import Any, Final
 from tests.benchmarks.harness import KIB, MIB, Result, Sample, Tool, quiet, run_tool, warm_pages
 from tests.benchmarks.servers import Servers, certificate, serving
 
-__all__ = ["DATA", "Options", "Rig", "rig_for"]
+__all__ = ["CLIENT", "DATA", "Options", "Rig", "rig_for"]
 
 ROOT: Final = Path(__file__).parents[2]
-_CLIENT: Final = Path(__file__).parent / "client.py"
+CLIENT: Final = Path(__file__).parent / "client.py"
 _LOADER_FILES: Final = {
     "config.json": 2 * KIB,
     "tokenizer.json": 512 * KIB,
@@ -145,7 +145,7 @@ class Rig:
         arguments = {"repo_id": repo, "cache_dir": str(cache), **options}
         return Tool(
             name,
-            [sys.executable, str(_CLIENT), what, json.dumps(arguments)],
+            [sys.executable, str(CLIENT), what, json.dumps(arguments)],
             self.environment(origin),
             None if what == "haul_timeline" else self._check(repo, lambda: next(cache.glob("*/snapshots/*"))),
             reports=True,
@@ -181,7 +181,7 @@ class Rig:
         listing.write_text(json.dumps({"urls": rows, "folder": str(self.out / "to"), **options}))
         return Tool(
             name,
-            [sys.executable, str(_CLIENT), "haul_manager", f"@{listing}"],
+            [sys.executable, str(CLIENT), "haul_manager", f"@{listing}"],
             self.environment("plain"),
             self._check(repo, lambda: self.out / "to"),
             reports=True,
@@ -233,7 +233,7 @@ class Rig:
         arguments = {"url": url, "target": str(self.out / "to" / path), "connections": connections}
         return Tool(
             f"hf_transfer {connections} x 10 MiB",
-            [sys.executable, str(_CLIENT), "transfer", json.dumps(arguments)],
+            [sys.executable, str(CLIENT), "transfer", json.dumps(arguments)],
             self.environment(origin),
             self._check(repo, lambda: self.out / "to"),
             reports=True,
@@ -272,10 +272,14 @@ class Rig:
                 self._say(result, tool, sample)
         return result
 
-    def run(self, tool: Tool, nbytes: int, first: tuple[str, str]) -> Sample:
-        """One run, after the machine has come to rest and with pages that were in use a moment ago."""
+    def clear_out(self) -> None:
+        """Empty the folder that programs write to."""
         shutil.rmtree(self.out, ignore_errors=True)
         (self.out / "to").mkdir(parents=True)
+
+    def run(self, tool: Tool, nbytes: int, first: tuple[str, str]) -> Sample:
+        """One run, after the machine has come to rest and with pages that were in use a moment ago."""
+        self.clear_out()
         quiet(self.options.patience)
         warm_pages(self.folder, int(nbytes * 1.1))
         sample = run_tool(
