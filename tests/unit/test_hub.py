@@ -601,7 +601,7 @@ def test_a_damaged_listing_is_no_listing(tmp_path: Path) -> None:
 def test_a_cache_folder_answers_symlinks_as_huggingface_hub_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_download, "are_symlinks_supported", lambda folder: False)
+    monkeypatch.setattr(hub, "are_symlinks_supported", lambda folder: False)
     folder = hub.cache_folder(repository(), str(tmp_path))
     assert folder.root == str(tmp_path / "models--org--name")
     assert not folder.symlinks
