@@ -83,6 +83,10 @@ _SEALED: Final = ".sealed" + _SUFFIX
 _NAME: Final = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?(\.(?:haul|seq|sealed)\.incomplete)", re.DOTALL)
 
 
+#: The staged files that are open in this process, by device and inode.
+_open_here: Final[set[tuple[int, int]]] = set()
+
+
 class StagedElsewhereError(HaulError):
     """Another living process is fetching this file.
 
@@ -131,6 +135,7 @@ class StagedFile:
         self._last_beat = time.monotonic()
         self._seek_lock = threading.Lock()  # only where there is no pwrite
         self._identity = self._stat_identity(os.fstat(fd))
+        _open_here.add(self._identity)
 
     # ---- what is done
 
@@ -309,6 +314,7 @@ class StagedFile:
     def _close_fd(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            _open_here.discard(self._identity)
             os.close(fd)
 
     @contextlib.contextmanager
@@ -633,7 +639,13 @@ class _Adopter:
         owner = header.owner if header else signature(fd)
         if judge(path, fd, owner, released=header is not None and header.released) == "alive":
             stat = os.fstat(fd)
-            if sequential or stat.st_size or time.time() - stat.st_mtime < _BIRTH:
+            if (
+                owner == current_owner()
+            ):  # this very process; it may not have had the room to say that it let go
+                alive = (stat.st_dev, stat.st_ino) in _open_here
+            else:
+                alive = sequential or stat.st_size > 0 or time.time() - stat.st_mtime < _BIRTH
+            if alive:
                 os.close(fd)
                 raise StagedElsewhereError(path, owner)
         return fd

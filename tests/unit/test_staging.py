@@ -508,3 +508,21 @@ def test_sweeping_leaves_what_a_living_process_fetches(tmp_path: Path) -> None:
     staging.sweep(tmp_path, {"done": SIZE})
     put(staged, 10, SIZE)
     assert staged.seal(durable=False).read_bytes() == DATA
+
+
+def test_a_file_let_go_without_the_room_to_say_so_is_taken_up_again_by_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 100)
+    with pytest.raises(StagedElsewhereError):
+        claim(tmp_path, "etag", SIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        staged.close()
+    again = claim(tmp_path, "etag", SIZE)
+    assert again.resumed == 100
+    again.delete()
