@@ -15,13 +15,13 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
-from huggingface_hub import HfApi, RepoFile, constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub import HfApi, RepoFile, constants, file_download, hf_hub_url
 from huggingface_hub.errors import (
     FileMetadataError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
 )
-from huggingface_hub.file_download import are_symlinks_supported, repo_folder_name
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
     build_hf_headers,
     hf_raise_for_status,
@@ -505,7 +505,7 @@ class Repository:
         """
         url = self.url(path, revision)
         try:
-            answer = get_hf_file_metadata(
+            answer = file_download.get_hf_file_metadata(
                 url=url,
                 timeout=timeout,
                 headers=self.request_headers,
@@ -681,7 +681,7 @@ def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:
     return RepoFolder(
         cache_dir,
         repository.folder_name,
-        symlinks=lambda: bool(are_symlinks_supported(root)),
+        symlinks=lambda: bool(file_download.are_symlinks_supported(root)),
         share=_shared_store(cache_dir),
     )
 
@@ -699,7 +699,7 @@ def _shared_store(cache_dir: str) -> ShareBlob | None:
 
     def share(blob: str, xet_hash: str, size: int | None) -> bool:
         return bool(
-            are_symlinks_supported(cache_dir)
+            file_download.are_symlinks_supported(cache_dir)
             and link(blob_path=blob, xet_hash=xet_hash, cache_dir=cache_dir, expected_size=size)
         )
 

@@ -60,8 +60,7 @@ def no_sleep() -> list[float]:
 
 
 def no_symlinks() -> None:
-    for module in (file_download, our_hub):
-        patch.setattr(module, "are_symlinks_supported", lambda *_: False)
+    patch.setattr(file_download, "are_symlinks_supported", lambda *_: False)
 
 
 def sizeless() -> None:
@@ -72,8 +71,7 @@ def sizeless() -> None:
         found = real(*args, **kwargs)
         return type(found)(**{**vars(found), "size": None})
 
-    for module in (file_download, our_hub):
-        patch.setattr(module, "get_hf_file_metadata", ask)
+    patch.setattr(file_download, "get_hf_file_metadata", ask)
 
 
 # ---- arguments and return values

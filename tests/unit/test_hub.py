@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from huggingface_hub import HfApi, ModelInfo, RepoFile
+from huggingface_hub import HfApi, ModelInfo, RepoFile, file_download
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
@@ -314,7 +314,7 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> list[dict[str,
             raise outcome
         return outcome
 
-    monkeypatch.setattr(hub, "get_hf_file_metadata", fake)
+    monkeypatch.setattr(file_download, "get_hf_file_metadata", fake)
     return asked
 
 
@@ -601,7 +601,7 @@ def test_a_damaged_listing_is_no_listing(tmp_path: Path) -> None:
 def test_a_cache_folder_answers_symlinks_as_huggingface_hub_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "are_symlinks_supported", lambda folder: False)
+    monkeypatch.setattr(file_download, "are_symlinks_supported", lambda folder: False)
     folder = hub.cache_folder(repository(), str(tmp_path))
     assert folder.root == str(tmp_path / "models--org--name")
     assert not folder.symlinks
