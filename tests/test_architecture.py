@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("halt", "ranges", "task", "config", "presets"),
     ("limiter", "metrics", "concurrency", "ownership", "verify", "disk", "cache"),
     ("staging", "sources"),
-    ("events", "hub", "transports"),
+    ("events", "hub", "transports", "stallguard"),
     ("priority", "ranged"),
     ("plan", "reader", "readahead", "parquet"),
     ("download_queue", "transfer", "hashing", "extents"),

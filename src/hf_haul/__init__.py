@@ -32,6 +32,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``cache``           the Hub cache and local folders on disk: find, publish, link
 ``hub``             all we use of huggingface_hub's API: revisions, listings, URLs, exceptions
 ``transports``      ways to get bytes: connection pool, HTTP, retries, pace
+``stallguard``      ends reads that have waited too long for a byte
 ``ranged``          one remote file read by ranges, every answer checked
 ``reader``          parallel and vectored reads into memory, on threads of their own
 ``readahead``       pure: what to fetch beyond what is read

@@ -18,12 +18,14 @@ from hf_haul.errors import (
     IntegrityError,
     RangeRefusedError,
     SourceChangedError,
+    StalledError,
     TransferError,
 )
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
 from hf_haul.ranges import ByteRange
+from hf_haul.stallguard import StallGuard, Watched
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.http import origin_of
@@ -98,6 +100,7 @@ class RangeSource:
         settings: Retries and timeouts.
         limiter: The bandwidth limit.
         history: Measured speeds; filled and used.
+        guard: Ends requests that stall.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class RangeSource:
         settings: Settings,
         limiter: BandwidthLimiter,
         history: SourceHistory,
+        guard: StallGuard,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -119,6 +123,7 @@ class RangeSource:
         self._settings = settings
         self._limiter = limiter
         self._history = history
+        self._guard = guard
         self._clock = clock
         self._reset()
         _sources.add(self)
@@ -151,14 +156,15 @@ class RangeSource:
         if not len(view):
             return
         fill = _Fill(start, view)
-        try:
-            self._attempt(fill, halt, fresh=False)
-        except TransferError as error:
-            if not is_retryable(error):
-                raise
-            self._retry(fill, halt, error)
+        with self._guard.watching(halt) as watched:
+            try:
+                self._attempt(fill, watched, fresh=False)
+            except TransferError as error:
+                if not is_retryable(error):
+                    raise
+                self._retry(fill, watched, error)
 
-    def _retry(self, fill: _Fill, halt: Halt, first: TransferError) -> None:
+    def _retry(self, fill: _Fill, watched: Watched, first: TransferError) -> None:
         pending: TransferError | None = first
         attempts = 0
 
@@ -169,10 +175,10 @@ class RangeSource:
                 raise error
             attempts += 1
             # A pooled connection that fails twice in a row may be what is broken: try outside the pool.
-            self._attempt(fill, halt, fresh=attempts % 2 == 0)
+            self._attempt(fill, watched, fresh=attempts % 2 == 0)
 
         retrying(
-            halt=halt,
+            halt=watched.halt,
             progress=lambda: fill.done,
             settings=self._settings,
             on_retry=lambda _error, _seconds: None,
@@ -180,36 +186,36 @@ class RangeSource:
             patience=lambda: self._transport.patience,
         )(attempt)
 
-    def _attempt(self, fill: _Fill, halt: Halt, *, fresh: bool) -> None:
-        halt.check()
+    def _attempt(self, fill: _Fill, watched: Watched, *, fresh: bool) -> None:
+        watched.halt.check()
         if self._refusals >= _REFUSALS:
-            self._fill_from_whole(fill, halt)
+            self._fill_from_whole(fill, watched)
             return
         want = fill.missing
-        with self._opened(want, halt, fresh=fresh) as body:
+        with self._opened(want, watched, fresh=fresh) as body:
             if body.range is None or body.range.start != want.start or body.range.stop < want.stop:
                 raise self._refused(
                     RangeRefusedError(f"{self.remote.path}: asked for {want.header}, got {body.range}")
                 )
             while fill.done < len(fill.view):
-                fill.done += self._read(body, fill.view[fill.done :], halt)
+                fill.done += self._read(body, fill.view[fill.done :], watched)
 
-    def _read(self, body: Body, view: memoryview, halt: Halt) -> int:
+    def _read(self, body: Body, view: memoryview, watched: Watched) -> int:
         quantum = self._limiter.quantum
-        began = self._clock()
-        got = body.readinto(view[: self._settings.chunk_size if quantum is None else quantum])
-        halt.check()
+        with self._waiting(watched) as began:
+            got = body.readinto(view[: self._settings.chunk_size if quantum is None else quantum])
+        watched.halt.check()
         if not got:
             raise ConnectionFailedError(f"{self.remote.path}: the body ended early")
         self._history.read(self.origin, got, self._clock() - began)
-        self._limiter.wait(got, halt)
+        self._limiter.wait(got, watched.halt)
         return got
 
     @contextmanager
-    def _opened(self, want: ByteRange | None, halt: Halt, *, fresh: bool) -> Iterator[Body]:
-        began = self._clock()
+    def _opened(self, want: ByteRange | None, watched: Watched, *, fresh: bool) -> Iterator[Body]:
         try:
-            body = self._transport.open(want, halt, fresh=fresh)
+            with self._waiting(watched) as began:
+                body = self._transport.open(want, watched.halt, fresh=fresh)
         except SourceChangedError as error:
             with self._lock:
                 self._changes += 1
@@ -222,6 +228,20 @@ class RangeSource:
             yield body
         finally:
             body.close()
+
+    @contextmanager
+    def _waiting(self, watched: Watched) -> Iterator[float]:
+        """Wait for the network under guard; yields when it began."""
+        began = self._clock()
+        watched.begin(began)
+        try:
+            yield began
+        except ConnectionFailedError as error:
+            if watched.stalled is None or watched.halt.is_set():
+                raise
+            raise StalledError(f"{self.remote.path}: no byte for {watched.stalled:.0f} s") from error
+        finally:
+            watched.end()
 
     def _refused(self, error: RangeRefusedError) -> RangeRefusedError:
         """Count a refusal. The next attempt asks again, or makes do with the whole file."""
@@ -239,12 +259,12 @@ class RangeSource:
 
     # ---- sources that do no ranges
 
-    def _fill_from_whole(self, fill: _Fill, halt: Halt) -> None:
+    def _fill_from_whole(self, fill: _Fill, watched: Watched) -> None:
         while not self._spooling.acquire(timeout=0.1):
-            halt.check()
+            watched.halt.check()
         try:
             if self._spool is None:
-                self._spool = self._fetch_whole(halt)
+                self._spool = self._fetch_whole(watched)
                 weakref.finalize(self, self._spool.close)
             self._spool.seek(fill.start)
             fill.view[:] = self._spool.read(len(fill.view))
@@ -252,15 +272,15 @@ class RangeSource:
         finally:
             self._spooling.release()
 
-    def _fetch_whole(self, halt: Halt) -> IO[bytes]:
+    def _fetch_whole(self, watched: Watched) -> IO[bytes]:
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  kept open for later reads
         checksum = Checksum(self.remote)
         buffer = memoryview(bytearray(min(self._settings.chunk_size, max(1, self.size))))
         try:
-            with self._opened(None, halt, fresh=False) as body:
+            with self._opened(None, watched, fresh=False) as body:
                 at = 0
                 while at < self.size:
-                    got = self._read(body, buffer[: self.size - at], halt)
+                    got = self._read(body, buffer[: self.size - at], watched)
                     spool.write(buffer[:got])
                     checksum.update(buffer[:got])
                     at += got

@@ -21,6 +21,7 @@ from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
 from hf_haul.ranged import Checksum, RangeSource
+from hf_haul.stallguard import StallGuard
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Transport
 
@@ -194,14 +195,74 @@ class _Span:
     indexes: list[int]
 
 
+class _Batch:
+    """Parts that are fetched at once, and of which one's failure is all's."""
+
+    def __init__(self, threads: ReadThreads) -> None:
+        self.halt = Halt()
+        self._threads = threads
+        self._jobs: list[Job] = []
+        self._error: Exception | None = None
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, source: RangeSource, start: int, view: memoryview) -> None:
+        """Fill ``view``, which is released then."""
+
+        def work() -> None:
+            try:
+                with view:
+                    source.fill(start, view, self.halt)
+            except Exception as error:
+                if self._error is None:
+                    self._error = error
+                self.halt.set()
+                raise
+
+        job = Job(work)
+        self._jobs.append(job)
+        self._threads.submit(DEMAND, job)
+
+    def wait(self, index: int) -> None:
+        """Wait for one part; raises what failed first, whichever part that was."""
+        try:
+            self._jobs[index].result()
+        except Exception as error:
+            if self._error is None or self._error is error:
+                raise
+            raise self._error from self._error.__cause__  # this part was only called off
+
+    def call_off(self) -> None:
+        """Stop, and wait until no thread touches the buffers any more."""
+        self.halt.set()
+        for job in self._jobs:
+            if not job.cancel():
+                job.exception()
+
+
 class _Flight:
     """A span under way."""
 
-    def __init__(self, span: _Span, parts: list[tuple[int, int]]) -> None:
+    def __init__(self, span: _Span, parts: list[tuple[int, int]], threads: ReadThreads) -> None:
         self.span = span
         self.parts = parts
         self.buffer = Buffer(span.stop - span.start)
-        self.jobs: list[Job] = []
+        self.batch = _Batch(threads)
+
+    def launch(self) -> None:
+        """Have all parts fetched."""
+        for start, stop in self.parts:
+            self.batch.add(self.span.source, start, self.view(start, stop))
+
+    def land(self, index: int) -> memoryview:
+        """One part, when it has come; fetched in this thread if nothing was launched."""
+        start, stop = self.parts[index]
+        if len(self.batch):
+            self.batch.wait(index)
+        else:
+            self.span.source.fill(start, self.view(start, stop), self.batch.halt)
+        return self.view(start, stop)
 
     def view(self, start: int, stop: int) -> memoryview:
         """The part of the buffer for these bytes of the file."""
@@ -243,6 +304,7 @@ class Reads:
         self._settings = settings
         self._limiter = limiter
         self._history = SourceHistory()
+        self._guard = StallGuard(settings.stall_timeout)
         self._sources: OrderedDict[tuple[str, str | None, str | None], RangeSource] = OrderedDict()
         self._reset()
         _all_reads.add(self)
@@ -257,7 +319,7 @@ class Reads:
             source = self._sources.get(key)
             if source is None:
                 source = RangeSource(
-                    remote, self._open_transport, self._settings, self._limiter, self._history
+                    remote, self._open_transport, self._settings, self._limiter, self._history, self._guard
                 )
                 self._sources[key] = source
                 while len(self._sources) > _SOURCES:
@@ -293,22 +355,22 @@ class Reads:
         Raises:
             TransferError: The bytes cannot be had.
         """
-        halt = Halt()
         parts = [
             (a, view[a - start : b - start])
             for start, view in wanted
             for a, b in split(start, start + len(view), source.unit, self.connections)
         ]
         if len(parts) == 1:  # no use in another thread
-            source.fill(*parts[0], halt)
+            source.fill(*parts[0], Halt())
             return
-        jobs = [self._fetch(source, at, view, halt) for at, view in parts]
+        batch = _Batch(self.threads)
         try:
-            for job in jobs:
-                job.result()
+            for start, view in parts:
+                batch.add(source, start, view)
+            for index in range(len(parts)):
+                batch.wait(index)
         except BaseException:
-            halt.set()
-            _drain(jobs)
+            batch.call_off()
             raise
 
     def read_many(
@@ -328,44 +390,38 @@ class Reads:
         Raises:
             Exception: The first failure in the order of ``wanted``, with ``fail_fast``.
         """
-        halt = Halt()
         results: list[bytes | Exception] = [b""] * len(wanted)
-        flights = [_Flight(span, self._parts(span)) for span in _merge(wanted, max_gap)]
+        flights = [_Flight(span, self._parts(span), self.threads) for span in _merge(wanted, max_gap)]
         try:
             if len(flights) > 1 or (flights and len(flights[0].parts) > 1):  # else no use in another thread
                 for flight in flights:
-                    flight.jobs = [
-                        self._fetch(flight.span.source, a, flight.view(a, b), halt) for a, b in flight.parts
-                    ]
+                    flight.launch()
             for flight in flights:
                 try:
-                    self._settle(flight, halt, wanted, results)
+                    self._settle(flight, wanted, results)
                 except Exception as error:
                     if fail_fast:
                         raise
                     for index in flight.span.indexes:
                         results[index] = error
         except BaseException:
-            halt.set()
             for flight in flights:
-                _drain(flight.jobs)
+                flight.batch.halt.set()
+            for flight in flights:
+                flight.batch.call_off()
             raise
         return results
 
-    def _settle(
-        self, flight: _Flight, halt: Halt, wanted: Sequence[Wanted], results: list[bytes | Exception]
-    ) -> None:
+    def _settle(self, flight: _Flight, wanted: Sequence[Wanted], results: list[bytes | Exception]) -> None:
         """Wait for one span, and hand its ranges out."""
         span = flight.span
         whole = any(wanted[index].whole for index in span.indexes) and self._settings.verify
         checksum = Checksum(span.source.remote) if whole else None
-        for i, (a, b) in enumerate(flight.parts):
-            if flight.jobs:
-                flight.jobs[i].result()
-            else:
-                span.source.fill(a, flight.view(a, b), halt)
+        for index in range(len(flight.parts)):
+            part = flight.land(index)
             if checksum is not None:
-                checksum.update(flight.view(a, b))  # while the next parts arrive
+                checksum.update(part)  # while the next ones arrive
+            part.release()
         data = flight.buffer.take()
         if checksum is not None:
             try:
@@ -390,41 +446,25 @@ class Reads:
         step = max(source.unit, MiB)
         blocks = iter([(at, min(at + step, stop)) for at in range(start, stop, step)])
         ahead = max(1, min(self.connections, _STREAM_WINDOW // step))
-        halt = Halt()
-        flying: list[tuple[Buffer, Job]] = []
+        flying: list[tuple[Buffer, _Batch]] = []
         try:
             while True:
                 for a, b in itertools.islice(blocks, ahead - len(flying)):
-                    buffer = Buffer(b - a)
-                    flying.append((buffer, self._fetch(source, a, buffer.view, halt)))
+                    flying.append((Buffer(b - a), _Batch(self.threads)))
+                    flying[-1][1].add(source, a, flying[-1][0].view)
                 if not flying:
                     return
-                buffer, job = flying.pop(0)
-                job.result()
+                buffer, batch = flying.pop(0)
+                batch.wait(0)
                 yield buffer.take()
         finally:
-            halt.set()
-            for _, job in flying:
-                job.cancel()
+            for _, batch in flying:
+                batch.halt.set()
+            for _, batch in flying:
+                batch.call_off()
 
     def _parts(self, span: _Span) -> list[tuple[int, int]]:
         return split(span.start, span.stop, span.source.unit, self.connections)
-
-    def _fetch(self, source: RangeSource, start: int, view: memoryview, halt: Halt) -> Job:
-        def work() -> None:
-            with view:
-                source.fill(start, view, halt)
-
-        job = Job(work)
-        self.threads.submit(DEMAND, job)
-        return job
-
-
-def _drain(jobs: list[Job]) -> None:
-    """Wait until no thread touches the buffers any more."""
-    for job in jobs:
-        if not job.cancel():
-            job.exception()
 
 
 def _merge(wanted: Sequence[Wanted], max_gap: int | None) -> list[_Span]:

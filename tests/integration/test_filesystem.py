@@ -29,7 +29,18 @@ from hf_haul.config import Settings
 from hf_haul.errors import IntegrityError, SourceChangedError, UnsafePathError
 from hf_haul.filesystem import HaulFile, HaulFileSystem
 from hf_haul.localhub import Account, LocalHub, Repo
-from hf_haul.localhub.faults import Corrupt, Cut, Fault, IgnoreRange, Reset, Status, WrongRange, WrongTotal
+from hf_haul.localhub.faults import (
+    Corrupt,
+    Cut,
+    Delay,
+    Fault,
+    IgnoreRange,
+    Reset,
+    Stall,
+    Status,
+    WrongRange,
+    WrongTotal,
+)  # fmt: skip
 from hf_haul.manager import ParallelDownloadManager
 
 SETTINGS = Settings(first_retry_wait=0.01, max_retry_wait=0.05, max_retries=3, durable=False)
@@ -278,6 +289,20 @@ def test_what_goes_wrong_on_the_way_is_never_read(
     with fs.open(f"{MODEL}/big.bin") as file:
         file.seek(3_000_000)
         assert file.read(1000) == BIG[3_000_000:3_001_000]
+
+
+@pytest.mark.parametrize("after", [pytest.param(5000, id="in the body"), pytest.param(None, id="before it")])
+def test_a_connection_that_stalls_is_replaced(hub: LocalHub, after: int | None) -> None:
+    settings = Settings(first_retry_wait=0.01, stall_timeout=0.4)
+    with ParallelDownloadManager(settings=settings) as manager:
+        fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
+        fs.manager = manager
+        fault = Delay(20) if after is None else Stall(after)
+        rule = hub.faults.add(fault, kind="cdn", path="big.bin")
+        assert fs.cat_file(f"{MODEL}/big.bin", 100_000, 200_000) == BIG[100_000:200_000]
+        assert rule.hits == 1
+    ranges = [each.range for each in hub.requests.of("cdn")]
+    assert ranges == ["bytes=100000-199999", f"bytes={100_000 + (after or 0)}-199999"]
 
 
 def test_a_source_that_ignores_ranges_is_fetched_once(hub: LocalHub, fs: HaulFileSystem) -> None:

@@ -15,6 +15,7 @@ from hf_haul.metrics import SourceHistory
 from hf_haul.ranged import RangeSource
 from hf_haul.ranges import ByteRange
 from hf_haul.reader import Reads
+from hf_haul.stallguard import StallGuard
 from hf_haul.task import Digest, RemoteFile
 
 __all__ = ["FakeBody", "FakeTransport", "make_reads", "make_source", "remote_file"]
@@ -110,5 +111,10 @@ def make_reads(
 def make_source(transport: FakeTransport, settings: Settings = SETTINGS) -> RangeSource:
     """One file, to be read without threads."""
     return RangeSource(
-        remote_file(transport.data), lambda _: transport, settings, BandwidthLimiter(None), SourceHistory()
+        remote_file(transport.data),
+        lambda _: transport,
+        settings,
+        BandwidthLimiter(None),
+        SourceHistory(),
+        StallGuard(settings.stall_timeout),
     )

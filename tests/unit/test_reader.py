@@ -11,7 +11,7 @@ from tests.support.repos import random_bytes
 from tests.support.sources import FakeBody, FakeTransport, make_reads
 
 from hf_haul.config import Settings
-from hf_haul.errors import HttpStatusError, IntegrityError
+from hf_haul.errors import HaltedError, HttpStatusError, IntegrityError
 from hf_haul.halt import Halt
 from hf_haul.ranges import ByteRange
 from hf_haul.reader import DEMAND, READ_AHEAD, Job, ReadThreads, Wanted, split
@@ -148,29 +148,25 @@ def test_digests_are_not_checked_where_settings_say_so() -> None:
 
 def test_a_failed_part_calls_the_others_off() -> None:
     transport = FakeTransport(DATA)
-    lock = threading.Lock()
-
-    def first_fails_last() -> None:
-        if lock.acquire(blocking=False):
-            assert transport.wait_for_requests(4)
-            transport.faults.append(HttpStatusError("gone", status=404))
-        else:
-            while not halts[0].wait(0.01):
-                pass
-
-    halts: list[Halt] = []
-    real = transport.open
+    first, others_wait = threading.Lock(), threading.Event()
+    waiting: list[Halt] = []
 
     def opened(want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> FakeBody:
-        halts.append(halt)
-        return real(want, halt, fresh=fresh)
+        if first.acquire(blocking=False):
+            assert others_wait.wait(10)
+            raise HttpStatusError("gone", status=404)
+        waiting.append(halt)
+        if len(waiting) == 3:
+            others_wait.set()
+        assert halt.wait(10)
+        raise HaltedError
 
-    transport.open = opened  # type: ignore[method-assign]  # a spy
-    transport.on_open = first_fails_last
+    transport.open = opened  # type: ignore[method-assign]  # it fails in one part, and hangs in the others
     reads, (source,) = make_reads(transport)
     with pytest.raises(HttpStatusError):
         reads.readinto(source, 0, memoryview(bytearray(len(DATA))))
-    assert halts[0].is_set()
+    assert len(waiting) == 3
+    assert all(halt.is_set() for halt in waiting)
 
 
 # ---- streams

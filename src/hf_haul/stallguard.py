@@ -1,0 +1,127 @@
+"""Ends requests that have waited too long for a byte, so that they are made again."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from hf_haul.halt import Halt
+
+__all__ = ["StallGuard", "Watched"]
+
+#: Seconds without anything to watch after which the guard's thread ends.
+_IDLE_SECONDS: Final = 5.0
+
+
+class Watched:
+    """One reader's requests, one after the other.
+
+    Attributes:
+        halt: What its requests are made with.
+        busy_since: When its present wait for the network began, ``None`` between two.
+        stalled: Seconds it had waited when it was given up, ``None`` if it was not.
+    """
+
+    __slots__ = ("busy_since", "halt", "stalled")
+
+    def __init__(self, halt: Halt) -> None:
+        self.halt = halt
+        self.busy_since: float | None = None
+        self.stalled: float | None = None
+
+    def begin(self, now: float) -> None:
+        """It waits for the network from now on."""
+        self.stalled = None
+        self.busy_since = now
+
+    def end(self) -> None:
+        """It does not wait any more."""
+        self.busy_since = None
+
+    def seconds(self, now: float) -> float:
+        """Seconds it has waited for the network; its turn in some line does not count."""
+        began = self.busy_since
+        if began is None or self.halt.in_line:
+            return 0.0
+        return now - max(began, self.halt.turn_came)
+
+
+class StallGuard:
+    """Watches readers, on a thread that lives while there are any.
+
+    Locking: ``_lock`` guards all attributes. Readers are woken outside it.
+
+    Args:
+        timeout: Seconds without a byte after which a request is ended.
+        clock: Seconds, on ``time.monotonic``'s scale.
+    """
+
+    def __init__(self, timeout: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._timeout = timeout
+        self._clock = clock
+        self._reset()
+        _guards.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._readers: set[Watched] = set()
+        self._running = False
+
+    @contextmanager
+    def watching(self, halt: Halt) -> Iterator[Watched]:
+        """Watch a reader while the block runs; setting ``halt`` sets the reader's own."""
+        watched = Watched(Halt())
+        with self._lock:
+            self._readers.add(watched)
+            start = not self._running
+            self._running = True
+        if start:
+            threading.Thread(target=self._run, name="hf-haul-stalls", daemon=True).start()
+        try:
+            with halt.waking(watched.halt.set):
+                yield watched
+        finally:
+            with self._lock:
+                self._readers.discard(watched)
+
+    def check(self) -> None:
+        """End what has stalled."""
+        now = self._clock()
+        with self._lock:
+            readers = list(self._readers)
+        for reader in readers:
+            waited = reader.seconds(now)
+            if waited >= self._timeout:
+                reader.stalled = waited
+                reader.halt.wake()
+
+    def _run(self) -> None:
+        pause = min(1.0, self._timeout / 4)
+        last_busy = time.monotonic()
+        while True:
+            time.sleep(pause)
+            self.check()
+            now = time.monotonic()
+            with self._lock:
+                if self._readers:
+                    last_busy = now
+                elif now - last_busy > _IDLE_SECONDS:
+                    self._running = False
+                    return
+
+
+_guards: weakref.WeakSet[StallGuard] = weakref.WeakSet()
+
+
+def _reset_after_fork() -> None:
+    for guard in list(_guards):
+        guard._reset()  # noqa: SLF001  the module's own class
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)

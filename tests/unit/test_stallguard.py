@@ -1,0 +1,74 @@
+"""Requests that wait too long for a byte."""
+
+from __future__ import annotations
+
+import threading
+
+from tests.support.clock import FakeClock
+
+from hf_haul.halt import Halt
+from hf_haul.stallguard import StallGuard
+
+
+def test_only_a_reader_that_waits_too_long_for_the_network_is_woken() -> None:
+    clock = FakeClock()
+    guard = StallGuard(10.0, clock=clock)
+    with guard.watching(Halt()) as idle, guard.watching(Halt()) as fast, guard.watching(Halt()) as slow:
+        woken: list[str] = []
+        names = {"idle": idle, "fast": fast, "slow": slow}
+        contexts = [each.halt.waking(lambda name=name: woken.append(name)) for name, each in names.items()]
+        for context in contexts:
+            context.__enter__()
+        slow.begin(clock())
+        clock.advance(9.0)
+        fast.begin(clock())
+        guard.check()
+        assert not woken
+        clock.advance(1.0)
+        guard.check()
+        assert woken == ["slow"]
+        assert slow.stalled == 10.0
+        assert fast.stalled is None
+        assert not slow.halt.is_set()
+        for context in contexts:
+            context.__exit__(None, None, None)
+
+
+def test_waiting_in_line_is_no_stall() -> None:
+    clock = FakeClock()
+    guard = StallGuard(10.0, clock=clock)
+    with guard.watching(Halt()) as reader:
+        reader.begin(clock())
+        reader.halt.in_line = True
+        clock.advance(60.0)
+        guard.check()
+        assert reader.stalled is None
+        reader.halt.in_line = False
+        reader.halt.turn_came = clock()
+        clock.advance(9.9)
+        guard.check()
+        assert reader.stalled is None
+        clock.advance(0.2)
+        guard.check()
+        assert reader.stalled is not None
+
+
+def test_calling_off_the_whole_ends_each_reader() -> None:
+    halt = Halt()
+    guard = StallGuard(10.0)
+    with guard.watching(halt) as one, guard.watching(halt) as two:
+        halt.set()
+        assert one.halt.is_set()
+        assert two.halt.is_set()
+    with guard.watching(halt) as late:
+        assert late.halt.is_set()
+
+
+def test_a_forked_child_starts_with_nobody_to_watch() -> None:
+    guard = StallGuard(10.0)
+    with guard.watching(Halt()):
+        guard._lock.acquire()
+        guard._reset()
+        with guard.watching(Halt()):
+            assert len(guard._readers) == 1
+    assert [thread.name for thread in threading.enumerate()].count("hf-haul-stalls") >= 1
