@@ -62,6 +62,9 @@ _NAME_LIMIT: Final = 200
 #: Commits named by their content: git's sha1, or a sha256 as some Hubs have it.
 _LASTING: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
+#: Paths that are safe at a glance, as nearly all are: no separators but single slashes, every name begins with a letter.
+_PLAIN_PATH: Final = re.compile(r"\w[\w.+\- ]*(?:/\w[\w.+\- ]*)*")
+
 #: Makes ``blobs/<etag>`` point into a store shared by all repositories: (blob path, xet hash, size) -> done.
 ShareBlob = Callable[[str, str, "int | None"], bool]
 
@@ -74,6 +77,8 @@ def require_safe_path(path: str) -> None:
     Raises:
         UnsafePathError: ``path`` is empty, absolute, on a drive or a share, or has a ``..`` segment.
     """
+    if _PLAIN_PATH.fullmatch(path):
+        return
     if ".." in path.replace("\\", "/").split("/"):
         raise UnsafePathError(
             f"Invalid filename '{path}': cannot contain a '..' path segment. "
