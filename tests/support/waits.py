@@ -149,11 +149,9 @@ def _connect(stack: ExitStack, folder: Path) -> Kept:
 WAITS: dict[str, Callable[[ExitStack, Path], Kept]] = {
     "reading a slow body": _slow_body,
     "in the limiter": _limiter,
-    "for the headers": _fault(Delay(30)),
+    "for the headers": _fault(Delay(30), stall_timeout=4.0),
     "in a stalled body": _fault(Stall(after=1000)),
-    "before another attempt": _fault(
-        Reset(), first_retry_wait=60.0, max_retry_wait=60.0, give_up_after=600.0
-    ),
+    "before another attempt": _fault(Reset(), first_retry_wait=5.0, max_retry_wait=5.0, give_up_after=600.0),
     "as the server asked": _patience,
     "for a place in the pool": _place,
     "in connect": _connect,
