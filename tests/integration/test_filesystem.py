@@ -234,7 +234,7 @@ def test_cat_file_slices_as_python_does_and_moves_no_byte_more(
 def test_a_large_read_goes_over_several_connections_with_one_resolve(
     hub: LocalHub, fs: HaulFileSystem
 ) -> None:
-    hub.set_latency(0.02)
+    hub.set_latency(0.1)
     try:
         with fs.open(f"{MODEL}/big.bin") as file:
             assert file.read() == BIG
@@ -345,7 +345,7 @@ def test_a_file_that_may_not_be_read_raises_as_huggingface_hub_does(
 def test_cat_of_a_folder_is_parallel_and_exact(
     hub: LocalHub, fs: HaulFileSystem, folders: dict[str, Path]
 ) -> None:
-    hub.set_latency(0.02)
+    hub.set_latency(0.1)
     try:
         found = fs.cat(f"{MODEL}/**")
     finally:
@@ -438,7 +438,7 @@ def test_get_copies_a_repository_in_parallel(
 ) -> None:
     log: list[tuple[Any, ...]] = []
     callback = Recorder(log)
-    hub.set_latency(0.02)
+    hub.set_latency(0.1)
     try:
         fs.get(f"haul://{MODEL}", str(tmp_path / "out"), recursive=True, callback=callback)
     finally:
@@ -580,7 +580,7 @@ def test_two_columns_of_a_parquet_file_cost_little_more_than_their_bytes(
     with LocalHub(Repo.from_folder(tmp_path, "org/wide", "dataset")) as hub:
         fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
         fs.manager = manager
-        hub.set_latency(0.02)
+        hub.set_latency(0.1)
         frame = pd.read_parquet("datasets/org/wide/t.parquet", columns=["c2", "c7"], filesystem=fs)
         assert frame.equals(table.select(["c2", "c7"]).to_pandas())
         assert bytes_sent(hub) <= needed * 1.1 + 262_144
