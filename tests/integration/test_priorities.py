@@ -94,7 +94,7 @@ def test_urgent_work_elsewhere_takes_nothing_from_a_source_with_its_own_connecti
         calm = manager.submit([rig.request(WEIGHTS)], model_id="calm", priority=LOW)
         assert rig.hub.requests.wait_for(lambda log: len(log.of(path=WEIGHTS)) == 4)
         elsewhere = rig.request(URGENT, base=rig.hub.url.replace("127.0.0.1", "localhost"))
-        urgent = manager.submit([elsewhere], model_id="urgent", priority=HIGH)
+        manager.submit([elsewhere], model_id="urgent", priority=HIGH)
         assert rig.hub.requests.wait_for(asked_for(URGENT), SECOND)
         manager._scheduler.tick()
         assert not any(part.leave for part in manager._scheduler._parts_of(calm._run))
