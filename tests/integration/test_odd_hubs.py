@@ -17,7 +17,7 @@ from tests.support.repos import contents, make_repo
 from hf_haul.config import Settings
 from hf_haul.errors import UnsafePathError
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.localhub import LocalHub, Repo
+from hf_haul.localhub import Account, LocalHub, Repo
 from hf_haul.localhub.faults import Fault, Headers, Status
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.snapshot import hf_hub_download, snapshot_download
@@ -220,6 +220,22 @@ def test_upstream_manages_what_the_row_says_and_no_more(
             else:
                 with pytest.raises(LocalEntryNotFoundError):
                     download(local_files_only=True, **where)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_storage_on_the_hubs_own_origin_may_refuse_a_token(
+    folder: Path, manager: ParallelDownloadManager, tmp_path: Path, status: int
+) -> None:
+    repo = Repo.from_folder(folder, "org/private", private=True)
+    account = Account("me", "hf_me", repos=("org/*",))
+    with LocalHub(repo, accounts=[account], lfs="same_origin", git_files="redirect") as hub:
+        # A signed URL and a token: S3 calls it "only one auth mechanism allowed".
+        hub.faults.add(Status(status), kind="cdn", times=None, when=lambda record: record.token is not None)
+        where: dict[str, Any] = {"endpoint": hub.url, "token": "hf_me", "manager": manager}
+        found = snapshot_download("org/private", cache_dir=tmp_path / "a", **where)
+        assert contents(Path(found)) == contents(folder)
+        one = hf_hub_download("org/private", WEIGHTS, cache_dir=tmp_path / "b", **where)
+        assert Path(one).read_bytes() == (folder / WEIGHTS).read_bytes()
 
 
 # -- a commit that is only the name of a branch
