@@ -42,6 +42,7 @@ _STREAM_WINDOW: Final = 64 * MiB
 #: Parts are not smaller than this many bytes: below it, what a request costs this machine counts more than the link.
 _SMALLEST_PART: Final = 256 * KiB
 _IDLE_SECONDS: Final = 5.0
+#: Bytes between two ranges that are rather fetched than asked around, at the most.
 _GAP: Final = 64 * KiB
 
 
@@ -475,7 +476,7 @@ def _merge(wanted: Sequence[Wanted], max_gap: int | None) -> list[_Span]:
             by_source.setdefault(each.source, []).append(index)
     spans: list[_Span] = []
     for source, indexes in by_source.items():
-        gap = min(source.unit // 4, _GAP * 4) if max_gap is None else max_gap
+        gap = min(source.unit // 4, _GAP) if max_gap is None else max_gap
         last: _Span | None = None
         for index in sorted(indexes, key=lambda i: (wanted[i].start, wanted[i].stop)):
             each = wanted[index]
