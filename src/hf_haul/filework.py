@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from hf_haul.config import Settings
-from hf_haul.errors import IntegrityError
+from hf_haul.errors import HaltedError, IntegrityError
 from hf_haul.fetch import PartFetcher
 from hf_haul.run import QueueRun
 from hf_haul.staging import StagedLostError, claim, scan_orphans, sweep
@@ -102,12 +102,15 @@ def verify_and_publish(transfer: Transfer, settings: Settings) -> bool:
     Raises:
         IntegrityError: The digest was wrong again.
         StagedLostError: The staged file is no longer ours.
+        HaltedError: The verifier was stopped.
         OSError: The disk refuses.
     """
     staged, verifier = transfer.staged, transfer.verifier
     assert staged is not None
     if verifier is not None:
         verifier.catch_up(staged.frontier, staged.read_into, wait=True)
+        if verifier.stopped:
+            raise HaltedError
         actual = verifier.actual()
         if actual != verifier.digest.value:
             error = IntegrityError(transfer.task.file_path, verifier.digest.value, actual, staged.resumed)

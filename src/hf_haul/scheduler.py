@@ -177,6 +177,9 @@ class Scheduler:
                 error = DownloadCancelledError(f"{task.file_path}: cancelled")
                 run.fail(task, error, DownloadState.CANCELLED)
             stopped = self._parts_of(run)
+            for transfer in run.transfers.values():
+                if transfer.verifier is not None:
+                    transfer.verifier.stop()
             leftovers = [
                 self._give_up(run, t, None) for t in list(run.transfers.values()) if self._at_rest(t)
             ]
@@ -309,6 +312,7 @@ class Scheduler:
             for thread in threads:
                 if thread is not None and thread is not threading.current_thread():
                     thread.join()
+            self._workers.clear()
             self._hasher.close()
 
     def drain(self) -> None:
@@ -324,7 +328,7 @@ class Scheduler:
         One is enough: whoever finds work wakes the next. A worker that has settled a job looks for the next one
         itself, so that nobody is woken for nothing.
         """
-        if not self._threads_allowed or not self._runs:
+        if not self._threads_allowed or not self._runs or self._closing:
             return
         if self._ticker is None:
             self._ticker = self._start(self._tick_forever, "hf-haul-ticker")
@@ -359,7 +363,8 @@ class Scheduler:
                 self._perform(job)
         finally:
             with self._lock:
-                self._workers.discard(threading.current_thread())
+                if not self._closing:  # else a shutdown waits for this very thread
+                    self._workers.discard(threading.current_thread())
 
     def _next_job(self, *, block: bool = True) -> Part | Transfer | None:
         """What the calling worker should do; waits for it. ``None``: end."""
@@ -596,7 +601,7 @@ class Scheduler:
                 return [self._give_up(run, transfer, None)]
             self._wake_workers()
             return []
-        if isinstance(error, StagedLostError) and run.queue.cancelled:
+        if isinstance(error, StagedLostError | HaltedError) and run.queue.cancelled:
             return [self._give_up(run, transfer, None)]
         if isinstance(error, StagedLostError) and run.losses.get(transfer.task.task_id, 0) < _LOSSES:
             # Somebody took us for dead and has the bytes; look there, or start anew.
@@ -742,10 +747,10 @@ class Scheduler:
     def _tick_forever(self) -> None:
         while True:
             with self._lock:
-                if self._closing or (
-                    not self._runs and not self._ticker_waits.wait_for(self._has_runs, _IDLE_SECONDS)
-                ):
+                if not self._runs and not self._ticker_waits.wait_for(self._has_runs, _IDLE_SECONDS):
                     self._ticker = None
+                    return
+                if self._closing:
                     return
                 self._ticker_waits.wait_for(lambda: self._closing, _TICK)
             self.tick()

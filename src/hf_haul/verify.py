@@ -32,6 +32,7 @@ class Verifier:
         self._lock = threading.Lock()
         self._position = 0
         self._hash = self._new_hash()
+        self.stopped = False
 
     @property
     def position(self) -> int:
@@ -72,6 +73,8 @@ class Verifier:
             buffer = memoryview(bytearray(min(_BLOCK, max(1, self._size))))
             while self._position < (limit := frontier()):
                 while self._position < limit:
+                    if self.stopped:
+                        return False
                     got = read_into(self._position, buffer[: min(len(buffer), limit - self._position)])
                     if not got:
                         return False  # somebody cut the file; the digest will tell
@@ -80,6 +83,10 @@ class Verifier:
             return self._position >= self._size
         finally:
             self._lock.release()
+
+    def stop(self) -> None:
+        """Have every :meth:`catch_up` return soon: the file was cancelled."""
+        self.stopped = True
 
     def actual(self) -> str:
         """Hex digest of what was hashed so far."""

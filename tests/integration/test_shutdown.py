@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.engine import SMALL, WEIGHTS, Rig, serve_files
@@ -18,6 +19,7 @@ from tests.support.waits import SECOND, WAITS, keep_waiting, until
 from hf_haul.config import KiB
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
 from hf_haul.task import DownloadState
+from hf_haul.verify import Verifier
 
 SIZE = 600 * KiB
 
@@ -227,6 +229,37 @@ def test_leaving_a_block_by_an_exception_stops_at_once(rig: Rig) -> None:
         leave()
     assert handles[0].state is DownloadState.CANCELLED
     assert our_threads() == []
+
+
+def test_nobody_waits_for_the_digest_of_a_file_that_was_cancelled(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Verifier.catch_up
+    hashing, go_on = threading.Event(), threading.Event()
+
+    def catch_up(self: Verifier, frontier: Any, read_into: Any, *, wait: bool) -> bool:
+        def read_one_byte(offset: int, buffer: memoryview) -> int:
+            hashing.set()
+            assert go_on.wait(10)
+            return int(read_into(offset, buffer[:1]))
+
+        self.restart()
+        return real(self, frontier, read_one_byte, wait=wait)
+
+    monkeypatch.setattr(Verifier, "catch_up", catch_up)
+    with rig.manager() as manager:
+        handle = manager.submit([rig.request(WEIGHTS)], model_id="m")
+        assert hashing.wait(10)
+        assert handle.cancel()
+        go_on.set()
+        assert handle.wait(SECOND)
+        assert handle.state is DownloadState.CANCELLED
+        assert handle.progress().bytes_done == SIZE
+    monkeypatch.undo()
+    rig.hub.requests.clear()
+    assert rig.fetch(WEIGHTS).errors == {}
+    assert rig.is_whole(WEIGHTS)
+    assert rig.sent(WEIGHTS) == 0
 
 
 def test_an_idle_manager_keeps_no_thread_for_ever(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
