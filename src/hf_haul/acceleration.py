@@ -6,6 +6,9 @@ up when it needs it: ``_download_to_tmp_and_move``. That is all we replace. Whic
 links, the errors and the bars all stay upstream's; what changes is how the bytes come: over several connections, resumed
 after a kill, verified, under one bandwidth limit.
 
+What does not pass there stays as it was: reads through ``HfFileSystem`` (``haul://`` is for them), and how upstream
+behaves on Ctrl+C, which is to let files in flight come to their end.
+
 The function is private, so its parameters are checked first. A huggingface_hub in which they differ is left as it is, with
 a warning. Files that hf_xet would fetch come over HTTP too; being no Xet downloads, they are kept out of the blob
 store that repositories share.

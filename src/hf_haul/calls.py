@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from hf_haul.manager import DownloadHandle, ParallelDownloadManager, default_man
 from hf_haul.task import DownloadPriority, DownloadProgress, DownloadState, FileRequest
 
 __all__ = ["Bars", "CallOptions", "MakeBars", "ProgressCallback", "raise_all"]
+
+logger = logging.getLogger(__name__)
 
 ProgressCallback = Callable[[DownloadProgress], None]
 #: (all bytes, bytes there already) -> bars, each with what it counts: ``files`` or ``bytes``.
@@ -116,7 +119,7 @@ class Bars:
     """Progress bars over one download, kept by a thread of their own.
 
     A terminal that blocks, or a slow imitation of tqdm, so never slows the download. An error that a bar of
-    the caller's raises ends the download, as it does upstream.
+    the caller's raises ends the download, as it does upstream; but not the loss of the terminal.
     """
 
     def __init__(self, handle: DownloadHandle, make: MakeBars) -> None:
@@ -155,7 +158,10 @@ class Bars:
                 if close is not None:
                     close()
         except BaseException as error:  # noqa: BLE001  goes up in the caller's thread, through check()
-            self._error = error
+            if _terminal_is_gone(error):
+                logger.warning("No more progress bars: %s", error)
+            else:
+                self._error = error
 
     def _show(self, bars: Sequence[tuple[str, Any]], shown: dict[str, int]) -> None:
         now = self._handle.progress()
@@ -167,6 +173,11 @@ class Bars:
             if done != shown[kind]:
                 bar.update(done - shown[kind])
                 shown[kind] = done
+
+
+def _terminal_is_gone(error: BaseException) -> bool:
+    """Whether a bar failed only because nobody can see it: its pipe was closed, its terminal hung up."""
+    return isinstance(error, OSError) or (isinstance(error, ValueError) and "closed file" in str(error))
 
 
 def raise_all(errors: Sequence[tuple[str, BaseException]]) -> NoReturn:

@@ -158,6 +158,30 @@ def test_an_error_of_a_bar_cancels_the_download_and_goes_up() -> None:
     assert handle.cancelled
 
 
+@pytest.mark.parametrize(
+    "gone",
+    [
+        pytest.param(BrokenPipeError("nobody reads"), id="pipe"),
+        pytest.param(OSError(5, "hung up"), id="terminal"),
+        pytest.param(ValueError("I/O operation on closed file."), id="closed"),
+    ],
+)
+def test_a_terminal_that_is_gone_does_not_end_the_download(
+    gone: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = Handle()
+
+    class Lost(Bar):
+        def update(self, n: float) -> None:
+            raise gone
+
+    bars = Bars(handle, lambda total, initial: [("bytes", Lost(100))])  # type: ignore[arg-type]  # a handle as far as it goes
+    handle.now = replace(IDLE, bytes_done=1)
+    bars.close()
+    bars.check()
+    assert str(gone) in caplog.text
+
+
 def test_bars_start_from_what_was_there_and_follow_the_download() -> None:
     handle = Handle()
     handle.now = replace(IDLE, bytes_done=40, bytes_transferred=10)
