@@ -14,6 +14,7 @@ from typing import Final
 from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, IntegrityError
 from hf_haul.fetch import PartFetcher
+from hf_haul.plan import SMALL_FILE
 from hf_haul.run import QueueRun
 from hf_haul.staging import StagedLostError, claim, scan_orphans, sweep
 from hf_haul.transfer import Part, SupersededError, Transfer
@@ -74,8 +75,22 @@ def open_file(
             digest_known=task.digest is not None and settings.verify,
             orphans=run.orphans.get(key),
         )
+        if not transfer.staged.done and not request.fresh and _may_be_here_by_now(run, transfer):
+            transfer.staged.delete()
+            transfer.staged = None
+            raise SupersededError
     if settings.verify and task.digest is not None:
         transfer.verifier = Verifier(task.digest, transfer.size)
+
+
+def _may_be_here_by_now(run: QueueRun, transfer: Transfer) -> bool:
+    """Look again, after the claim: another process may have published between our look and our claim.
+
+    Where nobody was met, and a look at an older file could take long, it is not worth it.
+    """
+    if transfer.task.task_id not in run.waiting_for and transfer.size > SMALL_FILE:
+        return False
+    return transfer.request.destination.is_present()
 
 
 def _fetch_unsized(run: QueueRun, transfer: Transfer, probe: Part, fetcher: PartFetcher) -> None:
@@ -125,10 +140,11 @@ def verify_and_publish(transfer: Transfer, settings: Settings) -> bool:
     sealed: Path = staged.seal(durable=settings.durable)
     try:
         transfer.request.destination.publish(sealed)
-    except FileNotFoundError as error:
-        if sealed.exists():
-            raise
-        raise StagedLostError(f"{sealed} was taken by another process") from error
+    except OSError as error:
+        if not sealed.exists():
+            raise StagedLostError(f"{sealed} was taken by another process") from error
+        staged.unseal()
+        raise
     return True
 
 

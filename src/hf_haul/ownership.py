@@ -24,6 +24,7 @@ __all__ = [
     "Owner",
     "current_owner",
     "erase",
+    "is_running",
     "judge",
     "sign",
     "signature",
@@ -74,6 +75,11 @@ def _process_start(pid: int | str) -> str:
     # Fields after the command name, which may itself hold blanks and parentheses.
     stat = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return "" if len(stat) < 20 or stat[0] in "ZX" else stat[19]
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, as far as we can see."""
+    return _process_start(pid) != ""
 
 
 def _namespace() -> str:

@@ -49,7 +49,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_haul.errors import DiskFullError, HaulError
-from hf_haul.ownership import Owner, current_owner, erase, judge, sign, signature, try_lock
+from hf_haul.ownership import Owner, current_owner, erase, is_running, judge, sign, signature, try_lock
 from hf_haul.ranges import ByteRange, RangeSet
 
 __all__ = [
@@ -72,11 +72,13 @@ _RECORD: Final = struct.Struct("<QQI")  # start, stop, crc of both and the file'
 #: Seconds between signs of life of an owner that writes nothing.
 _BEAT_INTERVAL: Final = 15.0
 
+#: Seconds that a living process gets to publish a complete file.
+_PUBLICATION: Final = 10.0
 #: Seconds after which a file that is still empty is nobody's: its header follows its creation at once.
 _BIRTH: Final = 3.0
 
 _SUFFIX: Final = ".incomplete"
-#: Names of staged files: ``<key>[.<eight random digits>]<kind>``.
+#: Names of staged files: ``<key>[.<eight hex digits>]<kind>``; the digits are random, or a sealer's process id.
 _OFFSET: Final = ".haul" + _SUFFIX
 _SEQUENTIAL: Final = ".seq" + _SUFFIX
 _SEALED: Final = ".sealed" + _SUFFIX
@@ -257,7 +259,7 @@ class StagedFile:
         """
         if durable:
             os.fsync(self._fd)  # may take long, and a kill meanwhile should find the journal in place
-        private = self.path.with_name(f"{self.key}.{secrets.token_hex(4)}{_SEALED}")
+        private = self.path.with_name(f"{self.key}.{os.getpid():08x}{_SEALED}")
         try:
             if self._stat_identity(os.stat(self.path)) != self._identity:
                 raise StagedLostError(f"{self.path} was replaced by another process")
@@ -279,6 +281,11 @@ class StagedFile:
                 erase(self._fd)
         self._close_fd()
         return private
+
+    def unseal(self) -> None:
+        """Say that a sealed file will not be published by this process: anybody may have it."""
+        with contextlib.suppress(OSError):
+            os.rename(self.path, self.path.with_name(f"{self.key}.{0:08x}{_SEALED}"))
 
     def close(self) -> None:
         """Let go of the file, keeping it for a resume; an empty one is deleted."""
@@ -492,7 +499,10 @@ def claim(
         staged = adopter.best_of(left)
         if staged is not None:
             return _settle(staged, target, keep=resume)
-        left = []
+        if left:  # renamed under our eyes: see what became of it
+            left = scan_orphans(directory).get(key, [])
+            if left:
+                continue
         try:
             fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
         except FileNotFoundError:
@@ -610,8 +620,13 @@ class _Adopter:
     def _unseal(self, path: Path) -> StagedFile | None:
         """Take over a complete file that was never published.
 
-        Its owner may be about to do so; then it finds its file gone, and looks for it here.
+        Its owner may be about to do so all the same, on a host that we cannot see: then it finds its file gone, and
+        looks for it here.
         """
+        age = time.time() - os.stat(path).st_ctime
+        sealer = int(path.name[: -len(_SEALED)][-8:], 16)
+        if age < _PUBLICATION and sealer != os.getpid() and is_running(sealer):
+            raise StagedElsewhereError(path, None)
         private = self._private(_SEALED)  # until its new journal says the same as its name
         _rename(path, private)
         fd = os.open(private, os.O_RDWR | _BINARY)

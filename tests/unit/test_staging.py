@@ -41,6 +41,7 @@ def abandon(staged: StagedFile) -> None:
 def dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every owner but a new one is dead, as after a kill."""
     monkeypatch.setattr(staging, "judge", lambda *_args, **_more: "dead")
+    monkeypatch.setattr(staging, "is_running", lambda _pid: False)
 
 
 def test_a_new_claim_lacks_everything_and_leaves_nothing_when_closed(tmp_path: Path) -> None:
@@ -526,3 +527,37 @@ def test_a_file_let_go_without_the_room_to_say_so_is_taken_up_again_by_the_same_
     again = claim(tmp_path, "etag", SIZE)
     assert again.resumed == 100
     again.delete()
+
+
+def test_a_complete_file_is_left_to_the_living_process_that_is_about_to_publish_it(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, SIZE)
+    staged.seal(durable=False)
+    staged.path = staged.path.rename(tmp_path / f"etag.{os.getppid():08x}.sealed.incomplete")
+    with pytest.raises(StagedElsewhereError):
+        claim(tmp_path, "etag", SIZE, orphans=scan_orphans(tmp_path)["etag"])
+    assert staged.path.read_bytes() == DATA
+    staged.unseal()
+    again = claim(tmp_path, "etag", SIZE, orphans=scan_orphans(tmp_path)["etag"])
+    assert again.resumed == SIZE
+    again.delete()
+
+
+def test_a_file_renamed_under_our_eyes_is_looked_for_under_its_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process adopts what we were about to adopt: it is alive, so we leave it the file."""
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 100)
+    best_of = staging._Adopter.best_of
+
+    def adopt(self: staging._Adopter, paths: list[Path]) -> StagedFile | None:
+        if staged.path in paths and staged.path.exists():
+            staged.path = staged.path.rename(tmp_path / "etag.01234567.haul.incomplete")
+        return best_of(self, paths)
+
+    monkeypatch.setattr(staging._Adopter, "best_of", adopt)
+    with pytest.raises(StagedElsewhereError):
+        claim(tmp_path, "etag", SIZE)
+    staged.delete()
+    assert list(tmp_path.iterdir()) == []
