@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
-import io
 import itertools
 import os
 import threading
@@ -159,31 +157,25 @@ class Wanted:
         return self.start == 0 and self.stop == self.source.size
 
 
-class _Memory(io.BytesIO):
-    """Bytes whose views may outlive them in a failed read, until the collector finds both at once."""
-
-    def close(self) -> None:
-        # Python 3.13 complains aloud where 3.12 kept quiet; the last view frees the bytes.
-        with contextlib.suppress(BufferError):
-            super().close()
-
-
 class Buffer:
-    """Bytes to be filled in by several threads and then handed out without a copy.
+    """Bytes to be filled in by several threads and then handed out, once.
+
+    BytesIO would save the copy at the end. But when the collector finds a view of one in a cycle, as a failed read leaves
+    it, Python 3.12.1 crashes (python/cpython#111049) and 3.13 complains aloud (python/cpython#111331).
 
     Attributes:
         view: Where to write; until :meth:`take`.
     """
 
     def __init__(self, nbytes: int) -> None:
-        # BytesIO hands its own bytes object out again if nobody else holds it.
-        self._bytes = _Memory(bytes(nbytes))
-        self.view = self._bytes.getbuffer()
+        self._bytes = bytearray(nbytes)
+        self.view = memoryview(self._bytes)
 
     def take(self) -> bytes:
         """The bytes."""
         self.view.release()
-        return self._bytes.getvalue()
+        taken, self._bytes = bytes(self._bytes), bytearray()
+        return taken
 
 
 @dataclass(slots=True)
