@@ -32,7 +32,7 @@ from huggingface_hub import constants
 
 from hf_haul import hub
 from hf_haul.cache import HandedOverDestination
-from hf_haul.calls import CallOptions, raise_all
+from hf_haul.calls import CallOptions, bars_of_one_file, raise_all
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 
@@ -251,19 +251,7 @@ def _download(
         destination=HandedOverDestination(destination_path, incomplete_path),
         fresh=force_download,
     )
-
-    def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
-        bar = hub.make_bar(
-            tqdm_class,
-            "huggingface_hub.http_get",
-            total=total or expected_size,
-            initial=initial,
-            desc=filename if len(filename) <= 40 else f"(…){filename[-40:]}",
-            unit="B",
-            unit_scale=True,
-        )
-        return [("bytes", bar)]
-
+    make_bars = bars_of_one_file(tqdm_class, filename, expected_size)
     errors = options.download([request], filename, make_bars)
     if errors:
         raise_all([(path, hub.explain(error, url_to_download)) for path, error in errors])

@@ -9,12 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
+from hf_haul import hub
 from hf_haul.config import Settings, parse_rate
 from hf_haul.errors import DownloadCancelledError
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager, default_manager
 from hf_haul.task import DownloadPriority, DownloadProgress, DownloadState, FileRequest
 
-__all__ = ["Bars", "CallOptions", "MakeBars", "ProgressCallback", "raise_all"]
+__all__ = [
+    "Bars",
+    "CallOptions",
+    "MakeBars",
+    "ProgressCallback",
+    "bars_of_a_snapshot",
+    "bars_of_one_file",
+    "raise_all",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +38,8 @@ _CANCEL_GRACE: Final = 1.5
 #: Seconds that the bars have to say their last word; a blocked terminal must not hold a finished download.
 _BAR_GRACE: Final = 1.0
 _NOTES: Final = 50
+#: Characters of a path that a bar has room for.
+_SHOWN: Final = 40
 
 
 @dataclass(frozen=True)
@@ -84,11 +95,16 @@ class CallOptions:
                 yield manager
 
     def download(
-        self, requests: Sequence[FileRequest], model_id: str, make_bars: MakeBars
+        self, requests: Sequence[FileRequest], model_id: str, make_bars: MakeBars | None
     ) -> list[tuple[str, BaseException]]:
         """Download, and return what failed, the first failure first.
 
         An interrupt, or a bar that raises, cancels the download; what was fetched stays staged.
+
+        Args:
+            requests: The files.
+            model_id: What they belong to; a label.
+            make_bars: Makes the bars; ``None`` for none, which spares a thread.
         """
         with self.engine() as manager:
             handle = manager.submit(
@@ -97,17 +113,20 @@ class CallOptions:
                 priority=self.priority,
                 progress_callback=self.progress_callback,
             )
-            bars = Bars(handle, make_bars)
+            bars = None if make_bars is None else Bars(handle, make_bars)
             try:
                 while not handle.wait(_TICK):
-                    bars.check()
+                    if bars is not None:
+                        bars.check()
             except BaseException:
                 handle.cancel()
                 handle.wait(_CANCEL_GRACE)
                 raise
             finally:
-                bars.close()
-            bars.check()
+                if bars is not None:
+                    bars.close()
+            if bars is not None:
+                bars.check()
             errors: list[tuple[str, BaseException]] = list(handle.errors())
             if not errors and handle.progress().state is DownloadState.CANCELLED:
                 stopped = DownloadCancelledError(f"{model_id}: the download was cancelled")
@@ -173,6 +192,60 @@ class Bars:
             if done != shown[kind]:
                 bar.update(done - shown[kind])
                 shown[kind] = done
+
+
+def bars_of_one_file(cls: Any, path: str, size: int | None) -> MakeBars | None:
+    """The bar that ``hf_hub_download`` shows; ``None`` where bars are switched off.
+
+    Args:
+        cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
+        path: The file.
+        size: Bytes, where known.
+    """
+    name = "huggingface_hub.http_get"
+    if hub.bars_are_off(cls, name):
+        return None
+
+    def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
+        bar = hub.make_bar(
+            cls,
+            name,
+            total=total or size,
+            initial=initial,
+            desc=path if len(path) <= _SHOWN else f"(…){path[-_SHOWN:]}",
+            unit="B",
+            unit_scale=True,
+        )
+        return [("bytes", bar)]
+
+    return make_bars
+
+
+def bars_of_a_snapshot(cls: Any, count: int) -> MakeBars | None:
+    """The bars that ``snapshot_download`` shows: files and bytes; ``None`` where they are switched off.
+
+    Args:
+        cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
+        count: Number of files.
+    """
+    name = "huggingface_hub.snapshot_download"
+    if hub.bars_are_off(cls, name):
+        return None
+
+    def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
+        files = hub.make_bar(cls, name, total=count, desc=f"Fetching {count} files")
+        transferred = hub.make_bar(
+            cls,
+            f"{name}.transfer",
+            total=total,
+            initial=initial,
+            desc="Downloading bytes",
+            unit="B",
+            unit_scale=True,
+        )
+        return [("files", files), ("bytes", transferred)]
+
+    return make_bars
 
 
 def _terminal_is_gone(error: BaseException) -> bool:

@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
+    are_progress_bars_disabled,
     build_hf_headers,
     hf_raise_for_status,
     http_backoff,
@@ -41,6 +42,7 @@ __all__ = [
     "ListedFile",
     "ProxyError",
     "Repository",
+    "bars_are_off",
     "cache_folder",
     "detach_tracebacks",
     "digest_from_etag",
@@ -131,6 +133,13 @@ def is_busy(error: BaseException) -> bool:
     if isinstance(error, _http.ConnectTimeout):
         return False
     return is_transient(error) and isinstance(error, (HfHubHTTPError, _http.TimeoutException))
+
+
+def bars_are_off(cls: Any, name: str) -> bool:
+    """Whether huggingface_hub was told to show no bars of this name, and the caller brings none of their own."""
+    cls = cls or hf_tqdm
+    ours = isinstance(cls, type) and issubclass(cls, hf_tqdm)
+    return ours and bool(are_progress_bars_disabled(name))
 
 
 def make_bar(cls: Any, name: str, **options: Any) -> Any:

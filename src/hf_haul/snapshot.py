@@ -41,7 +41,13 @@ from hf_haul.cache import (
     is_lasting,
     require_safe_path,
 )
-from hf_haul.calls import CallOptions, ProgressCallback, raise_all
+from hf_haul.calls import (
+    CallOptions,
+    ProgressCallback,
+    bars_of_a_snapshot,
+    bars_of_one_file,
+    raise_all,
+)
 from hf_haul.halt import Halt
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.presets import Preset, select
@@ -500,33 +506,7 @@ class _Snapshot:
         )
 
     def _fetch(self, requests: Sequence[FileRequest]) -> list[tuple[str, BaseException]]:
-        count = len(requests)
-
-        def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
-            return [
-                (
-                    "files",
-                    hub.make_bar(
-                        self.tqdm_class,
-                        "huggingface_hub.snapshot_download",
-                        total=count,
-                        desc=f"Fetching {count} files",
-                    ),
-                ),
-                (
-                    "bytes",
-                    hub.make_bar(
-                        self.tqdm_class,
-                        "huggingface_hub.snapshot_download.transfer",
-                        total=total,
-                        initial=initial,
-                        desc="Downloading bytes",
-                        unit="B",
-                        unit_scale=True,
-                    ),
-                ),
-            ]
-
+        make_bars = bars_of_a_snapshot(self.tqdm_class, len(requests))
         return self.extras.download(requests, self.repository.repo_id, make_bars)
 
     def _would(self, folder: RepoFolder, path: str, meta: hub.FileMetadata) -> DryRunFileInfo:
@@ -958,19 +938,7 @@ class _File:
             destination=destination,
             fresh=self.force_download,
         )
-
-        def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
-            bar = hub.make_bar(
-                self.tqdm_class,
-                "huggingface_hub.http_get",
-                total=total or meta.size,
-                initial=initial,
-                desc=self.name if len(self.name) <= 40 else f"(…){self.name[-40:]}",
-                unit="B",
-                unit_scale=True,
-            )
-            return [("bytes", bar)]
-
+        make_bars = bars_of_one_file(self.tqdm_class, self.name, meta.size)
         errors = self.extras.download([request], self.repository.repo_id, make_bars)
         if errors:
             raise_all(
