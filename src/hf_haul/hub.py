@@ -42,6 +42,7 @@ __all__ = [
     "ListedFile",
     "ProxyError",
     "Repository",
+    "SamePageError",
     "bars_are_off",
     "cache_folder",
     "detach_tracebacks",
@@ -56,6 +57,8 @@ __all__ = [
     "metadata_from_listing",
     "read_tree",
     "tree_folder",
+    "tree_pages",
+    "tree_url",
     "trusted_origins",
     "write_tree",
 ]
@@ -249,8 +252,82 @@ def _listed_file(item: Mapping[str, Any]) -> ListedFile | None:
     )
 
 
-class _SamePageError(Exception):
+class SamePageError(FileMetadataError):
     """A listing that goes in a circle: asked for its next page, it gives one that was there before."""
+
+    def __init__(self, base: str, entries: int, what: str) -> None:
+        super().__init__(
+            f"{base} lists only the first {entries} entries of {what!r} whichever page is asked for, and tells nothing of"
+            " the others. Set HF_ENDPOINT to another mirror or to the Hub itself."
+        )
+
+
+def tree_url(base: str, repo_type: str, repo_id: str, revision: str, folder: str) -> str:
+    """Where the listing of a folder is asked for."""
+    url = f"{base}/api/{repo_type}s/{repo_id}/tree/{quote(revision, safe='')}"
+    return f"{url}/{quote(folder, safe='')}" if folder else url
+
+
+def tree_pages(
+    base: str,
+    url: str,
+    headers: dict[str, str],
+    *,
+    recursive: bool,
+    expand: bool = False,
+    patient: bool = True,
+) -> Iterator[tuple[list[dict[str, Any]], bool]]:
+    """The pages of a listing as the Hub sent them, and of each whether it is the last.
+
+    All of them are asked of the same origin. Mirrors pass ``Link`` on as they got it. Followed to the letter it
+    would lead past the mirror, and carry the token to whatever origin it names.
+
+    Args:
+        base: The Hub's URL.
+        url: See :func:`tree_url`.
+        headers: Sent with each request.
+        recursive: Whether folders in the folder are listed too.
+        expand: Whether to ask for commits and scans too.
+        patient: Whether to try again where no connection is to be had at all.
+
+    Raises:
+        SamePageError: There are more pages, but this mirror gives one of them again and again.
+        Exception: huggingface_hub's own errors.
+    """
+    params: dict[str, Any] | None = {"recursive": recursive, "expand": expand}
+    errors = _TRANSIENT_ERRORS if patient else (_http.TimeoutException,)
+    seen: set[str] = set()
+    last: list[dict[str, Any]] = []
+    first = url
+    while url not in seen:
+        seen.add(url)
+        response = http_backoff(
+            "GET",
+            url,
+            params=params,
+            headers=headers,
+            timeout=PATIENT_TIMEOUT,
+            retry_on_exceptions=errors,
+        )
+        hf_raise_for_status(response)
+        page = response.json()
+        if page and page == last:
+            break
+        following = response.links.get("next", {}).get("url")
+        yield page, following is None
+        if following is None:
+            return
+        url, params, last = _at_home(base, urljoin(url, following)), None, page
+    raise SamePageError(base, len(last), urlsplit(first).path.rpartition("/tree/")[2])
+
+
+def _at_home(base: str, url: str) -> str:
+    """The same page, asked of our own endpoint."""
+    if _origin(url) == _origin(base):
+        return url
+    home, page = urlsplit(base), urlsplit(url)
+    start = page.path.find("/api/")
+    return urlunsplit((home.scheme, home.netloc, home.path + page.path[max(start, 0) :], page.query, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +462,7 @@ class Repository:
             patient: Whether to try again where no connection is to be had at all.
 
         Raises:
-            FileMetadataError: A mirror keeps some of the files to itself.
+            SamePageError: A mirror keeps some of the files to itself.
             Exception: huggingface_hub's own errors.
         """
         entries = self._entries(commit, "", recursive=True, patient=patient)
@@ -401,7 +478,7 @@ class Repository:
                 found.update((item["path"], _listed_file(item)) for item in page)
             yield from found.items()
             return
-        except _SamePageError:
+        except SamePageError:
             logger.info("%s has one page of the listing of %r only", self.base, folder or self.repo_id)
         if not recursive:
             yield from found.items()
@@ -433,10 +510,7 @@ class Repository:
             some = names[first : first + _PATHS_AT_ONCE]
             told.update(_patiently(partial(self._told_of, some, commit)))
         if not names or told.keys() != set(names):
-            raise FileMetadataError(
-                f"{self.base} lists only the first {len(listed)} entries of {folder or self.repo_id!r} whichever page is"
-                " asked for, and tells nothing of the others. Set HF_ENDPOINT to another mirror or to the Hub itself."
-            )
+            raise SamePageError(self.base, len(listed), folder or self.repo_id)
         yield from told.items()
 
     def _told_of(self, paths: list[str], commit: str) -> dict[str, ListedFile]:
@@ -457,45 +531,14 @@ class Repository:
     def _pages(
         self, commit: str, folder: str, *, recursive: bool, patient: bool
     ) -> Iterator[list[dict[str, Any]]]:
-        url = f"{self.base}/api/{self.repo_type}s/{self.repo_id}/tree/{quote(commit, safe='')}"
-        if folder:
-            url = f"{url}/{quote(folder, safe='')}"
-        params: dict[str, Any] | None = {"recursive": recursive, "expand": False}
-        errors = _TRANSIENT_ERRORS if patient else (_http.TimeoutException,)
-        seen: set[str] = set()
-        last: list[dict[str, Any]] = []
-        while url not in seen:
-            seen.add(url)
-            response = http_backoff(
-                "GET",
-                url,
-                params=params,
-                headers=self.request_headers,
-                timeout=PATIENT_TIMEOUT,
-                retry_on_exceptions=errors,
-            )
-            hf_raise_for_status(response)
-            page = response.json()
-            if page and page == last:
-                break
-            yield page
-            following = response.links.get("next", {}).get("url")
-            if following is None:
-                return
-            url, params, last = self._at_home(urljoin(url, following)), None, page
-        raise _SamePageError
-
-    def _at_home(self, url: str) -> str:
-        """The same page, asked of our own endpoint.
-
-        Mirrors pass ``Link`` on as they got it. Followed to the letter it would lead past the mirror, and
-        carry the token to whatever origin it names.
-        """
-        if _origin(url) == _origin(self.base):
-            return url
-        base, page = urlsplit(self.base), urlsplit(url)
-        start = page.path.find("/api/")
-        return urlunsplit((base.scheme, base.netloc, base.path + page.path[max(start, 0) :], page.query, ""))
+        pages = tree_pages(
+            self.base,
+            tree_url(self.base, self.repo_type, self.repo_id, commit, folder),
+            self.request_headers,
+            recursive=recursive,
+            patient=patient,
+        )
+        return (page for page, _ in pages)
 
     def metadata(
         self, path: str, revision: str, *, timeout: float | None, patient: bool = False

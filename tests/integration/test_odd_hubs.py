@@ -238,6 +238,18 @@ def test_storage_on_the_hubs_own_origin_may_refuse_a_token(
         assert Path(one).read_bytes() == (folder / WEIGHTS).read_bytes()
 
 
+def test_the_filesystem_takes_its_token_nowhere_else_whatever_links_say(folder: Path) -> None:
+    repo = Repo.from_folder(folder, "org/private", private=True)
+    account = Account("me", "hf_me", repos=("org/*",))
+    with LocalHub() as elsewhere, LocalHub(repo, accounts=[account]) as hub:
+        elsewhere.add(repo)
+        hub.options.page_size, hub.options.link_origin = 3, elsewhere.url
+        fs = HaulFileSystem(endpoint=hub.url, token="hf_me", skip_instance_cache=True)
+        assert {path.removeprefix("org/private/") for path in fs.find("org/private")} == set(contents(folder))
+        assert len(elsewhere.requests) == 0
+        assert len(hub.requests.of("tree")) > 3
+
+
 # -- a commit that is only the name of a branch
 
 

@@ -317,6 +317,21 @@ def test_all_pages_of_a_listing_are_asked_of_the_mirror(
     assert len(beyond.requests.of("tree")) > 0
 
 
+def test_the_filesystem_lists_all_pages_from_the_mirror(
+    mirror: Origin, hub: LocalHub, beyond: LocalHub
+) -> None:
+    files = {f"{folder}/{i}.txt": b"%d" % i for folder in "abc" for i in range(4)}
+    repo = add_repo(hub, files)
+    beyond.add(repo)
+    hub.options.page_size, hub.options.link_origin = 4, beyond.url
+    beyond.requests.clear()
+    fs = HaulFileSystem(endpoint=mirror, token="hf_me", skip_instance_cache=True)
+    assert fs.find(repo.repo_id) == sorted(f"{repo.repo_id}/{path}" for path in files)
+    assert fs.ls(f"{repo.repo_id}/b", detail=False) == [f"{repo.repo_id}/b/{i}.txt" for i in range(4)]
+    assert len(hub.requests.of("tree")) > 3
+    assert len(beyond.requests) == 0
+
+
 def test_a_large_file_comes_from_a_mirror_in_parts(mirror: Origin, hub: LocalHub, tmp_path: Path) -> None:
     content = random_bytes(20 * MiB, mirror)
     repo = add_repo(hub, {"big.safetensors": content})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, RepoFile, RepoFolder, constants
 
-from hf_haul.hub import is_commit
+from hf_haul.hub import SamePageError, is_commit, tree_pages, tree_url
 
 __all__ = ["PinnedApi", "pin_of"]
 
@@ -29,16 +30,52 @@ class PinnedApi(HfApi):
         return info
 
     def list_repo_tree(self, repo_id: str, path_in_repo: str | None = None, **options: Any) -> Any:
-        """As in huggingface_hub, at the commit first seen."""
-        return super().list_repo_tree(repo_id, path_in_repo, **self._pinned(repo_id, options))
+        """As in huggingface_hub, at the commit first seen, and all of it from this endpoint."""
+        for page, _ in self._iter_repo_tree_pages(repo_id, path_in_repo, **options):
+            yield from page
 
     def get_paths_info(self, repo_id: str, paths: list[str] | str, **options: Any) -> Any:
         """As in huggingface_hub, at the commit first seen."""
         return super().get_paths_info(repo_id, paths, **self._pinned(repo_id, options))
 
-    def _iter_repo_tree_pages(self, repo_id: str, path_in_repo: str | None = None, **options: Any) -> Any:
-        # Called by huggingface_hub's own filesystem since 2.4; where it is not, nothing calls ours.
-        return super()._iter_repo_tree_pages(repo_id, path_in_repo, **self._pinned(repo_id, options))
+    def _iter_repo_tree_pages(
+        self,
+        repo_id: str,
+        path_in_repo: str | None = None,
+        *,
+        recursive: bool = False,
+        expand: bool = False,
+        revision: str | None = None,
+        repo_type: str | None = None,
+        token: str | bool | None = None,
+    ) -> Iterator[tuple[list[RepoFile | RepoFolder], bool]]:
+        # Called by huggingface_hub's own filesystem since 2.4. Upstream's goes wherever Link leads, with the token.
+        repo_type = repo_type or constants.REPO_TYPE_MODEL
+        commit = self.pinned_commit(repo_type, repo_id, revision or constants.DEFAULT_REVISION)
+        url = tree_url(self.endpoint, repo_type, repo_id, commit, path_in_repo or "")
+        headers = self._build_hf_headers(token=token)
+        listed: set[str] = set()
+        try:
+            for page, last in tree_pages(self.endpoint, url, headers, recursive=recursive, expand=expand):
+                entries = [_entry(item) for item in page]
+                listed.update(entry.path for entry in entries)
+                yield entries, last
+        except SamePageError:
+            if not recursive:
+                raise
+            # A mirror that knows the first page of a listing only: most folders are no larger than that.
+            found = self._walk(
+                repo_id, path_in_repo, expand=expand, revision=commit, repo_type=repo_type, token=token
+            )
+            yield [entry for entry in found if entry.path not in listed], True
+
+    def _walk(
+        self, repo_id: str, path_in_repo: str | None, **options: Any
+    ) -> Iterator[RepoFile | RepoFolder]:
+        for entry in self.list_repo_tree(repo_id, path_in_repo, **options):
+            yield entry
+            if isinstance(entry, RepoFolder):
+                yield from self.list_repo_tree(repo_id, entry.path, recursive=True, **options)
 
     def pinned_commit(self, repo_type: str, repo_id: str, revision: str) -> str:
         """The commit a revision is at, asked of the Hub the first time only."""
@@ -62,3 +99,7 @@ class PinnedApi(HfApi):
 def pin_of(repo_type: str | None, repo_id: str, revision: str | None) -> tuple[str, str, str]:
     """What tells one revision from another, whether defaults were spelt out or not."""
     return (repo_type or "model", repo_id, revision or constants.DEFAULT_REVISION)
+
+
+def _entry(item: dict[str, Any]) -> RepoFile | RepoFolder:
+    return RepoFile(**item) if item["type"] == "file" else RepoFolder(**item)
