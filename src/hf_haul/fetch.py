@@ -284,6 +284,7 @@ class PartFetcher:
                 self._history.read(part.transfer.source, got, now - began)
                 data = buffer[:got]
                 staged.write(part.position, data)
+                staged.note(part.position, part.position + got)
                 if verifier is not None:
                     verifier.feed(part.position, data)
                 part.position += got

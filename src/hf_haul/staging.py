@@ -174,6 +174,11 @@ class StagedFile:
         with self._explained():
             self._write_all(data, offset)
 
+    def note(self, start: int, stop: int) -> None:
+        """Count bytes that :meth:`write` has handed to the kernel, and claim nothing yet."""
+        with self._lock:
+            self._done.add(start, stop)
+
     def record(self, start: int, stop: int) -> None:
         """Claim bytes that :meth:`write` has handed to the kernel.
 
