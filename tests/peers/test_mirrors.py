@@ -357,10 +357,10 @@ snapshot_download(sys.argv[1], cache_dir=sys.argv[2], token=False)
 def test_a_killed_download_from_a_mirror_goes_on_where_it_was(
     mirror: Origin, hub: LocalHub, manager: Watched, tmp_path: Path
 ) -> None:
-    size = 24 * MiB
+    size = 32 * MiB
     content = random_bytes(size, "kill", mirror)
     repo = add_repo(hub, {"big.safetensors": content})
-    hub.set_pace(4 * MiB)
+    hub.set_pace(None, total=8 * MiB)
     child = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, repo.repo_id, str(tmp_path)],
         env=hub_environment(hub, tmp_path / "home", HF_ENDPOINT=mirror, HF_HAUL_PART_SIZE="4MiB"),
@@ -371,7 +371,7 @@ def test_a_killed_download_from_a_mirror_goes_on_where_it_was(
 
     try:
         deadline = time.monotonic() + 60
-        while on_disk() < size // 2:
+        while on_disk() < size * 5 // 8:
             assert child.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
