@@ -1,0 +1,170 @@
+"""Which connections are given up, and which slow range is shared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.clock import FakeClock
+from tests.support.transport import FakeSource, MemoryDestination, request
+
+from hf_haul.config import KiB, MiB
+from hf_haul.metrics import DownloadMetrics, SpeedMeter
+from hf_haul.ranges import ByteRange
+from hf_haul.task import DownloadTask
+from hf_haul.transfer import Part, Transfer
+from hf_haul.watchdog import hopeless_parts, part_to_share
+
+STALL = 10.0
+
+
+class Bench:
+    """Parts of one or more files on a clock that stands still unless moved."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock()
+        self._folder = folder
+
+    def transfer(self, host: str = "a.test", size: int = 100 * MiB) -> Transfer:
+        source = FakeSource(b"")
+        wanted = request(MemoryDestination(self._folder, "f"), source, size=size)
+        task = DownloadTask("org/m", "f", f"https://{host}/f", self._folder / "f", size)
+        made = Transfer(task, wanted, source, DownloadMetrics())
+        made.source = f"https://{host}"
+        return made
+
+    def part(
+        self, transfer: Transfer, *, age: float = 0.0, bps: float = 0.0, waiting: float | None = None, start: int = 0,
+        stop: int = 100 * MiB,
+    ) -> Part:  # fmt: skip
+        """A part that has run for ``age`` seconds at ``bps`` bytes per second, and waits for a read since ``waiting``."""
+        now = self.clock.now
+        part = Part(transfer, ByteRange(start, stop), now=now - age)
+        self.clock.now = now - age
+        part.meter = SpeedMeter(clock=self.clock)
+        for _ in range(int(age * 10)):
+            self.clock.advance(0.1)
+            part.meter.add(int(bps / 10))
+        self.clock.now = now
+        part.received = int(bps * age)
+        part.position = min(stop, start + part.received)
+        if waiting is not None:
+            part.begin_call(now - waiting)
+        transfer.parts.append(part)
+        return part
+
+    def hopeless(self, *parts: Part, **options: Any) -> list[Part]:
+        return [part for part, _ in hopeless_parts(parts, STALL, self.clock.now, **options)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "given_up"),
+    [
+        pytest.param(None, False, id="between two reads"),
+        pytest.param(9.9, False, id="just before"),
+        pytest.param(10.0, True, id="at the limit"),
+        pytest.param(60.0, True, id="long after"),
+    ],
+)
+def test_a_connection_without_a_byte_for_too_long_is_given_up(
+    bench: Bench, waiting: float | None, given_up: bool
+) -> None:
+    part = bench.part(bench.transfer(), age=14.0, bps=1e6, waiting=waiting)
+    assert bench.hopeless(part) == [part] * given_up
+
+
+def test_the_reason_says_for_how_long_nothing_came(bench: Bench) -> None:
+    part = bench.part(bench.transfer(), age=14.0, waiting=12.0)
+    assert hopeless_parts([part], STALL, bench.clock.now) == [(part, "no byte for 12 s")]
+
+
+def test_who_waits_for_his_turn_is_not_given_up(bench: Bench) -> None:
+    part = bench.part(bench.transfer(), age=60.0, bps=1e6, waiting=60.0)
+    with part.halt.lining_up():
+        assert bench.hopeless(part) == []
+
+
+@pytest.mark.parametrize(
+    ("others", "own", "given_up"),
+    [
+        pytest.param([1e6, 1e6], 0.5e5, True, id="a twentieth of its peers"),
+        pytest.param([1e6, 1e6], 2e5, False, id="a fifth of its peers"),
+        pytest.param([1e6], 0.5e5, False, id="too few peers to tell"),
+        pytest.param([], 500.0, True, id="below a kilobyte a second, alone"),
+        pytest.param([], 3000.0, False, id="slow, but moving, alone"),
+        pytest.param([5e4, 5e4], 5e4, False, id="all are slow"),
+    ],
+)
+def test_a_connection_far_slower_than_its_peers_is_given_up(
+    bench: Bench, others: list[float], own: float, given_up: bool
+) -> None:
+    transfer = bench.transfer()
+    peers = [bench.part(transfer, age=20.0, bps=bps, waiting=0.1) for bps in others]
+    slow = bench.part(transfer, age=20.0, bps=own, waiting=0.1)
+    assert bench.hopeless(*peers, slow) == [slow] * given_up
+
+
+def test_connections_to_another_source_are_no_peers(bench: Bench) -> None:
+    far = [bench.part(bench.transfer("fast.test"), age=20.0, bps=1e8, waiting=0.1) for _ in range(3)]
+    near = [bench.part(bench.transfer("slow.test"), age=20.0, bps=1e5, waiting=0.1) for _ in range(3)]
+    assert bench.hopeless(*far, *near) == []
+
+
+@pytest.mark.parametrize("why", ["young", "limited"])
+def test_slowness_is_no_fault_of_a_young_or_a_limited_connection(bench: Bench, why: str) -> None:
+    transfer = bench.transfer()
+    parts = [bench.part(transfer, age=20.0, bps=1e6, waiting=0.1) for _ in range(3)]
+    slow = bench.part(transfer, age=14.0 if why == "young" else 20.0, bps=100.0, waiting=0.1)
+    assert bench.hopeless(*parts, slow, limited=why == "limited") == []
+
+
+# ---- sharing
+
+
+def test_the_part_that_would_finish_last_is_split(bench: Bench) -> None:
+    transfer = bench.transfer()
+    bench.part(transfer, age=5.0, bps=10e6, stop=60 * MiB)
+    slow = bench.part(transfer, age=5.0, bps=1e6, stop=60 * MiB)
+    assert part_to_share(transfer.parts, bench.clock.now) == (slow, True)
+
+
+def test_a_short_rest_is_raced_once_it_would_take_seconds(bench: Bench) -> None:
+    transfer = bench.transfer()
+    stuck = bench.part(transfer, age=5.0, bps=100 * KiB, stop=500 * KiB + MiB)
+    assert part_to_share([stuck], bench.clock.now) == (stuck, False)
+
+
+@pytest.mark.parametrize(
+    "why", ["soon over", "leaving", "raced already", "resting", "in line", "complete", "just begun"]
+)
+def test_nothing_is_shared_that_gains_nothing(bench: Bench, why: str) -> None:
+    transfer = bench.transfer()
+    part = bench.part(
+        transfer, age=0.2 if why == "just begun" else 5.0, bps=0.0 if why == "just begun" else 100 * KiB
+    )
+    if why == "soon over":
+        part.stop = part.position + 10 * KiB
+    elif why == "leaving":
+        part.ask_to_leave(bench.clock.now)
+    elif why == "raced already":
+        part.rival = part
+    elif why == "resting":
+        part.resting = True
+    elif why == "in line":
+        part.halt.in_line = True
+    elif why == "complete":
+        part.position = part.stop
+    assert part_to_share([part], bench.clock.now) is None
+
+
+def test_a_part_that_hangs_is_shared_before_any_that_moves(bench: Bench) -> None:
+    transfer = bench.transfer()
+    bench.part(transfer, age=20.0, bps=1e6)
+    hangs = bench.part(transfer, age=20.0, bps=5e6, waiting=4.0, stop=200 * MiB)
+    assert part_to_share(transfer.parts, bench.clock.now) == (hangs, True)
