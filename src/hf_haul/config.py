@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -60,6 +61,8 @@ def parse_rate(text: str | float | None) -> int | None:
         if text.strip().lower() in {"", "0", "none", "unlimited"}:
             return None
         return _parse_quantity(text, what="rate", per_second=True)
+    if text is not None and not math.isfinite(text):
+        raise ValueError(f"not a rate: {text!r}; None stands for no limit")
     return None if text is None else int(text)
 
 
