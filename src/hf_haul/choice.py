@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from hf_haul.config import Settings
@@ -9,7 +10,7 @@ from hf_haul.plan import SMALL_FILE, part_size
 from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
-from hf_haul.transfer import Part, Transfer, source_of
+from hf_haul.transfer import Part, Transfer
 from hf_haul.transports.base import Transport
 from hf_haul.watchdog import part_to_share
 
@@ -50,6 +51,8 @@ class Chooser:
         Args:
             runs: The queues, most urgent first.
         """
+        if not self._sources.any_free():
+            return None
         for run in runs:
             if not run.queue.paused and not run.queue.cancelled:
                 job = self._choose_from(run)
@@ -64,12 +67,12 @@ class Chooser:
             return self.take(running[0])
         if not run.queue.has_room:
             return self.take(running[0]) if running else None
-        high = run.queue.first_high()
+        high = run.queue.first_high(self._may_begin)
         if high is not None:
             return self._begin(run, high)
         small = sum(1 for t in run.transfers.values() if t.size <= SMALL_FILE)
         share = max(1, self._sources.widest() // 4)
-        waiting = run.queue.first_of_lanes(prefer_small=small < share)
+        waiting = run.queue.first_of_lanes(prefer_small=small < share, may_begin=self._may_begin)
         if waiting is not None and (small < share or not running) and (waiting.size or 0) <= SMALL_FILE:
             return self._begin(run, waiting)
         if running:
@@ -81,9 +84,10 @@ class Chooser:
         limit = part_size(transfer.size, self._sources.limit(transfer.source), self._settings)
         return transfer.take(limit, self._clock())
 
-    def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer | None:
-        if not self._sources.free(source_of(task.source_url)):
-            return None
+    def _may_begin(self, source: str) -> bool:
+        return self._sources.free(source) > 0
+
+    def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer:
         run.queue.start(task)
         request = run.requests[task.task_id]
         transfer = Transfer(task, request, self._transport_for(request), run.metrics)
@@ -117,12 +121,11 @@ class Chooser:
             runs: All queues, most urgent first.
             threads: Workers that are idle or could still be started.
         """
+        less_urgent = itertools.takewhile(
+            lambda other: other.queue.priority > run.queue.priority, reversed(runs)
+        )
         lesser = [
-            part
-            for other in reversed(runs)
-            if other.queue.priority > run.queue.priority
-            for transfer in other.transfers.values()
-            for part in transfer.parts
+            part for other in less_urgent for transfer in other.transfers.values() for part in transfer.parts
         ]
         if not lesser or run.queue.paused or run.queue.cancelled:
             return

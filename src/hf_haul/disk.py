@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -44,12 +44,15 @@ def space_needed(requests: Iterable[FileRequest]) -> dict[Path, int]:
     return needed
 
 
-def check_space(needed: dict[Path, int], reserved: int, mode: DiskCheck) -> None:
+def check_space(
+    needed: dict[Path, int], promised: int, count_reserved: Callable[[], int], mode: DiskCheck
+) -> None:
     """Compare what is needed with what is free, per file system.
 
     Args:
         needed: Bytes by folder, see :func:`space_needed`.
-        reserved: Bytes that other downloads of this process are still going to write.
+        promised: Bytes that other downloads of this process will write at the most.
+        count_reserved: Counts what they really will; asked only where the first number would not fit.
         mode: ``strict`` raises, ``warn`` warns, ``off`` does nothing.
 
     Raises:
@@ -71,7 +74,10 @@ def check_space(needed: dict[Path, int], reserved: int, mode: DiskCheck) -> None
             free = shutil.disk_usage(place).free
         except OSError:
             continue  # some network file systems do not say
-        if nbytes and nbytes + reserved > free:
+        if not nbytes or nbytes + promised <= free:
+            continue
+        reserved = count_reserved()
+        if nbytes + reserved > free:
             also = f", and {reserved} bytes of running downloads," if reserved else ""
             message = (
                 f"Not enough disk space in {place}: {nbytes} bytes are to be fetched{also} but {free} are free. "

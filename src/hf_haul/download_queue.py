@@ -8,14 +8,21 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from hf_haul.plan import SMALL_FILE
-from hf_haul.task import DownloadPriority, DownloadTask, new_id
+from hf_haul.task import DownloadPriority, DownloadTask, new_id, source_of
 
 __all__ = ["ModelDownloadQueue"]
 
 _sequence = itertools.count()
 
+_HIGH: Final = "high"
 _SMALL: Final = "small"
 _LARGE: Final = "large"
+
+MayBegin = Callable[[str], bool]
+
+
+def _anywhere(_source: str) -> bool:
+    return True
 
 
 class ModelDownloadQueue:
@@ -23,7 +30,8 @@ class ModelDownloadQueue:
 
     Files wait in two lanes, small and large: where both have work of the same urgency, each gets its share, so
     that a thousand small files do not hold up the weights, nor the reverse. HIGH files have no lane; they
-    go before everything.
+    go before everything. Each lane keeps the files of one source apart from those of another, so that a source that
+    may have no more connections holds up only its own.
 
     Queues order each other: by priority, then by age. The class has no lock; its owner guards it.
 
@@ -61,7 +69,7 @@ class ModelDownloadQueue:
         self.cancelled = False
         self.paused = False
         self._age = next(_sequence)
-        self._waiting: dict[str, list[DownloadTask]] = {"high": [], _SMALL: [], _LARGE: []}
+        self._waiting: dict[tuple[str, str], list[DownloadTask]] = {}  # heaps, by lane and source
         for task in tasks:
             self.add(task)
 
@@ -94,17 +102,22 @@ class ModelDownloadQueue:
         """Whether every file is in place or given up."""
         return not self.active and not self.deferred and not len(self)
 
-    def first_high(self) -> DownloadTask | None:
-        """The HIGH file that goes first, if any is waiting."""
-        return self._peek("high")
+    def first_high(self, may_begin: MayBegin = _anywhere) -> DownloadTask | None:
+        """The HIGH file that goes first, if any is waiting.
 
-    def first_of_lanes(self, *, prefer_small: bool) -> DownloadTask | None:
+        Args:
+            may_begin: Whether a source may have another connection.
+        """
+        return self._peek(_HIGH, may_begin)
+
+    def first_of_lanes(self, *, prefer_small: bool, may_begin: MayBegin = _anywhere) -> DownloadTask | None:
         """The file that goes first once no HIGH one is left; priority decides inside a lane only.
 
         Args:
             prefer_small: Whether the small lane is still below its share.
+            may_begin: Whether a source may have another connection.
         """
-        small, large = self._peek(_SMALL), self._peek(_LARGE)
+        small, large = self._peek(_SMALL, may_begin), self._peek(_LARGE, may_begin)
         if small is None or large is None:
             return small or large
         return small if prefer_small else large
@@ -133,15 +146,20 @@ class ModelDownloadQueue:
             dropped.append(self.deferred.pop(task.task_id))
         return dropped
 
-    def _peek(self, lane: str) -> DownloadTask | None:
-        waiting = self._waiting[lane]
-        return waiting[0] if waiting else None
+    def _peek(self, lane: str, may_begin: MayBegin) -> DownloadTask | None:
+        firsts = [
+            waiting[0]
+            for (its_lane, source), waiting in self._waiting.items()
+            if its_lane == lane and waiting and may_begin(source)
+        ]
+        return min(firsts, default=None)
 
     def _push(self, task: DownloadTask) -> None:
-        heapq.heappush(self._waiting[self._lane(task)], task)
+        heapq.heappush(self._waiting.setdefault(self._lane(task), []), task)
 
     @staticmethod
-    def _lane(task: DownloadTask) -> str:
+    def _lane(task: DownloadTask) -> tuple[str, str]:
+        source = source_of(task.source_url)
         if task.priority is DownloadPriority.HIGH:
-            return "high"
-        return _SMALL if task.size is not None and task.size <= SMALL_FILE else _LARGE
+            return _HIGH, source
+        return (_SMALL if task.size is not None and task.size <= SMALL_FILE else _LARGE), source

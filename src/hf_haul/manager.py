@@ -382,8 +382,8 @@ class ParallelDownloadManager:
             files, model_id=model_id, policy=self._policy, settings=self.settings, created_at=time.time
         )
         if self.settings.disk_check != "off":
-            reserved = sum(max(0, run.total_bytes - run.bytes_done()) for run in engine.runs())
-            check_space(space_needed(files), reserved, self.settings.disk_check)
+            needed = space_needed(files)
+            check_space(needed, engine.promised_bytes, engine.reserved_bytes, self.settings.disk_check)
         for folder in folders:
             _require_writable(folder)
         queue = ModelDownloadQueue(

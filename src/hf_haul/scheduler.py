@@ -27,6 +27,7 @@ import time
 from bisect import insort
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from hf_haul.choice import Chooser, TransportFactory
@@ -52,8 +53,8 @@ from hf_haul.ranges import ByteRange
 from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
 from hf_haul.staging import StagedElsewhereError, StagedLostError, scan_orphans
-from hf_haul.task import DownloadPriority, DownloadState, DownloadTask
-from hf_haul.transfer import Part, SupersededError, Transfer, source_of
+from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, source_of
+from hf_haul.transfer import Part, SupersededError, Transfer
 from hf_haul.watchdog import hopeless_parts
 
 __all__ = ["Scheduler"]
@@ -70,6 +71,8 @@ _ELSEWHERE_INTERVAL: Final = 0.25
 _KEPT_RESULTS: Final = 1000
 #: Seconds after which a worker without work ends.
 _IDLE_SECONDS: Final = 10.0
+#: Seconds for which a folder's list of orphans is good enough.
+_SCAN_INTERVAL: Final = 5.0
 #: How often a staged file may be lost to another process before its file fails.
 _LOSSES: Final = 5
 #: Files in a row that a source may fail, each for as long as is bearable, before its others are not even tried.
@@ -113,6 +116,8 @@ class Scheduler:
         self._finished: OrderedDict[str, QueueRun] = OrderedDict()
         self._sources = SourceLimits(settings, self.history, clock=clock)
         self._chooser = Chooser(settings, self._sources, transport_for, clock)
+        self._promised = 0  # bytes of all queues, as they were when submitted
+        self._scanned: dict[Path, tuple[float, dict[str, list[Path]]]] = {}
         self._workers: set[threading.Thread] = set()
         self._idle = 0
         self._ticker: threading.Thread | None = None
@@ -143,14 +148,16 @@ class Scheduler:
         planned = list(files)
         run = QueueRun(queue, planned, notifier, clock=self._clock)
         for directory in {each.request.destination.staging_dir for each in planned}:
-            for key, paths in scan_orphans(directory).items():
-                run.orphans.setdefault((directory, key), []).extend(paths)
+            for key, paths in self._orphans_in(directory).items():
+                run.orphans[directory, key] = list(paths)
         with self._lock:
             if self._ending:
                 raise RuntimeError("the manager is shut down")
             for each in planned:
                 queue.add(each.task)
             insort(self._runs, run)
+            self._sources.enrol(run.sources, 1)
+            self._promised += run.promised_bytes
             over = self._finish_if_over(run)
             self._make_room_for(run)
             self._wake_workers()
@@ -159,6 +166,17 @@ class Scheduler:
         if over:
             self._end(run)
         return run
+
+    def _orphans_in(self, directory: Path) -> dict[str, list[Path]]:
+        """See :func:`scan_orphans`; a folder is not listed again for every file that is added one by one."""
+        with self._lock:
+            at, found = self._scanned.get(directory, (-_SCAN_INTERVAL, {}))
+        if self._clock() - at < _SCAN_INTERVAL:
+            return found
+        found = scan_orphans(directory)
+        with self._lock:
+            self._scanned = {directory: (self._clock(), found)}
+        return found
 
     def cancel(self, run: QueueRun) -> bool:
         """Stop a queue for good; what was fetched stays staged.
@@ -251,8 +269,13 @@ class Scheduler:
                     return run
             return self._finished.get(queue_id)
 
+    @property
+    def promised_bytes(self) -> int:
+        """Bytes of all running queues, written or not: known at once, and never less than :meth:`reserved_bytes`."""
+        return self._promised
+
     def reserved_bytes(self) -> int:
-        """Bytes that running queues are still going to write."""
+        """Bytes that running queues are still going to write, counted out."""
         return sum(max(0, run.total_bytes - run.bytes_done()) for run in self.runs())
 
     def runs(self) -> list[QueueRun]:
@@ -374,8 +397,7 @@ class Scheduler:
                 job = None if self._paused else self._chooser.next_job(self._runs)
                 if job is not None:
                     self._count(job, 1)
-                    transfer = job if isinstance(job, Transfer) else job.transfer
-                    if block and (len(self._runs) > 1 or self._sources.free(transfer.source)):
+                    if block and self._sources.any_free():
                         self._wake_workers()  # there may be more where this came from
                     return job
                 if not block or (not self._runs and self._clock() >= deadline):
@@ -686,6 +708,8 @@ class Scheduler:
         run.over = True
         if run in self._runs:
             self._runs.remove(run)
+            self._sources.enrol(run.sources, -1)
+            self._promised -= run.promised_bytes
         self._finished[run.queue.queue_id] = run
         while len(self._finished) > _KEPT_RESULTS:
             self._finished.popitem(last=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hf_haul.concurrency import ConcurrencyController
@@ -37,6 +38,7 @@ class SourceLimits:
         self._clock = clock
         self._controllers: dict[str, ConcurrencyController] = {}
         self._active: dict[str, int] = {}
+        self._wanted: Counter[str] = Counter()
         self._requests: dict[str, int] = {}
         self._lost: dict[str, tuple[int, int]] = {}  # files in a row, and the bytes received by then
         self._processor = (clock(), time.process_time())
@@ -52,6 +54,17 @@ class SourceLimits:
     def free(self, source: str) -> int:
         """Connections that may still be opened to a source."""
         return max(0, self.limit(source) - self._active.get(source, 0))
+
+    def enrol(self, sources: Iterable[str], by: int) -> None:
+        """Note that queues with files of these sources came, or that they are over."""
+        for source in sources:
+            self._wanted[source] += by
+            if not self._wanted[source]:
+                del self._wanted[source]
+
+    def any_free(self) -> bool:
+        """Whether any source that a queue has files of may have another connection."""
+        return any(self.free(source) for source in self._wanted)
 
     def count(self, source: str, by: int) -> None:
         """Note that connections to a source came into use, or out of it."""

@@ -10,11 +10,11 @@ from hf_haul.metrics import DownloadMetrics, SpeedMeter
 from hf_haul.plan import next_part
 from hf_haul.ranges import ByteRange
 from hf_haul.staging import StagedFile
-from hf_haul.task import DownloadTask, FileRequest
+from hf_haul.task import DownloadTask, FileRequest, source_of
 from hf_haul.transports.base import Transport
 from hf_haul.verify import Verifier
 
-__all__ = ["Part", "SupersededError", "Transfer", "source_of"]
+__all__ = ["Part", "SupersededError", "Transfer"]
 
 #: Refused ranges after which a source is taken to serve whole files only.
 _RANGE_REFUSALS = 2
@@ -22,15 +22,6 @@ _RANGE_REFUSALS = 2
 
 class SupersededError(HaulError):
     """A part whose bytes come, or came, some other way."""
-
-
-def source_of(url: str) -> str:
-    """``scheme://host:port`` as written in the URL: what speeds and limits are kept by, and what messages name."""
-    scheme, _, rest = url.partition("://")
-    host = rest.partition("/")[0]
-    if "@" in host or "?" in host or "#" in host:  # never a user, a password or a query
-        host = host.partition("?")[0].partition("#")[0].rpartition("@")[2]
-    return f"{scheme}://{host}"
 
 
 class Part:

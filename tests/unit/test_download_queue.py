@@ -103,3 +103,13 @@ def test_dropping_empties_lanes_and_deferred_files() -> None:
         queue.add(each)
     assert {t.file_path for t in queue.drop_waiting()} == {"high", "small", "large", "elsewhere"}
     assert queue.finished
+
+
+def test_a_source_that_is_full_holds_up_only_its_own_files() -> None:
+    there = [task(f"{i}", 1, priority, (i,)) for i, priority in enumerate([HIGH, NORMAL, LOW])]
+    other = DownloadTask("org/m", "o", "https://other/o", Path("o"), 1, HIGH, (9,))
+    queue = ModelDownloadQueue("org/m", tasks=[*there, other])
+    assert queue.first_high() is there[0]
+    assert queue.first_high(lambda source: source == "https://other") is other
+    assert queue.first_high(lambda _source: False) is None
+    assert queue.first_of_lanes(prefer_small=True, may_begin=lambda source: source == "https://other") is None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request, reset_by_peer
 
+from hf_haul import scheduler as scheduler_module
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.errors import (
@@ -29,7 +30,7 @@ from hf_haul.run import QueueRun
 from hf_haul.scheduler import Scheduler
 from hf_haul.staging import StagedLostError, claim
 from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest
-from hf_haul.transfer import Part
+from hf_haul.transfer import Part, Transfer
 from hf_haul.transports.base import Transport
 
 PART = 64 * KiB
@@ -362,6 +363,29 @@ def test_open_files_are_bounded_per_queue(tmp_path: Path) -> None:
         source.on_open = count
     bench.run(*files)
     assert most == 1
+
+
+def test_a_queue_goes_on_with_one_source_while_another_is_full(bench: Bench) -> None:
+    from dataclasses import replace
+
+    slow = [bench.file(f"a{i}.json", b"{}") for i in range(9)]
+    quick = bench.file("z.json", b"{}")
+    quick = replace(quick, remote=replace(quick.remote, url="http://other.test/z.json"))
+    bench.submit(*slow, quick)
+    taken = [bench.scheduler._next_job(block=False) for _ in range(6)]
+    names = [each.task.file_path for each in taken if isinstance(each, Transfer)]
+    assert names == ["a0.json", "a1.json", "a2.json", "a3.json", "z.json"]
+    assert taken[5] is None
+
+
+def test_a_folder_is_listed_once_for_files_that_are_added_one_by_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[Path] = []
+    monkeypatch.setattr(scheduler_module, "scan_orphans", lambda folder: listed.append(folder) or {})
+    for i in range(50):
+        bench.submit(bench.file(f"{i}.bin"))
+    assert listed == [bench.folder]
 
 
 # ---- stopping
