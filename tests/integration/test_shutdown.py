@@ -316,6 +316,8 @@ def test_a_program_that_ends_in_the_middle_ends_soon_and_keeps_what_it_has(
     assert [p.name.endswith(".incomplete") for p in out.iterdir()] == [True]
 
 
+#: Python 3.12 and later warn of any fork of a process with threads.
+FORK_IS_MEANT = "ignore:This process:DeprecationWarning"
 FORK = """
 import json, os, sys, threading, time
 from hf_haul.manager import ParallelDownloadManager
@@ -360,7 +362,11 @@ def test_a_forked_child_downloads_with_the_manager_it_inherits_while_the_parent_
     rig.hub.options.lfs = "direct"
     rig.hub.set_pace(None, total=1_000_000)
     done = run_python(
-        FORK, hub_environment(rig.hub, tmp_path / "home"), rig.url("").rstrip("/"), str(tmp_path), str(SIZE)
+        FORK,
+        hub_environment(rig.hub, tmp_path / "home", PYTHONWARNINGS=FORK_IS_MEANT),
+        rig.url("").rstrip("/"),
+        str(tmp_path),
+        str(SIZE),
     )
     assert (done.stdout, done.stderr) == ("done\n", "")
     assert json.loads((tmp_path / "child.json").read_text()) == {
@@ -400,7 +406,7 @@ def test_a_parents_handle_refuses_to_hang_in_a_forked_child(rig: Rig, tmp_path: 
     rig.hub.options.lfs = "direct"
     done = run_python(
         HANDLES,
-        hub_environment(rig.hub, tmp_path / "home"),
+        hub_environment(rig.hub, tmp_path / "home", PYTHONWARNINGS=FORK_IS_MEANT),
         rig.url("").rstrip("/"),
         str(tmp_path),
         str(SIZE),
