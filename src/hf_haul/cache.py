@@ -728,8 +728,9 @@ class FileDestination:
 
     @property
     def staging_key(self) -> str:
-        """The file's name and a hash of its version."""
-        version = hashlib.sha256(f"{self.file.name}\0{self.version}".encode()).hexdigest()[:16]
+        """The file's name and a hash of its version, its size included: another one is another content."""
+        version = f"{self.file.name}\0{self.version}\0{self.size}"
+        version = hashlib.sha256(version.encode()).hexdigest()[:16]
         return f"{self.file.name[: _NAME_LIMIT - 60]}.{version}"
 
     def is_present(self) -> bool:

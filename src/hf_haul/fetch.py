@@ -305,9 +305,11 @@ class PartFetcher:
             and not part.leave
             and body.readinto(buffer[:1])
         ):
-            raise SourceChangedError(
+            part.position = part.start  # what came is of another file
+            error = SourceChangedError(
                 f"{part.transfer.task.file_path}: the body is longer than {part.stop} bytes"
             )
+            self._doubt(part, error)
 
     @contextmanager
     def _calling(self, part: Part) -> Iterator[None]:

@@ -6,6 +6,7 @@ connection would cost otherwise.
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 import threading
@@ -29,6 +30,20 @@ from hf_haul.transports.places import Places, placed
 __all__ = ["Adapter", "Network", "NetworkOptions", "Route", "ca_from_environment"]
 
 _MAX_ROUTES: Final = 256
+
+
+class _Discreet(logging.Filter):
+    """Keeps queries out of what urllib3 logs about our requests: a signed URL is a secret."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if active.call is not None and isinstance(record.args, tuple):
+            record.args = tuple(
+                each.partition("?")[0] if isinstance(each, str) else each for each in record.args
+            )
+        return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_Discreet())
 
 
 @dataclass(frozen=True)
