@@ -239,8 +239,10 @@ class PartFetcher:
             self._check_version(part)
             if want is not None and body.range is not None and body.range.stop > want.stop:
                 self._on_whole_file(part)
+            part.reading_since = self._clock()
             self._read(part, body)
         finally:
+            part.reading_since = None
             body.close()
 
     @staticmethod

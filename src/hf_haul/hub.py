@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import re
@@ -86,11 +87,9 @@ _NO_LISTING: Final[tuple[type[Exception], ...]] = (
     ValueError,
     AssertionError,
 )
-_TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (
-    _http.TimeoutException,
-    _http.NetworkError,
-    _http.RemoteProtocolError,
-)
+#: Connections that could not be made, or that broke.
+_BROKEN_ERRORS: Final[tuple[type[Exception], ...]] = (_http.NetworkError, _http.RemoteProtocolError)
+_TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (_http.TimeoutException, *_BROKEN_ERRORS)
 _TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 #: Seconds that a request about metadata may take once we know that only the Hub can help.
@@ -295,22 +294,12 @@ def tree_pages(
         Exception: huggingface_hub's own errors.
     """
     params: dict[str, Any] | None = {"recursive": recursive, "expand": expand}
-    errors = _TRANSIENT_ERRORS if patient else (_http.TimeoutException,)
     seen: set[str] = set()
     last: list[dict[str, Any]] = []
     first = url
     while url not in seen:
         seen.add(url)
-        response = http_backoff(
-            "GET",
-            url,
-            params=params,
-            headers=headers,
-            timeout=PATIENT_TIMEOUT,
-            retry_on_exceptions=errors,
-        )
-        hf_raise_for_status(response)
-        page = response.json()
+        response, page = _surely(partial(_page, url, params, headers), patient=patient)
         if page and page == last:
             break
         following = response.links.get("next", {}).get("url")
@@ -319,6 +308,16 @@ def tree_pages(
             return
         url, params, last = _at_home(base, urljoin(url, following)), None, page
     raise SamePageError(base, len(last), urlsplit(first).path.rpartition("/tree/")[2])
+
+
+def _page(
+    url: str, params: dict[str, Any] | None, headers: dict[str, str]
+) -> tuple[Any, list[dict[str, Any]]]:
+    response = http_backoff(
+        "GET", url, params=params, headers=headers, timeout=PATIENT_TIMEOUT, retry_on_exceptions=()
+    )
+    hf_raise_for_status(response)
+    return response, response.json()
 
 
 def _at_home(base: str, url: str) -> str:
@@ -449,7 +448,7 @@ class Repository:
             assert info.sha is not None, "Repo info returned from server must have a revision sha."
             return require_safe_commit(str(info.sha))
 
-        return _patiently(ask) if patient else ask()
+        return _patiently(ask) if patient else _surely(ask, slowly=False)
 
     def list_files(self, commit: str, *, patient: bool = True) -> dict[str, ListedFile]:
         """Every file of a commit, by path.
@@ -704,7 +703,7 @@ def _patiently(ask: Callable[[], T]) -> T:
     slow = False
     for wait in _WAITS:
         try:
-            return ask()
+            return _surely(ask, slowly=False)
         except UNREACHABLE as error:
             if not is_busy(error) or (slow and isinstance(error, _http.TimeoutException)):
                 raise
@@ -713,6 +712,32 @@ def _patiently(ask: Callable[[], T]) -> T:
             seconds = wait if told is None else told + 1.0
             logger.warning("%s: asking the Hub again in %.0f s", type(error).__name__, seconds)
         time.sleep(seconds)
+    return ask()
+
+
+def _surely(ask: Callable[[], T], *, slowly: bool = True, patient: bool = False) -> T:
+    """Ask again where a connection broke, or where the answer is somebody's web page: a captive portal's, for instance.
+
+    Args:
+        ask: The question.
+        slowly: Whether to ask a second time, too, where no answer came in time.
+        patient: Whether to ask again, too, where no connection is to be had at all.
+    """
+    for wait in _WAITS:
+        try:
+            return ask()
+        except json.JSONDecodeError:
+            logger.warning("the Hub answered with something that is not JSON: asking again in %.0f s", wait)
+        except _http.TimeoutException:
+            if not slowly:
+                raise
+            slowly = False
+            logger.warning("no answer from the Hub within %.0f s: asking again", PATIENT_TIMEOUT)
+        except _BROKEN_ERRORS as error:
+            if isinstance(error, _http.ConnectError) and not patient:
+                raise
+            logger.warning("%s: asking the Hub again in %.0f s", type(error).__name__, wait)
+        time.sleep(wait)
     return ask()
 
 

@@ -803,7 +803,7 @@ class Scheduler:
         for part in leaving:
             part.halt.set()
         for part, why in hopeless:
-            part.abandoned, part.started_at = why, now
+            part.abandoned = why
             part.halt.wake()
         for each in staged:
             each.beat()

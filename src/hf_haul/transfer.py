@@ -37,6 +37,7 @@ class Part:
         halt: Ends the part's waits and wakes its blocking calls.
         leave: Whether to stop after the read under way; ``leave_asked_at`` says since when.
         busy_since: When the blocking call under way began, or ``None`` between calls.
+        reading_since: Since when the body under way is read, or ``None`` before its first byte.
         received: Bytes that came over the network for this part, repeated ones included.
         rival: The part that fetches the same bytes over another connection, if they race.
         abandoned: Why the watchdog woke the blocking call, if it did.
@@ -46,8 +47,8 @@ class Part:
     """
 
     __slots__ = (
-        "abandoned", "busy_since", "doubts", "halt", "leave", "leave_asked_at", "meter", "position", "received",
-        "refusals", "resting", "rival", "start", "started_at", "stop", "transfer",
+        "abandoned", "busy_since", "doubts", "halt", "leave", "leave_asked_at", "meter", "position",
+        "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop", "transfer",
     )  # fmt: skip
 
     def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
@@ -60,6 +61,7 @@ class Part:
         self.leave_asked_at = 0.0
         self.busy_since: float | None = None
         self.started_at = now
+        self.reading_since: float | None = None
         self.received = 0
         self.meter = SpeedMeter()
         self.rival: Part | None = None

@@ -46,11 +46,12 @@ def hopeless_parts(
             continue  # waiting for the limiter, for its turn (to try again, too), or for the disk
         if waited >= stall_timeout:
             found.append((part, f"no byte for {waited:.0f} s"))
-        elif not limited and now - part.started_at >= _WARM_UP:
+        elif not limited and part.reading_since is not None and now - part.reading_since >= _WARM_UP:
             speed, peers = part.meter.speed(), speeds[part.transfer.source]
             usual = median(peers) if len(peers) >= 3 else 0.0
             if speed < max(_FLOOR, usual * _CRAWL):
-                found.append((part, f"only {speed:.0f} bytes/s, while others get {usual:.0f}"))
+                others = f", while others get {usual:.0f}" if usual else ""
+                found.append((part, f"only {speed:.0f} bytes/s{others}"))
     return found
 
 

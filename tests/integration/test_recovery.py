@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.support.engine import PART, SMALL, TOKEN, WEIGHTS, Rig, serve_files
 from tests.support.hub import make_certificate
 from tests.support.repos import random_bytes
 
-from hf_haul import watchdog
+from hf_haul import hub, watchdog
 from hf_haul.config import Settings
 from hf_haul.errors import (
     CertificateError,
@@ -44,6 +45,7 @@ from hf_haul.localhub.faults import (
     WrongRange,
     WrongTotal,
 )
+from hf_haul.snapshot import snapshot_download
 from hf_haul.transports import http
 
 MIDDLE = 3 * PART + 100
@@ -125,6 +127,45 @@ def test_a_fault_that_passes_fails_nothing_and_leaves_nothing(
     assert rig.left == []
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(busy(408), id="408"),
+        pytest.param(busy(429, retry_after=0.01), id="429, Retry-After"),
+        pytest.param(busy(429, headers={"RateLimit": '"api";r=0;t=0'}), id="429, RateLimit"),
+        pytest.param(busy(500), id="500"),
+        pytest.param(busy(502), id="502"),
+        pytest.param(busy(503), id="503"),
+        pytest.param(busy(504), id="504"),
+        pytest.param(Html(), id="HTML instead of JSON"),
+        pytest.param(Reset(), id="reset"),
+        pytest.param(Cut(after=10), id="cut short"),
+        pytest.param(Delay(3600), id="no answer"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["info", "tree"])
+def test_a_fault_in_the_listing_that_passes_fails_no_snapshot(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, kind: str
+) -> None:
+    monkeypatch.setattr(hub, "_WAITS", (0.01,) * 5)
+    monkeypatch.setattr(hub, "PATIENT_TIMEOUT", 1.0)
+    # huggingface_hub waits a second at the least; only the moment matters here.
+    monkeypatch.setattr(hub, "http_backoff", partial(hub.http_backoff, base_wait_time=0.01))
+    rule = rig.hub.faults.add(fault, kind=kind)
+    with rig.manager() as manager:
+        folder = snapshot_download(
+            "org/m",
+            cache_dir=tmp_path / "cache",
+            endpoint=rig.hub.url,
+            token=False,
+            etag_timeout=0.5,
+            manager=manager,
+        )
+    assert rule.hits == 1
+    assert (Path(folder) / WEIGHTS).read_bytes() == rig.files[WEIGHTS]
+    assert (Path(folder) / SMALL).read_bytes() == rig.files[SMALL]
+
+
 # -- rows with something of their own
 
 
@@ -154,6 +195,19 @@ def test_a_crawling_connection_is_given_up_for_another(rig: Rig, monkeypatch: py
     assert rule.hits == 1
     assert rig.is_whole(WEIGHTS)
     assert time.monotonic() - started < 20
+
+
+def test_after_a_long_fault_each_new_attempt_gets_its_full_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that is old is not therefore slow: its latest attempt is what counts."""
+    monkeypatch.setattr(watchdog, "_WARM_UP", 0.5)
+    rig.hub.faults.add(Stall(after=0), kind="cdn", times=3)
+    slow = rig.hub.faults.add(Delay(0.6), kind="cdn", nth=4, times=None)
+    outcome = rig.fetch(WEIGHTS, max_concurrent_downloads=1, stall_timeout=1.0, part_size=10 * PART)
+    assert outcome.errors == {}
+    assert outcome.progress.retries == 3
+    assert slow.hits == 1
 
 
 def test_near_the_end_a_crawling_connection_is_overtaken(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,9 +250,9 @@ def test_a_server_that_asks_for_patience_gets_it_from_every_thread(
     (refused,) = [record for record in records if record.status in {429, 503}]
     assert refused.end is not None
     later = [r.start - refused.end for r in records if r.kind == refused.kind and r.start > refused.end]
-    assert min(later) >= least - 0.05 or (where is ON_CDN and min(later) < 0.05)
     # What had left when the answer came, had left; nobody else asked.
-    assert [gap for gap in later if 0.1 < gap < least - 0.05] == []
+    assert [gap for gap in later if 0.4 < gap < least - 0.05] == []
+    assert max(later) >= least - 0.05
 
 
 def test_a_limit_that_says_nothing_is_left_is_one_pause_and_no_failure(rig: Rig) -> None:

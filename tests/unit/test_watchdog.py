@@ -41,6 +41,7 @@ class Bench:
         """A part that has run for ``age`` seconds at ``bps`` bytes per second, and waits for a read since ``waiting``."""
         now = self.clock.now
         part = Part(transfer, ByteRange(start, stop), now=now - age)
+        part.reading_since = now - age
         self.clock.now = now - age
         part.meter = SpeedMeter(clock=self.clock)
         for _ in range(int(age * 10)):
@@ -168,3 +169,25 @@ def test_a_part_that_hangs_is_shared_before_any_that_moves(bench: Bench) -> None
     bench.part(transfer, age=20.0, bps=1e6)
     hangs = bench.part(transfer, age=20.0, bps=5e6, waiting=4.0, stop=200 * MiB)
     assert part_to_share(transfer.parts, bench.clock.now) == (hangs, True)
+
+
+def test_an_old_part_whose_new_attempt_has_just_begun_is_not_slow(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    transfer = bench.transfer()
+    part = bench.part(transfer, age=100.0, bps=0.0, waiting=1.0)
+    assert bench.hopeless(part) == [part]
+    part.reading_since = None  # it asks again, and has no answer yet
+    assert bench.hopeless(part) == []
+    part.reading_since = bench.clock.now - 1.0
+    assert bench.hopeless(part) == []
+
+
+def test_a_part_that_waits_for_its_turn_is_not_stalled(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    part = bench.part(bench.transfer(), age=100.0, bps=1e6, waiting=60.0)
+    assert bench.hopeless(part) == [part]
+    part.halt.in_line = True
+    assert bench.hopeless(part) == []
+    part.halt.in_line = False
+    part.halt.turn_came = bench.clock.now - 5.0
+    assert bench.hopeless(part) == []
