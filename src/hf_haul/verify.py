@@ -11,7 +11,10 @@ from hf_haul.task import Digest
 
 __all__ = ["Verifier"]
 
-_BLOCK: Final = 1 << 20
+#: Bytes read back at a time. They stay in a core's own cache until they are hashed.
+_BLOCK: Final = 256 << 10
+#: Each thread's block. A new one for each call would cost more in page faults than reading it full.
+_own: Final = threading.local()
 
 ReadInto = Callable[[int, memoryview], int]
 
@@ -70,8 +73,8 @@ class Verifier:
         if not self._lock.acquire(blocking=wait):
             return False
         try:
-            buffer = memoryview(bytearray(min(_BLOCK, max(1, self._size))))
             while self._position < (limit := frontier()):
+                buffer = _block()
                 while self._position < limit:
                     if self.stopped:
                         return False
@@ -104,3 +107,11 @@ class Verifier:
             return hashlib.sha256()
         # git's object id covers a header, so its size has to be known.
         return hashlib.sha1(b"blob %d\0" % self._size, usedforsecurity=False)
+
+
+def _block() -> memoryview:
+    """This thread's block, made when something has to be read back for the first time."""
+    block: memoryview | None = getattr(_own, "block", None)
+    if block is None:
+        block = _own.block = memoryview(bytearray(_BLOCK))
+    return block

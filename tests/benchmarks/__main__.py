@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +47,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 when every goal that could be measured was reached, 1 when not, 2 when nothing could run."""
     given = _arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end and gigabytes are removed
     options = Options(
         rounds=1 if given.quick else given.rounds,
         quick=given.quick,
