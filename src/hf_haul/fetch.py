@@ -99,13 +99,14 @@ class PartFetcher:
             TransferError: It cannot be fetched.
             OSError: The disk refuses.
         """
-        began = self._clock()
+        began, received = self._clock(), part.received
         try:
             self._attempt(part, fresh=False)
         except TransferError as error:
             if not is_retryable(error):
                 raise
-            self._retry(part, error, began)
+            # A part may take longer than is bearable without a byte; what counts is when the bytes stopped.
+            self._retry(part, error, began if part.received == received else None)
 
     def learn_size(self, part: Part) -> int | None:
         """Ask a source how long its file is, with the smallest of requests.
@@ -201,7 +202,7 @@ class PartFetcher:
         finally:
             wake()
 
-    def _retry(self, part: Part, first: TransferError, began: float) -> None:
+    def _retry(self, part: Part, first: TransferError, began: float | None) -> None:
         """Go on after a first failure; the machinery of retries costs nothing where nothing fails."""
         pending: TransferError | None = first
         failures = 0

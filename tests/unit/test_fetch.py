@@ -1,0 +1,81 @@
+"""Fetching one part: how long a source may keep it waiting."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from tests.support.clock import FakeClock
+from tests.support.transport import FakeSource, MemoryDestination, request
+
+from hf_haul.config import KiB, Settings
+from hf_haul.errors import ConnectionFailedError, RetriesExhaustedError
+from hf_haul.fetch import PartFetcher
+from hf_haul.limiter import BandwidthLimiter
+from hf_haul.metrics import DownloadMetrics, SourceHistory
+from hf_haul.ranges import ByteRange
+from hf_haul.staging import claim
+from hf_haul.task import DownloadTask
+from hf_haul.transfer import Part, Transfer
+
+DATA = random.Random(5).randbytes(16 * KiB)
+PATIENCE = 90.0
+
+
+class Bench:
+    """One part over all of a file, and a fetcher for it on a clock of its own."""
+
+    def __init__(self, folder: Path, source: FakeSource, clock: FakeClock) -> None:
+        destination = MemoryDestination(folder, "a.bin")
+        wanted = request(destination, source)
+        task = DownloadTask("org/m", "a.bin", wanted.remote.url, destination.path, size=len(DATA))
+        self.transfer = Transfer(task, wanted, source, DownloadMetrics())
+        self.transfer.staged = claim(folder, "a.bin", len(DATA))
+        self.part = Part(self.transfer, ByteRange(0, len(DATA)), now=clock())
+        self.retries: list[BaseException] = []
+        settings = Settings(
+            chunk_size=1 * KiB, min_chunk_size=1 * KiB, first_retry_wait=0.0, give_up_after=PATIENCE
+        )
+        self.fetcher = PartFetcher(
+            settings,
+            BandwidthLimiter(None),
+            SourceHistory(),
+            on_bytes=lambda part, nbytes: None,
+            on_retry=lambda part, error: self.retries.append(error),
+            on_rest=lambda part: None,
+            on_whole_file=lambda part: None,
+            on_limited=lambda part, seconds: None,
+            clock=clock,
+        )
+
+    def fetch(self) -> bytes:
+        staged = self.transfer.staged
+        assert staged is not None
+        try:
+            self.fetcher.fetch(self.part)
+            buffer = bytearray(len(DATA))
+            staged.read_into(0, memoryview(buffer))
+            return bytes(buffer)
+        finally:
+            staged.close()
+
+
+def test_a_part_that_took_long_and_brought_bytes_until_it_broke_is_tried_again(tmp_path: Path) -> None:
+    clock = FakeClock()
+    source = FakeSource(DATA, cut=[8 * KiB], on_read=lambda at: clock.advance(PATIENCE / 4))
+    bench = Bench(tmp_path, source, clock)
+    assert bench.fetch() == DATA
+    assert source.log == [None, ByteRange(8 * KiB, len(DATA))]
+    assert len(bench.retries) == 1
+
+
+def test_a_part_without_a_byte_for_too_long_is_given_up_with_its_first_failure(tmp_path: Path) -> None:
+    clock = FakeClock()
+    source = FakeSource(
+        DATA, faults=[ConnectionFailedError("reset by peer")], on_open=lambda want: clock.advance(PATIENCE)
+    )
+    bench = Bench(tmp_path, source, clock)
+    with pytest.raises(RetriesExhaustedError, match="90 s without a new byte"):
+        bench.fetch()
+    assert bench.retries == []
