@@ -746,9 +746,11 @@ class Scheduler:
             self._sources.backoff(part.transfer.source, error)
 
     def _note_rest(self, part: Part) -> None:
-        """While a part waits for its next attempt, its connection is for others: one bad file holds up nobody."""
+        """While a part waits for its next attempt, its connection is for others: a bad file holds up nobody."""
         with self._lock:
-            self._count(part, -1 if part.resting else 1)
+            by = 1 if part.resting else -1
+            self._sources.rest(part.transfer.source, by)
+            part.transfer.metrics.add_connections(-by)
             if part.resting:
                 self._wake_workers()
 

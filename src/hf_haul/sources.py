@@ -38,6 +38,7 @@ class SourceLimits:
         self._clock = clock
         self._controllers: dict[str, ConcurrencyController] = {}
         self._active: dict[str, int] = {}
+        self._resting: dict[str, int] = {}
         self._wanted: Counter[str] = Counter()
         self._requests: dict[str, int] = {}
         self._lost: dict[str, tuple[int, int]] = {}  # files in a row, and the bytes received by then
@@ -52,8 +53,18 @@ class SourceLimits:
         return max((each.limit for each in self._controllers.values()), default=self._initial)
 
     def free(self, source: str) -> int:
-        """Connections that may still be opened to a source."""
+        """Connections that may still be opened to a source.
+
+        None while half of all workers wait to try it again: the other half is for sources that answer.
+        """
+        if self._resting.get(source, 0) >= max(1, self._most // 2):
+            return 0
         return max(0, self.limit(source) - self._active.get(source, 0))
+
+    def rest(self, source: str, by: int) -> None:
+        """Note that a worker began to wait for its next attempt, or that it ended waiting."""
+        self._resting[source] = self._resting.get(source, 0) + by
+        self.count(source, -by)
 
     def enrol(self, sources: Iterable[str], by: int) -> None:
         """Note that queues with files of these sources came, or that they are over."""

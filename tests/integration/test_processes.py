@@ -68,8 +68,8 @@ def test_a_process_that_waits_says_for_whom(rig: Rig, nursery: Nursery) -> None:
     assert first.wait()["errors"] == {}
     assert result["errors"] == {}
     assert result["transferred"] == 0
-    (waited_for,) = result["waited_for"]
-    assert f"process {first.pid} on " in waited_for
+    # At the instant of publication the name may be gone already: then it is "another process".
+    assert any(f"process {first.pid} on " in waited_for for waited_for in result["waited_for"])
 
 
 def test_when_the_process_that_fetches_is_killed_another_goes_on_where_it_was(

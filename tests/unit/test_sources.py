@@ -1,0 +1,71 @@
+"""Connections per source: how many are free, and when none are."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_haul.config import Settings
+from hf_haul.errors import ServerBusyError
+from hf_haul.metrics import SourceHistory
+from hf_haul.sources import SourceLimits
+
+A, B = "http://a.test", "http://b.test"
+
+
+def limits(**settings: int) -> SourceLimits:
+    now = iter(range(10**6))
+    return SourceLimits(Settings(**settings), SourceHistory(), clock=lambda: float(next(now)))  # type: ignore[arg-type]
+
+
+def test_a_source_has_its_first_connections_free() -> None:
+    sources = limits(initial_connections=3)
+    assert sources.free(A) == 3
+    sources.count(A, 2)
+    assert (sources.free(A), sources.free(B)) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "bound", ["max_concurrent_downloads", "connection_pool_size", "max_connections_per_host"]
+)
+def test_no_limit_is_above_any_bound(bound: str) -> None:
+    assert limits(initial_connections=9, **{bound: 2}).free(A) == 2
+
+
+def test_a_busy_server_costs_its_source_alone() -> None:
+    sources = limits(initial_connections=8)
+    sources.limit(A)
+    sources.backoff(A, ServerBusyError("503"))
+    assert (sources.limit(A), sources.limit(B)) == (4, 8)
+
+
+def test_a_resting_part_gives_its_connection_back_until_half_of_the_workers_rest() -> None:
+    sources = limits(max_concurrent_downloads=8, initial_connections=2)
+    for resting in range(1, 5):
+        sources.count(A, 1)
+        sources.rest(A, 1)
+        assert sources.free(A) == (2 if resting < 4 else 0)
+    assert sources.free(B) == 2
+    sources.rest(A, -1)
+    assert sources.free(A) == 1
+
+
+def test_only_sources_that_a_queue_wants_count_as_free() -> None:
+    sources = limits(initial_connections=1)
+    assert not sources.any_free()
+    sources.enrol({A, B}, 1)
+    sources.enrol({A}, 1)
+    sources.count(A, 1)
+    sources.count(B, 1)
+    assert not sources.any_free()
+    sources.count(B, -1)
+    assert sources.any_free()
+    sources.enrol({A, B}, -1)
+    assert not sources.any_free()
+
+
+def test_values_and_changes_are_told_by_source() -> None:
+    sources = limits(initial_connections=4)
+    sources.count(A, 1)
+    sources.limit(A)
+    assert sources.snapshot()[A]["active"] == 1
+    assert sources.retune()[A]["connections"] == 4
