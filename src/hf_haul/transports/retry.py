@@ -49,7 +49,12 @@ class _Budget:
     @property
     def seconds(self) -> float:
         """Seconds since the last new byte, without those the server asked for."""
-        return self._clock() - self._since - self._told - (self._patience() - self._excused)
+        return self._clock() - self._since - self.told
+
+    @property
+    def told(self) -> float:
+        """Seconds since the last new byte that the server asked for."""
+        return self._told + self._patience() - self._excused
 
     def failed(self) -> None:
         """Count one failure, or start over if bytes came in."""
@@ -145,9 +150,10 @@ def retrying(
 
     def give_up(state: RetryCallState) -> NoReturn:
         error = _error_of(state)
+        asked = f" (and {budget.told:.0f} s that the server asked for)" if budget.told >= 1.0 else ""
         raise RetriesExhaustedError(
             f"{subject + ': ' if subject else ''}gave up after {state.attempt_number} attempts, the last {budget.failures} of them "
-            f"and {max(0.0, budget.seconds):.0f} s without a new byte; the last error: {error}",
+            f"and {max(0.0, budget.seconds):.0f} s without a new byte{asked}; the last error: {error}",
             retry_after=error.retry_after,
         ) from error
 

@@ -235,3 +235,11 @@ def test_a_halt_inside_an_attempt_goes_straight_through() -> None:
     with pytest.raises(HaltedError):
         rig.fetch(part)
     assert part.attempts == 1
+
+
+def test_giving_up_tells_how_long_the_server_made_us_wait() -> None:
+    rig = Rig(jitter=0.0, max_retries=2, give_up_after=100.0)
+    with pytest.raises(
+        RetriesExhaustedError, match=r"0 s without a new byte \(and 60 s that the server asked for\)"
+    ):
+        rig.fetch(Part(always(ServerBusyError("429", retry_after=20.0))))
