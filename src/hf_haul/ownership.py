@@ -39,6 +39,9 @@ _STALE_AFTER: Final = 120.0
 
 _ATTRIBUTE: Final = "user.hf_haul.owner"
 
+#: Seconds after which a file that nobody signed and nobody locks was not just created, but cut off.
+_UNSIGNED_AFTER: Final = 5.0
+
 #: ``stale``: gone as far as we can see, without proof.
 Life = Literal["alive", "dead", "stale"]
 
@@ -184,6 +187,7 @@ def judge(path: Path, fd: int, owner: Owner | None, *, released: bool) -> Life:
         return "alive" if _process_start(owner.pid) == owner.started else "dead"
     if not try_lock(fd):
         return "alive"
-    if same_kernel and _locks_tell_the_truth(path):
+    age = time.time() - modified
+    if (same_kernel or (owner is None and age > _UNSIGNED_AFTER)) and _locks_tell_the_truth(path):
         return "dead"
-    return "stale" if time.time() - modified > _STALE_AFTER else "alive"
+    return "stale" if age > _STALE_AFTER else "alive"

@@ -57,3 +57,28 @@ def test_an_owner_is_judged_by_what_can_be_proven(
     finally:
         os.close(fd)
         os.close(holder)
+
+
+@pytest.mark.parametrize(
+    ("age", "locked", "expected"),
+    [
+        pytest.param(0, False, "alive", id="just created"),
+        pytest.param(30, False, "dead", id="cut off"),
+        pytest.param(30, True, "alive", id="somebody has it"),
+    ],
+)
+def test_a_file_that_nobody_signed_is_waited_for_only_as_long_as_signing_takes(
+    tmp_path: Path, age: int, locked: bool, expected: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    now = os.stat(path).st_mtime
+    os.utime(path, (now - age, now - age))
+    holder, fd = os.open(path, os.O_RDWR), os.open(path, os.O_RDWR)
+    try:
+        if locked:
+            assert ownership.try_lock(holder)
+        assert ownership.judge(path, fd, None, released=False) == expected
+    finally:
+        os.close(fd)
+        os.close(holder)
