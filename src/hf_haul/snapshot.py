@@ -6,7 +6,7 @@ import contextlib
 import glob
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,7 @@ from hf_haul.calls import (
     bars_of_one_file,
     raise_all,
 )
+from hf_haul.errors import UnsafePathError
 from hf_haul.halt import Halt
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.presets import Preset, select
@@ -228,7 +229,7 @@ def snapshot_download(
             user_agent=user_agent,
             headers=headers,
         ),
-        revision=constants.DEFAULT_REVISION if revision is None else revision,
+        revision=revision or constants.DEFAULT_REVISION,
         cache_dir=_absolute(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
         local_dir=None if local_dir is None else _absolute(local_dir),
         etag_timeout=_etag_timeout(etag_timeout),
@@ -263,6 +264,16 @@ def _etag_timeout(seconds: float) -> float:
 
 
 Listing = Mapping[str, hub.ListedFile]
+
+
+def _all_safe(paths: Iterable[str]) -> bool:
+    """Whether no name could lead out of its folder: if one can, nothing is written, not even the list of names."""
+    try:
+        for path in paths:
+            require_safe_path(path)
+    except UnsafePathError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -354,7 +365,7 @@ class _Snapshot:
             if listing is None:
                 # With the commit just answered, the Hub is there: worth some patience at once.
                 listing = self.repository.list_files(commit, patient=patient or not fixed)
-                if not self.dry_run:
+                if not self.dry_run and _all_safe(listing):
                     hub.write_tree(folder, commit, listing)
             return commit, listing
         except (hub.ProxyError, RevisionNotFoundError):
@@ -762,7 +773,7 @@ def hf_hub_download(
             headers=headers,
         ),
         name=f"{subfolder}/{filename}" if subfolder else filename,
-        revision=constants.DEFAULT_REVISION if revision is None else revision,
+        revision=revision or constants.DEFAULT_REVISION,
         cache_dir=_absolute(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
         local_dir=None if local_dir is None else _absolute(local_dir),
         etag_timeout=_etag_timeout(etag_timeout),

@@ -536,3 +536,26 @@ def test_a_file_too_big_for_one_request_upstream_is_planned_as_ranges(tmp_path: 
         ranges = [record.range for record in hub.requests.of("resolve")]
         assert all(asked and asked.startswith("bytes=") for asked in ranges)
         assert len(set(ranges)) == len(ranges)
+
+
+def test_a_listing_with_a_name_that_leads_out_is_not_even_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_haul import hub as hub_module
+
+    real = hub_module.Repository.list_files
+
+    def with_a_trap(self: hub_module.Repository, *args: Any, **more: Any) -> dict[str, Any]:
+        listing = dict(real(self, *args, **more))
+        return {**listing, "../../trap": next(iter(listing.values()))}
+
+    monkeypatch.setattr(hub_module.Repository, "list_files", with_a_trap)
+    with serve_repo(tmp_path / "src") as served:
+        cache = tmp_path / "cache"
+        with pytest.raises(ValueError, match=r"cannot contain a '\.\.' path segment"):
+            snapshot_download("org/tiny", endpoint=served.hub.url, cache_dir=cache)
+        assert not cache.exists() or not [path for path in cache.rglob("*") if path.is_file()]
+        found = snapshot_download(
+            "org/tiny", endpoint=served.hub.url, cache_dir=cache, allow_patterns="config.json", revision=""
+        )
+        assert [path.name for path in Path(found).iterdir()] == ["config.json"]
