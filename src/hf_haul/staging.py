@@ -664,7 +664,9 @@ class _Adopter:
             ):  # this very process; it may not have had the room to say that it let go
                 alive = (stat.st_dev, stat.st_ino) in _open_here
             else:
-                alive = sequential or stat.st_size > 0 or time.time() - stat.st_mtime < _BIRTH
+                # A living owner's file has a header, or is locked: without either, it was cut or overwritten.
+                owned = header is not None or (stat.st_size > 0 and not try_lock(fd))
+                alive = sequential or owned or time.time() - stat.st_mtime < _BIRTH
             if alive:
                 os.close(fd)
                 raise StagedElsewhereError(path, owner)

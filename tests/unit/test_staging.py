@@ -479,6 +479,22 @@ def test_any_other_error_of_the_disk_names_the_file(tmp_path: Path, monkeypatch:
     staged.delete()
 
 
+@pytest.mark.parametrize("length", [SIZE // 2, SIZE, SIZE + 100], ids=["bytes too", "all of it", "its end"])
+def test_a_file_that_lost_its_header_blocks_nobody_for_long(tmp_path: Path, length: int) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, SIZE)
+    path = staged.path
+    os.truncate(path, length)
+    os.utime(path, (time.time() - 5, time.time() - 5))
+    with pytest.raises(StagedElsewhereError):
+        claim(tmp_path, "etag", SIZE)  # it is locked: somebody lives
+    abandon(staged)
+    again = claim(tmp_path, "etag", SIZE)
+    assert again.missing() == [ByteRange(0, SIZE)]
+    again.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_without_even_a_header_blocks_nobody_for_long(tmp_path: Path) -> None:
     unborn = tmp_path / "etag.haul.incomplete"
     unborn.touch()
