@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,16 @@ def test_a_broken_connection_is_retryable_names_the_host_and_keeps_secrets(
     assert "secret" not in str(caught.value)
     assert pool.get_stats()["open_connections"] == 0
     assert pool.get_stats()["total_errors"] == 1
+
+
+def test_the_traceback_of_a_refused_connection_keeps_secrets(pool: ConnectionPool) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/f?Signature={12345 * 54321}"
+        with pytest.raises(ConnectionFailedError) as caught:
+            get(pool, url)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    assert url.rpartition("=")[2] not in "".join(traceback.format_exception(caught.value))
 
 
 def test_the_bytes_before_a_break_are_not_lost(pool: ConnectionPool) -> None:

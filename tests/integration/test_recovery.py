@@ -24,6 +24,7 @@ from hf_haul.errors import (
     IntegrityError,
     RetriesExhaustedError,
     SourceChangedError,
+    TransferError,
 )
 from hf_haul.localhub import Account, LocalHub
 from hf_haul.localhub.faults import (
@@ -316,6 +317,16 @@ def test_redirects_of_every_kind_are_followed(rig: Rig, codes: tuple[int, ...]) 
     assert rig.is_whole(WEIGHTS)
     assert rig.is_whole(SMALL)
     assert all(rule.hits for rule in rules)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:99999/x?Signature=1", "http://[::1/x?Signature=1"])
+def test_a_redirect_to_no_address_is_told_without_its_signature(rig: Rig, address: str) -> None:
+    rig.hub.faults.add(Headers({"Location": address}), kind="resolve", path=WEIGHTS, times=None)
+    errors = rig.fetch(WEIGHTS, SMALL).errors
+    assert list(errors) == [WEIGHTS]
+    assert isinstance(errors[WEIGHTS], TransferError)
+    assert "no address" in str(errors[WEIGHTS])
+    assert "Signature" not in str(errors[WEIGHTS])
 
 
 def test_an_etag_that_changes_between_parts_starts_a_file_without_a_digest_anew(rig: Rig) -> None:

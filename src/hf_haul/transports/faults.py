@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final, NoReturn
 
 import requests
-from urllib3.exceptions import HTTPError, LocationValueError, ProxyError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, LocationValueError, ProxyError, ReadTimeoutError, RequestError
 
 from hf_haul.errors import CertificateError, ConnectionFailedError, TransferError
 from hf_haul.transports.calls import Call
@@ -65,6 +65,13 @@ def _is_certificate_fault(error: BaseException, *, handshake: bool) -> bool:
     return False
 
 
+def _tellable(error: BaseException) -> BaseException | None:
+    """The innermost cause of ``error``, to be shown in tracebacks: those around it quote the URL."""
+    *_, innermost = _causes(error)
+    telling = (requests.RequestException, RequestError, LocationValueError)
+    return None if isinstance(innermost, telling) else innermost
+
+
 def raise_translated(error: BaseException, call: Call, options: NetworkOptions) -> NoReturn:
     """Raise ``error`` in our own words, which never hold a query, a user or a password.
 
@@ -80,7 +87,7 @@ def raise_translated(error: BaseException, call: Call, options: NetworkOptions) 
     if isinstance(
         error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, LocationValueError)
     ):
-        raise TransferError(f"{call.host}: not a usable address: {type(error).__name__}") from error
+        raise TransferError(f"{call.host}: not a usable address: {type(error).__name__}") from None
     if isinstance(error, NoPlaceError):
         raise TransferError("the connection pool is closed") from error
     what = _explain(error, options)
@@ -88,8 +95,10 @@ def raise_translated(error: BaseException, call: Call, options: NetworkOptions) 
         raise CertificateError(
             f"{call.host}: TLS refused the server: {what}. Behind a proxy that opens TLS, name its certificate "
             "in REQUESTS_CA_BUNDLE."
-        ) from error
-    raise ConnectionFailedError(f"{call.host}: {what} ({call.phase}, {call.seconds():.1f} s)") from error
+        ) from _tellable(error)
+    raise ConnectionFailedError(f"{call.host}: {what} ({call.phase}, {call.seconds():.1f} s)") from _tellable(
+        error
+    )
 
 
 FOREIGN: Final = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)

@@ -218,7 +218,11 @@ class HttpSource:
                     f"{redact(response.url)} answered {response.status} without a Location",
                     status=response.status,
                 )
-            url = urljoin(response.url, location)
+            try:
+                url = urljoin(response.url, location)
+                origin_of(url)
+            except ValueError:  # its words may quote the address, and that may be signed
+                raise TransferError(f"{redact(response.url)} redirects to no address at all") from None
             if urlsplit(url).scheme not in {"http", "https"}:
                 raise TransferError(
                     f"{redact(response.url)} redirects to an unsupported address: {redact(url)}"

@@ -145,14 +145,15 @@ def test_reading_nothing_is_no_end(pool: ConnectionPool, hub: responses.Requests
         pytest.param(ConnectionResetError(104, "reset by peer"), ConnectionFailedError, id="bare reset"),
     ],
 )
-def test_foreign_errors_are_translated_and_keep_their_cause(
+def test_foreign_errors_are_translated_and_keep_a_cause_that_quotes_no_url(
     pool: ConnectionPool, hub: responses.RequestsMock, raised: Exception, error: type[TransferError]
 ) -> None:
     hub.get(URL, body=raised)
     with pytest.raises(TransferError, match=r"hub\.invalid") as caught:
         get(pool)
     assert caught.type is error
-    assert caught.value.__cause__ is raised
+    assert caught.value.__cause__ is (None if isinstance(raised, requests.RequestException) else raised)
+    assert caught.value.__suppress_context__
 
 
 # ---- statistics
