@@ -126,6 +126,8 @@ class PartFetcher:
                     body = transport.open(ByteRange(0, 1), part.halt)
                 except RangeRefusedError:  # an empty file has no first byte
                     body = transport.open(None, part.halt)
+                except SourceChangedError as error:
+                    self._doubt(part, error)
             body.close()
             return body.total
 

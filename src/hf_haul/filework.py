@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from hf_haul.config import Settings
-from hf_haul.errors import HaltedError, IntegrityError
+from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
 from hf_haul.fetch import PartFetcher
 from hf_haul.plan import SMALL_FILE
 from hf_haul.run import QueueRun
@@ -48,7 +48,7 @@ def open_file(
         SupersededError: The file is in place.
         StagedElsewhereError: A living process is fetching it.
         HaltedError: The probe was halted.
-        TransferError: The source does not tell the size.
+        TransferError: The source does not tell the size, or what is said to be empty is not.
         OSError: The folder cannot be written.
     """
     request, task = transfer.request, transfer.task
@@ -62,6 +62,8 @@ def open_file(
                 _fetch_unsized(run, transfer, probe, fetcher)
             else:
                 run.learn_size(task, size)
+    elif task.size == 0 and task.digest is None:
+        _require_empty(transfer, probing, fetcher)
     if transfer.staged is None:
         key = (destination.staging_dir, destination.staging_key)
         if task.task_id in run.waiting_for:  # whom we waited for may have died, and left it under any name
@@ -81,6 +83,22 @@ def open_file(
             raise SupersededError
     if settings.verify and task.digest is not None:
         transfer.verifier = Verifier(task.digest, transfer.size)
+
+
+def _require_empty(
+    transfer: Transfer, probing: Callable[[], AbstractContextManager[Part]], fetcher: PartFetcher
+) -> None:
+    """Ask the source of a file that is said to be empty: some say 0 for "unknown", and no digest would tell.
+
+    Raises:
+        SourceChangedError: It is not empty.
+    """
+    with probing() as probe:
+        size = fetcher.learn_size(probe)
+    if size:
+        raise SourceChangedError(
+            f"{transfer.task.file_path}: {transfer.source} says it has {size} bytes, expected 0"
+        )
 
 
 def _may_be_here_by_now(run: QueueRun, transfer: Transfer) -> bool:

@@ -115,6 +115,22 @@ def test_a_small_file_is_one_request_without_a_range(bench: Bench) -> None:
     assert bench.destinations["config.json"].content == b"{}"
 
 
+@pytest.mark.parametrize("says_size", [pytest.param(True, id="told"), pytest.param(False, id="not told")])
+def test_an_empty_file_without_a_digest_is_asked_about(bench: Bench, says_size: bool) -> None:
+    bench.run(bench.file("empty", b"", size=0, says_size=says_size))
+    assert bench.sources["empty"].log == [ByteRange(0, 1)]
+    assert bench.destinations["empty"].content == b""
+
+
+def test_a_file_said_to_be_empty_that_is_not_fails_and_leaves_nothing(bench: Bench) -> None:
+    run = bench.run(bench.file("a.bin", size=0))
+    error = only_error(run)
+    assert isinstance(error, SourceChangedError)
+    assert str(len(DATA)) in str(error)
+    assert bench.destinations["a.bin"].content is None
+    assert bench.left_behind() == []
+
+
 def test_an_empty_file_needs_no_request(bench: Bench) -> None:
     empty = hashlib.sha1(b"blob 0\0").hexdigest()
     bench.run(bench.file("empty", b"", digest=Digest("git-sha1", empty)))
