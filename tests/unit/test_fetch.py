@@ -10,7 +10,7 @@ from tests.support.clock import FakeClock
 from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.config import KiB, Settings
-from hf_haul.errors import ConnectionFailedError, RetriesExhaustedError
+from hf_haul.errors import ConnectionFailedError, RetriesExhaustedError, SourceChangedError
 from hf_haul.fetch import PartFetcher
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import DownloadMetrics, SourceHistory
@@ -79,3 +79,25 @@ def test_a_part_without_a_byte_for_too_long_is_given_up_with_its_first_failure(t
     with pytest.raises(RetriesExhaustedError, match="90 s without a new byte"):
         bench.fetch()
     assert bench.retries == []
+
+
+def test_a_body_that_is_longer_than_the_file_is_not_kept_and_asked_for_again_from_its_start(
+    tmp_path: Path,
+) -> None:
+    source = FakeSource(DATA, says_size=False)
+
+    def answer(want: ByteRange | None) -> None:
+        source.content = bytes(len(DATA)) + b"more" if len(source.log) == 1 else DATA
+
+    source.on_open = answer
+    bench = Bench(tmp_path, source, FakeClock())
+    assert bench.fetch() == DATA
+    assert source.log == [None, None]
+    assert [str(error) for error in bench.retries] == [f"a.bin: the body is longer than {len(DATA)} bytes"]
+
+
+def test_a_body_that_stays_too_long_is_believed_to_be_another_file(tmp_path: Path) -> None:
+    source = FakeSource(DATA + b"more", says_size=False)
+    bench = Bench(tmp_path, source, FakeClock())
+    with pytest.raises(SourceChangedError, match="longer"):
+        bench.fetch()
