@@ -501,7 +501,13 @@ def claim(
     left = [target, *(path for path in orphans or () if path != target)] if orphans else []
     adopter = _Adopter(target, key, size, sequential=sequential, digest_known=digest_known)
     for _ in range(100):
-        staged = adopter.best_of(left)
+        try:
+            staged = adopter.best_of(left)
+        except (PermissionError, IsADirectoryError) as error:
+            # Another user's, in a cache that several share, or no file at all: go on without it.
+            logger.info("%s cannot be taken over (%s); using a name of our own", target, error)
+            left, target = [], adopter.private_name()
+            continue
         if staged is not None:
             return _settle(staged, target, keep=resume)
         if left:  # renamed under our eyes: see what became of it
@@ -671,6 +677,10 @@ class _Adopter:
                 os.close(fd)
                 raise StagedElsewhereError(path, owner)
         return fd
+
+    def private_name(self) -> Path:
+        """A name for the staged file that nobody else has."""
+        return self._private(_SEQUENTIAL if self._sequential else _OFFSET)
 
     def _private(self, kind: str) -> Path:
         return self._target.with_name(f"{self._key}.{secrets.token_hex(4)}{kind}")

@@ -577,3 +577,26 @@ def test_a_file_renamed_under_our_eyes_is_looked_for_under_its_new_name(
         claim(tmp_path, "etag", SIZE)
     staged.delete()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("obstacle", ["a folder", "another user's file"])
+def test_what_cannot_be_taken_over_is_left_alone_and_does_not_stop_the_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obstacle: str
+) -> None:
+    theirs = tmp_path / "etag.haul.incomplete"
+    if obstacle == "a folder":
+        theirs.mkdir()
+    else:
+        theirs.write_bytes(b"theirs")
+        real = os.open
+
+        def open_with_rights(path: Any, flags: int, mode: int = 0o777) -> int:
+            if Path(path) == theirs and not flags & os.O_EXCL:
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, flags, mode)
+
+        monkeypatch.setattr(os, "open", open_with_rights)
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, SIZE)
+    assert staged.seal(durable=False).read_bytes() == DATA
+    assert theirs.exists()
