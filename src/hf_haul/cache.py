@@ -26,7 +26,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
 from hf_haul.errors import UnsafePathError
-from hf_haul.halt import Halt
 from hf_haul.task import Digest
 
 __all__ = [
@@ -141,16 +140,15 @@ def extended_path(path: str, limit: int = _FILE_LIMIT, *, windows: bool = os.nam
     return "\\\\?\\UNC\\" + full[2:] if full.startswith("\\\\") else "\\\\?\\" + full
 
 
-def digest_of(path: str | os.PathLike[str], algorithm: str, halt: Halt | None = None) -> Digest:
+def digest_of(
+    path: str | os.PathLike[str], algorithm: str, check: Callable[[], None] | None = None
+) -> Digest:
     """Read a whole file and hash it.
 
     Args:
         path: The file.
         algorithm: ``sha256`` or ``git-sha1``.
-        halt: Ends it between two reads.
-
-    Raises:
-        HaltedError: It was ended.
+        check: Called after each read; raises to end it.
     """
     size = os.stat(path).st_size
     if algorithm == "git-sha1":
@@ -163,8 +161,8 @@ def digest_of(path: str | os.PathLike[str], algorithm: str, halt: Halt | None = 
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
-            if halt is not None:
-                halt.check()
+            if check is not None:
+                check()
     return Digest(kind.algorithm, digest.hexdigest())
 
 
@@ -492,16 +490,16 @@ class BlobDestination:
         """The etag."""
         return self.etag
 
-    def is_linked(self) -> bool:
+    def is_linked(self, check: Callable[[], None] | None = None) -> bool:
         """Whether the pointer leads to the file; changes nothing.
 
         A commit that is only the name of a branch may have moved on since: then it has to be this very blob.
         """
-        return os.path.exists(self._pointer) and (is_lasting(self.commit) or self._is_ours())
+        return os.path.exists(self._pointer) and (is_lasting(self.commit) or self._is_ours(check))
 
-    def is_present(self) -> bool:
+    def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Whether the pointer leads to the file; links a blob that is there already."""
-        if self.is_linked():
+        if self.is_linked(check):
             return True
         if os.path.exists(self._blob) or self._shared():
             self.folder.link(self._blob, self._pointer, over=not is_lasting(self.commit))
@@ -513,12 +511,12 @@ class BlobDestination:
         over = not is_lasting(self.commit)
         self.folder.publish(os.fspath(staged), self._blob, self._pointer, over=over)
 
-    def _is_ours(self) -> bool:
+    def _is_ours(self, check: Callable[[], None] | None) -> bool:
         if os.path.islink(self._pointer):
             return os.path.realpath(self._pointer) == os.path.realpath(self._blob)
         # A cache without symlinks: only the bytes can tell.
         algorithm = {40: "git-sha1", 64: "sha256"}.get(len(self.etag))
-        return algorithm is not None and digest_of(self._pointer, algorithm).value == self.etag
+        return algorithm is not None and digest_of(self._pointer, algorithm, check).value == self.etag
 
     def _shared(self) -> bool:
         share = self.folder.share
@@ -685,8 +683,9 @@ class LocalDirDestination:
         short = base64.urlsafe_b64encode(hashlib.sha1(name, usedforsecurity=False).digest())
         return f"{short.decode()}.{self.etag}"
 
-    def is_present(self) -> bool:
+    def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Whether the file is there with this etag; its metadata then say so of this commit too."""
+        del check  # nothing here takes long
         metadata = self.folder.read_metadata(self.name)
         if metadata is None or metadata.etag != self.etag:
             return False
@@ -728,12 +727,11 @@ class FileDestination:
 
     @property
     def staging_key(self) -> str:
-        """The file's name and a hash of its version, its size included: another one is another content."""
-        version = f"{self.file.name}\0{self.version}\0{self.size}"
-        version = hashlib.sha256(version.encode()).hexdigest()[:16]
+        """The file's name and a hash of its version."""
+        version = hashlib.sha256(f"{self.file.name}\0{self.version}".encode()).hexdigest()[:16]
         return f"{self.file.name[: _NAME_LIMIT - 60]}.{version}"
 
-    def is_present(self) -> bool:
+    def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Whether the file is there with the right digest, or else the right size; ``False`` if neither is known."""
         try:
             size = os.stat(self.file).st_size
@@ -742,7 +740,7 @@ class FileDestination:
         if self.size is not None and size != self.size:
             return False
         if self.digest is not None:
-            return digest_of(self.file, self.digest.algorithm) == self.digest
+            return digest_of(self.file, self.digest.algorithm, check) == self.digest
         return self.size is not None
 
     def publish(self, staged: Path) -> None:
@@ -779,8 +777,9 @@ class HandedOverDestination:
         """The owner's name for the staged file; for huggingface_hub the same as ours for the same file."""
         return self.staged.name.removesuffix(".incomplete")
 
-    def is_present(self) -> bool:
+    def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Whether there is a file."""
+        del check  # nothing here takes long
         return self.file.exists()
 
     def publish(self, staged: Path) -> None:

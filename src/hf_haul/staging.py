@@ -67,6 +67,8 @@ _BINARY: Final[int] = getattr(os, "O_BINARY", 0)
 _MAGIC: Final = b"hf-haul1"
 _HEADER_SIZE: Final = 512
 _HEADER: Final = struct.Struct("<8scxxxII")  # magic, O(wned) or R(eleased), length and crc of the JSON
+#: Where the header of a file of unknown size is looked for: before its journal, at its end. Bytes.
+_TAIL: Final = 256 << 10
 _RECORD: Final = struct.Struct("<QQI")  # start, stop, crc of both and the file's nonce
 
 #: Seconds between signs of life of an owner that writes nothing.
@@ -456,6 +458,17 @@ def _read_header(fd: int, size: int, key: str) -> _Header | None:
         return None
 
 
+def _header_of_other_size(fd: int, key: str) -> _Header | None:
+    """The header of a staged file for the same key and another size: the source has changed since, and nobody knew how."""
+    with contextlib.suppress(OSError):
+        start = max(0, os.fstat(fd).st_size - _TAIL)
+        os.lseek(fd, start, os.SEEK_SET)
+        at = os.read(fd, _TAIL).rfind(_MAGIC)
+        if at >= 0:
+            return _read_header(fd, start + at, key)
+    return None
+
+
 def scan_orphans(directory: Path) -> dict[str, list[Path]]:
     """Staged files in a folder, by key: what earlier processes left.
 
@@ -661,7 +674,9 @@ class _Adopter:
     def _open_if_abandoned(self, path: Path, *, sequential: bool) -> int:
         """Open a staged file, unless its owner lives."""
         fd = os.open(path, os.O_RDWR | _BINARY)
-        header = None if sequential else _read_header(fd, self._size, self._key)
+        header = None
+        if not sequential:
+            header = _read_header(fd, self._size, self._key) or _header_of_other_size(fd, self._key)
         owner = header.owner if header else signature(fd)
         if judge(path, fd, owner, released=header is not None and header.released) == "alive":
             stat = os.fstat(fd)

@@ -600,3 +600,29 @@ def test_what_cannot_be_taken_over_is_left_alone_and_does_not_stop_the_download(
     put(staged, 0, SIZE)
     assert staged.seal(durable=False).read_bytes() == DATA
     assert theirs.exists()
+
+
+@pytest.mark.parametrize("other", [SIZE - 1, SIZE + 1, 10 * SIZE])
+@pytest.mark.parametrize("left", ["let go of", "left by a killed process"])
+def test_what_was_staged_for_another_size_is_dropped_without_a_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str, other: int
+) -> None:
+    old = claim(tmp_path, "url", SIZE)
+    put(old, 0, 700)
+    if left == "let go of":
+        old.close()
+    else:
+        abandon(old)
+        monkeypatch.setattr(staging, "_open_here", set())
+    staged = claim(tmp_path, "url", other)
+    assert staged.missing() == [ByteRange(0, other)]
+    staged.delete()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_living_process_stages_for_another_size_is_left_alone(tmp_path: Path) -> None:
+    theirs = claim(tmp_path, "url", SIZE)
+    put(theirs, 0, 10)
+    with pytest.raises(StagedElsewhereError):
+        claim(tmp_path, "url", SIZE + 1)
+    theirs.delete()
