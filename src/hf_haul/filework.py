@@ -6,6 +6,7 @@ All of it touches disk or network, none of it decides what comes next; see ``sch
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -40,7 +41,7 @@ def open_file(
     Args:
         run: Its queue.
         transfer: The file; gets its staged file and its verifier.
-        probing: Gives a part without bytes, whose halt ends whatever is asked of the source.
+        probing: Gives a part without bytes, whose halt ends whatever takes long.
         fetcher: Asks the source for a size that nobody told.
         settings: Whether to resume, to verify, and how to write.
 
@@ -53,7 +54,7 @@ def open_file(
     """
     request, task = transfer.request, transfer.task
     destination = request.destination
-    if not request.fresh and destination.is_present():
+    if not request.fresh and _is_present(transfer, probing):
         raise SupersededError
     if task.size is None:
         with probing() as probe:
@@ -77,7 +78,7 @@ def open_file(
             digest_known=task.digest is not None and settings.verify,
             orphans=run.orphans.get(key),
         )
-        if not transfer.staged.done and not request.fresh and _may_be_here_by_now(run, transfer):
+        if not transfer.staged.done and not request.fresh and _may_be_here_by_now(run, transfer, probing):
             transfer.staged.delete()
             transfer.staged = None
             raise SupersededError
@@ -101,14 +102,25 @@ def _require_empty(
         )
 
 
-def _may_be_here_by_now(run: QueueRun, transfer: Transfer) -> bool:
+def _is_present(transfer: Transfer, probing: Callable[[], AbstractContextManager[Part]]) -> bool:
+    """Whether the file is in place; a halt ends the look, as one at the bytes of a large file takes minutes."""
+    destination = transfer.request.destination
+    if not os.path.lexists(destination.path):
+        return destination.is_present()
+    with probing() as probe:
+        return destination.is_present(probe.halt.check)
+
+
+def _may_be_here_by_now(
+    run: QueueRun, transfer: Transfer, probing: Callable[[], AbstractContextManager[Part]]
+) -> bool:
     """Look again, after the claim: another process may have published between our look and our claim.
 
     Where nobody was met, and a look at an older file could take long, it is not worth it.
     """
     if transfer.task.task_id not in run.waiting_for and transfer.size > SMALL_FILE:
         return False
-    return transfer.request.destination.is_present()
+    return _is_present(transfer, probing)
 
 
 def _fetch_unsized(run: QueueRun, transfer: Transfer, probe: Part, fetcher: PartFetcher) -> None:

@@ -581,7 +581,7 @@ def _is_current(local: LocalFolder, path: str, meta: hub.FileMetadata, halt: Hal
         return False
     if meta.size is not None and os.path.getsize(place) != meta.size:
         return False
-    return digest_of(place, digest.algorithm, halt) == digest
+    return digest_of(place, digest.algorithm, halt.check) == digest
 
 
 def _settle(local: LocalFolder, folder: RepoFolder, path: str, meta: hub.FileMetadata, halt: Halt) -> bool:

@@ -6,7 +6,7 @@ import enum
 import itertools
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -134,10 +134,13 @@ class Destination(Protocol):
     def staging_key(self) -> str:
         """What tells this content from any other in ``staging_dir``: an etag, or a digest of a URL."""
 
-    def is_present(self) -> bool:
+    def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Whether the file is in place already, for instance by another process's work.
 
         Links what has to be linked, so that ``True`` means that nothing is left to be done.
+
+        Args:
+            check: Called now and then while a file is read; raises to end a look that takes long.
         """
 
     def publish(self, staged: Path) -> None:

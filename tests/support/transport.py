@@ -102,12 +102,14 @@ class MemoryDestination:
         name: What it is called there.
         content: The published bytes, once there are any.
         fails: Raised by publishing, one each.
+        on_look: Called in the middle of a look that can be ended.
     """
 
     folder: Path
     name: str
     content: bytes | None = None
     fails: list[OSError] = field(default_factory=list)
+    on_look: Callable[[], None] | None = None
     published: int = 0
 
     @property
@@ -122,7 +124,10 @@ class MemoryDestination:
     def staging_key(self) -> str:
         return self.name
 
-    def is_present(self) -> bool:
+    def is_present(self, check: Callable[[], None] | None = None) -> bool:
+        if check is not None and self.on_look is not None:
+            self.on_look()
+            check()
         return self.content is not None
 
     def publish(self, staged: Path) -> None:

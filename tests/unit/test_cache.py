@@ -520,4 +520,4 @@ def test_hashing_ends_when_halted(tmp_path: Path) -> None:
     halt = Halt()
     halt.set()
     with pytest.raises(HaltedError):
-        digest_of(stage(tmp_path / "f"), "sha256", halt)
+        digest_of(stage(tmp_path / "f"), "sha256", halt.check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class Nowhere:
     staging_dir: Path = Path()
     staging_key: str = ""
 
-    def is_present(self) -> bool:
+    def is_present(self, check: Callable[[], None] | None = None) -> bool:
         return False
 
     def publish(self, staged: Path) -> None:

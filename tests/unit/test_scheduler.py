@@ -450,6 +450,31 @@ def test_a_paused_scheduler_does_nothing_until_resumed_and_loses_no_byte(bench: 
     assert run.metrics.bytes_downloaded <= len(DATA) + 10_000
 
 
+def test_a_long_look_at_a_file_in_place_ends_with_its_queue(bench: Bench) -> None:
+    run = bench.submit(bench.file("a.bin", digest=SHA256))
+    (bench.folder / "a.bin").write_bytes(b"old")
+    bench.destinations["a.bin"].on_look = lambda: bench.scheduler.cancel(run)
+    bench.scheduler.drain()
+    assert run.done.is_set()
+    assert isinstance(only_error(run), DownloadCancelledError)
+    assert bench.sources["a.bin"].log == []
+
+
+def test_a_long_look_at_a_file_in_place_ends_with_a_pause_and_is_repeated(bench: Bench) -> None:
+    run = bench.submit(bench.file("a.bin", digest=SHA256))
+    (bench.folder / "a.bin").write_bytes(b"old")
+    bench.destinations["a.bin"].on_look = bench.scheduler.pause
+    bench.scheduler.drain()
+    assert run.queue.tasks[0].state is DownloadState.QUEUED
+    assert bench.sources["a.bin"].log == []
+    looks: list[int] = []
+    bench.destinations["a.bin"].on_look = lambda: looks.append(1)
+    bench.scheduler.resume()
+    bench.scheduler.drain()
+    assert bench.destinations["a.bin"].content == DATA
+    assert looks
+
+
 def test_one_queue_can_be_paused_alone(bench: Bench) -> None:
     first, second = bench.submit(bench.file("a.bin")), bench.submit(bench.file("b.bin"))
     bench.scheduler.pause(first)
