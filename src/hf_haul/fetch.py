@@ -197,7 +197,7 @@ class PartFetcher:
                 settings=self._once if self._is_lost(part.transfer.source) else self._settings,
                 on_retry=rest,
                 clock=self._clock,
-                patience=lambda: part.transfer.transport.patience,
+                patience=lambda: part.halt.patience,
                 subject=part.transfer.task.file_path,
                 began=began,
             )(attempt)

@@ -183,7 +183,7 @@ class RangeSource:
             settings=self._settings,
             on_retry=lambda _error, _seconds: None,
             clock=self._clock,
-            patience=lambda: self._transport.patience,
+            patience=lambda: watched.halt.patience,
         )(attempt)
 
     def _attempt(self, fill: _Fill, watched: Watched, *, fresh: bool) -> None:

@@ -66,7 +66,6 @@ class FakeTransport:
     sent: int = 0
     closed: int = 0
     opened: int = 0
-    patience: float = 0.0
     on_open: Callable[[], None] = lambda: None
     _changed: threading.Condition = field(default_factory=threading.Condition)
 

@@ -65,7 +65,6 @@ class FakeSource:
     on_open: Callable[[ByteRange | None], None] | None = None
     on_read: Callable[[int], None] | None = None
     version: str | None = None
-    patience: float = 0.0
 
     def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> Body:
         self.log.append(want)

@@ -39,11 +39,9 @@ class Transport(Protocol):
 
     Attributes:
         version: What the source calls the present version of the file, once it has answered.
-        patience: Seconds spent so far on waits that the source asked for.
     """
 
     version: str | None
-    patience: float
 
     def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> Body:
         """Ask for a range, or for the whole file.

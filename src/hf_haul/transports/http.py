@@ -120,7 +120,7 @@ class HttpSource:
         self.remote = remote
         self.origin = origin_of(remote.url)
         self.resolved_count = 0
-        self.patience = 0.0
+        self._patience = 0.0  # seconds spent on waits that the source asked for
         self._pool = pool
         self._pace = pace
         self._compress = compress
@@ -176,8 +176,11 @@ class HttpSource:
                 if not self._resolving:
                     self._resolving = True
                     return None
+                patience, began = self._patience, self._clock()
                 with halt.lining_up():
                     self._changed.wait()
+                # Whoever waits for one who was asked to wait was asked, too.
+                halt.patience += min(self._patience - patience, self._clock() - began)
 
     def _forget(self, target: str) -> None:
         with self._changed:
@@ -276,7 +279,7 @@ class HttpSource:
         headers["Accept-Encoding"] = "gzip" if decode else "identity"
         if want is not None:
             headers["Range"] = want.header
-        self.patience += self._pace.wait(origin, halt)
+        self._patience += self._pace.wait(origin, halt)
         logger.debug("GET %s %s", redact(url), headers.get("Range", ""))
         response = self._pool.open(url, headers, halt, fresh=fresh, decode=decode)
         if response.status in _BUSY:

@@ -133,7 +133,7 @@ class Pace:
             return {origin: until - now for origin, until in self._until.items() if until > now}
 
     def wait(self, origin: str, halt: Halt) -> float:
-        """Wait while ``origin`` asks for patience.
+        """Wait while ``origin`` asks for patience; ``halt.patience`` grows by it.
 
         Returns:
             Seconds waited.
@@ -148,7 +148,9 @@ class Pace:
             while (seconds := self._delay(origin)) > 0.0:
                 if halt.wait(seconds):
                     raise HaltedError
-        return self._clock() - started
+        waited = self._clock() - started
+        halt.patience += waited
+        return waited
 
     def _delay(self, origin: str) -> float:
         with self._lock:
