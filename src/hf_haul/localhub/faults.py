@@ -10,6 +10,7 @@ import gzip
 import itertools
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -71,12 +72,12 @@ class Effects:
     delivery: Delivery = field(default_factory=Delivery)
 
 
-class Fault:
+class Fault(ABC):
     """Something that can go wrong with an answer."""
 
+    @abstractmethod
     def apply(self, effects: Effects) -> None:
         """Add what this fault does to ``effects``."""
-        raise NotImplementedError
 
 
 # -- instead of the answer

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,23 +27,23 @@ __all__ = [
 _READ_SIZE: Final = 1 << 20
 
 
-class Content:
+class Content(ABC):
     """Bytes that can be served: their size, any part of them, and their two digests."""
 
     size: int
     path: Path | None = None
 
+    @abstractmethod
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return up to ``nbytes`` bytes from ``offset``; fewer only at the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sha256(self) -> str:
         """The sha256 of the bytes, as git-lfs names them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def git_sha1(self) -> str:
         """The git blob id of the bytes."""
-        raise NotImplementedError
 
 
 class BytesContent(Content):

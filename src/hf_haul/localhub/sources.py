@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -82,7 +83,7 @@ def _entry(path: Path, name: str, etag: str, digests: DigestCache | None) -> Fil
 # -- repositories that follow
 
 
-class FollowingRepo(Repo):
+class FollowingRepo(Repo, ABC):
     """A repository that looks at the disk again when it is asked for, and serves what it finds.
 
     Hashing large files may take minutes. It is done by one thread at a time, and who asks
@@ -116,9 +117,9 @@ class FollowingRepo(Repo):
         self._scan_due = clock()
         self._scan_result: Future[None] | None = None
 
+    @abstractmethod
     def load(self) -> None:
         """Look at the disk, and add or replace commits and refs; only one thread does."""
-        raise NotImplementedError
 
     def refresh(self) -> None:
         """See that the newest state is known.
