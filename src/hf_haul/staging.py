@@ -273,12 +273,12 @@ class StagedFile:
             if sys.platform == "win32":  # pragma: no cover - open files cannot be renamed there
                 self._close_fd()
             os.rename(self.path, private)
+            if self._stat_identity(os.stat(private)) != self._identity:
+                # Not our file: give it its name back, it belongs to whoever took us for dead.
+                _move_back(private, self.path)
+                raise StagedLostError(f"{self.path} was replaced by another process")
         except FileNotFoundError as error:
             raise StagedLostError(f"{self.path} was removed by another process") from error
-        if self._stat_identity(os.stat(private)) != self._identity:
-            # Not our file: give it its name back, it belongs to whoever took us for dead.
-            _move_back(private, self.path)
-            raise StagedLostError(f"{self.path} was replaced by another process")
         self.path = private
         if sys.platform == "win32":  # pragma: no cover
             os.truncate(private, self.size)

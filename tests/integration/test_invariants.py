@@ -212,8 +212,9 @@ def test_locks_save_bandwidth_and_never_correctness(
     assert rig.is_whole(WEIGHTS)
     assert rig.is_whole(SMALL)
     assert all(result["over"] for result in results)
-    for result in results:
-        assert all("StagedLostError" in error for error in result["errors"].values())
+    # One that was robbed again and again may give up, but never lies.
+    told = [error for result in results for error in result["errors"].values()]
+    assert [error for error in told if "StagedLostError" not in error] == []
     assert any(result["errors"] == {} for result in results)
 
 
