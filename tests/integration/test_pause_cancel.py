@@ -180,7 +180,8 @@ def test_a_cancelled_queue_is_resumed_by_the_next_from_where_it_was(rig: Rig) ->
         assert status["bytes_downloaded"] == SIZE - kept
     assert rig.is_whole(WEIGHTS)
     assert rig.hub.requests.settle()
-    assert rig.sent(WEIGHTS) == SIZE - kept
+    # A range that is split near the end leaves what the server had sent ahead of its new end.
+    assert SIZE - kept <= rig.sent(WEIGHTS) < SIZE
 
 
 def test_a_queue_that_waits_for_another_process_can_be_cancelled(rig: Rig) -> None:
