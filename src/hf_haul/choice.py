@@ -81,11 +81,14 @@ class Chooser:
 
     def take(self, transfer: Transfer) -> Part:
         """Start the next part of a file that has work."""
-        limit = part_size(transfer.size, self._sources.limit(transfer.source), self._settings)
-        return transfer.take(limit, self._clock())
+        return transfer.take(self._part_size(transfer), self._clock())
 
     def _may_begin(self, source: str) -> bool:
         return self._sources.free(source) > 0
+
+    def _part_size(self, transfer: Transfer) -> int:
+        source, sources = transfer.source, self._sources
+        return part_size(transfer.size, sources.limit(source), self._settings, sources.most_per_part(source))
 
     def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer:
         run.queue.start(task)
@@ -143,7 +146,7 @@ class Chooser:
         wanted = min(len(queue), max(0, queue.max_concurrent_files - len(queue.active)))
         for transfer in run.transfers.values():
             if transfer.has_work and transfer.mode == "ranged":
-                size = part_size(transfer.size, self._sources.limit(transfer.source), self._settings)
+                size = self._part_size(transfer)
                 wanted += -(-sum(len(span) for span in transfer.pending) // size)
             elif transfer.has_work:
                 wanted += 1

@@ -82,7 +82,7 @@ class Settings:
         chunk_size: Largest read in bytes. 1 MiB: below it system calls cost more, above it caches do; and a
             killed process loses at most one read per connection.
         min_chunk_size: Smallest read in bytes that adaptive reading chooses on slow links.
-        part_size: Bytes of one part; ``None`` chooses by file size, 8 to 64 MiB.
+        part_size: Bytes of one part; ``None`` chooses by file size and speed of a connection, 8 to 64 MiB.
         enable_resume: Whether to go on from staged files of earlier runs.
         enable_adaptive_chunking: Whether reads and parts follow the measured speed of their source.
         enable_compression: Whether to ask for gzip for small whole text files.

@@ -86,15 +86,21 @@ def make_plan(
     return Plan(tuple(planned), total)
 
 
-def part_size(size: int, connections: int, settings: Settings) -> int:
+def part_size(size: int, connections: int, settings: Settings, most: float = _MAX_PART) -> int:
     """Bytes of one part of a file.
 
     Few long requests cost less than many short ones, but a part is also what priorities wait for, and what a
     file is shared out by: about four parts per connection, between 8 and 64 MiB.
+
+    Args:
+        size: Bytes of the file.
+        connections: How many may fetch it at once.
+        settings: A size that was set wins.
+        most: Bytes that one connection brings in the time a part should take.
     """
     if settings.part_size is not None:
         return settings.part_size
-    wanted = size // (4 * max(1, connections))
+    wanted = min(size // (4 * max(1, connections)), int(most))
     return max(_MIN_PART, min(_MAX_PART, wanted // MiB * MiB))
 
 

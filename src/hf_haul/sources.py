@@ -6,13 +6,19 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from hf_haul.concurrency import ConcurrencyController
 from hf_haul.config import Settings
 from hf_haul.metrics import SourceHistory
 
 __all__ = ["SourceLimits"]
+
+#: Seconds that one part should take one connection. A digest follows the contiguous prefix, and that grows no
+#: faster than the parts at its end: long parts leave most of the hashing for after the last byte.
+_PART_SECONDS: Final = 0.4
+#: And as many times the seconds to a first byte, so that a connection spends little of its time between parts.
+_FIRST_BYTES_PER_PART: Final = 20.0
 
 
 class SourceLimits:
@@ -47,6 +53,12 @@ class SourceLimits:
     def limit(self, source: str) -> int:
         """Connections allowed to a source."""
         return self._controller(source).limit
+
+    def most_per_part(self, source: str) -> float:
+        """Bytes that one connection brings in the time a part should take; 0.0 while unknown."""
+        speed = self._history.connection_speed(source) or 0.0
+        first_byte = self._history.first_byte_seconds(source) or 0.0
+        return speed * max(_PART_SECONDS, _FIRST_BYTES_PER_PART * first_byte)
 
     def widest(self) -> int:
         """Connections allowed to the source that is allowed most."""

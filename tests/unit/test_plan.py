@@ -81,8 +81,21 @@ def test_parts_are_about_four_per_connection(size: int, connections: int, expect
     assert part_size(size, connections, Settings()) == expected
 
 
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        pytest.param(0.0, 8 * MiB, id="speed unknown"),
+        pytest.param(20e6 * 0.4, 8 * MiB, id="slow connections"),
+        pytest.param(20.5 * MiB, 20 * MiB, id="faster ones"),
+        pytest.param(1e12, 64 * MiB, id="no limit to speak of"),
+    ],
+)
+def test_parts_are_shorter_where_one_connection_is_slow(most: float, expected: int) -> None:
+    assert part_size(2 * GiB, 4, Settings(), most) == expected
+
+
 def test_a_part_size_that_was_set_is_kept() -> None:
-    assert part_size(2 * GiB, 4, Settings(part_size=3 * MiB)) == 3 * MiB
+    assert part_size(2 * GiB, 4, Settings(part_size=3 * MiB), 1.0) == 3 * MiB
 
 
 @pytest.mark.parametrize("size", range(1, 60))

@@ -69,3 +69,21 @@ def test_values_and_changes_are_told_by_source() -> None:
     sources.limit(A)
     assert sources.snapshot()[A]["active"] == 1
     assert sources.retune()[A]["connections"] == 4
+
+
+@pytest.mark.parametrize(
+    ("speed", "first_byte", "expected"),
+    [
+        pytest.param(20_000_000, 0.001, 8_000_000, id="0.4 s of a slow connection"),
+        pytest.param(20_000_000, 0.1, 40_000_000, id="20 first bytes where they are late"),
+        pytest.param(500_000_000, 0.001, 200_000_000, id="0.4 s of a fast connection"),
+    ],
+)
+def test_a_part_is_as_long_as_one_connection_is_fast(speed: int, first_byte: float, expected: int) -> None:
+    history = SourceHistory()
+    sources = SourceLimits(Settings(), history, clock=lambda: 0.0)
+    assert sources.most_per_part(A) == 0.0
+    history.first_byte(A, first_byte)
+    history.read(A, speed, 1.0)
+    assert sources.most_per_part(A) == pytest.approx(expected)
+    assert sources.most_per_part(B) == 0.0
