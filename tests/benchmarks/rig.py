@@ -199,7 +199,7 @@ class Rig:
         )
         argv = ["curl", "-sS", "--fail", "--create-dirs", "-K", str(config)]
         if len(urls) > 1:
-            argv += ["-Z", "--parallel-max", str(parallel)]
+            argv += ["-Z", "--parallel-immediate", "--parallel-max", str(parallel)]
         return self._command(name, argv, repo, origin)
 
     def aria2c(
