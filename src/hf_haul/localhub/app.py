@@ -115,6 +115,10 @@ class App:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        # aiohttp forgets a connection that it closes, also while the client has not taken all that was sent.
+        for transport in list(self._connections):
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()
 
     async def _answer(
         self, request: web.BaseRequest, route: Route, record: RequestRecord, chain: _Hop | None

@@ -179,6 +179,9 @@ class LocalHub:
                         connection.transport.abort()
             for runner in runners:
                 await runner.cleanup()
+            # A connection that its client ended in this very moment is closed in one of the loop's next turns.
+            for _turn in range(3):
+                await asyncio.sleep(0)
 
     async def _listen(self, handler: _Handler, port: int) -> web.ServerRunner:
         server = web.Server(handler, access_log=None, keepalive_timeout=75.0)
