@@ -26,7 +26,7 @@ from hf_haul.localhub.requestlog import RequestLog, RequestRecord
 from hf_haul.localhub.routes_api import API_ROUTES, home, list_repos
 from hf_haul.localhub.routes_files import CDN_PREFIX, cdn, resolve
 from hf_haul.localhub.routing import FILE_KINDS, Route, parse
-from hf_haul.localhub.sending import Delivery, Pace, Sender, reset
+from hf_haul.localhub.sending import Delivery, Pace, Sender, abort, reset
 from hf_haul.localhub.signing import Signer
 
 __all__ = ["OTHER_LOOPBACK", "App"]
@@ -118,7 +118,7 @@ class App:
         # aiohttp forgets a connection that it closes, also while the client has not taken all that was sent.
         for transport in list(self._connections):
             if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
+                abort(transport)
 
     async def _answer(
         self, request: web.BaseRequest, route: Route, record: RequestRecord, chain: _Hop | None

@@ -23,7 +23,7 @@ from hf_haul.localhub.objects import FileContent
 from hf_haul.localhub.replies import Refusal, Reply
 from hf_haul.localhub.requestlog import RequestRecord
 
-__all__ = ["Delivery", "Pace", "Sender", "open_content", "reset"]
+__all__ = ["Delivery", "Pace", "Sender", "abort", "open_content", "reset"]
 
 _SLICE: Final = 1 << 20  # bytes handed over between two looks at the pace and the counters
 _SMALL: Final = 64 << 10  # bytes; a body up to this size goes out in one write with its headers
@@ -101,13 +101,24 @@ def open_content(content: FileContent) -> BinaryIO:
     return file
 
 
+def abort(transport: asyncio.WriteTransport) -> None:
+    """End a connection at once, or do nothing if its socket is closed already.
+
+    asyncio's own ``abort`` raises AttributeError for a transport that was closed with bytes still
+    to send and has sent them since.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() != -1:
+        transport.abort()
+
+
 def reset(transport: asyncio.Transport) -> None:
     """End a connection with RST: what is not sent yet is thrown away."""
     sock = transport.get_extra_info("socket")
     if sock is not None and not transport.is_closing():
         layout = "hh" if sys.platform == "win32" else "ii"
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(layout, 1, 0))
-    transport.abort()
+    abort(transport)
 
 
 class Sender:
@@ -366,4 +377,4 @@ def _read(reply: Reply, file: BinaryIO | None, offset: int, count: int) -> bytes
 
 def _abort(request: web.BaseRequest) -> None:
     if request.transport is not None:
-        request.transport.abort()
+        abort(request.transport)

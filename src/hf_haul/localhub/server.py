@@ -23,6 +23,7 @@ from hf_haul.localhub.limits import RateLimits
 from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.requestlog import RequestLog
+from hf_haul.localhub.sending import abort
 from hf_haul.localhub.signing import Signer
 
 __all__ = ["LocalHub"]
@@ -176,7 +177,7 @@ class LocalHub:
             for server in self._servers:
                 for connection in server.connections:
                     if connection.transport is not None:
-                        connection.transport.abort()
+                        abort(connection.transport)
             for runner in runners:
                 await runner.cleanup()
             # A connection that its client ended in this very moment is closed in one of the loop's next turns.

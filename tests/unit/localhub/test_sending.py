@@ -1,7 +1,8 @@
-"""What can be decided about sending without a network."""
+"""What is decided about sending, and how a connection is ended."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from hf_haul.localhub.objects import FileContent
 from hf_haul.localhub.replies import Refusal
-from hf_haul.localhub.sending import Delivery, Pace, open_content
+from hf_haul.localhub.sending import Delivery, Pace, abort, open_content
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,40 @@ def test_a_file_that_is_not_what_it_was_is_refused(tmp_path: Path, change: str) 
     with pytest.raises(Refusal) as refused:
         open_content(content)
     assert refused.value.status == 500
+
+
+class _Server(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.write(b"x" * (16 << 20))  # more than the kernel takes at once
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(None)
+
+
+@pytest.mark.parametrize("closed", ["no", "with bytes to send", "and all was sent"])
+def test_a_connection_can_be_aborted_in_whatever_state_it_is(closed: str) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        ends: list[_Server] = []
+        server = await loop.create_server(lambda: ends.append(_Server()) or ends[-1], "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await reader.readexactly(1)
+        (end,) = ends
+        if closed != "no":
+            end.transport.close()
+        if closed == "and all was sent":
+            await reader.read()
+            await end.lost
+        abort(end.transport)
+        await end.lost
+        writer.close()
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
