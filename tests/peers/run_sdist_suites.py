@@ -1,12 +1,12 @@
 """Runs huggingface_hub's own tests against our functions.
 
-Fetches the sdist of the huggingface_hub that is installed, with pip, and runs the tests of downloads in it twice on a
-local Hub: through upstream's functions, which shows what the rig can run at all, and through ours. A test that passes
+Fetches the sdist of the huggingface_hub that is installed, with pip, and runs the tests of downloads in it on local
+Hubs, twice at once: through upstream's functions, which shows what the rig can run at all, and through ours. A test that passes
 through upstream's has to pass through ours, unless ``sdist/left_out.py`` says why not. Nothing is kept.
 
     python tests/peers/run_sdist_suites.py [--keep DIR] [TEST_FILE ...]
 
-Needs pytest, pytest-mock and a package index.
+Needs the extra ``test`` and a package index.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -105,8 +106,8 @@ def main() -> int:
         markers = "".join(f"    {name}: of huggingface_hub\n" for name in MARKERS)
         (work / "pytest.ini").write_text(f"[pytest]\ntimeout = 120\nmarkers =\n{markers}")
         suites = [name for name in options.suites if (tests / name).is_file()]
-        upstream = run(tests, suites, "upstream")
-        ours = run(tests, suites, "ours")
+        with ThreadPoolExecutor(2) as doors:  # the tests wait more than they work
+            upstream, ours = doors.map(lambda door: run(tests, suites, door), ("upstream", "ours"))
     finally:
         if options.keep is None:
             shutil.rmtree(work, ignore_errors=True)
