@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import reprlib
 import os
 import re
 import time
@@ -261,6 +262,16 @@ class SamePageError(FileMetadataError):
         )
 
 
+class BadListingError(FileMetadataError):
+    """A page of a listing that is JSON, but not what a Hub sends."""
+
+    def __init__(self, url: str, what: str) -> None:
+        super().__init__(
+            f"{_origin(url)}{urlsplit(url).path} cannot be read as a listing of files: {what}. If this is a mirror, set"
+            " HF_ENDPOINT to another one or to the Hub itself."
+        )
+
+
 def tree_url(base: str, repo_type: str, repo_id: str, revision: str, folder: str) -> str:
     """Where the listing of a folder is asked for."""
     url = f"{base}/api/{repo_type}s/{repo_id}/tree/{quote(revision, safe='')}"
@@ -291,6 +302,7 @@ def tree_pages(
 
     Raises:
         SamePageError: There are more pages, but this mirror gives one of them again and again.
+        BadListingError: A page holds something else than a listing.
         Exception: huggingface_hub's own errors.
     """
     params: dict[str, Any] | None = {"recursive": recursive, "expand": expand}
@@ -317,7 +329,33 @@ def _page(
         "GET", url, params=params, headers=headers, timeout=PATIENT_TIMEOUT, retry_on_exceptions=()
     )
     hf_raise_for_status(response)
-    return response, response.json()
+    try:
+        page = response.json()
+    except RecursionError:
+        raise BadListingError(url, "its JSON is nested too deeply") from None
+    fault = _fault_of_page(page)
+    if fault is not None:
+        raise BadListingError(url, fault)
+    return response, page
+
+
+def _fault_of_page(page: object) -> str | None:
+    """What a page of a listing lacks to be one; ``None`` if nothing."""
+    if not isinstance(page, list):
+        return f"expected a list, got {reprlib.repr(page)}"
+    for item in page:
+        if not isinstance(item, dict) or not isinstance(item.get("path"), str):
+            return f"an entry without a path: {reprlib.repr(item)}"
+        if item.get("type") != "file":
+            continue
+        lfs = item.get("lfs")
+        for each in (item, *([lfs] if lfs else ())):
+            if not isinstance(each, dict) or not isinstance(each.get("oid"), str):
+                return f"{reprlib.repr(item['path'])} has no object id"
+            # A bool is an int to Python, but no size.
+            if type(each.get("size")) is not int or each["size"] < 0:
+                return f"{reprlib.repr(item['path'])} has a size of {reprlib.repr(each.get('size'))}"
+    return None
 
 
 def _at_home(base: str, url: str) -> str:
@@ -462,6 +500,7 @@ class Repository:
 
         Raises:
             SamePageError: A mirror keeps some of the files to itself.
+            BadListingError: A page holds something else than a listing.
             Exception: huggingface_hub's own errors.
         """
         entries = self._entries(commit, "", recursive=True, patient=patient)

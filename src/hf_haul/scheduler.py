@@ -684,9 +684,14 @@ class Scheduler:
     def _drop_hopeless(
         self, run: QueueRun, transfer: Transfer, error: BaseException | None
     ) -> list[DownloadTask]:
-        """Fail the waiting files of a source that has failed for one file after the other."""
+        """Fail the waiting files of a source that has failed for one file after the other.
+
+        Or has served other versions than listed, as mirrors do that lag behind.
+        """
         source = transfer.source
-        if not isinstance(error, RetriesExhaustedError) or self._sources.note_lost_file(source) < _LOST_FILES:
+        if not isinstance(error, RetriesExhaustedError | SourceChangedError):
+            return []
+        if self._sources.note_lost_file(source) < _LOST_FILES:
             return []
         dropped = run.queue.drop_waiting(lambda task: source_of(task.source_url) == source)
         for task in dropped:

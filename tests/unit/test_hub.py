@@ -42,7 +42,7 @@ def response(
     return http.Response(
         status,
         headers={name.replace("_", "-"): value for name, value in headers.items()},
-        content=json.dumps(body).encode() if body else b"",
+        content=body if isinstance(body, bytes) else json.dumps(body).encode() if body else b"",
         request=http.Request(method, url),
     )
 
@@ -222,6 +222,35 @@ def test_a_folder_of_more_than_a_page_is_made_whole_from_the_repositorys_info(
 def test_a_listing_that_is_refused_raises_the_hubs_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "http_backoff", Pages(response(404, X_Error_Code="RepoNotFound")))
     with pytest.raises(RepositoryNotFoundError):
+        repository().list_files(SHA)
+
+
+@pytest.mark.parametrize(
+    ("page", "complaint"),
+    [
+        pytest.param({"error": "no"}, r"expected a list, got \{'error': 'no'\}", id="an object"),
+        pytest.param(["a"], "an entry without a path: 'a'", id="a string for an entry"),
+        pytest.param([{"type": "file"}], "an entry without a path", id="no path"),
+        pytest.param([item("a", oid=None)], "'a' has no object id", id="no object id"),
+        pytest.param([item("a", size=-1)], "'a' has a size of -1", id="a negative size"),
+        pytest.param([item("a", size=True)], "'a' has a size of True", id="a bool for a size"),
+        pytest.param([item("a", lfs="x")], "'a' has no object id", id="a string for lfs"),
+        pytest.param(
+            [item("a", lfs={"oid": SHA256, "size": 1.5})], r"'a' has a size of 1\.5", id="a broken LFS size"
+        ),
+    ],
+)
+def test_a_listing_of_something_else_is_an_error_that_says_what(
+    monkeypatch: pytest.MonkeyPatch, page: Any, complaint: str
+) -> None:
+    monkeypatch.setattr(hub, "http_backoff", Pages(response(body=page)))
+    with pytest.raises(FileMetadataError, match=rf"tree/{SHA} cannot be read as a listing.*{complaint}"):
+        repository().list_files(SHA)
+
+
+def test_a_listing_nested_too_deeply_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "http_backoff", Pages(response(body=b"[" * 100_000)))
+    with pytest.raises(FileMetadataError, match="nested too deeply"):
         repository().list_files(SHA)
 
 

@@ -235,6 +235,16 @@ def test_a_source_that_fails_file_after_file_is_not_waited_for_by_all_of_them(tm
     assert "not tried, because 8 files in a row" in str(run.errors[-1][1])
 
 
+def test_a_source_of_other_versions_than_listed_is_not_asked_for_all_of_them(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_concurrent_files_per_model=1)
+    faults = [SourceChangedError("another etag")] * 99
+    run = bench.run(*(bench.file(f"{i:03}.bin", b"x" * i, faults=faults) for i in range(1, 101)))
+    assert len(run.errors) == 100
+    assert [type(error) for _, error in run.errors] == [SourceChangedError, *[RetriesExhaustedError] * 99]
+    assert [len(source.log) for source in bench.sources.values()] == [9, *[1] * 7, *[0] * 92]
+    assert "not tried, because 8 files in a row" in str(run.errors[-1][1])
+
+
 def test_one_bad_file_does_not_cost_others_their_retries(tmp_path: Path) -> None:
     bench = Bench(tmp_path, max_retries=2, max_concurrent_files_per_model=1)
     bad = bench.file("a.bin", b"1", faults=[reset_by_peer()] * 99)
