@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import reprlib
 import os
 import re
+import reprlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +40,7 @@ from hf_haul.task import Digest, RemoteFile
 __all__ = [
     "PATIENT_TIMEOUT",
     "UNREACHABLE",
+    "BadListingError",
     "FileMetadata",
     "ListedFile",
     "ProxyError",
