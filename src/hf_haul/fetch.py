@@ -23,6 +23,7 @@ from hf_haul.errors import (
 )
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
+from hf_haul.plan import SMALL_FILE
 from hf_haul.ranges import ByteRange
 from hf_haul.staging import StagedFile
 from hf_haul.transfer import Part
@@ -290,7 +291,7 @@ class PartFetcher:
                 data = buffer[:got]
                 staged.write(part.position, data)
                 staged.note(part.position, part.position + got)
-                if verifier is not None:
+                if verifier is not None and part.transfer.size <= SMALL_FILE:  # others have a thread for it
                     verifier.feed(part.position, data)
                 part.position += got
                 part.received += got

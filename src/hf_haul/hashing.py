@@ -1,8 +1,9 @@
-"""A thread that hashes what arrived early, while the rest of its file downloads."""
+"""Threads that hash files while they download."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import OrderedDict
 from typing import Final
@@ -12,57 +13,69 @@ from hf_haul.verify import Verifier
 
 __all__ = ["Hasher"]
 
-#: Seconds after which the thread ends if there is nothing to hash.
+#: Seconds after which a thread ends if there is nothing to hash.
 _IDLE_SECONDS: Final = 10.0
 
 
 class Hasher:
-    """Follows the contiguous prefix of staged files, on one thread that exists only while there is work.
+    """Follows the contiguous prefix of staged files, on threads that exist only while there is work.
 
-    The worker at the front of a file hashes what it receives; this thread hashes what others brought before
-    their turn, by reading it back from the system's memory.
+    What has arrived is read back from the system's memory. That copy costs less than having the worker at the front
+    of a file hash what it receives: its connection would stand still meanwhile.
+
+    Args:
+        most: Threads at the most, each at one file; as many as there are processors by default.
 
     Locking: ``_waits`` guards the attributes below it; hashing happens outside it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most or os.cpu_count() or 1
         self._waits = threading.Condition()
         self._files: OrderedDict[Verifier, StagedFile] = OrderedDict()
-        self._thread: threading.Thread | None = None
+        self._threads: set[threading.Thread] = set()
+        self._idle = 0
         self._closing = False
 
     def soon(self, verifier: Verifier, staged: StagedFile) -> None:
         """Have a file's digest follow its prefix."""
         with self._waits:
-            if self._closing:
+            if self._closing or verifier in self._files:
                 return
             self._files[verifier] = staged
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="hf-haul-hasher", daemon=True)
-                self._thread.start()
-            else:
+            if len(self._files) <= self._idle:
                 self._waits.notify()
+            elif len(self._threads) < self._most:
+                thread = threading.Thread(target=self._run, name="hf-haul-hasher", daemon=True)
+                with contextlib.suppress(RuntimeError):  # no more threads to be had: it is hashed in the end
+                    thread.start()
+                    self._threads.add(thread)
 
     def close(self) -> None:
-        """End the thread after the file it is at."""
+        """End the threads after the files they are at."""
         with self._waits:
             self._closing = True
             self._files.clear()
-            self._waits.notify()
-            thread = self._thread
-        if thread is not None:
+            self._waits.notify_all()
+            threads = list(self._threads)
+        for thread in threads:
             thread.join()
 
     def _run(self) -> None:
-        while True:
-            with self._waits:
-                idle = not self._files and not self._waits.wait_for(self._wanted, _IDLE_SECONDS)
-                if idle or self._closing:
-                    self._thread = None
-                    return
-                verifier, staged = self._files.popitem(last=False)
+        while (work := self._next()) is not None:
+            verifier, staged = work
             with contextlib.suppress(OSError):  # closed meanwhile; whoever resumes it hashes it again
                 verifier.catch_up(staged.frontier, staged.read_into, wait=False)
 
-    def _wanted(self) -> bool:
-        return bool(self._files) or self._closing
+    def _next(self) -> tuple[Verifier, StagedFile] | None:
+        """The file that has waited longest; ``None`` if the calling thread is to end."""
+        with self._waits:
+            self._idle += 1
+            try:
+                self._waits.wait_for(lambda: self._files or self._closing, _IDLE_SECONDS)
+            finally:
+                self._idle -= 1
+            if self._closing or not self._files:
+                self._threads.discard(threading.current_thread())
+                return None
+            return self._files.popitem(last=False)

@@ -741,6 +741,11 @@ class Scheduler:
         transfer.meter.add(nbytes)
         self._meter.add(nbytes)
         transfer.metrics.add_bytes(nbytes)
+        verifier, staged = transfer.verifier, transfer.staged
+        if verifier is None or staged is None or verifier.catching_up:
+            return
+        if staged.frontier() > verifier.position:
+            self._hash_soon(transfer)
 
     def _note_retry(self, part: Part, error: BaseException) -> None:
         task = part.transfer.task
@@ -828,6 +833,6 @@ class Scheduler:
         return bool(due)
 
     def _hash_soon(self, transfer: Transfer) -> None:
-        """Have what came early hashed while the rest downloads."""
+        """Have what is on disk hashed while the rest downloads."""
         if self._threads_allowed and transfer.size > SMALL_FILE and transfer.verifier and transfer.staged:
             self._hasher.soon(transfer.verifier, transfer.staged)

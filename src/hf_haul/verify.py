@@ -27,6 +27,10 @@ class Verifier:
 
     Locking: ``_lock`` guards the hash and its position; it is held while hashing, and only ever tried by
     :meth:`feed`, so that no connection waits for it.
+
+    Attributes:
+        catching_up: Whether a thread is in :meth:`catch_up`.
+        stopped: Whether it is to return.
     """
 
     def __init__(self, digest: Digest, size: int) -> None:
@@ -35,6 +39,7 @@ class Verifier:
         self._lock = threading.Lock()
         self._position = 0
         self._hash = self._new_hash()
+        self.catching_up = False
         self.stopped = False
 
     @property
@@ -73,6 +78,7 @@ class Verifier:
         if not self._lock.acquire(blocking=wait):
             return False
         try:
+            self.catching_up = True
             while self._position < (limit := frontier()):
                 buffer = _block()
                 while self._position < limit:
@@ -85,6 +91,7 @@ class Verifier:
                     self._position += got
             return self._position >= self._size
         finally:
+            self.catching_up = False
             self._lock.release()
 
     def stop(self) -> None:
