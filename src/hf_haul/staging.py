@@ -115,7 +115,8 @@ _VERSION_LIMIT: Final = 64
 class StagedFile:
     """A file being fetched, open for writing at offsets by many threads.
 
-    Locking: ``_lock`` guards ``done`` and the journal's end. Data is written outside it.
+    Locking: ``_lock`` guards ``done`` and the journal's end. Data is written outside it, under ``_write_lock``, which
+    is always the inner one.
 
     Attributes:
         size: Bytes of the whole file.
@@ -137,7 +138,7 @@ class StagedFile:
         self._nonce = secrets.randbits(32)
         self._journal_end = size + _HEADER_SIZE
         self._last_beat = time.monotonic()
-        self._seek_lock = threading.Lock()  # only where there is no pwrite
+        self._write_lock = threading.Lock()
         self._identity = self._stat_identity(os.fstat(fd))
         _open_here.add(self._identity)
 
@@ -353,11 +354,12 @@ class StagedFile:
             data = data[written:]
 
     def _pwrite(self, data: memoryview, offset: int) -> int:
-        if hasattr(os, "pwrite"):
-            return os.pwrite(self._fd, data, offset)
-        with self._seek_lock:  # pragma: no cover - Windows
-            os.lseek(self._fd, offset, os.SEEK_SET)
-            return os.write(self._fd, data)
+        # The system lets one thread at a time write to a file, and has the others spin; waiting here costs nothing.
+        with self._write_lock:
+            if hasattr(os, "pwrite"):
+                return os.pwrite(self._fd, data, offset)
+            os.lseek(self._fd, offset, os.SEEK_SET)  # pragma: no cover - Windows
+            return os.write(self._fd, data)  # pragma: no cover - Windows
 
     def _pack(self, start: int, stop: int) -> bytes:
         crc = zlib.crc32(b"%d-%d" % (start, stop), self._nonce)
