@@ -200,7 +200,7 @@ class StagedFile:
         """Read back what was written; returns the number of bytes."""
         if hasattr(os, "preadv"):
             return os.preadv(self._fd, [buffer], offset)
-        with self._seek_lock:  # pragma: no cover - Windows
+        with self._write_lock:  # pragma: no cover - Windows
             os.lseek(self._fd, offset, os.SEEK_SET)
             data = os.read(self._fd, len(buffer))
         buffer[: len(data)] = data  # pragma: no cover - Windows
@@ -420,7 +420,7 @@ class StagedFile:
         self._journal_end = at
 
     def _read_at(self, offset: int) -> bytes:  # pragma: no cover - Windows
-        with self._seek_lock:
+        with self._write_lock:
             os.lseek(self._fd, offset, os.SEEK_SET)
             return os.read(self._fd, _RECORD.size * 4096)
 
