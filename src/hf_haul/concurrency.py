@@ -9,6 +9,10 @@ twentieth more. A step that does not pay is taken back, and the limit holds for 
 probes go up and down in turn, because a start during TCP's slow start overshoots. A refusal (429, 503) or repeated
 broken connections halve the limit at once.
 
+Where connections are so fast that the processor is what limits them, fewer of them do more: they share its cores with
+the digest and with each other's writes. There halves are tried first, and kept if they bring as much; once the processor
+is idle again, the limit is what it was at the start.
+
 What it does not do: look at the clock, at threads or at sockets. Its owner feeds samples and obeys ``limit``.
 """
 
@@ -22,15 +26,18 @@ from typing import Any, Final, Literal
 
 __all__ = ["ConcurrencyController"]
 
-Phase = Literal["start", "steps", "hold"]
+Phase = Literal["start", "thrift", "steps", "hold"]
 
 _START_TICK: Final = 0.1
+_THRIFT_TICK: Final = 0.2
 _STEP_TICK: Final = 0.5
 _FIRST_BYTES_PER_TICK: Final = 3.0
 _DOUBLING_PAYS: Final = 1.25
 _STEP_PAYS: Final = 1.05
 #: A smaller limit is kept if this much of the goodput stays.
 _SHRINKING_PAYS: Final = 0.98
+#: The same for half a limit: its tick is short, and what it saves is worth a little.
+_HALVING_PAYS: Final = 0.9
 _STEP: Final = 2
 #: Above this a step is an eighth: two more of fifty could not show in the goodput.
 _SMALL: Final = 16
@@ -41,6 +48,11 @@ _SURGE: Final = 1.25
 _BUSY_PROCESSOR: Final = 0.85
 #: Above this a doubling would end in a busy processor; small steps find the place.
 _HALF_BUSY: Final = 0.6
+#: Above this, fast connections may be in each other's way; bytes per second of one that count as fast.
+_SHORT_OF_PROCESSOR: Final = 0.45
+_FAST: Final = 50e6
+#: Below this there is no reason for thrift.
+_IDLE_PROCESSOR: Final = 0.3
 #: Share of the limit that has to be in use on average for a tick to say anything about it.
 _IN_USE: Final = 0.75
 #: Seconds for the connections in use to follow a new limit, after which the trial is called off.
@@ -97,6 +109,7 @@ class ConcurrencyController:
         self._hold = _HOLD
         self._probe_down = True  # a start in leaps is more likely to end too high than too low
         self._surges = 0
+        self._thrift: bool | None = None  # whether fewer connections brought as much; None until tried
         self._breaks: deque[float] = deque(maxlen=_BREAKS)
         self._backed_off_at: float | None = None
         self._backoffs: dict[str, int] = {}
@@ -105,6 +118,11 @@ class ConcurrencyController:
     def limit(self) -> int:
         """Connections that may be in use now."""
         return self._limit
+
+    @property
+    def settled(self) -> bool:
+        """Whether the limit is near its place, and will not change by halves and doubles."""
+        return self._phase in {"steps", "hold"}
 
     def first_byte(self, seconds: float) -> None:
         """Note the seconds from a request to its answer; a tick lasts at least three times that."""
@@ -161,6 +179,7 @@ class ConcurrencyController:
         self._backed_off_at = now
         self._backoffs[reason] = self._backoffs.get(reason, 0) + 1
         self._trial = None
+        self._thrift = None
         self._limit = max(floor, self._limit // 2)
         self._goodput = 0.0
         self._probe_down = False
@@ -171,6 +190,7 @@ class ConcurrencyController:
         """Start over from the present limit."""
         del now  # nothing is pending after this
         self._trial = None
+        self._thrift = None
         self._phase = "start"
         self._goodput = 0.0
         self._hold = _HOLD
@@ -191,7 +211,7 @@ class ConcurrencyController:
     # ---- one tick
 
     def _tick_seconds(self) -> float:
-        least = _START_TICK if self._phase == "start" else _STEP_TICK
+        least = {"start": _START_TICK, "thrift": _THRIFT_TICK}.get(self._phase, _STEP_TICK)
         # Ticks are cut by samples a little late or early; a hair less keeps them from taking one more.
         return max(least, _FIRST_BYTES_PER_TICK * (self._first_byte or 0.0)) - 0.01
 
@@ -232,16 +252,30 @@ class ConcurrencyController:
                 return
         else:
             self._note_goodput(now, rate)
+        if self._thrift and cpu_busy < _IDLE_PROCESSOR and self._limit < self._initial:
+            self._limit = self._initial
+            self.retune(now)
+            return
+        if self._can_be_thrifty(rate, cpu_busy):
+            self._phase = "thrift"
+            self._try(now, self._limit // 2, _HALVING_PAYS)
+            return
         busy = cpu_busy > _BUSY_PROCESSOR
         if self._phase == "start" and cpu_busy > _HALF_BUSY:
             self._phase = "steps"
         if self._phase == "hold":
             if now >= self._hold_until:
                 self._probe(now, busy=busy)
-        elif busy:  # more connections would only take turns
+        elif busy or self._phase == "thrift":  # more connections would only take turns
             self._rest(now, self._hold)
         else:
             self._grow(now)
+
+    def _can_be_thrifty(self, rate: float, cpu_busy: float) -> bool:
+        """Whether half the connections might do."""
+        if self._phase == "hold" or self._thrift is False or self._limit == 1:
+            return False
+        return cpu_busy > _SHORT_OF_PROCESSOR and rate >= _FAST * self._limit
 
     def _note_goodput(self, now: float, rate: float) -> None:
         stale = self._told_at is None or now - self._told_at > _HOLD
@@ -265,6 +299,8 @@ class ConcurrencyController:
             self._take_back(trial)
             if trial.eager:
                 self._phase = "steps"
+            elif self._phase == "thrift" and not self._thrift:
+                self._thrift, self._phase = False, "steps"
             else:
                 self._hold = min(2 * self._hold, _LONGEST_HOLD)
                 self._rest(now, self._hold)
@@ -273,7 +309,10 @@ class ConcurrencyController:
         self._goodput = rate
         self._hold = _HOLD
         if self._limit < trial.before:
-            self._rest(now, _HOLD)
+            if self._phase == "thrift":
+                self._thrift = True
+            if self._phase != "thrift" or self._limit == 1:
+                self._rest(now, _HOLD)
             return False
         if not pays:  # less than a doubling should bring, but something: keep it, go on in steps
             self._phase = "steps"

@@ -16,6 +16,7 @@ from typing import Final, NoReturn, TypeVar
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import (
     ConnectionFailedError,
+    HaltedError,
     RangeRefusedError,
     SourceChangedError,
     StalledError,
@@ -29,6 +30,7 @@ from hf_haul.staging import StagedFile
 from hf_haul.transfer import Part
 from hf_haul.transports.base import Body
 from hf_haul.transports.retry import is_retryable, retrying
+from hf_haul.verify import Verifier
 
 __all__ = ["PartFetcher"]
 
@@ -45,6 +47,13 @@ _DOUBTS: Final = 2
 #: Times a range is asked for again after a refusal: one broken node of a CDN is no reason to fetch all of a file in
 #: a single stream.
 _REFUSALS: Final = 2
+
+
+#: Bytes at the front of a file that may be on disk without being hashed.
+_MOST_UNHASHED: Final = 64 * MiB
+#: Bytes that a core hashes in a second, and the seconds that are worth waiting for it.
+_HASHED_BPS: Final = 1.5e9
+_LEAST_WAIT: Final = 0.002
 
 
 class PartFetcher:
@@ -302,6 +311,8 @@ class PartFetcher:
                 limited = self._limiter.wait(got, part.halt)
                 if limited:
                     self._on_limited(part, limited)
+                if verifier is not None and verifier.catching_up:
+                    self._let_digest_follow(part, staged, verifier)
         finally:
             if part.position > claimed:
                 staged.record(claimed, part.position)
@@ -316,6 +327,20 @@ class PartFetcher:
                 f"{part.transfer.task.file_path}: the body is longer than {part.stop} bytes"
             )
             self._doubt(part, error)
+
+    @staticmethod
+    def _let_digest_follow(part: Part, staged: StagedFile, verifier: Verifier) -> None:
+        """Wait while the digest is far behind what could be hashed.
+
+        It takes one core, and gets less of it where many connections share few cores. What they gain is lost after
+        the last byte, when the digest is alone; and their speed would say that there should be so many of them.
+        """
+        while verifier.catching_up and not part.leave:
+            excess = staged.frontier() - verifier.position - _MOST_UNHASHED
+            if excess <= 0:
+                return
+            if part.halt.wait(_LEAST_WAIT + excess / _HASHED_BPS):
+                raise HaltedError
 
     @contextmanager
     def _calling(self, part: Part) -> Iterator[None]:

@@ -17,6 +17,8 @@ __all__ = ["SourceLimits"]
 #: Seconds that one part should take one connection. A digest follows the contiguous prefix, and that grows no
 #: faster than the parts at its end: long parts leave most of the hashing for after the last byte.
 _PART_SECONDS: Final = 0.4
+#: The same while the limit is looked for: connections follow a smaller limit when their parts end.
+_FIRST_PART_SECONDS: Final = 0.1
 #: And as many times the seconds to a first byte, so that a connection spends little of its time between parts.
 _FIRST_BYTES_PER_PART: Final = 20.0
 
@@ -58,7 +60,8 @@ class SourceLimits:
         """Bytes that one connection brings in the time a part should take; 0.0 while unknown."""
         speed = self._history.connection_speed(source) or 0.0
         first_byte = self._history.first_byte_seconds(source) or 0.0
-        return speed * max(_PART_SECONDS, _FIRST_BYTES_PER_PART * first_byte)
+        seconds = _PART_SECONDS if self._controller(source).settled else _FIRST_PART_SECONDS
+        return speed * max(seconds, _FIRST_BYTES_PER_PART * first_byte)
 
     def widest(self) -> int:
         """Connections allowed to the source that is allowed most."""

@@ -158,6 +158,44 @@ def test_growth_stops_where_the_processor_becomes_busy() -> None:
     assert 16 <= max(limit for _, limit in line.limits) <= 20
 
 
+def test_fast_connections_in_each_others_way_become_one() -> None:
+    line = Line(lambda n, _: (1000 - 60 * n) * MB, cpu=lambda n: 0.7).run(2.5)
+    assert line.limit == 1
+    assert line.run(60).average(55) >= 0.98 * 940 * MB
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_fast_connections_that_bring_more_together_stay(noise: float) -> None:
+    line = Line(lambda n, _: min(250 * n, 1000) * MB, cpu=lambda n: 0.7, noise=noise).run(30)
+    assert line.limit == 4
+    assert line.average(28) >= 0.95 * 1000 * MB
+
+
+def test_slow_connections_are_not_halved_however_busy_the_processor() -> None:
+    line = Line(linear, cpu=lambda n: 0.7).run(30)
+    assert min(limit for _, limit in line.limits) == 4
+
+
+def test_thrift_ends_where_the_processor_has_nothing_to_do() -> None:
+    def link(n: int, t: float) -> float:
+        return 1000 * MB if t < 20 else 20 * MB * n
+
+    line = Line(link, cpu=lambda n: 0.7).run(20)
+    assert line.limit == 1
+    line.cpu = lambda n: 0.02
+    line.run(5)
+    assert line.limit == 32
+
+
+def test_a_refusal_ends_thrift() -> None:
+    line = Line(lambda n, _: 1000 * MB, cpu=lambda n: 0.7).run(4)
+    assert line.limit == 1
+    line.controller.backoff(line.now, "ServerBusyError")
+    line.cpu = lambda n: 0.02
+    line.run(4)
+    assert line.limit == 1
+
+
 def test_the_maximum_is_never_exceeded_and_the_initial_limit_not_undercut_by_probes() -> None:
     line = Line(linear, initial=3, maximum=29).run(120)
     assert {limit for _, limit in line.limits} <= set(range(3, 30))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.support.clock import FakeClock
 from tests.support.transport import FakeSource, MemoryDestination, request
 
+from hf_haul import fetch
 from hf_haul.config import KiB, Settings
-from hf_haul.errors import ConnectionFailedError, RetriesExhaustedError, SourceChangedError
+from hf_haul.errors import ConnectionFailedError, HaltedError, RetriesExhaustedError, SourceChangedError
 from hf_haul.fetch import PartFetcher
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import DownloadMetrics, SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.staging import claim
-from hf_haul.task import DownloadTask
+from hf_haul.task import Digest, DownloadTask
 from hf_haul.transfer import Part, Transfer
+from hf_haul.verify import Verifier
 
 DATA = random.Random(5).randbytes(16 * KiB)
 PATIENCE = 90.0
@@ -101,3 +105,66 @@ def test_a_body_that_stays_too_long_is_believed_to_be_another_file(tmp_path: Pat
     bench = Bench(tmp_path, source, FakeClock())
     with pytest.raises(SourceChangedError, match="longer"):
         bench.fetch()
+
+
+class SlowDigest:
+    """The digest of a bench's file, on a processor that another thread uses: it comes on only while the part waits.
+
+    Attributes:
+        lags: Bytes on disk that were not hashed, each time the part waited.
+    """
+
+    def __init__(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, then: Callable[[], None] = lambda: None
+    ) -> None:
+        monkeypatch.setattr(fetch, "_MOST_UNHASHED", 4 * KiB)
+        self.bench, self.then = bench, then
+        self.verifier = Verifier(Digest("sha256", hashlib.sha256(DATA).hexdigest()), len(DATA))
+        self.verifier.catching_up = True
+        bench.transfer.verifier = self.verifier
+        monkeypatch.setattr(fetch, "SMALL_FILE", 0)
+        monkeypatch.setattr(bench.part.halt, "wait", self.wait)
+        self.lags: list[int] = []
+
+    def wait(self, seconds: float) -> bool:
+        assert 0 < seconds < 0.1
+        staged = self.bench.transfer.staged
+        assert staged is not None
+        self.lags.append(staged.frontier() - self.verifier.position)
+        start = self.verifier.position
+        self.verifier.feed(start, memoryview(DATA)[start : start + 2 * KiB])
+        self.then()
+        return self.bench.part.halt.is_set()
+
+
+def test_a_part_waits_for_a_digest_that_is_far_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
+    digest = SlowDigest(bench, monkeypatch)
+    assert bench.fetch() == DATA
+    assert digest.lags == [5 * KiB] * 6
+
+
+def test_nobody_waits_for_a_digest_that_no_thread_is_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
+    digest = SlowDigest(bench, monkeypatch)
+    digest.verifier.catching_up = False
+    assert bench.fetch() == DATA
+    assert digest.lags == []
+
+
+def test_a_part_that_waits_for_a_digest_can_be_halted_and_asked_to_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
+    SlowDigest(bench, monkeypatch, bench.part.halt.set)
+    with pytest.raises(HaltedError):
+        bench.fetch()
+    assert bench.part.position == 5 * KiB
+    other = Bench(tmp_path / "b", FakeSource(DATA), FakeClock())
+    SlowDigest(other, monkeypatch, lambda: other.part.ask_to_leave(0.0))
+    other.fetch()
+    assert other.part.position == 5 * KiB

@@ -85,5 +85,14 @@ def test_a_part_is_as_long_as_one_connection_is_fast(speed: int, first_byte: flo
     assert sources.most_per_part(A) == 0.0
     history.first_byte(A, first_byte)
     history.read(A, speed, 1.0)
+    sources._controller(A)._phase = "hold"
     assert sources.most_per_part(A) == pytest.approx(expected)
     assert sources.most_per_part(B) == 0.0
+
+
+def test_parts_are_short_while_the_limit_is_looked_for() -> None:
+    history = SourceHistory()
+    sources = SourceLimits(Settings(), history, clock=lambda: 0.0)
+    history.first_byte(A, 0.001)
+    history.read(A, 500_000_000, 1.0)
+    assert sources.most_per_part(A) == pytest.approx(50_000_000)
