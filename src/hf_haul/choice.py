@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hf_haul.config import Settings
 from hf_haul.plan import SMALL_FILE, part_size
@@ -22,8 +22,8 @@ TransportFactory = Callable[[FileRequest], Transport]
 class Chooser:
     """Picks work by the order of queues, files and parts. It has no lock; the scheduler's guards it.
 
-    HIGH files go before all others of their queue; then the small lane gets up to a quarter of the connections;
-    then running files go before new ones, so that few are open. When nothing is left to begin, the part
+    HIGH files go before all others of their queue; then the small lane gets as many connections as it takes for both
+    lanes to end together; then running files go before new ones, so that few are open. When nothing is left to begin, the part
     that would finish last is shared.
 
     Args:
@@ -71,13 +71,43 @@ class Chooser:
         if high is not None:
             return self._begin(run, high)
         small = sum(1 for t in run.transfers.values() if t.size <= SMALL_FILE)
-        share = max(1, self._sources.widest() // 4)
+        share = max(1, self._sources.widest() // 16)
         waiting = run.queue.first_of_lanes(prefer_small=small < share, may_begin=self._may_begin)
         if waiting is not None and (small < share or not running) and (waiting.size or 0) <= SMALL_FILE:
             return self._begin(run, waiting)
         if running:
             return self.take(running[0])
         return self._begin(run, waiting) if waiting is not None else None
+
+    def _share_of_small(self, run: QueueRun) -> int:
+        """Connections for small files: so many that both lanes end together, and at least one.
+
+        More would leave bandwidth unused, because a small file is mostly waiting; fewer, a rest of small files that no
+        large one fills up. A quarter while nothing is known of the speeds.
+        """
+        widest = self._sources.widest()
+        small = self._seconds_of(run.queue.waiting_work(small=True))
+        large = self._seconds_of(run.queue.waiting_work(small=False))
+        fetching = [t for t in run.transfers.values() if t.size > SMALL_FILE]
+        rest = self._seconds_of({t.source: (0, 0) for t in fetching})
+        if small is None or large is None or rest is None:
+            return max(1, widest // 4)
+        large += sum(
+            self._sources.seconds(t.source, 0, sum(map(len, t.pending)) + sum(p.remaining for p in t.parts))
+            or 0.0
+            for t in fetching
+        )
+        return max(1, min(round(widest * small / (small + large or 1.0)), widest - 1))
+
+    def _seconds_of(self, work: Mapping[str, tuple[int, int]]) -> float | None:
+        """Seconds that one connection would need for it; ``None`` while unknown."""
+        total = 0.0
+        for source, (files, nbytes) in work.items():
+            seconds = self._sources.seconds(source, files, nbytes)
+            if seconds is None:
+                return None
+            total += seconds
+        return total
 
     def take(self, transfer: Transfer) -> Part:
         """Start the next part of a file that has work."""

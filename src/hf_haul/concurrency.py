@@ -38,6 +38,11 @@ _STEP_PAYS: Final = 1.05
 _SHRINKING_PAYS: Final = 0.98
 #: The same for half a limit: its tick is short, and what it saves is worth a little.
 _HALVING_PAYS: Final = 0.9
+#: Share of the limit that a step has to add to tell whether the link scales, and share of that which it has to bring.
+_TELLING: Final = 0.1
+_IN_FULL: Final = 0.75
+#: Connections that bring this share of what one brought at its best are not in each other's way.
+_AS_FAST: Final = 0.85
 _STEP: Final = 2
 #: Above this a step is an eighth: two more of fifty could not show in the goodput.
 _SMALL: Final = 16
@@ -46,8 +51,8 @@ _LONGEST_HOLD: Final = 20.0
 #: Growth of the goodput at an unchanged limit, twice in a row, that says that what was learned is out of date.
 _SURGE: Final = 1.25
 _BUSY_PROCESSOR: Final = 0.85
-#: Above this a doubling would end in a busy processor; small steps find the place.
-_HALF_BUSY: Final = 0.6
+#: How busy a leap may make the processor, if its use grows with the connections.
+_LEAP_BUSY: Final = 0.95
 #: Above this, fast connections may be in each other's way; bytes per second of one that count as fast.
 _SHORT_OF_PROCESSOR: Final = 0.45
 _FAST: Final = 50e6
@@ -108,6 +113,7 @@ class ConcurrencyController:
         self._hold_until = 0.0
         self._hold = _HOLD
         self._probe_down = True  # a start in leaps is more likely to end too high than too low
+        self._each = 0.0  # the goodput of one connection when it was best
         self._surges = 0
         self._thrift: bool | None = None  # whether fewer connections brought as much; None until tried
         self._breaks: deque[float] = deque(maxlen=_BREAKS)
@@ -140,6 +146,7 @@ class ConcurrencyController:
             cpu_busy: Share of all processors that this process uses, 0.0 to 1.0; ``None`` if unknown.
         """
         if self._tick_at is None:
+            self._flowing = self._flowing or (bytes_total > 0 and self._first_byte is not None)
             self._start_tick(now, bytes_total)
             return
         if not self._flowing:
@@ -191,6 +198,7 @@ class ConcurrencyController:
         del now  # nothing is pending after this
         self._trial = None
         self._thrift = None
+        self._each = 0.0
         self._phase = "start"
         self._goodput = 0.0
         self._hold = _HOLD
@@ -247,6 +255,7 @@ class ConcurrencyController:
         return max(samples) == self._limit and sum(samples) >= _IN_USE * self._limit * len(samples)
 
     def _judge(self, now: float, rate: float, cpu_busy: float) -> None:
+        self._each = max(self._each, rate / self._limit)
         if self._trial is not None:
             if not self._judge_trial(now, rate, self._trial):
                 return
@@ -261,15 +270,13 @@ class ConcurrencyController:
             self._try(now, self._limit // 2, _HALVING_PAYS)
             return
         busy = cpu_busy > _BUSY_PROCESSOR
-        if self._phase == "start" and cpu_busy > _HALF_BUSY:
-            self._phase = "steps"
         if self._phase == "hold":
             if now >= self._hold_until:
                 self._probe(now, busy=busy)
         elif busy or self._phase == "thrift":  # more connections would only take turns
             self._rest(now, self._hold)
         else:
-            self._grow(now)
+            self._grow(now, cpu_busy)
 
     def _can_be_thrifty(self, rate: float, cpu_busy: float) -> bool:
         """Whether half the connections might do."""
@@ -316,7 +323,14 @@ class ConcurrencyController:
             return False
         if not pays:  # less than a doubling should bring, but something: keep it, go on in steps
             self._phase = "steps"
+        elif self._scales(rate, trial):  # far from full: leap, or go on leaping
+            self._phase = "start"
         return True
+
+    def _scales(self, rate: float, trial: _Trial) -> bool:
+        """Whether a step, large enough to tell, brought about as much as it added."""
+        added = self._limit / trial.before - 1.0
+        return added >= _TELLING and rate / trial.baseline - 1.0 >= _IN_FULL * added
 
     def _take_back(self, trial: _Trial) -> None:
         self._trial = None
@@ -325,11 +339,12 @@ class ConcurrencyController:
 
     # ---- changes
 
-    def _grow(self, now: float) -> None:
+    def _grow(self, now: float, cpu_busy: float) -> None:
         if self._limit >= self._maximum:
             self._rest(now, self._hold)
         elif self._phase == "start":
-            larger = min(2 * self._limit, self._maximum)
+            leap = min(2.0, _LEAP_BUSY / max(cpu_busy, 0.1))
+            larger = min(max(int(self._limit * leap), self._limit + 1), self._maximum)
             need = 1.0 + (_DOUBLING_PAYS - 1.0) * (larger / self._limit - 1.0)
             self._try(now, larger, need, eager=True)
         else:
@@ -337,6 +352,9 @@ class ConcurrencyController:
 
     def _probe(self, now: float, *, busy: bool) -> None:
         """Try the neighbours of a limit that has held: above and below in turn."""
+        if self._limit >= self._maximum and not busy and self._goodput >= _AS_FAST * self._each * self._limit:
+            self._rest(now, self._hold)  # nobody is in another's way: fewer would bring less
+            return
         down = self._probe_down or busy or self._limit >= self._maximum
         self._probe_down = not self._probe_down
         smaller = max(self._initial, self._limit - max(_STEP, self._limit // 4))
@@ -346,7 +364,7 @@ class ConcurrencyController:
             self._rest(now, self._hold)
         else:
             self._phase = "steps"
-            self._grow(now)
+            self._grow(now, 0.0)
 
     def _step(self) -> int:
         return _STEP if self._limit <= _SMALL else self._limit // 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -70,6 +71,7 @@ class ModelDownloadQueue:
         self.paused = False
         self._age = next(_sequence)
         self._waiting: dict[tuple[str, str], list[DownloadTask]] = {}  # heaps, by lane and source
+        self._bytes: Counter[tuple[str, str]] = Counter()  # of the files in each heap
         for task in tasks:
             self.add(task)
 
@@ -122,12 +124,23 @@ class ModelDownloadQueue:
             return small or large
         return small if prefer_small else large
 
+    def waiting_work(self, *, small: bool) -> dict[str, tuple[int, int]]:
+        """Files and bytes that wait in a lane, by source."""
+        wanted = _SMALL if small else _LARGE
+        return {
+            source: (len(lane), self._bytes[wanted, source])
+            for (its_lane, source), lane in self._waiting.items()
+            if its_lane == wanted and lane
+        }
+
     def start(self, task: DownloadTask) -> None:
         """Make the first file of a lane active."""
-        lane = self._waiting[self._lane(task)]
+        key = self._lane(task)
+        lane = self._waiting[key]
         if lane[0] is not task:
             raise RuntimeError(f"{task.file_path} is not the first of its lane")
         heapq.heappop(lane)
+        self._bytes[key] -= task.size or 0
         self.active[task.task_id] = task
 
     def settle(self, task: DownloadTask, *, ok: bool) -> None:
@@ -138,10 +151,11 @@ class ModelDownloadQueue:
     def drop_waiting(self, which: Callable[[DownloadTask], bool] = lambda _task: True) -> list[DownloadTask]:
         """Take files out of the lanes, and out of what was deferred; returns them."""
         dropped = []
-        for lane in self._waiting.values():
+        for key, lane in self._waiting.items():
             dropped += [task for task in lane if which(task)]
             lane[:] = [task for task in lane if not which(task)]
             heapq.heapify(lane)
+            self._bytes[key] = sum(task.size or 0 for task in lane)
         for task in [task for task in self.deferred.values() if which(task)]:
             dropped.append(self.deferred.pop(task.task_id))
         return dropped
@@ -155,7 +169,9 @@ class ModelDownloadQueue:
         return min(firsts, default=None)
 
     def _push(self, task: DownloadTask) -> None:
-        heapq.heappush(self._waiting.setdefault(self._lane(task), []), task)
+        key = self._lane(task)
+        heapq.heappush(self._waiting.setdefault(key, []), task)
+        self._bytes[key] += task.size or 0
 
     @staticmethod
     def _lane(task: DownloadTask) -> tuple[str, str]:

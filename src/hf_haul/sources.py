@@ -23,6 +23,40 @@ _FIRST_PART_SECONDS: Final = 0.1
 _FIRST_BYTES_PER_PART: Final = 20.0
 
 
+#: Bytes that a request counts for.
+_REQUEST_BYTES: Final = 64 << 10
+#: Looks in a row that have to agree that a source's work is of another kind now.
+_LOOKS: Final = 2
+
+
+class _Kind:
+    """What takes the time of a source's connections: bytes, or requests for small files.
+
+    How many connections are best for one says nothing about the other.
+    """
+
+    def __init__(self) -> None:
+        self._requests: bool | None = None
+        self._nbytes = 0
+        self._credit = 0
+        self._looks = 0
+
+    def changes(self, nbytes: int, credit: int) -> bool:
+        """Look at the totals; returns whether the work has become another."""
+        got, self._nbytes = nbytes - self._nbytes, nbytes
+        earned, self._credit = credit - self._credit, credit
+        if not got and not earned:
+            return False
+        requests = earned > got
+        if self._requests is None:
+            self._requests = requests
+        self._looks = self._looks + 1 if requests is not self._requests else 0
+        if self._looks < _LOOKS:
+            return False
+        self._requests, self._looks = requests, 0
+        return True
+
+
 class SourceLimits:
     """The adaptive limit of each source (``scheme://host:port``). It has no lock; the scheduler's guards it.
 
@@ -50,6 +84,7 @@ class SourceLimits:
         self._wanted: Counter[str] = Counter()
         self._requests: dict[str, int] = {}
         self._lost: dict[str, tuple[int, int]] = {}  # files in a row, and the bytes received by then
+        self._kinds: dict[str, _Kind] = {}
         self._processor = (clock(), time.process_time())
 
     def limit(self, source: str) -> int:
@@ -62,6 +97,12 @@ class SourceLimits:
         first_byte = self._history.first_byte_seconds(source) or 0.0
         seconds = _PART_SECONDS if self._controller(source).settled else _FIRST_PART_SECONDS
         return speed * max(seconds, _FIRST_BYTES_PER_PART * first_byte)
+
+    def seconds(self, source: str, files: int, nbytes: int) -> float | None:
+        """Seconds that one connection would need for so much of a source; ``None`` while its speed is unknown."""
+        speed = self._history.connection_speed(source)
+        first_byte = self._history.first_byte_seconds(source)
+        return None if not speed or first_byte is None else files * first_byte + nbytes / speed
 
     def widest(self) -> int:
         """Connections allowed to the source that is allowed most."""
@@ -134,9 +175,12 @@ class SourceLimits:
             latency = self._history.first_byte_seconds(source)
             if latency is not None:
                 controller.first_byte(latency)
+            nbytes = self._history.bytes_total(source)
             # A small file is a round trip more than it is bytes.
-            goodput = self._history.bytes_total(source) + (self._requests.get(source, 0) << 16)
-            controller.sample(now, goodput, self._active.get(source, 0), busy)
+            credit = self._requests.get(source, 0) * _REQUEST_BYTES
+            if self._kinds.setdefault(source, _Kind()).changes(nbytes, credit) and controller.settled:
+                controller.retune(now)
+            controller.sample(now, nbytes + credit, self._active.get(source, 0), busy)
             grew = grew or controller.limit > before
         return grew
 

@@ -338,3 +338,9 @@ def test_limits_that_contradict_each_other_are_refused(initial: int, maximum: in
 def test_one_connection_is_enough_where_no_more_is_allowed() -> None:
     line = Line(linear, initial=1, maximum=1).run(30)
     assert [limit for _, limit in line.limits] == [1]
+
+
+def test_a_step_that_pays_in_full_is_followed_by_leaps() -> None:
+    line = Line(lambda n, t: 20 * MB * n if t > 10 else 80 * MB).run(10)
+    assert line.limit <= 6
+    assert line.run(10).limit == 32

@@ -96,3 +96,12 @@ def test_parts_are_short_while_the_limit_is_looked_for() -> None:
     history.first_byte(A, 0.001)
     history.read(A, 500_000_000, 1.0)
     assert sources.most_per_part(A) == pytest.approx(50_000_000)
+
+
+def test_the_time_of_one_connection_is_first_bytes_and_bytes() -> None:
+    history = SourceHistory()
+    sources = SourceLimits(Settings(), history, clock=lambda: 0.0)
+    assert sources.seconds(A, 10, 100) is None
+    history.first_byte(A, 0.01)
+    history.read(A, 20_000_000, 1.0)
+    assert sources.seconds(A, 100, 40_000_000) == pytest.approx(3.0)
