@@ -268,7 +268,8 @@ def test_a_callback_may_call_back_into_the_manager(
 
 def test_an_observer_is_told_the_life_of_a_queue(rig: Rig) -> None:
     seen: list[DownloadEvent] = []
-    rig.hub.faults.add(Reset(), path=WEIGHTS, times=1)
+    # In the body: a connection that served before and is reset without an answer is replaced in silence.
+    rig.hub.faults.add(Reset(after=1000), path=WEIGHTS, kind="cdn", times=1)
     rig.hub.faults.add(Status(404), path=SMALL, times=None)
     with rig.manager() as manager:
         manager.events.subscribe(seen.append)

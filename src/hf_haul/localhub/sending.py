@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
@@ -102,20 +103,19 @@ def open_content(content: FileContent) -> BinaryIO:
 
 
 def abort(transport: asyncio.WriteTransport) -> None:
-    """End a connection at once, or do nothing if its socket is closed already.
+    """End a connection at once, or do nothing if it is closed already.
 
     asyncio's own ``abort`` raises AttributeError for a transport that was closed with bytes still
     to send and has sent them since.
     """
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.fileno() != -1:
+    with contextlib.suppress(AttributeError):
         transport.abort()
 
 
 def reset(transport: asyncio.Transport) -> None:
     """End a connection with RST: what is not sent yet is thrown away."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and not transport.is_closing():
+    if not transport.is_closing():
+        sock = transport.get_extra_info("socket")
         layout = "hh" if sys.platform == "win32" else "ii"
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(layout, 1, 0))
     abort(transport)
@@ -237,6 +237,7 @@ class _Line:
         if transport is None:
             raise ConnectionResetError("the client has gone")
         self.transport: asyncio.Transport = transport
+        self._check_open()
         self._loop = asyncio.get_running_loop()
         self._response = response
         self._reply = reply
@@ -250,14 +251,14 @@ class _Line:
 
     async def send_slice(self, sent: int, left: int) -> int:
         """Send some of the ``left`` bytes that follow the first ``sent``; returns how many."""
+        self._check_open()
         rate = self._pace.per_connection
         paced_by_kernel = self._pace_in_kernel(rate)
         trickle = self._delivery.trickle
         slow = trickle if trickle is not None else None if paced_by_kernel else rate
         count = min(left, _slice_for(rate), _slice_for(slow), _slice_for(self._pace.total))
         await self._wait_for_turn(count, slow)
-        if self.transport.is_closing():
-            raise ConnectionResetError("the client has gone")
+        self._check_open()
         offset = self._reply.start + sent
         if self._file is None or not self._sendfile:
             await self._response.write(_read(self._reply, self._file, offset, count))
@@ -275,6 +276,11 @@ class _Line:
             # asyncio's word for a transport that began to close meanwhile.
             raise ConnectionResetError("the client has gone") from error
         return count
+
+    def _check_open(self) -> None:
+        """Make sure of the connection: a TLS transport that was closed twice cannot even be asked."""
+        if self.transport.is_closing():
+            raise ConnectionResetError("the client has gone")
 
     def _pace_in_kernel(self, rate: float | None) -> bool:
         """Let the kernel keep to ``rate``; returns whether it does."""
@@ -321,15 +327,16 @@ class _Line:
     async def _stall(self) -> None:
         released = self._delivery.released
         while released is not None and not released.is_set():
-            if self.transport.is_closing():
-                raise ConnectionResetError("the client has gone")
+            self._check_open()
             # Whoever releases it is another thread, and a client that leaves gives no signal.
             await asyncio.sleep(0.02)
 
     async def _drain(self) -> None:
         """Wait, two seconds at most, until the client's kernel has all that was sent."""
+        self._check_open()
         sock = self.transport.get_extra_info("socket")
         for _attempt in range(1000):
+            self._check_open()
             if not self.transport.get_write_buffer_size() and not _unacknowledged(sock):
                 break
             await asyncio.sleep(0.002)
