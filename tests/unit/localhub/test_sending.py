@@ -78,7 +78,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("closed", ["no", "with bytes to send", "twice", "and all was sent", "twice, and all was sent"])
+@pytest.mark.parametrize(
+    "closed", ["no", "with bytes to send", "twice", "and all was sent", "twice, and all was sent"]
+)
 def test_a_connection_can_be_aborted_in_whatever_state_it_is(
     closed: str, secure: bool, certificate: tuple[Path, Path]
 ) -> None:
