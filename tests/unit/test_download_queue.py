@@ -113,3 +113,34 @@ def test_a_source_that_is_full_holds_up_only_its_own_files() -> None:
     assert queue.first_high(lambda source: source == "https://other") is other
     assert queue.first_high(lambda _source: False) is None
     assert queue.first_of_lanes(prefer_small=True, may_begin=lambda source: source == "https://other") is None
+
+
+def test_the_work_that_waits_is_told_by_lane_and_source() -> None:
+    queue = ModelDownloadQueue("org/m")
+    sizes = {"a": 20 * KiB, "b": 30 * KiB, "c": GiB, "d": 2 * GiB, "e": None}
+    tasks = {
+        name: DownloadTask(
+            "org/m", name, f"https://{'other' if name == 'd' else 'hub'}/{name}", Path(name), size
+        )
+        for name, size in sizes.items()
+    }
+    for each in tasks.values():
+        queue.add(each)
+    hub, other = "https://hub", "https://other"
+
+    def waiting() -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
+        return queue.waiting_work(small=True), queue.waiting_work(small=False)
+
+    assert waiting() == (
+        {hub: (2, 50 * KiB)},
+        {hub: (2, GiB), other: (1, 2 * GiB)},
+    )  # of one no size is known
+    queue.start(tasks["c"])
+    first = queue.first_of_lanes(prefer_small=True)
+    assert first is not None
+    queue.start(first)
+    assert waiting() == ({hub: (1, 50 * KiB - (first.size or 0))}, {hub: (1, 0), other: (1, 2 * GiB)})
+    queue.defer(first)
+    queue.put_back(first.task_id)
+    queue.drop_waiting(lambda task: task is tasks["d"])
+    assert waiting() == ({hub: (2, 50 * KiB)}, {hub: (1, 0)})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hf_haul.config import Settings
+from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import ServerBusyError
 from hf_haul.metrics import SourceHistory
-from hf_haul.sources import SourceLimits
+from hf_haul.sources import SourceLimits, _Kind
 
 A, B = "http://a.test", "http://b.test"
 
@@ -105,3 +105,49 @@ def test_the_time_of_one_connection_is_first_bytes_and_bytes() -> None:
     history.first_byte(A, 0.01)
     history.read(A, 20_000_000, 1.0)
     assert sources.seconds(A, 100, 40_000_000) == pytest.approx(3.0)
+
+
+REQUEST = 64 * KiB  # what a request counts for
+
+
+@pytest.mark.parametrize(
+    ("looks", "changes"),
+    [
+        pytest.param([(MiB, 0)] * 9, 0, id="bytes all the time"),
+        pytest.param([(0, REQUEST)] * 9, 0, id="requests all the time"),
+        pytest.param([(MiB, 0)] * 3 + [(0, REQUEST)], 0, id="one look says little"),
+        pytest.param([(MiB, 0)] * 3 + [(0, REQUEST)] * 5, 1, id="from bytes to requests"),
+        pytest.param([(0, REQUEST), (MiB, 0), (MiB, 0), (0, REQUEST), (0, REQUEST)], 2, id="there and back"),
+        pytest.param([(MiB, 0), (0, REQUEST), (0, 0), (0, REQUEST)], 1, id="nothing says nothing"),
+        pytest.param([(MiB, 0), (0, REQUEST), (MiB, 0), (0, REQUEST), (MiB, 0)], 0, id="both in turn"),
+    ],
+)
+def test_the_kind_of_work_changes_when_two_looks_agree(looks: list[tuple[int, int]], changes: int) -> None:
+    kind, nbytes, credit, seen = _Kind(), 0, 0, 0
+    for got, earned in looks:
+        nbytes, credit = nbytes + got, credit + earned
+        seen += kind.changes(nbytes, credit)
+    assert seen == changes
+
+
+def test_a_limit_found_for_requests_is_looked_for_anew_when_bytes_come() -> None:
+    history, now = SourceHistory(), 0.0
+    sources = SourceLimits(Settings(), history, clock=lambda: now)
+    controller = sources._controller(A)
+
+    def look(nbytes: int, requests: int) -> str:
+        nonlocal now
+        now += 0.1
+        history.read(A, nbytes, 0.1)
+        for _ in range(requests):
+            sources.count_request(A)
+        sources.sample(now)
+        phase: str = sources.snapshot()[A]["phase"]
+        return phase
+
+    for _ in range(3):
+        look(KiB, 10)
+    controller._phase = "hold"
+    controller._hold_until = 1000.0
+    assert look(KiB, 10) == "hold"
+    assert [look(100 * MiB, 0), look(100 * MiB, 0)] == ["hold", "start"]
