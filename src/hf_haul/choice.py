@@ -71,7 +71,7 @@ class Chooser:
         if high is not None:
             return self._begin(run, high)
         small = sum(1 for t in run.transfers.values() if t.size <= SMALL_FILE)
-        share = max(1, self._sources.widest() // 16)
+        share = self._share_of_small(run)
         waiting = run.queue.first_of_lanes(prefer_small=small < share, may_begin=self._may_begin)
         if waiting is not None and (small < share or not running) and (waiting.size or 0) <= SMALL_FILE:
             return self._begin(run, waiting)
@@ -86,17 +86,15 @@ class Chooser:
         large one fills up. A quarter while nothing is known of the speeds.
         """
         widest = self._sources.widest()
-        small = self._seconds_of(run.queue.waiting_work(small=True))
-        large = self._seconds_of(run.queue.waiting_work(small=False))
-        fetching = [t for t in run.transfers.values() if t.size > SMALL_FILE]
-        rest = self._seconds_of({t.source: (0, 0) for t in fetching})
-        if small is None or large is None or rest is None:
+        to_fetch = run.queue.waiting_work(small=False)
+        for transfer in run.transfers.values():
+            if transfer.size > SMALL_FILE:
+                files, nbytes = to_fetch.get(transfer.source, (0, 0))
+                nbytes += sum(map(len, transfer.pending)) + sum(part.remaining for part in transfer.parts)
+                to_fetch[transfer.source] = (files, nbytes)
+        small, large = self._seconds_of(run.queue.waiting_work(small=True)), self._seconds_of(to_fetch)
+        if small is None or large is None:
             return max(1, widest // 4)
-        large += sum(
-            self._sources.seconds(t.source, 0, sum(map(len, t.pending)) + sum(p.remaining for p in t.parts))
-            or 0.0
-            for t in fetching
-        )
         return max(1, min(round(widest * small / (small + large or 1.0)), widest - 1))
 
     def _seconds_of(self, work: Mapping[str, tuple[int, int]]) -> float | None:

@@ -9,6 +9,9 @@ twentieth more. A step that does not pay is taken back, and the limit holds for 
 probes go up and down in turn, because a start during TCP's slow start overshoots. A refusal (429, 503) or repeated
 broken connections halve the limit at once.
 
+A trial of fewer is given up after one tick: that holds what the leaving ones still brought, and if even so it is too
+little, less would follow. At the maximum fewer are tried only if each connection has become slower than it was.
+
 Where connections are so fast that the processor is what limits them, fewer of them do more: they share its cores with
 the digest and with each other's writes. There halves are tried first, and kept if they bring as much; once the processor
 is idle again, the limit is what it was at the start.
@@ -24,11 +27,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-__all__ = ["ConcurrencyController"]
+__all__ = ["ConcurrencyController", "Use"]
 
 Phase = Literal["start", "thrift", "steps", "hold"]
 
-_START_TICK: Final = 0.1
+#: Less than the owner's 0.1 s: what flowed until its first look counts as a tick.
+_START_TICK: Final = 0.07
 _THRIFT_TICK: Final = 0.2
 _STEP_TICK: Final = 0.5
 _FIRST_BYTES_PER_TICK: Final = 3.0
@@ -72,6 +76,26 @@ _HARMLESS: Final = frozenset({"LinkExpiredError", "RangeRefusedError", "SourceCh
 _REFUSALS: Final = frozenset({"ServerBusyError"})
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a source has brought, and what it takes.
+
+    Attributes:
+        goodput_total: Goodput so far: bytes, and something for each finished request where round trips and not
+            bytes are what takes time.
+        bytes_total: Bytes alone.
+        active: Connections in use now.
+        peak: The most in use since the last look.
+        cpu_busy: Share of all processors that this process uses, 0.0 to 1.0.
+    """
+
+    goodput_total: float
+    bytes_total: float
+    active: int
+    peak: int = 0
+    cpu_busy: float = 0.0
+
+
 @dataclass
 class _Trial:
     """A limit being tried."""
@@ -104,16 +128,21 @@ class ConcurrencyController:
         self._trial: _Trial | None = None
         self._goodput = 0.0  # at the present limit, smoothed; 0.0 while unknown
         self._first_byte: float | None = None
-        self._flow_since: float | None = None  # when connections were first seen in use
+        self._begun: tuple[float, float] | None = (
+            None  # when connections came into use, and the bytes by then
+        )
         self._flowing = False
         self._told_at: float | None = None
         self._tick_at: float | None = None
+        self._tick_goodput = 0.0
         self._tick_bytes = 0.0
         self._tick_samples: list[int] = []
+        self._tick_peak = 0
         self._hold_until = 0.0
         self._hold = _HOLD
         self._probe_down = True  # a start in leaps is more likely to end too high than too low
-        self._each = 0.0  # the goodput of one connection when it was best
+        self._each = 0.0  # bytes per second of one connection when it was best
+        self._each_now = 0.0
         self._surges = 0
         self._thrift: bool | None = None  # whether fewer connections brought as much; None until tried
         self._breaks: deque[float] = deque(maxlen=_BREAKS)
@@ -135,33 +164,40 @@ class ConcurrencyController:
         before = seconds if self._first_byte is None else self._first_byte
         self._first_byte = before + 0.2 * (seconds - before)
 
-    def sample(self, now: float, bytes_total: float, active: int, cpu_busy: float | None = None) -> None:
+    def begin(self, now: float, bytes_total: float) -> None:
+        """Note that the first connection came into use, and the bytes by then."""
+        if self._begun is None:
+            self._begun = (now, bytes_total)
+
+    def sample(self, now: float, use: Use) -> None:
         """Look at the source; call it about every 0.1 s.
 
         Args:
             now: Seconds, monotonic.
-            bytes_total: Goodput so far: bytes, and something for each finished request where round trips and not
-                bytes are what takes time.
-            active: Connections in use.
-            cpu_busy: Share of all processors that this process uses, 0.0 to 1.0; ``None`` if unknown.
+            use: What came, and what it took.
         """
-        if self._tick_at is None:
-            self._flowing = self._flowing or (bytes_total > 0 and self._first_byte is not None)
-            self._start_tick(now, bytes_total)
-            return
         if not self._flowing:
-            self._watch_flow(now, bytes_total, active)
+            self._watch_flow(now, use)
+        if not self._flowing:
+            return
+        if self._tick_at is None:
+            self._start_tick(now, use.goodput_total, use.bytes_total)
             return
         if self._trial is not None and now - self._trial.since > _FOLLOW + 4 * self._tick_seconds():
             self._call_off(now, self._trial)
-        self._tick_samples.append(active)
-        if now - self._tick_at < self._tick_seconds():
+        self._tick_samples.append(use.active)
+        self._tick_peak = max(self._tick_peak, use.active, use.peak)
+        seconds = now - self._tick_at
+        if seconds < self._tick_seconds():
             return
-        rate = (bytes_total - self._tick_bytes) / (now - self._tick_at)
+        rate = (use.goodput_total - self._tick_goodput) / seconds
+        nbytes = use.bytes_total - self._tick_bytes
         told = self._tells(rate)
-        self._start_tick(now, bytes_total)
+        self._start_tick(now, use.goodput_total, use.bytes_total)
         if told:
-            self._judge(now, rate, cpu_busy or 0.0)
+            self._each_now = nbytes / seconds / self._limit
+            self._each = max(self._each, self._each_now)
+            self._judge(now, rate, use.cpu_busy)
 
     def backoff(self, now: float, reason: str) -> None:
         """Note trouble, and halve the limit if it looks like too many connections; at most once a second.
@@ -223,21 +259,21 @@ class ConcurrencyController:
         # Ticks are cut by samples a little late or early; a hair less keeps them from taking one more.
         return max(least, _FIRST_BYTES_PER_TICK * (self._first_byte or 0.0)) - 0.01
 
-    def _start_tick(self, now: float, bytes_total: float) -> None:
+    def _start_tick(self, now: float, goodput_total: float, bytes_total: float) -> None:
         self._tick_at = now
+        self._tick_goodput = goodput_total
         self._tick_bytes = bytes_total
         self._tick_samples = []
+        self._tick_peak = 0
 
-    def _watch_flow(self, now: float, bytes_total: float, active: int) -> None:
+    def _watch_flow(self, now: float, use: Use) -> None:
         """Wait for the first bytes; a tick that began before them would make the rest look like growth."""
-        if active and self._flow_since is None:
-            self._flow_since = now
-        if bytes_total <= self._tick_bytes:
+        if self._begun is None or self._first_byte is None:
             return
-        self._flowing = True
-        self._start_tick(now, bytes_total)
-        if self._first_byte is None and self._flow_since is not None:
-            self._first_byte = now - self._flow_since
+        began, before = self._begun
+        if use.goodput_total > before:
+            self._flowing = True
+            self._start_tick(min(began + self._first_byte, now), before, before)
 
     def _call_off(self, now: float, trial: _Trial) -> None:
         """End a trial that the connections in use do not follow."""
@@ -252,10 +288,9 @@ class ConcurrencyController:
         samples = self._tick_samples
         if not samples or rate <= 0.0:
             return False
-        return max(samples) == self._limit and sum(samples) >= _IN_USE * self._limit * len(samples)
+        return self._tick_peak == self._limit and sum(samples) >= _IN_USE * self._limit * len(samples)
 
     def _judge(self, now: float, rate: float, cpu_busy: float) -> None:
-        self._each = max(self._each, rate / self._limit)
         if self._trial is not None:
             if not self._judge_trial(now, rate, self._trial):
                 return
@@ -299,8 +334,8 @@ class ConcurrencyController:
         """Decide on the limit on trial; returns whether to go on from here at once."""
         trial.ticks += 1
         pays = rate >= trial.need * trial.baseline
-        if trial.ticks == 1 and not (pays and trial.eager):
-            return False  # the tick after a change still holds much of the old
+        if trial.ticks == 1 and (pays or self._limit > trial.before) and not (pays and trial.eager):
+            return False  # the tick after a change still holds much of the old; too little with that is too little
         self._told_at = now
         if not pays and not (trial.eager and rate >= _STEP_PAYS * trial.baseline):
             self._take_back(trial)
@@ -352,7 +387,7 @@ class ConcurrencyController:
 
     def _probe(self, now: float, *, busy: bool) -> None:
         """Try the neighbours of a limit that has held: above and below in turn."""
-        if self._limit >= self._maximum and not busy and self._goodput >= _AS_FAST * self._each * self._limit:
+        if self._limit >= self._maximum and not busy and self._each_now >= _AS_FAST * self._each:
             self._rest(now, self._hold)  # nobody is in another's way: fewer would bring less
             return
         down = self._probe_down or busy or self._limit >= self._maximum

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from hf_haul.concurrency import ConcurrencyController
+from hf_haul.concurrency import ConcurrencyController, Use
 from hf_haul.config import Settings
 from hf_haul.metrics import SourceHistory
 
@@ -80,6 +80,8 @@ class SourceLimits:
         self._clock = clock
         self._controllers: dict[str, ConcurrencyController] = {}
         self._active: dict[str, int] = {}
+        self._peaks: dict[str, int] = {}  # since the last look
+        self._begun: set[str] = set()
         self._resting: dict[str, int] = {}
         self._wanted: Counter[str] = Counter()
         self._requests: dict[str, int] = {}
@@ -135,7 +137,12 @@ class SourceLimits:
 
     def count(self, source: str, by: int) -> None:
         """Note that connections to a source came into use, or out of it."""
-        self._active[source] = self._active.get(source, 0) + by
+        active = self._active[source] = self._active.get(source, 0) + by
+        if active > self._peaks.get(source, 0):
+            self._peaks[source] = active
+        if source not in self._begun:
+            self._begun.add(source)
+            self._controller(source).begin(self._clock(), self._history.bytes_total(source))
 
     def count_request(self, source: str) -> None:
         """Note a finished request: where files are small, that is what takes time."""
@@ -168,7 +175,7 @@ class SourceLimits:
         """
         at, used = self._processor
         self._processor = (now, time.process_time())
-        busy = (self._processor[1] - used) / (now - at) / (os.cpu_count() or 1) if now > at else None
+        busy = (self._processor[1] - used) / (now - at) / (os.cpu_count() or 1) if now > at else 0.0
         grew = False
         for source, controller in self._controllers.items():
             before = controller.limit
@@ -180,7 +187,9 @@ class SourceLimits:
             credit = self._requests.get(source, 0) * _REQUEST_BYTES
             if self._kinds.setdefault(source, _Kind()).changes(nbytes, credit) and controller.settled:
                 controller.retune(now)
-            controller.sample(now, nbytes + credit, self._active.get(source, 0), busy)
+            active = self._active.get(source, 0)
+            use = Use(nbytes + credit, nbytes, active, self._peaks.pop(source, 0), busy)
+            controller.sample(now, use)
             grew = grew or controller.limit > before
         return grew
 

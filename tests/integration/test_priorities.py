@@ -229,7 +229,9 @@ def test_neither_lane_starves_the_other(tmp_path: Path) -> None:
             assert both
             assert handle.wait(30)
             assert handle.errors() == []
-        started = {record.path: record.start for record in rig.hub.requests.of("resolve")}
+        started: dict[str, float] = {}
+        for record in rig.hub.requests.of("resolve"):
+            started.setdefault(record.path, record.start)  # later ones are for its other parts
         first_large = min(started[p] for p in large)
         assert (
             sum(started[p] < first_large for p in small) < 20

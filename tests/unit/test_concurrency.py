@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hf_haul.concurrency import ConcurrencyController
+from hf_haul.concurrency import ConcurrencyController, Use
 
 MB = 1e6
 TICK = 0.1
@@ -25,6 +25,7 @@ class Line:
         first_byte: Seconds until the first byte.
         ramp: Seconds a changed rate takes to show (slow start).
         noise: Share by which each tick's bytes vary.
+        requests: Requests per second that are counted beside the bytes, by time.
         cpu: Share of the processors in use, by connections.
     """
 
@@ -33,12 +34,14 @@ class Line:
     first_byte: float = 0.0
     ramp: float = 0.0
     noise: float = 0.0
-    cpu: Callable[[int], float | None] = lambda n: None
+    requests: Callable[[float], int] = lambda now: 0
+    cpu: Callable[[int], float] = lambda n: 0.0
     initial: int = 4
     maximum: int = 32
     seed: int = 1
     now: float = 0.0
     total: float = 0.0
+    credit: float = 0.0
     active: float = 0.0
     rate: float = 0.0
     limits: list[tuple[float, int]] = field(default_factory=list)
@@ -46,6 +49,8 @@ class Line:
 
     def __post_init__(self) -> None:
         self.controller = ConcurrencyController(self.initial, self.maximum)
+        self.controller.begin(self.now, self.total)
+        self.limits.append((self.now, self.initial))
         self._random = random.Random(self.seed)
 
     def run(self, seconds: float) -> Line:
@@ -59,8 +64,12 @@ class Line:
             moved = self.rate * TICK * (1 + self._random.uniform(-self.noise, self.noise))
             self.total += moved
             self.rates.append(moved / TICK)
-            self.controller.sample(self.now, self.total, count, self.cpu(count))
-            if not self.limits or self.limits[-1][1] != self.controller.limit:
+            if self.now > self.first_byte:
+                self.controller.first_byte(self.first_byte)
+            self.credit += self.requests(self.now) * TICK * 65536
+            goodput = self.total + self.credit
+            self.controller.sample(self.now, Use(goodput, self.total, count, cpu_busy=self.cpu(count)))
+            if self.limits[-1][1] != self.controller.limit:
                 self.limits.append((self.now, self.controller.limit))
         return self
 
@@ -286,7 +295,7 @@ def test_the_limit_rests_after_a_refusal_and_then_earns_its_way_back() -> None:
 
 
 def test_a_refusal_in_the_middle_of_a_trial_counts_from_the_trial() -> None:
-    line = Line(linear).run(0.3)
+    line = Line(linear).run(0.1)
     assert line.limit == 8
     line.controller.backoff(line.now, "ServerBusyError")
     assert line.limit == 4
@@ -308,11 +317,42 @@ def test_retuning_starts_over_from_the_present_limit() -> None:
 
 
 def test_a_known_time_to_first_byte_makes_ticks_longer() -> None:
-    line = Line(linear)
-    line.controller.first_byte(0.5)
-    line.run(1.0)
-    assert line.limit == 4
+    line = Line(linear, first_byte=0.5).run(1.9)
+    assert line.limit == 4, "a tick from the first byte on lasts three times as long as it took"
     assert line.run(10).limit == 32
+
+
+def test_what_came_until_the_first_look_is_a_tick() -> None:
+    controller = ConcurrencyController(4, 32)
+    controller.begin(10.0, 500.0)
+    controller.first_byte(0.001)
+    controller.sample(10.02, Use(500.0, 500.0, 4))
+    assert controller.limit == 4, "nothing has come"
+    controller.sample(10.1, Use(8e6, 8e6, 4))
+    assert controller.limit == 8
+
+
+def test_connections_that_end_between_two_looks_are_in_use_all_the_same() -> None:
+    limits = []
+    for active, peak in [(3, 4), (3, 3), (2, 4)]:
+        controller = ConcurrencyController(4, 32)
+        controller.begin(0.0, 0.0)
+        controller.first_byte(0.001)
+        controller.sample(0.1, Use(8e6, 8e6, active, peak))
+        limits.append(controller.limit)
+    assert limits == [8, 4, 4]
+
+
+def test_requests_say_nothing_of_how_fast_one_connection_can_be() -> None:
+    line = Line(linear, initial=4, maximum=16, requests=lambda now: 2000 if now < 1 else 0).run(30)
+    assert [limit for _, limit in line.limits] == [4, 8, 16]
+
+
+def test_fewer_connections_that_bring_less_are_given_up_after_one_tick() -> None:
+    line = Line(lambda n, now: 20 * MB * n * (1.3 if now < 1 else 1.0), initial=4, maximum=16).run(12)
+    (tried, smaller), (back, restored) = line.limits[-2:]
+    assert smaller < restored == 16
+    assert back - tried == pytest.approx(0.5), "one tick, though it holds the bytes of those that leave"
 
 
 def test_a_snapshot_is_made_of_plain_values() -> None:

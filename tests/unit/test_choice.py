@@ -1,0 +1,63 @@
+"""How connections are shared between small and large files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_haul.choice import Chooser
+from hf_haul.config import KiB, MiB, Settings
+from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.metrics import SourceHistory
+from hf_haul.run import QueueRun
+from hf_haul.sources import SourceLimits
+from hf_haul.task import DownloadTask, FileRequest
+from hf_haul.transports.base import Transport
+
+HUB = "http://hub.test"
+
+
+class Lanes:
+    """A queue of equal small and equal large files at one source, whose speed may be known."""
+
+    def __init__(self, small: int, large: int, *, first_byte: float | None = 0.02) -> None:
+        history = SourceHistory()
+        if first_byte is not None:
+            history.first_byte(HUB, first_byte)
+            history.read(HUB, 20_000_000, 1.0)
+        sources = SourceLimits(Settings(initial_connections=16), history, clock=lambda: 0.0)
+        self.queue = ModelDownloadQueue("org/m")
+        for lane, count, size in [("small", small, 20 * KiB), ("large", large, 100 * MiB)]:
+            for number in range(count):
+                name = f"{lane}-{number}.bin"
+                self.queue.add(DownloadTask("org/m", name, f"{HUB}/{name}", Path(name), size))
+        self.chooser = Chooser(Settings(), sources, self.no_transport, lambda: 0.0)
+
+    @staticmethod
+    def no_transport(request: FileRequest) -> Transport:
+        raise AssertionError(f"nothing of {request.remote.path} is fetched here")
+
+    @property
+    def share(self) -> int:
+        return self.chooser._share_of_small(QueueRun(self.queue, [], None, clock=lambda: 0.0))
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "expected"),
+    [
+        pytest.param(1000, 4, 8, id="as much of both"),  # 1,000 x 0.021 s, 4 x 5.24 s
+        pytest.param(1000, 12, 4, id="three times as much of the large"),
+        pytest.param(10, 100, 1, id="hardly any small: one all the same"),
+        pytest.param(100_000, 1, 15, id="hardly any large: one all the same"),
+        pytest.param(0, 10, 1, id="no small"),
+    ],
+)
+def test_connections_are_shared_so_that_both_lanes_end_together(
+    small: int, large: int, expected: int
+) -> None:
+    assert Lanes(small, large).share == expected
+
+
+def test_a_quarter_is_for_small_files_while_no_speed_is_known() -> None:
+    assert Lanes(1000, 4, first_byte=None).share == 4
