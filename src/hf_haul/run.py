@@ -68,6 +68,9 @@ class QueueRun:
         self.over = False
         self.done = threading.Event()
         self._notifier = notifier
+        self._count_lock = (
+            threading.Lock()
+        )  # bytes move between files in flight and files settled in one step
         self._post_lock = threading.Lock()  # orders messages: none about a file follows its last
         self._posted: dict[str, tuple[int, DownloadState]] = {}
 
@@ -77,9 +80,10 @@ class QueueRun:
     def succeed(self, transfer: Transfer, *, transferred: bool) -> None:
         """Count a file that is in place."""
         task = transfer.task
-        self.transfers.pop(task.task_id, None)
+        with self._count_lock:
+            self.transfers.pop(task.task_id, None)
+            self.placed_bytes += task.size or 0
         self.queue.settle(task, ok=True)
-        self.placed_bytes += task.size or 0
         self.present_files += not transferred
         self.metrics.add_file(ok=True)
 
@@ -90,6 +94,12 @@ class QueueRun:
         self.queue.settle(task, ok=False)
         self.errors.append((task, error))
         self.metrics.add_file(ok=False)
+
+    def drop(self, transfer: Transfer, kept: int) -> None:
+        """Count a file that is not fetched any further, and the bytes of it that stay for a later run."""
+        with self._count_lock:
+            self.transfers.pop(transfer.task.task_id, None)
+            self.kept_bytes += kept
 
     @property
     def total_bytes(self) -> int:
@@ -103,8 +113,10 @@ class QueueRun:
 
     def bytes_done(self) -> int:
         """Bytes on disk, of files in place and in flight, and of those that will not come."""
-        staged = sum(t.staged.done for t in list(self.transfers.values()) if t.staged is not None)
-        return self.placed_bytes + self.kept_bytes + staged
+        with self._count_lock:  # a file that ends meanwhile counts once, as one in flight
+            settled = self.placed_bytes + self.kept_bytes
+            staged = [transfer.staged for transfer in list(self.transfers.values())]
+        return settled + sum(each.done for each in staged if each is not None)
 
     def finish(self) -> None:
         """Say that the queue is over. Call once, without the scheduler's lock where possible."""

@@ -664,13 +664,13 @@ class Scheduler:
         """End a file without success; ``None`` means that it was cancelled."""
         state = DownloadState.CANCELLED if error is None else DownloadState.FAILED
         reason = error or DownloadCancelledError(f"{transfer.task.file_path}: cancelled")
-        run.transfers.pop(transfer.task.task_id, None)
+        staged = transfer.staged
+        # What is wrong was deleted.
+        kept = staged.done if staged is not None and not isinstance(error, IntegrityError) else 0
+        run.drop(transfer, kept)
         run.fail(transfer.task, reason, state)
         hopeless = self._drop_hopeless(run, transfer, error)
         over = self._finish_if_over(run)
-        staged = transfer.staged
-        if staged is not None and not isinstance(error, IntegrityError):  # what is wrong was deleted
-            run.kept_bytes += staged.done
 
         def close() -> None:
             close_file(transfer)

@@ -96,11 +96,31 @@ def test_nothing_is_told_after_the_end_by_one_who_looked_before_it(bench: Bench)
 def test_what_is_on_disk_counts_wherever_it_is(bench: Bench) -> None:
     bench.write(0, 400)
     assert bench.run.bytes_done() == 400
-    bench.run.transfers.clear()
-    bench.run.kept_bytes += 400  # as of a file that was cancelled
+    bench.run.drop(bench.transfer, 400)  # as of a file that was cancelled
     assert bench.run.bytes_done() == 400
     bench.run.fail(bench.task, DownloadCancelledError("a.bin"), DownloadState.CANCELLED)
     assert bench.run.metrics.files_failed == 1
+
+
+@pytest.mark.parametrize("ends", ["in place", "dropped"])
+def test_a_file_that_ends_while_bytes_are_counted_counts_once(
+    bench: Bench, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.write(0, SIZE)
+    staged = bench.transfer.staged
+    assert staged is not None
+    done = staged.done
+
+    def end_meanwhile(_: object) -> int:
+        if ends == "dropped":
+            bench.run.drop(bench.transfer, done)
+        else:
+            bench.run.succeed(bench.transfer, transferred=True)
+        return done
+
+    monkeypatch.setattr(type(staged), "done", property(end_meanwhile))
+    assert bench.run.bytes_done() == SIZE
+    assert bench.run.bytes_done() == SIZE
 
 
 def test_a_size_that_is_learned_counts_in_the_total(bench: Bench) -> None:
