@@ -106,6 +106,11 @@ class SourceLimits:
         first_byte = self._history.first_byte_seconds(source)
         return None if not speed or first_byte is None else files * first_byte + nbytes / speed
 
+    @property
+    def settled(self) -> bool:
+        """Whether every source has about as many connections as are good for it."""
+        return all(each.settled for each in self._controllers.values())
+
     def widest(self) -> int:
         """Connections allowed to the source that is allowed most."""
         return max((each.limit for each in self._controllers.values()), default=self._initial)
@@ -168,7 +173,7 @@ class SourceLimits:
         return lost if self._history.bytes_total(source) == received else 0
 
     def sample(self, now: float) -> bool:
-        """Look at bytes, requests and the processor's load since the last look; call it about every 0.1 s.
+        """Look at bytes, requests and the processor's load since the last look; call it about every 0.1 s, and twice as often until settled.
 
         Returns:
             Whether a limit grew.
