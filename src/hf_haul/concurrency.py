@@ -13,7 +13,7 @@ A trial of fewer is given up after one tick: that holds what the leaving ones st
 little, less would follow. At the maximum fewer are tried only if each connection has become slower than it was.
 
 Where connections are so fast that the processor is what limits them, fewer of them do more: they share its cores with
-the digest and with each other's writes. There halves are tried first, and kept if they bring as much; once the processor
+the digest and with each other's writes. There halves are tried first, and kept if they bring most of it; once the processor
 is idle again, the limit is what it was at the start.
 
 What it does not do: look at the clock, at threads or at sockets. Its owner feeds samples and obeys ``limit``.
@@ -40,8 +40,8 @@ _DOUBLING_PAYS: Final = 1.25
 _STEP_PAYS: Final = 1.05
 #: A smaller limit is kept if this much of the goodput stays.
 _SHRINKING_PAYS: Final = 0.98
-#: The same for half a limit: its tick is short, and what it saves is worth a little.
-_HALVING_PAYS: Final = 0.9
+#: The same for halves, of what came before the first of them: ticks are short, and what they save is worth something.
+_HALVING_PAYS: Final = 0.8
 #: Share of the limit that a step has to add to tell whether the link scales, and share of that which it has to bring.
 _TELLING: Final = 0.1
 _IN_FULL: Final = 0.75
@@ -143,6 +143,7 @@ class ConcurrencyController:
         self._probe_down = True  # a start in leaps is more likely to end too high than too low
         self._each = 0.0  # bytes per second of one connection when it was best
         self._each_now = 0.0
+        self._undivided = 0.0  # the goodput before halves were tried
         self._surges = 0
         self._thrift: bool | None = None  # whether fewer connections brought as much; None until tried
         self._breaks: deque[float] = deque(maxlen=_BREAKS)
@@ -301,8 +302,9 @@ class ConcurrencyController:
             self.retune(now)
             return
         if self._can_be_thrifty(rate, cpu_busy):
-            self._phase = "thrift"
-            self._try(now, self._limit // 2, _HALVING_PAYS)
+            if self._phase != "thrift":
+                self._phase, self._undivided = "thrift", self._goodput
+            self._try(now, self._limit // 2, _HALVING_PAYS, self._undivided)
             return
         busy = cpu_busy > _BUSY_PROCESSOR
         if self._phase == "hold":
@@ -404,8 +406,10 @@ class ConcurrencyController:
     def _step(self) -> int:
         return _STEP if self._limit <= _SMALL else self._limit // 8
 
-    def _try(self, now: float, limit: int, need: float, *, eager: bool = False) -> None:
-        self._trial = _Trial(self._limit, self._goodput, need, now, eager)
+    def _try(
+        self, now: float, limit: int, need: float, baseline: float | None = None, *, eager: bool = False
+    ) -> None:
+        self._trial = _Trial(self._limit, baseline or self._goodput, need, now, eager)
         self._limit = limit
 
     def _rest(self, now: float, seconds: float) -> None:

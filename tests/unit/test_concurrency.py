@@ -180,6 +180,12 @@ def test_fast_connections_that_bring_more_together_stay(noise: float) -> None:
     assert line.average(28) >= 0.95 * 1000 * MB
 
 
+def test_losses_of_halves_do_not_add_up() -> None:
+    rates = {8: 1000 * MB, 4: 850 * MB, 2: 720 * MB, 1: 610 * MB}
+    line = Line(lambda n, _: rates.get(n, 1000 * MB), cpu=lambda n: 0.7, initial=8).run(4)
+    assert [limit for _, limit in line.limits] == [8, 4, 2, 4], "a half of a half may not lose another part"
+
+
 def test_slow_connections_are_not_halved_however_busy_the_processor() -> None:
     line = Line(linear, cpu=lambda n: 0.7).run(30)
     assert min(limit for _, limit in line.limits) == 4
