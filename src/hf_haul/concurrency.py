@@ -341,10 +341,11 @@ class ConcurrencyController:
         self._told_at = now
         if not pays and not (trial.eager and rate >= _STEP_PAYS * trial.baseline):
             self._take_back(trial)
-            if trial.eager:
-                self._phase = "steps"
-            elif self._phase == "thrift" and not self._thrift:
-                self._thrift, self._phase = False, "steps"
+            thriftless = self._phase == "thrift" and not self._thrift
+            if trial.eager or thriftless:
+                # What it was compared with took a twentieth of a second, and may have been a burst that nothing matches.
+                self._phase, self._goodput = "steps", 0.0
+                self._thrift = False if thriftless else self._thrift
             else:
                 self._hold = min(2 * self._hold, _LONGEST_HOLD)
                 self._rest(now, self._hold)

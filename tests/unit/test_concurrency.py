@@ -390,3 +390,13 @@ def test_a_step_that_pays_in_full_is_followed_by_leaps() -> None:
     line = Line(lambda n, t: 20 * MB * n if t > 10 else 80 * MB).run(10)
     assert line.limit <= 6
     assert line.run(10).limit == 32
+
+
+@pytest.mark.parametrize(
+    ("burst", "cpu"), [pytest.param(15 * MB, 0.3, id="doubled"), pytest.param(60 * MB, 0.6, id="halved")]
+)
+def test_a_burst_at_the_start_does_not_hold_up_growth_for_long(burst: float, cpu: float) -> None:
+    line = Line(linear, cpu=lambda n: cpu)
+    line.total = burst  # on its way when the first look comes
+    line.run(5)
+    assert line.limit == 32
