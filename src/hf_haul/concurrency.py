@@ -25,6 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final, Literal
 
 __all__ = ["ConcurrencyController", "Use"]
@@ -86,7 +87,7 @@ class Use:
         bytes_total: Bytes alone.
         active: Connections in use now.
         peak: The most in use since the last look.
-        cpu_busy: Share of all processors that this process uses, 0.0 to 1.0.
+        cpu_busy: Share of all processors that this process used since the last look, 0.0 to 1.0.
     """
 
     goodput_total: float
@@ -137,6 +138,7 @@ class ConcurrencyController:
         self._tick_goodput = 0.0
         self._tick_bytes = 0.0
         self._tick_samples: list[int] = []
+        self._tick_busy: list[float] = []
         self._tick_peak = 0
         self._hold_until = 0.0
         self._hold = _HOLD
@@ -187,6 +189,7 @@ class ConcurrencyController:
         if self._trial is not None and now - self._trial.since > _FOLLOW + 4 * self._tick_seconds():
             self._call_off(now, self._trial)
         self._tick_samples.append(use.active)
+        self._tick_busy.append(use.cpu_busy)
         self._tick_peak = max(self._tick_peak, use.active, use.peak)
         seconds = now - self._tick_at
         if seconds < self._tick_seconds():
@@ -194,11 +197,12 @@ class ConcurrencyController:
         rate = (use.goodput_total - self._tick_goodput) / seconds
         nbytes = use.bytes_total - self._tick_bytes
         told = self._tells(rate)
+        cpu_busy = fmean(self._tick_busy)
         self._start_tick(now, use.goodput_total, use.bytes_total)
         if told:
             self._each_now = nbytes / seconds / self._limit
             self._each = max(self._each, self._each_now)
-            self._judge(now, rate, use.cpu_busy)
+            self._judge(now, rate, cpu_busy)
 
     def backoff(self, now: float, reason: str) -> None:
         """Note trouble, and halve the limit if it looks like too many connections; at most once a second.
@@ -265,6 +269,7 @@ class ConcurrencyController:
         self._tick_goodput = goodput_total
         self._tick_bytes = bytes_total
         self._tick_samples = []
+        self._tick_busy = []
         self._tick_peak = 0
 
     def _watch_flow(self, now: float, use: Use) -> None:
@@ -310,6 +315,8 @@ class ConcurrencyController:
         if self._phase == "hold":
             if now >= self._hold_until:
                 self._probe(now, busy=busy)
+        elif busy and self._phase == "start":  # too short a look to rest for seconds; a longer one follows
+            self._phase = "steps"
         elif busy or self._phase == "thrift":  # more connections would only take turns
             self._rest(now, self._hold)
         else:

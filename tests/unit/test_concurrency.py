@@ -400,3 +400,24 @@ def test_a_burst_at_the_start_does_not_hold_up_growth_for_long(burst: float, cpu
     line.total = burst  # on its way when the first look comes
     line.run(5)
     assert line.limit == 32
+
+
+@pytest.mark.parametrize("look", [1, 2, 3])
+def test_one_busy_look_at_the_start_does_not_hold_up_growth_for_long(look: int) -> None:
+    line = Line(linear)
+    line.run((look - 1) * TICK)
+    line.cpu = lambda n: 1.0
+    line.run(TICK)
+    line.cpu = lambda n: 0.3
+    assert line.run(3).limit == 32
+
+
+@pytest.mark.parametrize("quiet", range(5))
+def test_one_quiet_look_in_five_does_not_hide_a_busy_processor(quiet: int) -> None:
+    line = Line(linear)
+    while line.limit < 16:
+        line.run(TICK)
+    line.cpu = lambda n: 1.0
+    line.run(1)
+    line.cpu = lambda n: 0.5 if round(line.now / TICK) % 5 == quiet else 1.0
+    assert line.run(20).limit <= 16
