@@ -402,7 +402,11 @@ class Scheduler:
                     if block and self._sources.any_free():
                         self._wake_workers()  # there may be more where this came from
                     return job
-                if not block or (not self._runs and self._clock() >= deadline):
+                if not block:
+                    return None
+                if not self._runs and self._clock() >= deadline:
+                    # In the same breath: whoever submits next must not count on a thread that is about to end.
+                    self._workers.discard(threading.current_thread())
                     return None
                 self._idle += 1
                 try:

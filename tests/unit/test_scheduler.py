@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,14 @@ SETTINGS: dict[str, Any] = {
 
 
 class Bench:
-    """A scheduler without threads, over sources in memory."""
+    """A scheduler over sources in memory, without threads unless a test is about them."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, threads: bool = False, **settings: Any) -> None:
         self.folder = folder
         self.sources: dict[str, FakeSource] = {}
         self.destinations: dict[str, MemoryDestination] = {}
         self.scheduler = Scheduler(
-            Settings(**{**SETTINGS, **settings}), BandwidthLimiter(None), self.transport_for, threads=False
+            Settings(**{**SETTINGS, **settings}), BandwidthLimiter(None), self.transport_for, threads=threads
         )
 
     def transport_for(self, wanted: FileRequest) -> Transport:
@@ -577,3 +578,29 @@ def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(tmp_path: Path) -> None:
     rival = bench.scheduler._next_job(block=False)
     assert isinstance(rival, Part)
     assert (rival.start, rival.stop, rival.rival, slow.rival) == (slow.position, slow.stop, slow, rival)
+
+
+def test_a_queue_that_comes_while_the_only_worker_ends_is_not_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler_module, "_IDLE_SECONDS", 0.01)
+    bench = Bench(tmp_path, threads=True, max_concurrent_downloads=1)
+    first, second = bench.file("a.bin"), bench.file("b.bin")
+    runs: list[QueueRun] = []
+    came = threading.Event()
+    look_for_work = bench.scheduler._next_job
+
+    def next_job() -> Part | Transfer | None:
+        job = look_for_work()
+        if job is None and not came.is_set():  # it has decided to end, and has not ended yet
+            runs.append(bench.submit(second))
+            came.set()
+        return job
+
+    monkeypatch.setattr(bench.scheduler, "_next_job", next_job)
+    try:
+        assert bench.submit(first).done.wait(10)
+        assert came.wait(10)
+        assert runs[0].done.wait(10)
+    finally:
+        bench.scheduler.shutdown(wait_for_work=False)
