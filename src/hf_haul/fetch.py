@@ -49,8 +49,9 @@ _DOUBTS: Final = 2
 _REFUSALS: Final = 2
 
 
-#: Bytes at the front of a file that may be on disk without being hashed.
-_MOST_UNHASHED: Final = 64 * MiB
+#: Bytes at the front of a file that may be on disk without being hashed: a sixth of a second of hashing, so that
+#: connections seldom wait for what the digest catches up by itself.
+_MOST_UNHASHED: Final = 256 * MiB
 #: Bytes that a core hashes in a second, and the seconds that are worth waiting for it.
 _HASHED_BPS: Final = 1.5e9
 _LEAST_WAIT: Final = 0.002
