@@ -67,6 +67,8 @@ _IDLE_PROCESSOR: Final = 0.3
 _IN_USE: Final = 0.75
 #: Seconds for the connections in use to follow a new limit, after which the trial is called off.
 _FOLLOW: Final = 4.0
+#: Seconds without a look after which a tick begins anew: its owner had nothing to look at.
+_GAP: Final = 1.0
 _BACKOFF_EVERY: Final = 1.0
 #: Broken connections within so many seconds that are more than bad luck.
 _BREAKS: Final = 2
@@ -134,6 +136,7 @@ class ConcurrencyController:
         )
         self._flowing = False
         self._told_at: float | None = None
+        self._looked_at: float | None = None
         self._tick_at: float | None = None
         self._tick_goodput = 0.0
         self._tick_bytes = 0.0
@@ -179,11 +182,13 @@ class ConcurrencyController:
             now: Seconds, monotonic.
             use: What came, and what it took.
         """
+        away = 0.0 if self._looked_at is None else now - self._looked_at
+        self._looked_at = now
         if not self._flowing:
             self._watch_flow(now, use)
         if not self._flowing:
             return
-        if self._tick_at is None:
+        if self._tick_at is None or away > _GAP:
             self._start_tick(now, use.goodput_total, use.bytes_total)
             return
         if self._trial is not None and now - self._trial.since > _FOLLOW + 4 * self._tick_seconds():

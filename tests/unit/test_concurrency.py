@@ -421,3 +421,11 @@ def test_one_quiet_look_in_five_does_not_hide_a_busy_processor(quiet: int) -> No
     line.run(1)
     line.cpu = lambda n: 0.5 if round(line.now / TICK) % 5 == quiet else 1.0
     assert line.run(20).limit <= 16
+
+
+def test_a_time_without_a_look_says_nothing_of_what_flowed() -> None:
+    line = Line(linear, maximum=16).run(3)
+    assert line.limit == 16
+    line.now += 60.0  # between two queues
+    line.run(3)
+    assert line.limit == 16
