@@ -798,7 +798,7 @@ class Scheduler:
                 seconds = _TICK if self._sources.settled else _FIRST_TICK
                 self._ticker_waits.wait_for(lambda: self._closing, seconds)
             now = time.monotonic()
-            tell = now - told >= _TICK - _FIRST_TICK / 2
+            tell = now - told >= _TICK
             told = now if tell else told
             self.tick(tell=tell)
 

@@ -518,6 +518,17 @@ def test_a_file_that_another_process_fetches_is_looked_at_again_and_linked_when_
     assert bench.sources["a.bin"].log == []
 
 
+@pytest.mark.parametrize("tell", [True, False])
+def test_a_look_tells_of_progress_only_where_it_should(
+    bench: Bench, tell: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted: list[QueueRun] = []
+    monkeypatch.setattr(QueueRun, "post_progress", posted.append)
+    run = bench.submit(bench.file("a.bin"))
+    bench.scheduler.tick(tell=tell)
+    assert posted == [run] * tell
+
+
 def test_a_staged_file_lost_to_somebody_else_is_fetched_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
