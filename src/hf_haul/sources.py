@@ -27,6 +27,8 @@ _FIRST_BYTES_PER_PART: Final = 20.0
 _REQUEST_BYTES: Final = 64 << 10
 #: Looks in a row that have to agree that a source's work is of another kind now.
 _LOOKS: Final = 2
+#: How many times as much there has to be of the other kind.
+_OTHER: Final = 2
 
 
 class _Kind:
@@ -47,9 +49,10 @@ class _Kind:
         earned, self._credit = credit - self._credit, credit
         if not got and not earned:
             return False
-        requests = earned > got
         if self._requests is None:
-            self._requests = requests
+            self._requests = earned > got
+        # Where there is about as much of both, nothing changes.
+        requests = earned >= _OTHER * got if not self._requests else got < _OTHER * earned
         self._looks = self._looks + 1 if requests is not self._requests else 0
         if self._looks < _LOOKS:
             return False

@@ -120,6 +120,11 @@ REQUEST = 64 * KiB  # what a request counts for
         pytest.param([(0, REQUEST), (MiB, 0), (MiB, 0), (0, REQUEST), (0, REQUEST)], 2, id="there and back"),
         pytest.param([(MiB, 0), (0, REQUEST), (0, 0), (0, REQUEST)], 1, id="nothing says nothing"),
         pytest.param([(MiB, 0), (0, REQUEST), (MiB, 0), (0, REQUEST), (MiB, 0)], 0, id="both in turn"),
+        pytest.param(
+            ([(MiB, 12 * REQUEST)] * 3 + [(MiB, 20 * REQUEST)] * 3) * 3, 0, id="about as much of both"
+        ),
+        pytest.param([(MiB, 4 * REQUEST)] * 3 + [(MiB, 40 * REQUEST)] * 3, 1, id="from few requests to many"),
+        pytest.param([(MiB, 40 * REQUEST)] * 3 + [(MiB, 4 * REQUEST)] * 3, 1, id="from many requests to few"),
     ],
 )
 def test_the_kind_of_work_changes_when_two_looks_agree(looks: list[tuple[int, int]], changes: int) -> None:
