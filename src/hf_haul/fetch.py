@@ -340,7 +340,9 @@ class PartFetcher:
             excess = staged.frontier() - verifier.position - _MOST_UNHASHED
             if excess <= 0:
                 return
-            if part.halt.wait(_LEAST_WAIT + excess / _HASHED_BPS):
+            with part.halt.lining_up():  # nobody helps by fetching half of it
+                halted = part.halt.wait(_LEAST_WAIT + excess / _HASHED_BPS)
+            if halted:
                 raise HaltedError
 
     @contextmanager

@@ -23,7 +23,7 @@ class Halt:
 
     Attributes:
         in_line: Whether the worker waits for its turn (a place in the pool, the pace a server asked for, another
-            thread's answer) and not for the network: nothing is wrong with its connection then.
+            thread's answer, its file's digest) and not for the network: nothing is wrong with its connection then.
         patience: Seconds it has waited because a server asked for it.
         turn_came: When it last stopped waiting so, in seconds of ``time.monotonic``.
     """

@@ -22,6 +22,7 @@ from hf_haul.staging import claim
 from hf_haul.task import Digest, DownloadTask
 from hf_haul.transfer import Part, Transfer
 from hf_haul.verify import Verifier
+from hf_haul.watchdog import part_to_share
 
 DATA = random.Random(5).randbytes(16 * KiB)
 PATIENCE = 90.0
@@ -144,6 +145,23 @@ def test_a_part_waits_for_a_digest_that_is_far_behind(
     digest = SlowDigest(bench, monkeypatch)
     assert bench.fetch() == DATA
     assert digest.lags == [5 * KiB] * 6
+
+
+def test_a_part_that_waits_for_a_digest_is_not_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
+    much_later = bench.part.started_at + 3600.0
+    shared: list[object] = []
+
+    def look() -> None:
+        shared.append(part_to_share([bench.part], much_later))
+
+    SlowDigest(bench, monkeypatch, look)
+    assert bench.fetch() == DATA
+    assert shared == [None] * 6
+    bench.part.position = 0
+    assert part_to_share([bench.part], much_later) is not None
 
 
 def test_nobody_waits_for_a_digest_that_no_thread_is_at(
