@@ -111,8 +111,8 @@ class SourceLimits:
 
     @property
     def settled(self) -> bool:
-        """Whether every source has about as many connections as are good for it."""
-        return all(each.settled for each in self._controllers.values())
+        """Whether every source that a queue has files of has about as many connections as are good for it."""
+        return all(self._controllers[source].settled for source in self._looked_after())
 
     def widest(self) -> int:
         """Connections allowed to the source that is allowed most."""
@@ -185,7 +185,8 @@ class SourceLimits:
         self._processor = (now, time.process_time())
         busy = (self._processor[1] - used) / (now - at) / (os.cpu_count() or 1) if now > at else 0.0
         grew = False
-        for source, controller in self._controllers.items():
+        for source in self._looked_after():
+            controller = self._controllers[source]
             before = controller.limit
             latency = self._history.first_byte_seconds(source)
             if latency is not None:
@@ -220,6 +221,10 @@ class SourceLimits:
             source: {**controller.snapshot(), "active": self._active.get(source, 0)}
             for source, controller in self._controllers.items()
         }
+
+    def _looked_after(self) -> list[str]:
+        """Sources in use that a queue has files of: not all there ever were."""
+        return [source for source in self._wanted if source in self._controllers]
 
     def _controller(self, source: str) -> ConcurrencyController:
         controller = self._controllers.get(source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hf_haul.concurrency import ConcurrencyController
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import ServerBusyError
 from hf_haul.metrics import SourceHistory
@@ -138,6 +139,7 @@ def test_the_kind_of_work_changes_when_two_looks_agree(looks: list[tuple[int, in
 def test_a_limit_found_for_requests_is_looked_for_anew_when_bytes_come() -> None:
     history, now = SourceHistory(), 0.0
     sources = SourceLimits(Settings(), history, clock=lambda: now)
+    sources.enrol([A], 1)
     controller = sources._controller(A)
 
     def look(nbytes: int, requests: int) -> str:
@@ -156,3 +158,29 @@ def test_a_limit_found_for_requests_is_looked_for_anew_when_bytes_come() -> None
     controller._hold_until = 1000.0
     assert look(KiB, 10) == "hold"
     assert [look(100 * MiB, 0), look(100 * MiB, 0)] == ["hold", "start"]
+
+
+def test_a_source_that_no_queue_wants_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = SourceLimits(Settings(), SourceHistory(), clock=lambda: 0.0)
+    looked_at: list[ConcurrencyController] = []
+    monkeypatch.setattr(ConcurrencyController, "sample", lambda self, _now, _use: looked_at.append(self))
+    sources.enrol([A, B], 1)
+    for source in (A, B):
+        sources.count(source, 1)
+        sources.count(source, -1)
+    sources.sample(0.1)
+    assert looked_at == [sources._controller(A), sources._controller(B)]
+    sources.enrol([A], -1)
+    sources.sample(0.2)
+    assert looked_at[2:] == [sources._controller(B)]
+
+
+def test_a_source_that_no_queue_wants_does_not_keep_others_from_being_settled() -> None:
+    sources = SourceLimits(Settings(), SourceHistory(), clock=lambda: 0.0)
+    sources.enrol([A, B], 1)
+    for source in (A, B):
+        sources.count(source, 1)
+    sources._controller(B)._phase = "hold"
+    assert not sources.settled
+    sources.enrol([A], -1)
+    assert sources.settled
