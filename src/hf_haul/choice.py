@@ -85,7 +85,7 @@ class Chooser:
         More would leave bandwidth unused, because a small file is mostly waiting; fewer, a rest of small files that no
         large one fills up. A quarter while nothing is known of the speeds.
         """
-        widest = self._sources.widest()
+        widest = self._sources.widest(run.sources)
         to_fetch = run.queue.waiting_work(small=False)
         for transfer in run.transfers.values():
             if transfer.size > SMALL_FILE:

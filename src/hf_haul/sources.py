@@ -114,9 +114,10 @@ class SourceLimits:
         """Whether every source that a queue has files of has about as many connections as are good for it."""
         return all(self._controllers[source].settled for source in self._looked_after())
 
-    def widest(self) -> int:
-        """Connections allowed to the source that is allowed most."""
-        return max((each.limit for each in self._controllers.values()), default=self._initial)
+    def widest(self, sources: Iterable[str]) -> int:
+        """Connections allowed to the one of some sources that is allowed most."""
+        known = (self._controllers[source].limit for source in sources if source in self._controllers)
+        return max(known, default=self._initial)
 
     def free(self, source: str) -> int:
         """Connections that may still be opened to a source.

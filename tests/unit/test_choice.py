@@ -26,7 +26,7 @@ class Lanes:
         if first_byte is not None:
             history.first_byte(HUB, first_byte)
             history.read(HUB, 20_000_000, 1.0)
-        sources = SourceLimits(Settings(initial_connections=16), history, clock=lambda: 0.0)
+        sources = self.sources = SourceLimits(Settings(initial_connections=16), history, clock=lambda: 0.0)
         self.queue = ModelDownloadQueue("org/m")
         for lane, count, size in [("small", small, 20 * KiB), ("large", large, 100 * MiB)]:
             for number in range(count):
@@ -61,3 +61,10 @@ def test_connections_are_shared_so_that_both_lanes_end_together(
 
 def test_a_quarter_is_for_small_files_while_no_speed_is_known() -> None:
     assert Lanes(1000, 4, first_byte=None).share == 4
+
+
+def test_connections_to_a_source_of_other_queues_are_not_shared_out() -> None:
+    lanes = Lanes(1000, 4)
+    before = lanes.share
+    lanes.sources._controller("http://other.test")._limit = 32
+    assert lanes.share == before
