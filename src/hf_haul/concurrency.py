@@ -53,7 +53,7 @@ _STEP: Final = 2
 _SMALL: Final = 16
 _HOLD: Final = 5.0
 _LONGEST_HOLD: Final = 20.0
-#: Growth of the goodput at an unchanged limit, twice in a row, that says that what was learned is out of date.
+#: Change of the goodput at an unchanged limit, up or down, twice in a row, that says that what was learned is out of date.
 _SURGE: Final = 1.25
 _BUSY_PROCESSOR: Final = 0.85
 #: How busy a leap may make the processor, if its use grows with the connections.
@@ -150,6 +150,7 @@ class ConcurrencyController:
         self._each_now = 0.0
         self._undivided = 0.0  # the goodput before halves were tried
         self._surges = 0
+        self._slumps = 0
         self._thrift: bool | None = None  # whether fewer connections brought as much; None until tried
         self._breaks: deque[float] = deque(maxlen=_BREAKS)
         self._backed_off_at: float | None = None
@@ -340,8 +341,10 @@ class ConcurrencyController:
             self._goodput = rate
             return
         self._surges = self._surges + 1 if rate >= _SURGE * self._goodput else 0
+        self._slumps = self._slumps + 1 if _SURGE * rate <= self._goodput else 0
         self._goodput = (self._goodput + rate) / 2
-        if self._phase == "hold" and self._surges >= 2:  # the link is another one than it was
+        if self._phase == "hold" and max(self._surges, self._slumps) >= 2:
+            # The link, or the work, is another one than it was.
             self._phase, self._goodput, self._hold = "start", rate, _HOLD
 
     def _judge_trial(self, now: float, rate: float, trial: _Trial) -> bool:

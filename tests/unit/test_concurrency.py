@@ -429,3 +429,13 @@ def test_a_time_without_a_look_says_nothing_of_what_flowed() -> None:
     line.now += 60.0  # between two queues
     line.run(3)
     assert line.limit == 16
+
+
+@pytest.mark.parametrize("seconds", [1.2, 1.6, 2.0, 2.6, 3.0])
+def test_a_limit_found_while_requests_counted_is_looked_for_anew_once_they_end(seconds: float) -> None:
+    line = Line(linear, requests=lambda now: 1200 if now < seconds else 0)
+    line.total = 15 * MB  # a burst: without it, the first leaps would do
+    line.run(seconds)
+    assert line.limit < 16
+    line.run(3)
+    assert line.limit == 32
