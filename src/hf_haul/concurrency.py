@@ -131,9 +131,8 @@ class ConcurrencyController:
         self._trial: _Trial | None = None
         self._goodput = 0.0  # at the present limit, smoothed; 0.0 while unknown
         self._first_byte: float | None = None
-        self._begun: tuple[float, float] | None = (
-            None  # when connections came into use, and the bytes by then
-        )
+        # When connections came into use, and the bytes by then.
+        self._begun: tuple[float, float] | None = None
         self._flowing = False
         self._told_at: float | None = None
         self._looked_at: float | None = None

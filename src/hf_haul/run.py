@@ -68,9 +68,8 @@ class QueueRun:
         self.over = False
         self.done = threading.Event()
         self._notifier = notifier
-        self._count_lock = (
-            threading.Lock()
-        )  # bytes move between files in flight and files settled in one step
+        # Bytes move between files in flight and files settled in one step.
+        self._count_lock = threading.Lock()
         self._post_lock = threading.Lock()  # orders messages: none about a file follows its last
         self._posted: dict[str, tuple[int, DownloadState]] = {}
 

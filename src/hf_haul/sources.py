@@ -22,7 +22,6 @@ _FIRST_PART_SECONDS: Final = 0.1
 #: And as many times the seconds to a first byte, so that a connection spends little of its time between parts.
 _FIRST_BYTES_PER_PART: Final = 20.0
 
-
 #: Bytes that a request counts for.
 _REQUEST_BYTES: Final = 64 << 10
 #: Looks in a row that have to agree that a source's work is of another kind now.
@@ -84,7 +83,6 @@ class SourceLimits:
         self._controllers: dict[str, ConcurrencyController] = {}
         self._active: dict[str, int] = {}
         self._peaks: dict[str, int] = {}  # since the last look
-        self._begun: set[str] = set()
         self._resting: dict[str, int] = {}
         self._wanted: Counter[str] = Counter()
         self._requests: dict[str, int] = {}
@@ -146,12 +144,11 @@ class SourceLimits:
 
     def count(self, source: str, by: int) -> None:
         """Note that connections to a source came into use, or out of it."""
+        if source not in self._active:
+            self._controller(source).begin(self._clock(), self._history.bytes_total(source))
         active = self._active[source] = self._active.get(source, 0) + by
         if active > self._peaks.get(source, 0):
             self._peaks[source] = active
-        if source not in self._begun:
-            self._begun.add(source)
-            self._controller(source).begin(self._clock(), self._history.bytes_total(source))
 
     def count_request(self, source: str) -> None:
         """Note a finished request: where files are small, that is what takes time."""
