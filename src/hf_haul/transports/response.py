@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -15,14 +13,13 @@ from hf_haul.errors import ConnectionFailedError, TransferError
 from hf_haul.transports.calls import Call
 from hf_haul.transports.faults import FOREIGN, raise_translated
 from hf_haul.transports.network import NetworkOptions
+from hf_haul.transports.receiving import DirectReader
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
 __all__ = ["PooledResponse"]
 
-#: A read that has something returns it after this many seconds, full or not: progress and limits act on it.
-_READ_SECONDS: Final = 0.2
 #: A rest of a body up to this size is read to keep its connection; beyond it a new connection is cheaper.
 _WORTH_DRAINING: Final = 64 << 10
 #: Read at a time where the body has to be copied anyway.
@@ -45,8 +42,8 @@ class PooledResponse:
     """
 
     __slots__ = (
-        "_call", "_decode", "_direct", "_done", "_failure", "_finish_with", "_options", "_raw", "headers", "length",
-        "received", "reused", "seconds_to_headers", "status", "url",
+        "_call", "_decode", "_direct", "_done", "_finish_with", "_options", "_raw", "headers", "length", "received",
+        "reused", "seconds_to_headers", "status", "url",
     )  # fmt: skip
 
     def __init__(
@@ -72,9 +69,8 @@ class PooledResponse:
         self._options = options
         self._finish_with = finish_with
         self._done = False
-        self._failure: BaseException | None = None
         self._decode = decode and "Content-Encoding" in raw.headers
-        self._direct = None if self._decode or self.length is None else _direct_reader(raw)
+        self._direct = None if self._decode or self.length is None else DirectReader.of(raw)
         call.enter("receiving")
         if self.length == 0:
             self._finish(failed=False)
@@ -89,12 +85,10 @@ class PooledResponse:
             ConnectionFailedError: The connection broke, or the body is shorter than announced.
             HaltedError: The halt that opened this answer was set.
         """
-        if self._failure is not None:
-            self._fail(self._failure)
         if self._done or not len(buffer):
             return 0
         try:
-            count = self._read_plain(buffer) if self._direct is None else self._read_direct(buffer)
+            count = self._read(buffer)
         except FOREIGN as error:
             self._fail(error)
         if self._call.woken and not count:  # a shutdown looks like the end
@@ -106,31 +100,9 @@ class PooledResponse:
             self._finish(failed=False)
         return count
 
-    def _read_direct(self, buffer: memoryview) -> int:
-        """From the socket into ``buffer`` without a copy.
-
-        One receive at a time, so that an error in the middle does not lose the bytes before it.
-        """
-        assert self._direct is not None
-        assert self.length is not None
-        readinto1 = self._direct
-        want = min(len(buffer), self.length - self.received)
-        got = readinto1(buffer[:want])
-        if got >= want or not got:
-            return got
-        deadline = time.monotonic() + _READ_SECONDS
-        while got < want:
-            try:
-                count = readinto1(buffer[got:want])
-            except FOREIGN as error:
-                self._failure = error
-                return got
-            got += count
-            if not count or time.monotonic() > deadline:
-                break
-        return got
-
-    def _read_plain(self, buffer: memoryview) -> int:
+    def _read(self, buffer: memoryview) -> int:
+        if self._direct is not None and self.length is not None:
+            return self._direct.readinto(buffer[: self.length - self.received])
         data = self._raw.read(min(len(buffer), _PLAIN_READ), decode_content=self._decode)
         buffer[: len(data)] = data
         return len(data)
@@ -202,19 +174,13 @@ class PooledResponse:
         self._done = True
         self._call.end()
         raw = self._raw
+        if self._direct is not None:
+            self._direct.close()
         with suppress(*FOREIGN):
             if self._direct is not None and self.received == self.length and not failed:
                 # All bytes are in: close the reader, not the connection.
-                raw._fp.close()  # type: ignore[attr-defined]  # noqa: SLF001  tested for by _direct_reader
+                raw._fp.close()  # type: ignore[attr-defined]  # noqa: SLF001  tested for by DirectReader.of
             elif getattr(raw, "_connection", True) is not None:  # not put back by urllib3 at the body's end
                 raw.close()
         raw.release_conn()
         self._finish_with(self.received, failed)
-
-
-def _direct_reader(raw: BaseHTTPResponse) -> Callable[[memoryview], int] | None:
-    """The buffered reader below ``raw``, if it holds the body and nothing else: no chunks, no encoding."""
-    answer = getattr(raw, "_fp", None)
-    if not isinstance(answer, http.client.HTTPResponse) or answer.chunked:
-        return None
-    return getattr(answer.fp, "readinto1", None)

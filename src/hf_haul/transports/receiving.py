@@ -1,0 +1,121 @@
+"""A body's bytes, from the socket into the reader's buffer without a copy."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import struct
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from urllib3.response import BaseHTTPResponse
+
+from hf_haul.transports.faults import FOREIGN
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
+
+__all__ = ["DirectReader"]
+
+#: A read that has something returns it after this many seconds, full or not: progress and limits act on it.
+_READ_SECONDS: Final = 0.2
+#: Speed of a body up to which the system is left to fill a buffer, in bytes per second. A faster one has much for
+#: every receive, and the system would wake the thread more often than that.
+_SLOW_BPS: Final = 100e6
+#: What is asked of the reader below, at the least. Asked for less than it can hold, it takes more from the socket
+#: and keeps it; asked for more, it passes on what it has, which came with the headers, and keeps nothing.
+_PASSED_ON: Final = io.DEFAULT_BUFFER_SIZE + 1
+#: ``struct timeval``, the value of ``SO_RCVTIMEO``; see socket(7).
+_RECEIVE_SECONDS: Final = struct.pack("@ll", 0, int(_READ_SECONDS * 1e6))
+
+
+class DirectReader:
+    """Reads a body that nobody encoded or cut into chunks, past urllib3; used by one thread.
+
+    Python asks the system twice for each piece that arrives, and takes the interpreter's lock again after both: on
+    slow connections several times per 100 KiB, in all threads. So there the system fills the buffer by itself
+    (``MSG_WAITALL``), which takes one call and no lock.
+    """
+
+    __slots__ = ("_began", "_failure", "_read_some", "_received", "_sock", "_timeout", "_waits_for_all")
+
+    def __init__(self, reader: io.BufferedReader) -> None:
+        self._read_some = reader.readinto1
+        sock = getattr(reader.raw, "_sock", None)
+        # Over TLS, what the socket has is not what the body has.
+        self._sock = sock if sys.platform == "linux" and type(sock) is socket.socket else None
+        self._timeout: float | None = None
+        self._waits_for_all = False
+        self._received = 0
+        self._began = time.monotonic()
+        self._failure: BaseException | None = None
+
+    @classmethod
+    def of(cls, raw: BaseHTTPResponse) -> Self | None:
+        """The reader below ``raw``, if it holds the body and nothing else; ``None`` if it does not."""
+        answer = getattr(raw, "_fp", None)
+        if not isinstance(answer, http.client.HTTPResponse) or answer.chunked:
+            return None
+        reader = getattr(answer, "fp", None)  # none if the body was empty
+        return cls(reader) if isinstance(reader, io.BufferedReader) else None
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill ``view`` but for a rest, or as much of it as comes within a moment.
+
+        Returns:
+            Bytes read; 0 at the end of the connection.
+
+        Raises:
+            OSError: The connection broke, or nothing came for the socket's timeout. The bytes that came before are
+                returned first.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._waits_for_all:
+            return self._wait_for_all(view)
+        got = count = self._read_some(view)
+        deadline = time.monotonic() + _READ_SECONDS
+        # One receive at a time, so that an error in the middle does not lose the bytes before it.
+        while count and len(view) - got >= _PASSED_ON and time.monotonic() <= deadline:
+            try:
+                count = self._read_some(view[got:])
+            except FOREIGN as error:
+                self._failure = error
+                return got
+            got += count
+        self._received += got
+        if len(view) >= _PASSED_ON and self._is_slow():
+            self._change()
+        return got
+
+    def close(self) -> None:
+        """Leave the socket as it was."""
+        if self._waits_for_all and self._sock is not None:
+            self._waits_for_all = False
+            with suppress(OSError):  # closed meanwhile
+                self._sock.settimeout(self._timeout)
+
+    def _is_slow(self) -> bool:
+        return self._received < _SLOW_BPS * (time.monotonic() - self._began)
+
+    def _change(self) -> None:
+        """Have the system fill the buffers from now on."""
+        if self._sock is None:
+            return
+        self._timeout = self._sock.gettimeout()
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_SECONDS)
+        self._sock.settimeout(None)
+        self._waits_for_all = True
+
+    def _wait_for_all(self, view: memoryview) -> int:
+        assert self._sock is not None
+        began = time.monotonic()
+        while True:
+            try:
+                return self._sock.recv_into(view, len(view), socket.MSG_WAITALL)
+            except BlockingIOError:  # nothing for _READ_SECONDS
+                if self._timeout is not None and time.monotonic() - began >= self._timeout:
+                    raise TimeoutError("timed out") from None

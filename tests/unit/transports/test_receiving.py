@@ -1,0 +1,253 @@
+"""Bytes of a body, from a pair of sockets."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import random
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hf_haul.transports import receiving
+from hf_haul.transports.receiving import DirectReader
+
+MIB = 1 << 20
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the reader below does it all")
+
+
+class Pair:
+    """The server's end and ours, over TCP, for the errors that it has."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.ours = stack.enter_context(socket.create_connection(listener.getsockname(), timeout=10))
+            self.theirs = stack.enter_context(listener.accept()[0])
+        self._stack = stack
+
+    def reader(self, headers: int = 0) -> DirectReader:
+        """A reader of what comes after ``headers`` bytes."""
+        below = self._stack.enter_context(self.ours.makefile("rb"))
+        below.read(headers)
+        return DirectReader(below)
+
+    def changed(self) -> DirectReader:
+        """A reader that has seen that its connection is slow, and has read all that was sent."""
+        reader = self.reader()
+        self.theirs.sendall(b"x")
+        assert reader.readinto(memoryview(bytearray(receiving._PASSED_ON))) == 1
+        assert self.ours.gettimeout() is None
+        return reader
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with ExitStack() as stack:
+        yield Pair(stack)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every connection counts as a slow one."""
+    monkeypatch.setattr(receiving, "_SLOW_BPS", float("inf"))
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection counts as a slow one."""
+    monkeypatch.setattr(receiving, "_SLOW_BPS", 0.0)
+
+
+def read_all(reader: DirectReader, sizes: Iterator[int]) -> bytes:
+    body = bytearray()
+    while True:
+        view = memoryview(bytearray(next(sizes)))
+        if not (got := reader.readinto(view)):
+            return bytes(body)
+        body += view[:got]
+
+
+@pytest.mark.parametrize("pace", ["slow", "fast"])
+@pytest.mark.parametrize("seed", range(8))
+def test_every_byte_comes_once_and_in_order(
+    pair: Pair, request: pytest.FixtureRequest, pace: str, seed: int
+) -> None:
+    request.getfixturevalue(pace)
+    chance = random.Random(seed)
+    body, headers = chance.randbytes(2 * MIB), b"headers\r\n\r\n"
+
+    def send() -> None:
+        left = memoryview(headers + body)
+        while left:
+            piece = chance.choice([1, 700, 9_000, 70_000])
+            pair.theirs.sendall(left[:piece])
+            left = left[piece:]
+        pair.theirs.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    ways = random.Random(-seed)
+    sizes = iter(lambda: ways.choice([1, 5_000, 8_192, 8_193, 20_000, 300_000]), None)
+    assert read_all(pair.reader(len(headers)), sizes) == body
+    sender.join()
+
+
+@linux_only
+@pytest.mark.usefixtures("slow")
+def test_a_full_buffer_takes_one_call(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = pair.changed()
+    sender = threading.Thread(target=lambda: [pair.theirs.sendall(bytes(1000)) for _ in range(1000)])
+    sender.start()
+    assert reader.readinto(memoryview(bytearray(1_000_000))) == 1_000_000
+    sender.join()
+
+
+@linux_only
+@pytest.mark.usefixtures("slow")
+def test_what_came_is_returned_before_the_buffer_is_full(pair: Pair) -> None:
+    reader = pair.changed()
+    pair.theirs.sendall(b"ten bytes!")
+    view = memoryview(bytearray(MIB))
+    assert reader.readinto(view) == 10
+    assert bytes(view[:10]) == b"ten bytes!"
+
+
+@linux_only
+@pytest.mark.usefixtures("slow")
+def test_nothing_for_the_sockets_timeout_is_an_error(pair: Pair) -> None:
+    pair.ours.settimeout(0.3)
+    reader = pair.changed()
+    with pytest.raises(TimeoutError):
+        reader.readinto(memoryview(bytearray(MIB)))
+
+
+@linux_only
+@pytest.mark.usefixtures("slow")
+def test_without_a_timeout_it_waits_on(pair: Pair) -> None:
+    pair.ours.settimeout(None)
+    reader = pair.changed()
+    waits: list[int] = []
+
+    class Waiting(SimpleNamespace):
+        def recv_into(self, view: memoryview, _nbytes: int, _flags: int) -> int:
+            waits.append(1)
+            if len(waits) < 100:
+                raise BlockingIOError
+            return 7
+
+    reader._sock = Waiting(settimeout=lambda _seconds: None)  # type: ignore[assignment]
+    assert reader.readinto(memoryview(bytearray(MIB))) == 7
+
+
+@linux_only
+@pytest.mark.usefixtures("slow")
+def test_a_reset_is_an_error(pair: Pair) -> None:
+    reader = pair.changed()
+    pair.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pair.theirs.close()
+    with pytest.raises(ConnectionResetError):
+        reader.readinto(memoryview(bytearray(MIB)))
+
+
+@pytest.mark.usefixtures("fast")
+def test_an_error_in_the_middle_of_a_buffer_comes_after_the_bytes_before_it() -> None:
+    class Breaking(io.RawIOBase):
+        pieces = iter([b"a" * 10_000, b"b" * 10_000])
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            piece = next(self.pieces, None)
+            if piece is None:
+                raise ConnectionResetError("reset")
+            buffer[: len(piece)] = piece
+            return len(piece)
+
+    reader = DirectReader(io.BufferedReader(Breaking()))
+    view = memoryview(bytearray(MIB))
+    assert reader.readinto(view) == 20_000
+    for _ in range(2):
+        with pytest.raises(ConnectionResetError):
+            reader.readinto(view)
+
+
+@linux_only
+@pytest.mark.usefixtures("slow")
+def test_a_shutdown_from_another_thread_ends_a_wait(pair: Pair) -> None:
+    reader = pair.changed()
+    breaker = threading.Thread(target=pair.ours.shutdown, args=(socket.SHUT_RDWR,))
+    breaker.start()
+    assert reader.readinto(memoryview(bytearray(MIB))) == 0
+    breaker.join()
+
+
+@linux_only
+@pytest.mark.usefixtures("slow")
+def test_the_socket_gets_its_timeout_back(pair: Pair) -> None:
+    reader = pair.changed()
+    reader.close()
+    assert pair.ours.gettimeout() == 10
+    pair.ours.settimeout(3)
+    reader.close()
+    assert pair.ours.gettimeout() == 3
+
+
+@linux_only
+@pytest.mark.usefixtures("slow")
+def test_a_closed_socket_needs_no_timeout(pair: Pair) -> None:
+    reader = pair.changed()
+    pair.ours.shutdown(socket.SHUT_RDWR)
+    pair.ours.detach()
+    reader.close()
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_fast_connection_is_left_to_the_reader_below(pair: Pair) -> None:
+    reader = pair.reader()
+    pair.theirs.sendall(bytes(100_000))
+    assert reader.readinto(memoryview(bytearray(100_000)))
+    assert pair.ours.gettimeout() == 10
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_small_buffer_is_left_to_the_reader_below(pair: Pair) -> None:
+    reader = pair.reader()
+    pair.theirs.sendall(bytes(100_000))
+    assert reader.readinto(memoryview(bytearray(receiving._PASSED_ON - 1)))
+    assert pair.ours.gettimeout() == 10
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_socket_with_a_layer_of_its_own_is_left_to_it(pair: Pair) -> None:
+    class Layered(socket.socket):
+        """As TLS's is."""
+
+    with Layered(fileno=pair.ours.detach()) as layered, layered.makefile("rb") as below:
+        layered.settimeout(5)
+        reader = DirectReader(below)
+        pair.theirs.sendall(bytes(100_000))
+        assert reader.readinto(memoryview(bytearray(100_000)))
+        assert layered.gettimeout() == 5
+
+
+def test_only_a_body_as_it_is_can_be_read_so() -> None:
+    def raw(answer: object) -> Any:
+        return SimpleNamespace(_fp=answer)
+
+    answer = http.client.HTTPResponse.__new__(http.client.HTTPResponse)
+    answer.chunked, answer.fp = False, io.BufferedReader(io.BytesIO(b"body"))  # type: ignore[arg-type]
+    assert DirectReader.of(raw(answer)) is not None
+    answer.chunked = True
+    assert DirectReader.of(raw(answer)) is None
+    answer.chunked, answer.fp = False, None  # type: ignore[assignment]
+    assert DirectReader.of(raw(answer)) is None
+    assert DirectReader.of(raw(io.BytesIO(b"body"))) is None
+    assert DirectReader.of(SimpleNamespace()) is None  # type: ignore[arg-type]
