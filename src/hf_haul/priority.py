@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import Any, Final, Protocol
 
 from hf_haul.config import MiB
@@ -64,8 +64,8 @@ class DefaultPolicy:
             return DownloadPriority.NORMAL, (0, path)
         if size >= LARGE_FILE:
             return DownloadPriority.LOW, (-size, path)
-        name = PurePosixPath(path)
-        metadata = name.suffix.lower() in _METADATA_SUFFIXES or not name.suffix
+        suffix = splitext(path)[1].lower()
+        metadata = suffix in _METADATA_SUFFIXES or len(suffix) <= 1
         if metadata and size <= _METADATA_LIMIT:
             return DownloadPriority.HIGH, (size, path)
         return DownloadPriority.NORMAL, (size, path)
