@@ -25,6 +25,7 @@ def _plain(rig: Rig) -> Result:
             rig.aria2c(repo, "plain", 16, 1),
             rig.curl(repo, "plain"),
             rig.transfer(repo, "plain"),
+            rig.bare(repo, "plain"),
         ],
         rig.nbytes(repo),
     )
@@ -61,6 +62,7 @@ def _tls(rig: Rig) -> Result:
             rig.aria2c(repo, "tls", 16, 1),
             rig.curl(repo, "tls"),
             rig.transfer(repo, "tls"),
+            rig.bare(repo, "tls"),
         ],
         rig.nbytes(repo),
     )

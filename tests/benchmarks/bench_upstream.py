@@ -20,7 +20,10 @@ def bench(rig: Rig) -> list[Result]:
 def _half(rig: Rig, origin: str, name: str, title: str, wanted: float) -> Result:
     repo = "bench/half"
     result = Result(name, title)
-    rig.compare(result, [rig.haul(repo, origin), rig.hub(repo, origin)], rig.nbytes(repo))
+    tools = [rig.haul(repo, origin), rig.hub(repo, origin)]
+    if origin == "plain":
+        tools.append(rig.bare(repo, origin))
+    rig.compare(result, tools, rig.nbytes(repo))
     result.goals = [Goal("speed over huggingface_hub", result.ratio("hf-haul", "huggingface_hub"), wanted)]
     return result
 

@@ -338,6 +338,14 @@ class FirstUsable(threading.Thread):
         return {"first_usable_seconds": self._seconds, "first_usable_stored": self._stored}
 
 
+def bare(url: str, target: str, sha256: str) -> Work:
+    """The least that does it; see :mod:`tests.benchmarks.bare`."""
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from tests.benchmarks.bare import fetch
+
+    return lambda: fetch(url, target, sha256)
+
+
 def _given(text: str) -> str:
     """An argument, or the contents of the file that ``@`` names."""
     return Path(text[1:]).read_text() if text.startswith("@") else text
@@ -355,6 +363,7 @@ def main() -> int:
         "haul_stop": haul_stop,
         "hub_snapshot": hub_snapshot,
         "transfer": transfer,
+        "bare": bare,
     }[what](**arguments)
     print(json.dumps(measured(work)))
     return 0

@@ -240,6 +240,24 @@ class Rig:
             nbytes=self.nbytes(repo),
         )
 
+    def bare(self, repo: str, origin: str) -> Tool:
+        """One file over one connection by three threads that receive, write and hash: no engine could do less."""
+        ((path, url),) = self.urls(repo, origin).items()
+        (sha256,) = (
+            sha
+            for sha, file in self.servers.hub.ask(lfs_objects=True).items()
+            if file == str(self._files / repo / path)
+        )
+        arguments = {"url": url, "target": str(self.out / "to" / path), "sha256": sha256}
+        return Tool(
+            "bare loop, verified",
+            [sys.executable, str(CLIENT), "bare", json.dumps(arguments)],
+            self.environment(origin),
+            self._check(repo, lambda: self.out / "to"),
+            reports=True,
+            nbytes=self.nbytes(repo),
+        )
+
     def _command(self, name: str, argv: list[str], repo: str, origin: str) -> Tool:
         check = self._check(repo, lambda: self.out / "to")
         return Tool(name, argv, self.environment(origin), check, nbytes=self.nbytes(repo))
