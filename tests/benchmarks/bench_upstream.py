@@ -38,9 +38,10 @@ def _requests(rig: Rig) -> Result:
     for tool in (rig.haul(repo, "own"), rig.hub(repo, "own")):
         hub.ask(clear=True)
         rig.compare(result, [tool], rig.nbytes(repo), rounds=1)
-        kinds = hub.ask(kinds=True)
-        # A redirect inside the Hub (resolve-cache) is the second half of the same question.
-        asked = sum(count for kind, count in kinds.items() if kind != "resolve-cache")
+        answer = hub.ask(kinds=True)
+        kinds = answer["kinds"]
+        # All redirects lead to another address of the same Hub: what follows one is the second half of its question.
+        asked = sum(kinds.values()) - answer["redirected"]
         result.samples[tool.name][-1].extra.update(requests=asked, kinds=kinds)
     ours = result.of("hf-haul", lambda s: s.extra["requests"])
     theirs = result.of("huggingface_hub", lambda s: s.extra["requests"])

@@ -6,9 +6,11 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hf_haul.localhub import LocalHub, Repo
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 class HubProcess:
@@ -54,7 +56,7 @@ class HubProcess:
             kinds: dict[str, int] = {}
             for record in own.requests:
                 kinds[record.kind] = kinds.get(record.kind, 0) + 1
-            return kinds
+            return {"kinds": kinds, "redirected": sum(record.status in _REDIRECTS for record in own.requests)}
         if "last_byte" in question:
             return self.last_byte(question["last_byte"])
         raise ValueError(f"unknown question: {question}")
