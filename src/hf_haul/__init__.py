@@ -21,6 +21,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``task``            values about one file: source, destination, digest, priority, state, progress
 ``config``          settings, defaults, the only reading of ``HF_HAUL_*`` variables
 ``presets``         pure: rules that pick among the formats of the same weights
+``processors``      how much of the machine's processors this process may use
 ``limiter``         BandwidthLimiter, a token bucket whose rate may change at any time
 ``metrics``         what was measured: bytes, speeds, retries; speed by source
 ``concurrency``     pure: how many connections a source is worth

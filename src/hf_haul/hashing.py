@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import math
 import threading
 from collections import OrderedDict
 from typing import Final
 
+from hf_haul.processors import usable_processors
 from hf_haul.staging import StagedFile
 from hf_haul.verify import Verifier
 
@@ -24,13 +25,13 @@ class Hasher:
     of a file hash what it receives: its connection would stand still meanwhile.
 
     Args:
-        most: Threads at the most, each at one file; as many as there are processors by default.
+        most: Threads at the most, each at one file; as many as there are processors to use by default.
 
     Locking: ``_waits`` guards the attributes below it; hashing happens outside it.
     """
 
     def __init__(self, most: int | None = None) -> None:
-        self._most = most or os.cpu_count() or 1
+        self._most = most or math.ceil(usable_processors())
         self._waits = threading.Condition()
         self._files: OrderedDict[Verifier, StagedFile] = OrderedDict()
         self._threads: set[threading.Thread] = set()

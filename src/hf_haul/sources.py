@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -11,6 +10,7 @@ from typing import Any, Final
 from hf_haul.concurrency import ConcurrencyController, Use
 from hf_haul.config import Settings
 from hf_haul.metrics import SourceHistory
+from hf_haul.processors import usable_processors
 
 __all__ = ["SourceLimits"]
 
@@ -88,6 +88,7 @@ class SourceLimits:
         self._requests: dict[str, int] = {}
         self._lost: dict[str, tuple[int, int]] = {}  # files in a row, and the bytes received by then
         self._kinds: dict[str, _Kind] = {}
+        self._processors = usable_processors()
         self._processor = (clock(), time.process_time())
 
     def limit(self, source: str) -> int:
@@ -181,7 +182,7 @@ class SourceLimits:
         """
         at, used = self._processor
         self._processor = (now, time.process_time())
-        busy = (self._processor[1] - used) / (now - at) / (os.cpu_count() or 1) if now > at else 0.0
+        busy = (self._processor[1] - used) / (now - at) / self._processors if now > at else 0.0
         grew = False
         for source in self._looked_after():
             controller = self._controllers[source]
