@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import struct
 import sys
@@ -30,6 +31,7 @@ _SLOW_BPS: Final = 100e6
 _PASSED_ON: Final = io.DEFAULT_BUFFER_SIZE + 1
 #: ``struct timeval``, the value of ``SO_RCVTIMEO``; see socket(7).
 _RECEIVE_SECONDS: Final = struct.pack("@ll", 0, int(_READ_SECONDS * 1e6))
+_NO_LIMIT: Final = bytes(len(_RECEIVE_SECONDS))
 
 
 class DirectReader:
@@ -69,8 +71,8 @@ class DirectReader:
             Bytes read; 0 at the end of the connection.
 
         Raises:
-            OSError: The connection broke, or nothing came for the socket's timeout. The bytes that came before are
-                returned first.
+            OSError: The connection broke, or nothing came for the socket's timeout. Bytes that were received before
+                are returned first, but for what came with the headers if nothing came after it.
         """
         if self._failure is not None:
             raise self._failure
@@ -97,6 +99,7 @@ class DirectReader:
             self._waits_for_all = False
             with suppress(OSError):  # closed meanwhile
                 self._sock.settimeout(self._timeout)
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _NO_LIMIT)
 
     def _is_slow(self) -> bool:
         return self._received < _SLOW_BPS * (time.monotonic() - self._began)
@@ -106,9 +109,16 @@ class DirectReader:
         if self._sock is None:
             return
         self._timeout = self._sock.gettimeout()
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_SECONDS)
+        try:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_SECONDS)
+        except OSError:  # a sandbox that refuses it, or a system with another kind of timeval
+            self._sock = None
+            return
         self._sock.settimeout(None)
         self._waits_for_all = True
+        if not os.get_blocking(self._sock.fileno()):  # it blocks in somebody else's way, as gevent's do
+            self.close()
+            self._sock = None
 
     def _wait_for_all(self, view: memoryview) -> int:
         assert self._sock is not None
@@ -119,3 +129,5 @@ class DirectReader:
             except BlockingIOError:  # nothing for _READ_SECONDS
                 if self._timeout is not None and time.monotonic() - began >= self._timeout:
                     raise TimeoutError("timed out") from None
+                # Forked children share this: one that let go of the socket changed ours.
+                self._sock.settimeout(None)

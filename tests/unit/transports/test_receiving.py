@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import random
 import socket
 import struct
@@ -195,9 +196,54 @@ def test_the_socket_gets_its_timeout_back(pair: Pair) -> None:
     reader = pair.changed()
     reader.close()
     assert pair.ours.gettimeout() == 10
+    assert not any(pair.ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 64))
     pair.ours.settimeout(3)
     reader.close()
     assert pair.ours.gettimeout() == 3
+
+
+@linux_only
+@pytest.mark.usefixtures("slow")
+def test_a_child_that_lets_go_of_the_socket_does_not_keep_ours_from_blocking(pair: Pair) -> None:
+    reader = pair.changed()
+    os.set_blocking(pair.ours.fileno(), False)  # as it is seen from here
+    pair.theirs.sendall(b"ten bytes!")
+    view = memoryview(bytearray(MIB))
+    assert reader.readinto(view) == 10
+    assert not os.get_blocking(pair.ours.fileno())
+    sender = threading.Timer(0.05, pair.theirs.sendall, [b"more"])
+    sender.start()
+    assert reader.readinto(view) == 4
+    assert os.get_blocking(pair.ours.fileno())
+    sender.join()
+
+
+@linux_only
+@pytest.mark.usefixtures("slow")
+def test_a_system_that_refuses_the_option_is_left_to_the_reader_below(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "_RECEIVE_SECONDS", b"\0")
+    reader = pair.reader()
+    for sent in (b"first", b"second"):
+        pair.theirs.sendall(sent)
+        view = memoryview(bytearray(receiving._PASSED_ON))
+        assert bytes(view[: reader.readinto(view)]) == sent
+    assert pair.ours.gettimeout() == 10
+
+
+@linux_only
+@pytest.mark.usefixtures("slow")
+def test_a_socket_that_blocks_in_a_way_of_its_own_is_left_to_the_reader_below(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "get_blocking", lambda _descriptor: False)
+    reader = pair.reader()
+    for sent in (b"first", b"second"):
+        pair.theirs.sendall(sent)
+        view = memoryview(bytearray(receiving._PASSED_ON))
+        assert bytes(view[: reader.readinto(view)]) == sent
+        assert pair.ours.gettimeout() == 10
 
 
 @linux_only
