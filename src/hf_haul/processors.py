@@ -24,7 +24,10 @@ def usable_processors(membership: Path = _MEMBERSHIP, hierarchies: Path = _HIERA
         A number above 0, not always a whole one: the processors that it may run on, or what the quota of its control
         groups comes to if that is less (``cpu.max``, in version 1 ``cpu.cfs_quota_us``).
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = 0
+    if hasattr(os, "sched_getaffinity"):
+        with suppress(OSError):
+            allowed = len(os.sched_getaffinity(0))
     quotas: list[float] = []
     with suppress(OSError, ValueError):  # no control groups, or unreadable ones
         for line in membership.read_text().splitlines():
@@ -35,7 +38,7 @@ def usable_processors(membership: Path = _MEMBERSHIP, hierarchies: Path = _HIERA
             elif "cpu" in controllers.split(","):
                 quotas += _quotas(hierarchies / controllers, path)
                 quotas += _quotas(hierarchies / "cpu", path)
-    return min([float(allowed), *quotas])
+    return min([float(allowed or os.cpu_count() or 1), *quotas])
 
 
 def _quotas(hierarchy: Path, path: str) -> list[float]:
@@ -46,12 +49,10 @@ def _quotas(hierarchy: Path, path: str) -> list[float]:
 
 
 def _quota(group: Path) -> float | None:
-    """Processors that one group allows, ``None`` if it sets no limit."""
-    with suppress(OSError, ValueError):
-        microseconds, period = map(int, (group / "cpu.max").read_text().split())  # or "max", for no limit
-        return microseconds / period
-    with suppress(OSError, ValueError):
-        microseconds = int((group / "cpu.cfs_quota_us").read_text())  # -1 for no limit
-        if microseconds > 0:
-            return microseconds / int((group / "cpu.cfs_period_us").read_text())
+    """Processors that one group allows, ``None`` if it sets no limit or none that makes sense."""
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with suppress(OSError, ValueError, ArithmeticError):  # no such file, or "max" for no limit
+            quota, period = map(int, " ".join((group / file).read_text() for file in files).split())
+            if quota > 0 and period > 0:  # -1 for no limit
+                return quota / period
     return None

@@ -90,9 +90,27 @@ def test_a_group_seen_from_inside_a_container_is_the_root(groups: Groups) -> Non
     assert groups.usable("2:cpu,cpuacct:/docker/not/to/be/seen") == 0.5
 
 
-def test_what_cannot_be_read_sets_no_limit(groups: Groups) -> None:
-    groups.write("cpu.max", "soon\n")
-    assert groups.usable("0::/", "no line of this kind") == MACHINE
+@pytest.mark.parametrize(
+    "text", ["soon", "", "100000", "100000 0", "0 100000", "-1 100000", "100000 -1", f"{10**400} 1"]
+)
+def test_what_makes_no_sense_sets_no_limit(groups: Groups, text: str) -> None:
+    groups.write("cpu.max", text)
+    groups.write("cpu/cpu.cfs_quota_us", "100000")
+    groups.write("cpu/cpu.cfs_period_us", "0")
+    assert groups.usable("0::/", "1:cpu:/", "no line of this kind") == MACHINE
+
+
+def test_a_system_that_does_not_say_has_what_it_was_built_with(
+    groups: Groups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_pid: int) -> set[int]:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(os, "sched_getaffinity", refuse, raising=False)
+    assert groups.usable() == 6
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(), raising=False)
+    assert groups.usable() == 6
 
 
 def test_the_real_thing_is_no_more_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
