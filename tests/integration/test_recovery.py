@@ -414,8 +414,9 @@ def test_a_source_that_goes_dark_fails_its_file_although_idle_connections_help(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "_WORTH_RACING", 0.1)
-    # So little that a dozen requests do not lead past it.
-    rig.hub.faults.add(Stall(after=8), kind="cdn", times=None, covers=MIDDLE, when=lambda r: r.range != "")
+    rig.hub.faults.add(
+        Stall(after=10_000), kind="cdn", times=None, covers=MIDDLE, when=lambda r: r.range != ""
+    )
     rig.hub.faults.add(Stall(after=0), kind="cdn", times=None, nth=12)
     started = time.monotonic()
     outcome = rig.fetch(WEIGHTS, give_up_after=2.0, stall_timeout=0.3, max_retries=50)

@@ -26,9 +26,9 @@ _READ_SECONDS: Final = 0.2
 #: Speed of a body up to which the system is left to fill a buffer, in bytes per second. A faster one has much for
 #: every receive, and the system would wake the thread more often than that.
 _SLOW_BPS: Final = 100e6
-#: What is asked of the reader below, at the least. Asked for less than it can hold, it takes more from the socket
-#: and keeps it; asked for more, it passes on what it has, which came with the headers, and keeps nothing.
-_PASSED_ON: Final = io.DEFAULT_BUFFER_SIZE + 1
+#: Asked for this much or more, the reader below passes on what it has, which came with the headers, and keeps nothing;
+#: asked for less than it can hold, it takes more from the socket than it gives.
+_KEEPS_NOTHING: Final = io.DEFAULT_BUFFER_SIZE + 1
 #: ``struct timeval``, the value of ``SO_RCVTIMEO``; see socket(7).
 _RECEIVE_SECONDS: Final = struct.pack("@ll", 0, int(_READ_SECONDS * 1e6))
 _NO_LIMIT: Final = bytes(len(_RECEIVE_SECONDS))
@@ -65,7 +65,7 @@ class DirectReader:
         return cls(reader) if isinstance(reader, io.BufferedReader) else None
 
     def readinto(self, view: memoryview) -> int:
-        """Fill ``view`` but for a rest, or as much of it as comes within a moment.
+        """Fill ``view``, or as much of it as comes within a moment.
 
         Returns:
             Bytes read; 0 at the end of the connection.
@@ -79,9 +79,10 @@ class DirectReader:
         if self._waits_for_all:
             return self._wait_for_all(view)
         got = count = self._read_some(view)
-        deadline = time.monotonic() + _READ_SECONDS
+        asked, deadline = len(view), time.monotonic() + _READ_SECONDS
         # One receive at a time, so that an error in the middle does not lose the bytes before it.
-        while count and len(view) - got >= _PASSED_ON and time.monotonic() <= deadline:
+        while count and got < len(view) and time.monotonic() <= deadline:
+            asked = len(view) - got
             try:
                 count = self._read_some(view[got:])
             except FOREIGN as error:
@@ -89,7 +90,7 @@ class DirectReader:
                 return got
             got += count
         self._received += got
-        if len(view) >= _PASSED_ON and self._is_slow():
+        if asked >= _KEEPS_NOTHING and self._is_slow():
             self._change()
         return got
 
