@@ -89,7 +89,7 @@ class SourceLimits:
         self._lost: dict[str, tuple[int, int]] = {}  # files in a row, and the bytes received by then
         self._kinds: dict[str, _Kind] = {}
         self._processors = usable_processors()
-        self._processor = (clock(), time.process_time())
+        self._used = (clock(), time.process_time())
 
     def limit(self, source: str) -> int:
         """Connections allowed to a source."""
@@ -180,9 +180,9 @@ class SourceLimits:
         Returns:
             Whether a limit grew.
         """
-        at, used = self._processor
-        self._processor = (now, time.process_time())
-        busy = (self._processor[1] - used) / (now - at) / self._processors if now > at else 0.0
+        at, used = self._used
+        self._used = (now, time.process_time())
+        busy = (self._used[1] - used) / (now - at) / self._processors if now > at else 0.0
         grew = False
         for source in self._looked_after():
             controller = self._controllers[source]

@@ -171,22 +171,11 @@ class Rig:
 
     def manager(self, repo: str, origin: str, name: str = "hf-haul manager", **options: Any) -> Tool:
         """hf-haul's manager over plain URLs."""
-        digests = {path: sha for sha, path in self.servers.hub.ask(lfs_objects=True).items()}
-        sizes = self.sizes(repo)
-        rows = [
-            [path, sizes[path], digests.get(str(self._files / repo / path)), url]
-            for path, url in self.urls(repo, origin).items()
-        ]
+        digests, sizes = self._digests(repo), self.sizes(repo)
+        rows = [[path, sizes[path], digests.get(path), url] for path, url in self.urls(repo, origin).items()]
         listing = self.folder / "urls.json"
         listing.write_text(json.dumps({"urls": rows, "folder": str(self.out / "to"), **options}))
-        return Tool(
-            name,
-            [sys.executable, str(CLIENT), "haul_manager", f"@{listing}"],
-            self.environment("plain"),
-            self._check(repo, lambda: self.out / "to"),
-            reports=True,
-            nbytes=self.nbytes(repo),
-        )
+        return self._client(name, "haul_manager", f"@{listing}", repo, "plain")
 
     def curl(self, repo: str, origin: str, name: str = "curl", *, parallel: int = 32) -> Tool | None:
         """curl: one connection for one file, ``parallel`` at once for many."""
@@ -231,27 +220,30 @@ class Rig:
             return None
         ((path, url),) = self.urls(repo, origin).items()
         arguments = {"url": url, "target": str(self.out / "to" / path), "connections": connections}
-        return Tool(
-            f"hf_transfer {connections} x 10 MiB",
-            [sys.executable, str(CLIENT), "transfer", json.dumps(arguments)],
-            self.environment(origin),
-            self._check(repo, lambda: self.out / "to"),
-            reports=True,
-            nbytes=self.nbytes(repo),
+        return self._client(
+            f"hf_transfer {connections} x 10 MiB", "transfer", json.dumps(arguments), repo, origin
         )
 
     def bare(self, repo: str, origin: str) -> Tool:
         """One file over one connection by three threads that receive, write and hash: no engine could do less."""
         ((path, url),) = self.urls(repo, origin).items()
-        (sha256,) = (
-            sha
-            for sha, file in self.servers.hub.ask(lfs_objects=True).items()
-            if file == str(self._files / repo / path)
-        )
-        arguments = {"url": url, "target": str(self.out / "to" / path), "sha256": sha256}
+        arguments = {"url": url, "target": str(self.out / "to" / path), "sha256": self._digests(repo)[path]}
+        return self._client("bare loop, verified", "bare", json.dumps(arguments), repo, origin)
+
+    def _digests(self, repo: str) -> dict[str, str]:
+        """sha256 of a repository's LFS files by path."""
+        folder = self._files / repo
+        return {
+            Path(file).relative_to(folder).as_posix(): sha256
+            for sha256, file in self.servers.hub.ask(lfs_objects=True).items()
+            if Path(file).is_relative_to(folder)
+        }
+
+    def _client(self, name: str, what: str, arguments: str, repo: str, origin: str) -> Tool:
+        """A function of the client that writes to the folder of programs."""
         return Tool(
-            "bare loop, verified",
-            [sys.executable, str(CLIENT), "bare", json.dumps(arguments)],
+            name,
+            [sys.executable, str(CLIENT), what, arguments],
             self.environment(origin),
             self._check(repo, lambda: self.out / "to"),
             reports=True,
