@@ -41,6 +41,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--folder", type=Path, default=default.folder, help="where files are made (%(default)s)"
     )
     parser.add_argument("--src", type=Path, default=default.src, help="the hf_haul to measure (%(default)s)")
+    parser.add_argument(
+        "--as-is",
+        action="store_true",
+        help="leave memory and the servers' congestion control as this machine has them",
+    )
     return parser.parse_args(argv)
 
 
@@ -55,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         timeout=given.timeout,
         folder=given.folder,
         src=given.src.resolve(),
+        as_is=given.as_is,
     )
     modules: list[ModuleType] = [
         importlib.import_module(f"tests.benchmarks.bench_{name}") for name in (given.only or MODULES)

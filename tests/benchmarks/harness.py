@@ -217,20 +217,6 @@ def quiet(patience: float) -> None:
             return
 
 
-def warm_pages(folder: Path, nbytes: int) -> None:
-    """Touch as much memory as the next run will, and give it back.
-
-    A virtual machine whose host takes free pages back pays up to seconds per GB for the first touch, at random;
-    so every tool finds pages that were in use a moment ago.
-    """
-    ballast = folder / "ballast"
-    block = bytes(4 * MIB)
-    with ballast.open("wb", buffering=0) as out:
-        for _ in range(-(-nbytes // len(block))):
-            out.write(block)
-    ballast.unlink()
-
-
 class _Watch(threading.Thread):
     """Reads a process's peak memory until it ends; ``ru_maxrss`` would show ours where the process is small."""
 

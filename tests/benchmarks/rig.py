@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tests.benchmarks.harness import KIB, MIB, Result, Sample, Tool, quiet, run_tool, warm_pages
+from tests.benchmarks.harness import KIB, MIB, Result, Sample, Tool, quiet, run_tool
+from tests.benchmarks.memory import pages_in_use
 from tests.benchmarks.servers import Servers, certificate, serving
 
 __all__ = ["CLIENT", "DATA", "Options", "Rig", "rig_for"]
@@ -61,6 +62,7 @@ class Options:
         timeout: Seconds one run may take.
         folder: Where everything is made, on a memory file system where there is one.
         src: The hf_haul to measure: the folder that holds the package.
+        as_is: Whether to leave memory and the servers' congestion control as this machine has them.
     """
 
     rounds: int = 3
@@ -71,6 +73,7 @@ class Options:
         default_factory=lambda: Path("/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir())
     )
     src: Path = ROOT / "src"
+    as_is: bool = False
 
 
 class Rig:
@@ -288,18 +291,18 @@ class Rig:
         (self.out / "to").mkdir(parents=True)
 
     def run(self, tool: Tool, nbytes: int, first: tuple[str, str]) -> Sample:
-        """One run, after the machine has come to rest and with pages that were in use a moment ago."""
+        """One run, after the machine has come to rest."""
         self.clear_out()
-        quiet(self.options.patience)
-        warm_pages(self.folder, int(nbytes * 1.1))
-        sample = run_tool(
-            tool,
-            nbytes=nbytes,
-            servers=self.servers.pids,
-            cwd=self.out,
-            timeout=self.options.timeout,
-            every_byte=first not in self._seen,
-        )
+        with contextlib.nullcontext() if self.options.as_is else pages_in_use(int(nbytes * 1.1)):
+            quiet(self.options.patience)
+            sample = run_tool(
+                tool,
+                nbytes=nbytes,
+                servers=self.servers.pids,
+                cwd=self.out,
+                timeout=self.options.timeout,
+                every_byte=first not in self._seen,
+            )
         self._seen.add(first)
         shutil.rmtree(self.out, ignore_errors=True)
         return sample
@@ -353,7 +356,10 @@ def rig_for(options: Options, needs: Sequence[str]) -> Iterator[Rig]:
         (folder / "serve").mkdir()
         cert = certificate(folder)
         small = [repo for repo in repos if repo == "bench/small"]
-        with serving(folder / "serve", folder / "files", repos, small, cert, options.src) as servers:
+        congestion = None if options.as_is else "cubic"
+        with serving(
+            folder / "serve", folder / "files", repos, small, cert, options.src, congestion
+        ) as servers:
             yield Rig(folder, options, servers, cert[0] if cert else None)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

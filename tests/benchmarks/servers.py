@@ -5,6 +5,9 @@ and lets short ranges through at full speed. Linux hands ``SO_MAX_PACING_RATE`` 
 accepts, and nginx takes listening sockets that are open already (the ``NGINX`` variable, made for upgrades). So
 the sockets are opened here, with their pace, and no module and no compiler is needed.
 
+**Congestion control** is set in the same way: Linux's own default, cubic. A machine may have been given another one;
+BBR wakes the sender by timers, and on loopback takes a tenth of two cores for it.
+
 **Hub.** LFS files go out as the Hub gives them: the local Hub answers 302 with a signed URL that leads to nginx. For
 many small files, nginx also stands before the local Hub and gives the files themselves, with the headers that
 the local Hub gave when asked once for each: 2,000 files are then no test of the server. ``echo_sleep`` makes a round
@@ -148,8 +151,10 @@ class Servers:
         return (*self.nginx.pids, self.hub.pid)
 
 
-def _listener(pace: int | None = None) -> socket.socket:
+def _listener(congestion: str | None, pace: int | None = None) -> socket.socket:
     listener = socket.socket()
+    if congestion is not None:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", 0))
     listener.listen(511)
@@ -170,6 +175,7 @@ def serving(
     small: Sequence[str],
     cert: tuple[Path, Path] | None,
     src: Path,
+    congestion: str | None,
 ) -> Iterator[Servers]:
     """Run nginx and the Hubs until the block ends.
 
@@ -180,6 +186,7 @@ def serving(
         small: Repositories of small files, which nginx gives itself.
         cert: Certificate and key for TLS.
         src: Where ``hf_haul`` is.
+        congestion: Congestion control of what nginx sends; ``None`` for the machine's own.
     """
     by_sha = folder / "lfs"
     by_sha.mkdir(parents=True)
@@ -187,17 +194,17 @@ def serving(
         link = folder / "small" / repo
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(repos[repo])
-    sockets = {"plain": _listener(), "paced": _listener(PACE)}
+    sockets = {"plain": _listener(congestion), "paced": _listener(congestion, PACE)}
     if cert is not None:
-        sockets["tls"] = _listener()
+        sockets["tls"] = _listener(congestion)
     origins = {name: _origin(each, "https" if name == "tls" else "http") for name, each in sockets.items()}
     hub = Hub(repos, origins, src)
     try:
         for sha, path in hub.ask(lfs_objects=True).items():
             (by_sha / sha).symlink_to(path)
-        fronts = {"front": _listener()}
+        fronts = {"front": _listener(congestion)}
         if _ECHO.exists():
-            fronts["far"] = _listener()
+            fronts["far"] = _listener(congestion)
         maps = [_harvest(hub, repo, repos[repo]) for repo in small]
         config = _config(folder, files, sockets, fronts, cert, hub.urls["plain"], maps)
         with _nginx(folder, config, [*sockets.values(), *fronts.values()]) as pids:
