@@ -19,7 +19,7 @@ SRC = Path(hf_haul.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("halt", "ranges", "task", "config", "presets", "processors"),
-    ("limiter", "metrics", "concurrency", "ownership", "verify", "disk", "cache"),
+    ("limiter", "metrics", "concurrency", "ownership", "verify", "buffers", "disk", "cache"),
     ("staging", "sources"),
     ("events", "hub", "transports", "stallguard"),
     ("priority", "ranged"),

@@ -28,6 +28,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``ownership``       who owns a staged file, and whether that process is alive
 ``staging``         a staged file: bytes at offsets, and what survives a crash
 ``verify``          digests, computed while the bytes come in
+``buffers``         buffers that workers lend to digests
 ``disk``            whether the files will fit
 ``events``          progress callbacks on a thread of their own
 ``cache``           the Hub cache and local folders on disk: find, publish, link

@@ -13,8 +13,9 @@ A trial of fewer is given up after one tick: that holds what the leaving ones st
 little, less would follow. At the maximum fewer are tried only if each connection has become slower than it was.
 
 Where connections are so fast that the processor is what limits them, fewer of them do more: they share its cores with
-the digest and with each other's writes. There halves are tried first, and kept if they bring most of it; once the processor
-is idle again, the limit is what it was at the start.
+the digest and with each other's writes. There halves are tried first, and kept if they bring most of it; where most of
+their time is not spent reading, half of them are given up without a trial. Once the processor is idle again, the limit is
+what it was at the start.
 
 What it does not do: look at the clock, at threads or at sockets. Its owner feeds samples and obeys ``limit``.
 """
@@ -35,6 +36,8 @@ Phase = Literal["start", "thrift", "steps", "hold"]
 #: Less than the owner's 0.05 s: what flowed until its first look counts as a tick.
 _START_TICK: Final = 0.045
 _THRIFT_TICK: Final = 0.2
+#: Enough to see whether connections wait for the network at all.
+_IDLE_TICK: Final = 0.1
 _STEP_TICK: Final = 0.5
 _FIRST_BYTES_PER_TICK: Final = 3.0
 _DOUBLING_PAYS: Final = 1.25
@@ -61,6 +64,8 @@ _LEAP_BUSY: Final = 0.95
 #: Above this, fast connections may be in each other's way; bytes per second of one that count as fast.
 _SHORT_OF_PROCESSOR: Final = 0.45
 _FAST: Final = 50e6
+#: Where reads take less than this share of the connections' time, half as many have time for all of them.
+_MOSTLY_READING: Final = 0.5
 #: Below this there is no reason for thrift.
 _IDLE_PROCESSOR: Final = 0.3
 #: Share of the limit that has to be in use on average for a tick to say anything about it.
@@ -90,6 +95,7 @@ class Use:
         active: Connections in use now.
         peak: The most in use since the last look.
         cpu_busy: Share of all processors that this process used since the last look, 0.0 to 1.0.
+        reading_total: Seconds that connections spent in reads so far, summed over all; ``None`` if not known.
     """
 
     goodput_total: float
@@ -97,6 +103,7 @@ class Use:
     active: int
     peak: int = 0
     cpu_busy: float = 0.0
+    reading_total: float | None = None
 
 
 @dataclass
@@ -131,14 +138,15 @@ class ConcurrencyController:
         self._trial: _Trial | None = None
         self._goodput = 0.0  # at the present limit, smoothed; 0.0 while unknown
         self._first_byte: float | None = None
-        # When connections came into use, and the bytes by then.
-        self._begun: tuple[float, float] | None = None
+        # When connections came into use, and what there was by then.
+        self._begun: tuple[float, Use] | None = None
         self._flowing = False
         self._told_at: float | None = None
         self._looked_at: float | None = None
         self._tick_at: float | None = None
         self._tick_goodput = 0.0
         self._tick_bytes = 0.0
+        self._tick_reading: float | None = None
         self._tick_samples: list[int] = []
         self._tick_busy: list[float] = []
         self._tick_peak = 0
@@ -170,10 +178,10 @@ class ConcurrencyController:
         before = seconds if self._first_byte is None else self._first_byte
         self._first_byte = before + 0.2 * (seconds - before)
 
-    def begin(self, now: float, bytes_total: float) -> None:
-        """Note that the first connection came into use, and the bytes by then."""
+    def begin(self, now: float, bytes_total: float, reading_total: float | None = None) -> None:
+        """Note that the first connection came into use, and the bytes and the seconds of reading by then."""
         if self._begun is None:
-            self._begun = (now, bytes_total)
+            self._begun = (now, Use(bytes_total, bytes_total, 0, reading_total=reading_total))
 
     def sample(self, now: float, use: Use) -> None:
         """Look at the source; call it about every 0.1 s, twice as often while not settled.
@@ -189,7 +197,7 @@ class ConcurrencyController:
         if not self._flowing:
             return
         if self._tick_at is None or away > _GAP:
-            self._start_tick(now, use.goodput_total, use.bytes_total)
+            self._start_tick(now, use)
             return
         if self._trial is not None and now - self._trial.since > _FOLLOW + 4 * self._tick_seconds():
             self._call_off(now, self._trial)
@@ -203,11 +211,12 @@ class ConcurrencyController:
         nbytes = use.bytes_total - self._tick_bytes
         told = self._tells(rate)
         cpu_busy = fmean(self._tick_busy)
-        self._start_tick(now, use.goodput_total, use.bytes_total)
+        reading = self._share_of_reading(use, seconds)
+        self._start_tick(now, use)
         if told:
             self._each_now = nbytes / seconds / self._limit
             self._each = max(self._each, self._each_now)
-            self._judge(now, rate, cpu_busy)
+            self._judge(now, rate, cpu_busy, reading)
 
     def backoff(self, now: float, reason: str) -> None:
         """Note trouble, and halve the limit if it looks like too many connections; at most once a second.
@@ -266,25 +275,34 @@ class ConcurrencyController:
 
     def _tick_seconds(self) -> float:
         least = {"start": _START_TICK, "thrift": _THRIFT_TICK}.get(self._phase, _STEP_TICK)
+        if self._phase == "thrift" and self._trial is None:
+            least = _IDLE_TICK
         # Ticks are cut by samples a little late or early; a hair less keeps them from taking one more.
         return max(least, _FIRST_BYTES_PER_TICK * (self._first_byte or 0.0)) - 0.01
 
-    def _start_tick(self, now: float, goodput_total: float, bytes_total: float) -> None:
+    def _start_tick(self, now: float, use: Use) -> None:
         self._tick_at = now
-        self._tick_goodput = goodput_total
-        self._tick_bytes = bytes_total
+        self._tick_goodput = use.goodput_total
+        self._tick_bytes = use.bytes_total
+        self._tick_reading = use.reading_total
         self._tick_samples = []
         self._tick_busy = []
         self._tick_peak = 0
+
+    def _share_of_reading(self, use: Use, seconds: float) -> float:
+        """Share of the connections' time that reads took in this tick; 1.0 if nobody knows."""
+        if use.reading_total is None or self._tick_reading is None:
+            return 1.0
+        return (use.reading_total - self._tick_reading) / (seconds * self._limit)
 
     def _watch_flow(self, now: float, use: Use) -> None:
         """Wait for the first bytes; a tick that began before them would make the rest look like growth."""
         if self._begun is None or self._first_byte is None:
             return
         began, before = self._begun
-        if use.goodput_total > before:
+        if use.goodput_total > before.goodput_total:
             self._flowing = True
-            self._start_tick(min(began + self._first_byte, now), before, before)
+            self._start_tick(min(began + self._first_byte, now), before)
 
     def _call_off(self, now: float, trial: _Trial) -> None:
         """End a trial that the connections in use do not follow."""
@@ -301,7 +319,7 @@ class ConcurrencyController:
             return False
         return self._tick_peak == self._limit and sum(samples) >= _IN_USE * self._limit * len(samples)
 
-    def _judge(self, now: float, rate: float, cpu_busy: float) -> None:
+    def _judge(self, now: float, rate: float, cpu_busy: float, reading: float) -> None:
         if self._trial is not None:
             if not self._judge_trial(now, rate, self._trial):
                 return
@@ -312,9 +330,7 @@ class ConcurrencyController:
             self.retune(now)
             return
         if self._can_be_thrifty(rate, cpu_busy):
-            if self._phase != "thrift":
-                self._phase, self._undivided = "thrift", self._goodput
-            self._try(now, self._limit // 2, _HALVING_PAYS, self._undivided)
+            self._halve(now, reading)
             return
         busy = cpu_busy > _BUSY_PROCESSOR
         if self._phase == "hold":
@@ -332,6 +348,17 @@ class ConcurrencyController:
         if self._phase == "hold" or self._thrift is False or self._limit == 1:
             return False
         return cpu_busy > _SHORT_OF_PROCESSOR and rate >= _FAST * self._limit
+
+    def _halve(self, now: float, reading: float) -> None:
+        """Go on with half the connections: for a trial, or for good where they seldom read."""
+        if self._phase != "thrift":
+            self._phase, self._undivided = "thrift", self._goodput
+        if reading < _MOSTLY_READING:
+            self._limit //= 2
+            self._thrift = True
+            self._goodput = 0.0  # less is no sign of another link: a digest may have fallen behind meanwhile
+        else:
+            self._try(now, self._limit // 2, _HALVING_PAYS, self._undivided)
 
     def _note_goodput(self, now: float, rate: float) -> None:
         stale = self._told_at is None or now - self._told_at > _HOLD

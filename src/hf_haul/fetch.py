@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final, NoReturn, TypeVar
 
+from hf_haul.buffers import SpareBuffers
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import (
     ConnectionFailedError,
@@ -30,7 +32,7 @@ from hf_haul.staging import StagedFile
 from hf_haul.transfer import Part
 from hf_haul.transports.base import Body
 from hf_haul.transports.retry import is_retryable, retrying
-from hf_haul.verify import Verifier
+from hf_haul.verify import IN_TOUCH, Verifier
 
 __all__ = ["PartFetcher"]
 
@@ -55,6 +57,12 @@ _MOST_UNHASHED: Final = 256 * MiB
 #: Bytes that a core hashes in a second, and the seconds that are worth waiting for it.
 _HASHED_BPS: Final = 1.5e9
 _LEAST_WAIT: Final = 0.002
+#: Share of a buffer, as its inverse, that has to be filled for it to be handed to the digest.
+_WORTH_HANDING: Final = 4
+#: Seconds to wait for a buffer that the digest has not done with, where nobody else could go on.
+_BUFFER_WAIT: Final = 0.05
+#: Bytes per second of one connection from which on the digest, and not the network, says how long a file takes.
+_FASTER_THAN_DIGEST: Final = 1e9
 
 
 class PartFetcher:
@@ -98,6 +106,7 @@ class PartFetcher:
         self._is_lost = is_lost
         self._clock = clock
         self._local = threading.local()
+        self._spares = SpareBuffers(self._buffer_size)
 
     def fetch(self, part: Part) -> None:
         """Fetch a part to its end, trying again what can be tried again.
@@ -301,8 +310,8 @@ class PartFetcher:
                 data = buffer[:got]
                 staged.write(part.position, data)
                 staged.note(part.position, part.position + got)
-                if verifier is not None and part.transfer.size <= SMALL_FILE:  # others have a thread for it
-                    verifier.feed(part.position, data)
+                if verifier is not None and self._show(part, staged, verifier, data):
+                    buffer = self._buffer()
                 part.position += got
                 part.received += got
                 self._on_bytes(part, got)
@@ -329,21 +338,56 @@ class PartFetcher:
             )
             self._doubt(part, error)
 
-    @staticmethod
-    def _let_digest_follow(part: Part, staged: StagedFile, verifier: Verifier) -> None:
+    def _show(self, part: Part, staged: StagedFile, verifier: Verifier, data: memoryview) -> bool:
+        """Show the digest what has just been written; returns whether it keeps the buffer that ``data`` is in."""
+        if part.transfer.size <= SMALL_FILE:  # others have a thread for it
+            verifier.feed(part.position, data)
+            return False
+        if not verifier.catching_up or part.rival is not None:  # what is on disk may be a rival's bytes
+            return False
+        buffer = self._buffer()
+        # Handing over takes a whole buffer, and costs about as much as reading a little back.
+        if _WORTH_HANDING * len(data) < len(buffer) or staged.frontier() != part.position + len(data):
+            return False
+        spare = self._spares.take(_BUFFER_WAIT if len(part.transfer.parts) == 1 else 0.0)
+        if spare is None:
+            return False
+        kept = verifier.hand(part.position, data, partial(self._spares.put, buffer))
+        if kept:
+            self._local.buffer = spare
+        else:
+            self._spares.put(spare)
+        return kept
+
+    def _let_digest_follow(self, part: Part, staged: StagedFile, verifier: Verifier) -> None:
         """Wait while the digest is far behind what could be hashed.
 
         It takes one core, and gets less of it where many connections share few cores. What they gain is lost after
         the last byte, when the digest is alone; and their speed would say that there should be so many of them.
+
+        The one connection that a fast file is left with waits until it is in touch: what it then hands over need not
+        be read back.
         """
+        slack = _MOST_UNHASHED
         while verifier.catching_up and not part.leave:
-            excess = staged.frontier() - verifier.position - _MOST_UNHASHED
-            if excess <= 0:
-                return
+            behind = staged.frontier() - verifier.position
+            if self._could_be_in_touch(part, behind):
+                slack, part.yields = IN_TOUCH // 2, True
+            if behind <= slack:
+                break
             with part.halt.lining_up():  # nobody helps by fetching half of it
-                halted = part.halt.wait(_LEAST_WAIT + excess / _HASHED_BPS)
+                halted = part.halt.wait(_LEAST_WAIT + (behind - slack) / _HASHED_BPS)
             if halted:
                 raise HaltedError
+        part.yields = False
+
+    def _could_be_in_touch(self, part: Part, behind: int) -> bool:
+        """Whether nothing is lost by waiting until the digest has caught up: it would be what is waited for anyway."""
+        to_come = part.transfer.size - part.position
+        if behind <= IN_TOUCH or to_come <= behind or len(part.transfer.parts) > 1:
+            return False
+        speed = self._history.connection_speed(part.transfer.source)
+        return speed is not None and speed >= _FASTER_THAN_DIGEST
 
     @contextmanager
     def _calling(self, part: Part) -> Iterator[None]:
@@ -365,9 +409,13 @@ class PartFetcher:
         quantum = self._limiter.quantum
         return size if quantum is None else min(size, quantum)
 
+    @property
+    def _buffer_size(self) -> int:
+        return max(self._settings.chunk_size, MiB)
+
     def _buffer(self) -> memoryview:
         """This thread's buffer, used for all its parts."""
         buffer: memoryview | None = getattr(self._local, "buffer", None)
         if buffer is None:
-            buffer = self._local.buffer = memoryview(bytearray(max(self._settings.chunk_size, MiB)))
+            buffer = self._local.buffer = memoryview(bytearray(self._buffer_size))
         return buffer

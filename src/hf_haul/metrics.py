@@ -202,6 +202,7 @@ class _Source:
     seconds: float = 0.0
     first_byte: float | None = None
     total: int = 0
+    reading: float = 0.0
 
 
 class SourceHistory:
@@ -216,6 +217,7 @@ class SourceHistory:
         with self._lock:
             known = self._sources.setdefault(source, _Source())
             known.total += nbytes
+            known.reading += seconds
             fade = 0.5 ** (seconds / _HISTORY_HALF_LIFE)
             known.bytes = known.bytes * fade + nbytes
             known.seconds = known.seconds * fade + seconds
@@ -232,6 +234,12 @@ class SourceHistory:
         with self._lock:
             known = self._sources.get(source)
             return 0 if known is None else known.total
+
+    def reading_total(self, source: str) -> float:
+        """Seconds that connections to it took for all reads so far, waiting included."""
+        with self._lock:
+            known = self._sources.get(source)
+            return 0.0 if known is None else known.reading
 
     def connection_speed(self, source: str) -> float | None:
         """Bytes per second that one connection gets, ``None`` while unknown."""

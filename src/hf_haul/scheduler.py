@@ -25,7 +25,7 @@ import logging
 import threading
 import time
 from bisect import insort
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -819,7 +819,7 @@ class Scheduler:
             hopeless = hopeless_parts(
                 parts, self.settings.stall_timeout, now, limited=self.limiter.max_bps is not None
             )
-            grew = self._sources.sample(now)
+            grew = self._sources.sample(now, Counter(p.transfer.source for p in parts if p.yields))
             again = [self._look_again(run, now) for run in runs]
             if runs and runs[0].queue.priority < runs[-1].queue.priority:
                 for run in runs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from hf_haul.concurrency import ConcurrencyController, Use
@@ -28,6 +28,7 @@ _REQUEST_BYTES: Final = 64 << 10
 _LOOKS: Final = 2
 #: How many times as much there has to be of the other kind.
 _OTHER: Final = 2
+_NOBODY: Final[Mapping[str, int]] = {}
 
 
 class _Kind:
@@ -146,7 +147,10 @@ class SourceLimits:
     def count(self, source: str, by: int) -> None:
         """Note that connections to a source came into use, or out of it."""
         if source not in self._active:
-            self._controller(source).begin(self._clock(), self._history.bytes_total(source))
+            history = self._history
+            self._controller(source).begin(
+                self._clock(), history.bytes_total(source), history.reading_total(source)
+            )
         active = self._active[source] = self._active.get(source, 0) + by
         if active > self._peaks.get(source, 0):
             self._peaks[source] = active
@@ -174,8 +178,12 @@ class SourceLimits:
         lost, received = self._lost.get(source, (0, 0))
         return lost if self._history.bytes_total(source) == received else 0
 
-    def sample(self, now: float) -> bool:
+    def sample(self, now: float, yielding: Mapping[str, int] = _NOBODY) -> bool:
         """Look at bytes, requests and the processor's load since the last look; call it about every 0.1 s, and twice as often until settled.
+
+        Args:
+            now: Seconds, monotonic.
+            yielding: Connections that let their file's digest catch up, by source: in use, but not to judge by.
 
         Returns:
             Whether a limit grew.
@@ -195,8 +203,15 @@ class SourceLimits:
             credit = self._requests.get(source, 0) * _REQUEST_BYTES
             if self._kinds.setdefault(source, _Kind()).changes(nbytes, credit) and controller.settled:
                 controller.retune(now)
-            active = self._active.get(source, 0)
-            use = Use(nbytes + credit, nbytes, active, self._peaks.pop(source, 0), busy)
+            active = self._active.get(source, 0) - yielding.get(source, 0)
+            use = Use(
+                nbytes + credit,
+                nbytes,
+                active,
+                self._peaks.pop(source, 0),
+                busy,
+                self._history.reading_total(source),
+            )
             controller.sample(now, use)
             grew = grew or controller.limit > before
         return grew

@@ -42,13 +42,14 @@ class Part:
         rival: The part that fetches the same bytes over another connection, if they race.
         abandoned: Why the watchdog woke the blocking call, if it did.
         resting: Whether the worker waits before its next attempt.
+        yields: Whether the worker waits until the digest has caught up, once; its speed says nothing meanwhile.
         refusals: How often the source refused its range.
         doubts: How often the source seemed to serve another file.
     """
 
     __slots__ = (
         "abandoned", "busy_since", "doubts", "halt", "leave", "leave_asked_at", "meter", "position",
-        "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop", "transfer",
+        "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop", "transfer", "yields",
     )  # fmt: skip
 
     def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
@@ -67,6 +68,7 @@ class Part:
         self.rival: Part | None = None
         self.abandoned: str | None = None
         self.resting = False
+        self.yields = False
         self.refusals = 0
         self.doubts = 0
 

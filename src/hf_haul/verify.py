@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from hf_haul.task import Digest
 
-__all__ = ["Verifier"]
+__all__ = ["IN_TOUCH", "Verifier"]
+
+#: Bytes that the digest may be behind a block that is handed to it; each holds a buffer for as long.
+IN_TOUCH: Final = 16 << 20
 
 #: Bytes read back at a time. After each the thread waits for its turn to run Python, while connections use theirs: a
 #: quarter of it costs a tenth of the speed, and four times as much gains nothing.
@@ -20,14 +24,24 @@ _own: Final = threading.local()
 ReadInto = Callable[[int, memoryview], int]
 
 
+class _Block(NamedTuple):
+    """Bytes that were handed over: they are on disk, and still in the buffer they were received in."""
+
+    offset: int
+    data: memoryview
+    done: Callable[[], None]
+
+
 class Verifier:
     """Hashes a file in order, from the bytes at hand or by reading back what came early.
 
     Whoever has time calls :meth:`feed` or :meth:`catch_up`; only one thread hashes at a time, and the others
-    do not wait for it. Both release the interpreter's lock while they hash.
+    do not wait for it. Both release the interpreter's lock while they hash. To the one in :meth:`catch_up` others
+    :meth:`hand` what they have just written: reading it back would take it a fifth of its time.
 
     Locking: ``_lock`` guards the hash and its position; it is held while hashing, and only ever tried by
-    :meth:`feed`, so that no connection waits for it.
+    :meth:`feed`, so that no connection waits for it. ``_handing`` guards ``_handed`` and changes of
+    ``catching_up``; it is held for a moment, and taken after ``_lock`` if both are.
 
     Attributes:
         catching_up: Whether a thread is in :meth:`catch_up`.
@@ -40,6 +54,8 @@ class Verifier:
         self._lock = threading.Lock()
         self._position = 0
         self._hash = self._new_hash()
+        self._handing = threading.Lock()
+        self._handed: deque[_Block] = deque()
         self.catching_up = False
         self.stopped = False
 
@@ -65,6 +81,27 @@ class Verifier:
         finally:
             self._lock.release()
 
+    def hand(self, offset: int, data: memoryview, done: Callable[[], None]) -> bool:
+        """Leave ``data`` to the thread that is catching up, so that it need not read it back.
+
+        Args:
+            offset: Where in the file it is; it is on disk already.
+            data: The bytes, not to be changed until ``done`` is called.
+            done: Called once, by any thread, when they were hashed or are not needed.
+
+        Returns:
+            Whether they were taken. If not, nobody will call ``done``, and they will be read back.
+        """
+        with self._handing:
+            if not self.catching_up or offset > self._position + IN_TOUCH:
+                return False
+            if self._handed:
+                last = self._handed[-1]
+                if offset < last.offset + len(last.data):
+                    return False
+            self._handed.append(_Block(offset, data, done))
+            return True
+
     def catch_up(self, frontier: Callable[[], int], read_into: ReadInto, *, wait: bool) -> bool:
         """Hash what is on disk up to the end of the contiguous prefix.
 
@@ -81,19 +118,52 @@ class Verifier:
         try:
             self.catching_up = True
             while self._position < (limit := frontier()):
-                buffer = _block()
                 while self._position < limit:
-                    if self.stopped:
+                    if self.stopped or not self._hash_next(limit, read_into):
                         return False
-                    got = read_into(self._position, buffer[: min(len(buffer), limit - self._position)])
-                    if not got:
-                        return False  # somebody cut the file; the digest will tell
-                    self._hash.update(buffer[:got])
-                    self._position += got
             return self._position >= self._size
         finally:
-            self.catching_up = False
+            self._refuse_blocks()
             self._lock.release()
+
+    def _hash_next(self, limit: int, read_into: ReadInto) -> bool:
+        """Hash the block that comes next: what was handed over, or else what can be read back before that."""
+        block = self._next_block()
+        if block is not None and block.offset == self._position:
+            try:
+                self._hash.update(block.data)
+                self._position += len(block.data)
+            finally:
+                block.done()
+            return True
+        end = limit if block is None else min(limit, block.offset)
+        buffer = _block()
+        got = read_into(self._position, buffer[: min(len(buffer), end - self._position)])
+        self._hash.update(buffer[:got])
+        self._position += got
+        return got > 0  # or somebody cut the file; the digest will tell
+
+    def _next_block(self) -> _Block | None:
+        """The first of the blocks that are still to be hashed, taken out if it is to be hashed now."""
+        passed: list[_Block] = []
+        with self._handing:
+            while self._handed and self._handed[0].offset < self._position:
+                passed.append(self._handed.popleft())
+            block = self._handed[0] if self._handed else None
+            if block is not None and block.offset == self._position:
+                self._handed.popleft()
+        for each in passed:
+            each.done()
+        return block
+
+    def _refuse_blocks(self) -> None:
+        """Take no more, and let go of those that nobody will hash from their buffers."""
+        with self._handing:
+            self.catching_up = False
+            left = list(self._handed)
+            self._handed.clear()
+        for each in left:
+            each.done()
 
     def stop(self) -> None:
         """Have every :meth:`catch_up` return soon: the file was cancelled."""

@@ -27,6 +27,7 @@ class Line:
         noise: Share by which each tick's bytes vary.
         requests: Requests per second that are counted beside the bytes, by time.
         cpu: Share of the processors in use, by connections.
+        reading: Share of the connections' time that reads take, by connections; ``None`` if nobody tells.
     """
 
     link: Link
@@ -36,12 +37,14 @@ class Line:
     noise: float = 0.0
     requests: Callable[[float], int] = lambda now: 0
     cpu: Callable[[int], float] = lambda n: 0.0
+    reading: Callable[[int], float] | None = None
     initial: int = 4
     maximum: int = 32
     seed: int = 1
     now: float = 0.0
     total: float = 0.0
     credit: float = 0.0
+    read_seconds: float = 0.0
     active: float = 0.0
     rate: float = 0.0
     limits: list[tuple[float, int]] = field(default_factory=list)
@@ -49,7 +52,7 @@ class Line:
 
     def __post_init__(self) -> None:
         self.controller = ConcurrencyController(self.initial, self.maximum)
-        self.controller.begin(self.now, self.total)
+        self.controller.begin(self.now, self.total, 0.0 if self.reading else None)
         self.limits.append((self.now, self.initial))
         self._random = random.Random(self.seed)
 
@@ -68,7 +71,12 @@ class Line:
                 self.controller.first_byte(self.first_byte)
             self.credit += self.requests(self.now) * TICK * 65536
             goodput = self.total + self.credit
-            self.controller.sample(self.now, Use(goodput, self.total, count, cpu_busy=self.cpu(count)))
+            reading = None
+            if self.reading is not None:
+                self.read_seconds += self.reading(count) * count * TICK
+                reading = self.read_seconds
+            use = Use(goodput, self.total, count, cpu_busy=self.cpu(count), reading_total=reading)
+            self.controller.sample(self.now, use)
             if self.limits[-1][1] != self.controller.limit:
                 self.limits.append((self.now, self.controller.limit))
         return self
@@ -184,6 +192,26 @@ def test_losses_of_halves_do_not_add_up() -> None:
     rates = {8: 1000 * MB, 4: 850 * MB, 2: 720 * MB, 1: 610 * MB}
     line = Line(lambda n, _: rates.get(n, 1000 * MB), cpu=lambda n: 0.7, initial=8).run(4)
     assert [limit for _, limit in line.limits] == [8, 4, 2, 4], "a half of a half may not lose another part"
+
+
+def test_fast_connections_that_seldom_read_are_halved_without_a_trial() -> None:
+    def link(_: int, now: float) -> float:
+        return 1500 * MB if now < 0.25 else 900 * MB  # the file's digest cannot follow: a trial would fail
+
+    line = Line(link, cpu=lambda n: 0.7, reading=lambda n: 0.25).run(1.0)
+    assert [limit for _, limit in line.limits] == [4, 2, 1]
+    assert line.run(30).limit == 1
+
+
+def test_fast_connections_that_read_most_of_the_time_are_tried_first() -> None:
+    line = Line(lambda n, _: min(250 * n, 1000) * MB, cpu=lambda n: 0.7, reading=lambda n: 0.9).run(30)
+    assert line.limit == 4
+    assert line.average(28) >= 0.95 * 1000 * MB
+
+
+def test_slow_connections_that_seldom_read_are_not_halved() -> None:
+    line = Line(linear, cpu=lambda n: 0.7, reading=lambda n: 0.1).run(10)
+    assert min(limit for _, limit in line.limits) == 4
 
 
 def test_slow_connections_are_not_halved_however_busy_the_processor() -> None:

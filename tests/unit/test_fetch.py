@@ -186,3 +186,71 @@ def test_a_part_that_waits_for_a_digest_can_be_halted_and_asked_to_leave(
     SlowDigest(other, monkeypatch, lambda: other.part.ask_to_leave(0.0))
     other.fetch()
     assert other.part.position == 5 * KiB
+
+
+def test_the_only_connection_of_a_fast_file_waits_until_its_digest_is_in_touch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    bench = Bench(tmp_path, FakeSource(DATA, on_read=lambda at: clock.advance(1e-8)), clock)
+    yields: list[bool] = []
+    digest = SlowDigest(bench, monkeypatch, lambda: yields.append(bench.part.yields))
+    monkeypatch.setattr(fetch, "IN_TOUCH", 2 * KiB)
+    assert bench.fetch() == DATA
+    assert digest.lags == [3 * KiB] * 5 + [5 * KiB], "there is no point in it for the last bytes"
+    assert yields == [True] * 5 + [False]
+    assert not bench.part.yields
+
+
+@pytest.mark.parametrize("why_not", ["slow", "not alone", "nearly over"])
+def test_nobody_waits_to_be_in_touch_where_that_gains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why_not: str
+) -> None:
+    clock = FakeClock()
+    seconds = 1e-3 if why_not == "slow" else 1e-8
+    bench = Bench(tmp_path, FakeSource(DATA, on_read=lambda at: clock.advance(seconds)), clock)
+    digest = SlowDigest(bench, monkeypatch)
+    monkeypatch.setattr(fetch, "_MOST_UNHASHED", len(DATA))
+    monkeypatch.setattr(fetch, "IN_TOUCH", (9 if why_not == "nearly over" else 2) * KiB)
+    if why_not == "not alone":
+        bench.transfer.parts = [bench.part, Part(bench.transfer, ByteRange(0, 1), now=0.0)]
+    assert bench.fetch() == DATA
+    assert digest.lags == []
+
+
+def test_what_is_handed_to_the_digest_is_what_was_received(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
+    digest = SlowDigest(bench, monkeypatch)
+    monkeypatch.setattr(fetch, "_MOST_UNHASHED", len(DATA))
+    monkeypatch.setattr(fetch, "_WORTH_HANDING", 1024)
+    assert bench.fetch() == DATA
+    read: list[int] = []
+
+    def read_into(offset: int, buffer: memoryview) -> int:
+        read.append(offset)
+        buffer[:] = DATA[offset : offset + len(buffer)]
+        return len(buffer)
+
+    assert digest.verifier.catch_up(lambda: len(DATA), read_into, wait=True)
+    assert digest.verifier.actual() == digest.verifier.digest.value
+    assert read == [8 * KiB], "all that there were spare buffers for was handed over"
+
+
+@pytest.mark.parametrize("why_not", ["rival", "behind the front", "little"])
+def test_what_is_not_handed_over_is_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why_not: str
+) -> None:
+    bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
+    digest = SlowDigest(bench, monkeypatch)
+    monkeypatch.setattr(fetch, "_MOST_UNHASHED", len(DATA))
+    monkeypatch.setattr(fetch, "_WORTH_HANDING", 4 if why_not == "little" else 1024)
+    if why_not == "rival":
+        bench.part.rival = Part(bench.transfer, ByteRange(0, 1), now=0.0)
+    if why_not == "behind the front":
+        assert bench.transfer.staged is not None
+        bench.transfer.staged.note(8 * KiB, 12 * KiB)
+        bench.part.start = bench.part.position = 4 * KiB
+    bench.fetch()
+    assert not digest.verifier._handed

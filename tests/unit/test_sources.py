@@ -184,3 +184,16 @@ def test_a_source_that_no_queue_wants_does_not_keep_others_from_being_settled() 
     assert not sources.settled
     sources.enrol([A], -1)
     assert sources.settled
+
+
+def test_a_connection_that_lets_a_digest_catch_up_is_not_one_to_judge_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(ConcurrencyController, "sample", lambda _self, _now, use: seen.append(use.active))
+    sources = limits()
+    sources.enrol([A], 1)
+    sources.count(A, 2)
+    sources.sample(1.0)
+    sources.sample(2.0, {A: 1, B: 1})
+    assert seen == [2, 1]

@@ -81,3 +81,75 @@ def test_after_a_restart_nothing_of_the_old_bytes_counts() -> None:
     verifier.restart()
     verifier.catch_up(lambda: len(DATA), read_into, wait=True)
     assert verifier.actual() == GIT.value
+
+
+class Handed:
+    """Blocks of the file, handed over one after the other as the digest asks how far the file has come."""
+
+    def __init__(self, verifier: Verifier, *blocks: tuple[int, int]) -> None:
+        self.verifier = verifier
+        self.blocks = list(blocks)
+        self.taken: list[bool] = []
+        self.done: list[int] = []
+        self.read: list[tuple[int, int]] = []
+
+    def frontier(self) -> int:
+        for start, stop in self.blocks:
+            data = memoryview(DATA)[start:stop]
+            self.taken.append(self.verifier.hand(start, data, lambda start=start: self.done.append(start)))  # type: ignore[misc]
+        self.blocks.clear()
+        return len(DATA)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        self.read.append((offset, offset + len(buffer)))
+        return read_into(offset, buffer)
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("digest", [pytest.param(SHA256, id="sha256"), pytest.param(GIT, id="git-sha1")])
+def test_what_is_handed_over_is_not_read_back(digest: Digest) -> None:
+    verifier = Verifier(digest, len(DATA))
+    handed = Handed(verifier, (0, MIB), (MIB, 2 * MIB), (2 * MIB, 3 * MIB))
+    assert verifier.catch_up(handed.frontier, handed.read_into, wait=True)
+    assert verifier.actual() == digest.value
+    assert handed.taken == [True] * 3
+    assert handed.done == [0, MIB, 2 * MIB]
+    assert handed.read == []
+
+
+def test_what_lies_before_and_between_blocks_is_read_back() -> None:
+    verifier = Verifier(SHA256, len(DATA))
+    handed = Handed(verifier, (1000, MIB), (2 * MIB, 2 * MIB + 10))
+    assert verifier.catch_up(handed.frontier, handed.read_into, wait=True)
+    assert verifier.actual() == SHA256.value
+    assert handed.done == [1000, 2 * MIB]
+    assert handed.read == [(0, 1000), (MIB, 2 * MIB), (2 * MIB + 10, 3 * MIB)]
+
+
+def test_blocks_out_of_order_too_far_ahead_or_hashed_already_do_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hf_haul.verify.IN_TOUCH", MIB)
+    verifier = Verifier(SHA256, len(DATA))
+    assert verifier.feed(0, memoryview(DATA)[:1000])
+    handed = Handed(verifier, (500, 600), (2000, 3000), (2500, 4000), (2000, 3000), (MIB + 1001, MIB + 2000))
+    assert verifier.catch_up(handed.frontier, handed.read_into, wait=True)
+    assert verifier.actual() == SHA256.value
+    assert handed.taken == [True, True, False, False, False]
+    assert handed.done == [500, 2000]
+
+
+def test_nobody_keeps_a_block_when_nobody_hashes() -> None:
+    verifier = Verifier(SHA256, len(DATA))
+    done: list[int] = []
+    assert not verifier.hand(0, memoryview(DATA)[:10], lambda: done.append(0))
+    handed = Handed(verifier, (0, MIB), (MIB, 2 * MIB))
+    verifier.stop()
+    assert not verifier.catch_up(handed.frontier, handed.read_into, wait=True)
+    assert (handed.taken, handed.done, done) == ([True, True], [0, MIB], [])
+    assert not verifier.hand(0, memoryview(DATA)[:10], lambda: done.append(0))
+    verifier.stopped = False
+    assert verifier.catch_up(lambda: len(DATA), read_into, wait=True)
+    assert verifier.actual() == SHA256.value
