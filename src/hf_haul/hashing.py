@@ -21,8 +21,8 @@ _IDLE_SECONDS: Final = 10.0
 class Hasher:
     """Follows the contiguous prefix of staged files, on threads that exist only while there is work.
 
-    What has arrived is read back from the system's memory. That copy costs less than having the worker at the front
-    of a file hash what it receives: its connection would stand still meanwhile.
+    What the worker at the front of a file does not hand over is read back from the system's memory. Either costs less
+    than having that worker hash what it receives: its connection would stand still meanwhile.
 
     Args:
         most: Threads at the most, each at one file; as many as there are processors to use by default.
