@@ -37,16 +37,29 @@ _NO_LIMIT: Final = bytes(len(_RECEIVE_SECONDS))
 class DirectReader:
     """Reads a body that nobody encoded or cut into chunks, past urllib3; used by one thread.
 
+    Two of Python's three layers above a socket are only there to keep what nobody asked for yet. Once the lowest keeps
+    nothing any more, the socket itself is read: TLS gives 16 KiB at a time, and each layer costs some of that time.
+
     Python asks the system twice for each piece that arrives, and takes the interpreter's lock again after both: on
     slow connections several times per 100 KiB, in all threads. So there the system fills the buffer by itself
     (``MSG_WAITALL``), which takes one call and no lock.
     """
 
-    __slots__ = ("_began", "_failure", "_read_some", "_received", "_sock", "_timeout", "_waits_for_all")
+    __slots__ = (
+        "_began",
+        "_failure",
+        "_read_sock",
+        "_read_some",
+        "_received",
+        "_sock",
+        "_timeout",
+        "_waits_for_all",
+    )
 
     def __init__(self, reader: io.BufferedReader) -> None:
         self._read_some = reader.readinto1
         sock = getattr(reader.raw, "_sock", None)
+        self._read_sock = sock.recv_into if isinstance(sock, socket.socket) else None
         # Over TLS, what the socket has is not what the body has.
         self._sock = sock if sys.platform == "linux" and type(sock) is socket.socket else None
         self._timeout: float | None = None
@@ -90,8 +103,11 @@ class DirectReader:
                 return got
             got += count
         self._received += got
-        if asked >= _KEEPS_NOTHING and self._is_slow():
-            self._change()
+        if asked >= _KEEPS_NOTHING:
+            if self._read_sock is not None:
+                self._read_some = self._read_sock
+            if self._is_slow():
+                self._change()
         return got
 
     def close(self) -> None:

@@ -106,6 +106,27 @@ def test_every_byte_comes_once_and_in_order(
     sender.join()
 
 
+@pytest.mark.usefixtures("fast")
+def test_layers_that_keep_nothing_are_passed_by(pair: Pair) -> None:
+    class Counting(socket.SocketIO):
+        asked = 0
+
+        def readinto(self, buffer: Any) -> int | None:
+            self.asked += 1
+            return super().readinto(buffer)
+
+    with Counting(pair.ours, "rb") as raw, io.BufferedReader(raw) as below:
+        reader = DirectReader(below)
+        view = memoryview(bytearray(receiving._KEEPS_NOTHING))
+        pair.theirs.sendall(b"little")
+        reader.readinto(view[:3])
+        assert reader.readinto(view[:3]) == 3, "of what the reader below has kept"
+        pair.pass_on(reader)
+        asked = raw.asked
+        pair.pass_on(reader)
+        assert raw.asked == asked
+
+
 @linux_only
 @pytest.mark.usefixtures("slow")
 def test_a_full_buffer_takes_one_call(pair: Pair) -> None:
