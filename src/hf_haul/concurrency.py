@@ -13,8 +13,8 @@ A trial of fewer is given up after one tick: that holds what the leaving ones st
 little, less would follow. At the maximum fewer are tried only if each connection has become slower than it was.
 
 Where connections are so fast that the processor is what limits them, fewer of them do more: they share its cores with
-the digest and with each other's writes. There halves are tried first, and kept if they bring most of it; where most of
-their time is not spent reading, half of them are given up without a trial. Once the processor is idle again, the limit is
+the digest and with each other's writes. Where reads take little of their time, only as many stay as have time for all
+reads. Elsewhere halves are tried first, and kept if they bring most of it. Once the processor is idle again, the limit is
 what it was at the start.
 
 What it does not do: look at the clock, at threads or at sockets. Its owner feeds samples and obeys ``limit``.
@@ -26,6 +26,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from statistics import fmean
 from typing import Any, Final, Literal
 
@@ -64,8 +65,10 @@ _LEAP_BUSY: Final = 0.95
 #: Above this, fast connections may be in each other's way; bytes per second of one that count as fast.
 _SHORT_OF_PROCESSOR: Final = 0.45
 _FAST: Final = 50e6
-#: Where reads take less than this share of the connections' time, half as many have time for all of them.
+#: Where reads take less than this share of the connections' time, half as many or fewer have time for all of them.
 _MOSTLY_READING: Final = 0.5
+#: Share of their time that those should then spend reading.
+_READING: Final = 0.85
 #: Below this there is no reason for thrift.
 _IDLE_PROCESSOR: Final = 0.3
 #: Share of the limit that has to be in use on average for a tick to say anything about it.
@@ -350,11 +353,11 @@ class ConcurrencyController:
         return cpu_busy > _SHORT_OF_PROCESSOR and rate >= _FAST * self._limit
 
     def _halve(self, now: float, reading: float) -> None:
-        """Go on with half the connections: for a trial, or for good where they seldom read."""
+        """Try half the connections; or, where they seldom read, go on with as many as have time for it."""
         if self._phase != "thrift":
             self._phase, self._undivided = "thrift", self._goodput
         if reading < _MOSTLY_READING:
-            self._limit //= 2
+            self._limit = min(self._limit // 2, ceil(self._limit * reading / _READING) or 1)
             self._thrift = True
             self._goodput = 0.0  # less is no sign of another link: a digest may have fallen behind meanwhile
         else:

@@ -194,12 +194,23 @@ def test_losses_of_halves_do_not_add_up() -> None:
     assert [limit for _, limit in line.limits] == [8, 4, 2, 4], "a half of a half may not lose another part"
 
 
-def test_fast_connections_that_seldom_read_are_halved_without_a_trial() -> None:
+@pytest.mark.parametrize(
+    ("share", "limits"),
+    [
+        pytest.param(0.0, [8, 1], id="reads take no time"),
+        pytest.param(0.1, [8, 1], id="one has time for all"),
+        pytest.param(0.2, [8, 2, 1], id="two have"),
+        pytest.param(0.45, [8, 4, 2, 1], id="half have"),
+    ],
+)
+def test_fast_connections_that_seldom_read_are_given_up_without_a_trial(
+    share: float, limits: list[int]
+) -> None:
     def link(_: int, now: float) -> float:
         return 1500 * MB if now < 0.25 else 900 * MB  # the file's digest cannot follow: a trial would fail
 
-    line = Line(link, cpu=lambda n: 0.7, reading=lambda n: 0.25).run(1.0)
-    assert [limit for _, limit in line.limits] == [4, 2, 1]
+    line = Line(link, cpu=lambda n: 0.7, reading=lambda n: share, initial=8).run(1.5)
+    assert [limit for _, limit in line.limits] == limits
     assert line.run(30).limit == 1
 
 
