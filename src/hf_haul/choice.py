@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from hf_haul.config import Settings
@@ -167,6 +168,29 @@ class Chooser:
             if wanted > 0 and not part.leave and (part.transfer.source in run.sources or threads <= 0):
                 part.ask_to_leave(now)
                 wanted -= 1
+
+    def shed(self, runs: Sequence[QueueRun]) -> None:
+        """Have parts leave that connections of no use fetch: the last of each source, by the order of queues and files.
+
+        What they bring meanwhile is far from the front of its file, where its digest would have it.
+
+        Args:
+            runs: All queues, most urgent first.
+        """
+        now = self._clock()
+        kept: Counter[str] = Counter()
+        for transfer in (transfer for run in runs for transfer in run.transfers.values()):
+            source = transfer.source
+            if not self._sheds(transfer):
+                continue
+            for part in sorted(transfer.parts, key=lambda each: each.start):
+                kept[source] += 1
+                if kept[source] > self._sources.limit(source):
+                    part.ask_to_leave(now)
+
+    def _sheds(self, transfer: Transfer) -> bool:
+        # A file that comes in one piece would have to come again.
+        return transfer.mode == "ranged" and bool(transfer.parts) and self._sources.sheds(transfer.source)
 
     def _parts_wanted(self, run: QueueRun) -> int:
         """How many more connections a queue could use now."""

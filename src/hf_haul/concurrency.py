@@ -162,6 +162,7 @@ class ConcurrencyController:
         self._surges = 0
         self._slumps = 0
         self._thrift: bool | None = None  # whether fewer connections brought as much; None until tried
+        self._sheds = False
         self._breaks: deque[float] = deque(maxlen=_BREAKS)
         self._backed_off_at: float | None = None
         self._backoffs: dict[str, int] = {}
@@ -175,6 +176,11 @@ class ConcurrencyController:
     def settled(self) -> bool:
         """Whether the limit is near its place, and will not change by halves and doubles."""
         return self._phase in {"steps", "hold"}
+
+    @property
+    def sheds(self) -> bool:
+        """Whether connections beyond the limit are known to be of no use, and need not end their parts."""
+        return self._sheds
 
     def first_byte(self, seconds: float) -> None:
         """Note the seconds from a request to its answer; a tick lasts at least three times that."""
@@ -245,6 +251,7 @@ class ConcurrencyController:
         self._backoffs[reason] = self._backoffs.get(reason, 0) + 1
         self._trial = None
         self._thrift = None
+        self._sheds = False
         self._limit = max(floor, self._limit // 2)
         self._goodput = 0.0
         self._probe_down = False
@@ -256,6 +263,7 @@ class ConcurrencyController:
         del now  # nothing is pending after this
         self._trial = None
         self._thrift = None
+        self._sheds = False
         self._each = 0.0
         self._phase = "start"
         self._goodput = 0.0
@@ -358,7 +366,7 @@ class ConcurrencyController:
             self._phase, self._undivided = "thrift", self._goodput
         if reading < _MOSTLY_READING:
             self._limit = min(self._limit // 2, ceil(self._limit * reading / _READING) or 1)
-            self._thrift = True
+            self._thrift = self._sheds = True
             self._goodput = 0.0  # less is no sign of another link: a digest may have fallen behind meanwhile
         else:
             self._try(now, self._limit // 2, _HALVING_PAYS, self._undivided)
@@ -454,6 +462,7 @@ class ConcurrencyController:
     def _try(
         self, now: float, limit: int, need: float, baseline: float | None = None, *, eager: bool = False
     ) -> None:
+        self._sheds = False
         self._trial = _Trial(self._limit, baseline or self._goodput, need, now, eager)
         self._limit = limit
 

@@ -820,6 +820,7 @@ class Scheduler:
                 parts, self.settings.stall_timeout, now, limited=self.limiter.max_bps is not None
             )
             grew = self._sources.sample(now, Counter(p.transfer.source for p in parts if p.yields))
+            self._chooser.shed(runs)
             again = [self._look_again(run, now) for run in runs]
             if runs and runs[0].queue.priority < runs[-1].queue.priority:
                 for run in runs:

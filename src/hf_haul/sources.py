@@ -128,6 +128,10 @@ class SourceLimits:
             return 0
         return max(0, self.limit(source) - self._active.get(source, 0))
 
+    def sheds(self, source: str) -> bool:
+        """Whether connections beyond a source's limit are of no use, and should not end their parts first."""
+        return self._controller(source).sheds
+
     def rest(self, source: str, by: int) -> None:
         """Note that a worker began to wait for its next attempt, or that it ended waiting."""
         self._resting[source] = self._resting.get(source, 0) + by

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.choice import Chooser
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.download_queue import ModelDownloadQueue
-from hf_haul.metrics import SourceHistory
+from hf_haul.metrics import DownloadMetrics, SourceHistory
+from hf_haul.ranges import ByteRange
 from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
 from hf_haul.task import DownloadTask, FileRequest
+from hf_haul.transfer import Part, Transfer
 from hf_haul.transports.base import Transport
 
 HUB = "http://hub.test"
@@ -68,3 +71,49 @@ def test_connections_to_a_source_of_other_queues_are_not_shared_out() -> None:
     before = lanes.share
     lanes.sources._controller("http://other.test")._limit = 32
     assert lanes.share == before
+
+
+class InFlight:
+    """Two large files, each with three parts of 10 bytes under way, at a source with two connections too many."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, sheds: bool = True) -> None:
+        lanes = Lanes(0, 2)
+        self.chooser = lanes.chooser
+        self.run = QueueRun(lanes.queue, [], None, clock=lambda: 0.0)
+        for name in ("a", "b"):
+            wanted = request(MemoryDestination(folder, name), FakeSource(bytes(30)))
+            task = DownloadTask("org/m", name, wanted.remote.url, wanted.destination.path, size=30)
+            transfer = Transfer(task, wanted, FakeSource(bytes(30)), DownloadMetrics())
+            for start in (20, 0, 10):  # in the order in which they began
+                transfer.parts.append(Part(transfer, ByteRange(start, start + 10), now=0.0))
+            self.run.transfers[task.task_id] = transfer
+        monkeypatch.setattr(lanes.sources, "sheds", lambda source: sheds)
+        monkeypatch.setattr(lanes.sources, "limit", lambda source: 4)
+
+    @property
+    def leaving(self) -> list[tuple[str, int]]:
+        parts = [part for transfer in self.run.transfers.values() for part in transfer.parts]
+        return [(part.transfer.task.file_path, part.start) for part in parts if part.leave]
+
+
+def test_connections_of_no_use_leave_the_last_file_and_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = InFlight(tmp_path, monkeypatch)
+    for _ in range(2):
+        files.chooser.shed([files.run])
+        assert files.leaving == [("b", 20), ("b", 10)]
+
+
+def test_nobody_leaves_where_all_may_be_of_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = InFlight(tmp_path, monkeypatch, sheds=False)
+    files.chooser.shed([files.run])
+    assert files.leaving == []
+
+
+def test_a_file_in_one_piece_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = InFlight(tmp_path, monkeypatch)
+    for transfer in files.run.transfers.values():
+        transfer.mode = "whole"
+    files.chooser.shed([files.run])
+    assert files.leaving == []

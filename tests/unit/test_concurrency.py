@@ -211,6 +211,7 @@ def test_fast_connections_that_seldom_read_are_given_up_without_a_trial(
 
     line = Line(link, cpu=lambda n: 0.7, reading=lambda n: share, initial=8).run(1.5)
     assert [limit for _, limit in line.limits] == limits
+    assert line.controller.sheds
     assert line.run(30).limit == 1
 
 
@@ -218,6 +219,16 @@ def test_fast_connections_that_read_most_of_the_time_are_tried_first() -> None:
     line = Line(lambda n, _: min(250 * n, 1000) * MB, cpu=lambda n: 0.7, reading=lambda n: 0.9).run(30)
     assert line.limit == 4
     assert line.average(28) >= 0.95 * 1000 * MB
+
+
+def test_connections_in_a_trial_and_after_a_refusal_are_of_use() -> None:
+    line = Line(lambda n, _: 1000 * MB, cpu=lambda n: 0.7).run(4)
+    assert line.limit == 1
+    assert not line.controller.sheds
+    line = Line(lambda n, _: 1000 * MB, cpu=lambda n: 0.7, reading=lambda n: 0.1, initial=8).run(0.2)
+    assert line.controller.sheds
+    line.controller.backoff(line.now, "ServerBusyError")
+    assert not line.controller.sheds
 
 
 def test_slow_connections_that_seldom_read_are_not_halved() -> None:
