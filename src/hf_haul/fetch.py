@@ -259,6 +259,8 @@ class PartFetcher:
             self._doubt(part, error)
         self._history.first_byte(transfer.source, self._clock() - max(began, part.halt.turn_came))
         try:
+            if want is None and transfer.mode == "whole":
+                self._forget(part, 0)
             self._check_version(part)
             if want is not None and body.range is not None and body.range.stop > want.stop:
                 self._on_whole_file(part)
@@ -267,6 +269,19 @@ class PartFetcher:
         finally:
             part.reading_since = None
             body.close()
+
+    @staticmethod
+    def _forget(part: Part, start: int) -> None:
+        """Take the part back to ``start``, with nothing left of what came after it, on disk or in the digest."""
+        part.position = start
+        transfer = part.transfer
+        if transfer.staged is None or transfer.staged.missing(start, part.stop) == [
+            ByteRange(start, part.stop)
+        ]:
+            return
+        transfer.staged.forget(None if start == 0 else [ByteRange(start, part.stop)])
+        if transfer.verifier is not None:
+            transfer.verifier.restart()
 
     @staticmethod
     def _check_version(part: Part) -> None:
@@ -308,9 +323,8 @@ class PartFetcher:
                 now = self._clock()
                 self._history.read(part.transfer.source, got, now - began)
                 data = buffer[:got]
-                staged.write(part.position, data)
-                staged.note(part.position, part.position + got)
-                if verifier is not None and self._show(part, staged, verifier, data):
+                is_ours = staged.add(part.position, data)
+                if is_ours and verifier is not None and self._show(part, staged, verifier, data):
                     buffer = self._buffer()
                 part.position += got
                 part.received += got
@@ -332,7 +346,7 @@ class PartFetcher:
             and not part.leave
             and body.readinto(buffer[:1])
         ):
-            part.position = part.start  # what came is of another file
+            self._forget(part, part.start)  # what came is of another file
             error = SourceChangedError(
                 f"{part.transfer.task.file_path}: the body is longer than {part.stop} bytes"
             )
@@ -343,7 +357,7 @@ class PartFetcher:
         if part.transfer.size <= SMALL_FILE:  # others have a thread for it
             verifier.feed(part.position, data)
             return False
-        if not verifier.catching_up or part.rival is not None:  # what is on disk may be a rival's bytes
+        if not verifier.catching_up or part.position > verifier.position + IN_TOUCH:
             return False
         buffer = self._buffer()
         # Handing over takes a whole buffer, and costs about as much as reading a little back.

@@ -116,7 +116,8 @@ class StagedFile:
     """A file being fetched, open for writing at offsets by many threads.
 
     Locking: ``_lock`` guards ``done`` and the journal's end. Data is written outside it, under ``_write_lock``, which
-    is always the inner one.
+    is always the inner one. ``_adding``, the outermost, makes one of looking what is missing, writing it and counting
+    it; the system lets threads write to one file one after the other anyway.
 
     Attributes:
         size: Bytes of the whole file.
@@ -138,6 +139,7 @@ class StagedFile:
         self._nonce = secrets.randbits(32)
         self._journal_end = size + _HEADER_SIZE
         self._last_beat = time.monotonic()
+        self._adding = threading.Lock()
         self._write_lock = threading.Lock()
         self._identity = self._stat_identity(os.fstat(fd))
         _open_here.add(self._identity)
@@ -177,10 +179,27 @@ class StagedFile:
         with self._explained():
             self._write_all(data, offset)
 
-    def note(self, start: int, stop: int) -> None:
-        """Count bytes that :meth:`write` has handed to the kernel, and claim nothing yet."""
-        with self._lock:
-            self._done.add(start, stop)
+    def add(self, offset: int, data: memoryview) -> bool:
+        """Write what of ``data`` is not there yet and count it; claim it with :meth:`record` afterwards.
+
+        Bytes that are there stay: their digest may have been taken already, and connections that race for the same
+        range need not bring the same.
+
+        Returns:
+            Whether nothing of it was there.
+
+        Raises:
+            DiskFullError: The disk is full; what was written before stays for a resume.
+            OSError: The disk refuses.
+        """
+        stop = offset + len(data)
+        with self._adding:
+            gaps = self.missing(offset, stop)
+            for gap in gaps:
+                self.write(gap.start, data[gap.start - offset : gap.stop - offset])
+            with self._lock:
+                self._done.add(offset, stop)
+        return gaps == [ByteRange(offset, stop)]
 
     def record(self, start: int, stop: int) -> None:
         """Claim bytes that :meth:`write` has handed to the kernel.

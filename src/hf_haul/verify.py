@@ -87,7 +87,7 @@ class Verifier:
         Args:
             offset: Where in the file it is; it is on disk already.
             data: The bytes, not to be changed until ``done`` is called.
-            done: Called once, by any thread, when they were hashed or are not needed.
+            done: Called once, by any thread, when they were hashed or are not needed; it must not wait for anything.
 
         Returns:
             Whether they were taken. If not, nobody will call ``done``, and they will be read back.

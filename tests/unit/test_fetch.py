@@ -195,10 +195,13 @@ def test_the_only_connection_of_a_fast_file_waits_until_its_digest_is_in_touch(
     bench = Bench(tmp_path, FakeSource(DATA, on_read=lambda at: clock.advance(1e-8)), clock)
     yields: list[bool] = []
     digest = SlowDigest(bench, monkeypatch, lambda: yields.append(bench.part.yields))
-    monkeypatch.setattr(fetch, "IN_TOUCH", 2 * KiB)
+    monkeypatch.setattr(fetch, "_MOST_UNHASHED", len(DATA))
+    monkeypatch.setattr(fetch, "IN_TOUCH", 4 * KiB)
     assert bench.fetch() == DATA
-    assert digest.lags == [3 * KiB] * 5 + [5 * KiB], "there is no point in it for the last bytes"
-    assert yields == [True] * 5 + [False]
+    assert digest.lags == [5 * KiB, 3 * KiB] * 2, (
+        "half as far behind is in touch, and the end is not worth it"
+    )
+    assert yields == [True] * 4
     assert not bench.part.yields
 
 
@@ -238,7 +241,7 @@ def test_what_is_handed_to_the_digest_is_what_was_received(
     assert read == [8 * KiB], "all that there were spare buffers for was handed over"
 
 
-@pytest.mark.parametrize("why_not", ["rival", "behind the front", "little"])
+@pytest.mark.parametrize("why_not", ["there already", "behind the front", "little"])
 def test_what_is_not_handed_over_is_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why_not: str
 ) -> None:
@@ -246,11 +249,49 @@ def test_what_is_not_handed_over_is_read_back(
     digest = SlowDigest(bench, monkeypatch)
     monkeypatch.setattr(fetch, "_MOST_UNHASHED", len(DATA))
     monkeypatch.setattr(fetch, "_WORTH_HANDING", 4 if why_not == "little" else 1024)
-    if why_not == "rival":
-        bench.part.rival = Part(bench.transfer, ByteRange(0, 1), now=0.0)
+    assert bench.transfer.staged is not None
+    if why_not == "there already":
+        bench.transfer.staged.add(0, memoryview(DATA))
     if why_not == "behind the front":
-        assert bench.transfer.staged is not None
-        bench.transfer.staged.note(8 * KiB, 12 * KiB)
         bench.part.start = bench.part.position = 4 * KiB
     bench.fetch()
     assert not digest.verifier._handed
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_buffer_that_is_refused_is_spare_again_and_only_the_last_connection_waits_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
+    digest = SlowDigest(bench, monkeypatch)
+    monkeypatch.setattr(fetch, "_MOST_UNHASHED", len(DATA))
+    monkeypatch.setattr(fetch, "_WORTH_HANDING", 1024)
+    monkeypatch.setattr(digest.verifier, "hand", lambda *block: False)
+    bench.transfer.parts = (
+        [bench.part] if alone else [bench.part, Part(bench.transfer, ByteRange(0, 1), now=0.0)]
+    )
+    spares, waits = bench.fetcher._spares, []
+    take = spares.take
+    monkeypatch.setattr(spares, "take", lambda seconds: waits.append(seconds) or take(0.0))
+    assert bench.fetch() == DATA
+    assert waits == [fetch._BUFFER_WAIT if alone else 0.0] * 16
+    assert len(list(iter(lambda: take(0.0), None))) == 8
+
+
+def test_a_whole_file_that_comes_again_leaves_nothing_of_the_first(tmp_path: Path) -> None:
+    """The digest of the first half was taken, and what comes second may have another."""
+    first, second = random.Random(6).randbytes(len(DATA)), DATA
+    source = FakeSource(first, cut=[8 * KiB])
+
+    def answer(want: ByteRange | None) -> None:
+        source.content = first if len(source.log) == 1 else second
+
+    source.on_open = answer
+    bench = Bench(tmp_path, source, FakeClock())
+    bench.transfer.mode = "whole"
+    verifier = bench.transfer.verifier = Verifier(
+        Digest("sha256", hashlib.sha256(second).hexdigest()), len(DATA)
+    )
+    assert bench.fetch() == second
+    assert source.log == [None, None]
+    assert verifier.actual() == verifier.digest.value

@@ -47,8 +47,7 @@ class Bench:
 
     def write(self, start: int, stop: int) -> None:
         assert self.transfer.staged is not None
-        self.transfer.staged.write(start, memoryview(bytes(stop - start)))
-        self.transfer.staged.note(start, stop)
+        self.transfer.staged.add(start, memoryview(bytes(stop - start)))
 
     def said(self) -> list[tuple[int, str]]:
         assert self.notifier.flush()

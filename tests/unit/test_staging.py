@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def test_a_living_owner_in_this_process_keeps_its_file(tmp_path: Path) -> None:
 
 HOLD = """
 import sys
+from contextlib import closing
 from pathlib import Path
 from hf_haul.staging import claim
 staged = claim(Path(sys.argv[1]), "etag", 1000)
@@ -626,3 +628,19 @@ def test_what_a_living_process_stages_for_another_size_is_left_alone(tmp_path: P
     with pytest.raises(StagedElsewhereError):
         claim(tmp_path, "url", SIZE + 1)
     theirs.delete()
+
+
+def test_bytes_that_are_there_are_not_written_again(tmp_path: Path) -> None:
+    with closing(claim(tmp_path, "a.bin", 100)) as staged:
+        assert staged.add(20, memoryview(b"a" * 20))
+        assert staged.add(60, memoryview(b"b" * 10))
+        assert not staged.add(30, memoryview(b"c" * 40)), "partly there"
+        assert not staged.add(20, memoryview(b"d" * 20)), "all there"
+        buffer = bytearray(50)
+        staged.read_into(20, memoryview(buffer))
+        assert buffer == b"a" * 20 + b"c" * 20 + b"b" * 10
+        assert staged.missing() == [ByteRange(0, 20), ByteRange(70, 100)]
+        staged.forget()
+        assert staged.add(20, memoryview(b"e" * 50)), "what was forgotten is"
+        staged.read_into(20, memoryview(buffer))
+        assert buffer == b"e" * 50
