@@ -65,7 +65,7 @@ _LEAP_BUSY: Final = 0.95
 #: Above this, fast connections may be in each other's way; bytes per second of one that count as fast.
 _SHORT_OF_PROCESSOR: Final = 0.45
 _FAST: Final = 50e6
-#: Where reads take less than this share of the connections' time, half as many or fewer have time for all of them.
+#: Where reads take less than this share of the connections' time, fewer may have time for all of them.
 _MOSTLY_READING: Final = 0.5
 #: Share of their time that those should then spend reading.
 _READING: Final = 0.85
@@ -98,7 +98,8 @@ class Use:
         active: Connections in use now.
         peak: The most in use since the last look.
         cpu_busy: Share of all processors that this process used since the last look, 0.0 to 1.0.
-        reading_total: Seconds that connections spent in reads so far, summed over all; ``None`` if not known.
+        reading_total: Seconds that connections spent in reads and waits for answers so far, summed over all;
+            ``None`` if not known.
     """
 
     goodput_total: float
@@ -163,6 +164,7 @@ class ConcurrencyController:
         self._slumps = 0
         self._thrift: bool | None = None  # whether fewer connections brought as much; None until tried
         self._sheds = False
+        self._untried = 0  # the limit before some were given up without a trial
         self._breaks: deque[float] = deque(maxlen=_BREAKS)
         self._backed_off_at: float | None = None
         self._backoffs: dict[str, int] = {}
@@ -252,6 +254,7 @@ class ConcurrencyController:
         self._trial = None
         self._thrift = None
         self._sheds = False
+        self._untried = 0
         self._limit = max(floor, self._limit // 2)
         self._goodput = 0.0
         self._probe_down = False
@@ -264,6 +267,7 @@ class ConcurrencyController:
         self._trial = None
         self._thrift = None
         self._sheds = False
+        self._untried = 0
         self._each = 0.0
         self._phase = "start"
         self._goodput = 0.0
@@ -336,9 +340,7 @@ class ConcurrencyController:
                 return
         else:
             self._note_goodput(now, rate)
-        if self._thrift and cpu_busy < _IDLE_PROCESSOR and self._limit < self._initial:
-            self._limit = self._initial
-            self.retune(now)
+        if self._ends_thrift(now, rate, cpu_busy, reading):
             return
         if self._can_be_thrifty(rate, cpu_busy):
             self._halve(now, reading)
@@ -354,6 +356,22 @@ class ConcurrencyController:
         else:
             self._grow(now, cpu_busy)
 
+    def _ends_thrift(self, now: float, rate: float, cpu_busy: float, reading: float) -> bool:
+        """Return to more connections where fewer turn out to be too few; returns whether it did."""
+        idle = cpu_busy < _IDLE_PROCESSOR
+        if self._untried and (idle or reading >= _MOSTLY_READING):
+            before, self._untried = self._untried, 0
+            if idle or rate < _HALVING_PAYS * self._undivided:  # they read seldom for another reason
+                self._limit = before
+                self.retune(now)
+                self._thrift = False
+                return True
+        if self._thrift and idle and self._limit < self._initial:
+            self._limit = self._initial
+            self.retune(now)
+            return True
+        return False
+
     def _can_be_thrifty(self, rate: float, cpu_busy: float) -> bool:
         """Whether half the connections might do."""
         if self._phase == "hold" or self._thrift is False or self._limit == 1:
@@ -365,6 +383,7 @@ class ConcurrencyController:
         if self._phase != "thrift":
             self._phase, self._undivided = "thrift", self._goodput
         if reading < _MOSTLY_READING:
+            self._untried = self._untried or self._limit
             self._limit = min(self._limit // 2, ceil(self._limit * reading / _READING) or 1)
             self._thrift = self._sheds = True
             self._goodput = 0.0  # less is no sign of another link: a digest may have fallen behind meanwhile

@@ -226,6 +226,7 @@ class SourceHistory:
         """Note the seconds from a request to its answer."""
         with self._lock:
             known = self._sources.setdefault(source, _Source())
+            known.reading += seconds
             before = seconds if known.first_byte is None else known.first_byte
             known.first_byte = before + _FIRST_BYTE_WEIGHT * (seconds - before)
 
@@ -236,7 +237,7 @@ class SourceHistory:
             return 0 if known is None else known.total
 
     def reading_total(self, source: str) -> float:
-        """Seconds that connections to it took for all reads so far, waiting included."""
+        """Seconds that connections waited for its answers and took to read them so far, summed over all."""
         with self._lock:
             known = self._sources.get(source)
             return 0.0 if known is None else known.reading

@@ -221,6 +221,19 @@ def test_fast_connections_that_read_most_of_the_time_are_tried_first() -> None:
     assert line.average(28) >= 0.95 * 1000 * MB
 
 
+@pytest.mark.parametrize("idle", [False, True], ids=["busy", "idle"])
+def test_connections_that_are_missed_after_all_come_back_for_good(idle: bool) -> None:
+    """A limiter, a digest or a disk was full of what they brought: that takes as many as before."""
+
+    def cpu(n: int) -> float:
+        return 0.55 if n > 2 else 0.2 if idle else 0.4
+
+    line = Line(capped(400 * MB, 120 * MB), cpu=cpu, reading=lambda n: 0.2 if n > 3 else 0.97).run(60)
+    assert line.limits[1][1] == 1
+    assert line.average(58) >= 0.99 * 400 * MB
+    assert len(line.limits) < 15
+
+
 def test_connections_in_a_trial_and_after_a_refusal_are_of_use() -> None:
     line = Line(lambda n, _: 1000 * MB, cpu=lambda n: 0.7).run(4)
     assert line.limit == 1

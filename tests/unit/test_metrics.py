@@ -240,3 +240,13 @@ def test_the_time_to_first_byte_is_smoothed() -> None:
     assert history.as_dict() == {
         HUB: {"connection_speed_bps": None, "first_byte_seconds": pytest.approx(0.3)}
     }
+
+
+def test_reading_takes_the_time_of_answers_and_of_reads() -> None:
+    history = SourceHistory()
+    assert history.reading_total("http://a") == 0.0
+    history.first_byte("http://a", 0.5)
+    history.read("http://a", 100, 2.0)
+    history.read("http://a", 100, 1.0)
+    history.read("http://b", 100, 7.0)
+    assert history.reading_total("http://a") == 3.5

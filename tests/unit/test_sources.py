@@ -197,3 +197,22 @@ def test_a_connection_that_lets_a_digest_catch_up_is_not_one_to_judge_by(
     sources.sample(1.0)
     sources.sample(2.0, {A: 1, B: 1})
     assert seen == [2, 1]
+
+
+def test_limits_are_told_how_long_connections_read_since_they_came_into_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[float | None] = []
+    monkeypatch.setattr(
+        ConcurrencyController, "begin", lambda _self, _now, _total, reading: seen.append(reading)
+    )
+    monkeypatch.setattr(
+        ConcurrencyController, "sample", lambda _self, _now, use: seen.append(use.reading_total)
+    )
+    sources = limits()
+    sources.enrol([A], 1)
+    sources._history.read(A, 10, 0.25)
+    sources.count(A, 1)
+    sources._history.read(A, 10, 0.5)
+    sources.sample(1.0)
+    assert seen == [0.25, 0.75]
