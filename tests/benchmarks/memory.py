@@ -13,7 +13,7 @@ from tests.benchmarks.harness import MIB
 
 __all__ = ["pages_in_use"]
 
-#: Linux 5.14; not among mmap's names before Python 3.14.
+#: Of Linux 5.14; ``mmap`` has no name for it.
 _MADV_POPULATE_WRITE: Final = 23
 #: Bytes that are free before the program asks for them.
 _AHEAD: Final = 512 * MIB
@@ -32,11 +32,14 @@ def pages_in_use(nbytes: int) -> Iterator[None]:
         nbytes: What the program takes in all.
 
     Raises:
-        OSError: There is not that much memory, or the system is older than Linux 5.14.
+        RuntimeError: There is not that much memory, or the system is older than Linux 5.14.
     """
     size = -(-(nbytes + _AHEAD) // MIB) * MIB
     with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
-        held.madvise(_MADV_POPULATE_WRITE)
+        try:
+            held.madvise(_MADV_POPULATE_WRITE)
+        except OSError as error:
+            raise RuntimeError(f"cannot hold {size // MIB} MiB of memory ({error}); try --as-is") from error
         over = threading.Event()
         follower = threading.Thread(target=_give_back, args=(held, size, over), daemon=True)
         follower.start()

@@ -129,7 +129,6 @@ def test_a_living_owner_in_this_process_keeps_its_file(tmp_path: Path) -> None:
 
 HOLD = """
 import sys
-from contextlib import closing
 from pathlib import Path
 from hf_haul.staging import claim
 staged = claim(Path(sys.argv[1]), "etag", 1000)
