@@ -251,10 +251,7 @@ class ConcurrencyController:
             return
         self._backed_off_at = now
         self._backoffs[reason] = self._backoffs.get(reason, 0) + 1
-        self._trial = None
-        self._thrift = None
-        self._sheds = False
-        self._untried = 0
+        self._forget_trials()
         self._limit = max(floor, self._limit // 2)
         self._goodput = 0.0
         self._probe_down = False
@@ -264,10 +261,7 @@ class ConcurrencyController:
     def retune(self, now: float) -> None:
         """Start over from the present limit."""
         del now  # nothing is pending after this
-        self._trial = None
-        self._thrift = None
-        self._sheds = False
-        self._untried = 0
+        self._forget_trials()
         self._each = 0.0
         self._phase = "start"
         self._goodput = 0.0
@@ -440,6 +434,13 @@ class ConcurrencyController:
         """Whether a step, large enough to tell, brought about as much as it added."""
         added = self._limit / trial.before - 1.0
         return added >= _TELLING and rate / trial.baseline - 1.0 >= _IN_FULL * added
+
+    def _forget_trials(self) -> None:
+        """Nothing is being tried, and what was learned about fewer connections is out of date."""
+        self._trial = None
+        self._thrift = None
+        self._sheds = False
+        self._untried = 0
 
     def _take_back(self, trial: _Trial) -> None:
         self._trial = None
