@@ -18,9 +18,10 @@ id, after which we start anew.
 
 Who owns it. ``<key>.haul.incomplete`` is created exclusively, which is the claim; no lock is needed for that.
 A second process that finds it looks whether the owner is alive (``ownership`` says how). A file of a dead owner
-is *adopted* by renaming it to a name of our own, ``<key>.<random>.haul.incomplete`` (a rename succeeds for one
-process only). Where death cannot be proven, only its bytes are copied: a sleeper that wakes up writes into a file
-nobody will publish. The staged file is renamed to a private name, and its identity compared, before it is
+is *adopted* by renaming it to a name of our own, ``<key>.<digits>.haul.incomplete`` (a rename succeeds for one
+process only). Until its header names us, too, the process id in the digits, and a lock, tell others who find that
+name that it is taken. Where death cannot be proven, only its bytes are copied: a sleeper that wakes up writes into
+a file nobody will publish. The staged file is renamed to a private name, and its identity compared, before it is
 published. Whoever is killed between two of these steps leaves a private name behind: the next run scans for those,
 keeps the one that holds the most, and removes the rest.
 
@@ -78,17 +79,25 @@ _BEAT_INTERVAL: Final = 15.0
 _PUBLICATION: Final = 10.0
 #: Seconds after which a file that is still empty is nobody's: its header follows its creation at once.
 _BIRTH: Final = 3.0
+#: Seconds that a living process gets to say that it owns a file after it gave it a private name.
+_TAKEOVER: Final = 2.0
 
 _SUFFIX: Final = ".incomplete"
-#: Names of staged files: ``<key>[.<eight hex digits>]<kind>``; the digits are random, or a sealer's process id.
+#: Names of staged files: ``<key>[.<eight hex digits>]<kind>``; the digits tell which process gave the name.
 _OFFSET: Final = ".haul" + _SUFFIX
 _SEQUENTIAL: Final = ".seq" + _SUFFIX
 _SEALED: Final = ".sealed" + _SUFFIX
-_NAME: Final = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?(\.(?:haul|seq|sealed)\.incomplete)", re.DOTALL)
+_NAME: Final = re.compile(r"(.+?)(?:\.([0-9a-f]{8}))?\.(?:haul|seq|sealed)\.incomplete", re.DOTALL)
+#: Those bits of the digits that are a process id: 4,194,304 is the most that Linux gives (``proc(5)``).
+_PID_BITS: Final = (1 << 22) - 1
 
 
 #: The staged files that are open in this process, by device and inode.
 _open_here: Final[set[tuple[int, int]]] = set()
+
+#: Folders and keys of which a thread of this process is taking over what is left.
+_taking_over: Final[set[tuple[Path, str]]] = set()
+_taking_over_lock = threading.Lock()
 
 
 class StagedElsewhereError(HaulError):
@@ -286,7 +295,7 @@ class StagedFile:
         """
         if durable:
             os.fsync(self._fd)  # may take long, and a kill meanwhile should find the journal in place
-        private = self.path.with_name(f"{self.key}.{os.getpid():08x}{_SEALED}")
+        private = self.path.with_name(f"{self.key}.{_digits()}{_SEALED}")
         try:
             if self._stat_identity(os.stat(self.path)) != self._identity:
                 raise StagedLostError(f"{self.path} was replaced by another process")
@@ -333,11 +342,17 @@ class StagedFile:
     def delete(self) -> None:
         """Remove the file from disk, if it is still ours."""
         with contextlib.suppress(OSError):
-            if self._stat_identity(os.stat(self.path)) == self._identity:
+            if self.is_ours():
                 if sys.platform == "win32":  # pragma: no cover
                     self._close_fd()
                 os.unlink(self.path)
         self._close_fd()
+
+    def is_ours(self) -> bool:
+        """Whether the name still leads to this file: nobody took or removed it."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._stat_identity(os.stat(self.path)) == self._identity
+        return False
 
     # ---- inside
 
@@ -614,6 +629,12 @@ class _Adopter:
         Raises:
             StagedElsewhereError: One of them has a living owner.
         """
+        if not paths:
+            return None
+        with _alone(self._target.parent, self._key):
+            return self._best_of(paths)
+
+    def _best_of(self, paths: list[Path]) -> StagedFile | None:
         best: StagedFile | None = None
         try:
             for path in paths:
@@ -635,6 +656,7 @@ class _Adopter:
 
     def _adopt(self, path: Path) -> StagedFile | None:
         """Take over ``path`` if its owner is gone; ``None`` if it was of no use, and was removed."""
+        self._require_settled(path)
         if path.name.endswith(_SEALED):
             return self._unseal(path)
         sequential = path.name.endswith(_SEQUENTIAL)
@@ -644,6 +666,9 @@ class _Adopter:
         try:
             # Somebody may have claimed or adopted the name between our look and our rename: look again.
             fd = self._open_if_abandoned(private, sequential=sequential)
+            if not try_lock(fd):  # another adopter, from where process ids are others
+                os.close(fd)
+                raise StagedElsewhereError(private, None)
         except StagedElsewhereError:
             _move_back(private, path)
             raise
@@ -660,6 +685,34 @@ class _Adopter:
         if life == "stale":
             return _copy(staged)
         staged._take_over()  # noqa: SLF001  the module's own class
+        return self._still_ours(staged)
+
+    def _require_settled(self, path: Path) -> None:
+        """Refuse a name that another process gave just now: it has not said yet that it owns the file.
+
+        The header still names the dead owner, so that two who look for orphans at the same moment would
+        both take the file for theirs.
+
+        Raises:
+            StagedElsewhereError: The name is new, and who gave it lives.
+        """
+        by = _name_giver(path.name)
+        if (
+            by not in {None, os.getpid()}
+            and time.time() - os.stat(path).st_ctime < _TAKEOVER
+            and is_running(by)
+        ):
+            raise StagedElsewhereError(path, None)
+
+    def _still_ours(self, staged: StagedFile) -> StagedFile:
+        """Look once more after a takeover: who was held up in it for long may have been robbed.
+
+        Raises:
+            StagedElsewhereError: Another process gave the file a name of its own meanwhile.
+        """
+        if not staged.is_ours():
+            staged._close_fd()  # noqa: SLF001  the module's own class
+            raise StagedElsewhereError(staged.path, None)
         return staged
 
     def _unseal(self, path: Path) -> StagedFile | None:
@@ -669,8 +722,8 @@ class _Adopter:
         looks for it here.
         """
         age = time.time() - os.stat(path).st_ctime
-        sealer = int(path.name[: -len(_SEALED)][-8:], 16)
-        if age < _PUBLICATION and sealer != os.getpid() and is_running(sealer):
+        sealer = _name_giver(path.name)
+        if age < _PUBLICATION and sealer not in {None, os.getpid()} and is_running(sealer):
             raise StagedElsewhereError(path, None)
         private = self._private(_SEALED)  # until its new journal says the same as its name
         _rename(path, private)
@@ -683,6 +736,7 @@ class _Adopter:
             return None
         os.ftruncate(fd, self._size)
         staged._take_over()  # noqa: SLF001  the module's own class
+        self._still_ours(staged)
         staged.record(0, self._size)
         staged.resumed = self._size
         with contextlib.suppress(PermissionError):  # Windows renames no open files
@@ -719,7 +773,36 @@ class _Adopter:
         return self._private(_SEQUENTIAL if self._sequential else _OFFSET)
 
     def _private(self, kind: str) -> Path:
-        return self._target.with_name(f"{self._key}.{secrets.token_hex(4)}{kind}")
+        return self._target.with_name(f"{self._key}.{_digits()}{kind}")
+
+
+def _digits() -> str:
+    """The digits of a private name: the low bits are this process's id, the others random."""
+    return f"{secrets.randbits(32) & ~_PID_BITS | os.getpid() & _PID_BITS:08x}"
+
+
+def _name_giver(name: str) -> int | None:
+    """Id of the process that gave a staged file a private name; 0 says that anybody may have it."""
+    match = _NAME.fullmatch(name)
+    return int(match[2], 16) & _PID_BITS if match is not None and match[2] else None
+
+
+@contextlib.contextmanager
+def _alone(directory: Path, key: str) -> Iterator[None]:
+    """Have one thread of this process at a time take over what is left of a key.
+
+    Raises:
+        StagedElsewhereError: Another thread is about it.
+    """
+    with _taking_over_lock:
+        if (directory, key) in _taking_over:
+            raise StagedElsewhereError(directory / key, current_owner())
+        _taking_over.add((directory, key))
+    try:
+        yield
+    finally:
+        with _taking_over_lock:
+            _taking_over.discard((directory, key))
 
 
 def _rename(path: Path, private: Path) -> None:
@@ -742,7 +825,7 @@ def _copy(old: StagedFile) -> StagedFile:
     Its owner may only be asleep on another host. If it wakes up, it writes into the unlinked file.
     """
     kind = _SEQUENTIAL if old.sequential else _OFFSET
-    path = old.path.with_name(f"{old.key}.{secrets.token_hex(4)}{kind}")
+    path = old.path.with_name(f"{old.key}.{_digits()}{kind}")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
     new = StagedFile(path, old.key, old.size, fd, sequential=old.sequential)
     new.version = old.version

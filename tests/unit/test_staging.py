@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,130 @@ def test_a_killed_owners_file_is_adopted_at_once_and_a_living_ones_is_not(tmp_pa
     staged.delete()
 
 
+TAKE = """
+import sys
+from pathlib import Path
+from hf_haul import staging
+staging._TAKEOVER = 600  # however slow this machine is
+folder = Path(sys.argv[1])
+try:
+    staged = staging.claim(folder, "etag", 1000, orphans=staging.scan_orphans(folder)["etag"])
+    print("taken", staged.resumed)
+except staging.StagedElsewhereError:
+    print("elsewhere")
+"""
+
+
+def killed_owner(folder: Path) -> None:
+    """Have a process fetch 400 bytes, and kill it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.kill()
+
+
+def after_the_rename(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], object]) -> None:
+    """Have something happen when an adopter gave the file a private name, but did not say that it owns it."""
+    real = staging._rename
+
+    def rename(path: Path, private: Path) -> None:
+        monkeypatch.setattr(staging, "_rename", real)
+        real(path, private)
+        act(private)
+
+    monkeypatch.setattr(staging, "_rename", rename)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere locks tell, not process ids")
+def test_who_looks_for_orphans_in_the_middle_of_a_takeover_leaves_the_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_owner(tmp_path)
+    said: list[str] = []
+    after_the_rename(
+        monkeypatch,
+        lambda _: said.append(
+            subprocess.check_output([sys.executable, "-c", TAKE, str(tmp_path)], text=True, timeout=60)
+        ),
+    )
+    staged = claim(tmp_path, "etag", SIZE)
+    assert said == ["elsewhere\n"]
+    assert staged.resumed == 400
+    assert [p.name for p in tmp_path.iterdir()] == ["etag.haul.incomplete"]
+    staged.delete()
+
+
+def test_what_is_left_by_a_process_killed_in_the_middle_of_a_takeover_is_taken_at_once(
+    tmp_path: Path,
+) -> None:
+    killed_owner(tmp_path)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True)
+    private = tmp_path / f"etag.{int(gone.stdout):08x}.haul.incomplete"
+    (tmp_path / "etag.haul.incomplete").rename(private)
+    staged = claim(tmp_path, "etag", SIZE, orphans=[private])
+    assert staged.resumed == 400
+    staged.delete()
+
+
+def test_of_two_threads_only_one_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_owner(tmp_path)
+    rivals: list[Path] = []
+
+    def rival(private: Path) -> None:
+        with pytest.raises(StagedElsewhereError, match=f"process {os.getpid()}"):
+            claim(tmp_path, "etag", SIZE, orphans=[private])
+        rivals.append(private)
+
+    after_the_rename(monkeypatch, rival)
+    staged = claim(tmp_path, "etag", SIZE)
+    assert len(rivals) == 1
+    assert staged.resumed == 400
+    staged.delete()
+    claim(tmp_path, "etag", SIZE).close()  # nobody is about it any more
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be renamed there")
+def test_who_is_held_up_in_a_takeover_and_robbed_lets_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_owner(tmp_path)
+    load = StagedFile._load
+
+    def late(self: StagedFile, *, trust: bool) -> None:
+        load(self, trust=trust)
+        self.path.rename(tmp_path / "etag.01234567.haul.incomplete")
+
+    monkeypatch.setattr(StagedFile, "_load", late)
+    with pytest.raises(StagedElsewhereError):
+        claim(tmp_path, "etag", SIZE)
+    assert [p.name for p in tmp_path.iterdir()] == ["etag.01234567.haul.incomplete"]
+    assert not staging._open_here
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no advisory locks there")
+def test_a_file_that_another_adopter_has_locked_gets_its_name_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another container the process id in the name tells nothing, but the lock does."""
+    killed_owner(tmp_path)
+    locked: list[int] = []
+
+    def lock(private: Path) -> None:
+        locked.append(os.open(private, os.O_RDWR))
+        assert ownership.try_lock(locked[0])
+
+    after_the_rename(monkeypatch, lock)
+    with pytest.raises(StagedElsewhereError):
+        claim(tmp_path, "etag", SIZE)
+    os.close(locked[0])
+    assert [p.name for p in tmp_path.iterdir()] == ["etag.haul.incomplete"]
+    staged = claim(tmp_path, "etag", SIZE)
+    assert staged.resumed == 400
+    staged.delete()
+
+
 @pytest.mark.usefixtures("dead")
 def test_of_many_adopters_exactly_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     staged = claim(tmp_path, "etag", SIZE)
@@ -168,6 +293,7 @@ def test_of_many_adopters_exactly_one_wins(tmp_path: Path, monkeypatch: pytest.M
 
     def rename_late(source: object, target: object) -> None:
         monkeypatch.setattr(os, "rename", real)  # the rival comes between our look and our rename
+        monkeypatch.setattr(staging, "_taking_over", set())  # from another process
         rivals.append(claim(tmp_path, "etag", SIZE))
         monkeypatch.setattr(staging, "judge", lambda *_args, **_more: "alive")
         real(source, target)  # type: ignore[arg-type]
@@ -186,6 +312,7 @@ def test_a_file_whose_owner_cannot_be_seen_is_copied_and_the_sleeper_cannot_publ
     sleeper = claim(tmp_path, "etag", SIZE)
     put(sleeper, 0, 400)
     monkeypatch.setattr(staging, "judge", lambda *_args, **_more: "stale")
+    monkeypatch.setattr(staging, "try_lock", lambda _fd: True)  # the sleeper's lock is not seen here
     mine = claim(tmp_path, "etag", SIZE)
     assert mine.missing() == [ByteRange(400, SIZE)]
     sleeper.write(0, memoryview(b"wrong" * 80))  # it wakes up, and its connection lies
