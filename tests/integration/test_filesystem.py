@@ -488,6 +488,50 @@ def test_the_first_failure_ends_a_get(hub: LocalHub, fs: HaulFileSystem, tmp_pat
     assert not (tmp_path / "vocab.txt").exists()
 
 
+class InterruptedAfter(Callback):
+    """Raises as a Ctrl+C does, once a file is in place."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.name = name
+
+    def branched(self, path_1: str, path_2: str, **_: Any) -> Callback:
+        return InterruptedAfter(self.name) if path_1.endswith(f"/{self.name}") else Callback()
+
+    def close(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_get_of_a_folder_goes_on_in_the_folder_it_made(
+    hub: LocalHub, fs: HaulFileSystem, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "got"
+    for name in ("vocab.txt", "config.json"):
+        with pytest.raises(KeyboardInterrupt):
+            fs.get(MODEL, str(target), recursive=True, callback=InterruptedAfter(name))
+        assert (target / name).is_file()
+    hub.requests.clear()
+    fs.get(MODEL, str(target), recursive=True)
+    assert contents(target) == contents(folders[MODEL])
+    assert not list(tmp_path.rglob("*incomplete*"))
+    assert not data_requests(hub, "config.json") + data_requests(hub, "vocab.txt")
+
+
+def test_only_a_folder_of_the_same_source_is_gone_on_with(
+    hub: LocalHub, fs: HaulFileSystem, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    hub.faults.add(Status(404, headers={"X-Error-Code": "EntryNotFound"}), path="vocab.txt", times=None)
+    with pytest.raises(HfHubHTTPError, match="404"):
+        fs.get(MODEL, str(tmp_path / "got"), recursive=True)
+    hub.faults.clear()
+    fs.get(f"{MODEL}/nested", str(tmp_path / "got"), recursive=True)
+    nested = contents(folders[MODEL] / "nested")
+    assert contents(tmp_path / "got" / "nested") == nested
+    fs.get(f"{MODEL}/nested", str(tmp_path / "whole"), recursive=True)
+    fs.get(f"{MODEL}/nested", str(tmp_path / "whole"), recursive=True)
+    assert contents(tmp_path / "whole" / "nested") == nested
+
+
 def test_a_callback_that_raises_ends_the_get(fs: HaulFileSystem, tmp_path: Path) -> None:
     class Broken(Callback):
         def relative_update(self, inc: int = 1) -> None:

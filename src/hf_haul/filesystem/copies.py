@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from fsspec.callbacks import Callback, NoOpCallback
+from fsspec.core import has_magic
+from fsspec.implementations.local import make_path_posix, trailing_sep
 
 from hf_haul.errors import HttpStatusError
 from hf_haul.hub import Repository
@@ -18,7 +23,10 @@ from hf_haul.task import DownloadProgress, DownloadState, RemoteFile
 if TYPE_CHECKING:
     from hf_haul.filesystem.core import HaulFileSystem
 
-__all__ = ["Pairs", "Report", "Target", "raise_first"]
+__all__ = ["Pairs", "Report", "Target", "Unfinished", "raise_first"]
+
+#: In a folder that a ``get`` made and has not filled yet.
+_MARK: Final = ".haul-get.incomplete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,55 @@ class Pairs:
     def get_file(self, rpath: str, lpath: Any, **_options: Any) -> None:
         """Note a file and its place."""
         self.pairs.append((rpath, lpath))
+
+
+class Unfinished:
+    """Remembers which folders a ``get`` has made and not filled yet, in a small file in each.
+
+    By fsspec's rule a folder is copied *into* one that exists, and *as* one that does not: the same call, repeated
+    after an interrupt, would find the folder it had made itself, and start from zero within it.
+
+    Args:
+        source: Which folder is copied, as it is told from any other.
+        folder: Where to.
+    """
+
+    def __init__(self, source: str, folder: str) -> None:
+        self._source = source
+        self._folder = Path(make_path_posix(folder))
+        self._mark = self._folder / _MARK
+        self._is_ours = False
+
+    @staticmethod
+    def depends(rpath: str, lpath: Any) -> bool:
+        """Whether it depends on what exists where ``rpath`` goes."""
+        told = has_magic(rpath) or trailing_sep(rpath) or not isinstance(lpath, str) or trailing_sep(lpath)
+        return not told
+
+    def resumes(self) -> bool:
+        """Whether the folder is what an earlier ``get`` of the same source has left."""
+        try:
+            return self._mark.read_text(encoding="utf-8") == self._source
+        except (OSError, UnicodeError):
+            return False
+
+    def begin(self, places: Iterable[Any]) -> None:
+        """Note that the folder is being filled, if it is not there yet.
+
+        Args:
+            places: Where the files go; one of them may have the mark's name.
+        """
+        taken = os.fspath(self._mark) in places
+        if self.resumes() or (not taken and not self._folder.exists()):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._mark.write_text(self._source, encoding="utf-8")
+            self._is_ours = True
+
+    def end(self) -> None:
+        """Everything is in place."""
+        if self._is_ours:
+            with contextlib.suppress(OSError):  # a folder that cannot be written to any more
+                self._mark.unlink(missing_ok=True)
 
 
 def raise_first(handle: DownloadHandle, targets: Iterable[Target]) -> None:

@@ -20,7 +20,7 @@ from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
 
 from hf_haul.cache import FileDestination, require_safe_path
 from hf_haul.extents import Extents
-from hf_haul.filesystem.copies import Pairs, Report, Target, raise_first
+from hf_haul.filesystem.copies import Pairs, Report, Target, Unfinished, raise_first
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.pinned import PinnedApi, pin_of
 from hf_haul.hub import FileMetadata, ListedFile, Repository, metadata_from_listing
@@ -520,6 +520,10 @@ class HaulFileSystem(HfFileSystem):
     ) -> None:
         """Copy files to disk, many at once; which file goes where is fsspec's own decision.
 
+        By its rule ``get("org/model", "out", recursive=True)`` makes ``out/`` of the model, and ``out/model/`` where
+        there is an ``out`` already. One that was made by the same call, and not filled to the end, does not count:
+        the call repeated goes on there. Until then a file ``.haul-get.incomplete`` in it says so.
+
         Args:
             rpath: A file, a pattern, a folder (with ``recursive``) or a list of them.
             lpath: A file or folder, or a list as long as that of ``rpath``.
@@ -528,6 +532,12 @@ class HaulFileSystem(HfFileSystem):
             maxdepth: How many levels of folders.
             kwargs: ``revision``.
         """
+        unfinished = None
+        if recursive and isinstance(rpath, str) and Unfinished.depends(rpath, lpath):
+            name = self.resolve_path(rpath, revision=kwargs.get("revision")).unresolve()
+            unfinished = Unfinished(f"{self.endpoint}/{name}", lpath)
+            if unfinished.resumes():
+                rpath = f"{rpath}/"  # "what is in it"
         collector = Pairs(self)
         AbstractFileSystem.get(
             collector,
@@ -543,6 +553,8 @@ class HaulFileSystem(HfFileSystem):
         for each in resolved:  # all of them before the first byte or folder is written
             if each.path:
                 require_safe_path(each.path)
+        if unfinished is not None and len(collector.pairs) > 1:  # a folder, itself included
+            unfinished.begin(place for _, place in collector.pairs)
         callback.set_size(len(collector.pairs))
         targets: list[Target] = []
         for each, (name, place) in zip(resolved, collector.pairs, strict=True):
@@ -556,6 +568,8 @@ class HaulFileSystem(HfFileSystem):
                 self.get_file(name, place, callback=child, **kwargs)
             callback.relative_update()
         self._download(targets, Report(targets, callback, branch=True))
+        if unfinished is not None:
+            unfinished.end()
 
     def _download(self, targets: list[Target], report: Report) -> None:
         """Have the manager fetch files to their places, and report on it from this thread."""
