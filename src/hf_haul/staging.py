@@ -508,13 +508,14 @@ def _header_of_other_size(fd: int, key: str) -> _Header | None:
 def scan_orphans(directory: Path) -> dict[str, list[Path]]:
     """Staged files in a folder, by key: what earlier processes left.
 
-    One listing serves a whole queue; :func:`claim` takes each key's share.
+    One listing serves a whole queue; :func:`claim` takes each key's share. Symbolic links are passed over: no process
+    of ours stages through one.
     """
     found: dict[str, list[Path]] = {}
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             match = _NAME.fullmatch(entry.name)  # huggingface_hub's own end in .incomplete, too
-            if match is not None:
+            if match is not None and not entry.is_symlink():
                 found.setdefault(match[1], []).append(Path(entry.path))
     return found
 
@@ -547,7 +548,8 @@ def claim(
         OSError: The folder cannot be written.
     """
     target = directory / (key + (_SEQUENTIAL if sequential else _OFFSET))
-    left = [target, *(path for path in orphans or () if path != target)] if orphans else []
+    left = [target, *(path for path in orphans if path != target)] if orphans else []
+    left = [path for path in left if not path.is_symlink()]  # writing through one would end up anywhere
     adopter = _Adopter(target, key, size, sequential=sequential, digest_known=digest_known)
     for _ in range(100):
         try:
@@ -564,19 +566,17 @@ def claim(
             if left:
                 continue
         try:
-            fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+            return _create(target, key, size, sequential=sequential)
         except FileNotFoundError:
             directory.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            left = [target]
-        else:
-            staged = StagedFile(target, key, size, fd, sequential=sequential)
-            try:
-                staged._take_over()  # noqa: SLF001  the module's own class
-            except OSError:
-                staged.delete()
-                raise
-            return staged
+            if (
+                target.is_symlink()
+            ):  # somebody else's, and perhaps to nowhere: neither to be followed nor removed
+                logger.info("%s is a symbolic link; using a name of our own", target)
+                target = adopter.private_name()
+            else:
+                left = [target]
     raise StagedElsewhereError(target, None)
 
 
@@ -595,6 +595,24 @@ def sweep(directory: Path, sizes: Mapping[str, int]) -> None:
                 left = adopter.best_of(paths)
                 if left is not None:
                     left.delete()
+
+
+def _create(path: Path, key: str, size: int, *, sequential: bool) -> StagedFile:
+    """Make a staged file that was not there.
+
+    Raises:
+        FileExistsError: Something was there.
+        FileNotFoundError: The folder is not there.
+        OSError: The folder cannot be written.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+    staged = StagedFile(path, key, size, fd, sequential=sequential)
+    try:
+        staged._take_over()  # noqa: SLF001  the module's own class
+    except OSError:
+        staged.delete()
+        raise
+    return staged
 
 
 def _settle(staged: StagedFile, target: Path, *, keep: bool) -> StagedFile:

@@ -730,6 +730,44 @@ def test_what_cannot_be_taken_over_is_left_alone_and_does_not_stop_the_download(
     assert theirs.exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="symlinks need rights there")
+@pytest.mark.parametrize("scanned", [False, True], ids=["not listed", "listed"])
+@pytest.mark.parametrize("leads", ["nowhere", "to another file", "to a released staged file", "to itself"])
+def test_a_symlink_under_a_staged_name_is_neither_followed_nor_removed_and_nobody_waits_for_it(
+    tmp_path: Path, leads: str, scanned: bool
+) -> None:
+    folder, elsewhere = tmp_path / "blobs", tmp_path / "elsewhere"
+    folder.mkdir()
+    before = b"theirs"
+    if leads == "to a released staged file":
+        released = claim(elsewhere, "etag", SIZE)
+        put(released, 0, 400)
+        released.close()
+        before = (elsewhere / "etag.haul.incomplete").read_bytes()
+    elif leads == "to another file":
+        elsewhere.mkdir()
+        (elsewhere / "etag.haul.incomplete").write_bytes(before)
+    link = folder / "etag.haul.incomplete"
+    link.symlink_to(link if leads == "to itself" else elsewhere / "etag.haul.incomplete")
+    target = os.readlink(link)
+    orphans = [link] if scanned else scan_orphans(folder).get("etag")
+    staged = claim(folder, "etag", SIZE, orphans=orphans)
+    assert not staged.path.is_symlink()
+    assert staged.resumed == 0
+    put(staged, 0, 500)
+    staged.close()
+    again = claim(folder, "etag", SIZE, orphans=scan_orphans(folder)["etag"])
+    assert again.resumed == 500
+    put(again, 500, SIZE)
+    assert again.seal(durable=False).read_bytes() == DATA
+    staging.sweep(folder, {"etag": SIZE})
+    assert os.readlink(link) == target
+    if leads.startswith("to a"):
+        assert (elsewhere / "etag.haul.incomplete").read_bytes() == before
+    else:
+        assert not elsewhere.exists()
+
+
 @pytest.mark.parametrize("other", [SIZE - 1, SIZE + 1, 10 * SIZE])
 @pytest.mark.parametrize("left", ["let go of", "left by a killed process"])
 def test_what_was_staged_for_another_size_is_dropped_without_a_wait(
