@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import logging
 import ntpath
@@ -39,6 +40,7 @@ __all__ = [
     "digest_of",
     "extended_path",
     "is_lasting",
+    "require_no_folder",
     "require_safe_commit",
     "require_safe_name",
     "require_safe_path",
@@ -208,14 +210,25 @@ def _probe_mode(folder: str) -> int | None:
     return mode
 
 
+def require_no_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse to put a file where a folder is: somebody's files are in it.
+
+    Raises:
+        IsADirectoryError: There is a folder; a link to one is no folder.
+    """
+    if os.path.isdir(path) and not os.path.islink(path):
+        raise IsADirectoryError(errno.EISDIR, "A folder is where the file should go", os.fspath(path))
+
+
 def _replace(source: str, target: str) -> None:
-    """Rename ``source`` to ``target``, over whatever is there, also across and on difficult file systems."""
+    """Rename ``source`` to ``target``, over any file there, also across and on difficult file systems."""
     try:
         os.replace(source, target)
         return
     except OSError:
         if not os.path.lexists(source) or not os.path.isdir(os.path.dirname(target)):
             raise
+        require_no_folder(target)
     # Another device, or a mount that renames over nothing: bring the file near first, move the old one aside.
     folder, name = os.path.split(target)
     near = os.path.join(folder, f".{name[:_NAME_LIMIT]}.{uuid.uuid4().hex[:8]}.new")

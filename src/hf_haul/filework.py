@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
+from hf_haul.cache import require_no_folder
 from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
 from hf_haul.fetch import PartFetcher
@@ -50,10 +51,11 @@ def open_file(
         StagedElsewhereError: A living process is fetching it.
         HaltedError: The probe was halted.
         TransferError: The source does not tell the size, or what is said to be empty is not.
-        OSError: The folder cannot be written.
+        OSError: The folder cannot be written, or a folder is where the file should go.
     """
     request, task = transfer.request, transfer.task
     destination = request.destination
+    require_no_folder(destination.path)
     if not request.fresh and _is_present(transfer, probing):
         raise SupersededError
     if task.size is None:

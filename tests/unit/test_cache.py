@@ -392,6 +392,31 @@ def test_a_move_that_fails_keeps_both_files(tmp_path: Path, monkeypatch: pytest.
     assert names_below(tmp_path) == {"source", "target"}
 
 
+@pytest.mark.parametrize("refused", [False, True], ids=["renames work", "renames are refused"])
+def test_a_folder_is_never_replaced_by_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise OSError(18, "cross-device")
+
+    source, theirs = stage(tmp_path / "source", b"new"), stage(tmp_path / "target" / "precious", b"theirs")
+    if refused:
+        monkeypatch.setattr(cache.os, "replace", refuse)
+    with pytest.raises(IsADirectoryError, match="target"):
+        cache._replace(str(source), str(theirs.parent))
+    assert names_below(tmp_path) == {"source", "target/precious"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symlinks need rights there")
+def test_a_link_to_a_folder_is_replaced_and_the_folder_is_not(tmp_path: Path) -> None:
+    source, theirs = stage(tmp_path / "source", b"new"), stage(tmp_path / "folder" / "precious", b"theirs")
+    link = tmp_path / "link"
+    link.symlink_to(theirs.parent)
+    cache._replace(str(source), str(link))
+    assert link.read_bytes() == b"new"
+    assert names_below(tmp_path) == {"link", "folder/precious"}
+
+
 # ---- local_dir
 
 
