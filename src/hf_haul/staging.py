@@ -337,16 +337,16 @@ class StagedFile:
                 os.utime(self.path, (0, 0))
             else:
                 self._write_header(b"R")
-        self._close_fd()
+        self._let_go()
 
     def delete(self) -> None:
         """Remove the file from disk, if it is still ours."""
         with contextlib.suppress(OSError):
             if self.is_ours():
                 if sys.platform == "win32":  # pragma: no cover
-                    self._close_fd()
+                    self._let_go()
                 os.unlink(self.path)
-        self._close_fd()
+        self._let_go()
 
     def is_ours(self) -> bool:
         """Whether the name still leads to this file: nobody took or removed it."""
@@ -359,6 +359,13 @@ class StagedFile:
     @staticmethod
     def _stat_identity(stat: os.stat_result) -> tuple[int, int]:
         return (stat.st_dev, stat.st_ino)
+
+    def _let_go(self) -> None:
+        """Close the file where it will not be published: what the system has to say then is nobody's error."""
+        try:
+            self._close_fd()
+        except OSError as error:  # network file systems tell of full disks and quotas here
+            logger.warning("%s: %s; what was fetched last may be lost", self.path, error)
 
     def _close_fd(self) -> None:
         fd, self._fd = self._fd, -1
@@ -570,9 +577,7 @@ def claim(
         except FileNotFoundError:
             directory.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            if (
-                target.is_symlink()
-            ):  # somebody else's, and perhaps to nowhere: neither to be followed nor removed
+            if target.is_symlink():  # perhaps to nowhere: neither to be followed nor removed
                 logger.info("%s is a symbolic link; using a name of our own", target)
                 target = adopter.private_name()
             else:
@@ -729,7 +734,7 @@ class _Adopter:
             StagedElsewhereError: Another process gave the file a name of its own meanwhile.
         """
         if not staged.is_ours():
-            staged._close_fd()  # noqa: SLF001  the module's own class
+            staged._let_go()  # noqa: SLF001  the module's own class
             raise StagedElsewhereError(staged.path, None)
         return staged
 

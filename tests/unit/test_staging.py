@@ -248,7 +248,7 @@ def test_who_is_held_up_in_a_takeover_and_robbed_lets_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_owner(tmp_path)
-    load = StagedFile._load
+    load, others = StagedFile._load, set(staging._open_here)
 
     def late(self: StagedFile, *, trust: bool) -> None:
         load(self, trust=trust)
@@ -258,7 +258,7 @@ def test_who_is_held_up_in_a_takeover_and_robbed_lets_go(
     with pytest.raises(StagedElsewhereError):
         claim(tmp_path, "etag", SIZE)
     assert [p.name for p in tmp_path.iterdir()] == ["etag.01234567.haul.incomplete"]
-    assert not staging._open_here
+    assert staging._open_here == others
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no advisory locks there")
@@ -808,3 +808,29 @@ def test_bytes_that_are_there_are_not_written_again(tmp_path: Path) -> None:
         assert staged.add(20, memoryview(b"e" * 50)), "what was forgotten is"
         staged.read_into(20, memoryview(buffer))
         assert buffer == b"e" * 50
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="os.close is wrapped for Linux here")
+@pytest.mark.parametrize("way", ["close", "delete"])
+def test_a_system_that_complains_when_a_file_is_closed_ends_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    """NFS and quotas tell of a full disk there."""
+    others = set(staging._open_here)
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 400)
+    real, mine = os.close, staged._fd
+
+    def close(fd: int) -> None:
+        real(fd)
+        if fd == mine:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "close", close)
+    staged.close() if way == "close" else staged.delete()
+    assert "Disk quota exceeded" in caplog.text
+    assert staging._open_here == others
+    monkeypatch.undo()
+    again = claim(tmp_path, "etag", SIZE)
+    assert again.resumed == (400 if way == "close" else 0)
+    again.delete()
