@@ -46,6 +46,8 @@ _UNCLAIMED_BYTES: Final = 512 * KiB
 _UNCLAIMED_SECONDS: Final = 1.0
 #: Times a part is asked for again after its source seemed to serve another file: a broken proxy looks the same.
 _DOUBTS: Final = 2
+#: Seconds for which it is asked where a digest says what the file must be: no other file would do.
+_DOUBT_SECONDS: Final = 20.0
 #: Times a range is asked for again after a refusal: one broken node of a CDN is no reason to fetch all of a file in
 #: a single stream.
 _REFUSALS: Final = 2
@@ -283,8 +285,7 @@ class PartFetcher:
         if transfer.verifier is not None:
             transfer.verifier.restart()
 
-    @staticmethod
-    def _check_version(part: Part) -> None:
+    def _check_version(self, part: Part) -> None:
         """Compare the source's version with that of the staged bytes, where no digest will tell in the end."""
         transfer = part.transfer
         if transfer.task.digest is not None or transfer.staged is None:
@@ -294,13 +295,15 @@ class PartFetcher:
             error = SourceChangedError(
                 f"{transfer.task.file_path}: {transfer.source} serves another version ({version})"
             )
-            PartFetcher._doubt(part, error)
+            self._doubt(part, error)
 
-    @staticmethod
-    def _doubt(part: Part, error: SourceChangedError) -> NoReturn:
+    def _doubt(self, part: Part, error: SourceChangedError) -> NoReturn:
         """Raise the error, to be tried again or to be believed."""
+        now = self._clock()
         part.doubts += 1
-        error.retryable = part.doubts <= _DOUBTS
+        part.doubted_at = now if part.doubted_at is None else part.doubted_at
+        patient = part.transfer.task.digest is not None and now - part.doubted_at < _DOUBT_SECONDS
+        error.retryable = part.doubts <= (self._settings.max_retries if patient else _DOUBTS)
         raise error
 
     def _read(self, part: Part, body: Body) -> None:
@@ -323,8 +326,9 @@ class PartFetcher:
                 now = self._clock()
                 self._history.read(part.transfer.source, got, now - began)
                 data = buffer[:got]
+                restarts = 0 if verifier is None else verifier.restarts
                 is_ours = staged.add(part.position, data)
-                if is_ours and verifier is not None and self._show(part, staged, verifier, data):
+                if is_ours and verifier is not None and self._show(part, staged, verifier, data, restarts):
                     buffer = self._buffer()
                 part.position += got
                 part.received += got
@@ -344,7 +348,7 @@ class PartFetcher:
             body.total is None
             and part.stop == part.transfer.size
             and not part.leave
-            and body.readinto(buffer[:1])
+            and self._goes_on(part, body, buffer)
         ):
             self._forget(part, part.start)  # what came is of another file
             error = SourceChangedError(
@@ -352,10 +356,20 @@ class PartFetcher:
             )
             self._doubt(part, error)
 
-    def _show(self, part: Part, staged: StagedFile, verifier: Verifier, data: memoryview) -> bool:
+    def _goes_on(self, part: Part, body: Body, buffer: memoryview) -> bool:
+        """Whether a body of unknown length goes on where it should end; read to its end, its connection can serve again."""
+        try:
+            with self._calling(part):
+                return body.readinto(buffer[:1]) > 0
+        except ConnectionFailedError:  # it never ended properly; all that was to come is here
+            return False
+
+    def _show(
+        self, part: Part, staged: StagedFile, verifier: Verifier, data: memoryview, restarts: int
+    ) -> bool:
         """Show the digest what has just been written; returns whether it keeps the buffer that ``data`` is in."""
         if part.transfer.size <= SMALL_FILE:  # others have a thread for it
-            verifier.feed(part.position, data)
+            verifier.feed(part.position, data, restarts)
             return False
         if not verifier.catching_up or part.position > verifier.position + IN_TOUCH:
             return False
@@ -366,7 +380,7 @@ class PartFetcher:
         spare = self._spares.take(_BUFFER_WAIT if len(part.transfer.parts) == 1 else 0.0)
         if spare is None:
             return False
-        kept = verifier.hand(part.position, data, partial(self._spares.put, buffer))
+        kept = verifier.hand(part.position, data, restarts, partial(self._spares.put, buffer))
         if kept:
             self._local.buffer = spare
         else:

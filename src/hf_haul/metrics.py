@@ -248,6 +248,12 @@ class SourceHistory:
             known = self._sources.get(source)
             return known.bytes / known.seconds if known is not None and known.seconds > 0 else None
 
+    def average_speed(self, source: str) -> float:
+        """Bytes per second that one connection has had since the first, waits for answers included; 0 while unknown."""
+        with self._lock:
+            known = self._sources.get(source)
+            return known.total / known.reading if known is not None and known.reading > 0 else 0.0
+
     def first_byte_seconds(self, source: str) -> float | None:
         """Seconds from a request to its answer, ``None`` while unknown."""
         with self._lock:

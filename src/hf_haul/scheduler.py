@@ -679,7 +679,9 @@ class Scheduler:
         over = self._finish_if_over(run)
 
         def close() -> None:
-            close_file(transfer)
+            self._attempt(
+                lambda: close_file(transfer)
+            )  # whatever the disk says: the queue has to hear of the end
             for task in hopeless:
                 run.post_task(task)
                 self._emit("file_failed", run, task, error=str(task.error))
@@ -817,7 +819,11 @@ class Scheduler:
             parts = [part for run in runs for t in run.transfers.values() for part in t.parts]
             leaving = [p for p in parts if p.leave and now - p.leave_asked_at > _LEAVE_GRACE]
             hopeless = hopeless_parts(
-                parts, self.settings.stall_timeout, now, limited=self.limiter.max_bps is not None
+                parts,
+                self.settings.stall_timeout,
+                now,
+                usual_speed=self.history.average_speed,
+                limited=self.limiter.max_bps is not None,
             )
             grew = self._sources.sample(now, Counter(p.transfer.source for p in parts if p.yields))
             self._chooser.shed(runs)
@@ -831,8 +837,7 @@ class Scheduler:
         for part in leaving:
             part.halt.set()
         for part, why in hopeless:
-            part.abandoned = why
-            part.halt.wake()
+            part.abandon(why)
         for each in staged:
             each.beat()
         if tell:

@@ -44,11 +44,12 @@ class Part:
         resting: Whether the worker waits before its next attempt.
         yields: Whether the worker waits until the digest has caught up, once; its speed says nothing meanwhile.
         refusals: How often the source refused its range.
-        doubts: How often the source seemed to serve another file.
+        doubts: How often the source seemed to serve another file; ``doubted_at`` says since when.
+        abandonments: How often the watchdog gave its connection up.
     """
 
     __slots__ = (
-        "abandoned", "busy_since", "doubts", "halt", "leave", "leave_asked_at", "meter", "position",
+        "abandoned", "abandonments", "busy_since", "doubted_at", "doubts", "halt", "leave", "leave_asked_at", "meter", "position",
         "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop", "transfer", "yields",
     )  # fmt: skip
 
@@ -71,11 +72,20 @@ class Part:
         self.yields = False
         self.refusals = 0
         self.doubts = 0
+        self.doubted_at: float | None = None
+        self.abandonments = 0
 
     def begin_call(self, now: float) -> None:
         """Note that the worker is about to wait for the network."""
         self.abandoned = None
         self.busy_since = now
+
+    def abandon(self, why: str) -> None:
+        """Wake the blocking call under way and have it fail: its connection is given up."""
+        if self.abandoned is None:
+            self.abandonments += 1
+        self.abandoned = why
+        self.halt.wake()
 
     def seconds_in_call(self, now: float) -> float | None:
         """How long the network has kept the worker waiting; ``None`` while it waits for something else."""

@@ -58,14 +58,21 @@ class Verifier:
         self._handed: deque[_Block] = deque()
         self.catching_up = False
         self.stopped = False
+        #: How often it started over.
+        self.restarts = 0
 
     @property
     def position(self) -> int:
         """Bytes hashed so far, all from the start of the file."""
         return self._position
 
-    def feed(self, offset: int, data: memoryview) -> bool:
+    def feed(self, offset: int, data: memoryview, restarts: int) -> bool:
         """Hash ``data`` if it is what comes next and nobody else is hashing.
+
+        Args:
+            offset: Where in the file it is.
+            data: The bytes, on disk already.
+            restarts: What :attr:`restarts` was before they were written.
 
         Returns:
             Whether it was hashed; if not, :meth:`catch_up` will read it back.
@@ -73,7 +80,7 @@ class Verifier:
         if offset != self._position or not self._lock.acquire(blocking=False):
             return False
         try:
-            if offset != self._position:
+            if offset != self._position or restarts != self.restarts:
                 return False
             self._hash.update(data)
             self._position += len(data)
@@ -81,19 +88,21 @@ class Verifier:
         finally:
             self._lock.release()
 
-    def hand(self, offset: int, data: memoryview, done: Callable[[], None]) -> bool:
+    def hand(self, offset: int, data: memoryview, restarts: int, done: Callable[[], None]) -> bool:
         """Leave ``data`` to the thread that is catching up, so that it need not read it back.
 
         Args:
             offset: Where in the file it is; it is on disk already.
             data: The bytes, not to be changed until ``done`` is called.
+            restarts: What :attr:`restarts` was before they were written: what was written before the last one may have been
+                dropped since.
             done: Called once, by any thread, when they were hashed or are not needed; it must not wait for anything.
 
         Returns:
             Whether they were taken. If not, nobody will call ``done``, and they will be read back.
         """
         with self._handing:
-            if not self.catching_up or offset > self._position + IN_TOUCH:
+            if not self.catching_up or restarts != self.restarts or offset > self._position + IN_TOUCH:
                 return False
             if self._handed:
                 last = self._handed[-1]
@@ -175,8 +184,9 @@ class Verifier:
             return self._hash.hexdigest()
 
     def restart(self) -> None:
-        """Forget everything hashed."""
-        with self._lock:
+        """Forget everything hashed, and take nothing any more that was written before."""
+        with self._lock, self._handing:
+            self.restarts += 1
             self._position = 0
             self._hash = self._new_hash()
 

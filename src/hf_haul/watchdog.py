@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Final
 
@@ -16,6 +16,10 @@ __all__ = ["hopeless_parts", "part_to_share"]
 _WARM_UP: Final = 15.0
 #: Below this fraction of its peers' median speed a connection is given up.
 _CRAWL: Final = 0.1
+#: Peers in flight that are enough to tell the usual speed of a source; with fewer, what it did before tells.
+_ENOUGH_PEERS: Final = 3
+#: Times that a part's connection is given up without peers that show that another would be faster: it may start over.
+_MOST_GUESSES: Final = 2
 #: Below this speed a connection is given up without peers, in bytes per second.
 _FLOOR: Final = KiB
 #: Smallest half worth a request of its own.
@@ -26,7 +30,12 @@ _WORTH_RACING: Final = 3.0
 
 
 def hopeless_parts(
-    parts: Sequence[Part], stall_timeout: float, now: float, *, limited: bool = False
+    parts: Sequence[Part],
+    stall_timeout: float,
+    now: float,
+    *,
+    usual_speed: Callable[[str], float],
+    limited: bool = False,
 ) -> list[tuple[Part, str]]:
     """Parts whose connection should be abandoned, each with the reason.
 
@@ -34,6 +43,7 @@ def hopeless_parts(
         parts: Everything in flight.
         stall_timeout: Seconds without a byte that are too many.
         now: Seconds, on the clock of the parts.
+        usual_speed: Bytes per second that one connection to a source has had on average.
         limited: Whether a bandwidth limit is in force: then slowness is our own doing.
     """
     found: list[tuple[Part, str]] = []
@@ -48,9 +58,13 @@ def hopeless_parts(
             found.append((part, f"no byte for {waited:.0f} s"))
         elif not limited and part.reading_since is not None and now - part.reading_since >= _WARM_UP:
             speed, peers = part.meter.speed(), speeds[part.transfer.source]
-            usual = median(peers) if len(peers) >= 3 else 0.0
+            usual = 0.0
+            if len(peers) >= _ENOUGH_PEERS:
+                usual = median(peers)
+            elif part.abandonments < _MOST_GUESSES:
+                usual = usual_speed(part.transfer.source)
             if speed < max(_FLOOR, usual * _CRAWL):
-                others = f", while others get {usual:.0f}" if usual else ""
+                others = f", while {usual:.0f} are usual" if usual else ""
                 found.append((part, f"only {speed:.0f} bytes/s{others}"))
     return found
 

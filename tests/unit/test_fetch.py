@@ -108,6 +108,60 @@ def test_a_body_that_stays_too_long_is_believed_to_be_another_file(tmp_path: Pat
         bench.fetch()
 
 
+@pytest.mark.parametrize("seconds", [0.5, 2.5, 6.5])
+@pytest.mark.parametrize("digest", [True, False], ids=["digest", "no digest"])
+def test_what_seems_another_file_is_doubted_for_long_where_a_digest_says_what_it_must_be(
+    tmp_path: Path, seconds: float, digest: bool
+) -> None:
+    """A proxy that is overloaded answers with a page of its own, for some seconds."""
+    clock = FakeClock()
+    source = FakeSource(DATA)
+    began = clock()
+
+    def answer(_want: ByteRange | None) -> None:
+        clock.advance(1.0)
+        if clock() - began < seconds:
+            raise SourceChangedError("a page instead")
+
+    source.on_open = answer
+    bench = Bench(tmp_path, source, clock)
+    if digest:
+        bench.transfer.task.digest = Digest("sha256", hashlib.sha256(DATA).hexdigest())
+    if not digest and seconds > 3:
+        with pytest.raises(SourceChangedError):
+            bench.fetch()
+        assert len(source.log) == 3
+        return
+    assert bench.fetch() == DATA
+
+
+def test_another_file_is_believed_in_when_it_stays(tmp_path: Path) -> None:
+    clock = FakeClock()
+    source = FakeSource(DATA, on_open=lambda _: clock.advance(8.0), faults=[SourceChangedError("no")] * 9)
+    bench = Bench(tmp_path, source, clock)
+    bench.transfer.task.digest = Digest("sha256", "0" * 64)
+    with pytest.raises(SourceChangedError):
+        bench.fetch()
+    assert len(source.log) == 4
+
+
+@pytest.mark.parametrize("way", ["reset", "stalled"])
+def test_a_body_that_has_all_bytes_and_no_end_is_whole(tmp_path: Path, way: str) -> None:
+    source, clock = FakeSource(DATA, says_size=False), FakeClock()
+    bench = Bench(tmp_path, source, clock)
+
+    def read(at: int) -> None:
+        if at == len(DATA):
+            assert bench.part.seconds_in_call(clock()) is not None, "the watchdog looks after it"
+            if way == "stalled":
+                bench.part.abandon("no byte for 10 s")
+            raise ConnectionFailedError("reset by peer")
+
+    source.on_read = read
+    assert bench.fetch() == DATA
+    assert bench.retries == []
+
+
 class SlowDigest:
     """The digest of a bench's file, on a processor that another thread uses: it comes on only while the part waits.
 
@@ -133,7 +187,7 @@ class SlowDigest:
         assert staged is not None
         self.lags.append(staged.frontier() - self.verifier.position)
         start = self.verifier.position
-        self.verifier.feed(start, memoryview(DATA)[start : start + 2 * KiB])
+        self.verifier.feed(start, memoryview(DATA)[start : start + 2 * KiB], 0)
         self.then()
         return self.bench.part.halt.is_set()
 

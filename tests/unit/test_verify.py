@@ -27,15 +27,15 @@ def read_into(offset: int, buffer: memoryview) -> int:
 def test_feeding_in_order_gives_the_digest(digest: Digest, step: int) -> None:
     verifier = Verifier(digest, len(DATA))
     for at in range(0, len(DATA), step):
-        assert verifier.feed(at, memoryview(DATA)[at : at + step])
+        assert verifier.feed(at, memoryview(DATA)[at : at + step], 0)
     assert verifier.position == len(DATA)
     assert verifier.actual() == digest.value
 
 
 def test_what_is_not_next_is_refused_and_read_back_later() -> None:
     verifier = Verifier(SHA256, len(DATA))
-    assert not verifier.feed(100, memoryview(DATA)[100:200])
-    assert verifier.feed(0, memoryview(DATA)[:100])
+    assert not verifier.feed(100, memoryview(DATA)[100:200], 0)
+    assert verifier.feed(0, memoryview(DATA)[:100], 0)
     assert not verifier.catch_up(lambda: 5000, read_into, wait=True)
     assert verifier.position == 5000
     assert verifier.catch_up(lambda: len(DATA), read_into, wait=True)
@@ -68,7 +68,7 @@ def test_nobody_waits_for_the_thread_that_hashes() -> None:
     )
     thread.start()
     assert hashing.wait(5)
-    assert not verifier.feed(0, memoryview(DATA)[:10])
+    assert not verifier.feed(0, memoryview(DATA)[:10], 0)
     assert not verifier.catch_up(lambda: len(DATA), read_into, wait=False)
     go_on.set()
     thread.join(5)
@@ -77,7 +77,7 @@ def test_nobody_waits_for_the_thread_that_hashes() -> None:
 
 def test_after_a_restart_nothing_of_the_old_bytes_counts() -> None:
     verifier = Verifier(GIT, len(DATA))
-    verifier.feed(0, memoryview(b"wrong"))
+    verifier.feed(0, memoryview(b"wrong"), 0)
     verifier.restart()
     verifier.catch_up(lambda: len(DATA), read_into, wait=True)
     assert verifier.actual() == GIT.value
@@ -96,7 +96,7 @@ class Handed:
     def frontier(self) -> int:
         for start, stop in self.blocks:
             data = memoryview(DATA)[start:stop]
-            self.taken.append(self.verifier.hand(start, data, lambda start=start: self.done.append(start)))  # type: ignore[misc]
+            self.taken.append(self.verifier.hand(start, data, 0, lambda start=start: self.done.append(start)))  # type: ignore[misc]
         self.blocks.clear()
         return len(DATA)
 
@@ -133,7 +133,7 @@ def test_blocks_out_of_order_too_far_ahead_or_hashed_already_do_no_harm(
 ) -> None:
     monkeypatch.setattr("hf_haul.verify.IN_TOUCH", MIB)
     verifier = Verifier(SHA256, len(DATA))
-    assert verifier.feed(0, memoryview(DATA)[:1000])
+    assert verifier.feed(0, memoryview(DATA)[:1000], 0)
     handed = Handed(verifier, (500, 600), (2000, 3000), (2500, 4000), (2000, 3000), (MIB + 1001, MIB + 2000))
     assert verifier.catch_up(handed.frontier, handed.read_into, wait=True)
     assert verifier.actual() == SHA256.value
@@ -144,12 +144,31 @@ def test_blocks_out_of_order_too_far_ahead_or_hashed_already_do_no_harm(
 def test_nobody_keeps_a_block_when_nobody_hashes() -> None:
     verifier = Verifier(SHA256, len(DATA))
     done: list[int] = []
-    assert not verifier.hand(0, memoryview(DATA)[:10], lambda: done.append(0))
+    assert not verifier.hand(0, memoryview(DATA)[:10], 0, lambda: done.append(0))
     handed = Handed(verifier, (0, MIB), (MIB, 2 * MIB))
     verifier.stop()
     assert not verifier.catch_up(handed.frontier, handed.read_into, wait=True)
     assert (handed.taken, handed.done, done) == ([True, True], [0, MIB], [])
-    assert not verifier.hand(0, memoryview(DATA)[:10], lambda: done.append(0))
+    assert not verifier.hand(0, memoryview(DATA)[:10], 0, lambda: done.append(0))
     verifier.stopped = False
     assert verifier.catch_up(lambda: len(DATA), read_into, wait=True)
+    assert verifier.actual() == SHA256.value
+
+
+def test_what_was_written_before_a_restart_is_neither_fed_nor_handed_over() -> None:
+    """A connection that was held up between its write and the digest: what it wrote may have been dropped since."""
+    verifier = Verifier(SHA256, len(DATA))
+    before = verifier.restarts
+    verifier.restart()
+    assert not verifier.feed(0, memoryview(b"dropped"), before)
+    handed: list[bool] = []
+
+    def frontier() -> int:
+        if not handed:
+            for restarts in (before, verifier.restarts):
+                handed.append(verifier.hand(0, memoryview(DATA)[:MIB], restarts, lambda: None))
+        return len(DATA)
+
+    assert verifier.catch_up(frontier, read_into, wait=True)
+    assert handed == [False, True]
     assert verifier.actual() == SHA256.value

@@ -55,8 +55,9 @@ class Bench:
         transfer.parts.append(part)
         return part
 
-    def hopeless(self, *parts: Part, **options: Any) -> list[Part]:
-        return [part for part, _ in hopeless_parts(parts, STALL, self.clock.now, **options)]
+    def hopeless(self, *parts: Part, usual: float = 0.0, **options: Any) -> list[Part]:
+        found = hopeless_parts(parts, STALL, self.clock.now, usual_speed=lambda _source: usual, **options)
+        return [part for part, _ in found]
 
 
 @pytest.fixture
@@ -82,7 +83,8 @@ def test_a_connection_without_a_byte_for_too_long_is_given_up(
 
 def test_the_reason_says_for_how_long_nothing_came(bench: Bench) -> None:
     part = bench.part(bench.transfer(), age=14.0, waiting=12.0)
-    assert hopeless_parts([part], STALL, bench.clock.now) == [(part, "no byte for 12 s")]
+    found = hopeless_parts([part], STALL, bench.clock.now, usual_speed=lambda _source: 0.0)
+    assert found == [(part, "no byte for 12 s")]
 
 
 def test_who_waits_for_his_turn_is_not_given_up(bench: Bench) -> None:
@@ -109,6 +111,32 @@ def test_a_connection_far_slower_than_its_peers_is_given_up(
     peers = [bench.part(transfer, age=20.0, bps=bps, waiting=0.1) for bps in others]
     slow = bench.part(transfer, age=20.0, bps=own, waiting=0.1)
     assert bench.hopeless(*peers, slow) == [slow] * given_up
+
+
+@pytest.mark.parametrize(
+    ("own", "age", "abandoned", "given_up"),
+    [
+        pytest.param(20e3, 20.0, 0, True, id="far below what was usual"),
+        pytest.param(20e3, 20.0, 1, True, id="once more"),
+        pytest.param(20e3, 20.0, 2, False, id="a third time: it may be the link"),
+        pytest.param(20e3, 14.0, 0, False, id="young"),
+        pytest.param(2e5, 20.0, 0, False, id="a fifth of it"),
+    ],
+)
+def test_a_connection_that_is_left_alone_is_compared_with_what_its_source_did_before(
+    bench: Bench, own: float, age: float, abandoned: int, given_up: bool
+) -> None:
+    slow = bench.part(bench.transfer(), age=age, bps=own, waiting=0.1)
+    for _ in range(abandoned):
+        slow.abandon("too slow")
+        slow.begin_call(bench.clock.now)
+    assert bench.hopeless(slow, usual=1e6) == [slow] * given_up
+
+
+def test_peers_that_are_slow_as_well_count_more_than_the_past(bench: Bench) -> None:
+    transfer = bench.transfer()
+    parts = [bench.part(transfer, age=20.0, bps=20e3, waiting=0.1) for _ in range(3)]
+    assert bench.hopeless(*parts, usual=1e6) == []
 
 
 def test_connections_to_another_source_are_no_peers(bench: Bench) -> None:
