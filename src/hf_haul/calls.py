@@ -46,6 +46,8 @@ _SHOWN: Final = 40
 class CallOptions:
     """What hf-haul adds to the arguments of huggingface_hub's functions.
 
+    Each is checked when it is given, before a call writes anything, and by the name it has there.
+
     Attributes:
         priority: Urgency among all downloads of the manager.
         max_bandwidth: Limit in bytes per second, or a text such as ``50MB/s``.
@@ -53,7 +55,7 @@ class CallOptions:
         verify: Whether digests are checked; ``None`` leaves it to the settings.
         progress_callback: Called with each file's progress.
         manager: The manager to use.
-        files_at_once: Files in flight at once.
+        max_workers: Files in flight at once.
     """
 
     priority: DownloadPriority = DownloadPriority.NORMAL
@@ -62,15 +64,22 @@ class CallOptions:
     verify: bool | None = None
     progress_callback: ProgressCallback | None = None
     manager: ParallelDownloadManager | None = None
-    files_at_once: int | None = None
+    max_workers: int | None = None
     _changes: dict[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        rate = parse_rate(self.max_bandwidth)
+        if rate is not None and rate <= 0:
+            raise ValueError(f"max_bandwidth must be greater than 0, or None, not {self.max_bandwidth!r}")
+        for name in ("max_connections", "max_workers"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be greater than 0, not {value!r}")
         changes = {
-            "max_bandwidth_bps": parse_rate(self.max_bandwidth),
+            "max_bandwidth_bps": rate,
             "max_concurrent_downloads": self.max_connections,
             "verify": self.verify,
-            "max_concurrent_files_per_model": self.files_at_once,
+            "max_concurrent_files_per_model": self.max_workers,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         if self.manager is not None:

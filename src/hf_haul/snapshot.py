@@ -216,7 +216,7 @@ def snapshot_download(
         verify=verify,
         progress_callback=progress_callback,
         manager=manager,
-        files_at_once=None if max_workers == _DEFAULT_WORKERS else max_workers,
+        max_workers=None if max_workers == _DEFAULT_WORKERS else max_workers,
     )
     return _Snapshot(
         repository=hub.Repository(

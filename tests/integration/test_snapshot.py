@@ -337,6 +337,18 @@ def test_settings_of_a_manager_of_ones_own_are_set_on_it(
         snapshot_download("org/tiny", **where, **extra)
 
 
+@pytest.mark.parametrize("extra", [{"max_workers": 0}, {"max_connections": 0}, {"max_bandwidth": 0}])
+def test_a_limit_that_cannot_work_is_refused_before_anything_is_written(
+    where: dict[str, Any], tmp_path: Path, extra: dict[str, Any]
+) -> None:
+    where["manager"] = None
+    (name,) = extra
+    with pytest.raises(ValueError, match=f"^{name} must be greater than 0"):
+        snapshot_download("org/tiny", **where, **extra)
+    assert not list(tmp_path.rglob("CACHEDIR.TAG"))
+    assert not list(tmp_path.rglob("blobs"))
+
+
 def test_a_call_may_have_limits_of_its_own(served: ServedRepo, where: dict[str, Any]) -> None:
     where["manager"] = None
     served.hub.set_latency(0.01)

@@ -243,7 +243,7 @@ def test_a_bar_that_blocks_holds_the_end_for_a_bounded_time(monkeypatch: pytest.
         pytest.param({"max_bandwidth": "2MB/s"}, {"max_bandwidth_bps": 2_000_000}, id="bandwidth"),
         pytest.param({"max_connections": 3}, {"max_concurrent_downloads": 3}, id="connections"),
         pytest.param({"verify": False}, {"verify": False}, id="verify"),
-        pytest.param({"files_at_once": 1}, {"max_concurrent_files_per_model": 1}, id="files"),
+        pytest.param({"max_workers": 1}, {"max_concurrent_files_per_model": 1}, id="files"),
     ],
 )
 def test_settings_make_a_manager_of_the_calls_own(
@@ -268,8 +268,23 @@ def test_settings_and_a_manager_together_are_refused(given: dict[str, Any]) -> N
         options(Handle(), **given)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        pytest.param({"max_workers": 0}, "max_workers must be greater than 0, not 0", id="files"),
+        pytest.param({"max_connections": -1}, "max_connections must be greater than 0, not -1", id="connections"),
+        pytest.param({"max_bandwidth": 0}, "max_bandwidth must be greater than 0, or None, not 0", id="bandwidth"),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_work_is_refused_by_the_name_it_was_given(
+    given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        CallOptions(**given)
+
+
 def test_the_number_of_files_at_once_is_the_managers_own_affair() -> None:
-    assert options(Handle(), files_at_once=1).manager is not None
+    assert options(Handle(), max_workers=1).manager is not None
 
 
 def notes_of(raiser: Callable[[], None]) -> list[str]:
