@@ -72,11 +72,17 @@ class IntegrityError(HaulError, OSError):
         self.expected = expected
         self.actual = actual
         self.resumed_bytes = resumed_bytes
-        resumed = f", {resumed_bytes} bytes of it from an earlier session" if resumed_bytes else ""
         super().__init__(
-            f"{file_path}: digest does not match (expected {expected}, got {actual}{resumed}). "
-            "Nothing was published. The source, a proxy or the disk changes bytes; try again, or ask "
+            f"{self.finding}. Nothing was published. The source, a proxy or the disk changes bytes; try again, or ask "
             "for another mirror."
+        )
+
+    @property
+    def finding(self) -> str:
+        """What was found, without what to do about it."""
+        resumed = f", {self.resumed_bytes} bytes of it from an earlier session" if self.resumed_bytes else ""
+        return (
+            f"{self.file_path}: digest does not match (expected {self.expected}, got {self.actual}{resumed})"
         )
 
 

@@ -165,7 +165,7 @@ def verify_and_publish(transfer: Transfer, settings: Settings) -> bool:
             if transfer.mismatches > 1:
                 staged.delete()
                 raise error
-            logger.warning("%s; fetching it again in one stream", error)
+            logger.warning("%s; fetching it again in one stream", error.finding)
             staged.forget()
             verifier.restart()
             return False

@@ -267,7 +267,9 @@ def test_what_no_retry_changes_fails_at_once(bench: Bench) -> None:
 # ---- wrong bytes
 
 
-def test_a_wrong_digest_once_is_cured_by_fetching_again_in_order(bench: Bench) -> None:
+def test_a_wrong_digest_once_is_cured_by_fetching_again_in_order(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     source = bench.file("a.bin", digest=SHA256)
     served = bench.sources["a.bin"]
     served.content = b"wrong" + DATA[5:]
@@ -281,6 +283,10 @@ def test_a_wrong_digest_once_is_cured_by_fetching_again_in_order(bench: Bench) -
     assert bench.destinations["a.bin"].content == DATA
     assert bench.destinations["a.bin"].published == 1
     assert not run.errors
+    first = hashlib.sha256(b"wrong" + DATA[5:]).hexdigest()
+    assert caplog.messages == [
+        f"a.bin: digest does not match (expected {SHA256.value}, got {first}); fetching it again in one stream"
+    ]
 
 
 def test_a_wrong_digest_twice_is_an_error_that_says_everything_and_publishes_nothing(bench: Bench) -> None:
