@@ -18,10 +18,10 @@ SRC = Path(hf_haul.__file__).parent
 #: From the ground up. A module imports only from rows above its own here; a folder counts as one module.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("halt", "ranges", "task", "config", "presets", "processors"),
-    ("limiter", "metrics", "concurrency", "ownership", "verify", "buffers", "disk", "cache"),
+    ("halt", "ranges", "task", "config", "presets", "processors", "mounts"),
+    ("limiter", "metrics", "concurrency", "ownership", "verify", "buffers", "cache"),
     ("staging", "sources"),
-    ("events", "hub", "transports", "stallguard"),
+    ("events", "hub", "transports", "stallguard", "disk"),
     ("priority", "ranged"),
     ("plan", "reader", "readahead", "parquet"),
     ("download_queue", "transfer", "hashing", "extents"),

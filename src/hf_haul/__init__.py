@@ -22,6 +22,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``config``          settings, defaults, the only reading of ``HF_HAUL_*`` variables
 ``presets``         pure: rules that pick among the formats of the same weights
 ``processors``      how much of the machine's processors this process may use
+``mounts``          which file systems keep what is written to them
 ``limiter``         BandwidthLimiter, a token bucket whose rate may change at any time
 ``metrics``         what was measured: bytes, speeds, retries; speed by source
 ``concurrency``     pure: how many connections a source is worth
@@ -29,9 +30,9 @@ The modules, from the ground up; each imports only what stands above it here:
 ``staging``         a staged file: bytes at offsets, and what survives a crash
 ``verify``          digests, computed while the bytes come in
 ``buffers``         buffers that workers lend to digests
-``disk``            whether the files will fit
 ``events``          progress callbacks on a thread of their own
 ``cache``           the Hub cache and local folders on disk: find, publish, link
+``disk``            whether the files will fit
 ``hub``             all we use of huggingface_hub's API: revisions, listings, URLs, exceptions
 ``transports``      ways to get bytes: connection pool, HTTP, retries, pace
 ``stallguard``      ends reads that have waited too long for a byte

@@ -16,6 +16,7 @@ from hf_haul.cache import require_no_folder
 from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
 from hf_haul.fetch import PartFetcher
+from hf_haul.mounts import keeps_writes
 from hf_haul.plan import SMALL_FILE
 from hf_haul.run import QueueRun
 from hf_haul.staging import StagedLostError, claim, scan_orphans, sweep
@@ -85,7 +86,8 @@ def open_file(
             transfer.staged = None
             raise SupersededError
     if settings.verify and task.digest is not None:
-        transfer.verifier = Verifier(task.digest, transfer.size)
+        from_disk = not keeps_writes(destination.staging_dir)
+        transfer.verifier = Verifier(task.digest, transfer.size, from_disk=from_disk)
 
 
 def _require_empty(

@@ -43,14 +43,20 @@ class Verifier:
     :meth:`feed`, so that no connection waits for it. ``_handing`` guards ``_handed`` and changes of
     ``catching_up``; it is held for a moment, and taken after ``_lock`` if both are.
 
+    Args:
+        digest: What the file must hash to.
+        size: Its bytes.
+        from_disk: Take nothing from buffers, but all from what the disk gives back.
+
     Attributes:
         catching_up: Whether a thread is in :meth:`catch_up`.
         stopped: Whether it is to return.
     """
 
-    def __init__(self, digest: Digest, size: int) -> None:
+    def __init__(self, digest: Digest, size: int, *, from_disk: bool = False) -> None:
         self.digest = digest
         self._size = size
+        self._from_disk = from_disk
         self._lock = threading.Lock()
         self._position = 0
         self._hash = self._new_hash()
@@ -77,7 +83,7 @@ class Verifier:
         Returns:
             Whether it was hashed; if not, :meth:`catch_up` will read it back.
         """
-        if offset != self._position or not self._lock.acquire(blocking=False):
+        if self._from_disk or offset != self._position or not self._lock.acquire(blocking=False):
             return False
         try:
             if offset != self._position or restarts != self.restarts:
@@ -101,6 +107,8 @@ class Verifier:
         Returns:
             Whether they were taken. If not, nobody will call ``done``, and they will be read back.
         """
+        if self._from_disk:
+            return False
         with self._handing:
             if not self.catching_up or restarts != self.restarts or offset > self._position + IN_TOUCH:
                 return False

@@ -172,3 +172,13 @@ def test_what_was_written_before_a_restart_is_neither_fed_nor_handed_over() -> N
     assert verifier.catch_up(frontier, read_into, wait=True)
     assert handed == [False, True]
     assert verifier.actual() == SHA256.value
+
+
+def test_where_writes_may_be_lost_all_is_taken_from_the_disk() -> None:
+    verifier = Verifier(SHA256, len(DATA), from_disk=True)
+    assert not verifier.feed(0, memoryview(DATA)[:MIB], 0)
+    handed = Handed(verifier, (0, MIB), (MIB, 2 * MIB))
+    assert verifier.catch_up(handed.frontier, handed.read_into, wait=True)
+    assert verifier.actual() == SHA256.value
+    assert handed.taken == [False, False]
+    assert [start for start, _ in handed.read] == [0, MIB, 2 * MIB]
