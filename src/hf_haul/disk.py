@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import stat
 import warnings
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from hf_haul.cache import BlobDestination
 from hf_haul.config import DiskCheck, MiB
 from hf_haul.errors import DiskFullError
+from hf_haul.staging import scan_orphans
 from hf_haul.task import FileRequest
 
 __all__ = ["check_space", "space_needed"]
@@ -26,31 +31,63 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def space_needed(requests: Iterable[FileRequest]) -> dict[Path, int]:
-    """Bytes still to be written, by staging folder; what is staged already is on the disk already."""
-    needed: dict[Path, int] = {}
+def space_needed(requests: Iterable[FileRequest]) -> int:
+    """Bytes still to be written, counted out.
+
+    What is staged already is on the disk already, whatever its name, and so is a blob that only needs a link. Files of
+    the same content that end up in one blob need their room once.
+    """
+    needed = 0
+    staged: dict[Path, dict[str, list[Path]]] = {}
+    counted: Counter[tuple[Path, str]] = Counter()
     for request in requests:
         size = request.remote.size or 0
-        destination = request.destination
-        folder = destination.staging_dir
-        if size >= _WORTH_A_LOOK:
-            try:
-                stat = os.stat(folder / f"{destination.staging_key}.haul.incomplete")
-            except OSError:
-                pass
-            else:
-                size = max(0, size - getattr(stat, "st_blocks", 0) * 512)
-        needed[folder] = needed.get(folder, 0) + size
+        folder, key = request.destination.staging_dir, request.destination.staging_key
+        counted[folder, key] += 1
+        number = counted[folder, key]
+        if not size or not _takes_room(request, number):
+            continue
+        if number == 1 and size >= _WORTH_A_LOOK:
+            if folder not in staged:
+                staged[folder] = scan_orphans(folder)
+            size -= min(size, _allocated(staged[folder].get(key, ())))
+        needed += size
     return needed
 
 
+def _takes_room(request: FileRequest, number: int) -> bool:
+    """Whether the ``number``-th of the files that are staged under one key takes room of its own."""
+    destination = request.destination
+    blob = destination if isinstance(destination, BlobDestination) else None
+    there = blob is not None and os.path.exists(blob.folder.blob(blob.etag))
+    # What is fetched anew is whole before it replaces what is there: two copies, however many files.
+    if number <= request.fresh + (not there):
+        return True
+    return blob is not None and not blob.folder.symlinks  # without symlinks every path has bytes of its own
+
+
+def _allocated(paths: Iterable[Path]) -> int:
+    """Bytes that files take on the disk, which for a file with holes is less than its length."""
+    # A kill between a link and an unlink leaves one file under two names.
+    sizes: dict[tuple[int, int], int] = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = os.lstat(path)
+            if stat.S_ISREG(status.st_mode):
+                blocks = getattr(status, "st_blocks", None)
+                sizes[status.st_dev, status.st_ino] = status.st_size if blocks is None else blocks * 512
+    return sum(sizes.values())
+
+
 def check_space(
-    needed: dict[Path, int], promised: int, count_reserved: Callable[[], int], mode: DiskCheck
+    requests: Sequence[FileRequest], promised: int, count_reserved: Callable[[], int], mode: DiskCheck
 ) -> None:
-    """Compare what is needed with what is free, per file system.
+    """Compare what files need with what is free, per file system.
+
+    Their sizes are added up first; what of them is staged already is looked for only where that would not fit.
 
     Args:
-        needed: Bytes by folder, see :func:`space_needed`.
+        requests: The files.
         promised: Bytes that other downloads of this process will write at the most.
         count_reserved: Counts what they really will; asked only where the first number would not fit.
         mode: ``strict`` raises, ``warn`` warns, ``off`` does nothing.
@@ -60,20 +97,14 @@ def check_space(
     """
     if mode == "off":
         return
-    by_device: dict[int, tuple[Path, int]] = {}
-    for folder, nbytes in needed.items():
-        place = _existing(folder)
-        try:
-            device = os.stat(place).st_dev
-        except OSError:
-            continue
-        known = by_device.get(device, (place, 0))
-        by_device[device] = (known[0], known[1] + nbytes)
-    for place, nbytes in by_device.values():
+    for place, there in _by_file_system(requests).items():
         try:
             free = shutil.disk_usage(place).free
         except OSError:
             continue  # some network file systems do not say
+        if sum(each.remote.size or 0 for each in there) + promised <= free:
+            continue
+        nbytes = space_needed(there)
         if not nbytes or nbytes + promised <= free:
             continue
         reserved = count_reserved()
@@ -86,3 +117,22 @@ def check_space(
             if mode == "strict":
                 raise DiskFullError(message)
             warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _by_file_system(requests: Iterable[FileRequest]) -> dict[Path, list[FileRequest]]:
+    """Files by the file system they are staged on, each called by a folder that is there."""
+    places: dict[Path, Path | None] = {}
+    devices: dict[int, Path] = {}
+    found: dict[Path, list[FileRequest]] = {}
+    for request in requests:
+        folder = request.destination.staging_dir
+        if folder not in places:
+            place = _existing(folder)
+            try:
+                places[folder] = devices.setdefault(os.stat(place).st_dev, place)
+            except OSError:
+                places[folder] = None
+        known = places[folder]
+        if known is not None:
+            found.setdefault(known, []).append(request)
+    return found

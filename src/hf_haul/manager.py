@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 from hf_haul.cache import FileDestination, require_safe_path
 from hf_haul.config import Settings, parse_rate
-from hf_haul.disk import check_space, space_needed
+from hf_haul.disk import check_space
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.events import EventBus, Notifier, ProgressCallback
 from hf_haul.limiter import BandwidthLimiter
@@ -381,9 +381,7 @@ class ParallelDownloadManager:
         plan = make_plan(
             files, model_id=model_id, policy=self._policy, settings=self.settings, created_at=time.time
         )
-        if self.settings.disk_check != "off":
-            needed = space_needed(files)
-            check_space(needed, engine.promised_bytes, engine.reserved_bytes, self.settings.disk_check)
+        check_space(files, engine.promised_bytes, engine.reserved_bytes, self.settings.disk_check)
         for folder in folders:
             _require_writable(folder)
         queue = ModelDownloadQueue(
