@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 from hf_haul import hub
 from hf_haul.config import Settings, parse_rate
 from hf_haul.errors import DownloadCancelledError
-from hf_haul.manager import DownloadHandle, ParallelDownloadManager, default_manager
+from hf_haul.manager import DownloadHandle, ParallelDownloadManager, QueueProgress, default_manager
 from hf_haul.task import DownloadPriority, DownloadProgress, DownloadState, FileRequest
 
 __all__ = [
@@ -155,6 +155,7 @@ class Bars:
         self._make = make
         self._over = threading.Event()
         self._error: BaseException | None = None
+        self._found = 0
         self._thread = threading.Thread(target=self._run, name="hf-haul-bars", daemon=True)
         self._thread.start()
 
@@ -171,8 +172,8 @@ class Bars:
     def _run(self) -> None:
         try:
             first = self._handle.progress()
-            # What earlier calls left; a small file may have come over the network before this line.
-            initial = max(0, first.bytes_done - first.bytes_transferred)
+            # A small file may have come over the network before this line.
+            self._found = initial = _found(first)
             bars = self._make(first.bytes_total, initial)
             shown = {"bytes": initial, "files": 0}
             if all(getattr(bar, "disable", False) is True for _, bar in bars):
@@ -198,9 +199,34 @@ class Bars:
             total = now.bytes_total if kind == "bytes" else now.files_total
             if total and hasattr(bar, "total") and (bar.total or 0) < total:
                 bar.total = total
+            if kind == "bytes" and _found(now) > self._found:
+                shown[kind] += _raise_start(bar, _found(now) - self._found)
+                self._found = _found(now)
             if done != shown[kind]:
                 bar.update(done - shown[kind])
                 shown[kind] = done
+
+
+def _found(now: QueueProgress) -> int:
+    """Bytes that earlier calls left, as far as they have been looked for."""
+    return max(0, now.bytes_done - now.bytes_transferred)
+
+
+def _raise_start(bar: Any, nbytes: int) -> int:
+    """Have a bar of tqdm's kind start further on: what was found there must not count as speed.
+
+    Returns:
+        By how many bytes the bar is further now: none, if it is of another kind, which has to be told in ``update``.
+    """
+    counters = ("initial", "n", "last_print_n")
+    if not all(isinstance(getattr(bar, name, None), int | float) for name in counters):
+        return 0
+    for name in counters:
+        setattr(bar, name, getattr(bar, name) + nbytes)
+    refresh = getattr(bar, "refresh", None)
+    if refresh is not None:
+        refresh()
+    return nbytes
 
 
 def bars_of_one_file(cls: Any, path: str, size: int | None) -> MakeBars | None:

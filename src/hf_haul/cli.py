@@ -335,6 +335,11 @@ def _watch(manager: Any, task: str, name: str, *, quiet: bool) -> dict[str, Any]
         while True:
             outcome: dict[str, Any] = manager.wait_for_model_completion(task, _TICK)
             bar.total = outcome["total_bytes"] or None
+            if not bar.disable:
+                resumed = outcome["bytes_resumed"] - bar.initial  # must not count as speed
+                bar.initial += resumed
+                bar.n += resumed
+                bar.last_print_n += resumed
             bar.update(outcome["bytes_done"] - bar.n)
             if not outcome["timed_out"]:
                 return outcome

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from hf_haul import calls
 from hf_haul.calls import Bars, CallOptions, raise_all
@@ -202,6 +204,29 @@ def test_bars_start_from_what_was_there_and_follow_the_download() -> None:
     bars.check()
     assert (made["bytes"].n, made["files"].n) == (120, 2)
     assert all(bar.closed for bar in made.values())
+
+
+def test_what_an_earlier_call_left_does_not_count_as_speed() -> None:
+    handle, screen = Handle(), io.StringIO()
+    made: list[Any] = []
+
+    def make(total: int, initial: int) -> list[tuple[str, Any]]:
+        bar = tqdm(total=total, initial=initial, file=screen, mininterval=0)
+        made.append(bar)
+        return [("bytes", bar)]
+
+    bars = Bars(handle, make)  # type: ignore[arg-type]  # a handle as far as it goes
+    handle.move(bytes_done=0)
+    handle.move(bytes_done=70, bytes_transferred=10)  # a staged file was found
+    (bar,) = made
+    assert (bar.n, bar.initial) == (70, 60)
+    handle.move(bytes_done=60, bytes_transferred=30)  # a wrong digest took some back
+    assert (bar.n, bar.initial) == (60, 60)
+    handle.now = replace(handle.now, bytes_done=100, bytes_transferred=70)
+    bars.close()
+    bars.check()
+    assert (bar.n, bar.initial) == (100, 60)
+    assert "70/100" in screen.getvalue()
 
 
 def test_bars_that_are_switched_off_are_left_alone() -> None:

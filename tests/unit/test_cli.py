@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tqdm
 from huggingface_hub import DryRunFileInfo
 
 import hf_haul.localhub
@@ -251,6 +252,25 @@ def test_a_url_cannot_choose_a_folder(name: str, capsys: pytest.CaptureFixture[s
     err = capsys.readouterr().err
     assert "say with -o what to call it" in err
     assert "secret" not in err
+
+
+def test_what_an_earlier_get_left_does_not_count_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[Any] = []
+
+    class Shown(tqdm.tqdm):  # type: ignore[type-arg]  # no subscripts at run time
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**{**options, "disable": False})
+            bars.append(self)
+
+    outcomes = iter(
+        {"total_bytes": 100, "bytes_done": done, "bytes_resumed": resumed, "timed_out": done < 100}
+        for done, resumed in ((0, 0), (70, 60), (100, 60))
+    )
+    monkeypatch.setattr(tqdm, "tqdm", Shown)
+    manager = types.SimpleNamespace(wait_for_model_completion=lambda *_: next(outcomes))
+    cli._watch(manager, "task", "a.bin", quiet=False)
+    (bar,) = bars
+    assert (bar.n, bar.initial, bar.total) == (100, 60, 100)
 
 
 def test_serve_passes_its_options_on_and_says_where(
