@@ -6,6 +6,7 @@ import contextlib
 import glob
 import logging
 import os
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -830,8 +831,12 @@ class _File:
             return pointer if os.path.exists(pointer) else None
         noted = local.read_metadata(self.name)
         if noted is not None and noted.commit == self.revision:
-            return local.file(self.name)
+            return self._place(local)
         return None
+
+    def _place(self, local: LocalFolder) -> str:
+        """The file's path as upstream writes it, which drops the ``.`` of ``./config.json``."""
+        return os.path.normpath(local.file(self.name))
 
     def _listed(self, folder: RepoFolder) -> hub.FileMetadata | None:
         """Metadata from a listing that an earlier snapshot kept, for a pinned commit."""
@@ -873,7 +878,8 @@ class _File:
             if self.local_dir is None:
                 commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
                 if commit is not None:
-                    folder.remember_missing(commit, self.name)
+                    if posixpath.normpath(self.name) == self.name:  # "a.json/" says nothing of "a.json"
+                        folder.remember_missing(commit, self.name)
                     folder.write_ref(self.revision, commit)
             raise
         except (hub.ProxyError, RevisionNotFoundError):
@@ -941,7 +947,7 @@ class _File:
         local.prepare()
         if self.force_download or not _settle(local, folder, self.name, meta, Halt()):
             self._fetch(meta, LocalDirDestination(local, self.name, meta.commit, meta.etag))
-        return local.file(self.name)
+        return self._place(local)
 
     def _fetch(self, meta: hub.FileMetadata, destination: Destination) -> None:
         request = FileRequest(

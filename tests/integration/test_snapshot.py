@@ -349,6 +349,32 @@ def test_a_limit_that_cannot_work_is_refused_before_anything_is_written(
     assert not list(tmp_path.rglob("blobs"))
 
 
+@pytest.mark.parametrize("revision", ["main", "commit"])
+def test_a_name_with_a_dot_gives_the_path_that_upstream_gives(
+    served: ServedRepo, where: dict[str, Any], tmp_path: Path, revision: str
+) -> None:
+    where["revision"] = served.repo.head.id if revision == "commit" else revision
+    for _ in range(2):
+        path = hf_hub_download("org/tiny", "./config.json", local_dir=tmp_path / "out", **where)
+        assert path == str(tmp_path / "out" / "config.json")
+    del where["manager"]
+    assert path == huggingface_hub.hf_hub_download(
+        "org/tiny", "./config.json", local_dir=tmp_path / "out", **where
+    )
+
+
+def test_a_files_name_with_a_slash_behind_it_leaves_no_note(
+    where: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RemoteEntryNotFoundError):
+        hf_hub_download("org/tiny", "config.json/", **where)
+    assert not caplog.messages
+    assert not list(tmp_path.glob("cache/*/.no_exist"))
+    with pytest.raises(RemoteEntryNotFoundError):
+        hf_hub_download("org/tiny", "nothing.json", **where)
+    assert list(tmp_path.glob("cache/*/.no_exist/*/nothing.json"))
+
+
 def test_a_call_may_have_limits_of_its_own(served: ServedRepo, where: dict[str, Any]) -> None:
     where["manager"] = None
     served.hub.set_latency(0.01)
