@@ -80,7 +80,10 @@ def _allocated(paths: Iterable[Path]) -> int:
 
 
 def check_space(
-    requests: Sequence[FileRequest], promised: int, count_reserved: Callable[[], int], mode: DiskCheck
+    requests: Sequence[FileRequest],
+    promised: int,
+    running: Callable[[], Iterable[FileRequest]],
+    mode: DiskCheck,
 ) -> None:
     """Compare what files need with what is free, per file system.
 
@@ -89,7 +92,7 @@ def check_space(
     Args:
         requests: The files.
         promised: Bytes that other downloads of this process will write at the most.
-        count_reserved: Counts what they really will; asked only where the first number would not fit.
+        running: Says what they still fetch; asked only where the first number would not fit.
         mode: ``strict`` raises, ``warn`` warns, ``off`` does nothing.
 
     Raises:
@@ -107,8 +110,10 @@ def check_space(
         nbytes = space_needed(there)
         if not nbytes or nbytes + promised <= free:
             continue
-        reserved = count_reserved()
-        if nbytes + reserved > free:
+        # Together, because a running download may be about to bring the same blob.
+        everything = space_needed(_by_file_system([*there, *running()]).get(place, there))
+        if everything > free:
+            reserved = everything - nbytes
             also = f", and {reserved} bytes of running downloads," if reserved else ""
             message = (
                 f"Not enough disk space in {place}: {nbytes} bytes are to be fetched{also} but {free} are free. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hf_haul.download_queue import ModelDownloadQueue
@@ -110,6 +111,15 @@ class QueueRun:
         task.size = size
         self.metrics.add_expected(size)
 
+    def unsettled(self) -> list[FileRequest]:
+        """What was asked for and is neither in place nor given up, with the sizes that were learned since."""
+        settled = {task.task_id for task in (*self.queue.completed, *self.queue.failed)}
+        return [
+            _with_size(self.requests[task.task_id], task.size)
+            for task in self.queue.tasks
+            if task.task_id not in settled
+        ]
+
     def bytes_done(self) -> int:
         """Bytes on disk, of files in place and in flight, and of those that will not come."""
         with self._count_lock:  # a file that ends meanwhile counts once, as one in flight
@@ -179,3 +189,8 @@ class QueueRun:
             eta_seconds=0.0 if state is DownloadState.DONE else left,
             status=state,
         )
+
+
+def _with_size(request: FileRequest, size: int | None) -> FileRequest:
+    remote = request.remote
+    return request if remote.size == size else replace(request, remote=replace(remote, size=size))

@@ -53,7 +53,7 @@ from hf_haul.ranges import ByteRange
 from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
 from hf_haul.staging import StagedElsewhereError, StagedLostError, scan_orphans
-from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, source_of
+from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest, source_of
 from hf_haul.transfer import Part, SupersededError, Transfer
 from hf_haul.watchdog import hopeless_parts
 
@@ -273,12 +273,13 @@ class Scheduler:
 
     @property
     def promised_bytes(self) -> int:
-        """Bytes of all running queues, written or not: known at once, and never less than :meth:`reserved_bytes`."""
+        """Bytes of all running queues, written or not: known at once, and an upper bound where sizes are known."""
         return self._promised
 
-    def reserved_bytes(self) -> int:
-        """Bytes that running queues are still going to write, counted out."""
-        return sum(max(0, run.total_bytes - run.bytes_done()) for run in self.runs())
+    def unsettled(self) -> list[FileRequest]:
+        """The files of running queues that are still to come, with their sizes as far as known by now."""
+        with self._lock:
+            return [request for run in self._runs for request in run.unsettled()]
 
     def runs(self) -> list[QueueRun]:
         """Queues that are not finished, most urgent first."""

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request
@@ -30,7 +31,7 @@ class Usage(NamedTuple):
     free: int
 
 
-def never_asked() -> int:
+def never_asked() -> NoReturn:
     raise AssertionError("the rough number was enough")
 
 
@@ -57,17 +58,17 @@ def test_what_fits_passes_without_counting_out_what_others_write_or_a_look_at_wh
 
 @pytest.mark.usefixtures("free")
 def test_what_fits_beside_what_others_really_write_passes(tmp_path: Path) -> None:
-    check_space([wanted(tmp_path, "a", 600)], 5_000, lambda: 400, "strict")
+    check_space([wanted(tmp_path, "a", 600)], 5_000, lambda: [wanted(tmp_path, "b", 400)], "strict")
 
 
 @pytest.mark.usefixtures("free")
 def test_folders_of_one_disk_are_added_up_and_the_error_says_everything(tmp_path: Path) -> None:
     needed = [wanted(tmp_path / "a", "x", 600), wanted(tmp_path / "b" / "c", "x", 401)]
     with pytest.raises(DiskFullError, match="1001 bytes are to be fetched but 1000 are free") as caught:
-        check_space(needed, 0, lambda: 0, "strict")
+        check_space(needed, 0, list, "strict")
     assert "HF_HAUL_DISK_CHECK=warn" in str(caught.value)
     with pytest.warns(UserWarning, match="1001 bytes"):
-        check_space(needed, 0, lambda: 0, "warn")
+        check_space(needed, 0, list, "warn")
     check_space(needed, 0, never_asked, "off")
 
 
@@ -76,7 +77,36 @@ def test_what_others_are_still_going_to_write_counts(tmp_path: Path) -> None:
     with pytest.raises(
         DiskFullError, match="600 bytes are to be fetched, and 401 bytes of running downloads"
     ):
-        check_space([wanted(tmp_path, "a", 600)], 401, lambda: 401, "strict")
+        check_space([wanted(tmp_path, "a", 600)], 401, lambda: [wanted(tmp_path, "b", 401)], "strict")
+
+
+@pytest.mark.usefixtures("free")
+def test_what_others_write_to_another_disk_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    real = os.stat
+
+    def on_two_disks(path: Any, **options: Any) -> Any:
+        found = real(path, **options)
+        return SimpleNamespace(st_dev=1 if Path(path) == there else 2, st_mode=found.st_mode)
+
+    monkeypatch.setattr(os, "stat", on_two_disks)
+    check_space([wanted(here, "a", 600)], 5_000, lambda: [wanted(there, "b", 5_000)], "strict")
+    with pytest.raises(DiskFullError, match=f"{here}: 600 bytes are to be fetched, and 401 bytes"):
+        check_space([wanted(here, "a", 600)], 5_401, lambda: [wanted(here, "b", 401)], "strict")
+
+
+@pytest.mark.usefixtures("free")
+def test_a_blob_that_others_are_about_to_bring_needs_its_room_once(tmp_path: Path) -> None:
+    folder = RepoFolder(str(tmp_path), "models--org--m")
+    asked, running = (
+        fetched_to(BlobDestination(folder, commit, "a.bin", "etag"), "a.bin", size=900)
+        for commit in (COMMIT, "b" * 40)
+    )
+    check_space([asked], 900, lambda: [running], "strict")
 
 
 def test_a_resume_passes_where_only_the_rest_of_it_fits(
@@ -87,7 +117,7 @@ def test_a_resume_passes_where_only_the_rest_of_it_fits(
     monkeypatch.setattr(shutil, "disk_usage", lambda _place: Usage(2 * SIZE, SIZE, half))
     check_space([wanted(tmp_path, "a.bin", SIZE)], 0, never_asked, "strict")
     with pytest.raises(DiskFullError, match=f"{SIZE} bytes are to be fetched"):
-        check_space([wanted(tmp_path, "b.bin", SIZE)], 0, lambda: 0, "strict")
+        check_space([wanted(tmp_path, "b.bin", SIZE)], 0, list, "strict")
 
 
 @pytest.mark.parametrize(

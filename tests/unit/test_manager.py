@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -218,6 +219,22 @@ def test_a_queue_that_will_not_fit_is_refused_before_anything_is_made(
     with pytest.raises(DiskFullError, match="free"):
         manager.queue_model_download("org/m", [Spec("a", 1 << 60)], URL, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_staged_of_a_waiting_download_is_not_counted_against_another(
+    manager: ParallelDownloadManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, rest = 16 << 20, 1 << 20
+    first = manager.add_download_task("org/m", "a", f"{URL}/a", tmp_path / "a", size)
+    (request,) = manager._engine.unsettled()
+    staged = tmp_path / f"{request.destination.staging_key}.seq.incomplete"
+    staged.write_bytes(b"x" * (size - rest))
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: disk._replace(free=size + rest))
+    second = manager.add_download_task("org/m", "b", f"{URL}/b", tmp_path / "b", size)
+    assert second != first
+    with pytest.raises(DiskFullError, match=f"1 bytes are to be fetched, and {size + rest} bytes of running"):
+        manager.add_download_task("org/m", "c", f"{URL}/c", tmp_path / "c", 1)
 
 
 def test_an_unknown_priority_is_refused(manager: ParallelDownloadManager, tmp_path: Path) -> None:

@@ -421,6 +421,31 @@ def test_a_folder_is_listed_once_for_files_that_are_added_one_by_one(
     assert listed == [bench.folder]
 
 
+def test_what_is_still_to_come_shrinks_with_every_file_and_knows_sizes_that_were_learned(
+    bench: Bench,
+) -> None:
+    names = ["a.bin", "b.bin", "c.bin"]
+    files = [bench.file(name, size=None) for name in names]
+    left: dict[str, dict[str, int | None]] = {}
+
+    def look(name: str) -> None:
+        left[name] = {each.remote.path: each.remote.size for each in bench.scheduler.unsettled()}
+
+    for name in names:
+        bench.sources[name].on_read = lambda _at, name=name: look(name)
+    run = bench.submit(*files)
+    assert bench.scheduler.unsettled() == files
+    bench.scheduler.drain()
+    assert run.done.is_set()
+    assert left["c.bin"] == {"c.bin": len(DATA)}
+    assert left["a.bin"].keys() == set(names)
+    assert left["a.bin"]["a.bin"] == len(DATA)
+    assert bench.scheduler.unsettled() == []
+    again = bench.submit(bench.file("d.bin"))
+    bench.scheduler.cancel(again)
+    assert bench.scheduler.unsettled() == []
+
+
 # ---- stopping
 
 
