@@ -329,15 +329,42 @@ def test_a_redirect_to_no_address_is_told_without_its_signature(rig: Rig, addres
     assert "Signature" not in str(errors[WEIGHTS])
 
 
-def test_an_etag_that_changes_between_parts_starts_a_file_without_a_digest_anew(rig: Rig) -> None:
-    rule = rig.hub.faults.add(ChangedEtag('"new"'), kind="cdn", times=None, nth=3)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param({}, {"ETag": '"new"'}, id="etag"),
+        pytest.param({"ETag": 'W/"old"'}, {"ETag": 'W/"new"'}, id="weak etag"),
+        pytest.param(
+            {"ETag": None, "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"},
+            {"ETag": None, "Last-Modified": "Tue, 02 Jan 2024 00:00:00 GMT"},
+            id="date",
+        ),
+    ],
+)
+def test_a_version_that_changes_between_parts_starts_a_file_without_a_digest_anew(
+    rig: Rig, before: dict[str, str | None], after: dict[str, str | None]
+) -> None:
+    rig.hub.faults.add(Headers(before), kind="cdn", times=None)
+    rule = rig.hub.faults.add(Headers(after), kind="cdn", times=None, nth=3)
     outcome = rig.fetch(rig.request(WEIGHTS, digest=None), max_concurrent_downloads=1)
     assert outcome.errors == {}
     assert rule.hits
     assert rig.is_whole(WEIGHTS)
     # Bytes of the two versions were never mixed: after the change, all of the file was fetched.
-    ranges = [record.range for record in rig.hub.requests.of("cdn") if "ChangedEtag" in record.faults]
+    ranges = [record.range for record in rig.hub.requests.of("cdn") if record.faults.count("Headers") == 2]
     assert any(each.startswith("bytes=0-") or not each for each in ranges)
+
+
+def test_a_node_that_does_not_send_the_same_validators_is_no_other_version(rig: Rig) -> None:
+    date = "Mon, 01 Jan 2024 00:00:00 GMT"
+    rig.hub.faults.add(Headers({"Last-Modified": date}), kind="cdn", times=None)
+    rule = rig.hub.faults.add(Headers({"ETag": None}), kind="cdn", times=None, nth=3)
+    outcome = rig.fetch(rig.request(WEIGHTS, digest=None), max_concurrent_downloads=1)
+    assert outcome.errors == {}
+    assert rule.hits
+    assert rig.is_whole(WEIGHTS)
+    asked = [record.range for record in rig.hub.requests.of("cdn")]
+    assert len(asked) == len(set(asked)), "nothing was asked for twice"
 
 
 def test_an_etag_that_never_stays_the_same_fails_a_file_without_a_digest(rig: Rig) -> None:

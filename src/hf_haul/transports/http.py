@@ -40,6 +40,8 @@ _TWO_KEYS: Final = frozenset({400, 401, 403})
 #: late, and who checks the signatures may be down for a moment.
 _REFUSALS: Final = 3
 _REFUSED_SECONDS: Final = 5.0
+#: Begins a version that is a date, to tell it from an etag.
+_MODIFIED: Final = "modified "
 #: Seconds before its end at which a signed URL is no longer used.
 _LINK_MARGIN: Final = 10.0
 
@@ -54,6 +56,17 @@ def origin_of(url: str) -> str:
 def normalize_etag(value: str | None) -> str | None:
     """An etag without quotes and without the mark of a weak one."""
     return value.removeprefix("W/").strip('"') if value else None
+
+
+def _versions(headers: Mapping[str, str]) -> dict[str, str]:
+    """What tells one version of a file from another, best first, by kind (RFC 9110, section 8.8)."""
+    etag, modified = normalize_etag(headers.get("ETag")), headers.get("Last-Modified")
+    found = {"etag": etag, "modified": modified and f"{_MODIFIED}{modified}"}
+    return {kind: value for kind, value in found.items() if value}
+
+
+def _kind_of(version: str) -> str:
+    return "modified" if version.startswith(_MODIFIED) else "etag"
 
 
 def link_lifetime(url: str, now: Callable[[], float] = time.time) -> float | None:
@@ -132,7 +145,7 @@ class HttpSource:
         self._refused_fresh = 0
         self._refused_since = 0.0
         self._token_ends_here = False  # whether only the file's own URL gets the token
-        self.version: str | None = None  # strong etag of the bytes, where no digest will tell
+        self.version: str | None = None  # etag or date of the bytes, where no digest will tell
         if remote.location is not None:
             self._remember(remote.location)
 
@@ -364,12 +377,15 @@ class HttpSource:
             raise SourceChangedError(
                 f"{self.remote.path}: {redact(response.url)} says it has {total} bytes, expected {expected}"
             )
-        etag = response.headers.get("ETag")
-        if self.remote.digest is not None or not etag or etag.startswith("W/") or response.status == 416:
+        if self.remote.digest is not None or response.status == 416:
             return  # the digest tells better: two nodes of one CDN may name the same bytes differently
+        said = _versions(response.headers)
         with self._changed:
-            known, self.version = self.version, normalize_etag(etag)
-        if known is not None and known != normalize_etag(etag):
-            raise SourceChangedError(
-                f"{self.remote.path}: changed at its source while being fetched (etag {etag})"
-            )
+            known = self.version
+            # Of the kind known already: not every node of a CDN sends both.
+            now = said.get(_kind_of(known)) if known is not None else next(iter(said.values()), None)
+            if now is None or now == known:
+                return
+            self.version = now
+        if known is not None:
+            raise SourceChangedError(f"{self.remote.path}: changed at its source while being fetched ({now})")
