@@ -29,6 +29,7 @@ _OK: Final = 0
 _FAILED: Final = 1
 _INTERRUPTED: Final = 130
 _TICK: Final = 0.1  # seconds between two looks at a running download
+_NAMED: Final = 5  # repositories that a line has room for
 #: Whose versions matter in a report about a fault.
 _PARTS: Final = ("huggingface_hub", "fsspec", "requests", "urllib3", "tenacity", "hf_xet", "aiohttp")
 
@@ -353,7 +354,13 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     def ready(hub: LocalHub) -> None:
         print(hub.url, flush=True)
-        _say(f"sharing {arguments.path} until Ctrl+C; use it with HF_ENDPOINT={hub.url}")
+        served = sorted(repo.repo_id for repo in hub.catalog.all())
+        if not served:
+            _say(
+                f"warning: {arguments.path} holds no repository: it is no Hub cache, and has neither files nor folders "
+                "called <org>/<name>. Nothing is shared until there is one"
+            )
+        _say(f"sharing {_names(served)} of {arguments.path} until Ctrl+C; use it with HF_ENDPOINT={hub.url}")
 
     serve(
         arguments.path,
@@ -366,6 +373,14 @@ def _serve(arguments: argparse.Namespace) -> int:
         on_ready=ready,
     )
     return _OK
+
+
+def _names(served: Sequence[str]) -> str:
+    """How many repositories there are, and which."""
+    if not served:
+        return "0 repositories"
+    shown = ", ".join(served[:_NAMED]) + (", ..." if len(served) > _NAMED else "")
+    return f"{len(served)} {'repository' if len(served) == 1 else 'repositories'} ({shown})"
 
 
 # ---- env

@@ -273,6 +273,34 @@ def test_what_an_earlier_get_left_does_not_count_as_speed(monkeypatch: pytest.Mo
     assert (bar.n, bar.initial, bar.total) == (100, 60, 100)
 
 
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        pytest.param([], "warning: models holds no repository", id="none"),
+        pytest.param(["org/a"], "sharing 1 repository (org/a) of models until", id="one"),
+        pytest.param(["o/b", "o/a"], "sharing 2 repositories (o/a, o/b) of models until", id="two"),
+        pytest.param(list("gfedcba"), "sharing 7 repositories (a, b, c, d, e, ...) of models", id="many"),
+    ],
+)
+def test_serve_says_what_it_serves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ids: list[str], said: str
+) -> None:
+    repos = [types.SimpleNamespace(repo_id=repo_id) for repo_id in ids]
+    hub = types.SimpleNamespace(url="http://h", catalog=types.SimpleNamespace(all=lambda: repos))
+    monkeypatch.setattr(hf_haul.localhub, "serve", lambda *_, on_ready, **__: on_ready(hub))
+    assert cli.main(["serve", "models"]) == 0
+    assert said in capsys.readouterr().err
+
+
+def test_serve_of_a_folder_that_is_not_there_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", str(tmp_path / "modles"), "--port", "0"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"hf-haul: error: no such folder: {tmp_path / 'modles'}\n"
+
+
 def test_serve_passes_its_options_on_and_says_where(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,7 +308,8 @@ def test_serve_passes_its_options_on_and_says_where(
 
     def fake(path: str, *, on_ready: Any, **options: Any) -> None:
         seen.update(options, path=path)
-        on_ready(types.SimpleNamespace(url="http://127.0.0.1:1234"))
+        catalog = types.SimpleNamespace(all=list)
+        on_ready(types.SimpleNamespace(url="http://127.0.0.1:1234", catalog=catalog))
 
     monkeypatch.setattr(hf_haul.localhub, "serve", fake)
     line = "serve models --host 0.0.0.0 --port 0 --token t --pace 80Mbit/s --certfile c --keyfile k"
