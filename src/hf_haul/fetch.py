@@ -31,7 +31,7 @@ from hf_haul.ranges import ByteRange
 from hf_haul.staging import StagedFile
 from hf_haul.transfer import Part
 from hf_haul.transports.base import Body
-from hf_haul.transports.retry import is_retryable, retrying
+from hf_haul.transports.retry import is_retryable, may_doubt, retrying
 from hf_haul.verify import IN_TOUCH, Verifier
 
 __all__ = ["PartFetcher"]
@@ -44,10 +44,6 @@ T = TypeVar("T")
 _UNCLAIMED_BYTES: Final = 512 * KiB
 #: Seconds for which they may be.
 _UNCLAIMED_SECONDS: Final = 1.0
-#: Times a part is asked for again after its source seemed to serve another file: a broken proxy looks the same.
-_DOUBTS: Final = 2
-#: Seconds for which it is asked where a digest says what the file must be: no other file would do.
-_DOUBT_SECONDS: Final = 20.0
 #: Times a range is asked for again after a refusal: one broken node of a CDN is no reason to fetch all of a file in
 #: a single stream.
 _REFUSALS: Final = 2
@@ -302,8 +298,8 @@ class PartFetcher:
         now = self._clock()
         part.doubts += 1
         part.doubted_at = now if part.doubted_at is None else part.doubted_at
-        patient = part.transfer.task.digest is not None and now - part.doubted_at < _DOUBT_SECONDS
-        error.retryable = part.doubts <= (self._settings.max_retries if patient else _DOUBTS)
+        known = part.transfer.task.digest is not None
+        error.retryable = may_doubt(part.doubts, now - part.doubted_at, self._settings, known=known)
         raise error
 
     def _read(self, part: Part, body: Body) -> None:

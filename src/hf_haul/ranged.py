@@ -29,14 +29,12 @@ from hf_haul.stallguard import StallGuard, Watched
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.http import origin_of
-from hf_haul.transports.retry import is_retryable, retrying
+from hf_haul.transports.retry import is_retryable, may_doubt, retrying
 
 __all__ = ["Checksum", "RangeSource"]
 
 #: Refused ranges after which a source is taken to do none, and its file is fetched in one stream.
 _REFUSALS: Final = 2
-#: Times a source may seem to serve another file before it is believed.
-_CHANGES: Final = 2
 #: Bytes of a whole file that are kept in memory; a larger one goes to a temporary file.
 _IN_MEMORY: Final = 16 * MiB
 _SMALLEST_UNIT: Final = 64 * KiB
@@ -133,7 +131,8 @@ class RangeSource:
         self._lock = threading.Lock()
         self._transport_: Transport | None = None
         self._refusals = 0
-        self._changes = 0
+        self._doubts = 0
+        self._doubted_at: float | None = None
         self._spooling = threading.Lock()
         self._spool: IO[bytes] | None = None
 
@@ -217,9 +216,7 @@ class RangeSource:
             with self._waiting(watched) as began:
                 body = self._transport.open(want, watched.halt, fresh=fresh)
         except SourceChangedError as error:
-            with self._lock:
-                self._changes += 1
-                error.retryable = self._changes <= _CHANGES
+            self._doubt(error)
             raise
         except RangeRefusedError as error:
             raise self._refused(error)  # noqa: B904  the same error
@@ -228,6 +225,16 @@ class RangeSource:
             yield body
         finally:
             body.close()
+
+    def _doubt(self, error: SourceChangedError) -> None:
+        """Have it tried again, or believed."""
+        now = self._clock()
+        with self._lock:
+            self._doubts += 1
+            self._doubted_at = now if self._doubted_at is None else self._doubted_at
+            seconds = now - self._doubted_at
+            known = self.remote.etag is not None or self.remote.digest is not None
+            error.retryable = may_doubt(self._doubts, seconds, self._settings, known=known)
 
     @contextmanager
     def _waiting(self, watched: Watched) -> Iterator[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
@@ -13,12 +13,30 @@ from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, RetriesExhaustedError, TransferError
 from hf_haul.halt import Halt
 
-__all__ = ["is_retryable", "retrying"]
+__all__ = ["is_retryable", "may_doubt", "retrying"]
 
 
 def is_retryable(error: BaseException) -> bool:
     """Whether another attempt can help."""
     return isinstance(error, TransferError) and error.retryable
+
+
+#: Times a range is asked for again after its source seemed to serve another file: a broken proxy looks the same.
+_DOUBTS: Final = 2
+#: Seconds for which it is asked where it is known what the file must be: no other file would do.
+_DOUBT_SECONDS: Final = 20.0
+
+
+def may_doubt(times: int, seconds: float, settings: Settings, *, known: bool) -> bool:
+    """Whether to ask once more when a source seems to serve another file.
+
+    Args:
+        times: How often it seemed so, this time included.
+        seconds: Since the first of them.
+        settings: How often to try at the most.
+        known: Whether it is known what the file must be, so that the other one is of no use.
+    """
+    return times <= (settings.max_retries if known and seconds < _DOUBT_SECONDS else _DOUBTS)
 
 
 class _Budget:

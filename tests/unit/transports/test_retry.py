@@ -21,7 +21,7 @@ from hf_haul.errors import (
     StalledError,
     TransferError,
 )
-from hf_haul.transports.retry import is_retryable, retrying
+from hf_haul.transports.retry import is_retryable, may_doubt, retrying
 
 
 class Part:
@@ -243,3 +243,20 @@ def test_giving_up_tells_how_long_the_server_made_us_wait() -> None:
         RetriesExhaustedError, match=r"0 s without a new byte \(and 60 s that the server asked for\)"
     ):
         rig.fetch(Part(always(ServerBusyError("429", retry_after=20.0))))
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds", "known", "again"),
+    [
+        pytest.param(2, 0.1, False, True, id="twice, whatever it is"),
+        pytest.param(3, 0.1, False, False, id="a third time, of a file that may have changed"),
+        pytest.param(3, 19.0, True, True, id="a third time, of a file that cannot change"),
+        pytest.param(3, 20.0, True, False, id="after twenty seconds"),
+        pytest.param(8, 1.0, True, True, id="as often as anything"),
+        pytest.param(9, 1.0, True, False, id="no more often than anything"),
+    ],
+)
+def test_what_seems_another_file_is_believed_after_a_while(
+    times: int, seconds: float, known: bool, again: bool
+) -> None:
+    assert may_doubt(times, seconds, Settings(max_retries=8), known=known) is again
