@@ -77,6 +77,8 @@ class _Fill:
         self.start = start
         self.view = view
         self.done = 0
+        self.doubts = 0
+        self.doubted_at: float | None = None
 
     @property
     def missing(self) -> ByteRange:
@@ -131,8 +133,6 @@ class RangeSource:
         self._lock = threading.Lock()
         self._transport_: Transport | None = None
         self._refusals = 0
-        self._doubts = 0
-        self._doubted_at: float | None = None
         self._spooling = threading.Lock()
         self._spool: IO[bytes] | None = None
 
@@ -187,9 +187,16 @@ class RangeSource:
 
     def _attempt(self, fill: _Fill, watched: Watched, *, fresh: bool) -> None:
         watched.halt.check()
-        if self._refusals >= _REFUSALS:
-            self._fill_from_whole(fill, watched)
-            return
+        try:
+            if self._refusals >= _REFUSALS:
+                self._fill_from_whole(fill, watched)
+            else:
+                self._fill_from_range(fill, watched, fresh=fresh)
+        except SourceChangedError as error:
+            self._doubt(fill, error)
+            raise
+
+    def _fill_from_range(self, fill: _Fill, watched: Watched, *, fresh: bool) -> None:
         want = fill.missing
         with self._opened(want, watched, fresh=fresh) as body:
             if body.range is None or body.range.start != want.start or body.range.stop < want.stop:
@@ -215,9 +222,6 @@ class RangeSource:
         try:
             with self._waiting(watched) as began:
                 body = self._transport.open(want, watched.halt, fresh=fresh)
-        except SourceChangedError as error:
-            self._doubt(error)
-            raise
         except RangeRefusedError as error:
             raise self._refused(error)  # noqa: B904  the same error
         self._history.first_byte(self.origin, self._clock() - began)
@@ -226,15 +230,13 @@ class RangeSource:
         finally:
             body.close()
 
-    def _doubt(self, error: SourceChangedError) -> None:
+    def _doubt(self, fill: _Fill, error: SourceChangedError) -> None:
         """Have it tried again, or believed."""
         now = self._clock()
-        with self._lock:
-            self._doubts += 1
-            self._doubted_at = now if self._doubted_at is None else self._doubted_at
-            seconds = now - self._doubted_at
-            known = self.remote.etag is not None or self.remote.digest is not None
-            error.retryable = may_doubt(self._doubts, seconds, self._settings, known=known)
+        fill.doubts += 1
+        fill.doubted_at = now if fill.doubted_at is None else fill.doubted_at
+        known = self.remote.etag is not None or self.remote.digest is not None
+        error.retryable = may_doubt(fill.doubts, now - fill.doubted_at, self._settings, known=known)
 
     @contextmanager
     def _waiting(self, watched: Watched) -> Iterator[float]:
