@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from hf_haul import hub
-from hf_haul.config import Settings, parse_rate
+from hf_haul.config import Settings, parse_rate, require_number
 from hf_haul.errors import DownloadCancelledError
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager, QueueProgress, default_manager
 from hf_haul.task import DownloadPriority, DownloadProgress, DownloadState, FileRequest
@@ -68,11 +68,12 @@ class CallOptions:
     _changes: dict[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        rate = parse_rate(self.max_bandwidth)
+        rate = parse_rate(self.max_bandwidth, "max_bandwidth")
         if rate is not None and rate <= 0:
             raise ValueError(f"max_bandwidth must be greater than 0, or None, not {self.max_bandwidth!r}")
         for name in ("max_connections", "max_workers"):
             value = getattr(self, name)
+            require_number(name, value, whole=True, optional=True)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be greater than 0, not {value!r}")
         changes = {

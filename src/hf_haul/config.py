@@ -7,9 +7,10 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any, Final, Literal, get_args
 
-__all__ = ["GiB", "KiB", "MiB", "Settings", "parse_rate", "parse_size"]
+__all__ = ["GiB", "KiB", "MiB", "Settings", "parse_rate", "parse_size", "require_number"]
 
 KiB: Final = 1 << 10
 MiB: Final = 1 << 20
@@ -48,22 +49,56 @@ def parse_size(text: str | int) -> int:
     return text if isinstance(text, int) else _parse_quantity(text, what="size", per_second=False)
 
 
-def parse_rate(text: str | float | None) -> int | None:
+def parse_rate(text: str | float | None, name: str | None = None) -> int | None:
     """Bytes per second, from a number or a text such as ``50MB/s`` or ``400Mbit/s``.
+
+    Args:
+        text: The number or the text.
+        name: What it was given as, for the messages.
 
     Returns:
         The rate; ``None`` (no limit) for ``None``, ``""``, ``"0"``, ``"none"`` and ``"unlimited"``.
 
     Raises:
+        TypeError: It is neither a number nor a text.
         ValueError: The text is no rate.
     """
+    what = "rate" if name is None else f"rate for {name}"
     if isinstance(text, str):
         if text.strip().lower() in {"", "0", "none", "unlimited"}:
             return None
-        return _parse_quantity(text, what="rate", per_second=True)
-    if text is not None and not math.isfinite(text):
-        raise ValueError(f"not a rate: {text!r}; None stands for no limit")
-    return None if text is None else int(text)
+        return _parse_quantity(text, what=what, per_second=True)
+    if text is None:
+        return None
+    if not _is_number(text):
+        raise TypeError(
+            f"not a {what}: {text!r}; write a number of bytes per second, or for instance '50MB/s'"
+        )
+    if not math.isfinite(text):
+        raise ValueError(f"not a {what}: {text!r}; None stands for no limit")
+    return int(text)
+
+
+def _is_number(value: object, *, whole: bool = False) -> bool:
+    """Whether it counts or measures something; ``True`` and ``False`` do not."""
+    return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+
+
+def require_number(name: str, value: object, *, whole: bool = False, optional: bool = False) -> None:
+    """Refuse a value that is no number, by the name of its argument.
+
+    Args:
+        name: What it was given as.
+        value: The value.
+        whole: Whether it must be a whole number.
+        optional: Whether ``None`` will do, too.
+
+    Raises:
+        TypeError: It is no number.
+    """
+    if not (_is_number(value, whole=whole) or (optional and value is None)):
+        wanted = ("a whole number" if whole else "a number") + (" or None" if optional else "")
+        raise TypeError(f"{name} must be {wanted}, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +162,13 @@ class Settings:
     write_mode: WriteMode = "auto"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value, kind = getattr(self, field.name), str(field.type)
+            if kind.startswith(("int", "float")):
+                whole = kind.startswith("int") and field.name != "max_bandwidth_bps"
+                require_number(field.name, value, whole=whole, optional="None" in kind)
+            elif kind == "bool" and value not in (True, False):
+                raise TypeError(f"{field.name} must be True or False, not {value!r}")
         for name in (
             "max_concurrent_downloads", "initial_connections", "max_concurrent_files_per_model", "chunk_size",
             "min_chunk_size", "connect_timeout", "stall_timeout", "give_up_after",

@@ -247,7 +247,7 @@ class ParallelDownloadManager:
         changes: dict[str, Any] = {
             "max_concurrent_downloads": max_concurrent_downloads,
             "max_concurrent_files_per_model": max_concurrent_files_per_model,
-            "max_bandwidth_bps": parse_rate(max_bandwidth_bps),
+            "max_bandwidth_bps": parse_rate(max_bandwidth_bps, "max_bandwidth_bps"),
             "connection_pool_size": connection_pool_size,
             "chunk_size": chunk_size,
             "enable_resume": enable_resume,
@@ -669,7 +669,7 @@ class ParallelDownloadManager:
 
     @max_bandwidth_bps.setter
     def max_bandwidth_bps(self, value: float | str | None) -> None:
-        self._limiter.max_bps = parse_rate(value)
+        self._limiter.max_bps = parse_rate(value, "max_bandwidth_bps")
 
     def optimize_performance(self) -> dict[str, Any]:
         """Look for the best number of connections anew, and close connections long unused.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
@@ -68,6 +69,42 @@ def test_settings_cannot_be_changed_once_made() -> None:
 def test_a_value_that_cannot_work_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=name):
         Settings(**{name: value})
+
+
+@pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
+@pytest.mark.parametrize("value", ["8", [8]], ids=["a text", "a list"])
+def test_a_value_of_another_type_is_refused_by_name_with_what_is_expected(field: Any, value: Any) -> None:
+    if field.name in {"disk_check", "write_mode"}:
+        with pytest.raises((TypeError, ValueError), match=f"^{field.name} must be"):
+            Settings(**{field.name: value})
+        return
+    wanted = {"bool": "True or False", "int": "a (whole )?number", "float": "a number"}[
+        field.type.partition(" ")[0]
+    ]
+    optional = " or None" if "None" in field.type else ""
+    with pytest.raises(TypeError) as caught:
+        Settings(**{field.name: value})
+    assert re.fullmatch(
+        f"{field.name} must be {wanted}{optional}, not {re.escape(repr(value))}", str(caught.value)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_retries", True), ("chunk_size", 1e6), ("stall_timeout", None), ("connection_pool_size", 2.5)],
+)
+def test_a_number_of_the_wrong_kind_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be a"):
+        Settings(**{name: value})
+
+
+def test_a_rate_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(
+        ValueError, match=r"^not a rate for max_bandwidth: 'fast'; write for instance '50MB/s'$"
+    ):
+        parse_rate("fast", "max_bandwidth")
+    with pytest.raises(TypeError, match=r"^not a rate for max_bandwidth: \[1\]; write a number"):
+        parse_rate([1], "max_bandwidth")  # type: ignore[arg-type]  # the mistake to be told
 
 
 @pytest.mark.parametrize("name", ["max_retries", "first_retry_wait", "max_retry_wait"])

@@ -467,3 +467,29 @@ def test_queueing_looks_at_each_folder_once(
     monkeypatch.setattr(module, "_require_writable", lambda folder: (made.append(folder), real(folder)))
     manager.queue_model_download("m", [Spec(f"{i % 3}/{i}") for i in range(files)], URL, tmp_path)
     assert len(made) == min(files, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        pytest.param(
+            {"max_concurrent_downloads": "8"},
+            "max_concurrent_downloads must be a whole number, not '8'",
+            id="a text for a number",
+        ),
+        pytest.param({"chunk_size": 1.5}, "chunk_size must be a whole number, not 1.5", id="half a byte"),
+        pytest.param({"queue_timeout": "1h"}, "queue_timeout must be a number or None, not '1h'", id="seconds"),
+        pytest.param({"enable_resume": "no"}, "enable_resume must be True or False, not 'no'", id="a switch"),
+        pytest.param(
+            {"max_bandwidth_bps": b"1"},
+            "not a rate for max_bandwidth_bps: b'1'; write a number of bytes per second, or for instance '50MB/s'",
+            id="a rate",
+        ),
+    ],
+)  # fmt: skip
+def test_an_argument_of_the_wrong_type_is_named_with_what_is_expected(
+    given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        ParallelDownloadManager(**given)
+    assert str(caught.value) == said
