@@ -122,9 +122,14 @@ class StalledError(ConnectionFailedError):
 
 
 class ServerBusyError(TransferError):
-    """The server asked for patience: 408, 425, 429 or a 5xx status."""
+    """The server asked for patience: 408, 425, 429 or a 5xx status.
+
+    Attributes:
+        counts_requests: Whether it was 429: nothing is wrong, only the next request has to wait for its turn.
+    """
 
     retryable = True
+    counts_requests: bool = False
 
 
 class LinkExpiredError(TransferError):

@@ -298,7 +298,9 @@ class HttpSource:
         if response.status in _BUSY:
             told = self._pace.told(origin, response.status, response.headers)
             response.drain()
-            raise ServerBusyError(f"{redact(url)} answered {response.status}", retry_after=told)
+            busy = ServerBusyError(f"{redact(url)} answered {response.status}", retry_after=told)
+            busy.counts_requests = response.status == 429
+            raise busy
         return response
 
     def _headers_for(self, url: str) -> dict[str, str]:

@@ -39,11 +39,16 @@ def may_doubt(times: int, seconds: float, settings: Settings, *, known: bool) ->
     return times <= (settings.max_retries if known and seconds < _DOUBT_SECONDS else _DOUBTS)
 
 
+#: Seconds without a new byte after which a server that keeps asking for patience has had enough of it.
+_MOST_BUSY: Final = 120.0
+
+
 class _Budget:
     """Failures, and seconds, since the last new byte.
 
     Progress gives the whole budget back: a link that drops every minute is slow, not broken. Seconds that
-    the server asked us to wait are nobody's fault and do not count.
+    the server asked us to wait are nobody's fault and do not count; but a server that is only ever busy, and has been
+    waited for as long as it wished, is as good as gone after two minutes. Not so one that counts our requests.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class _Budget:
         self._since = clock() if began is None else began
         self._excused = patience()
         self._told = 0.0
+        self._busy = 0.0  # of the seconds told, those of a server that was just busy
+        self._obeyed = 0.0  # of these, those that are over
         self.failures = 0
 
     @property
@@ -81,20 +88,27 @@ class _Budget:
             self._bytes = done
             self._since = self._clock()
             self._excused = self._patience()
-            self._told = 0.0
+            self._told = self._busy = self._obeyed = 0.0
             self.failures = 0
         else:
             self.failures += 1
 
-    def excuse(self, seconds: float) -> None:
-        """Do not count ``seconds`` that the server asked for."""
+    def excuse(self, seconds: float, *, counts_requests: bool) -> None:
+        """Do not count ``seconds`` that the server asked for; see the class for who ``counts_requests``."""
         self._told += seconds
+        self._obeyed = self._busy
+        self._busy += 0.0 if counts_requests else seconds
 
     def is_spent(self, state: RetryCallState) -> bool:
         """Whether to give up (tenacity's ``stop``); the wait before the next attempt counts already."""
         allowed = self._settings.max_retries
         seconds = self.seconds + state.upcoming_sleep
-        return allowed == 0 or self.failures > allowed or seconds >= self._settings.give_up_after
+        return (
+            allowed == 0
+            or self.failures > allowed
+            or seconds >= self._settings.give_up_after
+            or (self._obeyed > 0 and seconds + self._obeyed >= _MOST_BUSY)
+        )
 
 
 class _WaitAsTold:
@@ -106,8 +120,9 @@ class _WaitAsTold:
         self._jitter = jitter
 
     def __call__(self, state: RetryCallState) -> float:
-        told = _error_of(state).retry_after or 0.0
-        self._budget.excuse(told)
+        error = _error_of(state)
+        told = error.retry_after or 0.0
+        self._budget.excuse(told, counts_requests=getattr(error, "counts_requests", False))
         doubled = self._settings.first_retry_wait * 2.0 ** min(self._budget.failures, 30)
         # Never sooner than without being told: a server that keeps saying "in one second" is not to be trusted.
         return max(told, self._jitter() * min(doubled, self._settings.max_retry_wait))

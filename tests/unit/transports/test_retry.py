@@ -163,9 +163,38 @@ def test_seconds_without_a_byte_end_it_too() -> None:
     assert part.attempts == 4
 
 
+def too_many(seconds: float) -> ServerBusyError:
+    error = ServerBusyError("429", retry_after=seconds)
+    error.counts_requests = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("told", "waits"),
+    [
+        pytest.param(30.0, [30.0] * 4, id="for two minutes"),
+        pytest.param(50.0, [50.0] * 3, id="the last wait is kept to"),
+        pytest.param(600.0, [600.0], id="once, however long it is"),
+    ],
+)
+def test_a_server_that_is_only_ever_busy_is_waited_for_as_it_wishes_for_two_minutes(
+    told: float, waits: list[float]
+) -> None:
+    rig = Rig(jitter=0.0, max_retries=20, give_up_after=90.0)
+    with pytest.raises(RetriesExhaustedError, match="503"):
+        rig.fetch(Part(always(ServerBusyError("503", retry_after=told))))
+    assert rig.halt.waits == waits
+
+
+def test_a_server_that_is_busy_once_is_waited_for_however_long_it_takes() -> None:
+    rig = Rig(jitter=0.0, max_retries=5, give_up_after=90.0)
+    assert rig.fetch(Part([(0, ServerBusyError("503", retry_after=600.0)), (0, None)])) == "done"
+    assert rig.halt.waits == [600.0]
+
+
 def test_a_server_is_obeyed_to_the_second_and_its_waits_do_not_count() -> None:
     rig = Rig(jitter=0.0, max_retries=5, give_up_after=100.0)
-    busy = ServerBusyError("429", retry_after=300.0)
+    busy = too_many(300.0)
     part = Part([(0, busy), (0, busy), (0, busy), (5, None)])
     assert rig.fetch(part) == "done"
     assert rig.halt.waits == [300.0, 300.0, 300.0]
@@ -174,7 +203,7 @@ def test_a_server_is_obeyed_to_the_second_and_its_waits_do_not_count() -> None:
 def test_a_server_that_asks_for_patience_for_ever_is_given_up() -> None:
     rig = Rig(max_retries=5, give_up_after=100.0)
     with pytest.raises(RetriesExhaustedError) as caught:
-        rig.fetch(Part(always(ServerBusyError("429", retry_after=300.0))))
+        rig.fetch(Part(always(too_many(300.0))))
     assert caught.value.retry_after == 300.0
     assert len(rig.halt.waits) == 5
 
@@ -242,7 +271,7 @@ def test_giving_up_tells_how_long_the_server_made_us_wait() -> None:
     with pytest.raises(
         RetriesExhaustedError, match=r"0 s without a new byte \(and 60 s that the server asked for\)"
     ):
-        rig.fetch(Part(always(ServerBusyError("429", retry_after=20.0))))
+        rig.fetch(Part(always(too_many(20.0))))
 
 
 @pytest.mark.parametrize(
