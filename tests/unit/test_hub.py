@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -469,7 +470,7 @@ class Waits:
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
     waits = Waits()
-    monkeypatch.setattr(hub.time, "sleep", waits)
+    monkeypatch.setattr(hub, "time", SimpleNamespace(sleep=waits))  # not the sleep of other threads
     return waits
 
 
