@@ -31,7 +31,7 @@ from hf_haul.ranges import ByteRange
 from hf_haul.staging import StagedFile
 from hf_haul.transfer import Part
 from hf_haul.transports.base import Body
-from hf_haul.transports.retry import is_retryable, may_doubt, retrying
+from hf_haul.transports.retry import is_retryable, retrying
 from hf_haul.verify import IN_TOUCH, Verifier
 
 __all__ = ["PartFetcher"]
@@ -295,11 +295,8 @@ class PartFetcher:
 
     def _doubt(self, part: Part, error: SourceChangedError) -> NoReturn:
         """Raise the error, to be tried again or to be believed."""
-        now = self._clock()
-        part.doubts += 1
-        part.doubted_at = now if part.doubted_at is None else part.doubted_at
         known = part.transfer.task.digest is not None
-        error.retryable = may_doubt(part.doubts, now - part.doubted_at, self._settings, known=known)
+        error.retryable = part.doubts.may_pass(self._clock(), self._settings, known=known)
         raise error
 
     def _read(self, part: Part, body: Body) -> None:

@@ -29,7 +29,7 @@ from hf_haul.stallguard import StallGuard, Watched
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.http import origin_of
-from hf_haul.transports.retry import is_retryable, may_doubt, retrying
+from hf_haul.transports.retry import Doubts, is_retryable, retrying
 
 __all__ = ["Checksum", "RangeSource"]
 
@@ -77,8 +77,7 @@ class _Fill:
         self.start = start
         self.view = view
         self.done = 0
-        self.doubts = 0
-        self.doubted_at: float | None = None
+        self.doubts = Doubts()
 
     @property
     def missing(self) -> ByteRange:
@@ -193,7 +192,8 @@ class RangeSource:
             else:
                 self._fill_from_range(fill, watched, fresh=fresh)
         except SourceChangedError as error:
-            self._doubt(fill, error)
+            known = self.remote.etag is not None or self.remote.digest is not None
+            error.retryable = fill.doubts.may_pass(self._clock(), self._settings, known=known)
             raise
 
     def _fill_from_range(self, fill: _Fill, watched: Watched, *, fresh: bool) -> None:
@@ -229,14 +229,6 @@ class RangeSource:
             yield body
         finally:
             body.close()
-
-    def _doubt(self, fill: _Fill, error: SourceChangedError) -> None:
-        """Have it tried again, or believed."""
-        now = self._clock()
-        fill.doubts += 1
-        fill.doubted_at = now if fill.doubted_at is None else fill.doubted_at
-        known = self.remote.etag is not None or self.remote.digest is not None
-        error.retryable = may_doubt(fill.doubts, now - fill.doubted_at, self._settings, known=known)
 
     @contextmanager
     def _waiting(self, watched: Watched) -> Iterator[float]:

@@ -12,6 +12,7 @@ from hf_haul.ranges import ByteRange
 from hf_haul.staging import StagedFile
 from hf_haul.task import DownloadTask, FileRequest, source_of
 from hf_haul.transports.base import Transport
+from hf_haul.transports.retry import Doubts
 from hf_haul.verify import Verifier
 
 __all__ = ["Part", "SupersededError", "Transfer"]
@@ -44,12 +45,12 @@ class Part:
         resting: Whether the worker waits before its next attempt.
         yields: Whether the worker waits until the digest has caught up, once; its speed says nothing meanwhile.
         refusals: How often the source refused its range.
-        doubts: How often the source seemed to serve another file; ``doubted_at`` says since when.
+        doubts: How often the source seemed to serve another file.
         abandonments: How often the watchdog gave its connection up.
     """
 
     __slots__ = (
-        "abandoned", "abandonments", "busy_since", "doubted_at", "doubts", "halt", "leave", "leave_asked_at", "meter", "position",
+        "abandoned", "abandonments", "busy_since", "doubts", "halt", "leave", "leave_asked_at", "meter", "position",
         "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop", "transfer", "yields",
     )  # fmt: skip
 
@@ -71,8 +72,7 @@ class Part:
         self.resting = False
         self.yields = False
         self.refusals = 0
-        self.doubts = 0
-        self.doubted_at: float | None = None
+        self.doubts = Doubts()
         self.abandonments = 0
 
     def begin_call(self, now: float) -> None:

@@ -13,7 +13,7 @@ from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, RetriesExhaustedError, TransferError
 from hf_haul.halt import Halt
 
-__all__ = ["is_retryable", "may_doubt", "retrying"]
+__all__ = ["Doubts", "is_retryable", "retrying"]
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -27,16 +27,28 @@ _DOUBTS: Final = 2
 _DOUBT_SECONDS: Final = 20.0
 
 
-def may_doubt(times: int, seconds: float, settings: Settings, *, known: bool) -> bool:
-    """Whether to ask once more when a source seems to serve another file.
+class Doubts:
+    """How often a source seemed to serve another file than the one asked for, in one part or one read."""
 
-    Args:
-        times: How often it seemed so, this time included.
-        seconds: Since the first of them.
-        settings: How often to try at the most.
-        known: Whether it is known what the file must be, so that the other one is of no use.
-    """
-    return times <= (settings.max_retries if known and seconds < _DOUBT_SECONDS else _DOUBTS)
+    __slots__ = ("_since", "_times")
+
+    def __init__(self) -> None:
+        self._times = 0
+        self._since = 0.0
+
+    def may_pass(self, now: float, settings: Settings, *, known: bool) -> bool:
+        """Note that it seemed so once more; returns whether to ask again.
+
+        Args:
+            now: Seconds, on one clock.
+            settings: How often to try at the most.
+            known: Whether it is known what the file must be, so that the other one is of no use.
+        """
+        if not self._times:
+            self._since = now
+        self._times += 1
+        patient = known and now - self._since < _DOUBT_SECONDS
+        return self._times <= (settings.max_retries if patient else _DOUBTS)
 
 
 #: Seconds without a new byte after which a server that keeps asking for patience has had enough of it.
