@@ -23,6 +23,7 @@ __all__ = [
     "bars_of_a_snapshot",
     "bars_of_one_file",
     "raise_all",
+    "raise_start",
 ]
 
 logger = logging.getLogger(__name__)
@@ -201,7 +202,7 @@ class Bars:
             if total and hasattr(bar, "total") and (bar.total or 0) < total:
                 bar.total = total
             if kind == "bytes" and _found(now) > self._found:
-                shown[kind] += _raise_start(bar, _found(now) - self._found)
+                shown[kind] += raise_start(bar, _found(now) - self._found)
                 self._found = _found(now)
             if done != shown[kind]:
                 bar.update(done - shown[kind])
@@ -213,7 +214,7 @@ def _found(now: QueueProgress) -> int:
     return max(0, now.bytes_done - now.bytes_transferred)
 
 
-def _raise_start(bar: Any, nbytes: int) -> int:
+def raise_start(bar: Any, nbytes: int) -> int:
     """Have a bar of tqdm's kind start further on: what was found there must not count as speed.
 
     Returns:

@@ -330,17 +330,17 @@ def _target(url: str, output: str | None) -> Path:
 def _watch(manager: Any, task: str, name: str, *, quiet: bool) -> dict[str, Any]:
     from tqdm import tqdm
 
+    from hf_haul.calls import raise_start
+
+    found = 0
     with tqdm(
         desc=name, unit="B", unit_scale=True, file=sys.stderr, disable=True if quiet else None, leave=True
     ) as bar:
         while True:
             outcome: dict[str, Any] = manager.wait_for_model_completion(task, _TICK)
             bar.total = outcome["total_bytes"] or None
-            if not bar.disable:
-                resumed = outcome["bytes_resumed"] - bar.initial  # must not count as speed
-                bar.initial += resumed
-                bar.n += resumed
-                bar.last_print_n += resumed
+            if outcome["bytes_resumed"] != found:
+                found += raise_start(bar, outcome["bytes_resumed"] - found)
             bar.update(outcome["bytes_done"] - bar.n)
             if not outcome["timed_out"]:
                 return outcome
