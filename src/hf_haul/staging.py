@@ -711,20 +711,20 @@ class _Adopter:
         return self._still_ours(staged)
 
     def _require_settled(self, path: Path) -> None:
-        """Refuse a name that another process gave just now: it has not said yet that it owns the file.
+        """Refuse a name that another living process gave just now.
 
-        The header still names the dead owner, so that two who look for orphans at the same moment would
-        both take the file for theirs.
+        It may be about to publish the file; or it has not said yet that it owns it: the header still names the dead
+        owner, so that two who look for orphans at the same moment would both take the file for theirs. Where we
+        cannot see that process, it finds its file gone.
 
         Raises:
             StagedElsewhereError: The name is new, and who gave it lives.
         """
         by = _name_giver(path.name)
-        if (
-            by not in {None, os.getpid()}
-            and time.time() - os.stat(path).st_ctime < _TAKEOVER
-            and is_running(by)
-        ):
+        if by is None or by == os.getpid():
+            return
+        time_to_act = _PUBLICATION if path.name.endswith(_SEALED) else _TAKEOVER
+        if time.time() - os.stat(path).st_ctime < time_to_act and is_running(by):
             raise StagedElsewhereError(path, None)
 
     def _still_ours(self, staged: StagedFile) -> StagedFile:
@@ -739,15 +739,7 @@ class _Adopter:
         return staged
 
     def _unseal(self, path: Path) -> StagedFile | None:
-        """Take over a complete file that was never published.
-
-        Its owner may be about to do so all the same, on a host that we cannot see: then it finds its file gone, and
-        looks for it here.
-        """
-        age = time.time() - os.stat(path).st_ctime
-        sealer = _name_giver(path.name)
-        if age < _PUBLICATION and sealer not in {None, os.getpid()} and is_running(sealer):
-            raise StagedElsewhereError(path, None)
+        """Take over a complete file that was never published."""
         private = self._private(_SEALED)  # until its new journal says the same as its name
         _rename(path, private)
         fd = os.open(private, os.O_RDWR | _BINARY)
