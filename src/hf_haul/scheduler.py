@@ -680,9 +680,7 @@ class Scheduler:
         over = self._finish_if_over(run)
 
         def close() -> None:
-            self._attempt(
-                lambda: close_file(transfer)
-            )  # whatever the disk says: the queue has to hear of the end
+            close_file(transfer)
             for task in hopeless:
                 run.post_task(task)
                 self._emit("file_failed", run, task, error=str(task.error))
