@@ -24,7 +24,7 @@ MOUNTS = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
     ("path", "kind"),
     [
         ("/", "ext4"),
-        ("/home/me/cache", "ext4"),
+        ("/srv/cache", "ext4"),
         ("/mntx", "ext4"),
         ("/mnt", "tmpfs"),
         ("/mnt/buckets", "tmpfs"),
