@@ -657,19 +657,24 @@ def a_local_dir_holds_plain_files_and_notes(t: Trial) -> None:
     t.tree("tree after")
 
 
+def counted_bodies(t: Trial) -> int:
+    """Bytes of all bodies that the hub has sent, once it has counted the last of them."""
+    t.hub.requests.settle()
+    return t.hub.body_bytes
+
+
 def local_state(t: Trial, name: str, then: Any) -> None:
     """Bring a file of a local_dir into a state, then ask for it as a file and as part of a snapshot."""
     for way in ("file", "snapshot"):
         local = t.home / f"{name}-{way}"
         t.api.snapshot_download(t.id, local_dir=local, cache_dir=t.home / "unused")
         then(local)
-        bodies = t.hub.body_bytes
+        bodies = counted_bodies(t)
         if way == "file":
             t.file(f"{name}: file", "weights.bin", local_dir=local)
         else:
             t.snapshot(f"{name}: snapshot", local_dir=local, allow_patterns="weights.bin")
-        t.hub.requests.settle()
-        t.note(f"{name}: {way} downloaded", t.hub.body_bytes - bodies >= len(LFS))
+        t.note(f"{name}: {way} downloaded", counted_bodies(t) - bodies >= len(LFS))
         t.tree(f"{name}: {way} tree", local)
 
 
@@ -724,11 +729,10 @@ def the_states_of_a_local_file(t: Trial) -> None:
 def a_file_of_the_cache_is_copied_to_a_local_dir(t: Trial) -> None:
     t.commit(FILES)
     t.snapshot("cache")
-    bodies = t.hub.body_bytes
+    bodies = counted_bodies(t)
     t.snapshot("local_dir", local_dir=t.home / "local")
     t.file("file", "weights.bin", local_dir=t.home / "single")
-    t.hub.requests.settle()
-    t.note("downloaded", t.hub.body_bytes - bodies > len(LFS))
+    t.note("downloaded", counted_bodies(t) - bodies > len(LFS))
     t.tree("tree")
 
 
@@ -738,11 +742,10 @@ def a_new_commit_replaces_only_what_changed_in_a_local_dir(t: Trial) -> None:
     local = t.home / "local"
     t.snapshot("first", local_dir=local)
     t.commit({"config.json": b'{"new": 1}'})
-    bodies = t.hub.body_bytes
+    bodies = counted_bodies(t)
     t.snapshot("second", local_dir=local)
     t.file("file", "config.json", local_dir=local)
-    t.hub.requests.settle()
-    t.note("downloaded", t.hub.body_bytes - bodies > len(LFS))
+    t.note("downloaded", counted_bodies(t) - bodies > len(LFS))
     t.snapshot("forced", local_dir=local, force_download=True)
     t.tree("tree")
 
