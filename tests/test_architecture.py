@@ -17,8 +17,8 @@ SRC = Path(hf_haul.__file__).parent
 
 #: From the ground up. A module imports only from rows above its own here; a folder counts as one module.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
-    ("halt", "ranges", "task", "config", "presets", "processors", "mounts"),
+    ("errors", "forks"),
+    ("halt", "ranges", "task", "config", "presets", "processors", "mounts", "threads"),
     ("limiter", "metrics", "concurrency", "ownership", "verify", "buffers", "cache"),
     ("staging", "sources"),
     ("events", "hub", "transports", "stallguard", "disk"),

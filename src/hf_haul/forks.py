@@ -1,0 +1,75 @@
+"""What a forked child renews: locks that other threads held, threads it does not have, changes left half-made.
+
+A child of ``os.fork`` has one thread, and a copy of all memory as it was at that moment: a lock that another thread of the
+parent held stays locked for ever, and what that thread was changing stays as it was in the middle of the change. So whatever
+owns a lock or shared state says here how to start anew, and is started anew in every child before any code of the child runs.
+
+Nothing is locked in the parent at the fork: that could wait for a thread which waits for the one that forks. Nor is a
+registry of weak references with callbacks used (``WeakSet``): the collector may run such callbacks at any moment, also in the
+middle of a change of the registry itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+__all__ = ["call_after_fork", "renew_after_fork"]
+
+T = TypeVar("T")
+
+#: Owners, in the order of their registration, each with what renews it. Changed by single operations on a dict, which are atomic.
+_owners: Final[dict[int, tuple[weakref.ref[Any], Callable[[Any], None]]]] = {}
+_numbers: Final = itertools.count()
+_modules: Final[list[Callable[[], None]]] = []
+
+#: Owners registered between two removals of those that are gone.
+_SWEEP_EVERY: Final = 256
+
+
+def renew_after_fork(owner: T, renew: Callable[[T], None]) -> None:
+    """Have ``renew(owner)`` called in every child that is forked while ``owner`` lives.
+
+    Args:
+        owner: Whatever has locks, threads or state that other threads change. It is not kept alive.
+        renew: Makes its locks and its state new. It runs before any other thread exists; it must not wait, and must not
+            rely on anything that another thread may have been changing. Give the function and not the bound method, which
+            would keep the owner alive.
+    """
+    number = next(_numbers)
+    _owners[number] = (weakref.ref(owner), renew)
+    if number % _SWEEP_EVERY == _SWEEP_EVERY - 1:
+        for each, (reference, _) in list(_owners.items()):
+            if reference() is None:
+                _owners.pop(each, None)
+
+
+def call_after_fork(renew: Callable[[], None]) -> None:
+    """Have ``renew()`` called in every forked child: for the state of a module."""
+    _modules.append(renew)
+
+
+def _renew_all() -> None:
+    first: BaseException | None = None
+    for renew_module in _modules:
+        try:
+            renew_module()
+        except Exception as error:  # noqa: BLE001  the others have to be renewed all the same
+            first = first or error
+    for reference, renew in list(_owners.values()):
+        owner = reference()
+        if owner is None:
+            continue
+        try:
+            renew(owner)
+        except Exception as error:  # noqa: BLE001  the same
+            first = first or error
+    if first is not None:
+        raise first  # the interpreter shows it, and goes on
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)

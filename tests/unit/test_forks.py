@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from hf_haul import forks
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def in_child(check: Callable[[], bool], seconds: int = 10) -> bool:
+    """Whether ``check`` is true in a forked child, which is killed if it takes longer."""
+    pid = os.fork()
+    if pid == 0:
+        ok = False
+        try:
+            signal.alarm(seconds)
+            ok = check()
+        finally:
+            os._exit(0 if ok else 1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+class Owner:
+    def __init__(self) -> None:
+        self._renew()
+        forks.renew_after_fork(self, Owner._renew)
+
+    def _renew(self) -> None:
+        self.lock = threading.Lock()
+        self.pid = os.getpid()
+
+
+def test_a_lock_that_another_thread_holds_at_the_fork_is_free_in_the_child() -> None:
+    owner = Owner()
+    held, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with owner.lock:
+            held.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    try:
+        assert in_child(lambda: owner.lock.acquire(timeout=0) and owner.pid == os.getpid())
+    finally:
+        leave.set()
+        thread.join()
+    assert owner.pid == os.getpid()
+
+
+def test_one_that_cannot_be_renewed_is_shown_and_keeps_no_other_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(str(unraisable.exc_value)))
+
+    class Bad:
+        pass
+
+    def fail(_bad: Bad) -> None:
+        raise ValueError("cannot be renewed")
+
+    bad = Bad()
+    forks.renew_after_fork(bad, fail)
+    owner = Owner()
+    assert in_child(lambda: owner.pid == os.getpid() and shown == ["cannot be renewed"])
+    del bad
+
+
+def test_a_module_is_renewed_before_the_owners(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "_modules", [])
+    order: list[str] = []
+    owner = Owner()
+    forks.renew_after_fork(owner, lambda _owner: order.append("owner"))
+    forks.call_after_fork(lambda: order.append("module"))
+    assert in_child(lambda: order == ["module", "owner"])
+    assert order == []
+
+
+def test_owners_are_not_kept_alive_and_those_that_are_gone_are_swept_out() -> None:
+    before = len(forks._owners)
+    for _ in range(10 * forks._SWEEP_EVERY):
+        Owner()
+    gc.collect()
+    assert len(forks._owners) <= before + forks._SWEEP_EVERY

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.support.waits import until
+
+from hf_haul.threads import ThreadGroup, start_daemon
+
+
+class Pile:
+    """Work for a group, and the group."""
+
+    def __init__(self, limit: int, **options: Any) -> None:
+        self.waiting: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self.group = ThreadGroup("test-group", limit, self.take, **options)
+
+    def take(self) -> Callable[[], object] | None:
+        try:
+            return self.waiting.get_nowait()
+        except queue.Empty:
+            return None
+
+    def add(self, work: Callable[[], object]) -> bool:
+        self.waiting.put(work)
+        self.group.wake()
+        return self.group.start()
+
+
+@pytest.fixture
+def piles() -> Iterator[Callable[..., Pile]]:
+    made: list[Pile] = []
+
+    def make(limit: int, **options: Any) -> Pile:
+        made.append(Pile(limit, **options))
+        return made[-1]
+
+    yield make
+    for pile in made:
+        pile.group.close()
+
+
+Piles = Callable[..., Pile]
+
+
+def test_all_work_is_done_by_no_more_threads_than_allowed(piles: Piles) -> None:
+    pile = piles(3)
+    lock, done, now, most = threading.Lock(), threading.Semaphore(0), 0, 0
+    together = threading.Barrier(3)
+
+    def work() -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        together.wait(10)
+        with lock:
+            now -= 1
+        done.release()
+
+    for _ in range(30):
+        assert pile.add(work)
+    for _ in range(30):
+        assert done.acquire(timeout=10)
+    assert most == 3
+
+
+def test_an_idle_thread_is_used_before_another_is_started(piles: Piles) -> None:
+    pile = piles(4)
+    for _ in range(20):
+        done = threading.Event()
+        pile.add(done.set)
+        assert done.wait(10)
+        assert until(lambda: pile.group.idle)
+    assert len(pile.group) == 1
+
+
+def test_a_thread_without_work_ends_and_later_work_gets_a_new_one(piles: Piles) -> None:
+    pile = piles(1, idle_seconds=0.0)
+    for _ in range(200):  # many times: work comes in the moment the thread decides to end
+        done = threading.Event()
+        assert pile.add(done.set)
+        assert done.wait(10)
+    pile.group.join()
+    assert len(pile.group) == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), MemoryError(), SystemExit(1), KeyboardInterrupt()])
+def test_whatever_work_raises_its_thread_goes_on(
+    piles: Piles, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    pile = piles(1)
+    idents: list[int] = []
+    done = threading.Event()
+
+    def fail() -> None:
+        idents.append(threading.get_ident())
+        raise error
+
+    def succeed() -> None:
+        idents.append(threading.get_ident())
+        done.set()
+
+    with caplog.at_level(logging.WARNING):
+        pile.add(fail)
+        pile.add(succeed)
+        assert done.wait(10)
+    assert idents[0] == idents[1]
+    assert "test-group: unexpected error" in caplog.text
+
+
+def test_an_owner_that_cannot_say_what_comes_next_is_asked_again_at_the_next_call(
+    piles: Piles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pile = piles(1)
+    done, asked = threading.Event(), threading.Event()
+    real = pile.group._take
+
+    def broken() -> None:
+        monkeypatch.setattr(pile.group, "_take", real)
+        asked.set()
+        raise MemoryError
+
+    monkeypatch.setattr(pile.group, "_take", broken)
+    pile.add(done.set)
+    assert asked.wait(10)
+    pile.group.wake()
+    assert pile.group.start()
+    assert done.wait(10)
+
+
+def test_a_refused_thread_is_said_and_is_not_counted(piles: Piles, monkeypatch: pytest.MonkeyPatch) -> None:
+    pile = piles(2)
+    with monkeypatch.context() as patch:
+
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", refuse)
+        assert start_daemon(lambda: None, "x") is None
+        for _ in range(5):
+            assert not pile.add(lambda: None)
+        assert len(pile.group) == 0
+    done = threading.Event()
+    assert pile.add(done.set)  # it works again, and what was left is done, too
+    assert done.wait(10)
+
+
+def test_a_thread_that_is_there_does_what_was_refused_another(
+    piles: Piles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pile = piles(2)
+    busy, leave, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        busy.set()
+        leave.wait(10)
+
+    pile.add(work)
+    assert busy.wait(10)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert pile.add(done.set)
+    leave.set()
+    assert done.wait(10)
+
+
+def test_close_ends_idle_threads_and_waits_for_busy_ones(piles: Piles) -> None:
+    pile = piles(2)
+    busy, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        busy.set()
+        leave.wait(10)
+
+    pile.add(work)
+    assert busy.wait(10)
+    threading.Timer(0.05, leave.set).start()
+    pile.group.close()
+    assert leave.is_set()
+    assert len(pile.group) == 0
+    pile.group.wake()
+    pile.group.start()
+    assert len(pile.group) == 0
+
+
+def test_work_may_close_its_own_group(piles: Piles) -> None:
+    pile = piles(1)
+    closed = threading.Event()
+
+    def work() -> None:
+        pile.group.close()
+        closed.set()
+
+    pile.add(work)
+    assert closed.wait(10)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_starts_threads_of_its_own(piles: Piles) -> None:
+    pile = piles(1)
+    busy, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        busy.set()
+        leave.wait(10)
+
+    pile.add(work)
+    assert busy.wait(10)
+    with pile.group._changed:  # held at the fork
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)
+            done = threading.Event()
+            pile.add(done.set)
+            os._exit(0 if done.wait(5) else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    leave.set()
