@@ -35,8 +35,8 @@ The modules, from the ground up; each imports only what stands above it here:
 ``events``          progress callbacks on a thread of their own
 ``cache``           the Hub cache and local folders on disk: find, publish, link
 ``disk``            whether the files will fit
-``hub``             all we use of huggingface_hub's API: revisions, listings, URLs, exceptions
 ``transports``      ways to get bytes: connection pool, HTTP, retries, pace
+``hub``             all we use of huggingface_hub's API: revisions, listings, URLs, exceptions
 ``stallguard``      ends reads that have waited too long for a byte
 ``ranged``          one remote file read by ranges, every answer checked
 ``reader``          parallel and vectored reads into memory, on threads of their own

@@ -29,13 +29,13 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
     build_hf_headers,
     hf_raise_for_status,
     http_backoff,
-    parse_ratelimit_headers,
 )
 from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
 
 from hf_haul.cache import RepoFolder, ShareBlob, require_safe_commit
 from hf_haul.errors import HttpStatusError
 from hf_haul.task import Digest, RemoteFile
+from hf_haul.transports.pacing import parse_retry_after
 
 __all__ = [
     "PATIENT_TIMEOUT",
@@ -749,7 +749,7 @@ def _patiently(ask: Callable[[], T]) -> T:
                 raise
             slow = isinstance(error, _http.TimeoutException)
             told = _told_to_wait(error)
-            seconds = wait if told is None else told + 1.0
+            seconds = wait if told is None else max(told, wait)
             logger.warning("%s: asking the Hub again in %.0f s", type(error).__name__, seconds)
         time.sleep(seconds)
     return ask()
@@ -784,12 +784,7 @@ def _surely(ask: Callable[[], T], *, slowly: bool = True, patient: bool = False)
 def _told_to_wait(error: Exception) -> float | None:
     if not isinstance(error, HfHubHTTPError):
         return None
-    headers = error.response.headers
-    limit = parse_ratelimit_headers(headers)
-    if error.response.status_code == 429 and limit is not None and limit.remaining == 0:
-        return float(limit.reset_in_seconds)
-    after = str(headers.get("Retry-After", "")).strip()
-    return float(after) if after.isdigit() else None
+    return parse_retry_after(error.response.status_code, error.response.headers)
 
 
 def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:

@@ -489,12 +489,19 @@ def failing(*errors: Exception) -> Callable[[], str]:
     ("error", "waited"),
     [
         pytest.param(lambda: error_of(503), 1.0, id="503"),
-        pytest.param(lambda: error_of(429, Retry_After="7"), 8.0, id="429 with Retry-After"),
+        pytest.param(lambda: error_of(429, Retry_After="7"), 7.0, id="429 with Retry-After"),
+        pytest.param(lambda: error_of(503, Retry_After="9" * 400), 120.0, id="503 that asks for ages"),
+        pytest.param(lambda: error_of(429, Retry_After="9" * 400), 3600.0, id="429 that asks for ages"),
+        pytest.param(
+            lambda: HfHubHTTPError("busy", response=response(429, RateLimit='"api";r=0;t=' + "9" * 5000)),
+            3600.0, id="a window without end",
+        ),
+        pytest.param(lambda: error_of(429, Retry_After="0"), 1.0, id="429 that says at once"),
         pytest.param(lambda: error_of(429, RateLimit='"api";r=0;t=3'), 4.0, id="429 with RateLimit"),
         pytest.param(lambda: error_of(429, RateLimit='"api";r=9;t=3'), 1.0, id="429 with quota left"),
         pytest.param(lambda: http.ReadTimeout("slow"), 1.0, id="timeout"),
     ],
-)
+)  # fmt: skip
 def test_an_error_that_may_pass_is_waited_out(
     waits: Waits, error: Callable[[], Exception], waited: float
 ) -> None:

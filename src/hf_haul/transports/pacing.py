@@ -14,23 +14,28 @@ from typing import Final
 from hf_haul.errors import HaltedError
 from hf_haul.halt import Halt
 
-__all__ = ["MAX_PATIENCE", "Pace", "read_patience"]
+__all__ = ["MAX_BUSY_WAIT", "MAX_RATE_LIMIT_WAIT", "Pace", "parse_retry_after"]
 
-#: Seconds obeyed at the most. The Hub's windows are 300 s; more is a mistake, or no download today.
-MAX_PATIENCE: Final = 3600.0
+#: Seconds waited for a server that counts requests (429), at the most. The Hub's windows are 300 s; more is a mistake,
+#: or no download today.
+MAX_RATE_LIMIT_WAIT: Final = 3600.0
+#: Seconds waited for a server that is busy or broken (408, 425, 5xx), at the most.
+MAX_BUSY_WAIT: Final = 120.0
 
 #: ``"resolvers";r=0;t=57``: calls left in the window, and seconds until it starts anew.
-_RATE_LIMIT: Final = re.compile(r"""\br\s*=\s*(\d+)\s*;\s*t\s*=\s*(\d+)""")
-_SECONDS: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*")
+_RATE_LIMIT: Final = re.compile(r"""\br\s*=\s*([0-9]+)\s*;\s*t\s*=\s*([0-9]+)""")
+_SECONDS: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*")
 
 
-def read_patience(
+def parse_retry_after(
     status: int, headers: Mapping[str, str], *, wall: Callable[[], float] = time.time
 ) -> float | None:
     """Seconds that an answer asks us to wait, or ``None`` if it does not.
 
     ``Retry-After`` counts in any refusal that may pass (408, 425, 429, 5xx). ``RateLimit`` stands on every
-    answer of the Hub, so it counts only in a 429 that says that nothing is left.
+    answer of the Hub, so it counts only in a 429 that says that nothing is left. Numbers of any length and dates of any
+    year are understood, and none of them asks for more than :data:`MAX_RATE_LIMIT_WAIT` in a 429, and for more than
+    :data:`MAX_BUSY_WAIT` otherwise.
 
     Args:
         status: The HTTP status.
@@ -41,11 +46,12 @@ def read_patience(
         return None
     seconds = _retry_after(headers, wall)
     if seconds is None and status == 429:
-        match = _RATE_LIMIT.search(headers.get("RateLimit") or "")
-        if match is not None and int(match[1]) == 0:
+        # Floats, because Python reads no int of more than 4300 digits.
+        ends = [float(t) for r, t in _RATE_LIMIT.findall(headers.get("RateLimit") or "") if float(r) == 0]
+        if ends:
             # A window that ends in t seconds is certainly over a second later.
-            seconds = float(match[2]) + 1.0
-    return None if seconds is None else min(seconds, MAX_PATIENCE)
+            seconds = max(ends) + 1.0
+    return None if seconds is None else min(seconds, MAX_RATE_LIMIT_WAIT if status == 429 else MAX_BUSY_WAIT)
 
 
 def _retry_after(headers: Mapping[str, str], wall: Callable[[], float]) -> float | None:
@@ -64,11 +70,11 @@ def _retry_after(headers: Mapping[str, str], wall: Callable[[], float]) -> float
 def _http_date(value: str) -> float | None:
     try:
         moment = parsedate_to_datetime(value)
-    except (TypeError, ValueError, IndexError):
+        if moment.tzinfo is None:  # "-0000", which HTTP reads as UTC
+            moment = moment.replace(tzinfo=timezone.utc)
+        return moment.timestamp()
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None
-    if moment.tzinfo is None:  # "-0000", which HTTP reads as UTC
-        moment = moment.replace(tzinfo=timezone.utc)
-    return moment.timestamp()
 
 
 class Pace:
@@ -108,7 +114,7 @@ class Pace:
         Returns:
             Seconds the answer asks to wait, ``None`` if it does not.
         """
-        seconds = read_patience(status, headers, wall=self._wall)
+        seconds = parse_retry_after(status, headers, wall=self._wall)
         if seconds is not None:
             self.pause(origin, seconds)
         return seconds

@@ -10,7 +10,7 @@ from requests.structures import CaseInsensitiveDict
 from tests.support.clock import FakeClock, FakeHalt
 
 from hf_haul.errors import HaltedError
-from hf_haul.transports.pacing import MAX_PATIENCE, Pace, read_patience
+from hf_haul.transports.pacing import MAX_BUSY_WAIT, MAX_RATE_LIMIT_WAIT, Pace, parse_retry_after
 
 WALL = 1_800_000_000.0
 HUB, CDN = "https://hub:443", "https://cdn:443"
@@ -38,7 +38,32 @@ def date(offset: float) -> str:
         pytest.param(429, {"Retry-After": "tomorrow"}, None, id="nonsense"),
         pytest.param(429, {"Retry-After": "-5"}, None, id="negative"),
         pytest.param(429, {"Retry-After": "1e9"}, None, id="no decimal"),
-        pytest.param(429, {"Retry-After": "86400"}, MAX_PATIENCE, id="a day"),
+        pytest.param(429, {"Retry-After": "86400"}, MAX_RATE_LIMIT_WAIT, id="a day"),
+        pytest.param(503, {"Retry-After": "86400"}, MAX_BUSY_WAIT, id="a day of a server that is busy"),
+        pytest.param(429, {"Retry-After": "9" * 400}, MAX_RATE_LIMIT_WAIT, id="400 digits"),
+        pytest.param(503, {"Retry-After": "9" * 5000}, MAX_BUSY_WAIT, id="5000 digits"),
+        pytest.param(
+            429, {"Retry-After": "9" * 5000 + "." + "9" * 5000}, MAX_RATE_LIMIT_WAIT, id="a long fraction"
+        ),
+        pytest.param(429, {"Retry-After": "\u0667"}, None, id="digits of another script"),
+        pytest.param(
+            429,
+            {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"},
+            MAX_RATE_LIMIT_WAIT,
+            id="the last of all dates",
+        ),
+        pytest.param(
+            429,
+            {"Retry-After": "Tue, 19999950001 Nov 00011994 08:12:31 GMT"},
+            None,
+            id="a day past all dates",
+        ),
+        pytest.param(
+            429, {"RateLimit": '"api";r=0;t=' + "9" * 5000}, MAX_RATE_LIMIT_WAIT, id="a long window"
+        ),
+        pytest.param(429, {"RateLimit": '"api";r=' + "0" * 5000 + ";t=2"}, 3.0, id="a long zero"),
+        pytest.param(429, {"RateLimit": '"api";r=4;t=90, "resolvers";r=0;t=2'}, 3.0, id="the second window"),
+        pytest.param(429, {"RateLimit": '"api";r=0;t=9, "resolvers";r=0;t=2'}, 10.0, id="two windows"),
         pytest.param(429, {"RateLimit": '"resolvers";r=0;t=57'}, 58.0, id="window"),
         pytest.param(429, {"RateLimit": '"api"; r = 0 ; t = 2'}, 3.0, id="window, spaced"),
         pytest.param(429, {"RateLimit": '"api";r=3;t=57'}, None, id="calls left"),
@@ -56,7 +81,7 @@ def test_an_answer_asks_for_patience_or_does_not(
 ) -> None:
     pace = Pace(clock=FakeClock(), wall=lambda: WALL, jitter=lambda: 0.0)
     answer = CaseInsensitiveDict(headers)
-    assert read_patience(status, answer, wall=lambda: WALL) == seconds
+    assert parse_retry_after(status, answer, wall=lambda: WALL) == seconds
     assert pace.told(HUB, status, answer) == seconds
     assert pace.seconds_left(HUB) == (seconds or 0.0)
 
