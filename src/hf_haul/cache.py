@@ -76,7 +76,7 @@ def require_safe_path(path: str) -> None:
     POSIX and Windows rules both apply on every system: what is written on one may be used on the other.
 
     Raises:
-        UnsafePathError: ``path`` is empty, absolute, on a drive or a share, or has a ``..`` segment.
+        UnsafePathError: ``path`` is empty, absolute, on a drive or a share, has a ``..`` segment, or is no text.
     """
     if _PLAIN_PATH.fullmatch(path):
         return
@@ -93,6 +93,8 @@ def require_safe_path(path: str) -> None:
         )
     if posixpath.normpath(path) == "." or "\0" in path:
         raise UnsafePathError(f"Invalid filename {path!r}: it names no file.")
+    if any("\ud800" <= letter <= "\udfff" for letter in path):
+        raise UnsafePathError(f"Invalid filename {path!r}: it is not Unicode text.")
     if os.name == "nt" and ":" in path:
         raise UnsafePathError(f"Invalid filename '{path}': Windows keeps ':' for data streams.")
 
@@ -692,7 +694,7 @@ class LocalDirDestination:
     @property
     def staging_key(self) -> str:
         """A hash of the file's name, and its etag."""
-        name = os.path.basename(self._notes).encode()
+        name = os.path.basename(self._notes).encode("utf-8", "surrogatepass")
         short = base64.urlsafe_b64encode(hashlib.sha1(name, usedforsecurity=False).digest())
         return f"{short.decode()}.{self.etag}"
 
@@ -741,7 +743,8 @@ class FileDestination:
     @property
     def staging_key(self) -> str:
         """The file's name and a hash of its version."""
-        version = hashlib.sha256(f"{self.file.name}\0{self.version}".encode()).hexdigest()[:16]
+        content = f"{self.file.name}\0{self.version}".encode("utf-8", "surrogatepass")
+        version = hashlib.sha256(content).hexdigest()[:16]
         return f"{self.file.name[: _NAME_LIMIT - 60]}.{version}"
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 #: Seconds without a sign of life after which an owner that we cannot see is taken for gone.
 _STALE_AFTER: Final = 120.0
 
+#: Characters of a host's name that are kept; the record has to fit its place.
+_HOST_LENGTH: Final = 64
+
 _ATTRIBUTE: Final = "user.hf_haul.owner"
 
 #: Seconds after which a file that nobody signed and nobody locks was not just created, but cut off.
@@ -67,10 +70,17 @@ class Owner:
 
 
 def _read_text(path: str) -> str:
+    """What a file of the system says; empty if there is none. Names in it are bytes of any encoding."""
     try:
-        return Path(path).read_text(encoding="ascii").strip()
+        return os.fsdecode(Path(path).read_bytes()).strip()
     except OSError:
         return ""
+
+
+def _host_name() -> str:
+    """The name of this host, for messages, as text that every encoding can express in a few bytes."""
+    name = os.fsencode(socket.gethostname())
+    return name.decode("ascii", "backslashreplace")[:_HOST_LENGTH]
 
 
 def _process_start(pid: int | str) -> str:
@@ -94,7 +104,7 @@ def _namespace() -> str:
 
 def this_process() -> Owner:
     """The owner record of the calling process."""
-    host = socket.gethostname()[:64]
+    host = _host_name()
     return Owner(
         host=host,
         # Without /proc a host's name has to do: a stale lock would not survive its reboot anyway.

@@ -30,7 +30,7 @@ def usable_processors(membership: Path = _MEMBERSHIP, hierarchies: Path = _HIERA
             allowed = len(os.sched_getaffinity(0))
     quotas: list[float] = []
     with suppress(OSError, ValueError):  # no control groups, or unreadable ones
-        for line in membership.read_text().splitlines():
+        for line in os.fsdecode(membership.read_bytes()).splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers:
                 quotas += _quotas(hierarchies, path)

@@ -119,6 +119,8 @@ class StagedLostError(HaulError):
 
 #: Characters of a version that are kept; the header has a fixed size.
 _VERSION_LIMIT: Final = 64
+#: Characters that those may take in JSON, where some letters take six.
+_VERSION_ROOM: Final = 100
 
 
 class StagedFile:
@@ -240,7 +242,7 @@ class StagedFile:
         Returns:
             Whether the bytes staged so far are of this version.
         """
-        version = version[:_VERSION_LIMIT]
+        version = _kept_version(version)
         with self._lock:
             if self.version is None and not self.resumed:
                 self.version = version
@@ -295,7 +297,7 @@ class StagedFile:
         """
         if durable:
             os.fsync(self._fd)  # may take long, and a kill meanwhile should find the journal in place
-        private = self.path.with_name(f"{self.key}.{_digits()}{_SEALED}")
+        private = _private_name(self.path.parent, self.key, _SEALED)
         try:
             if self._stat_identity(os.stat(self.path)) != self._identity:
                 raise StagedLostError(f"{self.path} was replaced by another process")
@@ -414,7 +416,7 @@ class StagedFile:
             "version": self.version,
             "owner": _fields_of(current_owner()),
         }
-        body = json.dumps(about, separators=(",", ":")).encode()[: _HEADER_SIZE - _HEADER.size]
+        body = json.dumps(about, separators=(",", ":")).encode()
         head = _HEADER.pack(_MAGIC, status, len(body), zlib.crc32(body)) + body
         self._write_all(memoryview(head.ljust(_HEADER_SIZE, b"\0")), self.size)
 
@@ -479,9 +481,17 @@ def _fields_of(owner: Owner) -> dict[str, Any]:
     return asdict(owner)
 
 
+def _kept_version(version: str) -> str:
+    """A version of any length and in any script, for the header, whose size is fixed."""
+    kept = version[:_VERSION_LIMIT]
+    if len(json.dumps(kept)) > _VERSION_ROOM:
+        return hashlib.sha256(version.encode("utf-8", "surrogatepass")).hexdigest()
+    return kept
+
+
 def _short(key: str) -> str:
     """A key of any length, for the header, whose size is fixed."""
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _read_header(fd: int, size: int, key: str) -> _Header | None:
@@ -788,12 +798,16 @@ class _Adopter:
         return self._private(_SEQUENTIAL if self._sequential else _OFFSET)
 
     def _private(self, kind: str) -> Path:
-        return self._target.with_name(f"{self._key}.{_digits()}{kind}")
+        return _private_name(self._target.parent, self._key, kind)
 
 
-def _digits() -> str:
-    """The digits of a private name: the low bits are this process's id, the others random."""
-    return f"{secrets.randbits(32) & ~_PID_BITS | os.getpid() & _PID_BITS:08x}"
+def _private_name(directory: Path, key: str, kind: str) -> Path:
+    """A name that only this process gives: the low bits of its digits are the process's id, the others random."""
+    while True:
+        digits = f"{secrets.randbits(32) & ~_PID_BITS | os.getpid() & _PID_BITS:08x}"
+        path = directory / f"{key}.{digits}{kind}"
+        if not os.path.lexists(path):  # those bits are few, and a rename would replace what is there
+            return path
 
 
 def _name_giver(name: str) -> int | None:
@@ -840,7 +854,7 @@ def _copy(old: StagedFile) -> StagedFile:
     Its owner may only be asleep on another host. If it wakes up, it writes into the unlinked file.
     """
     kind = _SEQUENTIAL if old.sequential else _OFFSET
-    path = old.path.with_name(f"{old.key}.{_digits()}{kind}")
+    path = _private_name(old.path.parent, old.key, kind)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
     new = StagedFile(path, old.key, old.size, fd, sequential=old.sequential)
     new.version = old.version

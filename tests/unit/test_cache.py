@@ -74,6 +74,19 @@ def test_a_path_that_leaves_its_folder_under_posix_or_windows_rules_is_refused(p
         require_safe_path(path)
 
 
+@pytest.mark.parametrize("path", ["a\ud800", "a/\udcff.bin"])
+def test_a_path_that_is_no_text_is_refused(path: str) -> None:
+    with pytest.raises(UnsafePathError, match="not Unicode"):
+        require_safe_path(path)
+
+
+def test_a_file_whose_name_on_disk_is_no_text_has_a_key(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"gr\xf6\xdfe.bin")
+    key = FileDestination(file, "v").staging_key
+    assert key != FileDestination(tmp_path / "gr.bin", "v").staging_key
+    stage(tmp_path / f"{key}.haul.incomplete")
+
+
 @pytest.mark.parametrize(
     "path",
     ["a", "a/b/c.bin", "..a", "a..b/c..", "to?/awful?name%you:never", "a b", "ünï/日本語", "CON", ".git"],

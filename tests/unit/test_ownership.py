@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +86,31 @@ def test_a_file_that_nobody_signed_is_waited_for_only_as_long_as_signing_takes(
     finally:
         os.close(fd)
         os.close(holder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names a process as Linux does")
+@pytest.mark.parametrize("name", ["größe", "a) R 1 (b", "\udcff\udcfe"])
+def test_a_process_may_have_any_name(name: str) -> None:
+    code = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(15, sys.stdin.buffer.read())
+from hf_haul.ownership import current_owner, is_running
+print(current_owner().started, is_running(os.getpid()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=os.fsencode(name), capture_output=True, check=True
+    )
+    started, running = done.stdout.split()
+    assert started.isdigit()
+    assert running == b"True"
+
+
+def test_a_host_may_have_any_name_and_its_record_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: os.fsdecode(b"f\xc3\xa4n\xff" * 60))
+    monkeypatch.setattr(ownership, "_me", None)
+    owner = ownership.current_owner()
+    assert owner.host.isascii()
+    assert owner.host.startswith(r"f\xc3\xa4n\xff")
+    assert len(json.dumps(owner.host)) <= 2 * 64 + 2

@@ -425,6 +425,31 @@ def test_a_header_names_owner_and_content_and_fits_its_place(tmp_path: Path) -> 
     staged.delete()
 
 
+@pytest.mark.parametrize(
+    "version",
+    ["e" * 500, "\u00e9" * 500, '"' * 500, "\x7f" * 64, "\udcff" * 64],
+    ids=["long", "not ASCII", "quotes", "control characters", "bytes"],
+)
+def test_a_version_in_any_script_is_kept_and_known_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    widest = ("\\xff" * 16)[:64]
+    monkeypatch.setattr(
+        ownership,
+        "_me",
+        owner(host=widest, boot=f"host:{widest}", started="9" * 20, namespace="pid:[9999999999]"),
+    )
+    staged = claim(tmp_path, "url", SIZE)
+    assert staged.is_of_version(version)
+    put(staged, 0, 400)
+    staged.close()
+    again = claim(tmp_path, "url", SIZE)
+    assert again.resumed == 400
+    assert again.is_of_version(version)
+    assert not again.is_of_version("another")
+    again.delete()
+
+
 def test_range_sets_of_a_staged_file_are_its_own(tmp_path: Path) -> None:
     staged = claim(tmp_path, "etag", SIZE)
     put(staged, 0, 1)
@@ -538,6 +563,19 @@ def test_killed_at_any_moment_once_or_twice_next_to_nothing_is_fetched_again_and
 
     (tmp_path / "run").mkdir()
     assert die(tmp_path / "run", kills, []) >= 15**kills
+
+
+@pytest.mark.usefixtures("dead")
+def test_a_private_name_is_never_one_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process's id leaves ten bits to chance, and a rename would replace what another thread of it staged."""
+    chance = iter([5 << 22, 5 << 22, 6 << 22, 6 << 22, 7 << 22])
+    monkeypatch.setattr(staging.secrets, "randbits", lambda bits: next(chance) if bits == 32 else 0)
+    names = []
+    for kind in (".haul.incomplete", ".haul.incomplete", ".sealed.incomplete"):
+        path = staging._private_name(tmp_path, "etag", kind)
+        path.touch()
+        names.append(path.name)
+    assert len(set(names)) == 3
 
 
 @pytest.mark.usefixtures("dead")

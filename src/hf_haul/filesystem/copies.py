@@ -176,7 +176,7 @@ class Unfinished:
     def resumes(self) -> bool:
         """Whether the folder is what an earlier ``get`` of the same source has left."""
         try:
-            return self._mark.read_text(encoding="utf-8") == self._source
+            return self._mark.read_text(encoding="utf-8", errors="surrogatepass") == self._source
         except (OSError, UnicodeError):
             return False
 
@@ -189,7 +189,7 @@ class Unfinished:
         taken = os.fspath(self._mark) in places
         if self.resumes() or (not taken and not self._folder.exists()):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._mark.write_text(self._source, encoding="utf-8")
+            self._mark.write_text(self._source, encoding="utf-8", errors="surrogatepass")
             self._is_ours = True
 
     def end(self) -> None:

@@ -143,7 +143,7 @@ class HaulFileSystem(HfFileSystem):
         content = (lfs["sha256"] if lfs else None) or info.get("xet_hash") or info.get("blob_id")
         if content is None:
             return str(super().ukey(path))
-        return hashlib.sha256(f"{info['name']} {content}".encode()).hexdigest()
+        return hashlib.sha256(f"{info['name']} {content}".encode("utf-8", "surrogatepass")).hexdigest()
 
     def checksum(self, path: str) -> int:
         """As :meth:`ukey`, as a number."""
