@@ -18,7 +18,7 @@ SRC = Path(hf_haul.__file__).parent
 #: From the ground up. A module imports only from rows above its own here; a folder counts as one module.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "forks"),
-    ("halt", "ranges", "task", "config", "presets", "processors", "mounts", "threads"),
+    ("halt", "ranges", "urls", "task", "config", "presets", "processors", "mounts", "threads"),
     ("limiter", "metrics", "concurrency", "ownership", "verify", "buffers", "cache"),
     ("staging", "sources"),
     ("events", "transports", "stallguard", "disk"),
@@ -54,7 +54,7 @@ FENCES: dict[str, set[str]] = {
 }
 #: What the local hub may know of the client: nothing that could share a bug with it.
 LOCALHUB_KNOWS = {"errors", "config", "localhub"}
-PURE = ("errors", "ranges", "task", "presets", "concurrency", "priority", "plan", "readahead")
+PURE = ("errors", "ranges", "urls", "task", "presets", "concurrency", "priority", "plan", "readahead")
 
 
 def _files() -> list[Path]:

@@ -19,6 +19,7 @@ __all__ = [
     "HaulError",
     "HttpStatusError",
     "IntegrityError",
+    "InvalidUrlError",
     "LinkExpiredError",
     "RangeRefusedError",
     "RetriesExhaustedError",
@@ -130,6 +131,10 @@ class ServerBusyError(TransferError):
 
     retryable = True
     counts_requests: bool = False
+
+
+class InvalidUrlError(TransferError, ValueError):
+    """No URL of http or https, or one that could be read in two ways; a server's may hold no user or password."""
 
 
 class LinkExpiredError(TransferError):

@@ -1,0 +1,217 @@
+r"""The one place that reads a URL: who may get what is secret, where the connection goes, what may be shown.
+
+Parsers differ. The host of ``http://a\@b/`` is ``b`` to Python's and ``a`` to urllib3's: judged by the one and sent by
+the other, a redirect to it took a token to ``a``. So every URL is read here, and written anew: what is judged is what is
+sent. Whatever parsers could read in two ways is refused: a backslash, a control character, a host that is neither a
+plain name nor an address, a scheme without ``//``.
+
+What may vary is made one: scheme and host in lower case, a default port left out, no fragment, no user and password
+(they are kept aside), names beyond ASCII in their form for the DNS, all else beyond ASCII percent-encoded as UTF-8.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote, urljoin, urlsplit
+
+from hf_haul.errors import InvalidUrlError
+
+__all__ = ["HttpUrl", "join_url", "origin_of", "parse_url", "quote_header", "redact", "source_of"]
+
+_PORTS: Final = {"http": 80, "https": 443}
+_ASCII_ONLY: Final = re.ASCII | re.IGNORECASE  # otherwise a long s would do for the s of https
+_URL: Final = re.compile(
+    r"(?P<scheme>https?)://"
+    r"(?:(?P<userinfo>[^/?#]*)@)?"
+    r"(?P<host>\[[0-9a-f:.]+\]|[^/?#@:\[\]]+)(?::(?P<port>[0-9]{0,5}))?"
+    r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?(?:#.*)?",
+    _ASCII_ONLY,
+)
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*:", _ASCII_ONLY)
+_BEGIN: Final = re.compile(r"((?:[a-z][a-z0-9+.-]*:)?[/\\]{2,}|)(.*)", _ASCII_ONLY | re.DOTALL)
+_NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
+_TO_QUOTE: Final = re.compile(rb"[^\x21-\x7e]")
+_BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpUrl:
+    """An http(s) URL that every parser reads alike. Its text is what is sent.
+
+    Attributes:
+        scheme: ``http`` or ``https``.
+        host: Name or address, in lower case; an IPv6 address in brackets.
+        port: The port, the scheme's own filled in.
+        target: Path and query, from the first slash on.
+        userinfo: User and password, as they stood before the host; not part of the text.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    target: str = field(repr=False)  # its query may be a signature
+    userinfo: str | None = field(default=None, repr=False)
+
+    @property
+    def origin(self) -> str:
+        """``scheme://host:port``; equal where a secret meant for one may go to the other."""
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+    @property
+    def source(self) -> str:
+        """The same without a default port, to show and to keep speeds and limits by."""
+        port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{self.host}{port}"
+
+    @property
+    def path(self) -> str:
+        """The path alone."""
+        return self.target.partition("?")[0]
+
+    @property
+    def authorization(self) -> str | None:
+        """The value of the ``Authorization`` header that user and password stand for, if there are any."""
+        if not self.userinfo:
+            return None
+        user, _, password = self.userinfo.partition(":")
+        text = f"{unquote(user)}:{unquote(password)}"
+        try:
+            raw = text.encode("latin-1")  # as requests does
+        except UnicodeEncodeError:
+            raw = text.encode()
+        return f"Basic {base64.b64encode(raw).decode()}"
+
+    def __str__(self) -> str:
+        return self.source + self.target
+
+
+def parse_url(url: str, *, userinfo: bool = False) -> HttpUrl:
+    """Read a URL.
+
+    Args:
+        url: The URL, from its scheme on.
+        userinfo: Whether it may hold a user and a password: those of a user may, a server's may not.
+
+    Raises:
+        InvalidUrlError: It is no URL of http or https, or not one that everybody reads alike.
+    """
+    url = url.strip(" ")
+    if _CONTROLS.search(url):
+        raise _invalid(url, "it holds a control character")
+    if "\\" in url:
+        raise _invalid(url, "it holds a backslash")
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise _invalid(url, "it does not begin with http:// or https://, a host and perhaps a port")
+    if match["userinfo"] is not None and not userinfo:
+        raise _invalid(url, "it holds a user or a password")
+    scheme = match["scheme"].lower()
+    port = int(match["port"] or _PORTS[scheme])
+    if not 0 < port < 1 << 16:
+        raise _invalid(url, f"{port} is no port")
+    host = _read_host(match["host"])
+    if host is None:
+        raise _invalid(url, "its host is neither a name nor an address")
+    try:
+        target = _quote((match["path"] or "/") + (match["query"] or ""))
+    except UnicodeEncodeError:
+        raise _invalid(url, "it holds half a character") from None
+    return HttpUrl(scheme, host, port, target, match["userinfo"])
+
+
+def join_url(base: HttpUrl, reference: str) -> HttpUrl:
+    """Where a reference leads that stands in an answer to ``base``: a ``Location``, the next page of a listing.
+
+    Args:
+        base: What was asked for.
+        reference: A URL, or what stands for one relative to ``base``.
+
+    Raises:
+        InvalidUrlError: It leads to no address that everybody reads alike.
+    """
+    reference = reference.strip(" \t")
+    if _SCHEME.match(reference):
+        return parse_url(reference)
+    if _CONTROLS.search(reference) or "\\" in reference or reference.startswith("//"):
+        return parse_url(f"{base.scheme}:{reference}")  # refuses the first two in its own words
+    return parse_url(urljoin(str(base), reference))
+
+
+def origin_of(url: str) -> str:
+    """``scheme://host:port`` of a URL, with the scheme's default port filled in; a user and a password are left out.
+
+    Raises:
+        InvalidUrlError: It is no URL that has an origin.
+    """
+    return parse_url(url, userinfo=True).origin
+
+
+def source_of(url: str) -> str:
+    """What speeds and limits are kept by: the same without a default port, and without an error for any text."""
+    try:
+        return parse_url(url, userinfo=True).source
+    except InvalidUrlError:
+        return "/".join(redact(url).split("/", 3)[:3])
+
+
+def quote_header(value: str) -> str:
+    """A URL out of a header, with its bytes beyond ASCII percent-encoded as they are.
+
+    Python reads headers as Latin-1, but servers that quote nothing (nginx, MinIO) send the UTF-8 of a file's name.
+    """
+    try:
+        raw = value.encode("latin-1")
+    except UnicodeEncodeError:  # from a client that has decoded it already
+        raw = value.encode("utf-8", "surrogatepass")
+    return _BEYOND_ASCII.sub(lambda match: b"%%%02X" % match[0][0], raw).decode("ascii")
+
+
+def redact(url: str) -> str:
+    """``url`` without what may be secret, to be shown: no user, no password, no query, no fragment."""
+    shown = re.split(r"[?#\x00-\x1f\x7f]", url, maxsplit=1)[0]
+    try:
+        urlsplit(shown)
+    except ValueError:
+        return "<unreadable URL>"
+    match = _URL.fullmatch(shown)
+    if match is not None:
+        return shown if match["userinfo"] is None else f"{match['scheme']}://{shown[match.start('host') :]}"
+    begin, rest = _BEGIN.fullmatch(shown).groups()  # type: ignore[union-attr]  # matches anything
+    may_hold_password = not {"@", ":"}.isdisjoint(rest.partition("/")[0])
+    return begin + rest.rpartition("@")[2] if may_hold_password else shown
+
+
+def _invalid(url: str, why: str) -> InvalidUrlError:
+    return InvalidUrlError(f"not an http(s) URL: {redact(url)!r}: {why}")
+
+
+def _quote(text: str) -> str:
+    return _TO_QUOTE.sub(lambda match: b"%%%02X" % match[0][0], text.encode()).decode("ascii")
+
+
+def _read_host(text: str) -> str | None:
+    """A host as it is sent; ``None`` if it is none."""
+    if text.startswith("["):
+        try:
+            ipaddress.IPv6Address(text[1:-1])
+        except ValueError:
+            return None
+        return text.lower()
+    labels = [label if label.isascii() else _in_ascii(label) for label in text.split(".")]
+    host = ".".join(label or "" for label in labels).lower()
+    return host if _NAME.fullmatch(host) else None
+
+
+def _in_ascii(label: str) -> str | None:
+    """A label beyond ASCII in its form for the DNS, where all versions of IDNA agree on it."""
+    label = re.sub("[A-Z]+", lambda match: match[0].lower(), label)
+    agreed = label == label.lower() == unicodedata.normalize("NFKC", label) and label[:4] != "xn--"
+    if not agreed or not all(c in "-_" or c.isalnum() or unicodedata.combining(c) for c in label):
+        return None
+    return f"xn--{label.encode('punycode').decode('ascii')}"
