@@ -20,6 +20,7 @@ import shutil
 import stat
 import threading
 import time
+import unicodedata
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,8 +40,10 @@ __all__ = [
     "RepoFolder",
     "digest_of",
     "extended_path",
+    "is_among_notes",
     "is_lasting",
     "require_no_folder",
+    "require_outside_notes",
     "require_safe_commit",
     "require_safe_name",
     "require_safe_path",
@@ -65,6 +68,11 @@ _LASTING: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 #: Paths that are safe at a glance, as nearly all are: no separators but single slashes, every name begins with a letter.
 _PLAIN_PATH: Final = re.compile(r"\w[\w.+\- ]*(?:/\w[\w.+\- ]*)*")
+
+#: The folders of a ``local_dir``'s notes, one in the other, by all the names that Windows has for them.
+_NOTES_NAMES: Final = (r"\.cache|cache~\d+|ca[0-9a-f]{4}~\d+", r"huggingface|huggin~\d+|hu[0-9a-f]{4}~\d+")
+#: Code points that macOS leaves out when it compares names.
+_UNSEEN: Final = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 
 #: Makes ``blobs/<etag>`` point into a store shared by all repositories: (blob path, xet hash, size) -> done.
 ShareBlob = Callable[[str, str, "int | None"], bool]
@@ -97,6 +105,40 @@ def require_safe_path(path: str) -> None:
         raise UnsafePathError(f"Invalid filename {path!r}: it is not Unicode text.")
     if os.name == "nt" and ":" in path:
         raise UnsafePathError(f"Invalid filename '{path}': Windows keeps ':' for data streams.")
+
+
+def is_among_notes(path: str) -> bool:
+    """Whether a repository path leads to where a ``local_dir`` keeps its notes: ``.cache/huggingface``.
+
+    Names are compared as loosely as any system does: Windows and macOS do not tell upper from lower case, macOS neither
+    the forms of one letter nor letters that cannot be seen, Windows drops dots and blanks at the end of a name, cuts it
+    at a colon, and has short names of its own (``CACHE~1``).
+    """
+    if "cache" not in path.casefold() and path.isascii() and "~" not in path:
+        return False
+    names = [name for name in map(_folded, path.replace("\\", "/").split("/")) if name]
+    return len(names) > 1 and all(map(re.fullmatch, _NOTES_NAMES, names))
+
+
+def _folded(name: str) -> str:
+    """A name as the least exact of all systems compares it."""
+    seen = _UNSEEN.sub("", name.partition(":")[0])
+    for _ in range(2):  # some letters fold to several
+        seen = unicodedata.normalize("NFKC", seen).casefold()
+    return seen.rstrip(" .")
+
+
+def require_outside_notes(path: str) -> None:
+    """Refuse a repository path that would be taken for a note of a ``local_dir``: notes say which files are verified.
+
+    Raises:
+        UnsafePathError: It would.
+    """
+    if is_among_notes(path):
+        raise UnsafePathError(
+            f"Invalid filename '{path}': a local_dir keeps its own notes in .cache/huggingface. "
+            "Download it into the cache, without local_dir."
+        )
 
 
 def require_safe_name(name: str, *, what: str) -> str:
@@ -581,14 +623,16 @@ class LocalFolder:
         """The file itself.
 
         Raises:
-            UnsafePathError: ``name`` would leave the folder.
+            UnsafePathError: ``name`` would leave the folder, or lies among its notes.
         """
         require_safe_path(name)
+        require_outside_notes(name)
         return extended_path(os.path.join(self.root, *name.split("/")), _FOLDER_LIMIT)
 
     def notes(self, name: str) -> str:
         """The file that holds the metadata of ``name``."""
         require_safe_path(name)
+        require_outside_notes(name)
         path = os.path.join(self._notes, "download", *name.split("/"))
         return extended_path(f"{path}.metadata", _FOLDER_LIMIT)
 

@@ -39,7 +39,9 @@ from hf_haul.cache import (
     LocalFolder,
     RepoFolder,
     digest_of,
+    is_among_notes,
     is_lasting,
+    require_outside_notes,
     require_safe_path,
 )
 from hf_haul.calls import (
@@ -306,6 +308,11 @@ class _Snapshot:
         selected = self._select(listing)
         for path in selected:
             require_safe_path(path)
+        notes = self._notes_in(selected)
+        if notes:
+            named = ", ".join(notes[:3]) + (f" and {len(notes) - 3} more" if len(notes) > 3 else "")
+            logger.warning("A local_dir keeps its own notes in .cache/huggingface. Left out: %s", named)
+            selected = [path for path in selected if path not in notes]
         known, failed = self.repository.complete(
             {path: listing[path] for path in selected},
             commit,
@@ -396,6 +403,10 @@ class _Snapshot:
             logger.warning("No files matched %s.", told)
         return select(paths, self.presets)
 
+    def _notes_in(self, paths: Iterable[str]) -> list[str]:
+        """Those files that would be taken for notes of the ``local_dir``."""
+        return [] if self.local_dir is None else [path for path in paths if is_among_notes(path)]
+
     # -- without the Hub
 
     def _from_cache(self, question: _Unanswered) -> str | list[DryRunFileInfo]:
@@ -458,8 +469,8 @@ class _Snapshot:
         return answer
 
     def _patterns(self, revision: str) -> tuple[list[str] | str | None, list[str] | str | None]:
-        """Patterns that make upstream look for the files that presets leave, if their listing was kept."""
-        if not self.presets:
+        """Patterns that make upstream look for the files that we would fetch, if their listing was kept."""
+        if not self.presets and self.local_dir is None:
             return self.allow_patterns, self.ignore_patterns
         if isinstance(revision, ResolvedRevision):
             commit: str | None = revision.resolved
@@ -468,9 +479,10 @@ class _Snapshot:
         else:
             commit = hub.cache_folder(self.repository, self.cache_dir).read_ref(revision)
         listing = None if commit is None else hub.read_tree(self._tree_folder(), commit)
-        if listing is None:
+        notes = self._notes_in(listing or ())
+        if listing is None or not (self.presets or notes):
             return self.allow_patterns, self.ignore_patterns
-        return [glob.escape(path) for path in self._select(listing)], None
+        return [glob.escape(path) for path in self._select(listing) if path not in notes], None
 
     # -- to disk
 
@@ -748,7 +760,7 @@ def hf_hub_download(
     Raises:
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses; its subclasses say why.
         huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and the cache does not help.
-        UnsafePathError: The file's name would lead out of its folder.
+        UnsafePathError: The file's name would lead out of its folder, or to the notes of ``local_dir``.
         IntegrityError: The file's digest was wrong twice.
         TransferError: The file could not be fetched; the subclasses say why.
     """
@@ -805,6 +817,8 @@ class _File:
     def run(self) -> str | DryRunFileInfo:
         _ = self.repository.request_headers  # a missing token is an error even where none is needed
         require_safe_path(self.name)
+        if self.local_dir is not None:
+            require_outside_notes(self.name)
         if self.dry_run or self.local_files_only or hub.is_offline():
             # At most one request is made then, and no download.
             return self._upstream(local_files_only=self.local_files_only)

@@ -597,3 +597,54 @@ def test_a_listing_with_a_name_that_leads_out_is_not_even_noted(
             "org/tiny", endpoint=served.hub.url, cache_dir=cache, allow_patterns="config.json", revision=""
         )
         assert [path.name for path in Path(found).iterdir()] == ["config.json"]
+
+
+class TestNotesOfARepository:
+    """A repository that lists files where a ``local_dir`` keeps its own notes."""
+
+    NOTE = ".cache/huggingface/download/config.json.metadata"
+    FILES: ClassVar[dict[str, bytes]] = {
+        "config.json": b"{}",
+        NOTE: b"forged",
+        ".Cache/HuggingFace./x": b"forged, too",
+    }
+
+    @pytest.fixture
+    def where(self, tmp_path: Path, manager: ParallelDownloadManager) -> Iterator[dict[str, Any]]:
+        repo = Repo("org/forger")
+        repo.commit(self.FILES, "first")
+        with LocalHub(repo, lfs="direct") as hub:
+            yield {"endpoint": hub.url, "cache_dir": tmp_path / "cache", "token": False, "manager": manager}
+
+    def test_a_snapshot_leaves_them_out_and_says_so(
+        self, where: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        local = tmp_path / "local"
+        would = snapshot_download("org/forger", local_dir=local, dry_run=True, **where)
+        assert [info.filename for info in would] == ["config.json"]
+        for _ in range(2):
+            snapshot_download("org/forger", local_dir=local, **where)
+            assert self.NOTE in caplog.text
+            assert "Left out" in caplog.text
+            caplog.clear()
+        files = {
+            p.relative_to(local).as_posix()
+            for p in local.rglob("*")
+            if p.is_file() and b"forged" in p.read_bytes()
+        }
+        assert files == set()
+        assert (local / "config.json").read_bytes() == b"{}"
+        assert not (local / ".Cache").exists()
+        assert snapshot_download("org/forger", local_dir=local, local_files_only=True, **where) == str(local)
+
+    def test_one_of_them_is_refused(self, where: dict[str, Any], tmp_path: Path) -> None:
+        for more in ({}, {"dry_run": True}, {"local_files_only": True}):
+            with pytest.raises(UnsafePathError, match="notes"):
+                hf_hub_download("org/forger", self.NOTE, local_dir=tmp_path / "local", **more, **where)
+        assert not (tmp_path / "local").exists()
+
+    def test_the_cache_takes_them_as_any_others(self, where: dict[str, Any]) -> None:
+        folder = Path(snapshot_download("org/forger", **where))
+        assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == set(self.FILES)
+        path = hf_hub_download("org/forger", self.NOTE, **where)
+        assert Path(path).read_bytes() == b"forged"

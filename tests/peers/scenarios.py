@@ -657,6 +657,22 @@ def a_local_dir_holds_plain_files_and_notes(t: Trial) -> None:
     t.tree("tree after")
 
 
+@scenario(
+    33,
+    differs={
+        "tree": "upstream lets a repository overwrite the notes that say which files are verified; we leave such files out",
+        "file": "an UnsafePathError with us",
+    },
+)
+def a_repository_does_not_write_the_notes_of_a_local_dir(t: Trial) -> None:
+    t.commit({**FILES, ".cache/huggingface/forged.txt": b"forged"})
+    local = t.home / "local"
+    t.snapshot("snapshot", local_dir=local)
+    t.snapshot("offline", local_dir=local, local_files_only=True)
+    t.tree("tree")
+    t.file("file", ".cache/huggingface/forged.txt", local_dir=local)
+
+
 def counted_bodies(t: Trial) -> int:
     """Bytes of all bodies that the hub has sent, once it has counted the last of them."""
     t.hub.requests.settle()

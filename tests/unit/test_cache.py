@@ -80,6 +80,47 @@ def test_a_path_that_is_no_text_is_refused(path: str) -> None:
         require_safe_path(path)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".cache/huggingface/download/model.safetensors.metadata",
+        ".cache/huggingface",
+        ".CACHE/HuggingFace/x",
+        "./.cache//huggingface/x",
+        ".cache\\huggingface\\x",
+        ".cache./huggingface /x",
+        ".cache . ./huggingface.../x",
+        ".cache:stream/huggingface::$INDEX_ALLOCATION/x",
+        ".ca\u200cche/hugging\ufeffface/x",
+        "\uff0ecache/\uff48uggingface/x",
+        "CACHE~1/HUGGIN~1/x",
+        "CA12AB~1/HUF00D~2/x",
+        " ./.cache/huggingface/x",
+    ],
+)
+def test_a_path_to_the_notes_of_a_local_dir_is_refused_however_it_is_written(
+    local: LocalFolder, path: str
+) -> None:
+    for use in (local.file, local.notes, lambda name: LocalDirDestination(local, name, COMMIT, "e")):
+        with pytest.raises(UnsafePathError, match="notes"):
+            use(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".cache",
+        ".cache/other/x",
+        "huggingface/.cache/x",
+        "a/.cache/huggingface/x",
+        "cache/huggingface/x",
+        ".cache/x",
+    ],
+)
+def test_a_path_beside_the_notes_of_a_local_dir_is_accepted(local: LocalFolder, path: str) -> None:
+    assert local.file(path) == os.path.join(local.root, path)
+
+
 def test_a_file_whose_name_on_disk_is_no_text_has_a_key(tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"gr\xf6\xdfe.bin")
     key = FileDestination(file, "v").staging_key
