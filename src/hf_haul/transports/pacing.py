@@ -1,7 +1,8 @@
-"""One pace per origin: when a server asks for patience, every thread that talks to it waits."""
+"""How long servers may keep us waiting; and one pace per origin, which all threads that talk to it keep."""
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import threading
@@ -14,13 +15,17 @@ from typing import Final
 from hf_haul.errors import HaltedError
 from hf_haul.halt import Halt
 
-__all__ = ["MAX_BUSY_WAIT", "MAX_RATE_LIMIT_WAIT", "Pace", "parse_retry_after"]
+__all__ = ["MAX_BUSY_WAIT", "MAX_RATE_LIMIT_WAIT", "Pace", "ServerWaits", "parse_retry_after"]
 
-#: Seconds waited for a server that counts requests (429), at the most. The Hub's windows are 300 s; more is a mistake,
-#: or no download today.
+logger = logging.getLogger(__name__)
+
+#: Seconds waited for a server that counts requests (429), in all and at the most. The Hub's windows are 300 s; more is a
+#: mistake, or no download today.
 MAX_RATE_LIMIT_WAIT: Final = 3600.0
-#: Seconds waited for a server that is busy or broken (408, 425, 5xx), at the most.
+#: Seconds waited for a server that is busy or broken (408, 425, 5xx), in all and at the most.
 MAX_BUSY_WAIT: Final = 120.0
+#: Seconds of a wait from which on it is said.
+_LONG: Final = 10.0
 
 #: ``"resolvers";r=0;t=57``: calls left in the window, and seconds until it starts anew.
 _RATE_LIMIT: Final = re.compile(r"""\br\s*=\s*([0-9]+)\s*;\s*t\s*=\s*([0-9]+)""")
@@ -77,6 +82,37 @@ def _http_date(value: str) -> float | None:
         return None
 
 
+class ServerWaits:
+    """What one piece of work has waited because servers asked for it, and how much of that is left.
+
+    The one place where patience is bounded, for listings, metadata and bytes alike. A server that counts requests is obeyed
+    for :data:`MAX_RATE_LIMIT_WAIT` seconds in all: nothing is wrong, only the next request has to wait for its turn. One that
+    is busy or broken is waited for :data:`MAX_BUSY_WAIT` seconds in all; then it is as good as gone. For one thread.
+    """
+
+    __slots__ = ("_granted",)
+
+    def __init__(self) -> None:
+        self._granted = {True: 0.0, False: 0.0}
+
+    def grant(self, seconds: float, *, counts_requests: bool) -> float | None:
+        """Seconds of those asked for that are waited: all of them, or what is left.
+
+        Args:
+            seconds: What the server asks for.
+            counts_requests: Whether it said 429.
+
+        Returns:
+            ``None`` if nothing is left: the server has had its time.
+        """
+        granted = self._granted[counts_requests]
+        left = (MAX_RATE_LIMIT_WAIT if counts_requests else MAX_BUSY_WAIT) - granted
+        if left <= 0.0 < seconds:
+            return None
+        self._granted[counts_requests] = granted + min(seconds, left)
+        return min(seconds, left)
+
+
 class Pace:
     """The patience that servers asked for, shared by all threads of one manager.
 
@@ -120,12 +156,15 @@ class Pace:
         return seconds
 
     def pause(self, origin: str, seconds: float) -> None:
-        """Have everybody wait ``seconds`` before the next request to ``origin``."""
+        """Have everybody wait ``seconds`` before the next request to ``origin``; said if that is long, and once."""
         with self._lock:
-            until = self._clock() + seconds
-            if until > self._until.get(origin, 0.0):
+            now = self._clock()
+            before, until = self._until.get(origin, 0.0), now + seconds
+            if until > before:
                 self._until[origin] = until
                 self._spread[origin] = min(2.0, seconds / 10)
+        if seconds >= _LONG and before - now < _LONG:
+            logger.info("%s asks for patience: the next request to it goes out in %.0f s", origin, seconds)
 
     def seconds_left(self, origin: str) -> float:
         """Seconds until ``origin`` may be asked again; 0.0 if now."""
@@ -141,6 +180,8 @@ class Pace:
     def wait(self, origin: str, halt: Halt) -> float:
         """Wait while ``origin`` asks for patience; ``halt.patience`` grows by it.
 
+        However often the pause is made longer meanwhile: after :data:`MAX_RATE_LIMIT_WAIT` seconds the caller asks for itself.
+
         Returns:
             Seconds waited.
 
@@ -152,7 +193,10 @@ class Pace:
         started = self._clock()
         with halt.lining_up():
             while (seconds := self._delay(origin)) > 0.0:
-                if halt.wait(seconds):
+                left = MAX_RATE_LIMIT_WAIT - (self._clock() - started)
+                if left <= 0.0:
+                    break
+                if halt.wait(min(seconds, left)):
                     raise HaltedError
         waited = self._clock() - started
         halt.patience += waited

@@ -12,6 +12,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception
 from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, RetriesExhaustedError, TransferError
 from hf_haul.halt import Halt
+from hf_haul.transports.pacing import MAX_RATE_LIMIT_WAIT, ServerWaits
 
 __all__ = ["Doubts", "is_retryable", "retrying"]
 
@@ -51,16 +52,11 @@ class Doubts:
         return self._times <= (settings.max_retries if patient else _DOUBTS)
 
 
-#: Seconds without a new byte after which a server that keeps asking for patience has had enough of it.
-_MOST_BUSY: Final = 120.0
-
-
 class _Budget:
     """Failures, and seconds, since the last new byte.
 
     Progress gives the whole budget back: a link that drops every minute is slow, not broken. Seconds that
-    the server asked us to wait are nobody's fault and do not count; but a server that is only ever busy, and has been
-    waited for as long as it wished, is as good as gone after two minutes. Not so one that counts our requests.
+    the server asked us to wait are nobody's fault and do not count; they are bounded by themselves, see ``ServerWaits``.
     """
 
     def __init__(
@@ -79,8 +75,8 @@ class _Budget:
         self._since = clock() if began is None else began
         self._excused = patience()
         self._told = 0.0
-        self._busy = 0.0  # of the seconds told, those of a server that was just busy
-        self._obeyed = 0.0  # of these, those that are over
+        self._waits = ServerWaits()
+        self._waited_enough = False
         self.failures = 0
 
     @property
@@ -100,26 +96,29 @@ class _Budget:
             self._bytes = done
             self._since = self._clock()
             self._excused = self._patience()
-            self._told = self._busy = self._obeyed = 0.0
+            self._told = 0.0
+            self._waits = ServerWaits()
             self.failures = 0
         else:
             self.failures += 1
 
-    def excuse(self, seconds: float, *, counts_requests: bool) -> None:
-        """Do not count ``seconds`` that the server asked for; see the class for who ``counts_requests``."""
-        self._told += seconds
-        self._obeyed = self._busy
-        self._busy += 0.0 if counts_requests else seconds
+    def grant(self, error: TransferError) -> float:
+        """Seconds to wait because the server asked for it; they do not count."""
+        asked = error.retry_after or 0.0
+        granted = self._waits.grant(asked, counts_requests=getattr(error, "counts_requests", False))
+        # Waits of other threads that this one shared are none of its own, but there has to be an end to them, too.
+        self._waited_enough = granted is None or self.told >= MAX_RATE_LIMIT_WAIT
+        self._told += granted or 0.0
+        return granted or 0.0
 
     def is_spent(self, state: RetryCallState) -> bool:
         """Whether to give up (tenacity's ``stop``); the wait before the next attempt counts already."""
         allowed = self._settings.max_retries
-        seconds = self.seconds + state.upcoming_sleep
         return (
             allowed == 0
             or self.failures > allowed
-            or seconds >= self._settings.give_up_after
-            or (self._obeyed > 0 and seconds + self._obeyed >= _MOST_BUSY)
+            or self._waited_enough
+            or self.seconds + state.upcoming_sleep >= self._settings.give_up_after
         )
 
 
@@ -132,9 +131,7 @@ class _WaitAsTold:
         self._jitter = jitter
 
     def __call__(self, state: RetryCallState) -> float:
-        error = _error_of(state)
-        told = error.retry_after or 0.0
-        self._budget.excuse(told, counts_requests=getattr(error, "counts_requests", False))
+        told = self._budget.grant(_error_of(state))
         doubled = self._settings.first_retry_wait * 2.0 ** min(self._budget.failures, 30)
         # Never sooner than without being told: a server that keeps saying "in one second" is not to be trusted.
         return max(told, self._jitter() * min(doubled, self._settings.max_retry_wait))

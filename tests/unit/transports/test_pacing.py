@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import re
 from email.utils import formatdate
 
 import pytest
@@ -10,7 +12,7 @@ from requests.structures import CaseInsensitiveDict
 from tests.support.clock import FakeClock, FakeHalt
 
 from hf_haul.errors import HaltedError
-from hf_haul.transports.pacing import MAX_BUSY_WAIT, MAX_RATE_LIMIT_WAIT, Pace, parse_retry_after
+from hf_haul.transports.pacing import MAX_BUSY_WAIT, MAX_RATE_LIMIT_WAIT, Pace, ServerWaits, parse_retry_after
 
 WALL = 1_800_000_000.0
 HUB, CDN = "https://hub:443", "https://cdn:443"
@@ -144,3 +146,63 @@ def test_a_halt_ends_the_wait() -> None:
     with pytest.raises(HaltedError):
         pace.wait(HUB, halt)
     assert pace.seconds_left(HUB) == 300.0
+
+
+def test_a_pause_that_others_make_longer_for_ever_ends_after_an_hour() -> None:
+    clock = FakeClock()
+    pace = Pace(clock=clock, jitter=lambda: 0.0)
+    pace.pause(HUB, 1000.0)
+    halt = FakeHalt(clock)
+    halt.during = lambda _: pace.pause(HUB, 5000.0)
+    assert pace.wait(HUB, halt) == MAX_RATE_LIMIT_WAIT
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        pytest.param([9.0], 0, id="short"),
+        pytest.param([10.0], 1, id="long"),
+        pytest.param([300.0, 299.0, 301.0], 1, id="to several threads at once"),
+        pytest.param([9.0, 300.0], 1, id="made long"),
+    ],
+)
+def test_a_long_pause_is_said_once(caplog: pytest.LogCaptureFixture, seconds: list[float], said: int) -> None:
+    pace = Pace(clock=FakeClock())
+    with caplog.at_level(logging.INFO, "hf_haul"):
+        for each in seconds:
+            pace.pause(HUB, each)
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert len(messages) == said
+    assert all(HUB in message and re.search("(10|300) s$", message) for message in messages)
+
+
+def test_the_next_long_pause_is_said_again(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    pace = Pace(clock=clock, jitter=lambda: 0.0)
+    with caplog.at_level(logging.INFO, "hf_haul"):
+        for _ in range(2):
+            pace.pause(HUB, 60.0)
+            pace.wait(HUB, FakeHalt(clock))
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts_requests", "granted"),
+    [
+        pytest.param([60.0, 50.0, 50.0, 1.0], False, [60.0, 50.0, 10.0, None], id="busy"),
+        pytest.param([3000.0, 601.0, 1.0], True, [3000.0, 600.0, None], id="counts requests"),
+        pytest.param([1e300], False, [MAX_BUSY_WAIT], id="for ages"),
+        pytest.param([120.0, 0.0], False, [120.0, 0.0], id="at once"),
+    ],
+)
+def test_a_server_gets_its_time_and_no_more(
+    asked: list[float], counts_requests: bool, granted: list[float | None]
+) -> None:
+    waits = ServerWaits()
+    assert [waits.grant(each, counts_requests=counts_requests) for each in asked] == granted
+
+
+def test_the_two_kinds_of_patience_are_separate() -> None:
+    waits = ServerWaits()
+    assert waits.grant(120.0, counts_requests=False) == 120.0
+    assert waits.grant(300.0, counts_requests=True) == 300.0

@@ -173,8 +173,8 @@ def too_many(seconds: float) -> ServerBusyError:
     ("told", "waits"),
     [
         pytest.param(30.0, [30.0] * 4, id="for two minutes"),
-        pytest.param(50.0, [50.0] * 3, id="the last wait is kept to"),
-        pytest.param(600.0, [600.0], id="once, however long it is"),
+        pytest.param(50.0, [50.0, 50.0, 20.0], id="and no longer"),
+        pytest.param(600.0, [120.0], id="whatever it asks for"),
     ],
 )
 def test_a_server_that_is_only_ever_busy_is_waited_for_as_it_wishes_for_two_minutes(
@@ -186,10 +186,40 @@ def test_a_server_that_is_only_ever_busy_is_waited_for_as_it_wishes_for_two_minu
     assert rig.halt.waits == waits
 
 
-def test_a_server_that_is_busy_once_is_waited_for_however_long_it_takes() -> None:
+def test_a_server_that_is_busy_for_long_is_asked_again_after_two_minutes() -> None:
     rig = Rig(jitter=0.0, max_retries=5, give_up_after=90.0)
     assert rig.fetch(Part([(0, ServerBusyError("503", retry_after=600.0)), (0, None)])) == "done"
-    assert rig.halt.waits == [600.0]
+    assert rig.halt.waits == [120.0]
+
+
+def test_a_server_that_counts_requests_is_obeyed_for_an_hour_in_all() -> None:
+    rig = Rig(jitter=0.0, max_retries=100, give_up_after=90.0)
+    with pytest.raises(RetriesExhaustedError, match="3600 s that the server asked for"):
+        rig.fetch(Part(always(too_many(1000.0))))
+    assert rig.halt.waits == [1000.0, 1000.0, 1000.0, 600.0]
+
+
+def test_waits_shared_with_other_threads_end_after_an_hour_too() -> None:
+    spent = [0.0]
+    rig = Rig(jitter=0.0, max_retries=100, give_up_after=90.0, patience=lambda: spent[0])
+
+    class Patient(Part):
+        def run(self, clock: FakeClock) -> str:
+            clock.advance(500.0)  # a pace that all threads keep
+            spent[0] += 500.0
+            return super().run(clock)
+
+    part = Patient(always(LOST))
+    with pytest.raises(RetriesExhaustedError):
+        rig.fetch(part)
+    assert part.attempts == 8
+
+
+def test_a_byte_gives_the_patience_back() -> None:
+    rig = Rig(jitter=0.0, max_retries=5, give_up_after=90.0)
+    busy = ServerBusyError("503", retry_after=100.0)
+    assert rig.fetch(Part([(1, busy), (1, busy), (1, busy), (1, None)])) == "done"
+    assert rig.halt.waits == [100.0, 100.0, 100.0]
 
 
 def test_a_server_is_obeyed_to_the_second_and_its_waits_do_not_count() -> None:
