@@ -93,6 +93,11 @@ class CallOptions:
                 )
         object.__setattr__(self, "_changes", changes)
 
+    @property
+    def max_listing(self) -> int | None:
+        """Entries of a listing, at the most, where a manager was given; ``None`` for what the environment says."""
+        return None if self.manager is None else self.manager.settings.max_listing
+
     @contextmanager
     def engine(self) -> Iterator[ParallelDownloadManager]:
         """The manager given, the process-wide one, or one of this call's own."""

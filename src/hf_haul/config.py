@@ -133,6 +133,8 @@ class Settings:
         durable: Whether a file is flushed to the disk before it gets its name, so that a power failure cannot
             leave a published file without its bytes.
         disk_check: ``strict`` raises if a queue's files will not fit, ``warn`` warns, ``off`` does not look.
+        max_listing: Entries of a repository's listing, at the most: a server that never stops naming files has to be
+            stopped. 10 million, because the largest datasets have some hundred thousand.
         write_mode: ``offset`` writes parts in place, ``sequential`` one stream per file in order, ``auto``
             starts with the first and falls back to the second.
     """
@@ -159,6 +161,7 @@ class Settings:
     max_retry_wait: float = 15.0
     durable: bool = True
     disk_check: DiskCheck = "strict"
+    max_listing: int = 10_000_000
     write_mode: WriteMode = "auto"
 
     def __post_init__(self) -> None:
@@ -171,7 +174,7 @@ class Settings:
                 raise TypeError(f"{field.name} must be True or False, not {value!r}")
         for name in (
             "max_concurrent_downloads", "initial_connections", "max_concurrent_files_per_model", "chunk_size",
-            "min_chunk_size", "connect_timeout", "stall_timeout", "give_up_after",
+            "min_chunk_size", "connect_timeout", "stall_timeout", "give_up_after", "max_listing",
         ):  # fmt: skip
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
         for name in (

@@ -9,10 +9,12 @@ import os
 import re
 import reprlib
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
@@ -27,15 +29,16 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
     are_progress_bars_disabled,
     build_hf_headers,
+    get_session,
     hf_raise_for_status,
-    http_backoff,
 )
 from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
 
 from hf_haul.cache import RepoFolder, ShareBlob, require_safe_commit
+from hf_haul.config import MiB, Settings
 from hf_haul.errors import HttpStatusError
 from hf_haul.task import Digest, RemoteFile
-from hf_haul.transports.pacing import parse_retry_after
+from hf_haul.transports.pacing import ServerWaits, parse_retry_after
 
 __all__ = [
     "PATIENT_TIMEOUT",
@@ -98,6 +101,17 @@ _TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 PATIENT_TIMEOUT: Final = 60.0
 #: Seconds between attempts where the Hub names no time, as huggingface_hub waits.
 _WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
+
+#: Bytes of one page of a listing, as sent and inflated, and seconds that it may take. The Hub sends a thousand entries of a
+#: few hundred bytes each.
+_PAGE_BYTES: Final = 256 * MiB
+_PAGE_SECONDS: Final = 300.0
+#: Bytes that are inflated at a time.
+_INFLATED: Final = MiB
+#: Folders that a file may be in, one in the other.
+_MOST_FOLDERS: Final = 255
+#: Pages in a row without an entry that are followed by another.
+_EMPTY_PAGES: Final = 100
 
 #: Files asked about in one request. The Hub takes a thousand; mirrors ask it for one after the other.
 _PATHS_AT_ONCE: Final = 100
@@ -273,6 +287,12 @@ class BadListingError(FileMetadataError):
         )
 
 
+def _too_many(url: str, most: int) -> BadListingError:
+    return BadListingError(
+        url, f"it has more than {most} entries; HF_HAUL_MAX_LISTING sets how many are read at the most"
+    )
+
+
 def tree_url(base: str, repo_type: str, repo_id: str, revision: str, folder: str) -> str:
     """Where the listing of a folder is asked for."""
     url = f"{base}/api/{repo_type}s/{repo_id}/tree/{quote(revision, safe='')}"
@@ -287,6 +307,7 @@ def tree_pages(
     recursive: bool,
     expand: bool = False,
     patient: bool = True,
+    most: int | None = None,
 ) -> Iterator[tuple[list[dict[str, Any]], bool]]:
     """The pages of a listing as the Hub sent them, and of each whether it is the last.
 
@@ -300,21 +321,30 @@ def tree_pages(
         recursive: Whether folders in the folder are listed too.
         expand: Whether to ask for commits and scans too.
         patient: Whether to try again where no connection is to be had at all.
+        most: Entries that are read at the most; ``None`` for what the settings say.
 
     Raises:
         SamePageError: There are more pages, but this mirror gives one of them again and again.
-        BadListingError: A page holds something else than a listing.
+        BadListingError: A page holds something else than a listing, or more than a listing may have.
         Exception: huggingface_hub's own errors.
     """
     params: dict[str, Any] | None = {"recursive": recursive, "expand": expand}
+    most = Settings.from_environment().max_listing if most is None else most
     seen: set[str] = set()
     last: list[dict[str, Any]] = []
     first = url
+    entries = empty = 0
     while url not in seen:
         seen.add(url)
-        response, page = _surely(partial(_page, url, params, headers), patient=patient)
+        response, page = _patiently(partial(_page, url, params, headers), patient=patient)
         if page and page == last:
             break
+        entries += len(page)
+        empty = 0 if page else empty + 1
+        if entries > most:
+            raise _too_many(url, most)
+        if empty > _EMPTY_PAGES:
+            raise BadListingError(url, f"{empty} pages in a row have no entry, and each names another one")
         following = response.links.get("next", {}).get("url")
         yield page, following is None
         if following is None:
@@ -326,9 +356,7 @@ def tree_pages(
 def _page(
     url: str, params: dict[str, Any] | None, headers: dict[str, str]
 ) -> tuple[Any, list[dict[str, Any]]]:
-    response = http_backoff(
-        "GET", url, params=params, headers=headers, timeout=PATIENT_TIMEOUT, retry_on_exceptions=()
-    )
+    response = _get(url, params=params, headers=headers)
     hf_raise_for_status(response)
     try:
         page = response.json()
@@ -340,6 +368,56 @@ def _page(
     return response, page
 
 
+def _get(url: str, *, params: dict[str, Any] | None, headers: dict[str, str]) -> Any:
+    """Ask for a page of a listing, and read no more of the answer than a page may have.
+
+    Raises:
+        BadListingError: It is larger, or takes longer, or is encoded in a way that was not asked for.
+    """
+    headers = {**headers, "Accept-Encoding": "gzip"}  # what can be inflated piece by piece
+    deadline = monotonic() + _PAGE_SECONDS
+    body = bytearray()
+    with get_session().stream(
+        "GET", url, params=params, headers=headers, timeout=PATIENT_TIMEOUT
+    ) as response:
+        if response.is_stream_consumed:  # by a hook of the user's
+            body += response.content
+        else:
+            for data in _inflated(url, response.iter_raw(), response.headers.get("Content-Encoding", "")):
+                body += data
+                if len(body) > _PAGE_BYTES:
+                    raise BadListingError(url, f"one page of it has more than {_PAGE_BYTES >> 20} MiB")
+                if monotonic() > deadline:
+                    raise BadListingError(url, f"one page of it takes more than {_PAGE_SECONDS:.0f} s")
+        return _http.Response(
+            response.status_code,
+            headers=[(k, v) for k, v in response.headers.multi_items() if k.lower() not in _ABOUT_THE_BODY],
+            content=bytes(body),
+            request=response.request,
+        )
+
+
+def _inflated(url: str, pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """A body as it was before it was compressed, in pieces of a bounded size."""
+    if encoding.strip().lower() in {"", "identity"}:
+        yield from pieces
+        return
+    if encoding.strip().lower() not in {"gzip", "x-gzip", "deflate"}:
+        raise BadListingError(
+            url, f"its Content-Encoding is {reprlib.repr(encoding)}, which was not asked for"
+        )
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # of either kind, by its first bytes
+    try:
+        for piece in pieces:
+            rest = piece
+            while rest:
+                yield inflate.decompress(rest, _INFLATED)
+                rest = inflate.unconsumed_tail
+        yield inflate.flush()
+    except zlib.error as error:
+        raise BadListingError(url, f"it is not what its Content-Encoding says: {error}") from None
+
+
 def _fault_of_page(page: object) -> str | None:
     """What a page of a listing lacks to be one; ``None`` if nothing."""
     if not isinstance(page, list):
@@ -347,15 +425,18 @@ def _fault_of_page(page: object) -> str | None:
     for item in page:
         if not isinstance(item, dict) or not isinstance(item.get("path"), str):
             return f"an entry without a path: {reprlib.repr(item)}"
+        path = reprlib.repr(item["path"])
+        if item["path"].count("/") > _MOST_FOLDERS:
+            return f"{path} is in more than {_MOST_FOLDERS} folders"
         if item.get("type") != "file":
             continue
         lfs = item.get("lfs")
         for each in (item, *([lfs] if lfs else ())):
             if not isinstance(each, dict) or not isinstance(each.get("oid"), str):
-                return f"{reprlib.repr(item['path'])} has no object id"
+                return f"{path} has no object id"
             # A bool is an int to Python, but no size.
             if type(each.get("size")) is not int or each["size"] < 0:
-                return f"{reprlib.repr(item['path'])} has a size of {reprlib.repr(each.get('size'))}"
+                return f"{path} has a size of {reprlib.repr(each.get('size'))}"
     return None
 
 
@@ -487,9 +568,11 @@ class Repository:
             assert info.sha is not None, "Repo info returned from server must have a revision sha."
             return require_safe_commit(str(info.sha))
 
-        return _patiently(ask) if patient else _surely(ask, slowly=False)
+        return _patiently(ask) if patient else _surely(ask)
 
-    def list_files(self, commit: str, *, patient: bool = True) -> dict[str, ListedFile]:
+    def list_files(
+        self, commit: str, *, patient: bool = True, most: int | None = None
+    ) -> dict[str, ListedFile]:
         """Every file of a commit, by path.
 
         Some mirrors (olah) answer with the first page whichever page is asked for. Then each folder is asked for
@@ -498,22 +581,31 @@ class Repository:
         Args:
             commit: The commit, or any revision.
             patient: Whether to try again where no connection is to be had at all.
+            most: Entries that are read at the most; ``None`` for what the settings say.
 
         Raises:
             SamePageError: A mirror keeps some of the files to itself.
-            BadListingError: A page holds something else than a listing.
+            BadListingError: A page holds something else than a listing, or more than a listing may have.
             Exception: huggingface_hub's own errors.
         """
-        entries = self._entries(commit, "", recursive=True, patient=patient)
-        return {path: entry for path, entry in entries if entry is not None}
+        most = Settings.from_environment().max_listing if most is None else most
+        found: dict[str, ListedFile] = {}
+        for entries, (path, entry) in enumerate(
+            self._entries(commit, "", recursive=True, patient=patient, most=most), 1
+        ):
+            if entries > most:
+                raise _too_many(f"{self.base}/{self.repo_id}", most)
+            if entry is not None:
+                found[path] = entry
+        return found
 
     def _entries(
-        self, commit: str, folder: str, *, recursive: bool, patient: bool
+        self, commit: str, folder: str, *, recursive: bool, patient: bool, most: int
     ) -> Iterator[tuple[str, ListedFile | None]]:
         """What is in a folder; its folders have ``None`` for an entry."""
         found: dict[str, ListedFile | None] = {}
         try:
-            for page in self._pages(commit, folder, recursive=recursive, patient=patient):
+            for page in self._pages(commit, folder, recursive=recursive, patient=patient, most=most):
                 found.update((item["path"], _listed_file(item)) for item in page)
             yield from found.items()
             return
@@ -523,10 +615,10 @@ class Repository:
             yield from found.items()
             yield from self._unlisted(commit, folder, found)
             return
-        for path, entry in self._entries(commit, folder, recursive=False, patient=patient):
+        for path, entry in self._entries(commit, folder, recursive=False, patient=patient, most=most):
             yield path, entry
             if entry is None:
-                yield from self._entries(commit, path, recursive=True, patient=patient)
+                yield from self._entries(commit, path, recursive=True, patient=patient, most=most)
 
     def _unlisted(
         self, commit: str, folder: str, listed: Mapping[str, ListedFile | None]
@@ -568,7 +660,7 @@ class Repository:
         }
 
     def _pages(
-        self, commit: str, folder: str, *, recursive: bool, patient: bool
+        self, commit: str, folder: str, *, recursive: bool, patient: bool, most: int
     ) -> Iterator[list[dict[str, Any]]]:
         pages = tree_pages(
             self.base,
@@ -576,6 +668,7 @@ class Repository:
             self.request_headers,
             recursive=recursive,
             patient=patient,
+            most=most,
         )
         return (page for page, _ in pages)
 
@@ -595,15 +688,19 @@ class Repository:
             Exception: huggingface_hub's other errors.
         """
         url = self.url(path, revision)
-        try:
-            answer = file_download.get_hf_file_metadata(
+
+        def ask() -> Any:
+            return file_download.get_hf_file_metadata(
                 url=url,
                 timeout=timeout,
                 headers=self.request_headers,
                 token=self.token,
                 endpoint=self.base,
-                retry_on_errors=patient,
+                retry_on_errors=False,  # its waits have no end, and nothing ends them
             )
+
+        try:
+            answer = _patiently(ask, patient=True) if patient else ask()
             if answer.commit_hash is None:
                 raise FileMetadataError(
                     f"Response from {url} is missing the '{constants.HUGGINGFACE_HEADER_X_REPO_COMMIT}' header, so it"
@@ -735,56 +832,64 @@ def metadata_from_listing(commit: str, entry: ListedFile) -> FileMetadata | None
     return FileMetadata(commit=commit, etag=digest.value, size=entry.bytes, xet_hash=entry.valid_xet_hash)
 
 
-def _patiently(ask: Callable[[], T]) -> T:
+def _patiently(ask: Callable[[], T], *, patient: bool = False) -> T:
     """Ask until there is an answer, an error that will not pass, or no attempt left.
 
-    A Hub that lets every question time out is asked twice only: each takes long enough.
+    A Hub that is busy is waited for, as long as it says and as ``ServerWaits`` allows; one that lets every question time out
+    is asked twice only, because each takes long enough.
+
+    Args:
+        ask: The question.
+        patient: Whether to ask again, too, where no connection is to be had at all.
     """
+    return _ask(ask, busy=True, patient=patient)
+
+
+def _surely(ask: Callable[[], T]) -> T:
+    """Ask again where a connection broke, or where the answer is somebody's web page: a captive portal's, for instance."""
+    return _ask(ask, busy=False, patient=False)
+
+
+def _ask(ask: Callable[[], T], *, busy: bool, patient: bool) -> T:
+    server_waits = ServerWaits()
     slow = False
     for wait in _WAITS:
+        seconds = wait
         try:
-            return _surely(ask, slowly=False)
-        except UNREACHABLE as error:
-            if not is_busy(error) or (slow and isinstance(error, _http.TimeoutException)):
+            return ask()
+        except json.JSONDecodeError:
+            what = "the Hub answered with something that is not JSON"
+        except HfHubHTTPError as error:
+            if not busy or not is_busy(error):
                 raise
-            slow = isinstance(error, _http.TimeoutException)
-            told = _told_to_wait(error)
-            seconds = wait if told is None else max(told, wait)
-            logger.warning("%s: asking the Hub again in %.0f s", type(error).__name__, seconds)
+            granted = _seconds_until_asked_again(error, wait, server_waits)
+            if granted is None:
+                raise
+            seconds = granted
+            what = f"the Hub is busy (status {error.response.status_code})"
+        except _http.TimeoutException as error:
+            connects = isinstance(error, _http.ConnectTimeout)
+            if not (patient if connects else busy and not slow):
+                raise
+            slow = slow or not connects
+            what = f"no answer from the Hub ({type(error).__name__})"
+        except _BROKEN_ERRORS as error:
+            if isinstance(error, _http.ConnectError) and not patient:
+                raise
+            what = type(error).__name__
+        logger.warning("%s: asking again in %.0f s", what, seconds)
         time.sleep(seconds)
     return ask()
 
 
-def _surely(ask: Callable[[], T], *, slowly: bool = True, patient: bool = False) -> T:
-    """Ask again where a connection broke, or where the answer is somebody's web page: a captive portal's, for instance.
-
-    Args:
-        ask: The question.
-        slowly: Whether to ask a second time, too, where no answer came in time.
-        patient: Whether to ask again, too, where no connection is to be had at all.
-    """
-    for wait in _WAITS:
-        try:
-            return ask()
-        except json.JSONDecodeError:
-            logger.warning("the Hub answered with something that is not JSON: asking again in %.0f s", wait)
-        except _http.TimeoutException:
-            if not slowly:
-                raise
-            slowly = False
-            logger.warning("no answer from the Hub within %.0f s: asking again", PATIENT_TIMEOUT)
-        except _BROKEN_ERRORS as error:
-            if isinstance(error, _http.ConnectError) and not patient:
-                raise
-            logger.warning("%s: asking the Hub again in %.0f s", type(error).__name__, wait)
-        time.sleep(wait)
-    return ask()
-
-
-def _told_to_wait(error: Exception) -> float | None:
-    if not isinstance(error, HfHubHTTPError):
-        return None
-    return parse_retry_after(error.response.status_code, error.response.headers)
+def _seconds_until_asked_again(error: HfHubHTTPError, wait: float, server_waits: ServerWaits) -> float | None:
+    """What a busy Hub asks for, but never less than without a word; ``None`` if it has had its time."""
+    status = error.response.status_code
+    asked = parse_retry_after(status, error.response.headers)
+    if asked is None:
+        return wait
+    granted = server_waits.grant(asked, counts_requests=status == 429)
+    return None if granted is None else max(granted, wait)
 
 
 def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:

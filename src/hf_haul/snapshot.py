@@ -372,7 +372,9 @@ class _Snapshot:
             listing = hub.read_tree(folder, commit) if is_lasting(commit) else None
             if listing is None:
                 # With the commit just answered, the Hub is there: worth some patience at once.
-                listing = self.repository.list_files(commit, patient=patient or not fixed)
+                listing = self.repository.list_files(
+                    commit, patient=patient or not fixed, most=self.extras.max_listing
+                )
                 if not self.dry_run and _all_safe(listing):
                     hub.write_tree(folder, commit, listing)
             return commit, listing

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +149,6 @@ def test_a_fault_in_the_listing_that_passes_fails_no_snapshot(
 ) -> None:
     monkeypatch.setattr(hub, "_WAITS", (0.01,) * 5)
     monkeypatch.setattr(hub, "PATIENT_TIMEOUT", 1.0)
-    # huggingface_hub waits a second at the least; only the moment matters here.
-    monkeypatch.setattr(hub, "http_backoff", partial(hub.http_backoff, base_wait_time=0.01))
     rule = rig.hub.faults.add(fault, kind=kind)
     with rig.manager() as manager:
         folder = snapshot_download(

@@ -136,6 +136,7 @@ VARIABLES: dict[str, tuple[str, Any]] = {
     "max_retry_wait": ("2", 2.0),
     "durable": ("no", False),
     "disk_check": ("WARN", "warn"),
+    "max_listing": ("500", 500),
     "write_mode": ("sequential", "sequential"),
 }
 

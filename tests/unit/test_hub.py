@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import threading
-from collections.abc import Callable
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,7 +70,7 @@ class Pages:
         self.asked: list[tuple[str, Any]] = []
         self.headers: list[dict[str, str]] = []
 
-    def __call__(self, method: str, url: str, *, params: Any, headers: dict[str, str], **_: Any) -> Any:
+    def __call__(self, url: str, *, params: Any, headers: dict[str, str], **_: Any) -> Any:
         self.asked.append((url, params))
         self.headers.append(headers)
         return self.answers.pop(0)
@@ -87,7 +91,7 @@ def test_a_listing_holds_every_file_of_every_page(monkeypatch: pytest.MonkeyPatc
         ),
         response(body=[item("d/b", lfs={"oid": SHA256, "size": 9, "pointerSize": 1}, xetHash=XET)]),
     )
-    monkeypatch.setattr(hub, "http_backoff", pages)
+    monkeypatch.setattr(hub, "_get", pages)
     assert repository().list_files(SHA) == {
         "a": ListedFile(7, SHA),
         "d/b": ListedFile(7, SHA, SHA256, 9, XET),
@@ -137,7 +141,7 @@ def test_the_next_page_is_asked_of_our_own_endpoint_whatever_the_link_says(
     monkeypatch: pytest.MonkeyPatch, endpoint: str, link: str, followed: str
 ) -> None:
     pages = Pages(response(body=[item("a")], **next_page(link)), response(body=[item("b")]))
-    monkeypatch.setattr(hub, "http_backoff", pages)
+    monkeypatch.setattr(hub, "_get", pages)
     assert set(repository(endpoint=endpoint).list_files(SHA)) == {"a", "b"}
     assert pages.asked[1] == (followed, None)
     assert pages.headers[1]["authorization"] == "Bearer hf_secret"
@@ -165,7 +169,7 @@ class FirstPageOnly:
                 found[path] = item(path)
         return list(found.values())
 
-    def __call__(self, method: str, url: str, *, params: Any, **_: Any) -> Any:
+    def __call__(self, url: str, *, params: Any, **_: Any) -> Any:
         self.asked.append(url)
         path = url.partition("?")[0]
         recursive = params["recursive"] if params else "recursive=true" in url
@@ -183,7 +187,7 @@ def test_a_mirror_that_knows_first_pages_only_is_asked_for_each_folder(
 ) -> None:
     files = [f"{folder}{i}" for folder in ("", "a/", "b/", "b/c/", "b/d e/") for i in range(4)]
     mirror = FirstPageOnly(files, 7, circle=circle)
-    monkeypatch.setattr(hub, "http_backoff", mirror)
+    monkeypatch.setattr(hub, "_get", mirror)
     assert sorted(repository().list_files(SHA)) == sorted(files)
 
 
@@ -196,7 +200,7 @@ def test_a_folder_of_more_than_a_page_is_made_whole_from_the_repositorys_info(
     monkeypatch: pytest.MonkeyPatch, keeps: str
 ) -> None:
     files = [*(f"f{i:03d}" for i in range(250)), "z/1", "z/2"]
-    monkeypatch.setattr(hub, "http_backoff", FirstPageOnly(files, 7, circle=True))
+    monkeypatch.setattr(hub, "_get", FirstPageOnly(files, 7, circle=True))
     batches: list[int] = []
 
     def repo_info(self: HfApi, repo_id: str, **_: Any) -> Any:
@@ -221,7 +225,7 @@ def test_a_folder_of_more_than_a_page_is_made_whole_from_the_repositorys_info(
 
 
 def test_a_listing_that_is_refused_raises_the_hubs_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "http_backoff", Pages(response(404, X_Error_Code="RepoNotFound")))
+    monkeypatch.setattr(hub, "_get", Pages(response(404, X_Error_Code="RepoNotFound")))
     with pytest.raises(RepositoryNotFoundError):
         repository().list_files(SHA)
 
@@ -244,14 +248,137 @@ def test_a_listing_that_is_refused_raises_the_hubs_error(monkeypatch: pytest.Mon
 def test_a_listing_of_something_else_is_an_error_that_says_what(
     monkeypatch: pytest.MonkeyPatch, page: Any, complaint: str
 ) -> None:
-    monkeypatch.setattr(hub, "http_backoff", Pages(response(body=page)))
+    monkeypatch.setattr(hub, "_get", Pages(response(body=page)))
     with pytest.raises(FileMetadataError, match=rf"tree/{SHA} cannot be read as a listing.*{complaint}"):
         repository().list_files(SHA)
 
 
 def test_a_listing_nested_too_deeply_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "http_backoff", Pages(response(body=b"[" * 100_000)))
+    monkeypatch.setattr(hub, "_get", Pages(response(body=b"[" * 100_000)))
     with pytest.raises(FileMetadataError, match="nested too deeply"):
+        repository().list_files(SHA)
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Any], Any]) -> list[Any]:
+    """Have all that is asked through huggingface_hub's client answered by ``answer``; returns the requests."""
+    asked: list[Any] = []
+
+    def respond(request: Any) -> Any:
+        asked.append(request)
+        return answer(request)
+
+    client = http.Client(transport=http.MockTransport(respond))
+    monkeypatch.setattr(hub, "get_session", lambda: client)
+    return asked
+
+
+def encoded(data: bytes, encoding: str) -> Any:
+    """An answer as it is sent: with its body still compressed."""
+    return http.Response(200, headers={"Content-Encoding": encoding}, stream=http.ByteStream(data))
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "GZIP", "deflate"])
+def test_a_page_is_read_in_any_encoding_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    data = json.dumps([item(f"file {i}") for i in range(50_000)]).encode()
+    squeezed = {"identity": data, "deflate": zlib.compress(data)}.get(encoding, gzip.compress(data))
+    asked = serve(monkeypatch, lambda _: encoded(squeezed, encoding))
+    assert len(repository().list_files(SHA)) == 50_000
+    assert asked[0].headers["Accept-Encoding"] == "gzip"
+    assert str(asked[0].url).endswith(f"/tree/{SHA}?recursive=true&expand=false")
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        pytest.param(lambda: encoded(gzip.compress(b"[" + b" " * 100_000), "gzip"), "more than 0 MiB", id="a bomb"),
+        pytest.param(lambda: encoded(b" " * 100_000, ""), "more than 0 MiB", id="too long"),
+        pytest.param(lambda: encoded(b"[]", "br"), "Content-Encoding is 'br'", id="not asked for"),
+        pytest.param(lambda: encoded(b"[]", "gzip, gzip"), "Content-Encoding is 'gzip, gzip'", id="twice"),
+        pytest.param(lambda: encoded(b"[]", "gzip"), "not what its Content-Encoding says", id="not compressed"),
+    ],
+)  # fmt: skip
+def test_a_page_that_is_too_large_or_cannot_be_read_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Any], complaint: str
+) -> None:
+    monkeypatch.setattr(hub, "_PAGE_BYTES", 50_000)
+    serve(monkeypatch, lambda _: answer())
+    with pytest.raises(FileMetadataError, match=complaint):
+        repository().list_files(SHA)
+
+
+def test_a_bomb_is_not_inflated_beyond_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_PAGE_BYTES", 1_000_000)
+    bomb = gzip.compress(b" " * 400_000_000, compresslevel=9)
+    serve(monkeypatch, lambda _: encoded(bomb, "gzip"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileMetadataError, match="one page of it has more than 0 MiB"):
+            repository().list_files(SHA)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_page_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(0, 10)
+
+    class Dripping(http.SyncByteStream):  # type: ignore[misc]  # httpx or httpx2, known at run time only
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                yield b" "
+
+    monkeypatch.setattr(hub, "monotonic", lambda: next(seconds))
+    serve(monkeypatch, lambda _: http.Response(200, stream=Dripping()))
+    with pytest.raises(FileMetadataError, match="takes more than 300 s"):
+        repository().list_files(SHA)
+
+
+class Endless:
+    """A mirror whose listing has no end."""
+
+    def __init__(self, *, empty: bool) -> None:
+        self.empty = empty
+        self.asked = 0
+
+    def __call__(self, url: str, **_: Any) -> Any:
+        self.asked += 1
+        page = [] if self.empty else [item(f"{self.asked}/{i}") for i in range(1000)]
+        return response(body=json.dumps(page).encode(), **next_page(f"{ENDPOINT}/api/x?cursor={self.asked}"))
+
+
+def test_a_listing_without_end_is_an_error_that_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HAUL_MAX_LISTING", "4500")
+    mirror = Endless(empty=False)
+    monkeypatch.setattr(hub, "_get", mirror)
+    with pytest.raises(FileMetadataError, match=r"more than 4500 entries; HF_HAUL_MAX_LISTING"):
+        repository().list_files(SHA)
+    assert mirror.asked == 5
+    with pytest.raises(FileMetadataError, match="more than 10 entries"):
+        repository().list_files(SHA, most=10)
+
+
+def test_pages_without_entries_do_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = Endless(empty=True)
+    monkeypatch.setattr(hub, "_get", mirror)
+    with pytest.raises(FileMetadataError, match="101 pages in a row have no entry"):
+        repository().list_files(SHA)
+    assert mirror.asked == 101
+
+
+def test_folders_that_name_folders_for_ever_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mirror with one page of each folder only, and a folder in each."""
+
+    def deeper(url: str, *, params: Any, **_: Any) -> Any:
+        path = url.partition("?")[0]
+        folder = unquote(path.partition(f"/tree/{SHA}")[2].strip("/"))
+        inner = {"type": "directory", "path": f"{folder}/d".strip("/"), "oid": SHA, "size": 0}
+        link = next_page(f"{path}?cursor=2") if params is None or params["recursive"] else {}
+        return response(body=[inner], **link)
+
+    monkeypatch.setattr(hub, "_get", deeper)
+    with pytest.raises(FileMetadataError, match="is in more than 255 folders"):
         repository().list_files(SHA)
 
 
@@ -357,7 +484,7 @@ def test_metadata_come_from_one_request(monkeypatch: pytest.MonkeyPatch) -> None
     found = repository().metadata("a", "refs/pr/1", timeout=3, patient=True)
     assert found == FileMetadata(SHA, SHA256, None, location="http://x")
     assert asked[0]["url"] == f"{ENDPOINT}/org/name/resolve/refs%2Fpr%2F1/a"
-    assert (asked[0]["timeout"], asked[0]["retry_on_errors"]) == (3, True)
+    assert (asked[0]["timeout"], asked[0]["retry_on_errors"]) == (3, False)
 
 
 class Listed:
@@ -519,6 +646,43 @@ def test_a_hub_that_never_answers_is_asked_twice(waits: Waits) -> None:
     with pytest.raises(http.ReadTimeout, match="1"):
         hub._patiently(failing(*(http.ReadTimeout(str(i)) for i in range(6))))
     assert waits.seconds == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "waited"),
+    [
+        pytest.param(503, 50, [50.0, 50.0, 20.0], id="two minutes of a server that is busy"),
+        pytest.param(503, 10**9, [120.0], id="a server that is busy for ages"),
+        pytest.param(429, 1500, [1500.0, 1500.0, 600.0], id="an hour of one that counts requests"),
+    ],
+)
+def test_patience_with_a_server_that_names_a_time_is_bounded_in_all(
+    waits: Waits, status: int, asked: int, waited: list[float]
+) -> None:
+    busy = [error_of(status, Retry_After=str(asked)) for _ in range(6)]
+    with pytest.raises(HfHubHTTPError, match=str(status)):
+        hub._patiently(failing(*busy))
+    assert waits.seconds == waited
+
+
+def test_a_page_and_the_metadata_of_a_file_are_waited_for_as_everything_is(
+    monkeypatch: pytest.MonkeyPatch, waits: Waits
+) -> None:
+    monkeypatch.setattr(
+        hub, "_get", Pages(response(503, Retry_After="10000000000"), response(body=[item("a")]))
+    )
+    assert list(repository().list_files(SHA)) == ["a"]
+    answers = iter([error_of(429, Retry_After="Fri, 31 Dec 9999 23:59:59 GMT"), head()])
+
+    def asked(**_: Any) -> Any:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(file_download, "get_hf_file_metadata", asked)
+    assert repository().metadata("a", SHA, timeout=3, patient=True).etag == SHA256
+    assert waits.seconds == [120.0, 3600.0]
 
 
 @pytest.mark.parametrize(
