@@ -838,7 +838,8 @@ class Scheduler:
         for part, why in hopeless:
             part.abandon(why)
         for each in staged:
-            each.beat()
+            if each.needs_beat:
+                each.beat()
         if tell:
             for run in runs:
                 run.post_progress()

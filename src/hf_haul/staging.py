@@ -126,9 +126,11 @@ _VERSION_ROOM: Final = 100
 class StagedFile:
     """A file being fetched, open for writing at offsets by many threads.
 
-    Locking: ``_lock`` guards ``done`` and the journal's end. Data is written outside it, under ``_write_lock``, which
-    is always the inner one. ``_adding``, the outermost, makes one of looking what is missing, writing it and counting
-    it; the system lets threads write to one file one after the other anyway.
+    Locking: ``_lock`` guards what is known of the file in memory. Nobody who holds it waits for the disk, so that who only
+    asks how far the file is never does either. The others are held while the disk works, and are for those who write:
+    ``_adding`` makes one of looking what is missing, writing it and counting it (the system lets threads write to one file
+    one after the other anyway); ``_journal_lock`` orders what is written behind the file's bytes, and guards where; ``_write_lock``
+    is for each write. They are taken in this order, and ``_lock`` last.
 
     Attributes:
         size: Bytes of the whole file.
@@ -151,6 +153,7 @@ class StagedFile:
         self._journal_end = size + _HEADER_SIZE
         self._last_beat = time.monotonic()
         self._adding = threading.Lock()
+        self._journal_lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._identity = self._stat_identity(os.fstat(fd))
         _open_here.add(self._identity)
@@ -219,8 +222,9 @@ class StagedFile:
             DiskFullError: The disk is full; a kill would now cost these bytes, and only these.
             OSError: The disk refuses.
         """
-        with self._explained(), self._lock:
-            self._done.add(start, stop)
+        with self._explained(), self._journal_lock:
+            with self._lock:
+                self._done.add(start, stop)
             if self.sequential:
                 return
             self._write_all(memoryview(self._pack(start, stop)), self._journal_end)
@@ -243,7 +247,7 @@ class StagedFile:
             Whether the bytes staged so far are of this version.
         """
         version = _kept_version(version)
-        with self._lock:
+        with self._journal_lock:
             if self.version is None and not self.resumed:
                 self.version = version
                 if not self.sequential:
@@ -252,17 +256,18 @@ class StagedFile:
 
     def forget(self, ranges: list[ByteRange] | None = None) -> None:
         """Take claims back: those in ``ranges``, or all of them."""
-        with self._lock:
-            for run in ranges if ranges is not None else [ByteRange(0, self.size)]:
-                self._done.discard(run.start, run.stop)
-            self.resumed = min(self.resumed, self._done.total)
+        with self._journal_lock:
+            with self._lock:
+                for run in ranges if ranges is not None else [ByteRange(0, self.size)]:
+                    self._done.discard(run.start, run.stop)
+                self.resumed = min(self.resumed, self._done.total)
+                frontier, kept = self._done.frontier(0), list(self._done)
             if ranges is None:
                 self.version = None
             if self.sequential:
-                os.ftruncate(self._fd, self._done.frontier(0))
+                os.ftruncate(self._fd, frontier)
                 return
             # A new nonce makes every earlier record invalid before the first new one is written.
-            kept = list(self._done)
             self._nonce = secrets.randbits(32)
             os.ftruncate(self._fd, self.size + _HEADER_SIZE)
             self._journal_end = self.size + _HEADER_SIZE
@@ -273,12 +278,23 @@ class StagedFile:
 
     # ---- life
 
+    @property
+    def device(self) -> int:
+        """Which file system it is on."""
+        return self._identity[0]
+
+    @property
+    def needs_beat(self) -> bool:
+        """Whether it is time to call :meth:`beat`; asking does not touch the disk."""
+        return time.monotonic() - self._last_beat >= _BEAT_INTERVAL
+
     def beat(self) -> None:
-        """Show that the owner lives, if nothing was written for a while."""
-        if time.monotonic() - self._last_beat >= _BEAT_INTERVAL:
-            self._last_beat = time.monotonic()
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
+        """Show that the owner lives."""
+        with self._journal_lock:  # not after the file was let go
+            if self._fd >= 0:
+                self._last_beat = time.monotonic()
+                with contextlib.suppress(OSError):
+                    os.utime(self.path)
 
     def seal(self, *, durable: bool) -> Path:
         """Make the complete and verified file ready to be published.
@@ -334,12 +350,13 @@ class StagedFile:
         if empty:
             self.delete()
             return
-        with contextlib.suppress(OSError):
-            if self.sequential:
-                os.utime(self.path, (0, 0))
-            else:
-                self._write_header(b"R")
-        self._let_go()
+        with self._journal_lock:
+            with contextlib.suppress(OSError):
+                if self.sequential:
+                    os.utime(self.path, (0, 0))
+                else:
+                    self._write_header(b"R")
+            self._let_go()
 
     def delete(self) -> None:
         """Remove the file from disk, if it is still ours."""

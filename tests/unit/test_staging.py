@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.disk import HungDisk
 
 from hf_haul import ownership, staging
 from hf_haul.errors import DiskFullError
@@ -872,3 +874,62 @@ def test_a_system_that_complains_when_a_file_is_closed_ends_no_worker(
     again = claim(tmp_path, "etag", SIZE)
     assert again.resumed == (400 if way == "close" else 0)
     again.delete()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="tells files apart by /proc")
+@pytest.mark.parametrize(
+    ("call", "work"),
+    [
+        pytest.param("pwrite", lambda staged: staged.add(100, memoryview(DATA)[100:200]), id="bytes"),
+        pytest.param("pwrite", lambda staged: staged.record(0, 100), id="a claim"),
+        pytest.param("pwrite", lambda staged: staged.is_of_version("v2"), id="a version"),
+        pytest.param("ftruncate", lambda staged: staged.forget([ByteRange(0, 50)]), id="taking claims back"),
+        pytest.param("utime", lambda staged: staged.beat(), id="a sign of life"),
+        pytest.param("fsync", lambda staged: staged.seal(durable=True), id="the last bytes"),
+        pytest.param("rename", lambda staged: staged.seal(durable=False), id="a rename"),
+        pytest.param("pwrite", lambda staged: staged.close(), id="letting go"),
+    ],
+)
+def test_how_far_a_file_is_can_be_asked_while_its_disk_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, work: Callable[[StagedFile], object]
+) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 100)
+    disk = HungDisk(tmp_path, monkeypatch)
+    disk.hang(call)
+    working = threading.Thread(target=work, args=(staged,))
+    working.start()
+    asking = threading.Thread(
+        target=lambda: (
+            staged.done, staged.missing(), staged.frontier(), staged.covers(0, 10), staged.needs_beat, staged.device,
+        ),
+        daemon=True,
+    )  # fmt: skip
+    try:
+        assert disk.reached(call)
+        asking.start()
+        asking.join(10)
+        assert not asking.is_alive()
+    finally:
+        disk.release()
+        working.join(10)
+    assert not working.is_alive()
+
+
+def test_a_sign_of_life_is_due_now_and_then_and_not_given_for_a_file_that_was_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = claim(tmp_path, "etag", SIZE, sequential=True)
+    put(staged, 0, 100)
+    assert not staged.needs_beat
+    monkeypatch.setattr(staging, "_BEAT_INTERVAL", 0.0)
+    assert staged.needs_beat
+    monkeypatch.undo()
+    os.utime(staged.path, (1, 1))
+    staged.beat()
+    assert time.time() - staged.path.stat().st_mtime < 100
+    assert not staged.needs_beat
+    path = staged.path
+    staged.close()
+    staged.beat()
+    assert path.stat().st_mtime == 0  # which is how such a file says that it is nobody's
