@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
@@ -10,10 +11,10 @@ import re
 import reprlib
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -44,23 +45,30 @@ __all__ = [
     "PATIENT_TIMEOUT",
     "UNREACHABLE",
     "BadListingError",
+    "FileListing",
     "FileMetadata",
     "ListedFile",
     "ProxyError",
     "Repository",
+    "RevisionInfo",
     "SamePageError",
     "bars_are_off",
     "cache_folder",
     "detach_tracebacks",
     "digest_from_etag",
+    "drop_tree",
     "explain",
     "is_busy",
     "is_commit",
+    "is_listing_unknown",
+    "is_not_served",
     "is_offline",
+    "is_partial",
     "is_shared",
     "is_transient",
     "make_bar",
     "metadata_from_listing",
+    "missing_in_tree",
     "read_tree",
     "tree_folder",
     "tree_pages",
@@ -126,6 +134,11 @@ _XET_HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
 #: Origins that huggingface_hub sends the token to besides the endpoint in use.
 _HUB_ENDPOINTS: Final = ("https://huggingface.co", "https://hub-ci.huggingface.co", "https://hf.co")
 
+#: Of ``hf-haul serve``: what kind of listing this is, and that it knows of a file, or of a listing, that it lacks.
+_LISTING_HEADER: Final = "X-Haul-Listing"
+_LISTING_UNKNOWN: Final = "ListingUnknown"
+_ENTRY_NOT_SERVED: Final = "EntryNotServed"
+
 T = TypeVar("T")
 
 
@@ -151,6 +164,20 @@ def is_busy(error: BaseException) -> bool:
     if isinstance(error, _http.ConnectTimeout):
         return False
     return is_transient(error) and isinstance(error, (HfHubHTTPError, _http.TimeoutException))
+
+
+def is_listing_unknown(error: BaseException) -> bool:
+    """Whether a server that has some of a commit's files says that it was never told which files there are."""
+    return _error_code(error) == _LISTING_UNKNOWN
+
+
+def is_not_served(error: BaseException) -> bool:
+    """Whether a server that has some of a commit's files says that it lacks this one, which there may be elsewhere."""
+    return _error_code(error) == _ENTRY_NOT_SERVED
+
+
+def _error_code(error: BaseException) -> str | None:
+    return error.response.headers.get("X-Error-Code") if isinstance(error, HfHubHTTPError) else None
 
 
 def bars_are_off(cls: Any, name: str) -> bool:
@@ -253,6 +280,47 @@ class ListedFile:
         return self.xet_hash if self.xet_hash and _XET_HASH.fullmatch(self.xet_hash) else None
 
 
+class FileListing(dict[str, ListedFile]):
+    """The files of a commit by path.
+
+    Attributes:
+        partial: Whether the server said that it is not the Hub's own list; `serve` does so where somebody vouched
+            for what there is.
+    """
+
+    partial = False
+
+    def hear(self, response: Any) -> None:
+        """Take notice of what an answer's headers say."""
+        if str(response.headers.get(_LISTING_HEADER, "")).strip().lower() == "partial":
+            self.partial = True
+
+
+def is_partial(listing: Mapping[str, ListedFile]) -> bool:
+    """Whether the server said that a listing is not the Hub's own: it is then good for one call, and is not kept."""
+    return isinstance(listing, FileListing) and listing.partial
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionInfo:
+    """What a Hub says when it is asked for a revision.
+
+    Attributes:
+        commit: The commit that it is at.
+        files: Names of files that the commit has; not all of them, where a Hub leaves some out.
+    """
+
+    commit: str
+    files: frozenset[str]
+
+
+def _siblings(info: Any) -> frozenset[str]:
+    """The files that a repository's info names; huggingface_hub leaves those of a kernel as they came."""
+    found = getattr(info, "siblings", None) or ()
+    names = (each.get("rfilename") if isinstance(each, dict) else each.rfilename for each in found)
+    return frozenset(name for name in names if isinstance(name, str))
+
+
 def _listed_file(item: Mapping[str, Any]) -> ListedFile | None:
     """A file of a listing; ``None`` for a folder."""
     if item["type"] != "file":
@@ -308,6 +376,7 @@ def tree_pages(
     expand: bool = False,
     patient: bool = True,
     most: int | None = None,
+    on_answer: Callable[[Any], None] | None = None,
 ) -> Iterator[tuple[list[dict[str, Any]], bool]]:
     """The pages of a listing as the Hub sent them, and of each whether it is the last.
 
@@ -322,6 +391,7 @@ def tree_pages(
         expand: Whether to ask for commits and scans too.
         patient: Whether to try again where no connection is to be had at all.
         most: Entries that are read at the most; ``None`` for what the settings say.
+        on_answer: Called with each answer's response.
 
     Raises:
         SamePageError: There are more pages, but this mirror gives one of them again and again.
@@ -337,6 +407,8 @@ def tree_pages(
     while url not in seen:
         seen.add(url)
         response, page = _patiently(partial(_page, url, params, headers), patient=patient)
+        if on_answer is not None:
+            on_answer(response)
         if page and page == last:
             break
         entries += len(page)
@@ -560,20 +632,24 @@ class Repository:
             UnsafePathError: The commit cannot be the name of a folder.
             Exception: huggingface_hub's own errors.
         """
+        return self.look_up(revision, timeout=timeout, patient=patient).commit
 
-        def ask() -> str:
+    def look_up(self, revision: str, *, timeout: float | None, patient: bool = False) -> RevisionInfo:
+        """What the Hub says of a revision; see `resolve`."""
+
+        def ask() -> RevisionInfo:
             info = self._api.repo_info(
                 self.repo_id, repo_type=self.repo_type, revision=revision, timeout=timeout
             )
             assert info.sha is not None, "Repo info returned from server must have a revision sha."
-            return require_safe_commit(str(info.sha))
+            return RevisionInfo(require_safe_commit(str(info.sha)), _siblings(info))
 
         return _patiently(ask) if patient else _surely(ask)
 
     def list_files(
         self, commit: str, *, patient: bool = True, most: int | None = None
     ) -> dict[str, ListedFile]:
-        """Every file of a commit, by path.
+        """Every file of a commit, by path; see also `is_partial`.
 
         Some mirrors (olah) answer with the first page whichever page is asked for. Then each folder is asked for
         on its own, and what is left of a folder of more than a page is taken from the repository's info.
@@ -589,9 +665,9 @@ class Repository:
             Exception: huggingface_hub's own errors.
         """
         most = Settings.from_environment().max_listing if most is None else most
-        found: dict[str, ListedFile] = {}
+        found = FileListing()
         for entries, (path, entry) in enumerate(
-            self._entries(commit, "", recursive=True, patient=patient, most=most), 1
+            self._entries(commit, "", recursive=True, patient=patient, most=most, on_answer=found.hear), 1
         ):
             if entries > most:
                 raise _too_many(f"{self.base}/{self.repo_id}", most)
@@ -600,12 +676,12 @@ class Repository:
         return found
 
     def _entries(
-        self, commit: str, folder: str, *, recursive: bool, patient: bool, most: int
+        self, commit: str, folder: str, *, recursive: bool, **how: Any
     ) -> Iterator[tuple[str, ListedFile | None]]:
         """What is in a folder; its folders have ``None`` for an entry."""
         found: dict[str, ListedFile | None] = {}
         try:
-            for page in self._pages(commit, folder, recursive=recursive, patient=patient, most=most):
+            for page in self._pages(commit, folder, recursive=recursive, **how):
                 found.update((item["path"], _listed_file(item)) for item in page)
             yield from found.items()
             return
@@ -615,10 +691,10 @@ class Repository:
             yield from found.items()
             yield from self._unlisted(commit, folder, found)
             return
-        for path, entry in self._entries(commit, folder, recursive=False, patient=patient, most=most):
+        for path, entry in self._entries(commit, folder, recursive=False, **how):
             yield path, entry
             if entry is None:
-                yield from self._entries(commit, path, recursive=True, patient=patient, most=most)
+                yield from self._entries(commit, path, recursive=True, **how)
 
     def _unlisted(
         self, commit: str, folder: str, listed: Mapping[str, ListedFile | None]
@@ -660,15 +736,14 @@ class Repository:
         }
 
     def _pages(
-        self, commit: str, folder: str, *, recursive: bool, patient: bool, most: int
+        self, commit: str, folder: str, *, recursive: bool, **how: Any
     ) -> Iterator[list[dict[str, Any]]]:
         pages = tree_pages(
             self.base,
             tree_url(self.base, self.repo_type, self.repo_id, commit, folder),
             self.request_headers,
             recursive=recursive,
-            patient=patient,
-            most=most,
+            **how,
         )
         return (page for page, _ in pages)
 
@@ -957,13 +1032,63 @@ def read_tree(folder: str, commit: str) -> dict[str, ListedFile] | None:
         commit: The commit.
     """
     cache = _tree_cache()
-    entries = None if cache is None else cache.read_tree_cache(folder, commit)
+    if cache is None or not os.path.isfile(_tree_path(folder, commit)):
+        return None  # whatever huggingface_hub still has in memory: somebody dropped it
+    entries = cache.read_tree_cache(folder, commit)
     if entries is None:
         return None
     return {
         path: ListedFile(e.size, e.blob_id, e.lfs_sha256, e.lfs_size, e.xet_hash)
         for path, e in entries.items()
     }
+
+
+def missing_in_tree(folder: str, commit: str, names: Collection[str]) -> str | None:
+    """One of some files that the kept listing of a commit lacks; ``None`` if it has them, or if there is no listing.
+
+    Args:
+        folder: See :func:`tree_folder`.
+        commit: The commit.
+        names: Files that the Hub has just named as files of the commit.
+    """
+    path = _tree_path(folder, commit)
+    try:
+        about = os.stat(path)
+        kept = _names_kept(path, about.st_mtime_ns, about.st_size)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None  # nobody uses one that cannot be read
+    return next((name for name in names if name not in kept), None)
+
+
+def drop_tree(folder: str, commit: str, lacking: str) -> None:
+    """Drop the kept listing of a commit: it was not the Hub's, or not all of it, and hides files from whoever uses it.
+
+    Args:
+        folder: See :func:`tree_folder`.
+        commit: The commit.
+        lacking: A file that it lacks.
+    """
+    path = _tree_path(folder, commit)
+    logger.warning("The listing kept in %s is dropped: it lacks %s", path, lacking)
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    memory = getattr(_tree_cache(), "_IN_MEMORY_TREE_CACHE", None)  # upstream's copy goes with it
+    if isinstance(memory, dict):
+        memory.pop(path, None)
+
+
+@lru_cache(maxsize=4)
+def _names_kept(path: str, mtime_ns: int, size: int) -> frozenset[str]:  # noqa: ARG001  they tell a new one from the old
+    """The files of a kept listing."""
+    with open(path, encoding="utf-8") as file:
+        return frozenset(json.load(file)["files"])
+
+
+def _tree_path(folder: str, commit: str) -> str:
+    """Where huggingface_hub keeps the listing of a commit."""
+    name = os.path.join(folder, "trees", f"{commit}.json")
+    place = getattr(_tree_cache(), "_tree_cache_path", None)  # it lengthens long paths on Windows
+    return name if place is None else str(place(folder, commit))
 
 
 def write_tree(folder: str, commit: str, listing: Mapping[str, ListedFile]) -> None:

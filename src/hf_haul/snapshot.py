@@ -364,25 +364,40 @@ class _Snapshot:
             commit = self.revision
         fixed = commit is not None
         try:
+            named: frozenset[str] = frozenset()
             if commit is None:
                 timeout = hub.PATIENT_TIMEOUT if patient else self.etag_timeout
-                commit = self.repository.resolve(self.revision, timeout=timeout, patient=patient)
-            folder = self._tree_folder()
-            # What a mirror calls "main" today has other files tomorrow.
-            listing = hub.read_tree(folder, commit) if is_lasting(commit) else None
+                answer = self.repository.look_up(self.revision, timeout=timeout, patient=patient)
+                commit, named = answer.commit, answer.files
+            listing = self._kept_listing(commit, named)
             if listing is None:
                 # With the commit just answered, the Hub is there: worth some patience at once.
-                listing = self.repository.list_files(
+                found = self.repository.list_files(
                     commit, patient=patient or not fixed, most=self.extras.max_listing
                 )
-                if not self.dry_run and _all_safe(listing):
-                    hub.write_tree(folder, commit, listing)
+                if not self.dry_run and not hub.is_partial(found) and _all_safe(found):
+                    hub.write_tree(self._tree_folder(), commit, found)
+                listing = found
             return commit, listing
         except (hub.ProxyError, RevisionNotFoundError):
             raise
         except hub.UNREACHABLE as error:
+            if hub.is_listing_unknown(error):
+                raise  # what the cache has may be a part of it just as well
             hub.detach_tracebacks(error)
             raise _Unanswered(error, commit) from None
+
+    def _kept_listing(self, commit: str, named: frozenset[str]) -> Listing | None:
+        """The listing that was kept of a commit, unless the Hub has just named a file that it lacks."""
+        # What a mirror calls "main" today has other files tomorrow.
+        if not is_lasting(commit) or self.force_download:
+            return None
+        lacking = hub.missing_in_tree(self._tree_folder(), commit, named)
+        if lacking is None:
+            return hub.read_tree(self._tree_folder(), commit)
+        if not self.dry_run:
+            hub.drop_tree(self._tree_folder(), commit, lacking)
+        return None
 
     def _tree_folder(self) -> str:
         root = os.path.join(self.cache_dir, self.repository.folder_name)
@@ -836,6 +851,7 @@ class _File:
             if not isinstance(answer, hub.FileMetadata):
                 return answer
             meta = answer
+            self._check_kept_listing(folder, meta.commit)
         if local is not None:
             return self._to_local_dir(folder, local, meta)
         return self._to_cache(folder, meta)
@@ -856,11 +872,17 @@ class _File:
 
     def _listed(self, folder: RepoFolder) -> hub.FileMetadata | None:
         """Metadata from a listing that an earlier snapshot kept, for a pinned commit."""
-        if not hub.is_commit(self.revision):
+        if not hub.is_commit(self.revision) or self.force_download:
             return None
         listing = hub.read_tree(hub.tree_folder(folder.root, self.local_dir), self.revision)
         entry = None if listing is None else listing.get(self.name)
         return None if entry is None else hub.metadata_from_listing(self.revision, entry)
+
+    def _check_kept_listing(self, folder: RepoFolder, commit: str) -> None:
+        """Drop the listing that was kept of a commit if it lacks this file, which the Hub has just described."""
+        kept_in, name = hub.tree_folder(folder.root, self.local_dir), posixpath.normpath(self.name)
+        if hub.missing_in_tree(kept_in, commit, (name,)) is not None:
+            hub.drop_tree(kept_in, commit, name)
 
     # -- asking the Hub
 
@@ -914,6 +936,8 @@ class _File:
             return LocalEntryNotFoundError(
                 f"{error} We also cannot find the requested files in the local cache."
             )
+        if hub.is_not_served(error):
+            return LocalEntryNotFoundError(f"{error}\nWe also cannot find the file in the local cache.")
         return LocalEntryNotFoundError(
             "An error happened while trying to locate the file on the Hub and we cannot find the requested files"
             " in the local cache. Please check your connection and try again or make sure your Internet connection"
