@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import HfApi, RepoFile, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from tests.support.hub import serve_repo
 from tests.support.repos import contents, make_repo
 
-from hf_haul.localhub import LocalHub, Repo, serve, share
+import hf_haul
+from hf_haul.localhub import Commit, LocalHub, Repo, serve, share
 from hf_haul.localhub.sources import FolderRepo
 
 
@@ -65,14 +74,127 @@ def test_a_cache_is_shared_with_its_real_commits_and_without_hashing(
     assert blobs[0] == blobs[1]
 
 
-def test_a_partly_downloaded_snapshot_is_shared_as_what_is_there(tmp_path: Path) -> None:
+@pytest.fixture
+def partial(tmp_path: Path) -> tuple[Path, dict[str, str], Commit]:
+    """A cache with the JSON files of a repository, all of its files, and the commit."""
     with serve_repo(tmp_path / "src") as served:
         snapshot_download(
             "org/tiny", allow_patterns="*.json", endpoint=served.hub.url, cache_dir=tmp_path / "one"
         )
-    with share(tmp_path / "one") as hub:
-        got = fetch(hub, "org/tiny", tmp_path / "two")
-    assert got == {k: v for k, v in served.contents.items() if k.endswith(".json")}
+        return tmp_path / "one", served.contents, served.repo.head
+
+
+def forget_listing(cache: Path, commit: str) -> None:
+    (cache / f"models--org--tiny/trees/{commit}.json").unlink()
+
+
+def test_a_partly_downloaded_snapshot_is_listed_as_the_hub_did(
+    partial: tuple[Path, dict[str, str], Commit], tmp_path: Path
+) -> None:
+    cache, files, commit = partial
+    some = {name: digest for name, digest in files.items() if name.endswith(".json")}
+    with share(cache) as hub:
+        api = HfApi(hub.url, token=False)
+        info = api.model_info("org/tiny", files_metadata=True)
+        assert info.sha == commit.id
+        assert {row.rfilename for row in info.siblings or ()} == files.keys()
+        for recursive in (True, False):
+            ours = {row.path for row in api.list_repo_tree("org/tiny", recursive=recursive)}
+            assert ours == {entry.path for entry in commit.tree.listing(recursive=recursive)}
+        found = api.get_paths_info("org/tiny", ["config.json", "vocab.txt"])
+        assert [(row.path, row.blob_id) for row in found if isinstance(row, RepoFile)] == [
+            (name, commit.tree.files[name].git_oid) for name in ("config.json", "vocab.txt")
+        ]
+        assert fetch(hub, "org/tiny", tmp_path / "some", allow_patterns="*.json") == some
+        for download in (snapshot_download, hf_haul.snapshot_download):
+            with pytest.raises(OSError) as failed:
+                download("org/tiny", endpoint=hub.url, cache_dir=tmp_path / download.__module__)
+            assert not isinstance(failed.value, (RepositoryNotFoundError, EntryNotFoundError)) or isinstance(
+                failed.value, LocalEntryNotFoundError
+            )
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["listed", "not listed"])
+@pytest.mark.parametrize("download", [hf_hub_download, hf_haul.hf_hub_download], ids=["theirs", "ours"])
+def test_a_file_that_the_cache_lacks_is_not_noted_as_missing_for_good(
+    partial: tuple[Path, dict[str, str], Commit], tmp_path: Path, known: bool, download: Any
+) -> None:
+    cache, _, commit = partial
+    if not known:
+        forget_listing(cache, commit.id)
+    where = {"cache_dir": tmp_path / "two"}
+    with share(cache) as hub:
+        assert Path(download("org/tiny", "config.json", endpoint=hub.url, **where)).is_file()
+        with pytest.raises((HfHubHTTPError, LocalEntryNotFoundError)) as failed:
+            download("org/tiny", "vocab.txt", endpoint=hub.url, **where)
+        assert not isinstance(failed.value, RemoteEntryNotFoundError)
+        refused = failed.value if isinstance(failed.value, HfHubHTTPError) else failed.value.__cause__
+        assert isinstance(refused, HfHubHTTPError)
+        assert refused.response.headers["X-Error-Code"] == "EntryNotServed"
+    assert try_to_load_from_cache("org/tiny", "vocab.txt", **where) is None
+
+
+def test_what_a_whole_listing_lacks_is_missing_for_good(
+    partial: tuple[Path, dict[str, str], Commit], tmp_path: Path
+) -> None:
+    with share(partial[0]) as hub, pytest.raises(RemoteEntryNotFoundError):
+        hf_hub_download("org/tiny", "no.json", endpoint=hub.url, cache_dir=tmp_path / "two")
+
+
+def test_without_the_hubs_listing_there_is_none_but_single_files_can_be_had(
+    partial: tuple[Path, dict[str, str], Commit], tmp_path: Path, session: requests.Session
+) -> None:
+    cache, _, commit = partial
+    forget_listing(cache, commit.id)
+    with share(cache) as hub:
+        api = HfApi(hub.url, token=False)
+        info = api.model_info("org/tiny")
+        assert (info.sha, info.siblings) == (commit.id, None)
+        asks: list[Callable[[], object]] = [
+            lambda: list(api.list_repo_tree("org/tiny", recursive=True)),
+            lambda: list(api.list_repo_tree("org/tiny", "nested")),
+            lambda: api.get_paths_info("org/tiny", ["vocab.txt"]),
+            lambda: api.get_paths_info("org/tiny", ["nested"]),
+            lambda: hf_haul.snapshot_download("org/tiny", endpoint=hub.url, cache_dir=tmp_path / "two"),
+        ]
+        for ask in asks:
+            with pytest.raises(HfHubHTTPError, match="not the Hub's listing") as failed:
+                ask()
+            assert not isinstance(failed.value, RepositoryNotFoundError)
+            assert failed.value.response.headers["X-Error-Code"] == "ListingUnknown"
+        with pytest.raises(LocalEntryNotFoundError, match="not the Hub's listing") as upstream:
+            fetch(hub, "org/tiny", tmp_path / "three")
+        assert isinstance(upstream.value.__cause__, HfHubHTTPError)
+        assert len(api.get_paths_info("org/tiny", ["config.json"])) == 1
+        for download in (hf_hub_download, hf_haul.hf_hub_download):
+            got = download("org/tiny", "config.json", endpoint=hub.url, cache_dir=tmp_path / "four")
+            assert json.loads(Path(got).read_text())
+    # As before it was there at all: with the Hub, everything.
+    with serve_repo(tmp_path / "src") as served:
+        got = hf_haul.snapshot_download("org/tiny", endpoint=served.hub.url, cache_dir=tmp_path / "two")
+        assert contents(Path(got)) == served.contents
+
+
+def test_somebody_can_vouch_for_a_cache(
+    partial: tuple[Path, dict[str, str], Commit], tmp_path: Path, session: requests.Session
+) -> None:
+    cache, files, commit = partial
+    forget_listing(cache, commit.id)
+    some = {name: digest for name, digest in files.items() if name.endswith(".json")}
+    with share(cache, complete=True) as hub:
+        url = f"{hub.url}/api/models/org/tiny"
+        for asked in (url, f"{url}/tree/main?recursive=true"):
+            assert session.get(asked).headers["X-Haul-Listing"] == "partial"
+        got = hf_haul.snapshot_download("org/tiny", endpoint=hub.url, cache_dir=tmp_path / "two")
+        assert contents(Path(got)) == some
+        with pytest.raises(RemoteEntryNotFoundError):
+            hf_haul.hf_hub_download("org/tiny", "vocab.txt", endpoint=hub.url, cache_dir=tmp_path / "three")
+    # What was vouched for is not the Hub's: it is asked for anew.
+    with serve_repo(tmp_path / "src") as served:
+        got = hf_haul.snapshot_download(
+            "org/tiny", revision=commit.id, endpoint=served.hub.url, cache_dir=tmp_path / "two"
+        )
+        assert contents(Path(got)) == files
 
 
 def test_what_a_cache_gets_while_it_is_shared_is_shared_too(tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ from fnmatch import fnmatchcase
 from hf_haul.localhub.replies import Refusal
 from hf_haul.localhub.repository import Repo
 
-__all__ = ["Account", "Accounts", "entry_not_found", "not_found", "revision_not_found"]
+__all__ = [
+    "Account",
+    "Accounts",
+    "entry_not_found",
+    "entry_not_served",
+    "not_found",
+    "revision_not_found",
+]
 
 _CHALLENGE = 'Bearer realm="Authentication required", charset="UTF-8"'
 
@@ -155,3 +162,9 @@ def revision_not_found(revision: str) -> Refusal:
 def entry_not_found(message: str, headers: Mapping[str, str] | None = None) -> Refusal:
     """No such file or directory."""
     return Refusal(404, message, "EntryNotFound", headers)
+
+
+def entry_not_served(repo_id: str, path: str, commit: str, headers: Mapping[str, str]) -> Refusal:
+    """A file that the repository has, or may have, and that is not here: no client may note that there is none."""
+    message = f"{path} of {repo_id} at {commit} is not in the cache that is served here"
+    return Refusal(404, message, "EntryNotServed", headers)

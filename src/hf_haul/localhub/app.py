@@ -23,7 +23,7 @@ from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.replies import Refusal, Reply, json_reply, text_reply
 from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.requestlog import RequestLog, RequestRecord
-from hf_haul.localhub.routes_api import API_ROUTES, home, list_repos
+from hf_haul.localhub.routes_api import API_ROUTES, LISTING_HEADER, home, list_repos
 from hf_haul.localhub.routes_files import CDN_PREFIX, cdn, resolve
 from hf_haul.localhub.routing import FILE_KINDS, Route, parse
 from hf_haul.localhub.sending import Delivery, Pace, Sender, abort, reset
@@ -42,7 +42,7 @@ _HOP: Final = "localhub-hop"
 _HOP_MARK: Final = re.compile(rf"[?&]{_HOP}=(\d+)\.(\d+)$")
 _EXPOSED: Final = (
     "X-Repo-Commit,X-Request-Id,X-Error-Code,X-Error-Message,X-Total-Count,ETag,Link,"
-    "Accept-Ranges,Content-Range,X-Linked-Size,X-Linked-ETag,X-Xet-Hash"
+    f"Accept-Ranges,Content-Range,X-Linked-Size,X-Linked-ETag,X-Xet-Hash,{LISTING_HEADER}"
 )
 
 

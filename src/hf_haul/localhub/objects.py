@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,10 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
+
+from hf_haul.localhub.confinement import Confinement, open_regular
 
 __all__ = [
     "DIGESTS",
+    "AbsentContent",
     "BytesContent",
     "Content",
     "DigestCache",
@@ -66,6 +70,37 @@ class BytesContent(Content):
         return blob_id(self.data)
 
 
+class AbsentContent(Content):
+    """Content that is known of, but is not here.
+
+    Args:
+        size: Its size in bytes.
+        sha256: Its sha256, for an LFS file.
+        git_sha1: Its git blob id, for any other file.
+    """
+
+    def __init__(self, size: int, *, sha256: str | None = None, git_sha1: str = "") -> None:
+        self.size = size
+        self._sha256 = sha256 or ""
+        self._git_sha1 = git_sha1
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """There are no bytes to return.
+
+        Raises:
+            FileNotFoundError: Always.
+        """
+        raise FileNotFoundError(errno.ENOENT, f"bytes {offset} to {offset + nbytes} are not here")
+
+    def sha256(self) -> str:
+        """The sha256 it was listed with."""
+        return self._sha256
+
+    def git_sha1(self) -> str:
+        """The git blob id it was listed with."""
+        return self._git_sha1
+
+
 class FileContent(Content):
     """A file on disk; its digests are computed when first asked for, unless they are given.
 
@@ -75,6 +110,7 @@ class FileContent(Content):
         sha256: Its sha256, if known; it is trusted.
         git_sha1: Its git blob id, if known; it is trusted.
         digests: Where computed digests are kept.
+        confinement: Where it must lie, all links followed, whenever it is opened; anywhere if ``None``.
     """
 
     path: Path
@@ -86,8 +122,10 @@ class FileContent(Content):
         sha256: str | None = None,
         git_sha1: str | None = None,
         digests: DigestCache | None = None,
+        confinement: Confinement | None = None,
     ) -> None:
         self.path = Path(path)
+        self._confinement = confinement
         stat = self.path.stat()
         self.size = stat.st_size
         self.mtime_ns = stat.st_mtime_ns
@@ -95,9 +133,17 @@ class FileContent(Content):
         self._git_sha1 = git_sha1
         self._digests = digests if digests is not None else DIGESTS
 
+    def open(self) -> BinaryIO:
+        """Open the file for reading.
+
+        Raises:
+            OSError: It is gone, is no file any more, or leads to where it must not lie.
+        """
+        return open_regular(self.path, self._confinement)
+
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return up to ``nbytes`` bytes from ``offset``."""
-        with self.path.open("rb") as file:
+        with self.open() as file:
             file.seek(offset)
             return file.read(nbytes)
 
@@ -146,7 +192,7 @@ class DigestCache:
         with self._lock:
             known = self._known.get(key)
         if known is None:
-            known = _hash_file(content.path, content.size, algorithm)
+            known = _hash_file(content, algorithm)
             with self._lock:
                 self._known[key] = known
         return known
@@ -163,15 +209,14 @@ class DigestCache:
         staged.replace(self._file)
 
 
-def _hash_file(path: Path, size: int, algorithm: str) -> str:
+def _hash_file(content: FileContent, algorithm: str) -> str:
     if algorithm == "sha256":
         digest = hashlib.sha256()
     else:
-        digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    buffer = memoryview(bytearray(_READ_SIZE))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
+        digest = hashlib.sha1(b"blob %d\0" % content.size, usedforsecurity=False)
+    with content.open() as file:
+        while data := file.read(_READ_SIZE):
+            digest.update(data)
     return digest.hexdigest()
 
 
@@ -215,7 +260,14 @@ def tree_id(children: Iterable[tuple[str, str, bool]]) -> str:
 def _tree_lines(nodes: Iterable[_Node]) -> Iterator[bytes]:
     for node in nodes:
         mode = b"40000" if node.is_dir else b"100644"
-        yield mode + b" " + node.name + b"\0" + bytes.fromhex(node.oid)
+        yield mode + b" " + node.name + b"\0" + _oid_bytes(node.oid)
+
+
+def _oid_bytes(oid: str) -> bytes:
+    try:
+        return bytes.fromhex(oid)
+    except ValueError:  # a mirror's own idea of an object id
+        return hashlib.sha1(oid.encode("utf-8", "surrogateescape"), usedforsecurity=False).digest()
 
 
 def commit_id(tree: str, parents: Iterable[str], message: str, author: str, when: int) -> str:

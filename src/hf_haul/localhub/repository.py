@@ -14,7 +14,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Final, Literal
 
+from hf_haul.localhub.confinement import Confinement
 from hf_haul.localhub.objects import (
+    AbsentContent,
     BytesContent,
     Content,
     DigestCache,
@@ -25,7 +27,17 @@ from hf_haul.localhub.objects import (
     tree_id,
 )
 
-__all__ = ["REPO_TYPES", "Commit", "DirEntry", "FileEntry", "Repo", "Tree", "default_lfs_rule", "full_ref"]
+__all__ = [
+    "REPO_TYPES",
+    "Commit",
+    "DirEntry",
+    "FileEntry",
+    "ListingKind",
+    "Repo",
+    "Tree",
+    "default_lfs_rule",
+    "full_ref",
+]
 
 #: Singular names of the repository types, and their plural in URLs.
 REPO_TYPES: Final[Mapping[str, str]] = {
@@ -36,6 +48,9 @@ REPO_TYPES: Final[Mapping[str, str]] = {
 }
 
 Gated = Literal[False, "auto", "manual"]
+#: Where the list of a commit's files comes from: it is the whole list; all that is here, and somebody vouches that
+#: there is no more; or all that is here, and nobody knows whether there is more.
+ListingKind = Literal["whole", "vouched", "unknown"]
 
 _FIRST_COMMIT: Final = 1_700_000_000  # seconds since 1970; a fixed date keeps ids deterministic
 _COMMIT_STEP: Final = 3600  # seconds
@@ -110,12 +125,14 @@ class FileEntry:
         content: Its bytes.
         is_lfs: Whether git holds only a pointer to it.
         xet_hash: Its Xet hash (64 hex digits), if it has one.
+        listed_oid: Its git blob id as the Hub listed it, where that is known.
     """
 
     path: str
     content: Content
     is_lfs: bool
     xet_hash: str | None = None
+    listed_oid: str | None = None
 
     @property
     def size(self) -> int:
@@ -130,6 +147,8 @@ class FileEntry:
     @cached_property
     def git_oid(self) -> str:
         """The git blob id: of the pointer for an LFS file, of the bytes for any other."""
+        if self.listed_oid is not None:
+            return self.listed_oid
         if self.is_lfs:
             return BytesContent(self.pointer).git_sha1()
         return self.content.git_sha1()
@@ -137,7 +156,12 @@ class FileEntry:
     @cached_property
     def etag(self) -> str:
         """What the Hub gives as this file's etag: sha256 for LFS, git blob id otherwise."""
-        return self.content.sha256() if self.is_lfs else self.git_oid
+        return self.content.sha256() if self.is_lfs else self.content.git_sha1()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its bytes are here, and not only known of."""
+        return not isinstance(self.content, AbsentContent)
 
 
 @dataclass(frozen=True)
@@ -251,6 +275,7 @@ class Commit:
         author: A user name.
         when: Seconds since 1970.
         parent: The commit before it, or ``None``.
+        listing: Whether ``tree`` is known to have all files.
     """
 
     id: str
@@ -259,6 +284,7 @@ class Commit:
     author: str
     when: int
     parent: Commit | None = field(default=None, repr=False)
+    listing: ListingKind = "whole"
 
     @property
     def title(self) -> str:
@@ -474,6 +500,7 @@ class Repo:
         parent: Commit | None = None,
         *,
         known_id: str | None = None,
+        listing: ListingKind = "whole",
     ) -> Commit:
         """Add a commit that holds exactly ``tree``; see `commit`.
 
@@ -484,11 +511,12 @@ class Repo:
             author: A user name.
             parent: The commit before it.
             known_id: Its id, for a commit that comes from elsewhere.
+            listing: See `Commit`.
         """
         when = _FIRST_COMMIT if parent is None else parent.when + _COMMIT_STEP
         name = known_id or commit_id(tree.oid, [parent.id] if parent else [], message, author, when)
-        made = Commit(name, tree, message, author, when, parent)
-        lfs = {entry.etag: entry.content for entry in tree.files.values() if entry.is_lfs}
+        made = Commit(name, tree, message, author, when, parent, listing)
+        lfs = {entry.etag: entry.content for entry in tree.files.values() if entry.is_lfs and entry.is_here}
         with self._lock:
             self._commits[made.id] = made
             if branch is not None:
@@ -519,16 +547,19 @@ class Repo:
     # -- from elsewhere
 
     @staticmethod
-    def from_cache(cache_dir: str | PathLike[str], *, digests: DigestCache | None = None) -> list[Repo]:
+    def from_cache(
+        cache_dir: str | PathLike[str], *, digests: DigestCache | None = None, complete: bool = False
+    ) -> list[Repo]:
         """The repositories of a Hub cache, with their real commit ids; they follow what it gets.
 
         Args:
             cache_dir: The folder with ``models--org--name`` in it.
             digests: Where digests are kept, for caches without links.
+            complete: Whether commits whose listing was not kept are known to be all there.
         """
         from hf_haul.localhub.sources import find_repos  # it needs this module
 
-        return find_repos(Path(cache_dir), digests=digests)
+        return find_repos(Path(cache_dir), digests=digests, complete=complete)
 
     @classmethod
     def from_folder(
@@ -545,10 +576,12 @@ class Repo:
         gated: Gated = False,
         disabled: bool = False,
         lfs: LfsRule | Iterable[str] | None = None,
+        hidden: bool = False,
     ) -> Repo:
         """A repository with one commit that holds a folder.
 
-        ``.git``, ``.cache`` and unfinished downloads are left out.
+        Left out are ``.git``, unfinished downloads, links that lead out of the folder, and names that begin with
+        a dot, but for those that git uses.
 
         Args:
             folder: The folder.
@@ -562,6 +595,7 @@ class Repo:
             gated: See the class.
             disabled: See the class.
             lfs: See the class.
+            hidden: Whether files whose names begin with a dot belong to it, too.
         """
         from hf_haul.localhub.sources import scan_folder  # it needs this module
 
@@ -576,10 +610,20 @@ class Repo:
         )
         told = {*(sha256 or {}), *(xet_hashes or {})}
         files: dict[str, FileSource] = {}
-        for entry in scan_folder(root, digests):
+        confinement = Confinement([root], hidden=hidden)
+        for entry in scan_folder(root, digests, confinement):
             # What is said here goes before what a note in the folder says.
             keep = lfs is None and entry.path not in told
-            files[entry.path] = entry if keep else root / entry.path
+            files[entry.path] = (
+                entry
+                if keep
+                else FileContent(
+                    root / entry.path,
+                    sha256=(sha256 or {}).get(entry.path),
+                    digests=digests,
+                    confinement=confinement,
+                )
+            )
         repo.commit(
             files,
             message,

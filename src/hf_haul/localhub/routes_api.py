@@ -16,9 +16,13 @@ from hf_haul.localhub.replies import Refusal, Reply, json_reply, text_reply
 from hf_haul.localhub.repository import REPO_TYPES, Commit, Entry, FileEntry, Repo
 from hf_haul.localhub.routing import Route
 
-__all__ = ["API_ROUTES", "home", "list_repos", "xet_token_url"]
+__all__ = ["API_ROUTES", "LISTING_HEADER", "home", "list_repos", "xet_token_url"]
+
+#: Says ``partial`` where a list of files is not the Hub's own: clients of ours do not keep it.
+LISTING_HEADER: Final = "X-Haul-Listing"
 
 _MOST_PATHS: Final = 1000  # paths in one paths-info request
+_MOST_DIGITS: Final = 15
 
 
 def xet_token_url(asked: Asked, commit: Commit) -> str:
@@ -34,10 +38,30 @@ def info(asked: Asked) -> Reply:
     """Routes 1 and 2."""
     commit = asked.commit()
     values = _info_values(asked, commit)
+    if commit.listing == "unknown":
+        del values["siblings"], values["usedStorage"]  # what is here may be a part of it
     wanted = asked.route.all("expand")
     if wanted:
         values = {k: v for k, v in values.items() if k in {"_id", "id", *wanted}}
-    return json_reply(values)
+    return _marked(json_reply(values), commit)
+
+
+def _marked(reply: Reply, commit: Commit) -> Reply:
+    """The answer, marked if its list of files is somebody's word and not the Hub's: nobody is to keep that one."""
+    if commit.listing == "vouched":
+        reply.headers[LISTING_HEADER] = "partial"
+    return reply
+
+
+def _require_listing(asked: Asked, commit: Commit) -> None:
+    if commit.listing == "unknown":
+        raise Refusal(
+            404,
+            f"Which files {asked.repo.repo_id} has at {asked.commit_name(commit)} is not known here: some of them are"
+            " in the cache that is served, but not the Hub's listing. Single files can be had. (Whoever serves it can"
+            " download the repository with snapshot_download, or vouch with --complete that all files are there.)",
+            "ListingUnknown",
+        )
 
 
 def _info_values(asked: Asked, commit: Commit) -> dict[str, Any]:
@@ -128,6 +152,7 @@ def home(repos: Iterable[Repo]) -> Reply:
 def tree(asked: Asked) -> Reply:
     """Route 3."""
     commit = asked.commit()
+    _require_listing(asked, commit)
     path = asked.route.path.strip("/")
     if not commit.tree.is_dir(path):
         raise entry_not_found(f'{path} does not exist on "{asked.route.revision}"')
@@ -146,7 +171,7 @@ def tree(asked: Asked) -> Reply:
             "cursor": _write_cursor(following),
         }
         _link_to_next(asked, reply, query)
-    return reply
+    return _marked(reply, commit)
 
 
 def _link_to_next(asked: Asked, reply: Reply, query: Mapping[str, str]) -> None:
@@ -181,11 +206,11 @@ def _tree_row(asked: Asked, commit: Commit, entry: Entry, *, expand: bool) -> di
     return row
 
 
-def _number(text: str | None, default: int) -> int:
-    if text is None:
+def _number(text: str | None, default: int, *, least: int = 1) -> int:
+    if not text:
         return default
-    if not text.isdecimal() or int(text) < 1:
-        raise Refusal(400, f"not a positive number: {text}")
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < least:
+        raise Refusal(400, f"not a number from {least} up: {text[:_MOST_DIGITS]}")
     return int(text)
 
 
@@ -198,9 +223,9 @@ def _read_cursor(cursor: str | None) -> tuple[int, str] | None:
         return None
     try:
         group, path = json.loads(base64.urlsafe_b64decode(cursor))
-    except (binascii.Error, ValueError, TypeError) as error:
+        return int(group), str(path)
+    except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Refusal(400, "invalid cursor") from error
-    return int(group), str(path)
 
 
 def paths_info(asked: Asked) -> Reply:
@@ -212,7 +237,10 @@ def paths_info(asked: Asked) -> Reply:
         raise Refusal(400, f"at most {_MOST_PATHS} paths, not {len(paths)}")
     commit = asked.commit()
     found = [commit.tree.get(path.strip("/")) for path in dict.fromkeys(paths)]
-    return json_reply([_tree_row(asked, commit, row, expand=expand) for row in found if row is not None])
+    if not all(isinstance(entry, FileEntry) for entry in found):
+        _require_listing(asked, commit)
+    rows = [_tree_row(asked, commit, row, expand=expand) for row in found if row is not None]
+    return _marked(json_reply(rows), commit)
 
 
 def _paths_asked(asked: Asked) -> tuple[list[str], bool]:
@@ -222,10 +250,13 @@ def _paths_asked(asked: Asked) -> tuple[list[str], bool]:
         return form.get("paths", []), form.get("expand", ["false"])[-1].lower() == "true"
     try:
         value = json.loads(text)
-        paths = value["paths"]
-        return [paths] if isinstance(paths, str) else list(paths), bool(value.get("expand"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refusal(400, '"paths" is required') from error
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "the body is no JSON, or nested too deeply") from error
+    paths = value.get("paths") if isinstance(value, dict) else None
+    paths = [paths] if isinstance(paths, str) else paths
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise Refusal(400, '"paths" is required: a list of texts')
+    return paths, bool(value.get("expand"))
 
 
 # -- refs and commits
@@ -256,7 +287,7 @@ def commits(asked: Asked) -> Reply:
     history = asked.commit().history()
     most = asked.options.commits_page_size
     limit = min(most, _number(asked.route.get("limit"), most))
-    page = int(asked.route.get("p") or "0")
+    page = _number(asked.route.get("p"), 0, least=0)
     formatted = "formatted" in asked.route.all("expand")
     chosen = history[page * limit : (page + 1) * limit]
     reply = json_reply([_commit_row(commit, formatted=formatted) for commit in chosen])

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 from multidict import CIMultiDict
 
-from hf_haul.localhub.access import entry_not_found
+from hf_haul.localhub.access import entry_not_found, entry_not_served
 from hf_haul.localhub.catalog import Asked, Catalog
 from hf_haul.localhub.objects import BytesContent
 from hf_haul.localhub.options import HubOptions
@@ -36,8 +36,10 @@ def resolve(asked: Asked) -> Reply:
     commit = asked.commit()
     common = {"X-Repo-Commit": asked.commit_name(commit)}
     entry = commit.tree.files.get(asked.route.path)
-    if entry is None:
+    if entry is None and commit.listing != "unknown":
         raise entry_not_found("Entry not found", {**common, "Accept-Ranges": "bytes"})
+    if entry is None or not entry.is_here:
+        raise entry_not_served(asked.repo.repo_id, asked.route.path, commit.id, common)
     if asked.route.kind == "raw" and entry.is_lfs:
         text = BytesContent(entry.pointer)
         return file_reply(

@@ -32,6 +32,7 @@ _SO_MAX_PACING_RATE: Final = 47 if sys.platform == "linux" else None
 _UNPACED: Final = 0xFFFFFFFF
 _UNSAFE: Final = re.compile(r"[^ -~]")
 _SIOCOUTQ: Final = 0x5411
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 @dataclass
@@ -92,8 +93,12 @@ def open_content(content: FileContent) -> BinaryIO:
         Refusal: It is gone, or not what it was when its commit was made.
     """
     try:
-        file = content.path.open("rb")
+        file = content.open()
+    except PermissionError as error:
+        raise Refusal(404, f"this file is not given out: {error.strerror}", "EntryNotServed") from error
     except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise Refusal(503, "the server has too many files open", headers={"Retry-After": "1"}) from error
         raise Refusal(500, f"cannot read the file: {error.strerror}") from error
     stat = os.fstat(file.fileno())
     if (stat.st_size, stat.st_mtime_ns) != (content.size, content.mtime_ns):

@@ -31,6 +31,8 @@ def share(
     certfile: str | os.PathLike[str] | None = None,
     keyfile: str | os.PathLike[str] | None = None,
     digest_file: str | os.PathLike[str] | None = None,
+    hidden: bool = False,
+    complete: bool = False,
 ) -> LocalHub:
     """A hub, not started yet, that shares what is in a folder and follows its changes.
 
@@ -47,6 +49,10 @@ def share(
         keyfile: Its key.
         digest_file: Where the digests of files are remembered, so that a second start need not
             read them all; ``None`` for ``hf-haul/digests.json`` in the user's cache folder.
+        hidden: Whether folders that are no cache show all files whose names begin with a dot; else only those
+            that git uses. What is in ``.git`` is never shown.
+        complete: Whether commits in a cache that the Hub's listing was not kept of are known to be all there.
+            Without it nobody is told which files they have.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -57,7 +63,7 @@ def share(
     digests = DigestCache(digest_file if digest_file is not None else _default_digest_file())
 
     def find() -> list[Repo]:
-        return find_repos(root, private=token is not None, digests=digests)
+        return find_repos(root, private=token is not None, digests=digests, hidden=hidden, complete=complete)
 
     accounts = [] if token is None else [Account("local", token, repos=("*",), gated=("*",))]
     hub = LocalHub(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hf_haul.localhub.objects import DigestCache, blob_id
-from hf_haul.localhub.sources import CacheRepo, FolderRepo, find_repos, scan_folder
+from hf_haul.localhub.sources import CacheRepo, FolderRepo, Holding, find_repos, scan_folder
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "f" * 40
@@ -110,6 +111,145 @@ def test_a_cache_tells_digests_by_the_names_of_its_blobs(tmp_path: Path) -> None
         "plain.txt": blob_id(b"no link"),
     }
     assert repo.refs.keys() == {"refs/heads/main", "refs/pr/1"}
+
+
+LISTED = {
+    "a/w.bin": {"size": 4, "blob_id": "1" * 40, "lfs_sha256": "ab" * 32, "lfs_size": 4},
+    "config.json": {"size": 1, "blob_id": OTHER},
+    "more.json": {"size": 9, "blob_id": "2" * 40},
+}
+
+
+def keep_listing(root: Path, files: object, commit: str = SHA) -> None:
+    write(root / f"trees/{commit}.json", json.dumps({"format_version": 1, "files": files}).encode())
+
+
+def test_the_listing_that_was_kept_tells_what_a_commit_has(tmp_path: Path) -> None:
+    cache_file(tmp_path, SHA, "a/w.bin", "ab" * 32, b"data")
+    cache_file(tmp_path, SHA, "config.json", OTHER)
+    write(tmp_path / "snapshots" / SHA / "notes.txt", b"put there by somebody, it is no link")
+    write(tmp_path / "refs" / "main", SHA.encode())
+    keep_listing(tmp_path, LISTED)
+    repo = CacheRepo(tmp_path, "o/r")
+    files = repo.head.tree.files
+    assert repo.head.listing == "whole"
+    assert {path: entry.is_here for path, entry in files.items()} == {
+        "a/w.bin": True,
+        "config.json": True,
+        "more.json": False,
+    }
+    assert {path: (entry.git_oid, entry.etag, entry.size) for path, entry in files.items()} == {
+        "a/w.bin": ("1" * 40, "ab" * 32, 4),
+        "config.json": (OTHER, OTHER, 1),
+        "more.json": ("2" * 40, "2" * 40, 9),
+    }
+    assert repo.holdings() == [Holding(SHA, ["main"], 2, 3)]
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_without_the_listing_nobody_knows_but_somebody_can_vouch(tmp_path: Path, complete: bool) -> None:
+    cache_file(tmp_path, SHA, "a.txt", OTHER)
+    repo = CacheRepo(tmp_path, "o/r", complete=complete)
+    assert repo.head.listing == ("vouched" if complete else "unknown")
+    assert set(repo.head.tree.files) == {"a.txt"}
+    assert repo.holdings() == [Holding(SHA, [], 1, None)]
+
+
+def test_a_listing_that_lacks_a_file_which_is_here_is_none(tmp_path: Path) -> None:
+    cache_file(tmp_path, SHA, "config.json", OTHER)
+    cache_file(tmp_path, SHA, "later.json", "e" * 40)
+    keep_listing(tmp_path, LISTED)
+    repo = CacheRepo(tmp_path, "o/r")
+    assert repo.head.listing == "unknown"
+    assert set(repo.head.tree.files) == {"config.json", "later.json"}
+
+
+def test_in_a_cache_without_links_any_file_can_show_that_a_listing_lacks_it(tmp_path: Path) -> None:
+    write(tmp_path / "snapshots" / SHA / "config.json")
+    keep_listing(tmp_path, LISTED)
+    repo = CacheRepo(tmp_path, "o/r", interval=0)
+    assert repo.head.listing == "whole"
+    assert repo.head.tree.files["config.json"].etag == OTHER, "the listing's, without hashing"
+    write(tmp_path / "snapshots" / SHA / "later.json")
+    assert repo.resolve("HEAD").listing == "unknown"  # type: ignore[union-attr]  it is there
+
+
+@pytest.mark.parametrize(
+    ("etag", "data"),
+    [
+        pytest.param(OTHER, b"too long", id="another size"),
+        pytest.param("e" * 40, b"x", id="another blob"),
+    ],
+)
+def test_a_file_that_is_not_the_listed_one_is_not_here(tmp_path: Path, etag: str, data: bytes) -> None:
+    cache_file(tmp_path, SHA, "config.json", etag, data)
+    keep_listing(tmp_path, LISTED)
+    repo = CacheRepo(tmp_path, "o/r")
+    assert not repo.head.tree.files["config.json"].is_here
+    assert repo.head.tree.files["config.json"].size == 1
+
+
+def test_what_a_cache_loses_is_here_no_more(tmp_path: Path) -> None:
+    cache_file(tmp_path, SHA, "config.json", OTHER)
+    keep_listing(tmp_path, LISTED)
+    repo = CacheRepo(tmp_path, "o/r", interval=0)
+    assert repo.head.tree.files["config.json"].is_here
+    (tmp_path / "snapshots" / SHA / "config.json").unlink()
+    assert not repo.resolve("HEAD").tree.files["config.json"].is_here  # type: ignore[union-attr]  it is there
+
+
+def test_a_cache_gives_out_blobs_and_nothing_that_lies_elsewhere(tmp_path: Path) -> None:
+    secret = write(tmp_path / "secret", b"key")
+    root = tmp_path / "cache/models--o--r"
+    cache_file(root, SHA, "config.json", OTHER)
+    store = write(root.parent / "blobs/cd" / ("cd" * 32), b"shared")
+    (root / "blobs" / ("ab" * 32)).symlink_to(os.path.relpath(store, root / "blobs"))
+    for name, target in {
+        "shared.bin": root / "blobs" / ("ab" * 32),
+        "evil": secret,
+        "evil-too": root / "blobs/evil",
+    }.items():
+        (root / "snapshots" / SHA / name).symlink_to(target)
+    (root / "blobs/evil").symlink_to(secret)
+    write(tmp_path / "ssh/id_rsa")
+    (root / "snapshots" / OTHER).symlink_to(tmp_path / "ssh")
+    write(root / "refs/main", SHA.encode())
+    (root / "refs/evil").symlink_to(secret)
+    repo = CacheRepo(root, "o/r")
+    assert set(repo.head.tree.files) == {"config.json", "shared.bin"}
+    assert repo.resolve(OTHER) is None
+    assert repo.refs.keys() == {"refs/heads/main"}
+
+
+def test_a_folder_shows_no_hidden_files_and_nothing_that_links_lead_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "served"
+    write(root / "org/evil/config.json")
+    write(root / "org/evil/.env")
+    write(root / "org/evil/.git/config")
+    write(root / "org/good/w.bin")
+    write(tmp_path / "ssh/id_rsa")
+    (root / "org/evil/key").symlink_to(tmp_path / "ssh/id_rsa")
+    (root / "org/evil/git").symlink_to(".git/config")
+    (root / "org/evil/env").symlink_to(".env")
+    (root / "org/evil/inside").symlink_to("../good/w.bin")
+    (root / "org/ssh").symlink_to(tmp_path / "ssh")
+    (root / "org/same").symlink_to("good")
+    repos = {repo.repo_id: repo for repo in find_repos(root)}
+    assert repos.keys() == {"org/evil", "org/good", "org/same"}
+    assert set(repos["org/evil"].head.tree.files) == {"config.json", "inside"}
+    assert set(repos["org/same"].head.tree.files) == {"w.bin"}
+    assert caplog.text.count("leads out") == 4
+    shown = {repo.repo_id: repo for repo in find_repos(root, hidden=True)}
+    assert set(shown["org/evil"].head.tree.files) == {"config.json", "inside", ".env", "env"}
+
+
+def test_a_folder_that_was_downloaded_into_in_part_can_tell(tmp_path: Path) -> None:
+    write(tmp_path / "config.json")
+    write(tmp_path / "mine.txt")
+    keep_listing(tmp_path / ".cache/huggingface", LISTED)
+    assert FolderRepo(tmp_path, "o/r").holdings() == [Holding(SHA, [], 1, 3)]
 
 
 def test_a_cache_is_followed(tmp_path: Path) -> None:
