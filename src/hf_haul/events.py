@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from hf_haul.task import DownloadProgress, DownloadTask
+from hf_haul.threads import ThreadGroup
 
 __all__ = ["DownloadEvent", "EventBus", "Notifier", "ProgressCallback"]
 
@@ -32,7 +34,9 @@ _EVENTS_KEPT: Final = 10_000
 class _Teller(Generic[T]):
     """Calls one callback with messages, on one thread, which lives only while there is something to tell.
 
-    Locking: ``_cond`` guards the attributes below it; the callback runs outside it.
+    Where no thread is to be had, messages wait for one, or for somebody who calls :meth:`flush`.
+
+    Locking: ``_changed`` guards the attributes below it; the callback runs outside it.
 
     Args:
         callback: The user's.
@@ -48,68 +52,86 @@ class _Teller(Generic[T]):
 
     def start_empty(self) -> None:
         """Forget what waits, and the thread; for a forked child, where it does not exist."""
-        self._cond = threading.Condition()
+        self._changed = threading.Condition()
         self._waiting: OrderedDict[object, T] = OrderedDict()
-        self._thread: threading.Thread | None = None
-        self._busy = False  # whether the thread will look at what waits once more
-        self._hurried = False
+        self._telling: int | None = None  # the thread that is in the callback
         self._complained = False
+        self._threads = ThreadGroup(self._name, 1, self._next_work, idle_seconds=_LINGER)
 
     def put(self, key: object, message: T) -> None:
-        """Have a message delivered soon; it replaces an older one with the same key. Call with the lock held."""
+        """Add a message; it replaces an older one with the same key. Call with the lock held, and then :meth:`start`."""
         self._waiting[key] = message
         if self._most is not None and len(self._waiting) > self._most:
             self._waiting.popitem(last=False)
-        if self._busy:
-            self._cond.notify_all()
-            return
-        thread = threading.Thread(target=self._deliver, name=self._name, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is ending, and starts no more threads
-            logger.debug("%s: too late to tell", self._name)
-            return
-        self._thread, self._busy = thread, True
+        self._threads.wake()
 
-    def flush(self, timeout: float = _PATIENCE) -> bool:
+    def start(self) -> bool:
+        """Have what was put delivered soon; returns whether there is a thread to do so. Call it without a lock."""
+        return self._threads.start()
+
+    def flush(self, timeout: float = _PATIENCE, *, here: bool = True) -> bool:
         """Wait until everything was delivered and the thread has ended.
 
         Args:
             timeout: Seconds, of which no more than two count.
+            here: Whether to call the callback on this thread where no other is to be had. How long it takes is then up to
+                the callback.
 
         Returns:
             ``False`` if the callback did not return in time, or is what calls this.
         """
-        with self._cond:
-            thread = self._thread
-            if thread is None:
-                return True
-            if thread is threading.current_thread():
+        deadline = time.monotonic() + max(0.0, min(timeout, _PATIENCE))
+        with self._changed:
+            if self._telling == threading.get_ident():
                 return False
-            self._hurried = True
-            self._cond.notify_all()
-        thread.join(max(0.0, min(timeout, _PATIENCE)))
-        return not thread.is_alive()
+            if self._waiting:
+                self._threads.wake()
+        if not self.start() and here:
+            self.tell_here(deadline)
+        with self._changed:
+            told = self._changed.wait_for(
+                lambda: not self._waiting and self._telling is None, max(0.0, deadline - time.monotonic())
+            )
+        return self._threads.retire(max(0.0, deadline - time.monotonic())) and told
 
-    def _next(self) -> T | None:
-        """The next message; ``None`` if for a while there was none."""
-        with self._cond:
-            self._cond.wait_for(lambda: self._waiting or self._hurried, _LINGER)
-            if not self._waiting:
-                self._busy = self._hurried = False
-                return None
-            return self._waiting.popitem(last=False)[1]
+    def tell_here(self, deadline: float = math.inf) -> None:
+        """Deliver what waits on this thread, unless there is a thread for it.
 
-    def _deliver(self) -> None:
-        while (message := self._next()) is not None:
-            try:
-                self._callback(message)
-            except BaseException:  # whatever it raises, even SystemExit, must not end the download
-                if not self._complained:
-                    self._complained = True
-                    logger.warning(
-                        "%s: the callback raised; it will be called again", self._name, exc_info=True
-                    )
+        Args:
+            deadline: When to stop, in seconds of ``time.monotonic``; one message is delivered in any case.
+        """
+        while not len(self._threads) and self._next_work() is not None:
+            self._tell(here=True)
+            if time.monotonic() >= deadline:
+                break
+        if self._waiting:
+            self._threads.wake()
+            self.start()
+
+    def _next_work(self) -> Callable[[], None] | None:
+        with self._changed:
+            return self._tell if self._waiting and self._telling is None else None
+
+    def _tell(self, *, here: bool = False) -> None:
+        """Deliver one message."""
+        with self._changed:
+            if self._telling is not None or not self._waiting:
+                return
+            self._telling = threading.get_ident()
+        try:
+            with self._changed:
+                message = self._waiting.popitem(last=False)[1]
+            self._callback(message)
+        except BaseException as error:  # whatever it raises, even SystemExit, must not end the download
+            if here and isinstance(error, KeyboardInterrupt):
+                raise
+            if not self._complained:
+                self._complained = True
+                logger.warning("%s: the callback raised; it will be called again", self._name, exc_info=True)
+        finally:
+            with self._changed:
+                self._telling = None
+                self._changed.notify_all()
 
 
 class Notifier(_Teller[DownloadProgress]):
@@ -122,10 +144,11 @@ class Notifier(_Teller[DownloadProgress]):
 
     def post(self, progress: DownloadProgress) -> None:
         """Have ``progress`` delivered soon; it replaces an older message about the same file."""
-        with self._cond:
+        with self._changed:
             known = self._waiting.get(progress.task_id)
             if known is None or not known.status.final:
                 self.put(progress.task_id, progress)
+        self.start()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +225,12 @@ class EventBus:
         for observer in observers:
             observer.post(event)
 
-    def flush(self, timeout: float = _PATIENCE) -> bool:
+    def flush(self, timeout: float = _PATIENCE, *, here: bool = True) -> bool:
         """Wait until every observer was told everything.
 
         Args:
             timeout: Seconds, of which no more than two count.
+            here: Whether to call observers on this thread where no other is to be had.
 
         Returns:
             ``False`` if an observer did not return in time, or is what calls this.
@@ -214,7 +238,7 @@ class EventBus:
         with self._lock:
             observers = list(self._observers)
         deadline = time.monotonic() + timeout
-        over = [observer.flush(deadline - time.monotonic()) for observer in observers]
+        over = [observer.flush(deadline - time.monotonic(), here=here) for observer in observers]
         return all(over)
 
     def reset_after_fork(self) -> None:
@@ -232,5 +256,6 @@ class _Observer(_Teller[DownloadEvent]):
         self._numbers = itertools.count()
 
     def post(self, event: DownloadEvent) -> None:
-        with self._cond:
+        with self._changed:
             self.put(next(self._numbers), event)
+        self.start()

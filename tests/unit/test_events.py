@@ -112,7 +112,7 @@ def test_the_thread_ends_with_a_flush_and_comes_back_with_the_next_message() -> 
     for done in range(3):
         notifier.post(message("a", done))
         assert notifier.flush()
-        assert not [t for t in threading.enumerate() if t.name == "named-thread"]
+        assert not [t for t in threading.enumerate() if t.name.startswith("named-thread")]
     assert told == [0, 1, 2]
 
 
@@ -120,10 +120,8 @@ def test_the_thread_ends_by_itself_when_there_is_nothing_to_tell(monkeypatch: py
     monkeypatch.setattr(events, "_LINGER", 0.01)
     notifier = Notifier(lambda progress: None, "brief-thread")
     notifier.post(message("a", 0))
-    thread = notifier._thread
-    assert thread is not None
-    thread.join(10)
-    assert not thread.is_alive()
+    assert notifier._threads.join(10)
+    assert not [t for t in threading.enumerate() if t.name.startswith("brief-thread")]
 
 
 def test_one_thread_serves_many_messages() -> None:
@@ -135,20 +133,60 @@ def test_one_thread_serves_many_messages() -> None:
     assert len(threads) == 1
 
 
-def test_where_no_thread_can_be_started_nothing_is_raised(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_no_thread_can_be_started_who_waits_is_told_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(self: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr(threading.Thread, "start", start)
-    notifier = Notifier(gate, "test")
-    notifier.post(message("a", 0))
-    assert notifier.flush()
+    told: list[object] = []
+    by: set[int] = set()
+
+    def callback(progress: DownloadProgress) -> None:
+        told.append(progress.task_id)
+        by.add(threading.get_ident())
+        if progress.task_id == "a":
+            notifier.post(message("b", 0))
+            assert not notifier.flush()
+        if progress.task_id == "b":
+            raise SystemExit
+
+    def observer(event: DownloadEvent) -> None:
+        told.append(event.kind)
+
+    notifier = Notifier(callback, "test")
     bus = EventBus()
-    bus.subscribe(lambda event: None)
-    bus.emit("queue_done")
-    assert bus.flush()
+    bus.subscribe(observer)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        notifier.post(message("a", 0))
+        bus.emit("queue_started")
+        assert not bus.flush(0.01, here=False)
+        assert told == []
+        assert notifier.flush()
+        assert bus.flush()
+        assert told == ["a", "b", "queue_started"]
+        assert by == {threading.get_ident()}
+        notifier.post(message("c", 0))
+    notifier.post(message("d", 0))  # there are threads again, and what was left is told, too
+    assert notifier.flush()
+    assert told == ["a", "b", "queue_started", "c", "d"]
+    assert len(by) == 2
+
+
+def test_an_interrupt_while_a_callback_runs_on_the_waiting_thread_gets_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def callback(progress: DownloadProgress) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    notifier = Notifier(callback, "test")
+    notifier.post(message("a", 0))
+    with pytest.raises(KeyboardInterrupt):
+        notifier.flush()
+    assert notifier.flush()
 
 
 def test_observers_get_every_event_in_order_until_they_unsubscribe() -> None:
