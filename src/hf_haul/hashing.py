@@ -6,10 +6,13 @@ import contextlib
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from hf_haul.processors import usable_processors
 from hf_haul.staging import StagedFile
+from hf_haul.threads import ThreadGroup
 from hf_haul.verify import Verifier
 
 __all__ = ["Hasher"]
@@ -24,59 +27,50 @@ class Hasher:
     What the worker at the front of a file does not hand over is read back from the system's memory. Either costs less
     than having that worker hash what it receives: its connection would stand still meanwhile.
 
+    Nothing depends on these threads: what they have not hashed, whoever finishes the file hashes.
+
     Args:
         most: Threads at the most, each at one file; as many as there are processors to use by default.
 
-    Locking: ``_waits`` guards the attributes below it; hashing happens outside it.
+    Locking: ``_lock`` guards ``_files``; hashing happens outside it.
     """
 
     def __init__(self, most: int | None = None) -> None:
-        self._most = most or math.ceil(usable_processors())
-        self._waits = threading.Condition()
+        self._lock = threading.Lock()
         self._files: OrderedDict[Verifier, StagedFile] = OrderedDict()
-        self._threads: set[threading.Thread] = set()
-        self._idle = 0
-        self._closing = False
+        self._threads = ThreadGroup(
+            "hf-haul-hasher", most or math.ceil(usable_processors()), self._next, idle_seconds=_IDLE_SECONDS
+        )
+        self._closed = False
 
     def soon(self, verifier: Verifier, staged: StagedFile) -> None:
-        """Have a file's digest follow its prefix."""
-        with self._waits:
-            if self._closing or verifier in self._files:
-                return
-            self._files[verifier] = staged
-            if len(self._files) <= self._idle:
-                self._waits.notify()
-            elif len(self._threads) < self._most:
-                thread = threading.Thread(target=self._run, name="hf-haul-hasher", daemon=True)
-                with contextlib.suppress(RuntimeError):  # no more threads to be had: it is hashed in the end
-                    thread.start()
-                    self._threads.add(thread)
+        """Have a file's digest follow its prefix; call :meth:`start` afterwards, without a lock."""
+        with self._lock:
+            if not self._closed and verifier not in self._files:
+                self._files[verifier] = staged
+                self._threads.wake()
 
-    def close(self) -> None:
-        """End the threads after the files they are at."""
-        with self._waits:
-            self._closing = True
+    def start(self) -> None:
+        """Start the threads that are missing. Where none are to be had, a file is hashed in the end."""
+        self._threads.start()
+
+    def close(self, timeout: float | None = None) -> None:
+        """End the threads after the files they are at.
+
+        Args:
+            timeout: Seconds to wait for them at the most.
+        """
+        with self._lock:
+            self._closed = True
             self._files.clear()
-            self._waits.notify_all()
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join()
+        self._threads.close(timeout)
 
-    def _run(self) -> None:
-        while (work := self._next()) is not None:
-            verifier, staged = work
-            with contextlib.suppress(OSError):  # closed meanwhile; whoever resumes it hashes it again
-                verifier.catch_up(staged.frontier, staged.read_into, wait=False)
+    def _next(self) -> Callable[[], None] | None:
+        """Hash the file that has waited longest; ``None`` if there is none."""
+        with self._lock:
+            return partial(_hash, *self._files.popitem(last=False)) if self._files else None
 
-    def _next(self) -> tuple[Verifier, StagedFile] | None:
-        """The file that has waited longest; ``None`` if the calling thread is to end."""
-        with self._waits:
-            self._idle += 1
-            try:
-                self._waits.wait_for(lambda: self._files or self._closing, _IDLE_SECONDS)
-            finally:
-                self._idle -= 1
-            if self._closing or not self._files:
-                self._threads.discard(threading.current_thread())
-                return None
-            return self._files.popitem(last=False)
+
+def _hash(verifier: Verifier, staged: StagedFile) -> None:
+    with contextlib.suppress(OSError):  # closed meanwhile; whoever resumes it hashes it again
+        verifier.catch_up(staged.frontier, staged.read_into, wait=False)

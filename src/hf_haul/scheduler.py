@@ -858,3 +858,4 @@ class Scheduler:
         """Have what is on disk hashed while the rest downloads."""
         if self._threads_allowed and transfer.size > SMALL_FILE and transfer.verifier and transfer.staged:
             self._hasher.soon(transfer.verifier, transfer.staged)
+            self._hasher.start()

@@ -88,8 +88,7 @@ class Verifier:
         try:
             if offset != self._position or restarts != self.restarts:
                 return False
-            self._hash.update(data)
-            self._position += len(data)
+            self._take(data)
             return True
         finally:
             self._lock.release()
@@ -140,25 +139,31 @@ class Verifier:
                         return False
             return self._position >= self._size
         finally:
-            self._refuse_blocks()
-            self._lock.release()
+            try:
+                self._refuse_blocks()
+            finally:
+                self._lock.release()
 
     def _hash_next(self, limit: int, read_into: ReadInto) -> bool:
         """Hash the block that comes next: what was handed over, or else what can be read back before that."""
         block = self._next_block()
         if block is not None and block.offset == self._position:
             try:
-                self._hash.update(block.data)
-                self._position += len(block.data)
+                self._take(block.data)
             finally:
                 block.done()
             return True
         end = limit if block is None else min(limit, block.offset)
         buffer = _block()
         got = read_into(self._position, buffer[: min(len(buffer), end - self._position)])
-        self._hash.update(buffer[:got])
-        self._position += got
+        self._take(buffer[:got])
         return got > 0  # or somebody cut the file; the digest will tell
+
+    def _take(self, data: memoryview) -> None:
+        """Hash what comes next, or nothing of it: out of memory in between, the position would no longer be the hash's."""
+        position = self._position + len(data)
+        self._hash.update(data)
+        self._position = position
 
     def _next_block(self) -> _Block | None:
         """The first of the blocks that are still to be hashed, taken out if it is to be hashed now."""

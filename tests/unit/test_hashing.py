@@ -43,11 +43,12 @@ def _hasher() -> Iterator[Hasher]:
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "hf-haul-hasher"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("hf-haul-hasher")]
 
 
 def soon(hasher: Hasher, file: File) -> None:
     hasher.soon(file, file)  # type: ignore[arg-type]  # it is both
+    hasher.start()
 
 
 def test_files_are_hashed_side_by_side_up_to_the_most(hasher: Hasher) -> None:
