@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+import weakref
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from hf_haul.forks import renew_after_fork
 
@@ -24,6 +26,10 @@ Work = Callable[[], object]
 _IDLE_SECONDS: Final = 5.0
 #: What starting a thread raises where the system, or an interpreter that is ending, gives no more of them.
 _REFUSED: Final = (RuntimeError, MemoryError)
+#: Seconds between two looks whether a thread that should begin is still there.
+_LOOK_SECONDS: Final = 0.05
+#: Seconds before a thread looks for work again after it found no memory to do so.
+_SHORTAGE_SECONDS: Final = 0.05
 
 
 def start_daemon(target: Callable[[], object], name: str) -> threading.Thread | None:
@@ -32,13 +38,72 @@ def start_daemon(target: Callable[[], object], name: str) -> threading.Thread | 
     Returns:
         The thread; ``None`` where no more threads are to be had, or the interpreter is ending.
     """
+
+    def work(begun: Callable[[], None]) -> None:
+        begun()
+        target()
+
+    return _start(work, name)
+
+
+def _start(work: Callable[[Callable[[], None]], object], name: str) -> threading.Thread | None:
+    """Start a thread that calls ``work`` with a function to say that it has begun, and wait until it does."""
     try:
-        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread = _Daemon(work, name)
         thread.start()
     except _REFUSED as error:
         logger.debug("no thread %s: %s", name, repr(error))
         return None
+    if not thread.wait_until_begun():
+        logger.debug("no thread %s: it ended before it began", name)
+        return None
     return thread
+
+
+class _Unwaited(threading.Event):
+    """An event that nobody waits for."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        del timeout
+        return self.is_set()
+
+
+class _Daemon(threading.Thread):
+    """A daemon thread that tells whoever starts it also of its early death.
+
+    ``Thread.start`` waits for an event that the new thread sets. One that finds no memory on its way there never does,
+    and ``start`` waits for ever (https://github.com/python/cpython/issues/140746). So that event is not waited for, but a
+    lock that the new thread releases, or the end of the method that it runs, which nobody else refers to.
+    """
+
+    def __init__(self, work: Callable[[Callable[[], None]], object], name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = work
+        self._begun = threading.Lock()
+        self._begun.acquire()
+        self._started = _Unwaited()
+        self._running: weakref.ref[Any] | None = None
+
+    @property
+    def _bootstrap(self) -> Callable[[], None]:
+        """What ``Thread.start`` has the new thread call."""
+        method: Callable[[], None] = super()._bootstrap  # type: ignore[misc]  # CPython's, not in the stubs
+        self._running = weakref.ref(method)
+        return method
+
+    def run(self) -> None:
+        work = self._work
+        del self._work
+        work(self._begun.release)
+
+    def wait_until_begun(self) -> bool:
+        """Wait until the thread says that it has begun; returns whether it did."""
+        while not self._begun.acquire(timeout=_LOOK_SECONDS):
+            gone = self._running is not None and self._running() is None
+            if gone and not self._begun.acquire(blocking=False):
+                getattr(threading, "_limbo", {}).pop(self, None)  # or it would be enumerated for ever
+                return False
+        return True
 
 
 class ThreadGroup:
@@ -75,6 +140,7 @@ class ThreadGroup:
         self._calls = 0  # of wake, that no thread has followed yet
         self._wanted = 0  # threads to be started
         self._starting = 0
+        self._retiring = 0  # calls of retire that wait
         self._closing = False
 
     def __len__(self) -> int:
@@ -113,7 +179,7 @@ class ThreadGroup:
                 number = len(self._threads) + self._starting
             started = False
             try:
-                started = start_daemon(self._run, f"{self.name}-{number}") is not None
+                started = _start(self._run, f"{self.name}-{number}") is not None
             finally:
                 with self._changed:
                     self._starting -= 1
@@ -123,39 +189,77 @@ class ThreadGroup:
                 return bool(self._threads)
         return True
 
-    def close(self) -> None:
-        """Have the threads end after the work they are at, and wait for them; no more are started."""
+    def retire(self, timeout: float | None = None) -> bool:
+        """Have the threads end once they find no work, and wait for them; later work gets new ones.
+
+        Args:
+            timeout: Seconds to wait at the most.
+
+        Returns:
+            Whether they have ended; the calling one does not count.
+        """
+        with self._changed:
+            self._retiring += 1
+            self._changed.notify_all()
+        try:
+            return self.join(timeout)
+        finally:
+            with self._changed:
+                self._retiring -= 1
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Have the threads end after the work they are at, and wait for them; no more are started.
+
+        Args:
+            timeout: Seconds to wait at the most.
+
+        Returns:
+            Whether they have ended; the calling one does not count.
+        """
         with self._changed:
             self._closing = True
             self._wanted = 0
             self._changed.notify_all()
-        self.join()
+        return self.join(timeout)
 
-    def join(self, timeout: float | None = None) -> None:
+    def join(self, timeout: float | None = None) -> bool:
         """Wait until the threads there are have ended; not for the calling one.
 
         Args:
-            timeout: Seconds for each, at the most.
-        """
-        with self._changed:
-            threads = list(self._threads)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(timeout)
+            timeout: Seconds to wait at the most, for all of them together.
 
-    def _run(self) -> None:
+        Returns:
+            Whether they have ended.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            threads = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    def _run(self, begun: Callable[[], None]) -> None:
         me = threading.current_thread()
         with self._changed:
             # Not one too many: who counts threads cannot see one between its start and this line.
-            if self._closing or len(self._threads) >= self.limit:
-                return
-            self._threads.add(me)
+            if not self._closing and len(self._threads) < self.limit:
+                self._threads.add(me)
+        begun()
         try:
-            while self._do_next() or self._wait(me):
-                pass
+            while me in self._threads:
+                self._do_all(me)
         finally:
             with self._changed:
                 self._threads.discard(me)
+
+    def _do_all(self, me: threading.Thread) -> None:
+        """Do what there is to do, until there was nothing for a while; then the thread is no longer one of the group's."""
+        try:
+            while self._do_next() or self._wait(me):
+                pass
+        except BaseException as error:  # noqa: BLE001  no memory left, in the lines of the group itself
+            logger.debug("%s: %s", self.name, repr(error))
+            time.sleep(_SHORTAGE_SECONDS)
 
     def _do_next(self) -> bool:
         """Do a piece of work; returns whether there was one."""
@@ -179,7 +283,9 @@ class ThreadGroup:
         with self._changed:
             self._idle += 1
             try:
-                self._changed.wait_for(lambda: self._calls or self._closing, self._idle_seconds)
+                self._changed.wait_for(
+                    lambda: self._calls or self._closing or self._retiring, self._idle_seconds
+                )
             finally:
                 self._idle -= 1
             if self._calls and not self._closing:

@@ -4,6 +4,7 @@ import logging
 import os
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from tests.support.waits import until
 
+from hf_haul import threads
 from hf_haul.threads import ThreadGroup, start_daemon
 
 
@@ -172,6 +174,78 @@ def test_a_thread_that_is_there_does_what_was_refused_another(
     assert pile.add(done.set)
     leave.set()
     assert done.wait(10)
+
+
+def test_a_thread_that_dies_before_it_begins_is_a_refused_one(
+    piles: Piles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPython's own start waits for it for ever."""
+    pile = piles(2)
+    seen: list[object] = []
+
+    def out_of_memory(_event: threading.Event) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threads._Unwaited, "set", out_of_memory)
+        patch.setattr(sys, "unraisablehook", lambda _: seen.append(1))  # where the interpreter tells of it
+        before = threading.enumerate()
+        assert start_daemon(lambda: None, "x") is None
+        assert not pile.add(lambda: None)
+        assert len(pile.group) == 0
+        assert threading.enumerate() == before
+        assert until(lambda: len(seen) == 2)
+    done = threading.Event()
+    assert pile.add(done.set)
+    assert done.wait(10)
+
+
+def test_a_thread_without_the_memory_to_look_for_work_tries_again(
+    piles: Piles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pile = piles(1)
+    failed, done = threading.Event(), threading.Event()
+    real = ThreadGroup._wait
+
+    def out_of_memory(self: ThreadGroup, me: threading.Thread) -> bool:
+        monkeypatch.setattr(ThreadGroup, "_wait", real)
+        failed.set()
+        raise MemoryError
+
+    monkeypatch.setattr(ThreadGroup, "_wait", out_of_memory)
+    pile.add(lambda: None)
+    assert failed.wait(10)
+    pile.waiting.put(done.set)  # nobody is woken for it
+    assert done.wait(10)
+    assert len(pile.group) == 1
+
+
+def test_retiring_ends_idle_threads_and_later_work_gets_new_ones(piles: Piles) -> None:
+    pile = piles(2, idle_seconds=60.0)
+    for _ in range(3):
+        done = threading.Event()
+        assert pile.add(done.set)
+        assert done.wait(10)
+        assert pile.group.retire(10)
+        assert len(pile.group) == 0
+
+
+def test_waiting_for_threads_to_end_takes_so_long_in_all(piles: Piles) -> None:
+    pile = piles(3)
+    busy, leave = threading.Barrier(4), threading.Event()
+
+    def work() -> None:
+        busy.wait(10)
+        leave.wait(10)
+
+    for _ in range(3):
+        pile.add(work)
+    busy.wait(10)
+    assert not pile.group.retire(0.01)
+    assert not pile.group.close(0.01)
+    assert len(pile.group) == 3
+    leave.set()
+    assert pile.group.join(10)
 
 
 def test_close_ends_idle_threads_and_waits_for_busy_ones(piles: Piles) -> None:
