@@ -243,3 +243,19 @@ def test_the_map_names_every_module_in_an_order_that_its_imports_follow() -> Non
         known = {imported for path in paths for imported, _ in _our_imports(path)} - {name}
         assert known <= above, f"{name} imports {known - above}, which the map puts below it"
         above.add(name)
+
+
+@pytest.mark.parametrize("path", _inner_files())
+def test_only_forks_asks_to_be_called_in_a_forked_child(path: Path) -> None:
+    """All else registers there: the order and what may be relied on are one module's business."""
+    uses = [
+        f"{path}:{n.lineno}" for n in ast.walk(_tree(path)) if getattr(n, "attr", "") == "register_at_fork"
+    ]
+    assert uses == [] or _unit(path) == "forks"
+
+
+@pytest.mark.parametrize("path", _inner_files())
+def test_no_lock_of_the_standard_library_is_held_over_all_instances(path: Path) -> None:
+    """Until Python 3.11, ``functools.cached_property`` does, and nothing makes it anew in a forked child."""
+    names = {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(_tree(path))}
+    assert "cached_property" not in names or _unit(path) == "localhub"

@@ -33,6 +33,7 @@ from huggingface_hub import constants
 from hf_haul import hub
 from hf_haul.cache import HandedOverDestination
 from hf_haul.calls import CallOptions, bars_of_one_file, raise_all
+from hf_haul.forks import renew_after_fork
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 
@@ -81,6 +82,14 @@ class Acceleration:
         self._options: list[CallOptions] = []
         self._replaced: list[_Replacement] = []
         self._here = threading.local()
+        renew_after_fork(self, Acceleration._after_fork)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        if (
+            self._replaced and not self._options
+        ):  # another thread was at it: as if it had not begun, or had finished
+            self._restore()
 
     @property
     def installed(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+from hf_haul.forks import renew_after_fork
 from hf_haul.task import DownloadProgress, DownloadTask
 from hf_haul.threads import ThreadGroup
 
@@ -186,6 +187,7 @@ class EventBus:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._observers: list[_Observer] = []
+        renew_after_fork(self, EventBus._after_fork)
 
     def subscribe(self, observer: Callable[[DownloadEvent], None]) -> Callable[[], None]:
         """Have ``observer`` told of every event from now on.
@@ -241,7 +243,7 @@ class EventBus:
         over = [observer.flush(deadline - time.monotonic(), here=here) for observer in observers]
         return all(over)
 
-    def reset_after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Keep the observers, and forget what waited for them, in a forked child; the parent's threads tell it."""
         self._lock = threading.Lock()
         for observer in self._observers:

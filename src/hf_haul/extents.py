@@ -7,15 +7,14 @@ share its extents. Nothing here decides what to fetch ahead; see ``readahead``.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
 from hf_haul.config import MiB
+from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 from hf_haul.ranged import RangeSource
 from hf_haul.reader import DEMAND, READ_AHEAD, Buffer, Job, Reads
@@ -38,14 +37,16 @@ class _Extent:
 
     __slots__ = ("buffer", "data", "halt", "job", "owner", "source", "start", "stop", "waiters")
 
-    def __init__(self, source: RangeSource, start: int, stop: int, owner: object) -> None:
+    def __init__(self, source: RangeSource, start: int, stop: int, owner: object, data: bytes = b"") -> None:
         self.source = source
         self.start = start
         self.stop = stop
         self.owner = owner
-        self.buffer: Buffer | None = Buffer(stop - start)
-        self.data = b""
+        self.buffer = None if data else Buffer(stop - start)
+        self.data = data
         self.job = Job(self._fetch)
+        if data:
+            self.job.set_result(None)
         self.halt = Halt()
         self.waiters = 0
 
@@ -113,22 +114,34 @@ class Extents:
         self.reads = reads
         self._budget = budget
         self._consumed_budget = consumed
+        self._start_empty()
+        renew_after_fork(self, Extents._after_fork)
+
+    def _start_empty(self) -> None:
         self._files: dict[RangeSource, _File] = {}
         self._fresh: OrderedDict[_Extent, None] = OrderedDict()  # not read to the end yet, oldest first
         self._consumed: OrderedDict[_Extent, None] = OrderedDict()  # read to the end, oldest first
         self._bytes = 0
         self._consumed_bytes = 0
         self._lock = threading.Lock()
-        _all.add(self)
 
     def _after_fork(self) -> None:
-        """Keep what is here; what was on its way is the parent's."""
-        self._lock = threading.Lock()
-        for file in list(self._files.values()):
-            for extent in list(file.extents):
-                extent.waiters = 0
-                if not extent.data:
-                    self._forget(extent)
+        """Keep the bytes that are here, and nothing else of what other threads may have been changing.
+
+        An extent is in its file before it is in ``_fresh`` or ``_consumed``, and until it is in neither, so those in
+        them do not overlap; its ``data`` comes whole. Everything else is made anew from that.
+        """
+        consumed, fresh = list(self._consumed), list(self._fresh)
+        self._start_empty()
+        for read, extents in ((True, consumed), (False, fresh)):
+            for old in extents:
+                file = self._files.get(old.source, _File())
+                # It may be in both, if it was just moved from one to the other.
+                if old.data and not file.overlapping(old.start, old.stop):
+                    self._files[old.source] = file
+                    kept = self._make_whole(file, old.source, old.start, old.data, old.owner)
+                    if read:
+                        self._consume(kept)
 
     # ---- reading
 
@@ -210,10 +223,7 @@ class Extents:
             file = self._files.setdefault(source, _File())
             if file.extents:
                 return
-            extent = self._make(file, source, 0, len(data), owner)
-            extent.data, extent.buffer = data, None
-            extent.job.set_result(None)
-            self._consume(extent)
+            self._consume(self._make_whole(file, source, 0, data, owner))
             self._make_room()
 
     def _wait(self, held: list[_Extent], mine: list[_Extent]) -> None:
@@ -321,11 +331,19 @@ class Extents:
     # ---- under the lock
 
     def _make(self, file: _File, source: RangeSource, start: int, stop: int, owner: object) -> _Extent:
-        extent = _Extent(source, start, stop, owner)
+        return self._keep(file, _Extent(source, start, stop, owner))
+
+    def _keep(self, file: _File, extent: _Extent) -> _Extent:
         file.add(extent)
         self._fresh[extent] = None
-        self._bytes += stop - start
+        self._bytes += extent.stop - extent.start
         return extent
+
+    def _make_whole(
+        self, file: _File, source: RangeSource, start: int, data: bytes, owner: object
+    ) -> _Extent:
+        """An extent whose bytes are here already."""
+        return self._keep(file, _Extent(source, start, start + len(data), owner, data))
 
     def _consume(self, extent: _Extent) -> None:
         if extent in self._fresh:
@@ -365,15 +383,3 @@ class Extents:
         file.remove(extent)
         if not file.extents:
             del self._files[extent.source]
-
-
-_all: weakref.WeakSet[Extents] = weakref.WeakSet()
-
-
-def _reset_after_fork() -> None:
-    for extents in list(_all):
-        extents._after_fork()  # noqa: SLF001  the module's own class
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -14,10 +14,10 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from huggingface_hub import HfApi, RepoFile, constants, file_download, hf_hub_url
@@ -540,6 +540,22 @@ class FileMetadata:
     location: str | None = field(default=None, repr=False)  # it may be signed
 
 
+class _cached_property(Generic[T]):  # noqa: N801  used like functools' own
+    """``functools.cached_property`` without a lock.
+
+    Until Python 3.11 that of functools holds one over all instances; a child forked meanwhile waits for it for ever.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self._name = make.__name__
+        self.__doc__ = make.__doc__
+
+    def __get__(self, instance: Any, _owner: type | None = None) -> T:
+        value = instance.__dict__[self._name] = self._make(instance)
+        return value
+
+
 @dataclass(frozen=True)
 class Repository:
     """One repository on one Hub, and how to ask for it.
@@ -564,7 +580,7 @@ class Repository:
     user_agent: dict[str, Any] | str | None = None
     headers: dict[str, str] | None = field(default=None, repr=False)
 
-    @cached_property
+    @_cached_property
     def request_headers(self) -> dict[str, str]:
         """Headers for every request to the Hub, token included.
 
@@ -586,7 +602,7 @@ class Repository:
             headers.setdefault(counter, "1")
         return headers
 
-    @cached_property
+    @_cached_property
     def _frozen_headers(self) -> Mapping[str, str]:
         return MappingProxyType(self.request_headers)
 
@@ -595,7 +611,7 @@ class Repository:
         """The Hub's URL, without a slash at its end."""
         return (self.endpoint or constants.ENDPOINT).rstrip("/")
 
-    @cached_property
+    @_cached_property
     def trusted_origins(self) -> frozenset[str]:
         """Origins that may receive the token, as ``scheme://host:port``."""
         return trusted_origins(self.base)
@@ -605,7 +621,7 @@ class Repository:
         """The repository's folder in a cache."""
         return str(repo_folder_name(repo_id=self.repo_id, repo_type=self.repo_type))
 
-    @cached_property
+    @_cached_property
     def _api(self) -> HfApi:
         return HfApi(endpoint=self.base, token=self.token, headers=self.request_headers)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from hf_haul.errors import HaltedError
+from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 
 __all__ = ["BandwidthLimiter"]
@@ -57,6 +58,7 @@ class BandwidthLimiter:
         self._at = clock()
         self._taken = 0.0
         self._throttled = 0.0
+        renew_after_fork(self, BandwidthLimiter._after_fork)
 
     @property
     def max_bps(self) -> float | None:
@@ -136,9 +138,12 @@ class BandwidthLimiter:
             raise HaltedError
         return waited
 
-    def reset_after_fork(self) -> None:
-        """Go on in a forked child, where the lock may be held by a thread that does not exist."""
+    def _after_fork(self) -> None:
+        """Go on in a forked child with the rate, and no debt: what was booked there belongs to the parent's threads."""
         self._lock = threading.Lock()
+        self._bucket = self._bucket_for(self._rate)
+        self._balance = self._bucket
+        self._at = self._clock()
 
     def _take(self, nbytes: int) -> float:
         """Book ``nbytes`` and return their place in the stream of all bytes ever taken."""

@@ -22,6 +22,7 @@ from hf_haul.config import Settings, parse_rate
 from hf_haul.disk import check_space
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.events import EventBus, Notifier, ProgressCallback
+from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.plan import SMALL_FILE, make_plan
 from hf_haul.priority import DefaultPolicy, PriorityPolicy
@@ -269,7 +270,9 @@ class ParallelDownloadManager:
         self._start_empty()
         self.events = EventBus()
         self._build()
-        _managers.add(self)
+        key = id(self)
+        _managers[key] = weakref.ref(self, lambda _gone: _managers.pop(key, None))
+        renew_after_fork(self, ParallelDownloadManager._after_fork)
 
     def _start_empty(self) -> None:
         self._lock = threading.Lock()  # guards what follows, and the engine's making, once per process
@@ -301,8 +304,6 @@ class ParallelDownloadManager:
     def _after_fork(self) -> None:
         # Any lock may have been held by a thread that does not exist here.
         self._start_empty()
-        self._limiter.reset_after_fork()
-        self.events.reset_after_fork()
 
     def _transport_for(self, request: FileRequest) -> Transport:
         remote = request.remote
@@ -696,7 +697,7 @@ class ParallelDownloadManager:
             engine.shutdown(wait_for_work=wait)
         finally:
             self._pool.close()
-            _managers.discard(self)
+            _managers.pop(id(self), None)
             with self._lock:
                 telling: list[Notifier | EventBus] = [*self._notifiers, self.events]
             deadline = time.monotonic() + _PATIENCE
@@ -788,7 +789,8 @@ def _require_writable(folder: Path) -> None:
         raise PermissionError(f"cannot write to {folder}")
 
 
-_managers: weakref.WeakSet[ParallelDownloadManager] = weakref.WeakSet()
+#: Managers that are not shut down, by id. Changed by single operations on a dict, which the collector may interrupt.
+_managers: Final[dict[int, weakref.ref[ParallelDownloadManager]]] = {}
 _default_lock = threading.Lock()
 _default: ParallelDownloadManager | None = None
 
@@ -804,17 +806,15 @@ def default_manager() -> ParallelDownloadManager:
 
 @atexit.register
 def _close_managers() -> None:
-    for manager in list(_managers):
-        if manager._pid == os.getpid():  # noqa: SLF001  the module's own class
+    for reference in list(_managers.values()):
+        manager = reference()
+        if manager is not None and manager._pid == os.getpid():  # noqa: SLF001  the module's own class
             manager.shutdown(wait=False)
 
 
 def _reset_after_fork() -> None:
     global _default_lock
     _default_lock = threading.Lock()
-    for manager in list(_managers):
-        manager._after_fork()  # noqa: SLF001  the module's own class
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+call_after_fork(_reset_after_fork)

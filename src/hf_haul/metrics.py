@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hf_haul.config import KiB, Settings
+from hf_haul.forks import renew_after_fork
 
 __all__ = ["DownloadMetrics", "SourceHistory", "SpeedMeter"]
 
@@ -209,8 +210,13 @@ class SourceHistory:
     """What each source (``scheme://host[:port]``) has shown so far. Safe for many threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._new_lock()
         self._sources: dict[str, _Source] = {}
+        renew_after_fork(self, SourceHistory._new_lock)
+
+    def _new_lock(self) -> None:
+        # A child goes on with what is known; at the worst, one read of another thread is counted by half.
+        self._lock = threading.Lock()
 
     def read(self, source: str, nbytes: int, seconds: float) -> None:
         """Note one read: its bytes, and the seconds one connection took for them."""

@@ -13,7 +13,6 @@ import logging
 import os
 import socket
 import sys
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,17 +114,16 @@ def this_process() -> Owner:
     )
 
 
-_me_lock = threading.Lock()
 _me: Owner | None = None
 
 
 def current_owner() -> Owner:
-    """The owner record of the calling process, made once; a forked child gets its own."""
+    """The owner record of the calling process; a forked child gets its own."""
     global _me
-    with _me_lock:
-        if _me is None or _me.pid != os.getpid():
-            _me = this_process()
-        return _me
+    me = _me
+    if me is None or me.pid != os.getpid():
+        _me = me = this_process()  # threads that meet here make the same record
+    return me
 
 
 def try_lock(fd: int) -> bool:

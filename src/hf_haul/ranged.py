@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from hf_haul.errors import (
     StalledError,
     TransferError,
 )
+from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
@@ -125,7 +125,7 @@ class RangeSource:
         self._guard = guard
         self._clock = clock
         self._reset()
-        _sources.add(self)
+        renew_after_fork(self, RangeSource._reset)
 
     def _reset(self) -> None:
         """Start with fresh locks and connections."""
@@ -290,15 +290,3 @@ class RangeSource:
             spool.close()
             raise
         return spool
-
-
-_sources: weakref.WeakSet[RangeSource] = weakref.WeakSet()
-
-
-def _reset_after_fork() -> None:
-    for source in list(_sources):
-        source._reset()  # noqa: SLF001  the module's own class
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)

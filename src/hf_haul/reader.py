@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -15,6 +13,7 @@ from typing import Final
 
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import HaltedError, IntegrityError
+from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
@@ -93,7 +92,7 @@ class ReadThreads:
         self._idle_seconds = idle_seconds
         self._numbers = itertools.count()
         self._reset()
-        _all_threads.add(self)
+        renew_after_fork(self, ReadThreads._reset)
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
@@ -138,9 +137,6 @@ class ReadThreads:
                 if not woken and not self._heap:
                     self._threads -= 1
                     return None
-
-
-_all_threads: weakref.WeakSet[ReadThreads] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +296,7 @@ class Reads:
         self._guard = StallGuard(settings.stall_timeout)
         self._sources: OrderedDict[tuple[str, str | None, str | None], RangeSource] = OrderedDict()
         self._reset()
-        _all_reads.add(self)
+        renew_after_fork(self, Reads._reset)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()  # guards _sources
@@ -485,17 +481,3 @@ def _joins(span: _Span, each: Wanted, gap: int) -> bool:
     if each.stop <= span.stop:
         return True
     return each.start <= span.stop + gap and each.stop - span.start <= _MERGED
-
-
-_all_reads: weakref.WeakSet[Reads] = weakref.WeakSet()
-
-
-def _reset_after_fork() -> None:
-    for threads in list(_all_threads):
-        threads._reset()  # noqa: SLF001  the module's own class
-    for reads in list(_all_reads):
-        reads._reset()  # noqa: SLF001  the module's own class
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -50,6 +50,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_haul.errors import DiskFullError, HaulError
+from hf_haul.forks import call_after_fork
 from hf_haul.ownership import Owner, current_owner, erase, is_running, judge, sign, signature, try_lock
 from hf_haul.ranges import ByteRange, RangeSet
 
@@ -98,6 +99,17 @@ _open_here: Final[set[tuple[int, int]]] = set()
 #: Folders and keys of which a thread of this process is taking over what is left.
 _taking_over: Final[set[tuple[Path, str]]] = set()
 _taking_over_lock = threading.Lock()
+
+
+def _own_nothing() -> None:
+    """In a forked child: the files, and the threads that take over others, are the parent's."""
+    global _taking_over_lock
+    _taking_over_lock = threading.Lock()
+    _taking_over.clear()
+    _open_here.clear()
+
+
+call_after_fork(_own_nothing)
 
 
 class StagedElsewhereError(HaulError):

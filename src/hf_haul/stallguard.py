@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 
 __all__ = ["StallGuard", "Watched"]
@@ -65,7 +64,7 @@ class StallGuard:
         self._timeout = timeout
         self._clock = clock
         self._reset()
-        _guards.add(self)
+        renew_after_fork(self, StallGuard._reset)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -113,15 +112,3 @@ class StallGuard:
                 elif now - last_busy > _IDLE_SECONDS:
                     self._running = False
                     return
-
-
-_guards: weakref.WeakSet[StallGuard] = weakref.WeakSet()
-
-
-def _reset_after_fork() -> None:
-    for guard in list(_guards):
-        guard._reset()  # noqa: SLF001  the module's own class
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -263,7 +263,7 @@ def test_after_a_fork_observers_are_told_although_their_thread_is_gone(gate: Gat
     bus.emit("old")
     assert entered.wait(10)
     bus._lock.acquire()  # by a thread that does not exist in the child
-    bus.reset_after_fork()
+    bus._after_fork()
     bus.emit("new")
     assert bus.flush()
     assert told == ["new"]

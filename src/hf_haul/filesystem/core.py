@@ -23,6 +23,7 @@ from hf_haul.extents import Extents
 from hf_haul.filesystem.copies import Pairs, Report, Target, Unfinished, raise_first
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.pinned import PinnedApi, pin_of
+from hf_haul.forks import call_after_fork
 from hf_haul.hub import FileMetadata, ListedFile, Repository, metadata_from_listing
 from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.ranged import Checksum, RangeSource
@@ -645,5 +646,4 @@ def _reset_after_fork() -> None:
     _extents_lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+call_after_fork(_reset_after_fork)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 
 from hf_haul.file_reader import FileReader
 from hf_haul.filesystem.copies import Target
+from hf_haul.forks import renew_after_fork
 from hf_haul.ranged import RangeSource
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class HaulFile(HfFileSystemFile):
         )
         if own:
             self.cache = _ReaderCache(self, cache_type)
-        _files.add(self)
+        renew_after_fork(self, HaulFile._new_locks)
 
     def _new_locks(self) -> None:
         self._reader.after_fork()
@@ -292,7 +292,7 @@ class HaulStreamFile(HfFileSystemStreamFile):
         self.details = fs.info(target.name)
         self._blocks: Iterator[bytes] | None = None
         self._rest = b""
-        _files.add(self)
+        renew_after_fork(self, HaulStreamFile._new_locks)
 
     def _new_locks(self) -> None:
         # In a forked child: what was under way belongs to the parent's threads.
@@ -369,15 +369,3 @@ def _reopen(
     elif loc:
         file.seek(loc)
     return file
-
-
-_files: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def _reset_after_fork() -> None:
-    for file in list(_files):
-        file._new_locks()  # noqa: SLF001  the module's own classes
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 from hf_haul.errors import HaltedError
+from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 
 __all__ = ["MAX_BUSY_WAIT", "MAX_RATE_LIMIT_WAIT", "Pace", "ServerWaits", "parse_retry_after"]
@@ -135,6 +136,10 @@ class Pace:
         self._clock = clock
         self._wall = wall
         self._jitter = jitter
+        self._start_empty()
+        renew_after_fork(self, Pace._start_empty)
+
+    def _start_empty(self) -> None:
         self._lock = threading.Lock()
         self._until: dict[str, float] = {}
         self._spread: dict[str, float] = {}

@@ -10,10 +10,8 @@ cost a third of a small request.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,6 +24,7 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout
 
 from hf_haul.errors import HaltedError, TransferError
+from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 from hf_haul.transports.calls import Call, active, redact
 from hf_haul.transports.faults import FOREIGN, is_stale, raise_translated
@@ -64,18 +63,6 @@ class _Tally:
             "errors": self.errors,
             "error_rate": self.errors / self.requests if self.requests else 0.0,
         }
-
-
-_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for pool in list(_pools):
-        pool.reset_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class ConnectionPool:
@@ -137,7 +124,7 @@ class ConnectionPool:
         self._clock = clock
         self._closed = False
         self._start_empty()
-        _pools.add(self)
+        renew_after_fork(self, ConnectionPool.reset_after_fork)
 
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
