@@ -18,7 +18,18 @@ SRC = Path(hf_haul.__file__).parent
 #: From the ground up. A module imports only from rows above its own here; a folder counts as one module.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "forks"),
-    ("halt", "ranges", "urls", "task", "config", "presets", "processors", "mounts", "threads"),
+    (
+        "halt",
+        "ranges",
+        "urls",
+        "task",
+        "config",
+        "presets",
+        "processors",
+        "mounts",
+        "regular_files",
+        "threads",
+    ),
     ("limiter", "metrics", "concurrency", "ownership", "verify", "buffers", "cache"),
     ("staging", "sources"),
     ("events", "transports", "stallguard", "disk"),

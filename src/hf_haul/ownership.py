@@ -11,12 +11,15 @@ import contextlib
 import json
 import logging
 import os
+import reprlib
 import socket
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+from hf_haul.regular_files import open_regular
 
 __all__ = [
     "Life",
@@ -25,6 +28,7 @@ __all__ = [
     "erase",
     "is_running",
     "judge",
+    "owner_from",
     "sign",
     "signature",
     "this_process",
@@ -35,6 +39,11 @@ logger = logging.getLogger(__name__)
 
 #: Seconds without a sign of life after which an owner that we cannot see is taken for gone.
 _STALE_AFTER: Final = 120.0
+
+#: The most that a process id can be: Windows' are of 32 bits.
+_MOST_PID: Final = (1 << 32) - 1
+#: Characters of any field of a record, more than any system gives.
+_FIELD_LENGTH: Final = 256
 
 #: Characters of a host's name that are kept; the record has to fit its place.
 _HOST_LENGTH: Final = 64
@@ -68,6 +77,29 @@ class Owner:
     namespace: str
 
 
+def owner_from(record: object) -> Owner:
+    """Read an owner's record, which anybody may have written.
+
+    Args:
+        record: What JSON gave; fields that are not known here are passed over.
+
+    Raises:
+        ValueError: It is no record: a field is missing, of another type, or more than any system gives.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("an owner that is no record")  # noqa: TRY004  one error for all that may be wrong
+    fields: dict[str, Any] = {name: record.get(name) for name in Owner.__slots__}
+    pid = fields["pid"]
+    if type(pid) is not int or not 0 < pid <= _MOST_PID:
+        raise ValueError(f"a process id of {reprlib.repr(pid)}")
+    for name, value in fields.items():
+        if name != "pid" and (not isinstance(value, str) or len(value) > _FIELD_LENGTH):
+            raise ValueError(f"{name} is {reprlib.repr(value)}")
+    # It is shown, and a terminal obeys what it is shown.
+    fields["host"] = "".join(letter if letter.isprintable() else "?" for letter in fields["host"])
+    return Owner(**fields)
+
+
 def _read_text(path: str) -> str:
     """What a file of the system says; empty if there is none. Names in it are bytes of any encoding."""
     try:
@@ -82,7 +114,7 @@ def _host_name() -> str:
     return name.decode("ascii", "backslashreplace")[:_HOST_LENGTH]
 
 
-def _process_start(pid: int | str) -> str:
+def _process_start(pid: int | Literal["self"]) -> str:
     """Start time of a living process in ticks since boot; empty if it is gone, a zombie, or unknown."""
     # Fields after the command name, which may itself hold blanks and parentheses.
     stat = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
@@ -91,7 +123,20 @@ def _process_start(pid: int | str) -> str:
 
 def is_running(pid: int) -> bool:
     """Whether there is such a process, as far as we can see."""
-    return _process_start(pid) != ""
+    return _process_start(pid) != "" or _is_hidden(pid)
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of another user whose very existence ``/proc`` conceals (its option ``hidepid``)."""
+    if sys.platform == "win32" or os.path.exists(f"/proc/{pid}"):  # there, a signal of 0 would end it
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def _namespace() -> str:
@@ -153,8 +198,12 @@ def sign(fd: int) -> None:
 def signature(fd: int) -> Owner | None:
     """Who signed a file; ``None`` if nobody did, or nobody could."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return Owner(**json.loads(os.getxattr(fd, _ATTRIBUTE)))
+        try:
+            return owner_from(json.loads(os.getxattr(fd, _ATTRIBUTE)))
+        except OSError:
+            pass
+        except (ValueError, RecursionError) as error:
+            logger.debug("a signature that is none is ignored: %s", error)
     return None
 
 
@@ -168,7 +217,7 @@ def erase(fd: int) -> None:
 def _locks_tell_the_truth(path: Path) -> bool:
     """Whether a lock that we hold on ``path`` is seen through a second open of it."""
     try:
-        fd = os.open(path, os.O_RDWR)
+        fd = open_regular(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -192,7 +241,8 @@ def judge(path: Path, fd: int, owner: Owner | None, *, released: bool) -> Life:
         return "dead"
     same_kernel = owner is not None and owner.boot == me.boot
     if owner is not None and same_kernel and owner.namespace == me.namespace and me.started:
-        return "alive" if _process_start(owner.pid) == owner.started else "dead"
+        running = _process_start(owner.pid) == owner.started or _is_hidden(owner.pid)
+        return "alive" if running else "dead"
     if not try_lock(fd):
         return "alive"
     age = time.time() - modified

@@ -25,6 +25,10 @@ a file nobody will publish. The staged file is renamed to a private name, and it
 published. Whoever is killed between two of these steps leaves a private name behind: the next run scans for those,
 keeps the one that holds the most, and removes the rest.
 
+Others may write to the folder, too: a cache is shared by several users. So no name in it is followed as a link, what a
+header says is checked before it is used, and a file that somebody else could go on writing into (of another user, or
+with a second name) is copied from and never becomes ours.
+
 What we do not do: share one staged file between living processes; trust a size; trust a lock.
 """
 
@@ -38,6 +42,7 @@ import json
 import logging
 import os
 import re
+import reprlib
 import secrets
 import struct
 import sys
@@ -51,8 +56,20 @@ from typing import Any, Final
 
 from hf_haul.errors import DiskFullError, HaulError
 from hf_haul.forks import call_after_fork
-from hf_haul.ownership import Owner, current_owner, erase, is_running, judge, sign, signature, try_lock
+from hf_haul.ownership import (
+    Life,
+    Owner,
+    current_owner,
+    erase,
+    is_running,
+    judge,
+    owner_from,
+    sign,
+    signature,
+    try_lock,
+)
 from hf_haul.ranges import ByteRange, RangeSet
+from hf_haul.regular_files import open_regular
 
 __all__ = [
     "StagedElsewhereError",
@@ -82,6 +99,9 @@ _PUBLICATION: Final = 10.0
 _BIRTH: Final = 3.0
 #: Seconds that a living process gets to say that it owns a file after it gave it a private name.
 _TAKEOVER: Final = 2.0
+
+#: Bytes copied in one step.
+_COPY_STEP: Final = 1 << 20
 
 _SUFFIX: Final = ".incomplete"
 #: Names of staged files: ``<key>[.<eight hex digits>]<kind>``; the digits tell which process gave the name.
@@ -306,7 +326,7 @@ class StagedFile:
             if self._fd >= 0:
                 self._last_beat = time.monotonic()
                 with contextlib.suppress(OSError):
-                    os.utime(self.path)
+                    self._touch()
 
     def seal(self, *, durable: bool) -> Path:
         """Make the complete and verified file ready to be published.
@@ -327,12 +347,13 @@ class StagedFile:
             os.fsync(self._fd)  # may take long, and a kill meanwhile should find the journal in place
         private = _private_name(self.path.parent, self.key, _SEALED)
         try:
-            if self._stat_identity(os.stat(self.path)) != self._identity:
+            # Not through a link: what would be published is the link.
+            if self._stat_identity(os.lstat(self.path)) != self._identity:
                 raise StagedLostError(f"{self.path} was replaced by another process")
             if sys.platform == "win32":  # pragma: no cover - open files cannot be renamed there
                 self._close_fd()
             os.rename(self.path, private)
-            if self._stat_identity(os.stat(private)) != self._identity:
+            if self._stat_identity(os.lstat(private)) != self._identity:
                 # Not our file: give it its name back, it belongs to whoever took us for dead.
                 _move_back(private, self.path)
                 raise StagedLostError(f"{self.path} was replaced by another process")
@@ -365,7 +386,7 @@ class StagedFile:
         with self._journal_lock:
             with contextlib.suppress(OSError):
                 if self.sequential:
-                    os.utime(self.path, (0, 0))
+                    self._touch((0, 0))
                 else:
                     self._write_header(b"R")
             self._let_go()
@@ -382,7 +403,7 @@ class StagedFile:
     def is_ours(self) -> bool:
         """Whether the name still leads to this file: nobody took or removed it."""
         with contextlib.suppress(FileNotFoundError):
-            return self._stat_identity(os.stat(self.path)) == self._identity
+            return self._stat_identity(os.lstat(self.path)) == self._identity
         return False
 
     # ---- inside
@@ -419,6 +440,10 @@ class StagedFile:
                 raise OSError(error.errno, error.strerror, os.fspath(self.path)) from error
             raise
 
+    def _touch(self, times: tuple[float, float] | None = None) -> None:
+        # By its name it might be another's file by now, or a link.
+        os.utime(self._fd if os.utime in os.supports_fd else self.path, times)
+
     def _write_all(self, data: memoryview, offset: int) -> None:
         while data:
             written = self._pwrite(data, offset)
@@ -453,7 +478,7 @@ class StagedFile:
         """Become the owner: lock, and say so in the header."""
         try_lock(self._fd)
         if self.sequential:
-            os.utime(self.path)
+            self._touch()
             sign(self._fd)
         else:
             with self._explained():
@@ -477,24 +502,7 @@ class StagedFile:
         self.resumed = self._done.total
 
     def _read_journal(self) -> None:
-        at = self.size + _HEADER_SIZE
-        stop_at = os.fstat(self._fd).st_size
-        while at < stop_at:
-            block = os.pread(self._fd, _RECORD.size * 4096, at) if hasattr(os, "pread") else self._read_at(at)
-            usable = len(block) - len(block) % _RECORD.size
-            if not usable:
-                break
-            for start, stop, crc in _RECORD.iter_unpack(block[:usable]):
-                # A torn or foreign record claims nothing; the bytes it meant are fetched again.
-                if start < stop <= self.size and zlib.crc32(b"%d-%d" % (start, stop), self._nonce) == crc:
-                    self._done.add(start, stop)
-            at += usable
-        self._journal_end = at
-
-    def _read_at(self, offset: int) -> bytes:  # pragma: no cover - Windows
-        with self._write_lock:
-            os.lseek(self._fd, offset, os.SEEK_SET)
-            return os.read(self._fd, _RECORD.size * 4096)
+        self._done, self._journal_end = _read_claims(self._fd, self.size, self._nonce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,8 +534,7 @@ def _short(key: str) -> str:
 def _read_header(fd: int, size: int, key: str) -> _Header | None:
     """The header of a staged file for exactly this content, or ``None``."""
     try:
-        os.lseek(fd, size, os.SEEK_SET)
-        raw = os.read(fd, _HEADER_SIZE)
+        raw = _read_at(fd, size, _HEADER_SIZE)
         magic, status, length, crc = _HEADER.unpack_from(raw)
         body = raw[_HEADER.size : _HEADER.size + length]
         if magic != _MAGIC or zlib.crc32(body) != crc:
@@ -535,17 +542,49 @@ def _read_header(fd: int, size: int, key: str) -> _Header | None:
         about = json.loads(body)
         if about["key"] != _short(key) or about["size"] != size:
             return None
-        return _Header(Owner(**about["owner"]), about["nonce"], status == b"R", about["version"])
-    except (OSError, struct.error, ValueError, KeyError, TypeError):
+        nonce, version = about["nonce"], about["version"]
+        if type(nonce) is not int or not 0 <= nonce < 1 << 32:
+            raise ValueError(f"a nonce of {reprlib.repr(nonce)}")
+        if version is not None and not isinstance(version, str):
+            raise ValueError(f"a version of {reprlib.repr(version)}")
+        return _Header(owner_from(about["owner"]), nonce, status == b"R", version)
+    except (OSError, struct.error):  # shorter than that
         return None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        logger.debug("a header for %s that makes no sense is ignored: %s", key, error)
+        return None
+
+
+def _read_claims(fd: int, size: int, nonce: int) -> tuple[RangeSet, int]:
+    """What a journal claims, and where it ends. A torn or foreign record claims nothing."""
+    done, at = RangeSet(), size + _HEADER_SIZE
+    stop_at = os.fstat(fd).st_size
+    while at < stop_at:
+        block = _read_at(fd, at, _RECORD.size * 4096)
+        usable = len(block) - len(block) % _RECORD.size
+        valid = False
+        for start, stop, crc in _RECORD.iter_unpack(block[:usable]):
+            if start < stop <= size and zlib.crc32(b"%d-%d" % (start, stop), nonce) == crc:
+                done.add(start, stop)
+                valid = True
+        if not valid:  # no journal of ours: a hole of a terabyte, perhaps
+            break
+        at += usable
+    return done, at
+
+
+def _read_at(fd: int, offset: int, length: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(fd, length, offset)
+    os.lseek(fd, offset, os.SEEK_SET)  # pragma: no cover - Windows
+    return os.read(fd, length)  # pragma: no cover - Windows
 
 
 def _header_of_other_size(fd: int, key: str) -> _Header | None:
     """The header of a staged file for the same key and another size: the source has changed since, and nobody knew how."""
     with contextlib.suppress(OSError):
         start = max(0, os.fstat(fd).st_size - _TAIL)
-        os.lseek(fd, start, os.SEEK_SET)
-        at = os.read(fd, _TAIL).rfind(_MAGIC)
+        at = _read_at(fd, start, _TAIL).rfind(_MAGIC)
         if at >= 0:
             return _read_header(fd, start + at, key)
     return None
@@ -635,10 +674,8 @@ def sweep(directory: Path, sizes: Mapping[str, int]) -> None:
         if key in sizes:
             target = directory / (key + _OFFSET)
             adopter = _Adopter(target, key, sizes[key], sequential=False, digest_known=False)
-            with contextlib.suppress(StagedElsewhereError, OSError):  # somebody wants it anew; or no rights
-                left = adopter.best_of(paths)
-                if left is not None:
-                    left.delete()
+            with contextlib.suppress(StagedElsewhereError):  # another thread takes it over
+                adopter.remove(paths)
 
 
 def _create(path: Path, key: str, size: int, *, sequential: bool) -> StagedFile:
@@ -675,8 +712,55 @@ def _settle(staged: StagedFile, target: Path, *, keep: bool) -> StagedFile:
     return staged
 
 
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """A staged file that somebody left, open and judged.
+
+    Attributes:
+        path: Its name; ours alone, if it could be renamed.
+        name: The name under which it was found.
+        fd: It, open; only for reading if that is all we may.
+        header: What it says about itself.
+        owner: Whose it is, as far as it says.
+        life: Whether that owner is surely gone.
+        shared: Whether somebody else could go on writing into it.
+    """
+
+    path: Path
+    name: Path
+    fd: int
+    header: _Header | None
+    owner: Owner | None
+    life: Life
+    shared: bool
+
+    @property
+    def sequential(self) -> bool:
+        return self.name.name.endswith(_SEQUENTIAL)
+
+    @property
+    def sealed(self) -> bool:
+        return self.name.name.endswith(_SEALED)
+
+    @property
+    def only_to_copy(self) -> bool:
+        return self.shared or self.life == "stale"
+
+    def remove(self) -> None:
+        """Close it and remove it, unless its name leads elsewhere by now."""
+        identity = os.fstat(self.fd)
+        os.close(self.fd)  # Windows removes no open files
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.lstat(self.path), identity):
+                os.unlink(self.path)
+
+
 class _Adopter:
-    """Takes over what dead owners left of one key."""
+    """Takes over what dead owners left of one key.
+
+    A file becomes ours only if nobody else can write into it: it is of our own user, and has one name. Of any other
+    file the bytes are copied.
+    """
 
     def __init__(self, target: Path, key: str, size: int, *, sequential: bool, digest_known: bool) -> None:
         self._target = target
@@ -694,16 +778,35 @@ class _Adopter:
         if not paths:
             return None
         with _alone(self._target.parent, self._key):
-            return self._best_of(paths)
+            return self._best_of(self._of_one_name_each(paths))
+
+    def remove(self, paths: list[Path]) -> None:
+        """Remove those whose owner is gone; the others stay."""
+        with _alone(self._target.parent, self._key):
+            for path in self._of_one_name_each(paths):
+                with contextlib.suppress(StagedElsewhereError, OSError):  # somebody wants it; or no rights
+                    self._require_settled(path)
+                    self._take(path).remove()
+
+    def _of_one_name_each(self, paths: list[Path]) -> list[Path]:
+        """The same without second names of one file, which are removed: somebody was killed between a link and an unlink."""
+        seen: set[tuple[int, int]] = set()
+        kept = []
+        for path in sorted(paths, key=lambda each: each != self._target):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(path)
+                if (status.st_dev, status.st_ino) in seen:
+                    os.unlink(path)
+                else:
+                    seen.add((status.st_dev, status.st_ino))
+                    kept.append(path)
+        return kept
 
     def _best_of(self, paths: list[Path]) -> StagedFile | None:
         best: StagedFile | None = None
         try:
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):  # published, or adopted, meanwhile
-                    if best is not None and path.samefile(best.path):  # killed between a link and an unlink
-                        os.unlink(path)
-                        continue
                     staged = self._adopt(path)
                     if staged is not None and best is not None:
                         best, worse = sorted((best, staged), key=lambda each: each.done, reverse=True)
@@ -719,35 +822,31 @@ class _Adopter:
     def _adopt(self, path: Path) -> StagedFile | None:
         """Take over ``path`` if its owner is gone; ``None`` if it was of no use, and was removed."""
         self._require_settled(path)
-        if path.name.endswith(_SEALED):
-            return self._unseal(path)
-        sequential = path.name.endswith(_SEQUENTIAL)
-        os.close(self._open_if_abandoned(path, sequential=sequential))  # Windows renames no open files
-        private = self._private(_SEQUENTIAL if sequential else _OFFSET)
-        _rename(path, private)  # succeeds for one process only
-        try:
-            # Somebody may have claimed or adopted the name between our look and our rename: look again.
-            fd = self._open_if_abandoned(private, sequential=sequential)
-            if not try_lock(fd):  # another adopter, from where process ids are others
-                os.close(fd)
-                raise StagedElsewhereError(private, None)
-        except StagedElsewhereError:
-            _move_back(private, path)
-            raise
-        staged = StagedFile(private, self._key, self._size, fd, sequential=sequential)
-        header = None if sequential else _read_header(fd, self._size, self._key)
-        if sequential != self._sequential or (header is None and not sequential):
+        left = self._take(path)
+        if left.sealed:
+            return self._unseal(left)
+        if left.sequential != self._sequential or (left.header is None and not left.sequential):
             # Of the other kind; or killed before its header was written: nothing in it can be told from a hole.
-            staged.delete()
+            left.remove()
             return None
-        owner = header.owner if header else signature(fd)
-        life = judge(private, fd, owner, released=header is not None and header.released)
-        trust = self._digest_known or (owner is not None and owner.boot == current_owner().boot)
+        same_boot = left.owner is not None and left.owner.boot == current_owner().boot
+        trust = self._digest_known or (same_boot and not left.shared)
+        if left.only_to_copy:
+            if trust:
+                return self._copy(left, self._claims_of(left))
+            left.remove()
+            return None
+        staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=left.sequential)
         staged._load(trust=trust)  # noqa: SLF001  the module's own class
-        if life == "stale":
-            return _copy(staged)
         staged._take_over()  # noqa: SLF001  the module's own class
         return self._still_ours(staged)
+
+    def _claims_of(self, left: _Left) -> RangeSet:
+        """What a file holds that is only copied from."""
+        if left.header is not None:
+            return _read_claims(left.fd, self._size, left.header.nonce)[0]
+        length = min(os.fstat(left.fd).st_size, self._size)
+        return RangeSet([ByteRange(0, length)] if length else [])
 
     def _require_settled(self, path: Path) -> None:
         """Refuse a name that another living process gave just now.
@@ -763,7 +862,7 @@ class _Adopter:
         if by is None or by == os.getpid():
             return
         time_to_act = _PUBLICATION if path.name.endswith(_SEALED) else _TAKEOVER
-        if time.time() - os.stat(path).st_ctime < time_to_act and is_running(by):
+        if time.time() - os.lstat(path).st_ctime < time_to_act and is_running(by):
             raise StagedElsewhereError(path, None)
 
     def _still_ours(self, staged: StagedFile) -> StagedFile:
@@ -777,50 +876,140 @@ class _Adopter:
             raise StagedElsewhereError(staged.path, None)
         return staged
 
-    def _unseal(self, path: Path) -> StagedFile | None:
-        """Take over a complete file that was never published."""
-        private = self._private(_SEALED)  # until its new journal says the same as its name
-        _rename(path, private)
-        fd = os.open(private, os.O_RDWR | _BINARY)
-        staged = StagedFile(private, self._key, self._size, fd, sequential=self._sequential)
-        length = os.fstat(fd).st_size
+    def _unseal(self, left: _Left) -> StagedFile | None:
+        """Take over a complete file that was never published; its name says so until its new journal does."""
+        length = os.fstat(left.fd).st_size
         # Killed between the rename and the cut, it still has its journal, which says the same.
         if length < self._size or not self._digest_known:
-            staged.delete()
+            left.remove()
             return None
-        os.ftruncate(fd, self._size)
+        if left.shared:
+            return self._copy(left, RangeSet([ByteRange(0, self._size)] if self._size else []))
+        staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=self._sequential)
+        os.ftruncate(left.fd, self._size)
         staged._take_over()  # noqa: SLF001  the module's own class
         self._still_ours(staged)
         staged.record(0, self._size)
         staged.resumed = self._size
         with contextlib.suppress(PermissionError):  # Windows renames no open files
-            staged.path = self._private(_SEQUENTIAL if self._sequential else _OFFSET)
-            os.rename(private, staged.path)
-            return staged
-        staged.path = private  # pragma: no cover
-        return staged  # pragma: no cover
+            path = self.private_name()
+            os.rename(left.path, path)
+            staged.path = path
+        return staged
 
-    def _open_if_abandoned(self, path: Path, *, sequential: bool) -> int:
-        """Open a staged file, unless its owner lives."""
-        fd = os.open(path, os.O_RDWR | _BINARY)
-        header = None
-        if not sequential:
-            header = _read_header(fd, self._size, self._key) or _header_of_other_size(fd, self._key)
-        owner = header.owner if header else signature(fd)
-        if judge(path, fd, owner, released=header is not None and header.released) == "alive":
-            stat = os.fstat(fd)
+    def _take(self, path: Path) -> _Left:
+        """Give a file whose owner is gone a name of our own, so that nobody else takes it, too.
+
+        Raises:
+            StagedElsewhereError: It has a living owner, or another process takes it.
+            PermissionError: It is of no use to us.
+        """
+        first = self._look(path, path)
+        os.close(first.fd)  # Windows renames no open files
+        private = self._private(
+            next(kind for kind in (_SEQUENTIAL, _SEALED, _OFFSET) if path.name.endswith(kind))
+        )
+        try:
+            _rename(path, private)  # succeeds for one process only
+        except (PermissionError, StagedElsewhereError):
+            if first.only_to_copy:  # that takes no more than to read it
+                return self._look(path, path)
+            raise
+        left: _Left | None = None
+        try:
+            # Somebody may have claimed or adopted the name between our look and our rename: look again.
+            left = self._look(private, path)
+            if not try_lock(left.fd):  # another adopter, from where process ids are others
+                raise StagedElsewhereError(private, None)
+        except StagedElsewhereError:
+            if left is not None:
+                os.close(left.fd)
+            _move_back(private, path)
+            raise
+        return left
+
+    def _look(self, path: Path, name: Path) -> _Left:
+        """Open a file and judge its owner.
+
+        Args:
+            path: The file.
+            name: The name under which it was found.
+
+        Raises:
+            StagedElsewhereError: It has a living owner.
+            PermissionError: It may not be read, or is no regular file.
+        """
+        try:
+            fd = open_regular(path, os.O_RDWR)
+        except PermissionError:
+            fd = open_regular(path, os.O_RDONLY)
+        try:
+            left = self._judge(path, name, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return left
+
+    def _judge(self, path: Path, name: Path, fd: int) -> _Left:
+        status = os.fstat(fd)
+        shared = _is_shared(status, path.parent)
+        if name.name.endswith(_SEALED):  # its name says all
+            return _Left(path, name, fd, None, None, "dead", shared)
+        sequential = name.name.endswith(_SEQUENTIAL)
+        header = None if sequential else _read_header(fd, self._size, self._key)
+        other = header if header is not None or sequential else _header_of_other_size(fd, self._key)
+        owner = signature(fd) if other is None else other.owner
+        life = judge(path, fd, owner, released=other is not None and other.released)
+        if life == "alive":
             if (
                 owner == current_owner()
             ):  # this very process; it may not have had the room to say that it let go
-                alive = (stat.st_dev, stat.st_ino) in _open_here
+                alive = (status.st_dev, status.st_ino) in _open_here
             else:
                 # A living owner's file has a header, or is locked: without either, it was cut or overwritten.
-                owned = header is not None or (stat.st_size > 0 and not try_lock(fd))
-                alive = sequential or owned or time.time() - stat.st_mtime < _BIRTH
+                owned = other is not None or (status.st_size > 0 and not try_lock(fd))
+                alive = sequential or owned or time.time() - status.st_mtime < _BIRTH
             if alive:
-                os.close(fd)
                 raise StagedElsewhereError(path, owner)
-        return fd
+            life = "dead"
+        return _Left(path, name, fd, header, owner, life, shared)
+
+    def _copy(self, left: _Left, done: RangeSet) -> StagedFile | None:
+        """Copy what a file holds into a new one, and remove the old.
+
+        Its owner may only be asleep on another host. If it wakes up, it writes into the removed file.
+
+        Returns:
+            ``None`` if that owner woke up meanwhile and began anew.
+        """
+        fd = -1
+        new: StagedFile | None = None
+        try:
+            path = self.private_name()
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+            new = StagedFile(path, self._key, self._size, fd, sequential=self._sequential)
+            new.version = None if left.header is None else left.header.version
+            new._take_over()  # noqa: SLF001  the module's own class
+            for run in list(done):
+                for at in range(run.start, run.stop, _COPY_STEP):
+                    data = _read_at(left.fd, at, min(_COPY_STEP, run.stop - at))
+                    new.write(at, memoryview(data))
+                    new.record(at, at + len(data))
+            new.resumed = new.done
+        except BaseException:
+            if new is not None:
+                new.delete()
+            os.close(left.fd)
+            _move_back(left.path, left.name)
+            raise
+        now = None if left.header is None else _read_header(left.fd, self._size, self._key)
+        if left.header is not None and (now is None or now.nonce != left.header.nonce):
+            new.delete()
+            os.close(left.fd)
+            _move_back(left.path, left.name)
+            return None
+        left.remove()
+        return new
 
     def private_name(self) -> Path:
         """A name for the staged file that nobody else has."""
@@ -828,6 +1017,25 @@ class _Adopter:
 
     def _private(self, kind: str) -> Path:
         return _private_name(self._target.parent, self._key, kind)
+
+
+def _is_shared(status: os.stat_result, folder: Path) -> bool:
+    """Whether others could go on writing into a file after we took it over: it is not ours alone."""
+    if status.st_nlink > 1:
+        return True
+    if sys.platform == "win32" or status.st_uid == os.geteuid():
+        return False
+    # Some file systems tell of one owner, whoever makes a file.
+    try:
+        probe = _private_name(folder, "probe", _OFFSET)
+        fd = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return True
+    try:
+        os.unlink(probe)
+        return os.fstat(fd).st_uid != status.st_uid
+    finally:
+        os.close(fd)
 
 
 def _private_name(directory: Path, key: str, kind: str) -> Path:
@@ -866,38 +1074,16 @@ def _alone(directory: Path, key: str) -> Iterator[None]:
 def _rename(path: Path, private: Path) -> None:
     try:
         os.rename(path, private)
-    except PermissionError as error:  # pragma: no cover - Windows: somebody has it open
-        raise StagedElsewhereError(path, None) from error
+    except PermissionError as error:
+        if sys.platform == "win32":  # pragma: no cover - somebody has it open
+            raise StagedElsewhereError(path, None) from error
+        raise
 
 
 def _move_back(private: Path, path: Path) -> None:
     """Give a file its name back, unless somebody claimed the name meanwhile."""
+    if private == path:
+        return
     with contextlib.suppress(OSError):
         os.link(private, path)
         os.unlink(private)
-
-
-def _copy(old: StagedFile) -> StagedFile:
-    """Copy what a staged file holds into a new one, and unlink the old.
-
-    Its owner may only be asleep on another host. If it wakes up, it writes into the unlinked file.
-    """
-    kind = _SEQUENTIAL if old.sequential else _OFFSET
-    path = _private_name(old.path.parent, old.key, kind)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
-    new = StagedFile(path, old.key, old.size, fd, sequential=old.sequential)
-    new.version = old.version
-    new._take_over()  # noqa: SLF001  the module's own class
-    buffer = memoryview(bytearray(1 << 20))
-    for run in list(old._done):  # noqa: SLF001  the module's own class
-        at = run.start
-        while at < run.stop:
-            got = old.read_into(at, buffer[: min(len(buffer), run.stop - at)])
-            if not got:
-                break
-            new.write(at, buffer[:got])
-            new.record(at, at + got)
-            at += got
-    new.resumed = new.done
-    old.delete()
-    return new

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import random
 import shutil
+import stat
 import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +23,7 @@ from typing import Any
 import pytest
 from tests.support.disk import HungDisk
 
-from hf_haul import ownership, staging
+from hf_haul import ownership, regular_files, staging
 from hf_haul.errors import DiskFullError
 from hf_haul.ownership import Owner
 from hf_haul.ranges import ByteRange, RangeSet
@@ -533,13 +536,15 @@ def test_killed_at_any_moment_once_or_twice_next_to_nothing_is_fetched_again_and
 ) -> None:
     def run(folder: Path, lives: int, fetched: list[int]) -> bool:
         mortal = MortalOs(lives)
-        monkeypatch.setattr(staging, "os", mortal)
+        for module in (staging, regular_files):
+            monkeypatch.setattr(module, "os", mortal)
         try:
             _live(folder, mortal, fetched)
         except Killed:
             return False
         finally:
-            monkeypatch.setattr(staging, "os", os)
+            for module in (staging, regular_files):
+                monkeypatch.setattr(module, "os", os)
             mortal.bury()
         return True
 
@@ -933,3 +938,255 @@ def test_a_sign_of_life_is_due_now_and_then_and_not_given_for_a_file_that_was_le
     staged.close()
     staged.beat()
     assert path.stat().st_mtime == 0  # which is how such a file says that it is nobody's
+
+
+# ---- what others may have put there
+
+
+def left_behind(folder: Path, done: int = 400, key: str = "etag", **fields: object) -> Path:
+    """A staged file that a killed process left, with a record of its owner that somebody may have forged."""
+    with closing(claim(folder, key, SIZE)) as staged:
+        put(staged, 0, done)
+        path = staged.path
+        raw = path.read_bytes()
+        abandon(staged)
+    length = struct.unpack_from("<8scxxxII", raw, SIZE)[2]
+    about = json.loads(raw[SIZE + 20 : SIZE + 20 + length])
+    about["owner"].update({"pid": 2**22 + 1, **fields.pop("owner", {})})  # type: ignore[call-overload]
+    about.update(fields)
+    body = json.dumps(about).encode()
+    assert len(body) <= 512 - 20
+    header = struct.pack("<8scxxxII", b"hf-haul1", b"O", len(body), zlib.crc32(body)) + body
+    path.write_bytes(raw[:SIZE] + header.ljust(512, b"\0") + raw[SIZE + 512 :])
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    return path
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"owner": {"pid": "../../etc/passwd"}},
+        {"owner": {"pid": ["x"]}},
+        {"owner": {"pid": "a\0b"}},
+        {"owner": {"pid": True}},
+        {"owner": {"pid": 0}},
+        {"owner": {"pid": -1}},
+        {"owner": {"pid": 1 << 70}},
+        {"owner": {"pid": 1e300}},
+        {"owner": {"host": 7}},
+        {"owner": {"started": None}},
+        {"owner": {"boot": "b" * 300}},
+        {"nonce": "evil"},
+        {"nonce": -5},
+        {"nonce": 1 << 32},
+        {"nonce": 1e308},
+        {"nonce": True},
+        {"version": 7},
+        {"version": ["x"]},
+    ],
+    ids=repr,
+)
+def test_a_record_that_makes_no_sense_is_ignored_with_a_debug_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, odd: dict[str, object]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    left_behind(tmp_path, **odd)
+    staged = claim(tmp_path, "etag", SIZE)
+    assert staged.resumed == 0
+    assert "makes no sense" in caplog.text
+    assert all(record.levelno <= logging.INFO for record in caplog.records)
+    staged.delete()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_may_say_more_than_we_know(tmp_path: Path) -> None:
+    left_behind(tmp_path, later="versions", owner={"later": "versions"})
+    staged = claim(tmp_path, "etag", SIZE)
+    assert staged.resumed == 400
+    staged.delete()
+
+
+def test_the_name_of_another_host_does_nothing_to_a_terminal(tmp_path: Path) -> None:
+    left_behind(tmp_path, owner={"host": "\x1b[2Jhost\n", "boot": "another", "namespace": "another"})
+    os.utime(tmp_path / "etag.haul.incomplete")
+    with pytest.raises(StagedElsewhereError, match=r"on \?\[2Jhost\?") as caught:
+        claim(tmp_path, "etag", SIZE)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="extended attributes as Linux has them")
+@pytest.mark.parametrize("signed", [b"[" * 2000, b"{}", b"\xff", b'{"pid": "../x"}', b"7"])
+def test_a_signature_that_is_none_is_ignored(tmp_path: Path, signed: bytes) -> None:
+    staged = claim(tmp_path, "etag", SIZE, sequential=True)
+    put(staged, 0, 400)
+    path = staged.path
+    abandon(staged)
+    try:
+        os.setxattr(path, "user.hf_haul.owner", signed)
+    except OSError:
+        pytest.skip("no extended attributes on this file system")
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    again = claim(tmp_path, "etag", SIZE, sequential=True)
+    assert again.resumed == 400
+    again.delete()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes with names there")
+@pytest.mark.parametrize("kind", ["haul", "seq", "sealed"])
+@pytest.mark.parametrize("what", ["a pipe", "a device"])
+def test_a_staged_name_that_is_no_file_is_not_opened(tmp_path: Path, what: str, kind: str) -> None:
+    planted = tmp_path / f"etag.{kind}.incomplete"
+    try:
+        os.mkfifo(planted) if what == "a pipe" else os.mknod(planted, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    except OSError:
+        pytest.skip("may not make one")
+    staged = claim(tmp_path, "etag", SIZE, orphans=scan_orphans(tmp_path)["etag"], sequential=kind == "seq")
+    put(staged, 0, SIZE)
+    assert staged.seal(durable=False).read_bytes() == DATA
+    assert planted.exists()
+
+
+def test_a_hole_of_a_terabyte_is_no_journal(tmp_path: Path) -> None:
+    path = left_behind(tmp_path)
+    os.truncate(path, 1 << 40)
+    for resumed in (400, 500, 600):
+        staged = claim(tmp_path, "etag", SIZE)
+        assert staged.resumed == resumed
+        put(staged, resumed, resumed + 100)
+        staged.close()
+
+
+#: Ways in which somebody else may go on writing into a file that we find.
+SHARED = ["a second hard link", "of another user", "of another user, who alone may rename it"]
+
+
+@pytest.fixture(params=SHARED)
+def shared(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], Any]:
+    """Makes a file one that others can write into; returns what reads their side of it."""
+
+    def make(path: Path) -> Callable[[], bytes]:
+        outside = tmp_path / "outside"
+        os.link(path, outside)  # by which the test sees it, too
+        if request.param != SHARED[0]:
+            theirs = path.stat().st_ino
+            monkeypatch.setattr(staging, "_is_shared", lambda status, _: status.st_ino == theirs)
+        if request.param == SHARED[2]:
+            real = os.rename
+
+            def rename(source: Path, target: Path) -> None:
+                if os.lstat(source).st_ino == theirs:
+                    raise PermissionError(errno.EPERM, "Operation not permitted")
+                real(source, target)
+
+            monkeypatch.setattr(os, "rename", rename)
+        return outside.read_bytes
+
+    return make
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other rules there")
+@pytest.mark.parametrize("sealed", [False, True], ids=["staged", "complete"])
+def test_a_file_that_others_can_write_into_is_copied_and_never_published(
+    tmp_path: Path, shared: Callable[[Path], Callable[[], bytes]], sealed: bool
+) -> None:
+    folder = tmp_path / "blobs"
+    path = left_behind(folder, SIZE if sealed else 400)
+    if sealed:
+        os.truncate(path, SIZE)
+        path = path.rename(folder / "etag.00000000.sealed.incomplete")
+    inode = path.stat().st_ino
+    theirs = shared(path)
+    staged = claim(folder, "etag", SIZE, orphans=scan_orphans(folder)["etag"])
+    assert staged.resumed == (SIZE if sealed else 400)
+    put(staged, staged.done, SIZE)
+    published = staged.seal(durable=False)
+    assert published.read_bytes() == DATA
+    assert published.stat().st_ino != inode
+    before = theirs()
+    assert before[:400] == DATA[:400]
+    published.write_bytes(b"")
+    assert theirs() == before, "what is theirs was written to"
+    assert scan_orphans(folder).keys() == {"etag"}
+    assert [each for each in folder.iterdir() if each.stat().st_ino == inode] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other rules there")
+def test_bytes_of_others_are_not_trusted_where_no_digest_will_tell(
+    tmp_path: Path, shared: Callable[[Path], Callable[[], bytes]]
+) -> None:
+    folder = tmp_path / "blobs"
+    shared(left_behind(folder))
+    staged = claim(folder, "etag", SIZE, orphans=scan_orphans(folder)["etag"], digest_known=False)
+    assert staged.resumed == 0
+    staged.delete()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users as on POSIX")
+def test_a_file_system_that_knows_one_owner_only_has_no_files_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    inode = left_behind(tmp_path).stat().st_ino
+    staged = claim(tmp_path, "etag", SIZE)
+    assert (staged.path.stat().st_ino, staged.resumed) == (inode, 400)
+    staged.delete()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives a file to another user")
+def test_another_users_file_is_told_by_its_owner(tmp_path: Path) -> None:
+    path = left_behind(tmp_path)
+    os.chown(path, 65534, 65534)
+    staged = claim(tmp_path, "etag", SIZE)
+    assert (staged.path.stat().st_uid, staged.resumed) == (0, 400)
+    staged.delete()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symlinks need rights there")
+def test_a_link_to_our_own_file_is_not_sealed_in_its_place(tmp_path: Path) -> None:
+    staged = claim(tmp_path / "blobs", "etag", SIZE)
+    put(staged, 0, SIZE)
+    moved = staged.path.rename(tmp_path / "theirs")
+    staged.path.symlink_to(moved)
+    with pytest.raises(StagedLostError):
+        staged.seal(durable=False)
+    staged.close()
+
+
+@pytest.mark.usefixtures("dead")
+def test_what_was_copied_from_an_owner_that_began_anew_meanwhile_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper = claim(tmp_path, "etag", SIZE)
+    put(sleeper, 0, 400)
+    monkeypatch.setattr(staging, "judge", lambda *_args, **_more: "stale")
+    monkeypatch.setattr(staging, "try_lock", lambda _fd: True)
+    write = StagedFile.write
+
+    def wake(self: StagedFile, offset: int, data: memoryview) -> None:
+        monkeypatch.setattr(StagedFile, "write", write)
+        sleeper.forget()
+        write(self, offset, data)
+
+    monkeypatch.setattr(StagedFile, "write", wake)
+    staged = claim(tmp_path, "etag", SIZE)
+    assert staged.done == 0
+    staged.delete()
+
+
+@pytest.mark.usefixtures("dead")
+def test_a_copy_that_fails_leaves_the_original_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = left_behind(tmp_path)
+    monkeypatch.setattr(staging, "_is_shared", lambda *_: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(StagedFile, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "bad")))
+        with pytest.raises(OSError, match="bad"):
+            claim(tmp_path, "etag", SIZE)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert claim(tmp_path, "etag", SIZE).resumed == 400

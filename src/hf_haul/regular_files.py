@@ -1,0 +1,56 @@
+"""Opening files in folders that others may write to: what has our name there need not be our file.
+
+A symbolic link would have us read or write anywhere, a pipe would keep us waiting for ever, and a device may do anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Final
+
+__all__ = ["open_regular"]
+
+#: No link is followed, and nothing is waited for. Windows knows neither flag.
+_AS_IT_IS: Final = (
+    getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+)
+#: What systems answer who opens a link that is not to be followed, or a pipe or a socket that nobody listens to.
+_NO_FILE: Final = frozenset(
+    {errno.ELOOP, getattr(errno, "EMLINK", errno.ELOOP), errno.ENXIO, errno.EOPNOTSUPP}
+)
+
+
+def open_regular(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
+    """Open a regular file, and nothing else.
+
+    Args:
+        path: The file; links on the way to its folder are followed.
+        flags: As for :func:`os.open`.
+        mode: The same, for a file that is made.
+
+    Returns:
+        The file descriptor.
+
+    Raises:
+        PermissionError: It is a link, a pipe or a device, or there is no right to open it.
+        OSError: It cannot be opened.
+    """
+    try:
+        fd = os.open(path, flags | _AS_IT_IS, mode)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise _no_file(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _no_file(path)
+    return fd
+
+
+def _no_file(path: str | os.PathLike[str]) -> PermissionError:
+    return PermissionError(errno.EPERM, "Not a regular file", os.fspath(path))
