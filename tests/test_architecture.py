@@ -211,6 +211,20 @@ def test_only_config_reads_our_variables(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", _inner_files())
+def test_only_one_module_reads_urls(path: Path) -> None:
+    """Two parsers differ sooner or later, and what differs is who gets the token."""
+    readers = {"urlsplit", "urlparse", "urljoin", "urlunsplit", "urlunparse", "parse_url"}
+    wrong = [
+        f"{path}:{node.lineno}"
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.ImportFrom)
+        and not str(node.module).startswith("hf_haul")
+        and readers & {alias.name for alias in node.names}
+    ]
+    assert wrong == [] or _unit(path) in {"urls", "localhub"}
+
+
+@pytest.mark.parametrize("path", _inner_files())
 def test_every_module_says_what_it_is_and_what_it_offers(path: Path) -> None:
     tree = _tree(path)
     assert ast.get_docstring(tree), "a module docstring"

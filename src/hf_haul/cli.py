@@ -17,12 +17,13 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from hf_haul import __version__
 from hf_haul.config import Settings, parse_rate
 from hf_haul.errors import HaulError
 from hf_haul.presets import Preset
+from hf_haul.urls import parse_url
 
 __all__ = ["main"]
 
@@ -324,7 +325,7 @@ def _target(url: str, output: str | None) -> Path:
     """Where a URL's file goes."""
     if output is not None and not (output.endswith(("/", os.sep)) or Path(output).is_dir()):
         return Path(output)
-    name = unquote(urlsplit(url).path.rpartition("/")[2])
+    name = unquote(parse_url(url, userinfo=True).path.rpartition("/")[2])
     if name in {"", ".", ".."} or Path(name).name != name or "\\" in name:
         raise ValueError("the URL does not end with a file's name; say with -o what to call it")
     return Path(output or "", name)

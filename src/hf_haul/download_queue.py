@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from hf_haul.plan import SMALL_FILE
-from hf_haul.task import DownloadPriority, DownloadTask, new_id, source_of
+from hf_haul.task import DownloadPriority, DownloadTask, new_id
+from hf_haul.urls import source_of
 
 __all__ = ["ModelDownloadQueue"]
 

@@ -13,12 +13,13 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote
 
 from huggingface_hub import HfApi, RepoFile, constants, file_download, hf_hub_url
 from huggingface_hub.errors import (
@@ -37,9 +38,10 @@ from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined] 
 
 from hf_haul.cache import RepoFolder, ShareBlob, require_safe_commit
 from hf_haul.config import MiB, Settings
-from hf_haul.errors import HttpStatusError
+from hf_haul.errors import HttpStatusError, InvalidUrlError
 from hf_haul.task import Digest, RemoteFile
 from hf_haul.transports.pacing import ServerWaits, parse_retry_after
+from hf_haul.urls import HttpUrl, join_url, origin_of, parse_url, quote_header, redact
 
 __all__ = [
     "PATIENT_TIMEOUT",
@@ -226,15 +228,13 @@ def digest_from_etag(etag: str) -> Digest | None:
     return None
 
 
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
-    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
-
-
 def trusted_origins(url: str) -> frozenset[str]:
     """Origins that may receive a token meant for ``url``, as ``scheme://host:port``."""
-    return frozenset(_origin(each) for each in (*_HUB_ENDPOINTS, constants.ENDPOINT, url))
+    found = set()
+    for each in (*_HUB_ENDPOINTS, constants.ENDPOINT, url):
+        with suppress(InvalidUrlError):  # nothing is ever sent there
+            found.add(origin_of(each))
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +350,7 @@ class BadListingError(FileMetadataError):
 
     def __init__(self, url: str, what: str) -> None:
         super().__init__(
-            f"{_origin(url)}{urlsplit(url).path} cannot be read as a listing of files: {what}. If this is a mirror, set"
+            f"{redact(url)} cannot be read as a listing of files: {what}. If this is a mirror, set"
             " HF_ENDPOINT to another one or to the Hub itself."
         )
 
@@ -421,8 +421,13 @@ def tree_pages(
         yield page, following is None
         if following is None:
             return
-        url, params, last = _at_home(base, urljoin(url, following)), None, page
-    raise SamePageError(base, len(last), urlsplit(first).path.rpartition("/tree/")[2])
+        try:
+            following = quote_header(following, response.headers.encoding)
+            url = _at_home(base, join_url(parse_url(url, userinfo=True), following))
+        except InvalidUrlError as error:
+            raise BadListingError(url, f"its next page has no address that can be asked: {error}") from None
+        params, last = None, page
+    raise SamePageError(base, len(last), redact(first).rpartition("/tree/")[2])
 
 
 def _page(
@@ -463,7 +468,9 @@ def _get(url: str, *, params: dict[str, Any] | None, headers: dict[str, str]) ->
                     raise BadListingError(url, f"one page of it takes more than {_PAGE_SECONDS:.0f} s")
         return _http.Response(
             response.status_code,
-            headers=[(k, v) for k, v in response.headers.multi_items() if k.lower() not in _ABOUT_THE_BODY],
+            headers=[
+                (k, v) for k, v in response.headers.raw if k.lower().decode("latin-1") not in _ABOUT_THE_BODY
+            ],
             content=bytes(body),
             request=response.request,
         )
@@ -512,13 +519,15 @@ def _fault_of_page(page: object) -> str | None:
     return None
 
 
-def _at_home(base: str, url: str) -> str:
+def _at_home(base: str, page: HttpUrl) -> str:
     """The same page, asked of our own endpoint."""
-    if _origin(url) == _origin(base):
-        return url
-    home, page = urlsplit(base), urlsplit(url)
-    start = page.path.find("/api/")
-    return urlunsplit((home.scheme, home.netloc, home.path + page.path[max(start, 0) :], page.query, ""))
+    home = parse_url(base, userinfo=True)
+    if page.origin == home.origin:
+        target = page.target
+    else:
+        start = page.path.find("/api/")
+        target = home.path.rstrip("/") + page.target[max(start, 0) :]
+    return replace(home, target=target).with_userinfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -816,7 +825,10 @@ class Repository:
             size=answer.size,
             xet_hash=None if xet is None else xet.file_hash,
             # For Xet files huggingface_hub asks again, and knows why.
-            location=None if xet is not None or answer.location == url else answer.location,
+            # And how bytes beyond ASCII were read cannot be told any more.
+            location=answer.location
+            if xet is None and answer.location not in {None, url} and answer.location.isascii()
+            else None,
         )
 
     def _listed_instead(

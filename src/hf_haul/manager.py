@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from hf_haul.cache import FileDestination, require_safe_path
 from hf_haul.config import Settings, parse_rate
 from hf_haul.disk import check_space
 from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.errors import InvalidUrlError
 from hf_haul.events import EventBus, Notifier, ProgressCallback
 from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
@@ -32,7 +33,8 @@ from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest, R
 from hf_haul.transports.base import Transport
 from hf_haul.transports.http import HttpSource
 from hf_haul.transports.pacing import Pace
-from hf_haul.transports.pool import ConnectionPool, redact
+from hf_haul.transports.pool import ConnectionPool
+from hf_haul.urls import parse_url
 
 __all__ = ["DownloadHandle", "FileSpec", "ParallelDownloadManager", "QueueProgress", "default_manager"]
 
@@ -733,15 +735,12 @@ def _require_http(path: str, url: str) -> None:
     """Refuse what no connection can be made to.
 
     Raises:
-        ValueError: ``url`` is not of http or https, or has no host.
+        InvalidUrlError: ``url`` is not of http or https, or has no host on which everybody agrees.
     """
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError(f"{path!r}: not an http(s) URL: {redact(url)!r}")
+        parse_url(url, userinfo=True)
+    except InvalidUrlError as error:
+        raise InvalidUrlError(f"{path!r}: {error}") from None
 
 
 def _require_size(path: str, size: object) -> None:
@@ -757,9 +756,8 @@ def _require_size(path: str, size: object) -> None:
 def _joined_to(base: str) -> Callable[[str], str]:
     """What makes a file's URL of its path: the path goes before the query, if ``base`` has one."""
     _require_http("source_url", base)
-    parts = urlsplit(base)
-    head = parts._replace(path=parts.path.rstrip("/"), query="", fragment="").geturl()
-    tail = f"?{parts.query}" if parts.query else ""
+    head, _, query = base.partition("#")[0].partition("?")
+    head, tail = head.rstrip("/"), f"?{query}" if query else ""
     return lambda path: f"{head}/{quote(path)}{tail}"
 
 

@@ -28,8 +28,8 @@ from hf_haul.ranges import ByteRange
 from hf_haul.stallguard import StallGuard, Watched
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Body, Transport
-from hf_haul.transports.http import origin_of
 from hf_haul.transports.retry import Doubts, is_retryable, retrying
+from hf_haul.urls import source_of
 
 __all__ = ["Checksum", "RangeSource"]
 
@@ -117,7 +117,7 @@ class RangeSource:
             raise ValueError(f"{remote.path}: its size is unknown")
         self.remote = remote
         self.size = remote.size
-        self.origin = origin_of(remote.url)
+        self.origin = source_of(remote.url)
         self._open_transport = open_transport
         self._settings = settings
         self._limiter = limiter

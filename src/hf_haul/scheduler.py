@@ -53,8 +53,9 @@ from hf_haul.ranges import ByteRange
 from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
 from hf_haul.staging import StagedElsewhereError, StagedLostError, scan_orphans
-from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest, source_of
+from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
 from hf_haul.transfer import Part, SupersededError, Transfer
+from hf_haul.urls import source_of
 from hf_haul.watchdog import hopeless_parts
 
 __all__ = ["Scheduler"]

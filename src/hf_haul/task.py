@@ -23,7 +23,6 @@ __all__ = [
     "FileRequest",
     "RemoteFile",
     "new_id",
-    "source_of",
 ]
 
 
@@ -175,11 +174,6 @@ _sequence = itertools.count()
 def new_id(kind: str) -> str:
     """An id that is unique within and across processes, such as ``task-4f0c...``."""
     return f"{kind}-{secrets.token_hex(8)}"
-
-
-def source_of(url: str) -> str:
-    """``scheme://host:port`` as written in the URL: what speeds and limits are kept by."""
-    return "/".join(url.split("/", 3)[:3])
 
 
 @dataclass(eq=False, slots=True)

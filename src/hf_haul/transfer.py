@@ -10,9 +10,10 @@ from hf_haul.metrics import DownloadMetrics, SpeedMeter
 from hf_haul.plan import next_part
 from hf_haul.ranges import ByteRange
 from hf_haul.staging import StagedFile
-from hf_haul.task import DownloadTask, FileRequest, source_of
+from hf_haul.task import DownloadTask, FileRequest
 from hf_haul.transports.base import Transport
 from hf_haul.transports.retry import Doubts
+from hf_haul.urls import source_of
 from hf_haul.verify import Verifier
 
 __all__ = ["Part", "SupersededError", "Transfer"]

@@ -75,6 +75,12 @@ class HttpUrl:
         return self.target.partition("?")[0]
 
     @property
+    def with_userinfo(self) -> str:
+        """The text with user and password, for a client that makes a header of them itself."""
+        userinfo = "" if self.userinfo is None else f"{self.userinfo}@"
+        return str(self).replace("://", f"://{userinfo}", 1)
+
+    @property
     def authorization(self) -> str | None:
         """The value of the ``Authorization`` header that user and password stand for, if there are any."""
         if not self.userinfo:
@@ -160,14 +166,18 @@ def source_of(url: str) -> str:
         return "/".join(redact(url).split("/", 3)[:3])
 
 
-def quote_header(value: str) -> str:
-    """A URL out of a header, with its bytes beyond ASCII percent-encoded as they are.
+def quote_header(value: str, encoding: str = "latin-1") -> str:
+    """A URL out of a header, with its bytes beyond ASCII percent-encoded as they came.
 
-    Python reads headers as Latin-1, but servers that quote nothing (nginx, MinIO) send the UTF-8 of a file's name.
+    Servers that quote nothing (nginx, MinIO) send the UTF-8 of a file's name; Python reads headers as Latin-1.
+
+    Args:
+        value: The header's value.
+        encoding: What its bytes were read as.
     """
     try:
-        raw = value.encode("latin-1")
-    except UnicodeEncodeError:  # from a client that has decoded it already
+        raw = value.encode(encoding)
+    except UnicodeEncodeError:  # they were not, after all
         raw = value.encode("utf-8", "surrogatepass")
     return _BEYOND_ASCII.sub(lambda match: b"%%%02X" % match[0][0], raw).decode("ascii")
 

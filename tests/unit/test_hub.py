@@ -272,6 +272,51 @@ def serve(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Any], Any]) -> list
     return asked
 
 
+@pytest.mark.parametrize(
+    "following",
+    [
+        "http://thief.test\\@hub.test/api/x", "/\\thief.test/api/x", "http://hub.test@thief.test/api/x", "file:///etc/passwd",
+        "http://user:pass@hub.test/api/x", "http:///thief.test/api/x", "http://thief.test%5c@hub.test/api/x",
+    ],
+)  # fmt: skip
+def test_a_next_page_that_could_be_anybodys_is_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, following: str
+) -> None:
+    pages = Pages(response(body=[item("a")], **next_page(following)))
+    monkeypatch.setattr(hub, "_get", pages)
+    with pytest.raises(FileMetadataError, match=rf"tree/{SHA} cannot be read.*its next page has no address"):
+        repository().list_files(SHA)
+    assert len(pages.asked) == 1
+
+
+def test_a_next_page_is_asked_for_with_the_bytes_it_was_named_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    for raw, quoted in (("ü模".encode(), "%C3%BC%E6%A8%A1"), (b"\xfc", "%FC"), (b"a b", "a%20b")):
+        first = http.Response(
+            200,
+            headers=[(b"Link", b'</api/x?cursor=%s>; rel="next"' % raw)],
+            content=json.dumps([item("a")]).encode(),
+        )
+        answers = iter([first, response(body=[item("b")])])
+        with monkeypatch.context() as patch:
+            asked = serve(patch, lambda _, answers=answers: next(answers))  # type: ignore[misc]
+            assert repository().list_files(SHA).keys() == {"a", "b"}
+        assert asked[1].url.raw_path == f"/api/x?cursor={quoted}".encode()
+
+
+def test_a_next_page_keeps_the_endpoints_own_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = Pages(
+        response(body=[item("a")], **next_page("https://huggingface.co/api/models/org/m/tree/x?cursor=2")),
+        response(body=[item("b")], **next_page("https://mirror.test/hf/api/models/org/m/tree/x?cursor=3")),
+        response(body=[item("c")]),
+    )
+    monkeypatch.setattr(hub, "_get", pages)
+    mirror = Repository("org/m", endpoint="https://user:pass@mirror.test/hf")
+    assert mirror.list_files(SHA).keys() == {"a", "b", "c"}
+    assert [url for url, _ in pages.asked[1:]] == [
+        f"https://user:pass@mirror.test/hf/api/models/org/m/tree/x?cursor={page}" for page in (2, 3)
+    ]
+
+
 def encoded(data: bytes, encoding: str) -> Any:
     """An answer as it is sent: with its body still compressed."""
     return http.Response(200, headers={"Content-Encoding": encoding}, stream=http.ByteStream(data))

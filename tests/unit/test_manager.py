@@ -19,7 +19,7 @@ from hf_haul.errors import DiskFullError, UnsafePathError
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest, RemoteFile
-from hf_haul.transports.pool import redact
+from hf_haul.urls import redact
 
 SHA256 = "ab" * 32
 SHA1 = "cd" * 20

@@ -198,10 +198,12 @@ def test_speeds_are_kept_by_the_origin_without_a_default_port(url: str, source: 
     [
         ("https://hub/org/m/resolve/main/a.bin", "https://hub/org/m/resolve/main/a.bin"),
         ("https://hub/org/m/resolve/a@b/c.bin", "https://hub/org/m/resolve/a@b/c.bin"),
-        ("https://hub/a?Signature=s#f", "https://hub/a"),
+        ("https://cdn:8443/x?Signature=s&Expires=1#f", "https://cdn:8443/x"),
+        ("https://user:pass@hub/x", "https://hub/x"),
         ("https://user:pass@hub/a@b", "https://hub/a@b"),
         ("https://user:p@ss@hub/x", "https://hub/x"),
         ("http://user:p/w@hub/x", "http://hub/x"),
+        ("http://[::1]:80/x?y", "http://[::1]:80/x"),
         ("ftp://user:pass@hub/x?y", "ftp://hub/x"),
         ("hf://datasets/org/m@main/x", "hf://datasets/org/m@main/x"),
         ("user:pass@hub/x", "hub/x"),

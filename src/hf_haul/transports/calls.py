@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from hf_haul.errors import ConnectionFailedError, HaltedError, TransferError
 from hf_haul.halt import Halt
@@ -17,16 +16,7 @@ from hf_haul.halt import Halt
 if TYPE_CHECKING:
     from hf_haul.transports.network import Route
 
-__all__ = ["Call", "WokenError", "active", "redact"]
-
-
-def redact(url: str) -> str:
-    """``url`` without what may be secret: no user, no password, no query, no fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "<unreadable URL>"
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+__all__ = ["Call", "WokenError", "active"]
 
 
 class WokenError(OSError):

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Final
-from urllib.parse import parse_qs, urljoin, urlsplit
+from urllib.parse import parse_qs
 
 from hf_haul.errors import (
     HttpStatusError,
+    InvalidUrlError,
     LinkExpiredError,
     RangeRefusedError,
     ServerBusyError,
@@ -23,9 +24,10 @@ from hf_haul.halt import Halt
 from hf_haul.ranges import ByteRange, parse_content_range
 from hf_haul.task import RemoteFile
 from hf_haul.transports.pacing import Pace
-from hf_haul.transports.pool import ConnectionPool, PooledResponse, redact
+from hf_haul.transports.pool import ConnectionPool, PooledResponse
+from hf_haul.urls import HttpUrl, join_url, parse_url, quote_header, redact
 
-__all__ = ["HttpBody", "HttpSource", "link_lifetime", "normalize_etag", "origin_of"]
+__all__ = ["HttpBody", "HttpSource", "link_lifetime", "normalize_etag"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +46,6 @@ _REFUSED_SECONDS: Final = 5.0
 _MODIFIED: Final = "modified "
 #: Seconds before its end at which a signed URL is no longer used.
 _LINK_MARGIN: Final = 10.0
-
-
-def origin_of(url: str) -> str:
-    """``scheme://host:port`` of a URL, with the scheme's default port filled in."""
-    parts = urlsplit(url)
-    port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
-    return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
 def normalize_etag(value: str | None) -> str | None:
@@ -75,7 +70,9 @@ def link_lifetime(url: str, now: Callable[[], float] = time.time) -> float | Non
     Reads AWS's ``X-Amz-Date`` with ``X-Amz-Expires``, Google's ``X-Goog-`` pair, CloudFront's ``Expires`` and
     Azure's ``se``.
     """
-    query = {key.lower(): values[-1] for key, values in parse_qs(urlsplit(url).query).items()}
+    query = {
+        key.lower(): values[-1] for key, values in parse_qs(url.partition("?")[2].partition("#")[0]).items()
+    }
     for vendor in ("amz", "goog"):
         signed, lifetime = query.get(f"x-{vendor}-date"), query.get(f"x-{vendor}-expires", "")
         if signed and re.fullmatch(r"\d{8}T\d{6}Z", signed) and lifetime.isdecimal():
@@ -131,7 +128,8 @@ class HttpSource:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.remote = remote
-        self.origin = origin_of(remote.url)
+        self._home = parse_url(remote.url, userinfo=True)
+        self.origin = self._home.origin
         self.resolved_count = 0
         self._patience = 0.0  # seconds spent on waits that the source asked for
         self._pool = pool
@@ -139,7 +137,7 @@ class HttpSource:
         self._compress = compress
         self._clock = clock
         self._changed = threading.Condition()
-        self._target: str | None = None  # what the file's URL led to; the URL itself if nowhere else
+        self._target: HttpUrl | None = None  # what the file's URL led to; the URL itself if nowhere else
         self._target_expires = float("inf")
         self._resolving = False
         self._refused_fresh = 0
@@ -147,7 +145,10 @@ class HttpSource:
         self._token_ends_here = False  # whether only the file's own URL gets the token
         self.version: str | None = None  # etag or date of the bytes, where no digest will tell
         if remote.location is not None:
-            self._remember(remote.location)
+            try:
+                self._remember(join_url(self._home, remote.location))
+            except InvalidUrlError as error:  # the source will say so itself
+                logger.debug("%s: where it was said to be is %s", remote.path, error)
 
     def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> HttpBody:
         """Ask for a range; see :class:`hf_haul.transports.base.Transport`."""
@@ -157,10 +158,12 @@ class HttpSource:
             if response.status in _REDIRECTS:  # the mirror behind it moved
                 self._forget(target)
                 return self._answer(self._follow(response, want, halt, fresh=fresh), want, halt)
-            if response.status in _EXPIRED and target != self.remote.url:
+            if response.status in _EXPIRED and target != self._home:
                 self._forget(target)
                 response.release()
-                raise LinkExpiredError(f"{redact(target)} answered {response.status}: its signed URL expired")
+                raise LinkExpiredError(
+                    f"{redact(response.url)} answered {response.status}: its signed URL expired"
+                )
             return self._answer(response, want, halt)
         try:
             response = self._follow(None, want, halt, fresh=fresh)
@@ -172,7 +175,7 @@ class HttpSource:
 
     # ---- one resolve per file
 
-    def _wait_for_target(self, halt: Halt) -> str | None:
+    def _wait_for_target(self, halt: Halt) -> HttpUrl | None:
         """The known target, or ``None`` once it is this thread's turn to find it."""
 
         def wake() -> None:
@@ -195,13 +198,13 @@ class HttpSource:
                 # Whoever waits for one who was asked to wait was asked, too.
                 halt.patience += min(self._patience - patience, self._clock() - began)
 
-    def _forget(self, target: str) -> None:
+    def _forget(self, target: HttpUrl) -> None:
         with self._changed:
             if self._target == target:
                 self._target = None
 
-    def _remember(self, target: str) -> None:
-        lifetime = link_lifetime(target)
+    def _remember(self, target: HttpUrl) -> None:
+        lifetime = link_lifetime(str(target))
         with self._changed:
             self._target = target
             self._target_expires = float("inf")
@@ -214,14 +217,14 @@ class HttpSource:
     def _follow(
         self, response: PooledResponse | None, want: ByteRange | None, halt: Halt, *, fresh: bool
     ) -> PooledResponse:
-        url = self.remote.url
+        url = self._home
         if response is None:
             self.resolved_count += 1
             response = self._get(url, want, halt, fresh=fresh)
         for _ in range(_MAX_HOPS):
             if response.status not in _REDIRECTS:
-                if response.status in _EXPIRED and url != self.remote.url:
-                    self._refuse_fresh(response, url)
+                if response.status in _EXPIRED and url != self._home:
+                    self._refuse_fresh(response)
                 if response.status in {200, 206}:
                     self._refused_fresh = 0
                     self._remember(url)
@@ -235,24 +238,21 @@ class HttpSource:
                     status=response.status,
                 )
             try:
-                url = urljoin(response.url, location)
-                origin_of(url)
-            except ValueError:  # its words may quote the address, and that may be signed
-                raise TransferError(f"{redact(response.url)} redirects to no address at all") from None
-            if urlsplit(url).scheme not in {"http", "https"}:
-                raise TransferError(
-                    f"{redact(response.url)} redirects to an unsupported address: {redact(url)}"
-                )
+                url = join_url(parse_url(response.url), quote_header(location))
+            except InvalidUrlError as error:
+                raise InvalidUrlError(
+                    f"{redact(response.url)} redirects to no address that can be asked: {error}"
+                ) from None
             response = self._get(url, want, halt, fresh=fresh)
             if response.status in _TWO_KEYS and self._has_token(url):
                 response = self._without_token(response, url, want, halt, fresh=fresh)
         raise TransferError(f"{redact(self.remote.url)}: more than {_MAX_HOPS} redirects")
 
-    def _has_token(self, url: str) -> bool:
-        return url != self.remote.url and any(k.lower() == "authorization" for k in self._headers_for(url))
+    def _has_token(self, url: HttpUrl) -> bool:
+        return url != self._home and any(k.lower() == "authorization" for k in self._headers_for(url))
 
     def _without_token(
-        self, response: PooledResponse, url: str, want: ByteRange | None, halt: Halt, *, fresh: bool
+        self, response: PooledResponse, url: HttpUrl, want: ByteRange | None, halt: Halt, *, fresh: bool
     ) -> PooledResponse:
         """Ask a redirect's target once more, without the token.
 
@@ -266,7 +266,7 @@ class HttpSource:
             self._token_ends_here = False
         return response
 
-    def _refuse_fresh(self, response: PooledResponse, url: str) -> None:
+    def _refuse_fresh(self, response: PooledResponse) -> None:
         """Deal with a link that is refused although it was signed a moment ago."""
         now = self._clock()
         if not self._refused_fresh:
@@ -274,18 +274,18 @@ class HttpSource:
         self._refused_fresh += 1
         body = response.head()
         response.release()
-        message = f"{redact(url)} answered {response.status} to a fresh link"
+        message = f"{redact(response.url)} answered {response.status} to a fresh link"
         if self._refused_fresh > _REFUSALS and now - self._refused_since >= _REFUSED_SECONDS:
             raise HttpStatusError(
-                f"{message}, {self._refused_fresh} times", status=response.status, url=redact(url),
+                f"{message}, {self._refused_fresh} times", status=response.status, url=redact(response.url),
                 headers=response.headers, body=body,
             )  # fmt: skip
         raise LinkExpiredError(message)
 
     # ---- one request
 
-    def _get(self, url: str, want: ByteRange | None, halt: Halt, *, fresh: bool) -> PooledResponse:
-        origin = origin_of(url)
+    def _get(self, url: HttpUrl, want: ByteRange | None, halt: Halt, *, fresh: bool) -> PooledResponse:
+        origin = url.origin
         headers = self._headers_for(url)
         decode = want is None and self._compress
         # A compressed body has no byte ranges of the file; and its Content-Length would not be the file's.
@@ -293,24 +293,29 @@ class HttpSource:
         if want is not None:
             headers["Range"] = want.header
         self._patience += self._pace.wait(origin, halt)
-        logger.debug("GET %s %s", redact(url), headers.get("Range", ""))
-        response = self._pool.open(url, headers, halt, fresh=fresh, decode=decode)
+        logger.debug("GET %s%s %s", url.source, url.path, headers.get("Range", ""))
+        response = self._pool.open(str(url), headers, halt, fresh=fresh, decode=decode)
         if response.status in _BUSY:
             told = self._pace.told(origin, response.status, response.headers)
             response.drain()
-            busy = ServerBusyError(f"{redact(url)} answered {response.status}", retry_after=told)
+            busy = ServerBusyError(f"{redact(response.url)} answered {response.status}", retry_after=told)
             busy.counts_requests = response.status == 429
             raise busy
         return response
 
-    def _headers_for(self, url: str) -> dict[str, str]:
+    def _headers_for(self, url: HttpUrl) -> dict[str, str]:
         """The file's headers for its own and trusted origins; for others nothing that could be a secret."""
-        origin = origin_of(url)
-        if url == self.remote.url or (
-            not self._token_ends_here and (origin == self.origin or origin in self.remote.trusted_origins)
+        own = url.origin == self.origin
+        if url != self._home and (
+            self._token_ends_here or not (own or url.origin in self.remote.trusted_origins)
         ):
-            return dict(self.remote.headers)
-        return {k: v for k, v in self.remote.headers.items() if k.lower() == "user-agent"}
+            return {k: v for k, v in self.remote.headers.items() if k.lower() == "user-agent"}
+        headers = dict(self.remote.headers)
+        password = self._home.authorization
+        if own and password is not None:  # of the URL itself; it wins, as with requests and httpx
+            headers = {k: v for k, v in headers.items() if k.lower() != "authorization"}
+            headers["Authorization"] = password
+        return headers
 
     # ---- is this the answer to what we asked?
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
-from urllib.parse import SplitResult
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -26,6 +25,7 @@ from urllib3.util import Timeout, create_urllib3_context
 from hf_haul.errors import CertificateError
 from hf_haul.transports.calls import active
 from hf_haul.transports.places import Places, placed
+from hf_haul.urls import HttpUrl
 
 __all__ = ["Adapter", "Network", "NetworkOptions", "Route", "ca_from_environment"]
 
@@ -97,7 +97,7 @@ class Network:
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
         self._proxy_managers: dict[str, Any] = {}
-        self._routes: dict[tuple[str, str], Route] = {}
+        self._routes: dict[str, Route] = {}
         self.manager = self._adopt(PoolManager(num_pools=_MAX_ROUTES, maxsize=1))
 
     def _adopt(self, manager: Any) -> Any:
@@ -153,9 +153,9 @@ class Network:
         own = self.options
         return own.verify is not False and verify in {True, own.verify} and cert == own.cert
 
-    def route(self, url: str, parts: SplitResult, adapter: Adapter, request: Any) -> Route:
+    def route(self, url: str, parts: HttpUrl, adapter: Adapter, request: Any) -> Route:
         """The way to the origin of ``url``, found once."""
-        key = (parts.scheme, parts.netloc)
+        key = parts.origin
         route = self._routes.get(key)
         if route is None:
             proxies = dict(self.options.proxies)

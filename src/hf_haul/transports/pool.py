@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import SplitResult, urlsplit
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -26,16 +25,17 @@ from urllib3.util import Timeout
 from hf_haul.errors import HaltedError, TransferError
 from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
-from hf_haul.transports.calls import Call, active, redact
+from hf_haul.transports.calls import Call, active
 from hf_haul.transports.faults import FOREIGN, is_stale, raise_translated
 from hf_haul.transports.network import Adapter, Network, NetworkOptions, ca_from_environment
 from hf_haul.transports.places import Places
 from hf_haul.transports.response import PooledResponse
+from hf_haul.urls import HttpUrl, parse_url
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-__all__ = ["ConnectionPool", "PooledResponse", "redact"]
+__all__ = ["ConnectionPool", "PooledResponse"]
 
 
 @dataclass(eq=False)
@@ -279,7 +279,7 @@ class ConnectionPool:
             adapter = Adapter(Network(self._options, None))
             headers = {**(headers or {}), "Connection": "close"}
         request, parts = self._prepare(url, headers)
-        call = Call(halt, parts.hostname or redact(url))
+        call = Call(halt, parts.host)
         thread_id = threading.get_ident()
         with self._lock:
             self._calls.add(call)
@@ -305,24 +305,19 @@ class ConnectionPool:
 
     def _prepare(
         self, url: str, headers: Mapping[str, str] | None
-    ) -> tuple[requests.PreparedRequest, SplitResult]:
+    ) -> tuple[requests.PreparedRequest, HttpUrl]:
         request = requests.PreparedRequest()
         merged: CaseInsensitiveDict[str] = CaseInsensitiveDict(self._options.headers)
         if headers:
             merged.update(headers)
-        try:
-            parts = urlsplit(url)
-            if not url.isascii() or " " in url or "@" in parts.netloc or not parts.hostname:
-                # Rare, so it may cost: quoting, IDNA, and a user's name and password in the URL.
-                request.prepare(method="GET", url=url, headers=dict(merged.items()))
-                return request, urlsplit(str(request.url))
-        except (requests.RequestException, ValueError) as error:
-            raise TransferError(f"not a usable address: {redact(url)}") from error
-        request.method, request.url, request.headers = "GET", url, merged
+        parts = parse_url(url, userinfo=True)
+        if parts.authorization is not None:
+            merged["Authorization"] = parts.authorization
+        request.method, request.url, request.headers = "GET", str(parts), merged
         return request, parts
 
     def _send(
-        self, adapter: Adapter, request: requests.PreparedRequest, parts: SplitResult, call: Call
+        self, adapter: Adapter, request: requests.PreparedRequest, parts: HttpUrl, call: Call
     ) -> BaseHTTPResponse:
         try:
             return self._send_once(adapter, request, parts, call)
@@ -338,7 +333,7 @@ class ConnectionPool:
             raise_translated(error, call, self._options)
 
     def _send_once(
-        self, adapter: Adapter, request: requests.PreparedRequest, parts: SplitResult, call: Call
+        self, adapter: Adapter, request: requests.PreparedRequest, parts: HttpUrl, call: Call
     ) -> BaseHTTPResponse:
         network = adapter.network
         try:

@@ -6,23 +6,7 @@ import pytest
 
 from hf_haul.errors import ConnectionFailedError, HaltedError, TransferError
 from hf_haul.halt import Halt
-from hf_haul.transports.calls import Call, WokenError, redact
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("https://hub/org/m/resolve/main/a.bin", "https://hub/org/m/resolve/main/a.bin"),
-        ("https://cdn:8443/x?Signature=s&Expires=1#f", "https://cdn:8443/x"),
-        ("https://user:pass@hub/x", "https://hub/x"),
-        ("https://user:p@ss@hub/x", "https://hub/x"),
-        ("http://[::1]:80/x?y", "http://[::1]:80/x"),
-        ("http://[::1/x?secret", "<unreadable URL>"),
-        ("", ""),
-    ],
-)
-def test_what_may_be_secret_is_left_out(url: str, shown: str) -> None:
-    assert redact(url) == shown
+from hf_haul.transports.calls import Call, WokenError
 
 
 @pytest.fixture
