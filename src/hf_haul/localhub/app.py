@@ -18,6 +18,7 @@ from aiohttp import web
 from hf_haul.localhub.access import Accounts, not_found
 from hf_haul.localhub.catalog import Asked, Catalog
 from hf_haul.localhub.faults import Effects, Faults
+from hf_haul.localhub.hosts import HostRule
 from hf_haul.localhub.limits import Allowance, RateLimits
 from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.replies import Refusal, Reply, json_reply, text_reply
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 OTHER_LOOPBACK: Final = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
 
 _READ_METHODS: Final = frozenset({"GET", "HEAD", "POST"})
+_BODY_SECONDS: Final = 30.0
 _HOP: Final = "localhub-hop"
 _HOP_MARK: Final = re.compile(rf"[?&]{_HOP}=(\d+)\.(\d+)$")
 _EXPOSED: Final = (
@@ -62,6 +64,7 @@ class App:
         limits: How much a client may ask.
         log: What was asked.
         pace: How fast bodies go out.
+        host_rule: Which names a request may be meant for; any if ``None``.
     """
 
     catalog: Catalog
@@ -75,6 +78,7 @@ class App:
     limits: RateLimits = field(default_factory=RateLimits)
     log: RequestLog = field(default_factory=RequestLog)
     pace: Pace = field(default_factory=Pace)
+    host_rule: HostRule | None = None
 
     def __post_init__(self) -> None:
         self.sender = Sender(self.pace, self.log.touch)
@@ -123,7 +127,13 @@ class App:
     async def _answer(
         self, request: web.BaseRequest, route: Route, record: RequestRecord, chain: _Hop | None
     ) -> web.StreamResponse:
-        body = await request.read()
+        try:
+            self._require_host(request)
+            body = await _read_body(request)
+        except Refusal as refusal:
+            # What is left of the request is not waited for.
+            refusal.headers["Connection"] = "close"
+            return await self.sender.send(request, refusal.reply(as_json=False), Delivery(), record)
         if self.latency:
             await asyncio.sleep(self.latency)
         if chain is not None and chain.number < len(self.faults.chain(chain.name)):
@@ -142,6 +152,19 @@ class App:
         except Refusal as refusal:
             reply = refusal.reply(as_json=False)
             return await self.sender.send(request, reply, Delivery(), record)
+
+    def _require_host(self, request: web.BaseRequest) -> None:
+        """Pass if the request names this machine, where that is asked for."""
+        transport = request.transport
+        if self.host_rule is None or transport is None:
+            return
+        arrived = transport.get_extra_info("sockname")
+        if not self.host_rule.allows(request.headers.getall("Host", []), arrived[0] if arrived else None):
+            raise Refusal(
+                421,
+                "This server was asked under a name that is not its own. Use its address, or have it started with"
+                " --allowed-host NAME.",
+            )
 
     async def _reply_or_fault(
         self,
@@ -299,6 +322,24 @@ class App:
         host = OTHER_LOOPBACK.get(host, host)
         shown = f"[{host}]" if ":" in host else host
         return f"{request.scheme}://{shown}:{self.cdn_port}"
+
+
+async def _read_body(request: web.BaseRequest) -> bytes:
+    """The body of a request, which is small and comes soon.
+
+    Raises:
+        Refusal: It is neither.
+    """
+    if not request.can_read_body:
+        return b""
+    try:
+        return await asyncio.wait_for(request.read(), _BODY_SECONDS)
+    except asyncio.TimeoutError as error:
+        raise Refusal(408, f"The body did not come within {_BODY_SECONDS:.0f} seconds.") from error
+    except web.HTTPRequestEntityTooLarge as error:
+        raise Refusal(413, "The body is too large.") from error
+    except web.RequestPayloadError as error:
+        raise Refusal(400, "The body cannot be read.") from error
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,10 @@ class RateLimits:
                 start, used = now, 0
             if len(self._windows) >= _MOST_CLIENTS:
                 self._windows = {k: v for k, v in self._windows.items() if now < v[0] + self.window}
+                if (
+                    len(self._windows) >= _MOST_CLIENTS
+                ):  # somebody makes up tokens: rather too lenient than full
+                    self._windows.clear()
             self._windows[bucket, client] = (start, used + 1)
             return Allowance(
                 bucket,

@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from aiohttp import web
-
 from hf_haul.localhub.access import Account, Accounts
 from hf_haul.localhub.app import OTHER_LOOPBACK, App
 from hf_haul.localhub.catalog import Catalog
+from hf_haul.localhub.connections import Connections, listen, most_connections
 from hf_haul.localhub.faults import Faults
+from hf_haul.localhub.hosts import HostRule
 from hf_haul.localhub.limits import RateLimits
 from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.requestlog import RequestLog
-from hf_haul.localhub.sending import abort
 from hf_haul.localhub.signing import Signer
 
 __all__ = ["LocalHub"]
@@ -33,8 +33,7 @@ logger = logging.getLogger(__name__)
 _START_TIMEOUT: Final = 30.0  # seconds
 _WAITERS: Final = 64  # threads, made when needed
 #: Where to reach, from here, a hub that listens everywhere.
-_REACHABLE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  only looked up, not bound
-_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+_REACHABLE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  only looked up, not bound
 
 
 class LocalHub:
@@ -57,6 +56,7 @@ class LocalHub:
         log_size: How many requests `requests` remembers; ``None`` for all.
         certfile: A TLS certificate (PEM), to serve https on both ports.
         keyfile: Its key.
+        host_rule: Which names a request may be meant for, lest web pages read what is served here; any if ``None``.
         **settings: Options by name, see `HubOptions`.
     """
 
@@ -73,6 +73,7 @@ class LocalHub:
         log_size: int | None = None,
         certfile: str | os.PathLike[str] | None = None,
         keyfile: str | os.PathLike[str] | None = None,
+        host_rule: HostRule | None = None,
         **settings: Any,
     ) -> None:
         self.options = options or HubOptions()
@@ -95,8 +96,9 @@ class LocalHub:
             self.signer,
             cdn_url=cdn_url,
             log=RequestLog(log_size),
+            host_rule=host_rule,
         )
-        self._servers: list[web.Server] = []
+        self._connections: Connections | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -155,17 +157,17 @@ class LocalHub:
         self._stop = asyncio.Event()
         # Whoever asks for a folder that is being hashed waits in a thread, out of others' way.
         self._loop.set_default_executor(ThreadPoolExecutor(_WAITERS, "localhub-wait"))
-        runners = []
+        self._connections = connections = Connections(most_connections(), self._tls)
         try:
             bound = [0, 0]
             handlers = (self._app.handle_hub, self._app.handle_cdn)
             for i, port in enumerate(self._ports):
                 if port is None:
                     continue
-                runner = await self._listen(handlers[i], port)
-                runners.append(runner)
-                bound[i] = runner.addresses[0][1]
-                await self._listen_on_ipv6_too(runner, bound[i])
+                sockets = listen(self._host, port)
+                bound[i] = sockets[0].getsockname()[1]
+                sockets += self._ipv6_too(sockets, bound[i])
+                connections.serve(sockets, handlers[i])
             self._bound = (bound[0], bound[1])
             self._app.cdn_port = bound[1]
             ready.set_result(None)
@@ -174,36 +176,20 @@ class LocalHub:
             # First the answers, then their connections: asyncio takes it amiss if a connection
             # is lost under a running sendfile.
             await self._app.cancel_all()
-            for server in self._servers:
-                for connection in server.connections:
-                    if connection.transport is not None:
-                        abort(connection.transport)
-            for runner in runners:
-                await runner.cleanup()
+            await connections.close()
             # A connection that its client ended in this very moment is closed in one of the loop's next turns.
             for _turn in range(3):
                 await asyncio.sleep(0)
 
-    async def _listen(self, handler: _Handler, port: int) -> web.ServerRunner:
-        server = web.Server(handler, access_log=None, keepalive_timeout=75.0)
-        self._servers.append(server)
-        runner = web.ServerRunner(server, shutdown_timeout=0.2)
-        await runner.setup()
-        site = web.TCPSite(runner, self._host, port, ssl_context=self._tls, backlog=1024)
-        try:
-            await site.start()
-        except BaseException:
-            await runner.cleanup()
-            raise
-        return runner
-
-    async def _listen_on_ipv6_too(self, runner: web.ServerRunner, port: int) -> None:
+    def _ipv6_too(self, sockets: list[socket.socket], port: int) -> list[socket.socket]:
         # "localhost" may mean ::1 first, and on Windows it takes seconds to find nobody there.
-        if self._host in ("127.0.0.1", "localhost"):
-            try:
-                await web.TCPSite(runner, "::1", port, ssl_context=self._tls).start()
-            except OSError as error:
-                logger.debug("not listening on ::1 port %s: %s", port, error)
+        if self._host not in ("127.0.0.1", "localhost") or len(sockets) > 1:
+            return []
+        try:
+            return listen("::1", port)
+        except OSError as error:
+            logger.debug("not listening on ::1 port %s: %s", port, error)
+            return []
 
     # -- addresses
 
@@ -280,7 +266,7 @@ class LocalHub:
     @property
     def open_connections(self) -> int:
         """Connections that are open on both ports now, idle ones too."""
-        return sum(len(server.connections) for server in self._servers)
+        return 0 if self._connections is None else len(self._connections)
 
 
 def _tls_context(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from hf_haul.localhub.access import Account, Accounts
@@ -100,3 +102,19 @@ def test_an_account_can_be_added_later() -> None:
     with pytest.raises(Refusal) as refused:
         accounts.whoami(None)
     assert (refused.value.status, refused.value.code) == (401, None)
+
+
+def test_a_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr("hf_haul.localhub.access.hmac.compare_digest", compare)
+    accounts = Accounts([Account("ann", "hf_ann"), Account("bob", "hf_bob")])
+    for token in ("hf_ann", "h", "schlüssel"):
+        with contextlib.suppress(Refusal):
+            accounts.identify({"Authorization": f"Bearer {token}"})
+    assert len(compared) == 6, "every token there is, whichever is right"
+    assert {len(each) for pair in compared for each in pair} == {32}, "and nothing about how long they are"

@@ -81,3 +81,11 @@ def test_clients_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
     clock.now = 300
     limits.take("api", "d", has_token=False)
     assert [client for _bucket, client in limits._windows] == ["d"]
+
+
+def test_clients_that_make_up_tokens_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_haul.localhub.limits._MOST_CLIENTS", 10)
+    limits = RateLimits(Clock())
+    for number in range(100):
+        limits.take("api", f"Bearer {number}", has_token=True)
+        assert len(limits._windows) <= 10

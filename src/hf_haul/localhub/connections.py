@@ -1,0 +1,301 @@
+"""The connections of a hub: accepted only as long as there are descriptors for them, and not kept by who says nothing.
+
+asyncio's own accepting goes round in circles, and writes to the log each time, when the process has no descriptor
+left. Here a hub knows how many connections it can serve, each with a file. When there are as many, the one that has
+been idle for longest makes room for the next; only while all are busy does a new one wait, in the kernel's queue.
+
+A client that takes its time to say what it wants (slowloris) is cut off, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiohttp import web
+
+from hf_haul.localhub.sending import abort
+
+__all__ = ["Connections", "listen", "most_connections"]
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG: Final = 1024  # connections that the kernel keeps for us
+_MOST: Final = 10_000
+_LEAST: Final = 8
+_RESERVED: Final = (
+    64  # descriptors for all else: sockets that listen, files that are hashed, what Python holds
+)
+_PER_CONNECTION: Final = 2  # descriptors: itself, and the file that it is sent
+_HEADER_SECONDS: Final = 20.0  # from the first byte of a request to the end of its headers
+_KEEP_ALIVE: Final = 75.0  # seconds between two requests
+_HANDSHAKE_SECONDS: Final = 15.0
+_LOOK_EVERY: Final = 5.0  # seconds; only while there are connections
+_SHORTAGE_WAIT: Final = 0.5  # seconds
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+def most_connections() -> int:
+    """How many connections this process has descriptors for."""
+    try:
+        import resource
+    except ImportError:  # Windows, where sockets are no descriptors
+        return _MOST
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return _MOST
+    return max(_LEAST, min((limit - _RESERVED) // _PER_CONNECTION, _MOST))
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on all addresses of a host, on one port.
+
+    Args:
+        host: A name or an address; ``""`` for every address of this machine.
+        port: The port; 0 for any free one.
+
+    Raises:
+        OSError: The port is taken, or the host is none of ours.
+    """
+    made: list[socket.socket] = []
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            chosen = made[0].getsockname()[1] if made else port
+            try:
+                made.append(_bound(family, kind, protocol, (address[0], chosen, *address[2:])))
+            except OSError as error:
+                # A name such as localhost may have an address of a kind that this machine does not have.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) or len(found) == 1:
+                    message = f"cannot listen at address {address[0]}, port {chosen}: {error.strerror}"
+                    raise OSError(error.errno, message) from error
+                logger.debug("not listening on %s port %s: %s", address[0], chosen, error)
+    except BaseException:
+        for sock in made:
+            sock.close()
+        raise
+    if not made:
+        raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {host}: it is no address of this machine")
+    return made
+
+
+def _bound(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        if hasattr(socket, "AF_UNIX"):  # on Windows it would let two programs have one port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+        sock.settimeout(0)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class _Connection(web.RequestHandler):
+    """One connection. It tells its keeper when it is busy with an answer, and when it waits for a request."""
+
+    __slots__ = ("_keeper", "_loop_time", "header_since", "idle_since")
+
+    def __init__(self, keeper: Connections, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._keeper = keeper
+        self._loop_time = options["loop"].time
+        self.idle_since: float | None = None  # None while it is busy
+        self.header_since: float | None = None  # None unless a request has begun to come in
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.rest()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._keeper.forget(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.idle_since is not None and self.header_since is None:
+            self.header_since = self._loop_time()
+        super().data_received(data)
+
+    def work(self) -> None:
+        """A request is here, and is being answered."""
+        self.idle_since = self.header_since = None
+        self._keeper.note_busy(self)
+
+    def rest(self) -> None:
+        """It waits for a request."""
+        self.idle_since, self.header_since = self._loop_time(), None
+        self._keeper.note_idle(self)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether it has been silent, or has been saying what it wants, for too long."""
+        slow = self.header_since is not None and now - self.header_since > _HEADER_SECONDS
+        return slow or (self.idle_since is not None and now - self.idle_since > _KEEP_ALIVE)
+
+
+class Connections:
+    """Accepts the connections of a hub. It lives in the hub's event loop.
+
+    Args:
+        most: How many there may be at once.
+        tls: For https.
+    """
+
+    def __init__(self, most: int, tls: ssl.SSLContext | None = None) -> None:
+        self._most = most
+        self._tls = tls
+        self._idle: dict[_Connection, None] = {}  # the one that has been idle for longest first
+        self._busy: set[_Connection] = set()
+        self._ending: set[_Connection] = set()
+        self._shaking_hands: set[asyncio.Task[None]] = set()
+        self._accepting: list[asyncio.Task[None]] = []
+        self._servers: list[web.Server] = []
+        self._sockets: list[socket.socket] = []
+        self._changed = asyncio.Event()
+        self._look: asyncio.TimerHandle | None = None
+
+    def serve(self, sockets: list[socket.socket], handler: _Handler) -> None:
+        """Answer on these sockets with ``handler``, from now on."""
+        loop = asyncio.get_running_loop()
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            connection = request.protocol
+            assert isinstance(connection, _Connection)
+            connection.work()
+            try:
+                return await handler(request)
+            finally:
+                if connection.transport is not None:
+                    connection.rest()
+
+        server = web.Server(handle)
+        self._servers.append(server)
+
+        def make() -> _Connection:
+            return _Connection(self, server, loop=loop, access_log=None, keepalive_timeout=_KEEP_ALIVE)
+
+        self._sockets += sockets
+        self._accepting += [loop.create_task(self._accept(sock, make)) for sock in sockets]
+
+    def __len__(self) -> int:
+        return len(self._idle) + len(self._busy) + len(self._ending)
+
+    async def close(self) -> None:
+        """Listen no longer, and end every connection at once."""
+        tasks = [*self._accepting, *self._shaking_hands]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for sock in self._sockets:
+            sock.close()
+        if self._look is not None:
+            self._look.cancel()
+        for connection in [*self._idle, *self._busy]:
+            _abort(connection)
+        for server in self._servers:
+            await server.shutdown(0.2)
+
+    # -- accepting
+
+    async def _accept(self, listener: socket.socket, make: Callable[[], _Connection]) -> None:
+        loop = asyncio.get_running_loop()
+        told = 0.0
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno in _SHORTAGES:
+                    if loop.time() > told:
+                        logger.warning("no connection can be accepted: %s", error.strerror)
+                        told = loop.time() + 60
+                    self._end_longest_idle()
+                # Else the client was gone again.
+                await asyncio.sleep(_SHORTAGE_WAIT if error.errno in _SHORTAGES else 0.01)
+                continue
+            try:
+                await self._room()
+            except BaseException:
+                sock.close()
+                raise
+            task = loop.create_task(self._begin(sock, make))
+            self._shaking_hands.add(task)
+            task.add_done_callback(self._shaking_hands.discard)
+
+    async def _room(self) -> None:
+        """Wait until there is room for one more connection; the one that has been idle for longest makes it."""
+        while len(self) + len(self._shaking_hands) >= self._most:
+            if not self._ending:
+                self._end_longest_idle()
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _end_longest_idle(self) -> None:
+        connection = next(iter(self._idle), None)
+        if connection is not None:
+            del self._idle[connection]
+            self._ending.add(connection)  # it counts until it is gone
+            _abort(connection)
+
+    async def _begin(self, sock: socket.socket, make: Callable[[], _Connection]) -> None:
+        loop = asyncio.get_running_loop()
+        seconds = None if self._tls is None else _HANDSHAKE_SECONDS
+        try:
+            await loop.connect_accepted_socket(make, sock, ssl=self._tls, ssl_handshake_timeout=seconds)
+        except OSError as error:  # those of TLS, too
+            sock.close()
+            logger.debug("a connection did not come about: %s", error)
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            self._changed.set()
+
+    # -- what connections say
+
+    def note_idle(self, connection: _Connection) -> None:
+        """A connection waits for a request."""
+        if connection in self._ending:
+            return
+        self._busy.discard(connection)
+        self._idle.pop(connection, None)
+        self._idle[connection] = None
+        self._changed.set()
+        if self._look is None:
+            self._look = asyncio.get_running_loop().call_later(_LOOK_EVERY, self._end_overdue)
+
+    def note_busy(self, connection: _Connection) -> None:
+        """A connection has a request to answer."""
+        self._idle.pop(connection, None)
+        if connection.transport is not None and connection not in self._ending:
+            self._busy.add(connection)
+
+    def forget(self, connection: _Connection) -> None:
+        """A connection has ended."""
+        self._idle.pop(connection, None)
+        self._busy.discard(connection)
+        self._ending.discard(connection)
+        self._changed.set()
+
+    def _end_overdue(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in [each for each in self._idle if each.is_overdue(now)]:
+            _abort(connection)
+        self._look = loop.call_later(_LOOK_EVERY, self._end_overdue) if len(self) else None
+
+
+def _abort(connection: _Connection) -> None:
+    if connection.transport is not None:
+        with contextlib.suppress(AttributeError):
+            abort(connection.transport)

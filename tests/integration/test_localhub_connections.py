@@ -1,0 +1,252 @@
+"""Connections to a hub: more than it has descriptors for, silent ones, slow ones, and what is not meant for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from tests.support.waits import until
+
+from hf_haul.localhub import LocalHub, Repo, connections, share
+from hf_haul.localhub.faults import Stall
+from hf_haul.localhub.hosts import HostRule
+
+REQUEST = b"GET /api/models/org/m HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+def repo() -> Repo:
+    made = Repo("org/m")
+    made.commit({"a.json": b"{}", "w.bin": b"w" * 200_000})
+    return made
+
+
+def connect(hub: LocalHub) -> socket.socket:
+    host, _, port = hub.url.removeprefix("http://").rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def answer(sock: socket.socket, request: bytes = REQUEST) -> bytes:
+    sock.sendall(request)
+    return sock.recv(12)
+
+
+def is_closed(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_silent_connections_make_room_for_new_ones_the_oldest_first(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_haul.localhub.server.most_connections", lambda: 10)
+    with LocalHub(repo) as hub, ExitStack() as stack:
+        silent = [stack.enter_context(connect(hub)) for _ in range(30)]
+        with connect(hub) as sock:
+            assert answer(sock) == b"HTTP/1.1 200"
+            assert hub.open_connections <= 10
+            assert all(is_closed(each) for each in silent[:20])
+            assert answer(silent[-1]) == b"HTTP/1.1 200"
+
+
+def test_while_all_are_busy_a_new_one_waits(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_haul.localhub.server.most_connections", lambda: 2)
+    with LocalHub(repo, lfs="direct") as hub, ExitStack() as stack:
+        hub.faults.add(Stall(after=100_000), path="w.bin", times=2)
+        busy = [stack.enter_context(connect(hub)) for _ in range(2)]
+        for sock in busy:
+            sock.sendall(b"GET /org/m/resolve/main/w.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert hub.requests.wait_for(lambda log: sum(each.body_bytes >= 100_000 for each in log) == 2, 30)
+        with connect(hub) as waiting:
+            waiting.sendall(REQUEST)
+            waiting.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                waiting.recv(1)
+            hub.faults.release()
+            waiting.settimeout(30)
+            assert waiting.recv(12) == b"HTTP/1.1 200"
+        for sock in busy:
+            assert sock.recv(12) == b"HTTP/1.1 200"
+
+
+@pytest.mark.parametrize("sent", [b"GET /api", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=["line", "header"])
+def test_a_request_that_takes_too_long_to_come_in_is_cut_off(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "_LOOK_EVERY", 0.02)
+    with LocalHub(repo) as hub, connect(hub) as silent, connect(hub) as slow:
+        assert answer(silent) == b"HTTP/1.1 200"
+        slow.sendall(sent)
+        assert is_closed(slow)
+        silent.recv(100_000)
+        assert answer(silent) == b"HTTP/1.1 200", "nothing has begun to come in there meanwhile"
+
+
+def test_a_connection_that_says_nothing_ends_after_a_while(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_KEEP_ALIVE", 0.05)
+    monkeypatch.setattr(connections, "_LOOK_EVERY", 0.02)
+    with LocalHub(repo) as hub, connect(hub) as silent:
+        assert is_closed(silent)
+        assert until(lambda: hub.open_connections == 0)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_and_a_large_one_is_refused(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_haul.localhub.app._BODY_SECONDS", 0.05)
+    start = b"POST /api/models/org/m/paths-info/main HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+    with LocalHub(repo) as hub:
+        with connect(hub) as sock:
+            assert answer(sock, start + b"100\r\n\r\npaths=") == b"HTTP/1.1 408"
+        monkeypatch.setattr("hf_haul.localhub.app._BODY_SECONDS", 30)
+        with connect(hub) as sock:
+            assert answer(sock, start + b"2000000\r\n\r\n" + b"x" * 2_000_000) == b"HTTP/1.1 413"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        pytest.param("[" * 200_000, "json", id="nested"),
+        pytest.param('{"paths": ' + "[" * 200_000, "json", id="nested paths"),
+        pytest.param("{", "json", id="broken"),
+        pytest.param("[]", "json", id="a list"),
+        pytest.param('{"paths": [1]}', "json", id="a number for a path"),
+        pytest.param('{"paths": {"a": 1}}', "json", id="an object for paths"),
+        pytest.param('{"paths": null}', "json", id="no paths"),
+    ],
+)
+def test_a_body_that_makes_no_sense_is_a_bad_request(
+    repo: Repo, body: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with LocalHub(repo) as hub:
+        url = f"{hub.url}/api/models/org/m/paths-info/main"
+        refused = requests.post(url, data=body, headers={"Content-Type": f"application/{kind}"}, timeout=30)
+    assert refused.status_code == 400
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "tree/main?cursor=" + "W1tb" * 1500,  # [[[[...
+        "tree/main?cursor=W251bGwsIDFd",  # [null, 1]
+        "tree/main?limit=" + "9" * 5000,
+        "commits/main?p=-1",
+        "commits/main?p=" + "9" * 5000,
+    ],
+)
+def test_a_query_that_makes_no_sense_is_a_bad_request(
+    repo: Repo, query: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with LocalHub(repo) as hub:
+        assert requests.get(f"{hub.url}/api/models/org/m/{query}", timeout=30).status_code == 400
+    assert not caplog.records
+
+
+def test_a_request_under_another_name_is_misdirected(repo: Repo) -> None:
+    with LocalHub(repo, host_rule=HostRule(["models.lab"])) as hub:
+        for name, status in {"models.lab": 200, "localhost:1": 200, "rebind.example": 421}.items():
+            for path in ("api/models/org/m", "org/m/resolve/main/a.json", ""):
+                got = requests.get(f"{hub.url}/{path}", headers={"Host": name}, timeout=30)
+                assert got.status_code == status
+        with connect(hub) as sock:
+            assert answer(sock, b"GET / HTTP/1.0\r\n\r\n") in (b"HTTP/1.0 421", b"HTTP/1.1 421")
+
+
+def test_what_is_shared_without_a_token_asks_for_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    (tmp_path / "top/org/m").mkdir(parents=True)
+    (tmp_path / "top/org/m/a.json").write_text("{}")
+    headers = {"Host": "rebind.example"}
+    with share(tmp_path / "top") as hub:
+        assert requests.get(f"{hub.url}/org/m/resolve/main/a.json", timeout=30).status_code == 200
+        assert requests.get(hub.url, headers=headers, timeout=30).status_code == 421
+    with share(tmp_path / "top", token="hf_t") as hub:
+        url = f"{hub.url}/org/m/resolve/main/a.json"
+        assert requests.get(url, headers={**headers, "Authorization": "Bearer hf_t"}, timeout=30).ok
+        assert requests.get(url, headers=headers, timeout=30).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "said"),
+    [
+        pytest.param("0.0.0.0", {}, "to other machines", id="everywhere"),
+        pytest.param("::", {}, "to other machines", id="everywhere, of IPv6"),
+        pytest.param("127.0.0.1", {"token": ""}, "empty", id="an empty token"),
+        pytest.param("0.0.0.0", {"token": "a b"}, "cannot be sent", id="a blank in a token"),
+        pytest.param("0.0.0.0", {"token": "t\n"}, "cannot be sent", id="a line end in a token"),
+        pytest.param("0.0.0.0", {"token": "schlüssel"}, "cannot be sent", id="no ASCII"),
+        pytest.param("0.0.0.0", {"token": "t", "allow_anyone": True}, "contradict", id="both"),
+    ],
+)
+def test_a_folder_is_not_shared_with_others_unless_that_is_said(
+    tmp_path: Path, host: str, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        share(tmp_path, host=host, **options)  # type: ignore[arg-type]  from a table
+
+
+@contextmanager
+def serving(folder: Path, tmp_path: Path, descriptors: int) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    import resource
+
+    command = [sys.executable, "-m", "hf_haul.cli", "serve", str(folder), "--port", "0"]
+    with (
+        (tmp_path / "err").open("w") as err,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "xdg")},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors)),
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline().rpartition(":")[2]), process
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_more_idle_connections_than_descriptors_leave_it_serving_quiet_and_idle(tmp_path: Path) -> None:
+    folder = tmp_path / "top"
+    (folder / "org/m").mkdir(parents=True)
+    (folder / "org/m/a.json").write_text("{}")
+    with serving(folder, tmp_path, 256) as (port, process), ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+            assert answer(sock) == b"HTTP/1.1 200"
+            used = ticks(process)
+            sock.settimeout(1)
+            with contextlib.suppress(TimeoutError):
+                while sock.recv(10_000):
+                    pass
+            assert ticks(process) - used < 50, "it goes round in circles"
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+            assert answer(sock) == b"HTTP/1.1 200"
+    assert "no connection can be accepted" not in (tmp_path / "err").read_text()
+    assert len((tmp_path / "err").read_text().splitlines()) < 5
+
+
+def ticks(process: subprocess.Popen[str]) -> int:
+    """Processor time that it has used, in hundredths of a second."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
