@@ -12,7 +12,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, Final, get_args
 from urllib.parse import unquote
 
 from hf_haul import __version__
-from hf_haul.config import Settings, parse_rate
+from hf_haul.config import Settings, parse_rate, serve_token
 from hf_haul.errors import HaulError
 from hf_haul.presets import Preset
 from hf_haul.urls import parse_url
@@ -29,9 +29,12 @@ __all__ = ["main"]
 
 _OK: Final = 0
 _FAILED: Final = 1
+_USAGE: Final = 2
 _INTERRUPTED: Final = 130
 _TICK: Final = 0.1  # seconds between two looks at a running download
 _NAMED: Final = 5  # repositories that a line has room for
+_MOST_GAPS: Final = 20  # lines about what is not there
+_SHORT: Final = 7  # characters of a commit
 #: Whose versions matter in a report about a fault.
 _PARTS: Final = ("huggingface_hub", "fsspec", "requests", "urllib3", "tenacity", "hf_xet", "aiohttp")
 
@@ -156,7 +159,37 @@ def _add_serve(commands: Any) -> None:
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all; default: %(default)s"
     )
     parser.add_argument("--port", type=int, default=8000, help="0 for any free one; default: %(default)s")
-    parser.add_argument("--token", help="ask for this token")
+    tokens = parser.add_mutually_exclusive_group()
+    tokens.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="ask for the token in this file; HF_HAUL_SERVE_TOKEN may hold it, too. Needed beyond this machine",
+    )
+    tokens.add_argument(
+        "--token", help="the same, but others on this machine can read it in the list of processes"
+    )
+    parser.add_argument(
+        "--allow-anyone",
+        action="store_true",
+        help="ask for no token, although other machines can reach it: all that is served is public then",
+    )
+    parser.add_argument(
+        "--allowed-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="without a token: a further name under which it may be asked, besides this machine's own; repeatable",
+    )
+    parser.add_argument(
+        "--complete",
+        action="store_true",
+        help="vouch that all files are there of each commit in the cache that the Hub's listing was not kept of",
+    )
+    parser.add_argument(
+        "--hidden",
+        action="store_true",
+        help="in folders that are no cache, serve all files whose names begin with a dot, but never .git",
+    )
     parser.add_argument(
         "--pace", type=_rate, metavar="RATE", help="limit over all connections, such as 50MB/s"
     )
@@ -355,6 +388,15 @@ def _watch(manager: Any, task: str, name: str, *, quiet: bool) -> dict[str, Any]
 
 def _serve(arguments: argparse.Namespace) -> int:
     from hf_haul.localhub import LocalHub, serve  # needs the extra "serve"
+    from hf_haul.localhub.hosts import urls_for_others
+    from hf_haul.localhub.sharing import require_token
+
+    try:
+        token = _serve_token(arguments)
+        require_token(arguments.host, token, allow_anyone=arguments.allow_anyone)
+    except (OSError, ValueError) as error:
+        _say(f"error: {error}")
+        return _USAGE
 
     def ready(hub: LocalHub) -> None:
         print(hub.url, flush=True)
@@ -365,18 +407,78 @@ def _serve(arguments: argparse.Namespace) -> int:
                 "called <org>/<name>. Nothing is shared until there is one"
             )
         _say(f"sharing {_names(served)} of {arguments.path} until Ctrl+C; use it with HF_ENDPOINT={hub.url}")
+        others = urls_for_others(hub.url, arguments.host)
+        if others:
+            _say(f"on other machines: HF_ENDPOINT={' or '.join(others)}")
+        for line in _gaps(hub, complete=arguments.complete):
+            _say(line)
 
+    more = {
+        "hidden": arguments.hidden,
+        "complete": arguments.complete,
+        "allow_anyone": arguments.allow_anyone,
+        "allowed_hosts": arguments.allowed_host,
+    }
     serve(
         arguments.path,
         host=arguments.host,
         port=arguments.port,
-        token=arguments.token,
+        token=token,
         max_bytes_per_s=arguments.pace,
         certfile=arguments.certfile,
         keyfile=arguments.keyfile,
         on_ready=ready,
+        **{name: value for name, value in more.items() if value},
     )
     return _OK
+
+
+def _serve_token(arguments: argparse.Namespace) -> str | None:
+    """The token to ask for.
+
+    Raises:
+        ValueError: It is empty, or the file holds no text.
+        OSError: The file cannot be read.
+    """
+    if arguments.token is not None:
+        _say("warning: others on this machine can read --token in the list of processes; use --token-file")
+        source, token = "--token", arguments.token
+    elif arguments.token_file is not None:
+        source, token = arguments.token_file, Path(arguments.token_file).read_text("utf-8", "replace")
+    else:
+        source, token = "HF_HAUL_SERVE_TOKEN", serve_token()
+    if token is not None and not token.strip():
+        raise ValueError(f"the token in {source} is empty")
+    return None if token is None else token.strip()
+
+
+def _gaps(hub: Any, *, complete: bool) -> Iterator[str]:
+    """What of the commits that are served is not here, or may not be."""
+    lines = [
+        line
+        for repo in sorted(hub.catalog.all(), key=lambda repo: repo.repo_id)
+        for holding in (repo.holdings() if hasattr(repo, "holdings") else ())
+        if not (complete and holding.listed is None) and (line := _gap(repo.repo_id, holding))
+    ]
+    yield from lines[:_MOST_GAPS]
+    if len(lines) > _MOST_GAPS:
+        yield f"... and {len(lines) - _MOST_GAPS} more"
+
+
+def _gap(repo_id: str, holding: Any) -> str | None:
+    where = f"{repo_id} at {', '.join(holding.names) or holding.commit[:_SHORT]}"
+    if holding.listed is None:
+        return (
+            f"{where}: {_count_of(holding.files, 'file')}, and no listing that says whether these are all; a whole "
+            "snapshot can be had only with --complete"
+        )
+    if holding.files < holding.listed:
+        return f"{where}: {holding.files} of {_count_of(holding.listed, 'file')}"
+    return None
+
+
+def _count_of(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _names(served: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Final, Literal, get_args
 
-__all__ = ["GiB", "KiB", "MiB", "Settings", "parse_rate", "parse_size", "require_number"]
+__all__ = ["GiB", "KiB", "MiB", "Settings", "parse_rate", "parse_size", "require_number", "serve_token"]
 
 KiB: Final = 1 << 10
 MiB: Final = 1 << 20
@@ -225,6 +225,18 @@ class Settings:
                     raise ValueError(f"environment variable {variable}={text!r}: {error}") from error
         values.update((name, value) for name, value in changes.items() if value is not None)
         return replace(cls(), **values)
+
+
+def serve_token(environ: Mapping[str, str] | None = None) -> str | None:
+    """The token that ``hf-haul serve`` asks for, from ``HF_HAUL_SERVE_TOKEN``: a secret, and so no setting.
+
+    Args:
+        environ: The variables; the process's own if ``None``.
+
+    Returns:
+        What the variable holds, also if that is nothing: whoever sets it means to have one. ``None`` if it is not set.
+    """
+    return (os.environ if environ is None else environ).get("HF_HAUL_SERVE_TOKEN")
 
 
 def _require(ok: bool, name: str, value: object, wanted: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hf_haul.config import GiB, KiB, MiB, Settings, parse_rate, parse_size
+from hf_haul.config import GiB, KiB, MiB, Settings, parse_rate, parse_size, serve_token
 
 
 @pytest.mark.parametrize(
@@ -185,3 +185,13 @@ def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPa
 def test_a_variable_that_cannot_be_read_is_named(name: str, text: str) -> None:
     with pytest.raises(ValueError, match=f"HF_HAUL_{name}='{text}'"):
         Settings.from_environment({f"HF_HAUL_{name}": text})
+
+
+@pytest.mark.parametrize("value", [None, "", "hf_x"])
+def test_the_token_of_serve_is_what_its_variable_holds(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if value is not None:
+        monkeypatch.setenv("HF_HAUL_SERVE_TOKEN", value)
+    assert serve_token() == value
+    assert "hf_x" not in repr(Settings.from_environment())

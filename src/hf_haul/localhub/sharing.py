@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from hf_haul.localhub.access import Account
+from hf_haul.localhub.hosts import ANY_ADDRESS, HostRule, is_loopback
 from hf_haul.localhub.objects import DigestCache
 from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.server import LocalHub
 from hf_haul.localhub.sources import FollowingRepo, find_repos
 
-__all__ = ["serve", "share"]
+__all__ = ["require_token", "serve", "share"]
+
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY: Final = 5.0  # seconds between two looks for new repositories
 _LOG_SIZE: Final = 1000  # requests; a hub that runs for weeks must not keep them all
@@ -33,6 +37,8 @@ def share(
     digest_file: str | os.PathLike[str] | None = None,
     hidden: bool = False,
     complete: bool = False,
+    allow_anyone: bool = False,
+    allowed_hosts: Iterable[str] = (),
 ) -> LocalHub:
     """A hub, not started yet, that shares what is in a folder and follows its changes.
 
@@ -53,10 +59,17 @@ def share(
             that git uses. What is in ``.git`` is never shown.
         complete: Whether commits in a cache that the Hub's listing was not kept of are known to be all there.
             Without it nobody is told which files they have.
+        allow_anyone: Whether other machines may have what is served without a token. What in a cache is private or
+            gated is not known there.
+        allowed_hosts: Names under which the hub may be asked without a token, besides this machine's own name and
+            addresses: a web page could have its own name lead here.
 
     Raises:
         FileNotFoundError: There is no such folder.
+        ValueError: It could be reached from elsewhere, and there is neither a token nor ``allow_anyone``; or the
+            token cannot be one.
     """
+    require_token(host, token, allow_anyone=allow_anyone)
     root = Path(path).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder: {root}")
@@ -75,7 +88,9 @@ def share(
         certfile=certfile,
         keyfile=keyfile,
         log_size=_LOG_SIZE,
+        host_rule=HostRule({*allowed_hosts, host} - ANY_ADDRESS) if token is None else None,
         lfs="direct",
+        xet=False,
     )
     hub.catalog.follow(find, _LOOK_EVERY, time.monotonic)
     hub.set_pace(None, total=max_bytes_per_s)
@@ -92,6 +107,10 @@ def serve(
     certfile: str | os.PathLike[str] | None = None,
     keyfile: str | os.PathLike[str] | None = None,
     digest_file: str | os.PathLike[str] | None = None,
+    hidden: bool = False,
+    complete: bool = False,
+    allow_anyone: bool = False,
+    allowed_hosts: Iterable[str] = (),
     on_ready: Callable[[LocalHub], None] | None = None,
 ) -> None:
     """Share a folder until interrupted by ctrl-C, or until ``hub.close()`` is called elsewhere.
@@ -107,10 +126,15 @@ def serve(
         certfile: See `share`.
         keyfile: See `share`.
         digest_file: See `share`.
+        hidden: See `share`.
+        complete: See `share`.
+        allow_anyone: See `share`.
+        allowed_hosts: See `share`.
         on_ready: Called once it listens, with the hub: to say where.
 
     Raises:
         FileNotFoundError: There is no such folder.
+        ValueError: See `share`.
         OSError: The port is taken.
     """
     hub = share(
@@ -122,6 +146,10 @@ def serve(
         certfile=certfile,
         keyfile=keyfile,
         digest_file=digest_file,
+        hidden=hidden,
+        complete=complete,
+        allow_anyone=allow_anyone,
+        allowed_hosts=allowed_hosts,
     )
     with hub:
         if on_ready is not None:
@@ -133,10 +161,44 @@ def serve(
             return
 
 
+def require_token(host: str, token: str | None, *, allow_anyone: bool) -> None:
+    """Pass if a hub at ``host`` gives nothing to other machines that it should not.
+
+    Args:
+        host: What it listens on.
+        token: What opens it, or ``None``.
+        allow_anyone: Whether none is needed.
+
+    Raises:
+        ValueError: It would; or the token cannot be sent in a header.
+        OSError: There is no such host.
+    """
+    if token is not None:
+        if not token:
+            raise ValueError("the token is empty")
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            raise ValueError(
+                "the token cannot be sent: it has blanks, or characters that are not printable ASCII"
+            )
+        if allow_anyone:
+            raise ValueError(
+                "a token and allow_anyone (--allow-anyone) contradict each other: give one of the two"
+            )
+    elif not allow_anyone and not is_loopback(host):
+        raise ValueError(
+            f"listening on {host or 'every address'} gives what is served to other machines, also what is private or"
+            " gated: a cache does not say what is. Ask for a token (--token-file, HF_HAUL_SERVE_TOKEN), or allow anyone"
+            " to have all of it (--allow-anyone)"
+        )
+
+
 def _warm_up(hub: LocalHub) -> None:
     for repo in hub.catalog.all():
         if isinstance(repo, FollowingRepo):
-            repo.wait_until_loaded()
+            try:
+                repo.wait_until_loaded()
+            except Exception as error:  # noqa: BLE001  the others are not to blame
+                logger.warning("cannot read %s: %s", repo, error)
 
 
 def _default_digest_file() -> Path:
