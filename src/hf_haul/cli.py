@@ -334,6 +334,7 @@ def _size(nbytes: float) -> str:
 
 
 def _get(arguments: argparse.Namespace) -> int:
+    import hf_haul.calls  # noqa: F401  for the bar: Ctrl+C during a download must find no module half imported
     from hf_haul.manager import ParallelDownloadManager  # brings requests along
 
     target = _target(arguments.url, arguments.output)
