@@ -19,7 +19,14 @@ from hf_haul.fetch import PartFetcher
 from hf_haul.mounts import keeps_writes
 from hf_haul.plan import SMALL_FILE
 from hf_haul.run import QueueRun
-from hf_haul.staging import StagedLostError, claim, scan_orphans, sweep
+from hf_haul.staging import (
+    StagedElsewhereError,
+    StagedFile,
+    StagedLostError,
+    claim,
+    scan_orphans,
+    sweep,
+)
 from hf_haul.transfer import Part, SupersededError, Transfer
 from hf_haul.verify import Verifier
 
@@ -69,18 +76,16 @@ def open_file(
     elif task.size == 0 and task.digest is None:
         _require_empty(transfer, probing, fetcher)
     if transfer.staged is None:
-        key = (destination.staging_dir, destination.staging_key)
-        if task.task_id in run.waiting_for:  # whom we waited for may have died, and left it under any name
-            run.orphans[key] = scan_orphans(destination.staging_dir).get(destination.staging_key, [])
-        transfer.staged = claim(
-            destination.staging_dir,
-            destination.staging_key,
-            transfer.size,
-            sequential=settings.write_mode == "sequential",
-            resume=settings.enable_resume and not request.fresh,
-            digest_known=task.digest is not None and settings.verify,
-            orphans=run.orphans.get(key),
-        )
+        with probing() as probe:  # what somebody else left may have to be copied
+            transfer.staged = _claim(
+                run,
+                transfer,
+                transfer.size,
+                probe,
+                sequential=settings.write_mode == "sequential",
+                resume=settings.enable_resume and not request.fresh,
+                digest_known=task.digest is not None and settings.verify,
+            )
         if not transfer.staged.done and not request.fresh and _may_be_here_by_now(run, transfer, probing):
             transfer.staged.delete()
             transfer.staged = None
@@ -88,6 +93,28 @@ def open_file(
     if settings.verify and task.digest is not None:
         from_disk = not keeps_writes(destination.staging_dir)
         transfer.verifier = Verifier(task.digest, transfer.size, from_disk=from_disk)
+
+
+def _claim(run: QueueRun, transfer: Transfer, size: int, probe: Part, **how: bool) -> StagedFile:
+    """See :func:`claim`; says whom it waits for.
+
+    Raises:
+        StagedElsewhereError: A living process has the file.
+        HaltedError: The probe was halted.
+        OSError: The folder cannot be written.
+    """
+    destination, task = transfer.request.destination, transfer.task
+    folder, key = destination.staging_dir, destination.staging_key
+    if task.task_id in run.waiting_for:  # whom we waited for may have died, and left it under any name
+        run.orphans[folder, key] = scan_orphans(folder).get(key, [])
+    orphans = run.orphans.get((folder, key))
+    try:
+        staged = claim(folder, key, size, orphans=orphans, watch=run.watch, check=probe.halt.check, **how)
+    except StagedElsewhereError as error:
+        run.watch.tell(task.file_path, error.who)
+        raise
+    run.watch.forget(task.file_path)
+    return staged
 
 
 def _require_empty(
@@ -129,8 +156,7 @@ def _may_be_here_by_now(
 
 def _fetch_unsized(run: QueueRun, transfer: Transfer, probe: Part, fetcher: PartFetcher) -> None:
     """Fetch a file whose length nobody tells, in one stream; afterwards it is an ordinary complete one."""
-    destination = transfer.request.destination
-    staged = claim(destination.staging_dir, destination.staging_key, _UNKNOWN, sequential=True, resume=False)
+    staged = _claim(run, transfer, _UNKNOWN, probe, sequential=True, resume=False)
     try:
         size = fetcher.fetch_unsized(probe, staged)
     except BaseException:

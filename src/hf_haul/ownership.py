@@ -15,6 +15,7 @@ import reprlib
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,8 +23,10 @@ from typing import Any, Final, Literal
 from hf_haul.regular_files import open_regular
 
 __all__ = [
+    "ASLEEP_AFTER",
     "Life",
     "Owner",
+    "OwnerWatch",
     "current_owner",
     "erase",
     "is_running",
@@ -36,6 +39,11 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+#: Seconds without a sign of life after which an owner is taken to be asleep: it gives one at least every fifteen.
+ASLEEP_AFTER: Final = 30.0
+#: Seconds of waiting after which it is said again, at first and from then on.
+_SAY_AGAIN: Final = (60.0, 600.0)
 
 #: Seconds without a sign of life after which an owner that we cannot see is taken for gone.
 _STALE_AFTER: Final = 120.0
@@ -249,3 +257,55 @@ def judge(path: Path, fd: int, owner: Owner | None, *, released: bool) -> Life:
     if (same_kernel or (owner is None and age > _UNSIGNED_AFTER)) and _locks_tell_the_truth(path):
         return "dead"
     return "stale" if age > _STALE_AFTER else "alive"
+
+
+class OwnerWatch:
+    """How long the owners of files that we wait for have given no sign of life, and what was said about it.
+
+    A process that was stopped (Ctrl+Z, a debugger, a frozen container) is there, and does nothing; and a record may name a
+    process that never had the file. Who fetches a file changes it, or touches it every 15 seconds where nothing comes. Time
+    is told by our own clock, from our first look on: what a file says of it may come from another host's.
+
+    Args:
+        clock: Seconds, monotonic.
+        asleep_after: Seconds without any change after which an owner is taken to be asleep.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, asleep_after: float = ASLEEP_AFTER
+    ) -> None:
+        self._clock = clock
+        self._asleep_after = asleep_after
+        # Each entry is about one file, which one thread at a time looks at.
+        self._seen: dict[tuple[int, int], tuple[tuple[int, int], float]] = {}
+        self._told: dict[str, tuple[str, float, float]] = {}
+
+    def is_asleep(self, status: os.stat_result) -> bool:
+        """Look at a file that somebody has; whether nothing about it has changed for long."""
+        now = self._clock()
+        file, state = (status.st_dev, status.st_ino), (status.st_mtime_ns, status.st_size)
+        before, since = self._seen.get(file, (None, now))
+        if before != state:
+            since = now
+            self._seen[file] = (state, now)
+        return now - since >= self._asleep_after
+
+    def tell(self, file: str, owner: str) -> None:
+        """Say that a file is waited for: at first, and again when it takes long.
+
+        Args:
+            file: What is waited for.
+            owner: Who has it.
+        """
+        now = self._clock()
+        before, since, again = self._told.get(file, ("", now, now))
+        if before != owner:
+            self._told[file] = (owner, now, now + _SAY_AGAIN[0])
+            logger.info("%s: waiting for %s, which is fetching it", file, owner)
+        elif now >= again:
+            self._told[file] = (owner, since, now + _SAY_AGAIN[1])
+            logger.info("%s: still waiting for %s, for %.0f s now", file, owner, now - since)
+
+    def forget(self, file: str) -> None:
+        """A file is no longer waited for."""
+        self._told.pop(file, None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.events import Notifier
 from hf_haul.metrics import DownloadMetrics
+from hf_haul.ownership import OwnerWatch
 from hf_haul.plan import PlannedFile
 from hf_haul.task import DownloadProgress, DownloadState, DownloadTask, FileRequest
 from hf_haul.transfer import Transfer
@@ -30,6 +31,7 @@ class QueueRun:
         deferred: When to look again at a file that another process fetches, by task id.
         losses: How often a file's staged file was taken by another process, by task id.
         waiting_for: What such a file waits for, by task id.
+        watch: What those processes do.
         promised_bytes: Bytes of its files, as known when it was submitted.
         sources: Where its files come from: ``scheme://host:port`` as written in their URLs.
         metrics: Measured so far.
@@ -57,6 +59,7 @@ class QueueRun:
         self.deferred: dict[str, float] = {}
         self.losses: dict[str, int] = {}
         self.waiting_for: dict[str, str] = {}
+        self.watch = OwnerWatch(clock)
         self.promised_bytes = sum(each.task.size or 0 for each in planned)
         self.sources = frozenset(source_of(each.request.remote.url) for each in planned)
         self.metrics = DownloadMetrics(

@@ -831,7 +831,9 @@ class Scheduler:
             if runs and runs[0].queue.priority < runs[-1].queue.priority:
                 for run in runs:
                     self._make_room_for(run)
-            staged = [t.staged for run in runs for t in run.transfers.values() if t.staged is not None]
+            # What is paused gives no sign of life: another process need not wait until the pause is over.
+            live = [run for run in runs if not (self._paused or run.queue.paused)]
+            staged = [t.staged for run in live for t in run.transfers.values() if t.staged is not None]
             if any(again) or parts or grew:
                 self._wake_workers()
         for part in leaving:

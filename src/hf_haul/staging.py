@@ -20,8 +20,8 @@ Who owns it. ``<key>.haul.incomplete`` is created exclusively, which is the clai
 A second process that finds it looks whether the owner is alive (``ownership`` says how). A file of a dead owner
 is *adopted* by renaming it to a name of our own, ``<key>.<digits>.haul.incomplete`` (a rename succeeds for one
 process only). Until its header names us, too, the process id in the digits, and a lock, tell others who find that
-name that it is taken. Where death cannot be proven, only its bytes are copied: a sleeper that wakes up writes into
-a file nobody will publish. The staged file is renamed to a private name, and its identity compared, before it is
+name that it is taken. Where death cannot be proven, only its bytes are copied, and so they are of an owner that is
+there and does nothing, because it was stopped: a sleeper that wakes up writes into a file nobody will publish. The staged file is renamed to a private name, and its identity compared, before it is
 published. Whoever is killed between two of these steps leaves a private name behind: the next run scans for those,
 keeps the one that holds the most, and removes the rest.
 
@@ -49,8 +49,8 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +59,7 @@ from hf_haul.forks import call_after_fork
 from hf_haul.ownership import (
     Life,
     Owner,
+    OwnerWatch,
     current_owner,
     erase,
     is_running,
@@ -137,12 +138,13 @@ class StagedElsewhereError(HaulError):
 
     Attributes:
         owner: Who, as far as known.
+        who: The same in words.
     """
 
     def __init__(self, path: Path, owner: Owner | None) -> None:
         self.owner = owner
-        who = f"process {owner.pid} on {owner.host}" if owner else "another process"
-        super().__init__(f"{path.name} is being fetched by {who}")
+        self.who = f"process {owner.pid} on {owner.host}" if owner else "another process"
+        super().__init__(f"{path.name} is being fetched by {self.who}")
 
 
 class StagedLostError(HaulError):
@@ -614,6 +616,8 @@ def claim(
     resume: bool = True,
     digest_known: bool = True,
     orphans: list[Path] | None = None,
+    watch: OwnerWatch | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> StagedFile:
     """Open the staged file of ``key`` for this process: a new one, or a dead owner's.
 
@@ -626,6 +630,9 @@ def claim(
         digest_known: Whether a digest will be checked at the end; without one, bytes that survived a
             reboot are not trusted.
         orphans: What :func:`scan_orphans` found for this key; all but the best of them are removed.
+        watch: Remembers from call to call what living owners do: of one that is asleep the bytes are copied. Without,
+            none ever is.
+        check: Called now and then while bytes are copied; raises to end it.
 
     Raises:
         StagedElsewhereError: A living process has it.
@@ -635,7 +642,16 @@ def claim(
     target = directory / (key + (_SEQUENTIAL if sequential else _OFFSET))
     left = [target, *(path for path in orphans if path != target)] if orphans else []
     left = [path for path in left if not path.is_symlink()]  # writing through one would end up anywhere
-    adopter = _Adopter(target, key, size, sequential=sequential, digest_known=digest_known)
+    adopter = _Adopter(
+        target,
+        key,
+        size,
+        sequential=sequential,
+        resume=resume,
+        digest_known=digest_known,
+        watch=watch,
+        check=check,
+    )
     for _ in range(100):
         try:
             staged = adopter.best_of(left)
@@ -673,7 +689,7 @@ def sweep(directory: Path, sizes: Mapping[str, int]) -> None:
     for key, paths in scan_orphans(directory).items():
         if key in sizes:
             target = directory / (key + _OFFSET)
-            adopter = _Adopter(target, key, sizes[key], sequential=False, digest_known=False)
+            adopter = _Adopter(target, key, sizes[key])
             with contextlib.suppress(StagedElsewhereError):  # another thread takes it over
                 adopter.remove(paths)
 
@@ -722,7 +738,7 @@ class _Left:
         fd: It, open; only for reading if that is all we may.
         header: What it says about itself.
         owner: Whose it is, as far as it says.
-        life: Whether that owner is surely gone.
+        life: Whether that owner is gone, or may come back: ``stale``.
         shared: Whether somebody else could go on writing into it.
     """
 
@@ -762,12 +778,26 @@ class _Adopter:
     file the bytes are copied.
     """
 
-    def __init__(self, target: Path, key: str, size: int, *, sequential: bool, digest_known: bool) -> None:
+    def __init__(
+        self,
+        target: Path,
+        key: str,
+        size: int,
+        *,
+        sequential: bool = False,
+        resume: bool = True,
+        digest_known: bool = False,
+        watch: OwnerWatch | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._target = target
         self._key = key
         self._size = size
         self._sequential = sequential
+        self._resume = resume
         self._digest_known = digest_known
+        self._watch = watch
+        self._check = check
 
     def best_of(self, paths: list[Path]) -> StagedFile | None:
         """The one of ``paths`` that holds the most, adopted; the others are removed.
@@ -830,7 +860,7 @@ class _Adopter:
             left.remove()
             return None
         same_boot = left.owner is not None and left.owner.boot == current_owner().boot
-        trust = self._digest_known or (same_boot and not left.shared)
+        trust = self._resume and (self._digest_known or (same_boot and not left.shared))
         if left.only_to_copy:
             if trust:
                 return self._copy(left, self._claims_of(left))
@@ -862,8 +892,12 @@ class _Adopter:
         if by is None or by == os.getpid():
             return
         time_to_act = _PUBLICATION if path.name.endswith(_SEALED) else _TAKEOVER
-        if time.time() - os.lstat(path).st_ctime < time_to_act and is_running(by):
-            raise StagedElsewhereError(path, None)
+        status = os.lstat(path)
+        if time.time() - status.st_ctime < time_to_act and is_running(by) and not self._is_asleep(status):
+            raise StagedElsewhereError(path, replace(current_owner(), pid=by, started=""))
+
+    def _is_asleep(self, status: os.stat_result) -> bool:
+        return self._watch is not None and self._watch.is_asleep(status)
 
     def _still_ours(self, staged: StagedFile) -> StagedFile:
         """Look once more after a takeover: who was held up in it for long may have been robbed.
@@ -880,7 +914,7 @@ class _Adopter:
         """Take over a complete file that was never published; its name says so until its new journal does."""
         length = os.fstat(left.fd).st_size
         # Killed between the rename and the cut, it still has its journal, which says the same.
-        if length < self._size or not self._digest_known:
+        if length < self._size or not (self._digest_known and self._resume):
             left.remove()
             return None
         if left.shared:
@@ -919,8 +953,11 @@ class _Adopter:
         try:
             # Somebody may have claimed or adopted the name between our look and our rename: look again.
             left = self._look(private, path)
-            if not try_lock(left.fd):  # another adopter, from where process ids are others
-                raise StagedElsewhereError(private, None)
+            if left.life != "stale" and not try_lock(left.fd):
+                # Another adopter, from where process ids are others.
+                if not self._is_asleep(os.fstat(left.fd)):
+                    raise StagedElsewhereError(private, None)
+                left = replace(left, life="stale")
         except StagedElsewhereError:
             if left is not None:
                 os.close(left.fd)
@@ -969,9 +1006,9 @@ class _Adopter:
                 # A living owner's file has a header, or is locked: without either, it was cut or overwritten.
                 owned = other is not None or (status.st_size > 0 and not try_lock(fd))
                 alive = sequential or owned or time.time() - status.st_mtime < _BIRTH
-            if alive:
+            if alive and not self._is_asleep(status):
                 raise StagedElsewhereError(path, owner)
-            life = "dead"
+            life = "stale" if alive else "dead"
         return _Left(path, name, fd, header, owner, life, shared)
 
     def _copy(self, left: _Left, done: RangeSet) -> StagedFile | None:
@@ -992,6 +1029,7 @@ class _Adopter:
             new._take_over()  # noqa: SLF001  the module's own class
             for run in list(done):
                 for at in range(run.start, run.stop, _COPY_STEP):
+                    self._check()
                     data = _read_at(left.fd, at, min(_COPY_STEP, run.stop - at))
                     new.write(at, memoryview(data))
                     new.record(at, at + len(data))
@@ -1002,6 +1040,9 @@ class _Adopter:
             os.close(left.fd)
             _move_back(left.path, left.name)
             raise
+        if left.life == "stale":
+            who = f"process {left.owner.pid} on {left.owner.host}" if left.owner else "another process"
+            logger.info("%s: %s has stood still for long; going on from a copy", left.name.name, who)
         now = None if left.header is None else _read_header(left.fd, self._size, self._key)
         if left.header is not None and (now is None or now.nonce != left.header.nonce):
             new.delete()

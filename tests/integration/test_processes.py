@@ -88,6 +88,25 @@ def test_when_the_process_that_fetches_is_killed_another_goes_on_where_it_was(
     assert rig.sent(WEIGHTS) <= SIZE + 4 * (MiB + 768 * KiB)
 
 
+def test_a_process_that_was_stopped_keeps_nobody_waiting_and_ends_well_when_it_goes_on(
+    rig: Rig, nursery: Nursery
+) -> None:
+    first = nursery.start(_job(rig, WEIGHTS))
+    assert rig.hub.requests.wait_for(lambda _: rig.sent(WEIGHTS) > SIZE // 2)
+    first.stop()
+    second = nursery.start(_job(rig, WEIGHTS, pretend=("asleep after 1",)))
+    result = second.wait()
+    assert result["errors"] == {}
+    assert result["over"]
+    assert any(f"process {first.pid} on " in waited_for for waited_for in result["waited_for"])
+    assert rig.is_whole(WEIGHTS)
+    assert result["transferred"] < SIZE, "what the first had was copied"
+    first.go_on()
+    assert first.wait()["errors"] == {}
+    assert rig.is_whole(WEIGHTS)
+    assert rig.left == []
+
+
 @pytest.mark.parametrize(
     "pretend",
     [

@@ -25,7 +25,7 @@ _ROOT = Path(__file__).parents[2]
 _MOTHER = """
 import json, os, sys, threading
 from pathlib import Path
-from hf_haul import ownership, snapshot  # everything a child needs is imported before it is born
+from hf_haul import ownership, run, snapshot  # everything a child needs is imported before it is born
 from hf_haul.cache import FileDestination
 from hf_haul.config import Settings
 from hf_haul.manager import ParallelDownloadManager
@@ -42,6 +42,9 @@ def pretend(what):
         ownership._read_text = lambda path: "boot-%d" % os.getpid() if path.endswith("boot_id") else read(path)
     elif what.startswith("stale after "):
         ownership._STALE_AFTER = float(what.rpartition(" ")[2])
+    elif what.startswith("asleep after "):
+        seconds = float(what.rpartition(" ")[2])
+        run.OwnerWatch = lambda clock: ownership.OwnerWatch(clock, asleep_after=seconds)
     else:
         raise AssertionError(what)
 
@@ -151,6 +154,14 @@ class Child:
         """End it as the kernel ends a process that takes too much memory, and wait until it is gone."""
         os.kill(self.pid, signal.SIGKILL)
         assert self.nursery.order({"wait": self.pid})["status"] == -signal.SIGKILL
+
+    def stop(self) -> None:
+        """Have it stand still, as Ctrl+Z does."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Have it go on after a stop."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def wait(self) -> dict[str, Any]:
         """Wait until it is done; returns what it says."""

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.clock import FakeClock
 
 from hf_haul import ownership
-from hf_haul.ownership import Owner
+from hf_haul.ownership import Owner, OwnerWatch
 
 
 def owner(**changes: object) -> Owner:
@@ -114,3 +115,71 @@ def test_a_host_may_have_any_name_and_its_record_fits(
     assert owner.host.isascii()
     assert owner.host.startswith(r"f\xc3\xa4n\xff")
     assert len(json.dumps(owner.host)) <= 2 * 64 + 2
+
+
+class TestOwnerWatch:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        path = tmp_path / "file"
+        path.write_bytes(b"1")
+        return path
+
+    def test_an_owner_whose_file_stands_still_for_long_is_asleep(self, file: Path) -> None:
+        clock = FakeClock()
+        watch = OwnerWatch(clock, asleep_after=30)
+        assert not watch.is_asleep(file.stat())
+        clock.advance(29.9)
+        assert not watch.is_asleep(file.stat())
+        clock.advance(0.1)
+        assert watch.is_asleep(file.stat())
+
+    @pytest.mark.parametrize("sign", ["a byte", "a touch"])
+    def test_a_sign_of_life_begins_the_time_anew(self, file: Path, sign: str) -> None:
+        clock = FakeClock()
+        watch = OwnerWatch(clock, asleep_after=30)
+        watch.is_asleep(file.stat())
+        clock.advance(29)
+        if sign == "a byte":
+            mtime = file.stat().st_mtime
+            file.write_bytes(b"12")
+            os.utime(file, (mtime, mtime))
+        else:
+            os.utime(file, (1, 1))  # whatever time it tells
+        assert not watch.is_asleep(file.stat())
+        clock.advance(29)
+        assert not watch.is_asleep(file.stat())
+        clock.advance(1)
+        assert watch.is_asleep(file.stat())
+
+    def test_another_file_of_the_same_name_is_another_file(self, file: Path) -> None:
+        clock = FakeClock()
+        watch = OwnerWatch(clock, asleep_after=30)
+        status = file.stat()
+        watch.is_asleep(status)
+        clock.advance(60)
+        other = file.with_name("other")
+        other.write_bytes(b"1")
+        os.utime(other, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        assert not watch.is_asleep(other.stat())
+
+    def test_a_wait_is_told_once_for_each_owner_and_again_when_it_takes_long(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "hf_haul.ownership")
+        clock = FakeClock()
+        watch = OwnerWatch(clock)
+        said = []
+        for owner, seconds in (
+            [("process 7 on a", 59)] * 2 + [("process 8 on a", 59)] + [("process 8 on a", 400)] * 4
+        ):
+            watch.tell("w.bin", owner)
+            said.append(caplog.messages.copy())
+            caplog.clear()
+            clock.advance(seconds)
+        first = ["w.bin: waiting for process 7 on a, which is fetching it"]
+        second = ["w.bin: waiting for process 8 on a, which is fetching it"]
+        long = [[f"w.bin: still waiting for process 8 on a, for {seconds} s now"] for seconds in (459, 1259)]
+        assert said == [first, [], second, [], long[0], [], long[1]]
+        watch.forget("w.bin")
+        watch.tell("w.bin", "process 8 on a")
+        assert caplog.messages == second

@@ -15,17 +15,18 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.clock import FakeClock
 from tests.support.disk import HungDisk
 
 from hf_haul import ownership, regular_files, staging
-from hf_haul.errors import DiskFullError
-from hf_haul.ownership import Owner
+from hf_haul.errors import DiskFullError, HaltedError
+from hf_haul.ownership import Owner, OwnerWatch
 from hf_haul.ranges import ByteRange, RangeSet
 from hf_haul.staging import StagedElsewhereError, StagedFile, StagedLostError, claim, scan_orphans
 
@@ -1190,3 +1191,117 @@ def test_a_copy_that_fails_leaves_the_original_under_its_name(
             claim(tmp_path, "etag", SIZE)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     assert claim(tmp_path, "etag", SIZE).resumed == 400
+
+
+# ---- owners that are there, and do nothing
+
+
+@pytest.fixture
+def other_process(tmp_path: Path) -> Iterator[int]:
+    """A living process that has 400 bytes of a file and does nothing more."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        yield child.pid
+        child.kill()
+
+
+def test_of_an_owner_that_stands_still_the_bytes_are_copied(
+    tmp_path: Path, other_process: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    clock = FakeClock()
+    watch = OwnerWatch(clock, asleep_after=30)
+    theirs = tmp_path / "etag.haul.incomplete"
+    inode = theirs.stat().st_ino
+    for _ in range(3):
+        with pytest.raises(StagedElsewhereError, match=f"process {other_process} "):
+            claim(tmp_path, "etag", SIZE, watch=watch)
+        clock.advance(29)
+        os.utime(theirs)  # it lives
+    for _ in range(2):
+        with pytest.raises(StagedElsewhereError):
+            claim(tmp_path, "etag", SIZE, watch=watch)
+        clock.advance(29)
+    staged = claim(tmp_path, "etag", SIZE, watch=watch)
+    assert staged.missing() == [ByteRange(400, SIZE)]
+    assert staged.path == theirs
+    assert theirs.stat().st_ino != inode
+    assert f"process {other_process} on " in caplog.text
+    staged.delete()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_that_wakes_up_while_it_is_copied_from_goes_on_and_finds_its_file_gone(
+    tmp_path: Path,
+) -> None:
+    sleeper = claim(tmp_path, "etag", SIZE)
+    put(sleeper, 0, 400)
+    clock = FakeClock()
+    watch = OwnerWatch(clock, asleep_after=30)
+    with pytest.raises(StagedElsewhereError):
+        claim(tmp_path, "etag", SIZE, watch=watch)
+    clock.advance(30)
+    mine = claim(tmp_path, "etag", SIZE, watch=watch, check=lambda: put(sleeper, 400, 500))
+    assert mine.resumed == 400
+    put(sleeper, 500, SIZE)
+    with pytest.raises(StagedLostError):
+        sleeper.seal(durable=False)
+    sleeper.close()
+    put(mine, 400, SIZE)
+    assert mine.seal(durable=False).read_bytes() == DATA
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_copy_of_much_ends_when_it_is_halted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = left_behind(tmp_path)
+    monkeypatch.setattr(staging, "_is_shared", lambda *_: True)
+
+    def halt() -> None:
+        raise HaltedError
+
+    with pytest.raises(HaltedError):
+        claim(tmp_path, "etag", SIZE, check=halt)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no advisory locks there")
+def test_an_adopter_that_was_stopped_in_the_middle_of_it_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_owner(tmp_path)
+    fd = os.open(tmp_path / "etag.haul.incomplete", os.O_RDWR)
+    assert ownership.try_lock(fd)  # in a container whose process ids mean nothing here
+    clock = FakeClock()
+    watch = OwnerWatch(clock, asleep_after=30)
+    for _ in range(2):
+        with pytest.raises(StagedElsewhereError):
+            claim(tmp_path, "etag", SIZE, watch=watch)
+        clock.advance(15)
+    staged = claim(tmp_path, "etag", SIZE, watch=watch)
+    os.close(fd)
+    assert staged.resumed == 400
+    staged.delete()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere locks tell, not process ids")
+@pytest.mark.parametrize("kind", ["haul", "sealed"])
+def test_a_name_given_just_now_by_a_clock_that_runs_ahead_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = left_behind(tmp_path, SIZE)
+    if kind == "sealed":
+        os.truncate(path, SIZE)
+    path = path.rename(tmp_path / f"etag.{os.getppid():08x}.{kind}.incomplete")
+    now = time.time()
+    monkeypatch.setattr(staging.time, "time", lambda: now - 3600)
+    clock = FakeClock()
+    watch = OwnerWatch(clock, asleep_after=30)
+    for _ in range(2):
+        with pytest.raises(StagedElsewhereError, match=f"process {os.getppid()} on "):
+            claim(tmp_path, "etag", SIZE, watch=watch, orphans=[path])
+        clock.advance(15)
+    assert claim(tmp_path, "etag", SIZE, watch=watch, orphans=[path]).resumed == SIZE
