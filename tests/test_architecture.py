@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "presets",
         "processors",
         "mounts",
+        "file_names",
         "regular_files",
         "threads",
     ),

@@ -26,6 +26,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``presets``         pure: rules that pick among the formats of the same weights
 ``processors``      how much of the machine's processors this process may use
 ``mounts``          which file systems keep what is written to them
+``file_names``      names that fit into a folder, and tell which process gave them
 ``regular_files``   opens files in folders that others may write to, and neither links nor pipes
 ``limiter``         BandwidthLimiter, a token bucket whose rate may change at any time
 ``metrics``         what was measured: bytes, speeds, retries; speed by source

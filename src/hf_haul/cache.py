@@ -18,16 +18,25 @@ import posixpath
 import re
 import shutil
 import stat
-import threading
 import time
 import unicodedata
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
 from hf_haul.errors import UnsafePathError
+from hf_haul.file_names import (
+    PROBE,
+    STAGED_SUFFIX,
+    cut_name,
+    fit_key,
+    name_length,
+    name_limit,
+    process_digits,
+    temporary_name,
+)
+from hf_haul.regular_files import open_regular
 from hf_haul.task import Digest
 
 __all__ = [
@@ -44,6 +53,7 @@ __all__ = [
     "is_lasting",
     "require_no_folder",
     "require_outside_notes",
+    "require_place",
     "require_safe_commit",
     "require_safe_name",
     "require_safe_path",
@@ -62,6 +72,13 @@ _FILE_LIMIT: Final = 255
 _FOLDER_LIMIT: Final = 247
 #: What file systems accept for one name, less room for the suffixes of staged files.
 _NAME_LIMIT: Final = 200
+
+#: Bytes copied in one step.
+_COPY_STEP: Final = 1 << 20
+#: Bytes of a version in a staging key: a dot and hex digits.
+_VERSION: Final = 17
+#: A name that every file system takes.
+_SHORT_NAME: Final = 143
 
 #: Commits named by their content: git's sha1, or a sha256 as some Hubs have it.
 _LASTING: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -150,7 +167,7 @@ def require_safe_name(name: str, *, what: str) -> str:
     Raises:
         UnsafePathError: It is empty, too long, or holds a separator.
     """
-    if not name or len(name) > _NAME_LIMIT or name in {".", ".."} or set(name) & set("/\\:\0"):
+    if not name or name_length(name) > _NAME_LIMIT or name in {".", ".."} or set(name) & set("/\\:\0"):
         raise UnsafePathError(f"the server announced {name!r} as {what}; it cannot name a file")
     return name
 
@@ -244,14 +261,18 @@ class _Folders:
 
 
 def _probe_mode(folder: str) -> int | None:
-    probe = os.path.join(folder, f"tmp_{uuid.uuid4()}")
+    probe = os.path.join(folder, f"{PROBE}.{process_digits()}.haul.incomplete")
     try:
-        with open(probe, "xb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError:
         return None
-    _discard(probe)
-    return mode
+    try:
+        if os.name != "nt":
+            _discard(probe)  # at once: a kill in between leaves an empty file, which the next sweep removes
+        return stat.S_IMODE(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+        _discard(probe)
 
 
 def require_no_folder(path: str | os.PathLike[str]) -> None:
@@ -261,7 +282,33 @@ def require_no_folder(path: str | os.PathLike[str]) -> None:
         IsADirectoryError: There is a folder; a link to one is no folder.
     """
     if os.path.isdir(path) and not os.path.islink(path):
-        raise IsADirectoryError(errno.EISDIR, "A folder is where the file should go", os.fspath(path))
+        raise _is_a_folder(path)
+
+
+def require_place(path: str | os.PathLike[str]) -> None:
+    """Refuse a path at which no file can ever be put, before anything is fetched for it.
+
+    Raises:
+        IsADirectoryError: There is a folder; a link to one is no folder.
+        FileExistsError: A file is where a folder on the way should be.
+        OSError: The file system takes no such name.
+    """
+    try:
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            raise _is_a_folder(path)
+    except (FileNotFoundError, PermissionError):
+        pass
+    except NotADirectoryError as error:
+        folder = os.path.dirname(path)
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        raise FileExistsError(
+            errno.EEXIST, "A file is where a folder should be", os.fspath(folder)
+        ) from error
+
+
+def _is_a_folder(path: str | os.PathLike[str]) -> IsADirectoryError:
+    return IsADirectoryError(errno.EISDIR, "A folder is where the file should go", os.fspath(path))
 
 
 def _replace(source: str, target: str) -> None:
@@ -274,14 +321,13 @@ def _replace(source: str, target: str) -> None:
             raise
         require_no_folder(target)
     # Another device, or a mount that renames over nothing: bring the file near first, move the old one aside.
-    folder, name = os.path.split(target)
-    near = os.path.join(folder, f".{name[:_NAME_LIMIT]}.{uuid.uuid4().hex[:8]}.new")
-    aside = os.path.join(folder, f".{name[:_NAME_LIMIT]}.{uuid.uuid4().hex[:8]}.old")
+    near = temporary_name(target, ".new", ".")
+    aside = temporary_name(target, ".old", ".")
     try:
         try:
             os.rename(source, near)
         except OSError:
-            shutil.copyfile(source, near)
+            _copy_to_new(source, near)
             shutil.copymode(source, near)
         _swap_in(near, target, aside)
     except OSError:
@@ -312,10 +358,16 @@ def _discard(path: str) -> None:
         os.unlink(path)
 
 
+def _copy_to_new(source: str, target: str) -> None:
+    """Copy a file to a name that is not taken, not even by a link."""
+    with open(source, "rb") as old, open(target, "xb") as new:
+        shutil.copyfileobj(old, new, _COPY_STEP)
+
+
 def _write_atomically(path: str, text: str) -> None:
-    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = temporary_name(path, ".tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "x", encoding="utf-8") as file:
             file.write(text)
         os.replace(temporary, path)
     except OSError:
@@ -425,8 +477,7 @@ class RepoFolder:
             return
         try:
             os.makedirs(extended_path(os.path.dirname(marker), _FOLDER_LIMIT), exist_ok=True)
-            with open(marker, "a"):
-                pass
+            os.close(open_regular(marker, os.O_WRONLY | os.O_CREAT))
         except OSError as error:
             logger.warning("Could not note that '%s' does not exist: %s", path, error)
 
@@ -476,16 +527,16 @@ class RepoFolder:
                 return
             except PermissionError:
                 logger.debug("No permission for symlinks in %s: copying", folder)
-        temporary = os.path.join(self.blobs, f"{uuid.uuid4().hex[:8]}.incomplete")
+        temporary = os.path.join(self.blobs, f"{process_digits()}.incomplete")
         try:
-            shutil.copyfile(blob, temporary)
+            _copy_to_new(blob, temporary)
             _replace(temporary, extended_path(pointer))
         finally:
             _discard(temporary)
 
     def _relink(self, blob: str, pointer: str, folder: str) -> None:
         """Replace a pointer by rename: who reads it meanwhile gets the old bytes or the new ones."""
-        temporary = os.path.join(self.blobs, f"{uuid.uuid4().hex[:8]}.incomplete")
+        temporary = os.path.join(self.blobs, f"{process_digits()}.incomplete")
         try:
             os.symlink(os.path.relpath(blob, folder), temporary)
             _replace(temporary, extended_path(pointer))
@@ -545,7 +596,7 @@ class BlobDestination:
     @property
     def staging_key(self) -> str:
         """The etag."""
-        return self.etag
+        return fit_key(self.etag, self.folder.blobs)
 
     def is_linked(self, check: Callable[[], None] | None = None) -> bool:
         """Whether the pointer leads to the file; changes nothing.
@@ -605,19 +656,17 @@ class LocalFolder:
         self.root = root
         self._notes = os.path.join(root, ".cache", "huggingface")
         self._folders = _Folders()
-        self._prepared = False
-        self._lock = threading.Lock()
+        self._prepared = False  # set without a lock: two threads that prepare it at once do no harm
 
     def prepare(self) -> None:
         """Make the folder for notes, mark it as a cache and hide it from git. Once."""
-        with self._lock:
-            if self._prepared:
-                return
-            self._prepared = True
+        if self._prepared:
+            return
         self._folders.make(os.path.join(self._notes, "download"))
         _tag_folder(self._notes)
         with contextlib.suppress(OSError), open(os.path.join(self._notes, ".gitignore"), "x") as f:
             f.write("*")
+        self._prepared = True
 
     def file(self, name: str) -> str:
         """The file itself.
@@ -645,7 +694,7 @@ class LocalFolder:
         """
         path = self.notes(name)
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
                 commit, etag, timestamp = (file.readline().strip() for _ in range(3))
             metadata = LocalMetadata(commit, etag, float(timestamp))
         except FileNotFoundError:
@@ -661,10 +710,17 @@ class LocalFolder:
         return metadata if changed - 1 <= metadata.timestamp else None
 
     def write_metadata(self, name: str, commit: str, etag: str) -> None:
-        """Note that ``name`` is what ``commit`` has under ``etag``, as of now."""
-        self.prepare()
+        """Note that ``name`` is what ``commit`` has under ``etag``, as of now; a failure to do so is only a warning."""
         path = self.notes(name)
-        self._in_folder(path, lambda: _write_atomically(path, f"{commit}\n{etag}\n{time.time()}\n"))
+        try:
+            self.prepare()
+            self._in_folder(path, lambda: _write_atomically(path, f"{commit}\n{etag}\n{time.time()}\n"))
+        except OSError as error:
+            logger.warning(
+                "%s is in place, but it could not be noted that it is up to date, so it may be fetched again: %s",
+                name,
+                error,
+            )
 
     def publish(self, staged: str, name: str) -> None:
         """Move a verified file into place.
@@ -683,9 +739,9 @@ class LocalFolder:
             OSError: It could not be copied.
         """
         self.prepare()
-        temporary = os.path.join(self._notes, "download", f"{uuid.uuid4().hex[:8]}.incomplete")
+        temporary = os.path.join(self._notes, "download", f"{process_digits()}.incomplete")
         try:
-            shutil.copyfile(source, temporary)
+            _copy_to_new(source, temporary)
             self.publish(temporary, name)
         finally:
             _discard(temporary)
@@ -740,7 +796,7 @@ class LocalDirDestination:
         """A hash of the file's name, and its etag."""
         name = os.path.basename(self._notes).encode("utf-8", "surrogatepass")
         short = base64.urlsafe_b64encode(hashlib.sha1(name, usedforsecurity=False).digest())
-        return f"{short.decode()}.{self.etag}"
+        return fit_key(f"{short.decode()}.{self.etag}", os.path.dirname(self._notes))
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Whether the file is there with this etag; its metadata then say so of this commit too."""
@@ -789,7 +845,15 @@ class FileDestination:
         """The file's name and a hash of its version."""
         content = f"{self.file.name}\0{self.version}".encode("utf-8", "surrogatepass")
         version = hashlib.sha256(content).hexdigest()[:16]
-        return f"{self.file.name[: _NAME_LIMIT - 60]}.{version}"
+        return f"{self._kept_name}.{version}"
+
+    @property
+    def _kept_name(self) -> str:
+        """As much of the file's name as is part of its key."""
+        name = self.file.name[: _NAME_LIMIT - 60]
+        if name_length(name) + _VERSION + STAGED_SUFFIX <= _SHORT_NAME:
+            return name
+        return cut_name(name, name_limit(os.fspath(self.file.parent)) - _VERSION - STAGED_SUFFIX)
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Whether the file is there with the right digest, or else the right size; ``False`` if neither is known."""
@@ -835,7 +899,7 @@ class HandedOverDestination:
     @property
     def staging_key(self) -> str:
         """The owner's name for the staged file; for huggingface_hub the same as ours for the same file."""
-        return self.staged.name.removesuffix(".incomplete")
+        return fit_key(self.staged.name.removesuffix(".incomplete"), self.staged.parent)
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Whether there is a file."""

@@ -5,6 +5,8 @@ All of it touches disk or network, none of it decides what comes next; see ``sch
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from hf_haul.cache import require_no_folder
+from hf_haul.cache import require_place
 from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
 from hf_haul.fetch import PartFetcher
@@ -33,6 +35,11 @@ from hf_haul.verify import Verifier
 __all__ = ["close_file", "open_file", "sweep_up", "verify_and_publish"]
 
 logger = logging.getLogger(__name__)
+
+#: What systems answer where there can be no file of a name: too long, not allowed, below a file, at a folder.
+_NO_PLACE: Final = frozenset(
+    {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+)
 
 #: Stands for the length of a file whose source does not say it.
 _UNKNOWN: Final = 1 << 62
@@ -59,11 +66,11 @@ def open_file(
         StagedElsewhereError: A living process is fetching it.
         HaltedError: The probe was halted.
         TransferError: The source does not tell the size, or what is said to be empty is not.
-        OSError: The folder cannot be written, or a folder is where the file should go.
+        OSError: The folder cannot be written, or no file can be put there.
     """
     request, task = transfer.request, transfer.task
     destination = request.destination
-    require_no_folder(destination.path)
+    require_place(destination.path)
     if not request.fresh and _is_present(transfer, probing):
         raise SupersededError
     if task.size is None:
@@ -201,11 +208,20 @@ def verify_and_publish(transfer: Transfer, settings: Settings) -> bool:
     try:
         transfer.request.destination.publish(sealed)
     except OSError as error:
-        if not sealed.exists():
+        if _is_about(error, sealed) and not os.path.lexists(sealed):
             raise StagedLostError(f"{sealed} was taken by another process") from error
-        staged.unseal()
+        if error.errno in _NO_PLACE:  # nor will there ever be one, and nobody could use it
+            with contextlib.suppress(OSError):
+                os.unlink(sealed)
+        else:
+            staged.unseal()
         raise
     return True
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Whether an error says that ``path`` is not there, and not that something else is not."""
+    return isinstance(error, FileNotFoundError) and error.filename == os.fspath(path)
 
 
 def sweep_up(run: QueueRun) -> None:

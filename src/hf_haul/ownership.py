@@ -135,7 +135,7 @@ def is_running(pid: int) -> bool:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is a process of another user whose very existence ``/proc`` conceals (its option ``hidepid``)."""
+    """Whether there is a process that ``/proc`` does not show: of another user (its option ``hidepid``), or on macOS."""
     if sys.platform == "win32" or os.path.exists(f"/proc/{pid}"):  # there, a signal of 0 would end it
         return False
     try:
@@ -143,8 +143,8 @@ def _is_hidden(pid: int) -> bool:
     except PermissionError:
         return True
     except (OSError, OverflowError):
-        pass
-    return False
+        return False
+    return not os.path.exists("/proc/self")
 
 
 def _namespace() -> str:

@@ -55,6 +55,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_haul.errors import DiskFullError, HaulError
+from hf_haul.file_names import PROBE, name_giver, process_digits
 from hf_haul.forks import call_after_fork
 from hf_haul.ownership import (
     Life,
@@ -110,8 +111,6 @@ _OFFSET: Final = ".haul" + _SUFFIX
 _SEQUENTIAL: Final = ".seq" + _SUFFIX
 _SEALED: Final = ".sealed" + _SUFFIX
 _NAME: Final = re.compile(r"(.+?)(?:\.([0-9a-f]{8}))?\.(?:haul|seq|sealed)\.incomplete", re.DOTALL)
-#: Those bits of the digits that are a process id: 4,194,304 is the most that Linux gives (``proc(5)``).
-_PID_BITS: Final = (1 << 22) - 1
 
 
 #: The staged files that are open in this process, by device and inode.
@@ -687,7 +686,12 @@ def sweep(directory: Path, sizes: Mapping[str, int]) -> None:
         sizes: Bytes of each file in place, by key.
     """
     for key, paths in scan_orphans(directory).items():
-        if key in sizes:
+        if key == PROBE:
+            for path in paths:
+                if not is_running(_name_giver(path.name) or 0):
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)
+        elif key in sizes:
             target = directory / (key + _OFFSET)
             adopter = _Adopter(target, key, sizes[key])
             with contextlib.suppress(StagedElsewhereError):  # another thread takes it over
@@ -1068,7 +1072,7 @@ def _is_shared(status: os.stat_result, folder: Path) -> bool:
         return False
     # Some file systems tell of one owner, whoever makes a file.
     try:
-        probe = _private_name(folder, "probe", _OFFSET)
+        probe = _private_name(folder, PROBE, _OFFSET)
         fd = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError:
         return True
@@ -1080,10 +1084,9 @@ def _is_shared(status: os.stat_result, folder: Path) -> bool:
 
 
 def _private_name(directory: Path, key: str, kind: str) -> Path:
-    """A name that only this process gives: the low bits of its digits are the process's id, the others random."""
+    """A name that only this process gives."""
     while True:
-        digits = f"{secrets.randbits(32) & ~_PID_BITS | os.getpid() & _PID_BITS:08x}"
-        path = directory / f"{key}.{digits}{kind}"
+        path = directory / f"{key}.{process_digits()}{kind}"
         if not os.path.lexists(path):  # those bits are few, and a rename would replace what is there
             return path
 
@@ -1091,7 +1094,7 @@ def _private_name(directory: Path, key: str, kind: str) -> Path:
 def _name_giver(name: str) -> int | None:
     """Id of the process that gave a staged file a private name; 0 says that anybody may have it."""
     match = _NAME.fullmatch(name)
-    return int(match[2], 16) & _PID_BITS if match is not None and match[2] else None
+    return name_giver(match[2]) if match is not None and match[2] else None
 
 
 @contextlib.contextmanager

@@ -648,3 +648,32 @@ class TestNotesOfARepository:
         assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == set(self.FILES)
         path = hf_hub_download("org/forger", self.NOTE, **where)
         assert Path(path).read_bytes() == b"forged"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names are too long there at other lengths")
+def test_a_note_that_cannot_be_written_costs_no_second_download(
+    served: ServedRepo, where: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    local = tmp_path / "local"
+    (local / ".cache/huggingface/download/config.json.metadata").mkdir(parents=True)
+    path = hf_hub_download("org/tiny", "config.json", local_dir=local, **where)
+    assert Path(path).read_bytes() == (served.folder / "config.json").read_bytes()
+    assert len([record for record in served.hub.requests if record.method == "GET"]) == 1
+    assert "may be fetched again" in caplog.text
+
+
+def test_where_a_file_stands_for_a_folder_nothing_is_fetched_and_nothing_left(
+    where: dict[str, Any], tmp_path: Path
+) -> None:
+    repo = Repo("org/folders")
+    repo.commit({"a.txt": b"a", "data/inner.bin": b"b" * 1000}, "first")
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "data").write_bytes(b"mine")
+    with LocalHub(repo, lfs="direct") as hub:
+        with pytest.raises(FileExistsError, match="data"):
+            snapshot_download("org/folders", local_dir=local, **{**where, "endpoint": hub.url})
+        assert not [record for record in hub.requests if record.path == "data/inner.bin"]
+    assert (local / "data").read_bytes() == b"mine"
+    assert (local / "a.txt").read_bytes() == b"a"
+    assert not leftovers(tmp_path)

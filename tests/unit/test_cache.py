@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import re
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +16,14 @@ from hf_haul import cache
 from hf_haul.cache import (
     BlobDestination,
     FileDestination,
+    HandedOverDestination,
     LocalDirDestination,
     LocalFolder,
     RepoFolder,
     digest_of,
     extended_path,
     is_lasting,
+    require_place,
     require_safe_commit,
     require_safe_name,
     require_safe_path,
@@ -600,3 +605,143 @@ def test_hashing_ends_when_halted(tmp_path: Path) -> None:
     halt.set()
     with pytest.raises(HaltedError):
         digest_of(stage(tmp_path / "f"), "sha256", halt.check)
+
+
+# ---- what cannot be written, and what cannot be placed
+
+
+@pytest.mark.parametrize(
+    "why", ["its name is taken by a folder", "its name is too long", "its folder is a file"]
+)
+def test_a_note_that_cannot_be_written_is_a_warning_and_the_file_is_in_place(
+    local: LocalFolder, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    name = "n" * 250 if "too long" in why else "sub/model.bin"
+    staged = stage(Path(local.root) / "staged")
+    if "taken" in why:
+        os.makedirs(local.notes(name))
+    elif "file" in why:
+        stage(Path(os.path.dirname(local.notes(name))))
+    destination = LocalDirDestination(local, name, COMMIT, ETAG)
+    destination.publish(staged)
+    assert destination.path.read_bytes() == b"content"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert name in caplog.text
+    assert not list(Path(local.root).rglob("*.tmp"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symlinks need rights there")
+@pytest.mark.parametrize("what", ["a link", "a pipe"])
+def test_a_note_that_is_no_file_is_not_read(local: LocalFolder, tmp_path: Path, what: str) -> None:
+    local.write_metadata("a.bin", COMMIT, ETAG)
+    stage(Path(local.file("a.bin")))
+    note = Path(local.notes("a.bin"))
+    assert local.read_metadata("a.bin") is not None
+    if what == "a link":
+        note.rename(tmp_path / "elsewhere")
+        note.symlink_to(tmp_path / "elsewhere")
+    else:
+        note.unlink()
+        os.mkfifo(note)
+    assert local.read_metadata("a.bin") is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symlinks need rights there")
+def test_a_marker_is_not_made_through_a_link(folder: RepoFolder, tmp_path: Path) -> None:
+    marker = Path(folder.root) / ".no_exist" / COMMIT / "a.json"
+    marker.parent.mkdir(parents=True)
+    marker.symlink_to(tmp_path / "elsewhere")
+    folder.remember_missing(COMMIT, "a.json")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("new/file", None),
+        ("file", None),
+        ("link", None),
+        ("folder", IsADirectoryError),
+        ("file/below", FileExistsError),
+        ("file/far/below", FileExistsError),
+        ("n" * 256, OSError),
+        ("new/" + "ж" * 128, OSError),
+    ],
+)
+def test_where_no_file_can_be_is_known_before_it_is_fetched(
+    tmp_path: Path, path: str, expected: type[OSError] | None
+) -> None:
+    stage(tmp_path / "file")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    if "new" in path and expected is not None:
+        (tmp_path / "new").mkdir()
+    if expected is None:
+        require_place(tmp_path / path)
+        return
+    with pytest.raises(expected) as caught:
+        require_place(tmp_path / path)
+    if expected is FileExistsError:
+        assert caught.value.filename == str(tmp_path / "file")
+
+
+@pytest.mark.parametrize("killed_at", range(1, 6))
+def test_a_kill_while_permissions_are_looked_at_leaves_at_the_most_what_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    calls = 0
+
+    class Killed(BaseException):
+        pass
+
+    class Mortal:
+        def __getattr__(self, name: str) -> Any:
+            real = getattr(os, name)
+            if name not in {"open", "unlink", "fstat", "close"}:
+                return real
+
+            def call(*args: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls >= killed_at:
+                    raise Killed
+                return real(*args)
+
+            return call
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(cache, "os", Mortal())
+        cache._probe_mode(str(tmp_path))
+    names = [path.name for path in tmp_path.iterdir()]
+    assert all(re.fullmatch(r"\.probe\.[0-9a-f]{8}\.haul\.incomplete", name) for name in names)
+    assert len(names) == (killed_at == 2)
+
+
+@pytest.mark.parametrize("letter", ["a", "ж", "模", "😀"])
+def test_a_file_of_the_longest_name_has_a_key_that_fits(tmp_path: Path, letter: str) -> None:
+    for count in range(1, 256 // len(letter.encode()) + 1):
+        file = tmp_path / (letter * count)[: 255 // len(letter.encode())]
+        key = FileDestination(file, "version").staging_key
+        assert len(f"{key}.01234567.sealed.incomplete".encode()) <= 255
+    destination = FileDestination(file, "version")
+    destination.publish(stage(tmp_path / f"{key}.01234567.sealed.incomplete"))
+    assert file.read_bytes() == b"content"
+
+
+def test_keys_that_fitted_before_are_what_they_were(tmp_path: Path) -> None:
+    """What version 0.1.0 left staged is found again."""
+    for name in ["a.bin", "a" * 250, "ж" * 105, "模" * 70]:
+        version = hashlib.sha256(f"{name}\0v".encode()).hexdigest()[:16]
+        assert FileDestination(tmp_path / name, "v").staging_key == f"{name[:140]}.{version}"
+
+
+def test_long_etags_have_keys_that_fit(folder: RepoFolder, local: LocalFolder, tmp_path: Path) -> None:
+    etag = "e" * 200
+    keys = [
+        BlobDestination(folder, COMMIT, "a", etag).staging_key,
+        LocalDirDestination(local, "a", COMMIT, etag).staging_key,
+        HandedOverDestination(tmp_path / "a", tmp_path / f"{'h' * 240}.incomplete").staging_key,
+    ]
+    assert all(len(f"{key}.01234567.sealed.incomplete") <= 255 for key in keys)
+    assert keys[0] == etag
+    assert keys[1] != LocalDirDestination(local, "a", COMMIT, "f" * 200).staging_key

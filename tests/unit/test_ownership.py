@@ -106,6 +106,26 @@ print(current_owner().started, is_running(os.getpid()))
     assert running == b"True"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal of 0 ends a process there")
+@pytest.mark.parametrize(
+    ("refusal", "expected"),
+    [(PermissionError, True), (ProcessLookupError, False), (OverflowError, False), (None, False)],
+)
+def test_a_process_that_proc_conceals_is_known_by_a_signal(
+    monkeypatch: pytest.MonkeyPatch, refusal: type[Exception] | None, expected: bool
+) -> None:
+    def kill(pid: int, number: int) -> None:
+        assert number == 0
+        if refusal is not None:
+            raise refusal
+
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(os.path, "exists", lambda path: path == "/proc/self")
+    assert ownership.is_running(2**22 + 1) == expected
+    monkeypatch.setattr(os.path, "exists", lambda _: False)
+    assert ownership.is_running(2**22 + 1) == (expected or refusal is None)
+
+
 def test_a_host_may_have_any_name_and_its_record_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

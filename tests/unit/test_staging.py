@@ -693,6 +693,15 @@ def test_sweeping_removes_what_was_left_of_files_in_place_and_nothing_else(tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["done.01234567.incomplete", "other.haul.incomplete"]
 
 
+def test_sweeping_removes_probes_of_processes_that_were_killed(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True)
+    names = [f".probe.{pid:08x}.haul.incomplete" for pid in (int(gone.stdout), os.getppid())]
+    for name in names:
+        (tmp_path / name).touch()
+    staging.sweep(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == names[1:]
+
+
 def test_sweeping_leaves_what_a_living_process_fetches(tmp_path: Path) -> None:
     staged = claim(tmp_path, "done", SIZE)
     put(staged, 0, 10)
