@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
-from hf_haul.config import Settings
-from hf_haul.plan import SMALL_FILE, part_size
+from hf_haul.config import MiB, Settings
+from hf_haul.plan import MAX_PART, SMALL_FILE, part_size
 from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
@@ -16,6 +17,9 @@ from hf_haul.transports.base import Transport
 from hf_haul.watchdog import part_to_share
 
 __all__ = ["Chooser", "TransportFactory"]
+
+#: Seconds to an answer that are long beside the time that a part takes.
+_SLOW_ANSWER: Final = 2.0
 
 TransportFactory = Callable[[FileRequest], Transport]
 
@@ -117,6 +121,12 @@ class Chooser:
 
     def _part_size(self, transfer: Transfer) -> int:
         source, sources = transfer.source, self._sources
+        answer = sources.usual_answer(source)
+        if answer is not None and answer >= _SLOW_ANSWER and self._settings.part_size is None:
+            # Every request costs its answer's time: what is left goes out with one for each connection, if that is not
+            # many times as long.
+            left = -(-sum(map(len, transfer.pending)) // sources.limit(source))
+            return max(MiB, min(left, max(MAX_PART, int(sources.most_per_part(source)))))
         return part_size(transfer.size, sources.limit(source), self._settings, sources.most_per_part(source))
 
     def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer:
@@ -137,9 +147,10 @@ class Chooser:
             for t in run.transfers.values()
             if t.mode == "ranged" and not t.ending and self._sources.free(t.source)
             for p in t.parts
+            if p.needed
         ]
         now = self._clock()
-        found = part_to_share(parts, now)
+        found = part_to_share(parts, now, usual_answer=self._sources.usual_answer)
         if found is None:
             return None
         part, split = found

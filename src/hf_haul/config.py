@@ -124,7 +124,10 @@ class Settings:
         verify: Whether digests are checked. Turn off only for measurements.
         queue_timeout: Seconds ``download_model_parallel`` waits at the most; ``None`` for ever.
         connect_timeout: Seconds for one connection attempt.
-        stall_timeout: Seconds without a byte after which a connection is abandoned.
+        stall_timeout: Seconds between two bytes after which a connection is abandoned.
+        first_byte_timeout: Seconds from a request to the first byte of its answer after which a connection is abandoned.
+            ``None``: three quarters of ``give_up_after``, which leaves room for another attempt; less where the source has
+            been quicker by far, see :meth:`hf_haul.metrics.SourceHistory.answer_timeout`.
         give_up_after: Seconds without a new byte after which a file fails; waits that the server asked for
             do not count.
         max_retries: Failures in a row without a new byte after which a part, and so its file, fails.
@@ -155,6 +158,7 @@ class Settings:
     queue_timeout: float | None = None
     connect_timeout: float = 10.0
     stall_timeout: float = 10.0
+    first_byte_timeout: float | None = None
     give_up_after: float = 90.0
     max_retries: int = 8
     first_retry_wait: float = 0.5
@@ -179,6 +183,7 @@ class Settings:
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
         for name in (
             "max_bandwidth_bps", "connection_pool_size", "max_connections_per_host", "part_size", "queue_timeout",
+            "first_byte_timeout",
         ):  # fmt: skip
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "more than 0, or None")

@@ -25,13 +25,13 @@ from hf_haul.errors import (
     TransferError,
 )
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.metrics import SourceHistory
+from hf_haul.metrics import SourceHistory, SpeedMeter
 from hf_haul.plan import SMALL_FILE
 from hf_haul.ranges import ByteRange
 from hf_haul.staging import StagedFile
 from hf_haul.transfer import Part
 from hf_haul.transports.base import Body
-from hf_haul.transports.retry import is_retryable, retrying
+from hf_haul.transports.retry import is_retryable, retrying, stall_hint
 from hf_haul.verify import IN_TOUCH, Verifier
 
 __all__ = ["PartFetcher"]
@@ -166,10 +166,14 @@ class PartFetcher:
             part.position = 0
             with self._calling(part):
                 body = part.transfer.transport.open(None, part.halt)
+            part.unanswered = 0
+            part.reading_since = self._clock()
             try:
                 while True:
+                    began = self._clock()
                     with self._calling(part):
                         got = body.readinto(buffer[: self._read_size(part)])
+                    self._note_trickle(part, self._clock() - began, got)
                     if not got:
                         return part.position
                     part.halt.check()
@@ -180,6 +184,7 @@ class PartFetcher:
                     self._on_bytes(part, got)
                     self._limiter.wait(got, part.halt)
             finally:
+                part.reading_since = None
                 body.close()
 
         return self._with_retries(part, stream)
@@ -256,6 +261,8 @@ class PartFetcher:
         except SourceChangedError as error:
             self._doubt(part, error)
         self._history.first_byte(transfer.source, self._clock() - max(began, part.halt.turn_came))
+        part.unanswered = 0
+        part.meter = SpeedMeter()  # the wait for the answer says nothing about the speed of what follows
         try:
             if want is None and transfer.mode == "whole":
                 self._forget(part, 0)
@@ -318,6 +325,7 @@ class PartFetcher:
                     )
                 now = self._clock()
                 self._history.read(part.transfer.source, got, now - began)
+                self._note_trickle(part, now - began, got)
                 data = buffer[:got]
                 restarts = 0 if verifier is None else verifier.restarts
                 is_ours = staged.add(part.position, data)
@@ -417,11 +425,21 @@ class PartFetcher:
         try:
             yield
         except ConnectionFailedError as error:
-            if part.abandoned is None or part.halt.is_set():
+            if part.halt.is_set():
                 raise
-            raise StalledError(f"{part.transfer.source}: {part.abandoned}") from error
+            if part.reading_since is not None and part.busy_since is not None:
+                self._note_trickle(part, self._clock() - part.busy_since, 0)
+            if part.abandoned is None:
+                raise
+            hint = stall_hint(answered=part.reading_since is not None) if "no byte" in part.abandoned else ""
+            raise StalledError(f"{part.transfer.source}: {part.abandoned}{hint}") from error
         finally:
             part.busy_since = None
+
+    @staticmethod
+    def _note_trickle(part: Part, seconds: float, nbytes: int) -> None:
+        part.trickle.note(seconds, nbytes)
+        part.trickle.check(part.transfer.task.file_path, part.transfer.source)
 
     def _read_size(self, part: Part) -> int:
         size = self._settings.chunk_size

@@ -25,7 +25,8 @@ class Halt:
         in_line: Whether the worker waits for its turn (a place in the pool, the pace a server asked for, another
             thread's answer, its file's digest) and not for the network: nothing is wrong with its connection then.
         patience: Seconds it has waited because a server asked for it.
-        turn_came: When it last stopped waiting so, in seconds of ``time.monotonic``.
+        turn_came: When it last stopped waiting so, or got an answer that sends it on to the next request, in seconds of
+            ``time.monotonic``.
     """
 
     def __init__(self) -> None:
@@ -81,6 +82,10 @@ class Halt:
         finally:
             self.turn_came = time.monotonic()
             self.in_line = False
+
+    def answered(self) -> None:
+        """Say that the network answered, and that the worker goes on to wait for another answer, as after a redirect."""
+        self.turn_came = time.monotonic()
 
     @contextmanager
     def waking(self, waker: Callable[[], None]) -> Iterator[None]:

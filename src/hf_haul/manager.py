@@ -290,7 +290,8 @@ class ParallelDownloadManager:
             size,
             settings.max_connections_per_host or size,
             connect_timeout=settings.connect_timeout,
-            read_timeout=max(30.0, 2 * settings.stall_timeout),  # the watchdog acts first, and says more
+            # The watchdog acts first, and says more.
+            read_timeout=max(30.0, 2 * settings.stall_timeout, 10.0 + settings.give_up_after),
             verify=self._verify_tls,
             proxies=self._proxies,
         )

@@ -24,6 +24,12 @@ _HISTORY_HALF_LIFE: Final = 2.0
 _FIRST_READ: Final = 256 * KiB
 #: Weight of the latest time to first byte.
 _FIRST_BYTE_WEIGHT: Final = 0.2
+#: Shares of the seconds after which a file fails that a first request may wait for its answer, and any after it.
+_FIRST_ANSWER: Final = 0.75
+_LATER_ANSWERS: Final = 0.25
+#: Seconds to wait for the answer of a source that is known to be quick, and how many times as long as usual.
+_QUICK_ANSWER: Final = 10.0
+_LATE: Final = 4.0
 
 
 class DownloadMetrics:
@@ -265,6 +271,27 @@ class SourceHistory:
         with self._lock:
             known = self._sources.get(source)
             return None if known is None else known.first_byte
+
+    def answer_timeout(self, source: str, settings: Settings, unanswered: int = 0) -> float:
+        """Seconds to wait for the first byte of an answer.
+
+        Some sources scan or fetch a file before they send its first byte, and take a minute for it. Another request would
+        take as long, so one is waited for as long as is bearable. Only where others have been answered sooner by far,
+        something is wrong with this one; each further attempt then gets twice the time, in case the others were easier.
+
+        Args:
+            source: Who is asked.
+            settings: What was set goes; else ``give_up_after`` bounds it.
+            unanswered: Requests in a row for the same bytes that were given up without an answer.
+        """
+        if settings.first_byte_timeout is not None:
+            return min(settings.first_byte_timeout, settings.give_up_after)
+        share = _LATER_ANSWERS if unanswered else _FIRST_ANSWER
+        most = share * settings.give_up_after
+        usual = self.first_byte_seconds(source)
+        if usual is None:
+            return most
+        return min(most, max(_QUICK_ANSWER, _LATE * usual) * 2.0 ** min(unanswered, 10))
 
     def read_size(self, source: str, settings: Settings, file_size: int | None) -> int:
         """Bytes to read at a time, so that one read takes about a tenth of a second.

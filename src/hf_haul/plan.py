@@ -11,13 +11,14 @@ from hf_haul.priority import PriorityPolicy
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadTask, FileRequest
 
-__all__ = ["SMALL_FILE", "Plan", "PlannedFile", "make_plan", "next_part", "part_size"]
+__all__ = ["MAX_PART", "SMALL_FILE", "Plan", "PlannedFile", "make_plan", "next_part", "part_size"]
 
 #: Below this a file is one request, and a round trip costs more than its bytes: the small lane. Bytes.
 SMALL_FILE: Final = 4 * MiB
 
 _MIN_PART: Final = 8 * MiB
-_MAX_PART: Final = 64 * MiB
+#: Largest part of a file, unless its source takes long to answer. Bytes.
+MAX_PART: Final = 64 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def make_plan(
     return Plan(tuple(planned), total)
 
 
-def part_size(size: int, connections: int, settings: Settings, most: float = _MAX_PART) -> int:
+def part_size(size: int, connections: int, settings: Settings, most: float = MAX_PART) -> int:
     """Bytes of one part of a file.
 
     Few long requests cost less than many short ones, but a part is also what priorities wait for, and what a
@@ -101,7 +102,7 @@ def part_size(size: int, connections: int, settings: Settings, most: float = _MA
     if settings.part_size is not None:
         return settings.part_size
     wanted = min(size // (4 * max(1, connections)), int(most))
-    return max(_MIN_PART, min(_MAX_PART, wanted // MiB * MiB))
+    return max(_MIN_PART, min(MAX_PART, wanted // MiB * MiB))
 
 
 def next_part(pending: list[ByteRange], limit: int) -> ByteRange:

@@ -28,7 +28,7 @@ from hf_haul.ranges import ByteRange
 from hf_haul.stallguard import StallGuard, Watched
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Body, Transport
-from hf_haul.transports.retry import Doubts, is_retryable, retrying
+from hf_haul.transports.retry import Doubts, Trickle, is_retryable, retrying, stall_hint
 from hf_haul.urls import source_of
 
 __all__ = ["Checksum", "RangeSource"]
@@ -78,6 +78,7 @@ class _Fill:
         self.view = view
         self.done = 0
         self.doubts = Doubts()
+        self.trickle = Trickle()
 
     @property
     def missing(self) -> ByteRange:
@@ -204,13 +205,18 @@ class RangeSource:
                     RangeRefusedError(f"{self.remote.path}: asked for {want.header}, got {body.range}")
                 )
             while fill.done < len(fill.view):
-                fill.done += self._read(body, fill.view[fill.done :], watched)
+                fill.done += self._read(body, fill.view[fill.done :], watched, fill.trickle)
 
-    def _read(self, body: Body, view: memoryview, watched: Watched) -> int:
+    def _read(self, body: Body, view: memoryview, watched: Watched, trickle: Trickle) -> int:
         quantum = self._limiter.quantum
-        with self._waiting(watched) as began:
-            got = body.readinto(view[: self._settings.chunk_size if quantum is None else quantum])
+        began, got = self._clock(), 0
+        try:
+            with self._waiting(watched):
+                got = body.readinto(view[: self._settings.chunk_size if quantum is None else quantum])
+        finally:
+            trickle.note(self._clock() - began, got)
         watched.halt.check()
+        trickle.check(self.remote.path, self.origin)
         if not got:
             raise ConnectionFailedError(f"{self.remote.path}: the body ended early")
         self._history.read(self.origin, got, self._clock() - began)
@@ -219,28 +225,42 @@ class RangeSource:
 
     @contextmanager
     def _opened(self, want: ByteRange | None, watched: Watched, *, fresh: bool) -> Iterator[Body]:
+        timeout = self._history.answer_timeout(self.origin, self._settings, watched.unanswered)
         try:
-            with self._waiting(watched) as began:
+            with self._waiting(watched, timeout) as began:
                 body = self._transport.open(want, watched.halt, fresh=fresh)
         except RangeRefusedError as error:
             raise self._refused(error)  # noqa: B904  the same error
-        self._history.first_byte(self.origin, self._clock() - began)
+        except StalledError:
+            watched.unanswered += 1
+            raise
+        watched.unanswered = 0
+        self._history.first_byte(self.origin, self._clock() - max(began, watched.halt.turn_came))
         try:
             yield body
         finally:
             body.close()
 
     @contextmanager
-    def _waiting(self, watched: Watched) -> Iterator[float]:
-        """Wait for the network under guard; yields when it began."""
+    def _waiting(self, watched: Watched, answer_timeout: float | None = None) -> Iterator[float]:
+        """Wait for the network under guard; yields when it began.
+
+        Args:
+            watched: Who waits.
+            answer_timeout: Seconds for an answer, if one is waited for, and not for bytes of it.
+        """
         began = self._clock()
-        watched.begin(began)
+        watched.begin(began, answer_timeout)
         try:
             yield began
         except ConnectionFailedError as error:
             if watched.stalled is None or watched.halt.is_set():
                 raise
-            raise StalledError(f"{self.remote.path}: no byte for {watched.stalled:.0f} s") from error
+            since = "" if answer_timeout is None else " since the request"
+            hint = stall_hint(answered=answer_timeout is None)
+            raise StalledError(
+                f"{self.remote.path}: no byte for {watched.stalled:.0f} s{since}{hint}"
+            ) from error
         finally:
             watched.end()
 
@@ -265,7 +285,7 @@ class RangeSource:
             watched.halt.check()
         try:
             if self._spool is None:
-                self._spool = self._fetch_whole(watched)
+                self._spool = self._fetch_whole(watched, fill.trickle)
                 weakref.finalize(self, self._spool.close)
             self._spool.seek(fill.start)
             fill.view[:] = self._spool.read(len(fill.view))
@@ -273,7 +293,7 @@ class RangeSource:
         finally:
             self._spooling.release()
 
-    def _fetch_whole(self, watched: Watched) -> IO[bytes]:
+    def _fetch_whole(self, watched: Watched, trickle: Trickle) -> IO[bytes]:
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  kept open for later reads
         checksum = Checksum(self.remote)
         buffer = memoryview(bytearray(min(self._settings.chunk_size, max(1, self.size))))
@@ -281,7 +301,7 @@ class RangeSource:
             with self._opened(None, watched, fresh=False) as body:
                 at = 0
                 while at < self.size:
-                    got = self._read(body, buffer[: self.size - at], watched)
+                    got = self._read(body, buffer[: self.size - at], watched, trickle)
                     spool.write(buffer[:got])
                     checksum.update(buffer[:got])
                     at += got

@@ -552,14 +552,16 @@ class Scheduler:
                 transfer.outdated = True
                 stop += transfer.parts
                 error = None
-            if rival is not None and part.position >= part.stop:
-                stop.append(rival)
+            # A rival that was slower, in the same breath: nobody may race it in turn, or it would never end.
+            stop += transfer.superseded()
             failed = error is not None and not isinstance(error, HaltedError)
             # A rival that works may still bring the bytes; one that has brought none shares the fault, and may not
             # make it last longer than one part's patience.
             if failed and (rival is None or not rival.received) and transfer.failure is None:
                 transfer.failure = error
                 stop += transfer.parts
+            for each in stop:
+                each.ask_to_leave(self._clock())
             then = [each.halt.set for each in stop]
             if transfer.verifier is not None and transfer.parts:
                 self._hash_soon(transfer)
@@ -823,6 +825,7 @@ class Scheduler:
                 self.settings.stall_timeout,
                 now,
                 usual_speed=self.history.average_speed,
+                answer_timeout=self._answer_timeout,
                 limited=self.limiter.max_bps is not None,
             )
             grew = self._sources.sample(now, Counter(p.transfer.source for p in parts if p.yields))
@@ -846,6 +849,9 @@ class Scheduler:
         if tell:
             for run in runs:
                 run.post_progress()
+
+    def _answer_timeout(self, part: Part) -> float:
+        return self.history.answer_timeout(part.transfer.source, self.settings, part.unanswered)
 
     def _look_again(self, run: QueueRun, now: float) -> bool:
         """Put files that another process fetches back in line when it is time to look."""

@@ -103,6 +103,10 @@ class SourceLimits:
         seconds = _PART_SECONDS if self._controller(source).settled else _FIRST_PART_SECONDS
         return speed * max(seconds, _FIRST_BYTES_PER_PART * first_byte)
 
+    def usual_answer(self, source: str) -> float | None:
+        """Seconds in which a source answers a request; ``None`` while it has answered none."""
+        return self._history.first_byte_seconds(source)
+
     def seconds(self, source: str, files: int, nbytes: int) -> float | None:
         """Seconds that one connection would need for so much of a source; ``None`` while its speed is unknown."""
         speed = self._history.connection_speed(source)

@@ -24,18 +24,23 @@ class Watched:
         halt: What its requests are made with.
         busy_since: When its present wait for the network began, ``None`` between two.
         stalled: Seconds it had waited when it was given up, ``None`` if it was not.
+        timeout: Seconds that this wait may take; ``None`` for what the guard says.
+        unanswered: Waits in a row that were given up before an answer came.
     """
 
-    __slots__ = ("busy_since", "halt", "stalled")
+    __slots__ = ("busy_since", "halt", "stalled", "timeout", "unanswered")
 
     def __init__(self, halt: Halt) -> None:
         self.halt = halt
         self.busy_since: float | None = None
         self.stalled: float | None = None
+        self.timeout: float | None = None
+        self.unanswered = 0
 
-    def begin(self, now: float) -> None:
-        """It waits for the network from now on."""
+    def begin(self, now: float, timeout: float | None = None) -> None:
+        """It waits for the network from now on, for ``timeout`` seconds at the most if given."""
         self.stalled = None
+        self.timeout = timeout
         self.busy_since = now
 
     def end(self) -> None:
@@ -56,7 +61,7 @@ class StallGuard:
     Locking: ``_lock`` guards all attributes. Readers are woken outside it.
 
     Args:
-        timeout: Seconds without a byte after which a request is ended.
+        timeout: Seconds between two bytes after which a request is ended.
         clock: Seconds, on ``time.monotonic``'s scale.
     """
 
@@ -95,7 +100,7 @@ class StallGuard:
             readers = list(self._readers)
         for reader in readers:
             waited = reader.seconds(now)
-            if waited >= self._timeout:
+            if waited >= (self._timeout if reader.timeout is None else reader.timeout):
                 reader.stalled = waited
                 reader.halt.wake()
 

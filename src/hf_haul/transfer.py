@@ -12,7 +12,7 @@ from hf_haul.ranges import ByteRange
 from hf_haul.staging import StagedFile
 from hf_haul.task import DownloadTask, FileRequest
 from hf_haul.transports.base import Transport
-from hf_haul.transports.retry import Doubts
+from hf_haul.transports.retry import Doubts, Trickle
 from hf_haul.urls import source_of
 from hf_haul.verify import Verifier
 
@@ -48,11 +48,14 @@ class Part:
         refusals: How often the source refused its range.
         doubts: How often the source seemed to serve another file.
         abandonments: How often the watchdog gave its connection up.
+        unanswered: How often in a row it did so before an answer came.
+        trickle: Whether what comes is worth waiting for.
     """
 
     __slots__ = (
         "abandoned", "abandonments", "busy_since", "doubts", "halt", "leave", "leave_asked_at", "meter", "position",
-        "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop", "transfer", "yields",
+        "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop", "transfer", "trickle",
+        "unanswered", "yields",
     )  # fmt: skip
 
     def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
@@ -75,6 +78,8 @@ class Part:
         self.refusals = 0
         self.doubts = Doubts()
         self.abandonments = 0
+        self.unanswered = 0
+        self.trickle = Trickle()
 
     def begin_call(self, now: float) -> None:
         """Note that the worker is about to wait for the network."""
@@ -85,6 +90,7 @@ class Part:
         """Wake the blocking call under way and have it fail: its connection is given up."""
         if self.abandoned is None:
             self.abandonments += 1
+            self.unanswered += self.reading_since is None
         self.abandoned = why
         self.halt.wake()
 
@@ -94,6 +100,14 @@ class Part:
         if since is None or self.halt.in_line:
             return None
         return now - max(since, self.halt.turn_came)
+
+    @property
+    def needed(self) -> bool:
+        """Whether anybody still waits for its bytes: it was not told to stop, and nobody else has brought them."""
+        if self.leave or self.halt.is_set():
+            return False
+        staged = self.transfer.staged
+        return staged is None or bool(staged.missing(self.position, max(self.position, self.stop)))
 
     @property
     def remaining(self) -> int:
@@ -187,6 +201,16 @@ class Transfer:
         part.stop = middle
         self.parts.append(upper)
         return upper
+
+    def superseded(self) -> list[Part]:
+        """Parts in flight whose bytes others have brought."""
+        if self.staged is None or self.mode == "whole":
+            return []
+        return [
+            part
+            for part in self.parts
+            if part.remaining and not part.leave and not self.staged.missing(part.position, part.stop)
+        ]
 
     def race(self, part: Part, now: float) -> Part:
         """Start a second part for the same bytes as a slow one."""

@@ -27,6 +27,9 @@ _MIN_HALF: Final = MiB
 #: Seconds that a part must still need before half of it is given away, and before it is raced.
 _WORTH_SPLITTING: Final = 0.5
 _WORTH_RACING: Final = 3.0
+#: The same as many times the seconds that a source takes to answer: a second request has to wait for its answer, too.
+_ANSWERS_WORTH_SPLITTING: Final = 2.0
+_ANSWERS_WORTH_RACING: Final = 3.0
 
 
 def hopeless_parts(
@@ -35,15 +38,17 @@ def hopeless_parts(
     now: float,
     *,
     usual_speed: Callable[[str], float],
+    answer_timeout: Callable[[Part], float] = lambda _part: math.inf,
     limited: bool = False,
 ) -> list[tuple[Part, str]]:
     """Parts whose connection should be abandoned, each with the reason.
 
     Args:
         parts: Everything in flight.
-        stall_timeout: Seconds without a byte that are too many.
+        stall_timeout: Seconds between two bytes of a body that are too many.
         now: Seconds, on the clock of the parts.
         usual_speed: Bytes per second that one connection to a source has had on average.
+        answer_timeout: Seconds without an answer that are too many for a part.
         limited: Whether a bandwidth limit is in force: then slowness is our own doing.
     """
     found: list[tuple[Part, str]] = []
@@ -54,8 +59,9 @@ def hopeless_parts(
         waited = part.seconds_in_call(now)
         if waited is None:
             continue  # waiting for the limiter, for its turn (to try again, too), or for the disk
-        if waited >= stall_timeout:
-            found.append((part, f"no byte for {waited:.0f} s"))
+        if waited >= (answer_timeout(part) if part.reading_since is None else stall_timeout):
+            since = " since the request" if part.reading_since is None else ""
+            found.append((part, f"no byte for {waited:.0f} s{since}"))
         elif not limited and part.reading_since is not None and now - part.reading_since >= _WARM_UP:
             speed, peers = part.meter.speed(), speeds[part.transfer.source]
             usual = 0.0
@@ -69,12 +75,17 @@ def hopeless_parts(
     return found
 
 
-def part_to_share(parts: Sequence[Part], now: float) -> tuple[Part, bool] | None:
+def part_to_share(
+    parts: Sequence[Part], now: float, *, usual_answer: Callable[[str], float | None] = lambda _source: 0.0
+) -> tuple[Part, bool] | None:
     """The part that would finish last, if an idle connection can speed it up.
+
+    A source that has answered nobody yet is not asked for more: what takes one request long takes another as long.
 
     Args:
         parts: Parts of files that are fetched by ranges.
         now: Seconds, on the clock of the parts.
+        usual_answer: Seconds in which a source answers; ``None`` while it has not.
 
     Returns:
         The part, and whether to split it (else to race it); ``None`` if there is nothing worth it.
@@ -84,8 +95,14 @@ def part_to_share(parts: Sequence[Part], now: float) -> tuple[Part, bool] | None
     for part in parts:
         if part.leave or part.rival is not None or not part.remaining or part.halt.in_line or part.resting:
             continue
-        seconds = _seconds_left(part, now)
-        worth = _WORTH_SPLITTING if part.remaining >= 2 * _MIN_HALF else _WORTH_RACING
+        answer = usual_answer(part.transfer.source)
+        if answer is None:
+            continue
+        seconds = _seconds_left(part, now, answer)
+        if part.remaining >= 2 * _MIN_HALF:
+            worth = max(_WORTH_SPLITTING, _ANSWERS_WORTH_SPLITTING * answer)
+        else:
+            worth = max(_WORTH_RACING, _ANSWERS_WORTH_RACING * answer)
         if seconds >= worth and seconds > longest:
             slowest, longest = part, seconds
     if slowest is None:
@@ -93,11 +110,13 @@ def part_to_share(parts: Sequence[Part], now: float) -> tuple[Part, bool] | None
     return slowest, slowest.remaining >= 2 * _MIN_HALF
 
 
-def _seconds_left(part: Part, now: float) -> float:
-    if (part.seconds_in_call(now) or 0.0) >= _WORTH_RACING:
+def _seconds_left(part: Part, now: float, answer: float) -> float:
+    hopeless = max(_WORTH_RACING, _ANSWERS_WORTH_RACING * answer)
+    if (part.seconds_in_call(now) or 0.0) >= hopeless:
         return math.inf
     age = now - part.started_at
     speed: float = max(part.meter.speed(), part.received / age if age > 0 else 0.0)
     if not speed:
-        return 0.0 if age < _WORTH_RACING else math.inf  # too young to judge, or too old to bear
+        since = part.started_at if part.reading_since is None else part.reading_since
+        return 0.0 if now - since < hopeless else math.inf  # too young to judge, or too old to bear
     return part.remaining / speed

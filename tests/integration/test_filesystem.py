@@ -294,7 +294,7 @@ def test_what_goes_wrong_on_the_way_is_never_read(
 
 @pytest.mark.parametrize("after", [pytest.param(5000, id="in the body"), pytest.param(None, id="before it")])
 def test_a_connection_that_stalls_is_replaced(hub: LocalHub, after: int | None) -> None:
-    settings = Settings(first_retry_wait=0.01, stall_timeout=0.4)
+    settings = Settings(first_retry_wait=0.01, stall_timeout=0.4, first_byte_timeout=0.4)
     with ParallelDownloadManager(settings=settings) as manager:
         fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
         fs.manager = manager
@@ -304,6 +304,15 @@ def test_a_connection_that_stalls_is_replaced(hub: LocalHub, after: int | None) 
         assert rule.hits == 1
     ranges = [each.range for each in hub.requests.of("cdn")]
     assert ranges == ["bytes=100000-199999", f"bytes={100_000 + (after or 0)}-199999"]
+
+
+def test_a_source_that_takes_long_to_its_first_byte_is_asked_once(hub: LocalHub) -> None:
+    with ParallelDownloadManager(settings=Settings(stall_timeout=0.1)) as manager:
+        fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
+        fs.manager = manager
+        hub.faults.add(Delay(1.5), kind="cdn", path="big.bin", times=None)
+        assert fs.cat_file(f"{MODEL}/big.bin", 100_000, 200_000) == BIG[100_000:200_000]
+    assert [each.range for each in hub.requests.of("cdn")] == ["bytes=100000-199999"]
 
 
 def test_a_source_that_ignores_ranges_is_fetched_once(hub: LocalHub, fs: HaulFileSystem) -> None:

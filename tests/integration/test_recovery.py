@@ -170,7 +170,7 @@ def test_a_fault_in_the_listing_that_passes_fails_no_snapshot(
 @pytest.mark.parametrize("fault", [Stall(after=20_000), Delay(3600)], ids=["stalls", "says nothing"])
 def test_every_connection_that_stalls_after_some_bytes_still_brings_the_file(rig: Rig, fault: Fault) -> None:
     rig.hub.faults.add(fault, kind="cdn", times=6)
-    outcome = rig.fetch(WEIGHTS, give_up_after=60.0, max_retries=20)
+    outcome = rig.fetch(WEIGHTS, give_up_after=60.0, max_retries=20, first_byte_timeout=0.5)
     assert outcome.errors == {}
     assert rig.is_whole(WEIGHTS)
 
@@ -392,6 +392,29 @@ def test_a_small_pool_makes_threads_wait_and_nothing_fail(rig: Rig) -> None:
     assert rig.is_whole(WEIGHTS)
 
 
+@pytest.mark.parametrize(
+    ("connections", "part_size", "requests"),
+    [
+        pytest.param(1, 100 * PART, 1, id="one request, one connection"),
+        pytest.param(8, 100 * PART, 1, id="one request"),
+        pytest.param(8, 2 * PART, 3, id="a few requests"),
+    ],
+)
+def test_a_source_that_takes_long_to_its_first_byte_gets_no_request_more_than_it_needs(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, connections: int, part_size: int, requests: int
+) -> None:
+    monkeypatch.setattr(watchdog, "_WORTH_RACING", 0.1)
+    rig.hub.faults.add(Delay(2.5), kind="cdn", times=None)
+    outcome = rig.fetch(
+        WEIGHTS, stall_timeout=1.5, first_byte_timeout=None, max_concurrent_downloads=connections, part_size=part_size, initial_connections=connections
+    )  # fmt: skip
+    assert outcome.errors == {}
+    assert rig.is_whole(WEIGHTS)
+    asked = [record.range for record in rig.hub.requests.of("cdn")]
+    assert len(asked) == len(set(asked)) == requests
+    assert rig.left == []
+
+
 # -- what lasts
 
 
@@ -412,7 +435,7 @@ def test_a_lasting_fault_names_file_host_attempts_and_seconds_and_other_files_fi
     rig: Rig, fault: Fault, where: dict[str, Any], words: str
 ) -> None:
     rig.hub.faults.add(fault, path=WEIGHTS, times=None, **where)
-    outcome = rig.fetch(WEIGHTS, SMALL, max_retries=3, stall_timeout=0.3)
+    outcome = rig.fetch(WEIGHTS, SMALL, max_retries=3, stall_timeout=0.3, first_byte_timeout=0.3)
     (error,) = outcome.errors.values()
     assert isinstance(error, RetriesExhaustedError)
     message = str(error)
@@ -441,7 +464,7 @@ def test_a_source_that_goes_dark_fails_its_file_although_idle_connections_help(
     rig.hub.faults.add(
         Stall(after=10_000), kind="cdn", times=None, covers=MIDDLE, when=lambda r: r.range != ""
     )
-    rig.hub.faults.add(Stall(after=0), kind="cdn", times=None, nth=12)
+    rig.hub.faults.add(Stall(after=0), kind="cdn", times=None, nth=8)
     started = time.monotonic()
     outcome = rig.fetch(WEIGHTS, give_up_after=2.0, stall_timeout=0.3, max_retries=50)
     assert isinstance(outcome.errors[WEIGHTS], RetriesExhaustedError)

@@ -35,6 +35,7 @@ SETTINGS = Settings(
     initial_connections=4,
     connect_timeout=5.0,
     stall_timeout=0.5,
+    first_byte_timeout=2.0,
     give_up_after=20.0,
     max_retries=8,
     first_retry_wait=0.01,

@@ -14,6 +14,7 @@ from hf_haul.metrics import DownloadMetrics, SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
+from hf_haul.staging import claim
 from hf_haul.task import DownloadTask, FileRequest
 from hf_haul.transfer import Part, Transfer
 from hf_haul.transports.base import Transport
@@ -117,3 +118,73 @@ def test_a_file_in_one_piece_is_not_left(tmp_path: Path, monkeypatch: pytest.Mon
         transfer.mode = "whole"
     files.chooser.shed([files.run])
     assert files.leaving == []
+
+
+class Late:
+    """One file of 100 bytes, half of it under way for an hour, at a source that has answered others."""
+
+    def __init__(self, folder: Path) -> None:
+        lanes = Lanes(0, 1)
+        self.clock = 0.0
+        self.chooser = Chooser(Settings(), lanes.sources, lanes.no_transport, lambda: self.clock)
+        self.run = QueueRun(lanes.queue, [], None, clock=lambda: self.clock)
+        task = lanes.queue.first_of_lanes(prefer_small=False, may_begin=lambda _source: True)
+        assert task is not None
+        lanes.queue.start(task)
+        wanted = request(MemoryDestination(folder, "a"), FakeSource(bytes(100)))
+        self.transfer = Transfer(task, wanted, FakeSource(bytes(100)), DownloadMetrics())
+        self.transfer.source = HUB
+        self.transfer.staged = claim(folder, "a", 100)
+        self.part = Part(self.transfer, ByteRange(0, 100), now=0.0)
+        self.transfer.parts.append(self.part)
+        self.run.transfers[task.task_id] = self.transfer
+        lanes.sources.count(HUB, 1)
+        lanes.sources.enrol([HUB], 1)
+        self.clock = 3600.0
+
+    def next_job(self) -> Part | Transfer | None:
+        return self.chooser.next_job([self.run])
+
+
+@pytest.mark.parametrize("why", ["needed", "on disk", "told to stop", "told to leave"])
+def test_nobody_races_for_bytes_that_are_on_disk_or_that_nobody_wants(tmp_path: Path, why: str) -> None:
+    late = Late(tmp_path)
+    staged = late.transfer.staged
+    assert staged is not None
+    try:
+        if why == "on disk":
+            staged.write(0, memoryview(bytes(100)))
+            staged.record(0, 100)
+        elif why == "told to stop":
+            late.part.halt.set()
+        elif why == "told to leave":
+            late.part.ask_to_leave(late.clock)
+        job = late.next_job()
+        assert (isinstance(job, Part) and job.rival is late.part) == (why == "needed")
+    finally:
+        staged.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "size", "part"),
+    [
+        pytest.param(0.02, 1000 * MiB, 8 * MiB, id="quick"),
+        pytest.param(8.0, 1000 * MiB, 250 * MiB, id="slow: one request for each connection"),
+        pytest.param(8.0, 100_000 * MiB, 3200 * 10**6, id="slow, and large: as much as is long beside the answer"),
+    ],
+)  # fmt: skip
+def test_parts_of_a_source_that_takes_long_to_answer_are_few(
+    tmp_path: Path, answer: float, size: int, part: int
+) -> None:
+    history = SourceHistory()
+    history.first_byte(HUB, answer)
+    history.read(HUB, 20_000_000, 1.0)
+    sources = SourceLimits(Settings(initial_connections=4), history, clock=lambda: 0.0)
+    chooser = Chooser(Settings(), sources, Lanes.no_transport, lambda: 0.0)
+    wanted = request(MemoryDestination(tmp_path, "a"), FakeSource(b""), size=size)
+    task = DownloadTask("org/m", "a", f"{HUB}/a", tmp_path / "a", size)
+    transfer = Transfer(task, wanted, FakeSource(b""), DownloadMetrics())
+    transfer.source = HUB
+    transfer.pending = [ByteRange(0, size)]
+    taken = chooser.take(transfer)
+    assert taken.stop - taken.start == part

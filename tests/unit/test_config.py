@@ -130,6 +130,7 @@ VARIABLES: dict[str, tuple[str, Any]] = {
     "queue_timeout": ("60", 60.0),
     "connect_timeout": ("3.5", 3.5),
     "stall_timeout": ("20", 20.0),
+    "first_byte_timeout": ("30", 30.0),
     "give_up_after": ("300", 300.0),
     "max_retries": ("0", 0),
     "first_retry_wait": ("0.1", 0.1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hf_haul.config import KiB, Settings
 from hf_haul.errors import ConnectionFailedError, HaltedError, RetriesExhaustedError, SourceChangedError
 from hf_haul.fetch import PartFetcher
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.metrics import DownloadMetrics, SourceHistory
+from hf_haul.metrics import DownloadMetrics, SourceHistory, SpeedMeter
 from hf_haul.ranges import ByteRange
 from hf_haul.staging import claim
 from hf_haul.task import Digest, DownloadTask
@@ -68,7 +69,7 @@ class Bench:
 
 def test_a_part_that_took_long_and_brought_bytes_until_it_broke_is_tried_again(tmp_path: Path) -> None:
     clock = FakeClock()
-    source = FakeSource(DATA, cut=[8 * KiB], on_read=lambda at: clock.advance(PATIENCE / 4))
+    source = FakeSource(DATA, cut=[8 * KiB], on_read=lambda at: clock.advance(PATIENCE / 9))
     bench = Bench(tmp_path, source, clock)
     assert bench.fetch() == DATA
     assert source.log == [None, ByteRange(8 * KiB, len(DATA))]
@@ -349,3 +350,76 @@ def test_a_whole_file_that_comes_again_leaves_nothing_of_the_first(tmp_path: Pat
     assert bench.fetch() == second
     assert source.log == [None, None]
     assert verifier.actual() == verifier.digest.value
+
+
+@pytest.mark.parametrize("size", [len(DATA), None], ids=["of known size", "of unknown size"])
+def test_a_source_that_drips_is_given_up(tmp_path: Path, size: int | None) -> None:
+    clock = FakeClock()
+    source = FakeSource(DATA, step=90, on_read=lambda at: clock.advance(1.0))
+    bench = Bench(tmp_path, source, clock)
+    staged = bench.transfer.staged
+    assert staged is not None
+    fetch_it = bench.fetch if size else partial(bench.fetcher.fetch_unsized, bench.part, staged)
+    with pytest.raises(RetriesExhaustedError, match=r"a\.bin: gave up, because only 5400 bytes came"):
+        fetch_it()
+    staged.close()
+
+
+def test_a_source_that_drips_and_breaks_all_the_time_is_given_up(tmp_path: Path) -> None:
+    clock = FakeClock()
+    source = FakeSource(DATA, step=90, cut=[180] * 100, on_read=lambda at: clock.advance(1.0))
+    bench = Bench(tmp_path, source, clock)
+    with pytest.raises(RetriesExhaustedError, match="gave up, because only"):
+        bench.fetch()
+
+
+def test_what_a_limit_of_our_own_holds_back_is_no_drip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    bench = Bench(tmp_path, FakeSource(DATA, step=90, on_read=lambda at: clock.advance(0.1)), clock)
+    limiter = bench.fetcher._limiter
+
+    def wait(nbytes: int, halt: object) -> float:
+        clock.advance(10.0)
+        return 10.0
+
+    monkeypatch.setattr(limiter, "wait", wait)
+    assert bench.fetch() == DATA
+
+
+def test_seconds_before_an_answer_are_no_drip(tmp_path: Path) -> None:
+    clock = FakeClock()
+    source = FakeSource(DATA, cut=[100] * 5, on_open=lambda want: clock.advance(60.0))
+    assert Bench(tmp_path, source, clock).fetch() == DATA
+
+
+@pytest.mark.parametrize(
+    ("answered", "setting"), [(False, "HF_HAUL_FIRST_BYTE_TIMEOUT"), (True, "HF_HAUL_STALL_TIMEOUT")]
+)
+def test_the_error_of_a_stall_names_the_setting_that_helps(
+    tmp_path: Path, answered: bool, setting: str
+) -> None:
+    def stall(*_: object) -> None:
+        bench.part.abandon("no byte for 60 s")
+        raise ConnectionFailedError("interrupted")
+
+    source = FakeSource(DATA, **{"on_read" if answered else "on_open": stall})  # type: ignore[arg-type]  # both take one
+    bench = Bench(tmp_path, source, FakeClock())
+    with pytest.raises(RetriesExhaustedError, match=rf"no byte for 60 s \({setting} sets"):
+        bench.fetch()
+    assert bench.part.unanswered == (0 if answered else len(source.log))
+
+
+def test_the_wait_for_an_answer_does_not_slow_down_the_body(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(fetch, "SpeedMeter", lambda: SpeedMeter(clock=clock))
+    source = FakeSource(
+        DATA, on_open=lambda want: clock.advance(60.0), on_read=lambda at: clock.advance(0.001)
+    )
+    bench = Bench(tmp_path, source, clock)
+    bench.fetcher._on_bytes = lambda part, nbytes: part.meter.add(nbytes)
+    bench.fetch()
+    assert bench.part.meter.speed() == pytest.approx(1024 / 0.001, rel=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -107,3 +108,10 @@ def test_the_same_waker_may_be_registered_twice() -> None:
             halt.wake()
         halt.wake()
     assert len(calls) == 3
+
+
+def test_each_answer_of_a_chain_of_redirects_gets_its_own_time() -> None:
+    halt = Halt()
+    before = time.monotonic()
+    halt.answered()
+    assert before <= halt.turn_came <= time.monotonic()

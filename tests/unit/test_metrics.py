@@ -250,3 +250,27 @@ def test_reading_takes_the_time_of_answers_and_of_reads() -> None:
     history.read("http://a", 100, 1.0)
     history.read("http://b", 100, 7.0)
     assert history.reading_total("http://a") == 3.5
+
+
+@pytest.mark.parametrize(
+    ("usual", "unanswered", "seconds"),
+    [
+        pytest.param(None, 0, 67.5, id="nothing known: with room for another attempt"),
+        pytest.param(None, 1, 22.5, id="the other attempt"),
+        pytest.param(0.1, 0, 10.0, id="quick"),
+        pytest.param(0.1, 1, 20.0, id="quick, but not to this: twice as long"),
+        pytest.param(0.1, 9, 22.5, id="never more than there is"),
+        pytest.param(8.0, 0, 32.0, id="slow: four times as long as usual"),
+        pytest.param(60.0, 0, 67.5, id="very slow"),
+    ],
+)
+def test_an_answer_is_waited_for_by_what_its_source_has_shown(
+    usual: float | None, unanswered: int, seconds: float
+) -> None:
+    history = SourceHistory()
+    if usual is not None:
+        history.first_byte("http://a", usual)
+    assert history.answer_timeout("http://a", Settings(), unanswered) == seconds
+    assert history.answer_timeout("http://a", Settings(first_byte_timeout=5.0), unanswered) == 5.0
+    short = Settings(first_byte_timeout=500.0, give_up_after=50.0)
+    assert history.answer_timeout("http://a", short, unanswered) == 50.0

@@ -17,6 +17,7 @@ from hf_haul.config import KiB, MiB, Settings
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.errors import (
     DownloadCancelledError,
+    HaltedError,
     HttpStatusError,
     IntegrityError,
     RangeRefusedError,
@@ -608,6 +609,7 @@ def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(tmp_path: Path) -> None:
     )
     (slow,) = transfer.parts
     assert (slow.start, slow.stop) == (0, 16 * MiB)
+    bench.scheduler.history.first_byte(transfer.source, 0.1)  # a source that has answered others
     assert bench.scheduler._next_job(block=False) is None  # too young to judge
     now += 5
     half = bench.scheduler._next_job(block=False)
@@ -620,6 +622,41 @@ def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(tmp_path: Path) -> None:
     rival = bench.scheduler._next_job(block=False)
     assert isinstance(rival, Part)
     assert (rival.start, rival.stop, rival.rival, slow.rival) == (slow.position, slow.stop, slow, rival)
+
+
+def test_who_lost_a_race_is_stopped_in_the_same_breath_and_not_raced_again(tmp_path: Path) -> None:
+    """Else the loser was raced in its turn, for bytes that were on disk, and so on: the file never ended."""
+    now = 1000.0
+    bench = Bench(tmp_path)
+    bench.scheduler._clock = bench.scheduler._chooser._clock = lambda: now
+    run = bench.submit(bench.file("a.bin", bytes(1000)))
+    bench.scheduler._fetcher.fetch = lambda part: None  # type: ignore[method-assign]
+    opened = bench.scheduler._next_job(block=False)
+    assert isinstance(opened, Transfer)
+    bench.scheduler._settle_opening(
+        run, opened, bench.scheduler._attempt(lambda: bench.scheduler._open(run, opened))
+    )
+    (slow,) = opened.parts
+    bench.scheduler.history.first_byte(opened.source, 0.1)
+    slow.busy_since = now
+    now += 5
+    quick = bench.scheduler._next_job(block=False)
+    assert isinstance(quick, Part)
+    assert quick.rival is slow
+    assert opened.staged is not None
+    opened.staged.write(0, memoryview(bytes(1000)))
+    opened.staged.record(0, 1000)
+    quick.position = quick.stop
+    then = bench.scheduler._settle(run, quick, None)
+    now += 5
+    assert bench.scheduler._next_job(block=False) is None
+    for each in then:
+        each()
+    assert slow.halt.is_set()
+    for each in bench.scheduler._settle(run, slow, HaltedError()):
+        each()
+    assert run.done.is_set()
+    assert bench.destinations["a.bin"].content == bytes(1000)
 
 
 def test_a_queue_that_comes_while_the_only_worker_ends_is_not_left_to_it(

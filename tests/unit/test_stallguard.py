@@ -34,6 +34,23 @@ def test_only_a_reader_that_waits_too_long_for_the_network_is_woken() -> None:
             context.__exit__(None, None, None)
 
 
+def test_an_answer_may_take_longer_than_the_next_byte() -> None:
+    clock = FakeClock()
+    guard = StallGuard(10.0, clock=clock)
+    with guard.watching(Halt()) as reader:
+        reader.begin(clock(), 60.0)
+        clock.advance(59.0)
+        guard.check()
+        assert reader.stalled is None
+        clock.advance(1.0)
+        guard.check()
+        assert reader.stalled == 60.0
+        reader.begin(clock())
+        clock.advance(10.0)
+        guard.check()
+        assert reader.stalled == 10.0
+
+
 def test_waiting_in_line_is_no_stall() -> None:
     clock = FakeClock()
     guard = StallGuard(10.0, clock=clock)

@@ -87,6 +87,23 @@ def test_the_reason_says_for_how_long_nothing_came(bench: Bench) -> None:
     assert found == [(part, "no byte for 12 s")]
 
 
+@pytest.mark.parametrize(
+    ("waiting", "given_up"),
+    [
+        pytest.param(STALL, False, id="as long as between two bytes"),
+        pytest.param(59.9, False, id="just before"),
+        pytest.param(60.0, True, id="at the limit"),
+    ],
+)
+def test_an_answer_may_take_longer_than_the_next_byte(bench: Bench, waiting: float, given_up: bool) -> None:
+    part = bench.part(bench.transfer(), waiting=waiting)
+    part.reading_since = None
+    found = hopeless_parts(
+        [part], STALL, bench.clock.now, usual_speed=lambda _source: 0.0, answer_timeout=lambda _part: 60.0
+    )
+    assert found == [(part, "no byte for 60 s since the request")] * given_up
+
+
 def test_who_waits_for_his_turn_is_not_given_up(bench: Bench) -> None:
     part = bench.part(bench.transfer(), age=60.0, bps=1e6, waiting=60.0)
     with part.halt.lining_up():
@@ -190,6 +207,44 @@ def test_nothing_is_shared_that_gains_nothing(bench: Bench, why: str) -> None:
     elif why == "complete":
         part.position = part.stop
     assert part_to_share([part], bench.clock.now) is None
+
+
+@pytest.mark.parametrize(
+    ("usual", "waiting", "shared"),
+    [
+        pytest.param(None, 300.0, False, id="nobody has been answered"),
+        pytest.param(0.1, 2.9, False, id="quick, and not late yet"),
+        pytest.param(0.1, 3.0, True, id="quick, and late"),
+        pytest.param(8.0, 23.0, False, id="slow, as usual"),
+        pytest.param(8.0, 24.0, True, id="slow, and late"),
+    ],
+)
+@pytest.mark.parametrize("rest", [KiB, 64 * MiB], ids=["short", "long"])
+def test_a_part_without_an_answer_is_shared_only_where_others_were_answered_sooner(
+    bench: Bench, usual: float | None, waiting: float, shared: bool, rest: int
+) -> None:
+    part = bench.part(bench.transfer(), age=waiting, waiting=waiting, stop=rest)
+    part.reading_since = None
+    found = part_to_share([part], bench.clock.now, usual_answer=lambda _source: usual)
+    assert found == ((part, rest > MiB) if shared else None)
+
+
+@pytest.mark.parametrize(
+    ("seconds_left", "rest", "shared"),
+    [
+        pytest.param(15.0, 8 * MiB, False, id="half of it would have to wait for as long"),
+        pytest.param(20.0, 8 * MiB, True, id="half of it would be here sooner"),
+        pytest.param(20.0, MiB, False, id="a race would be lost"),
+        pytest.param(30.0, MiB, True, id="a race may be won"),
+    ],
+)
+def test_a_slow_body_is_shared_if_that_is_worth_another_slow_answer(
+    bench: Bench, seconds_left: float, rest: int, shared: bool
+) -> None:
+    part = bench.part(bench.transfer(), age=20.0, bps=rest / seconds_left, stop=10**12)
+    part.stop = part.position + rest
+    found = part_to_share([part], bench.clock.now, usual_answer=lambda _source: 8.0)
+    assert (found is not None) is shared
 
 
 def test_a_part_that_hangs_is_shared_before_any_that_moves(bench: Bench) -> None:

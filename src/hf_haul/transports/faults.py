@@ -39,7 +39,7 @@ def _explain(error: BaseException, options: NetworkOptions) -> str:
     proxied = "its proxy: " if any(isinstance(cause, ProxyError) for cause in causes) else ""
     known: tuple[tuple[type[BaseException], str], ...] = (
         (socket.gaierror, "its name could not be resolved"),
-        (DialTimeoutError, f"no connection within {options.connect_timeout:g} s"),
+        (DialTimeoutError, f"no connection within {options.connect_timeout:g} s (HF_HAUL_CONNECT_TIMEOUT)"),
         (TimeoutError, f"nothing received for {options.read_timeout:g} s"),
         (ReadTimeoutError, f"nothing received for {options.read_timeout:g} s"),
         (http.client.RemoteDisconnected, "closed by the server without an answer"),

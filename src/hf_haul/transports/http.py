@@ -229,6 +229,7 @@ class HttpSource:
                     self._refused_fresh = 0
                     self._remember(url)
                 return response
+            halt.answered()
             location = response.headers.get("Location", "").split(", http", 1)[0]
             response.drain()
             self._check_linked(response.headers)

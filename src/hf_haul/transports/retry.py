@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final, NoReturn
 
@@ -14,12 +15,17 @@ from hf_haul.errors import HaltedError, RetriesExhaustedError, TransferError
 from hf_haul.halt import Halt
 from hf_haul.transports.pacing import MAX_RATE_LIMIT_WAIT, ServerWaits
 
-__all__ = ["Doubts", "is_retryable", "retrying"]
+__all__ = ["Doubts", "Trickle", "is_retryable", "retrying", "stall_hint"]
 
 
 def is_retryable(error: BaseException) -> bool:
     """Whether another attempt can help."""
     return isinstance(error, TransferError) and error.retryable
+
+
+def stall_hint(*, answered: bool) -> str:
+    """Which setting helps where a source says nothing for too long, for the end of a message."""
+    return f" (HF_HAUL_{'STALL' if answered else 'FIRST_BYTE'}_TIMEOUT sets how long is waited)"
 
 
 #: Times a range is asked for again after its source seemed to serve another file: a broken proxy looks the same.
@@ -52,6 +58,53 @@ class Doubts:
         return self._times <= (settings.max_retries if patient else _DOUBTS)
 
 
+#: Bytes per second below which a source is as good as gone, and for how many seconds of reading.
+_LEAST_SPEED: Final = 100.0
+_LEAST_SPEED_SECONDS: Final = 60.0
+#: Seconds of reading that are kept as one number.
+_GRAIN: Final = 1.0
+
+
+class Trickle:
+    """The bytes of the last minute of reading, over all attempts at one part or one read; for one thread.
+
+    Any new byte gives the budget of retries back, so a source that drips would be read for ever. Only seconds spent waiting for
+    bytes are counted: not those for an answer, between attempts, or held back by a limiter of our own.
+    """
+
+    __slots__ = ("_bytes", "_kept", "_seconds")
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, int]] = deque()
+        self._seconds = 0.0
+        self._bytes = 0
+
+    def note(self, seconds: float, nbytes: int) -> None:
+        """Note one read: the seconds it took, and what it brought."""
+        self._seconds += seconds
+        self._bytes += nbytes
+        if self._kept and self._kept[-1][0] < _GRAIN:
+            last_seconds, last_bytes = self._kept.pop()
+            seconds, nbytes = last_seconds + seconds, last_bytes + nbytes
+        self._kept.append((seconds, nbytes))
+        while self._seconds - self._kept[0][0] >= _LEAST_SPEED_SECONDS:
+            gone_seconds, gone_bytes = self._kept.popleft()
+            self._seconds -= gone_seconds
+            self._bytes -= gone_bytes
+
+    def check(self, subject: str, source: str) -> None:
+        """Give a source up that drips.
+
+        Raises:
+            RetriesExhaustedError: It does.
+        """
+        if self._seconds < _LEAST_SPEED_SECONDS or self._bytes >= _LEAST_SPEED * self._seconds:
+            return
+        raise RetriesExhaustedError(
+            f"{subject}: gave up, because only {self._bytes} bytes came from {source} in {self._seconds:.0f} s of reading"
+        )
+
+
 class _Budget:
     """Failures, and seconds, since the last new byte.
 
@@ -77,6 +130,7 @@ class _Budget:
         self._told = 0.0
         self._waits = ServerWaits()
         self._waited_enough = False
+        self.is_late = False
         self.failures = 0
 
     @property
@@ -114,12 +168,8 @@ class _Budget:
     def is_spent(self, state: RetryCallState) -> bool:
         """Whether to give up (tenacity's ``stop``); the wait before the next attempt counts already."""
         allowed = self._settings.max_retries
-        return (
-            allowed == 0
-            or self.failures > allowed
-            or self._waited_enough
-            or self.seconds + state.upcoming_sleep >= self._settings.give_up_after
-        )
+        self.is_late = self.seconds + state.upcoming_sleep >= self._settings.give_up_after
+        return allowed == 0 or self.failures > allowed or self._waited_enough or self.is_late
 
 
 class _WaitAsTold:
@@ -193,6 +243,8 @@ def retrying(
     def give_up(state: RetryCallState) -> NoReturn:
         error = _error_of(state)
         asked = f" (and {budget.told:.0f} s that the server asked for)" if budget.told >= 1.0 else ""
+        if budget.is_late:
+            asked += "; HF_HAUL_GIVE_UP_AFTER sets how long is tried"
         raise RetriesExhaustedError(
             f"{subject + ': ' if subject else ''}gave up after {state.attempt_number} attempts, the last {budget.failures} of them "
             f"and {max(0.0, budget.seconds):.0f} s without a new byte{asked}; the last error: {error}",

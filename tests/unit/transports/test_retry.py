@@ -21,7 +21,7 @@ from hf_haul.errors import (
     StalledError,
     TransferError,
 )
-from hf_haul.transports.retry import Doubts, is_retryable, retrying
+from hf_haul.transports.retry import Doubts, Trickle, is_retryable, retrying
 
 
 class Part:
@@ -321,3 +321,42 @@ def test_what_seems_another_file_is_believed_after_a_while(
     doubts, settings = Doubts(), Settings(max_retries=8)
     answers = [doubts.may_pass(100.0 + seconds * (at > 0), settings, known=known) for at in range(times)]
     assert answers[-1] is again
+
+
+@pytest.mark.parametrize(
+    ("reads", "gives_up"),
+    [
+        pytest.param([(1.0, 99)] * 59, False, id="for less than a minute"),
+        pytest.param([(1.0, 99)] * 60, True, id="for a minute"),
+        pytest.param([(1.0, 100)] * 600, False, id="fast enough"),
+        pytest.param([(9.9, 500)] * 7, True, id="seldom"),
+        pytest.param([(0.01, 0)] * 6001, True, id="in short reads"),
+        pytest.param([(1.0, 10**6), *[(1.0, 0)] * 59], False, id="not since a minute"),
+        pytest.param([(1.0, 10**6), *[(1.0, 0)] * 60], True, id="since a minute"),
+        pytest.param([*[(1.0, 50)] * 50, (1.0, 6000), *[(1.0, 50)] * 50], False, id="with a gulp in it"),
+    ],
+)
+def test_a_source_that_drips_for_a_minute_is_given_up(reads: list[tuple[float, int]], gives_up: bool) -> None:
+    trickle = Trickle()
+    for read in reads:
+        trickle.note(*read)
+    if not gives_up:
+        trickle.check("a.bin", "http://hub.test")
+        return
+    with pytest.raises(
+        RetriesExhaustedError, match=r"a\.bin: gave up, because only \d+ bytes came from http://hub"
+    ):
+        trickle.check("a.bin", "http://hub.test")
+
+
+def test_the_minute_takes_little_memory() -> None:
+    trickle = Trickle()
+    for _ in range(100_000):
+        trickle.note(0.001, 10**5)
+    assert len(trickle._kept) <= 62
+
+
+def test_giving_up_for_time_names_the_setting() -> None:
+    rig = Rig(jitter=0.0, max_retries=10**6, give_up_after=100.0)
+    with pytest.raises(RetriesExhaustedError, match="HF_HAUL_GIVE_UP_AFTER"):
+        rig.fetch(Part(always(LOST), seconds_each=30.0))
