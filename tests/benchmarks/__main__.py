@@ -2,6 +2,9 @@
 
 ``python -m tests.benchmarks`` from the top of the repository. It needs nginx; it says which other programs it did not
 find. Rows take between half a minute and a few minutes each; ``--quick`` shows in two minutes that everything works.
+
+``--only mechanisms`` and ``--only fixed`` compare hf-haul with itself, in pairs of runs: without a mechanism, and with fixed
+numbers of connections.
 """
 
 from __future__ import annotations
@@ -18,13 +21,29 @@ from tests.benchmarks.harness import Result
 from tests.benchmarks.rig import Options, rig_for
 
 MODULES = ("single", "upstream", "paced", "small", "loader", "queue", "mixed", "stop")
+#: Those that take an hour or more; run if named.
+LONG = ("mechanisms", "fixed")
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     default = Options()
     parser.add_argument(
-        "--only", action="append", choices=MODULES, metavar="NAME", help=f"one of {', '.join(MODULES)}"
+        "--only",
+        action="append",
+        choices=(*MODULES, *LONG),
+        metavar="NAME",
+        help=f"one of {', '.join((*MODULES, *LONG))}; the last {len(LONG)} take an hour or more, and run only if named",
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=default.pairs, help=f"the same for {' and '.join(LONG)} (%(default)s)"
+    )
+    parser.add_argument(
+        "--row",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help=f"only those rows of {' and '.join(LONG)} that have this in their name",
     )
     parser.add_argument("--rounds", type=int, default=default.rounds, help="runs of each tool (%(default)s)")
     parser.add_argument(
@@ -46,7 +65,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="leave memory and the servers' congestion control as this machine has them",
     )
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    if min(given.rounds, given.pairs) < 1:
+        parser.error("there has to be at least one round, and one pair")
+    return given
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end and gigabytes are removed
     options = Options(
         rounds=1 if given.quick else given.rounds,
+        pairs=1 if given.quick else given.pairs,
+        rows=given.row,
         quick=given.quick,
         patience=0.0 if given.quick else given.patience,
         timeout=given.timeout,
@@ -80,7 +104,9 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; what was measured so far:", file=sys.stderr)
     for result in results:
         print("\n" + report.table(result))
-    print("\n" + report.goals_table(results))
+    for text in (report.goals_table(results), report.pairs_table(results), *report.verdict_lines(results)):
+        if text:
+            print("\n" + text)
     for name, why in missing.items():
         print(f"missing: {name}: {why}")
     print(f"saved: {report.save(results, missing, given.out)}")

@@ -6,9 +6,11 @@ clock starts: every tool here is a library, and whoever uses it has imported it 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
+import socket
 import sys
 import threading
 import time
@@ -99,14 +101,21 @@ def _now(began: float) -> dict[str, Any]:
     }
 
 
-def haul_manager(urls: list[list[Any]], folder: str, **options: Any) -> Work:
-    """hf-haul's manager over plain URLs: ``[path, size, sha256 or None, url]`` each."""
+def haul_manager(
+    urls: list[list[Any]], folder: str, names: dict[str, list[str]] | None = None, **options: Any
+) -> Work:
+    """hf-haul's manager over plain URLs: ``[path, size, sha256 or None, url]`` each.
+
+    With ``names``, these names have these addresses, in this order.
+    """
     from types import SimpleNamespace
 
     import hf_haul
 
     make_manager, done_state = hf_haul.ParallelDownloadManager, hf_haul.DownloadState.DONE
     specs = [SimpleNamespace(path=p, size=s, sha256=d, url=u) for p, s, d, u in urls]
+    if names:
+        resolve(names)
 
     def work() -> dict[str, Any]:
         done: dict[str, float] = {}
@@ -121,9 +130,40 @@ def haul_manager(urls: list[list[Any]], folder: str, **options: Any) -> Work:
             seconds = time.monotonic() - began
         if not answer["success"]:
             raise RuntimeError(str(answer["failed_files"][:3]))
-        return {"done": done, "seconds": seconds}
+        return {"done": done, "seconds": seconds, "received": answer["bytes_downloaded"]}
 
     return work
+
+
+def resolve(names: dict[str, list[str]]) -> None:
+    """Have this process find these addresses for these names, in this order, and ask the system for all others."""
+    ask = socket.getaddrinfo
+
+    def look_up(host: Any, *args: Any, **options: Any) -> list[Any]:
+        if host not in names or socket.AI_NUMERICHOST in (options.get("flags"), *args[4:5]):
+            return list(ask(host, *args, **options))
+        return [found for address in names[host] for found in ask(address, *args, **options)]
+
+    socket.getaddrinfo = look_up
+
+
+def haul_read(path: str, size: int) -> Work:
+    """A file read into memory through ``haul://``."""
+    import hf_haul
+
+    make_filesystem = hf_haul.HaulFileSystem
+
+    def work() -> None:
+        got = len(make_filesystem().cat_file(path))
+        if got != size:
+            raise RuntimeError(f"{path} has {got} bytes instead of {size}")
+
+    return work
+
+
+def nothing() -> Work:
+    """Nothing; to see whether a process comes as far as this."""
+    return lambda: None
 
 
 def haul_queue(folder: str, files: int) -> Work:
@@ -340,7 +380,6 @@ class FirstUsable(threading.Thread):
 
 def bare(url: str, target: str, sha256: str) -> Work:
     """The least that does it; see :mod:`tests.benchmarks.bare`."""
-    sys.path.insert(0, str(Path(__file__).parents[2]))
     from tests.benchmarks.bare import fetch
 
     return lambda: fetch(url, target, sha256)
@@ -352,18 +391,31 @@ def _given(text: str) -> str:
 
 
 def main() -> int:
-    """Run what the command line names."""
-    what, arguments = sys.argv[1], json.loads(_given(sys.argv[2]))
+    """Run what the command line names: a function, its arguments, and any number of ``--without MECHANISM``."""
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what")
+    parser.add_argument("arguments")
+    parser.add_argument("--without", action="append", default=[], metavar="MECHANISM")
+    given = parser.parse_args()
+    what, arguments = given.what, json.loads(_given(given.arguments))
+    if given.without:
+        from tests.benchmarks.switches import switch_off
+
+        for mechanism in given.without:
+            switch_off(mechanism)
     work = {
         "haul_snapshot": haul_snapshot,
         "haul_timeline": haul_timeline,
         "haul_manager": haul_manager,
         "haul_queue": haul_queue,
+        "haul_read": haul_read,
         "haul_parts": haul_parts,
         "haul_stop": haul_stop,
         "hub_snapshot": hub_snapshot,
         "transfer": transfer,
         "bare": bare,
+        "nothing": nothing,
     }[what](**arguments)
     print(json.dumps(measured(work)))
     return 0

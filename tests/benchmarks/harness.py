@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
+
+from tests.benchmarks.pairs import ENOUGH, Comparison
 
 __all__ = ["GB", "KIB", "MB", "MIB", "Goal", "Result", "Sample", "Tool", "middle", "quiet", "run_tool"]
 
@@ -40,6 +43,7 @@ class Tool:
         reports: Whether it prints a JSON object with its own times, as ``client.py`` does. Without, the whole
             process counts, which for a command is what a user waits for.
         nbytes: Bytes it moves; the work's own number if ``None``.
+        prepare: Done before the clock starts; gives what is to be kept with the sample.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Tool:
     check: Callable[[bool], None] | None = None
     reports: bool = False
     nbytes: int | None = None
+    prepare: Callable[[], dict[str, Any]] | None = None
 
 
 @dataclass
@@ -64,6 +69,7 @@ class Sample:
         server: Processor seconds of the servers.
         others: Cores that processes outside the benchmark kept busy meanwhile.
         error: Why it failed, if it did.
+        gave_up: Whether it failed by itself, or took too long. If not, something was the matter with the measurement.
         extra: What else the program reported.
     """
 
@@ -76,12 +82,18 @@ class Sample:
     server: float = 0.0
     others: float = 0.0
     error: str | None = None
+    gave_up: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
+        """Whether it succeeded, and nobody else used the machine to speak of."""
+        return self.error is None and self.undisturbed
+
+    @property
+    def undisturbed(self) -> bool:
         """Whether nobody else used the machine to speak of."""
-        return self.error is None and self.others <= DISTURBED
+        return self.others <= DISTURBED
 
     @property
     def speed(self) -> float:
@@ -130,6 +142,7 @@ class Result:
         goals: What was to be reached.
         notes: What a reader has to know.
         scale: How many of the unit's things one run handles, for ``files/s``.
+        comparisons: What pairs of runs said.
     """
 
     name: str
@@ -139,6 +152,7 @@ class Result:
     goals: list[Goal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     scale: int = 1
+    comparisons: list[Comparison] = field(default_factory=list)
 
     def value(self, sample: Sample) -> float:
         """A run as a number of the unit."""
@@ -162,6 +176,56 @@ class Result:
         left, right = self.of(ours), self.of(theirs)
         return left / right if left is not None and right else None
 
+    def turns(self, *tools: str) -> list[tuple[Sample, ...]]:
+        """The runs of these tools, one of each in every round."""
+        return list(zip(*(self.samples.get(tool, []) for tool in tools), strict=False))
+
+    def pairs(
+        self,
+        first: str,
+        second: str,
+        get: Callable[[Sample], float] | None = None,
+        *,
+        least: int = ENOUGH,
+        for_ever: bool = False,
+    ) -> list[tuple[float, float]]:
+        """What is said of the two runs of each round that both succeeded.
+
+        Args:
+            first: One tool.
+            second: Another.
+            get: What to read of a run; the unit if ``None``.
+            least: Rounds in which somebody disturbed a run are left out if there are so many others.
+            for_ever: Whether a program that gave up while the other one succeeded took for ever. If not, that round is
+                left out.
+        """
+        get = get or self.value
+        turns = self.turns(first, second)
+        calm = [turn for turn in turns if all(each.undisturbed for each in turn)]
+        found = []
+        for a, b in calm if len(calm) >= least else turns:
+            if a.error is None and b.error is None:
+                found.append((get(a), get(b)))
+            elif for_ever and a.error is None and b.gave_up:
+                found.append((get(a), math.inf))
+            elif for_ever and b.error is None and a.gave_up:
+                found.append((math.inf, get(b)))
+        return found
+
+    def seconds(self, tool: str) -> list[float]:
+        """What each run of a tool took that succeeded."""
+        return [each.seconds for each in self.samples.get(tool, []) if each.error is None]
+
+    def forget(self, extra: str) -> None:
+        """Drop something that the programs reported, so that it is not saved."""
+        for samples in self.samples.values():
+            for sample in samples:
+                sample.extra.pop(extra, None)
+
+    def failures(self, tool: str) -> int:
+        """How many runs of a tool did not succeed."""
+        return sum(each.error is not None for each in self.samples.get(tool, []))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
@@ -170,6 +234,7 @@ class Result:
             "unit": self.unit,
             "notes": self.notes,
             "goals": [{**asdict(goal), "reached": goal.reached} for goal in self.goals],
+            "comparisons": [each.as_dict() for each in self.comparisons],
             "tools": {
                 tool: {
                     "median": self.of(tool),
@@ -262,6 +327,10 @@ def run_tool(
         every_byte: Whether to compare what it wrote byte by byte, after the clock has stopped.
     """
     nbytes = nbytes if tool.nbytes is None else tool.nbytes
+    try:
+        found = {} if tool.prepare is None else tool.prepare()
+    except Exception as error:  # one broken tool must not end the whole run
+        return Sample(0.0, nbytes, error=f"{type(error).__name__}: {error}")
     env = {**os.environ, **tool.env}
     before = {pid: cpu_of(pid) for pid in (*servers, os.getpid())}
     busy = _busy()
@@ -291,11 +360,13 @@ def run_tool(
     )
     if process.returncode:
         tail = (cwd / "stderr").read_text(errors="replace").strip()[-600:]
+        sample.gave_up = True
         sample.error = f"exit code {process.returncode} after {seconds:.1f} s: {tail}"
         return sample
     try:
         if tool.reports:
             _take_report(sample, (cwd / "stdout").read_text())
+        sample.extra.update(found)
         if tool.check is not None:
             tool.check(every_byte)
     except Exception as error:  # one broken peer must not end the whole run

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.harness import Result
+from tests.benchmarks.pairs import verdicts
 
-__all__ = ["goals_table", "machine", "plot", "save", "table"]
+__all__ = ["goals_table", "machine", "pairs_table", "plot", "save", "table", "verdict_lines"]
 
 
 def _number(value: float | None, digits: int = 1) -> str:
@@ -79,6 +80,41 @@ def goals_table(results: Iterable[Result]) -> str:
     return _aligned(rows)
 
 
+def pairs_table(results: Iterable[Result]) -> str:
+    """Every figure with a mechanism and without it, and how sure the ratio is; empty if there are none."""
+    rows = [["without over with", "figure", "with", "without", "ratio", "interval", "sure", "pairs", "above"]]
+    for result in results:
+        for each in result.comparisons:
+            ratio, medians = each.ratio, each.medians()
+            if ratio is None or medians is None:
+                rows.append([result.name, each.figure, *["-"] * 6, "all failed"])
+                continue
+            cells = [_number(value, 3) for value in medians]
+            cells += [_number(value, 3) for value in (ratio.median,)]
+            cells += [
+                f"{_number(ratio.low, 3)} to {_number(ratio.high, 3)}",
+                f"{100 * ratio.confidence:.0f} %",
+            ]
+            failed = f", failed {each.failed[0]}+{each.failed[1]}" if any(each.failed) else ""
+            said = "yes" if each.pays else "no" if ratio.is_sure else "-"
+            rows.append(
+                [
+                    result.name,
+                    each.figure,
+                    *cells,
+                    f"{ratio.pairs}{failed}",
+                    said if each.counts else "does nothing here",
+                ]
+            )
+    return _aligned(rows) if len(rows) > 1 else ""
+
+
+def verdict_lines(results: Iterable[Result]) -> list[str]:
+    """For each mechanism, whether it stays, and why."""
+    found = verdicts(each for result in results for each in result.comparisons)
+    return [f"{mechanism}: {verdict}: {reason}" for mechanism, (verdict, reason) in found.items()]
+
+
 def machine() -> dict[str, Any]:
     """What it ran on."""
 
@@ -105,6 +141,7 @@ def save(results: Sequence[Result], missing: Mapping[str, str], folder: Path) ->
         "machine": machine(),
         "missing": dict(missing),
         "results": [result.as_dict() for result in results],
+        "verdicts": verdict_lines(results),
     }
     target.write_text(json.dumps(document, indent=1))
     return target

@@ -8,10 +8,11 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +49,13 @@ DATA: Final[Mapping[str, Mapping[str, int]]] = {
         **{f"part-{n:02d}.bin": 100 * MIB for n in range(8)},
         "model.safetensors": 1024 * MIB,
     },
+    "bench/thousand": {f"{number:04d}.json": 20 * KIB for number in range(1000)},
+    "bench/one": {"model.safetensors": 64 * MIB},
+    "bench/sixteen": {f"model-{n:05d}-of-00016.safetensors": 64 * MIB for n in range(1, 17)},
 }  # fmt: skip
+
+#: Repositories of small files, which nginx gives itself.
+_SMALL: Final = frozenset({"bench/small", "bench/thousand"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,8 @@ class Options:
 
     Attributes:
         rounds: Runs of each tool.
+        pairs: The same where tools are compared in pairs.
+        rows: Texts one of which has to be in the name of a row of pairs for it to be measured; all of them if empty.
         quick: A tenth of the bytes, to see that everything works; the numbers mean little.
         patience: Seconds to wait for a quiet machine before each run.
         timeout: Seconds one run may take.
@@ -66,6 +75,8 @@ class Options:
     """
 
     rounds: int = 3
+    pairs: int = 15
+    rows: Sequence[str] = ()
     quick: bool = False
     patience: float = 20.0
     timeout: float = 300.0
@@ -74,6 +85,10 @@ class Options:
     )
     src: Path = ROOT / "src"
     as_is: bool = False
+
+    def wants(self, row: str) -> bool:
+        """Whether a row of pairs is to be measured."""
+        return not self.rows or any(text in row for text in self.rows)
 
 
 class Rig:
@@ -95,6 +110,7 @@ class Rig:
         self._cert = cert
         self._files = folder / "files"
         self._seen: set[tuple[str, str]] = set()
+        self._listings = 0
         for command in ("curl", "aria2c"):
             if shutil.which(command) is None:
                 self.missing[command] = "no such command"
@@ -120,15 +136,11 @@ class Rig:
 
     def urls(self, repo: str, origin: str) -> dict[str, str]:
         """Plain URLs of a repository's files by path."""
-        base = {
-            "plain": self.servers.nginx.plain,
-            "paced": self.servers.nginx.paced,
-            "tls": self.servers.nginx.tls,
-        }
-        return {path: f"{base[origin]}/files/{repo}/{path}" for path in self.sizes(repo)}
+        base = self.servers.nginx.origins[origin]
+        return {path: f"{base}/files/{repo}/{path}" for path in self.sizes(repo)}
 
     def endpoint(self, origin: str) -> str:
-        """The Hub whose files come from ``origin``: ``plain``, ``paced``, ``tls``, ``own``, or the fronts."""
+        """The Hub whose files come from ``origin``: one of nginx's origins or fronts, ``own`` or ``own-tls``."""
         return self.servers.nginx.hubs.get(origin) or self.servers.hub.urls[origin]
 
     # ---- programs
@@ -166,19 +178,56 @@ class Rig:
             "NO_PROXY": "*",
             "PYTHONPATH": str(self.options.src),
         }
-        if origin == "tls" and self._cert is not None:
+        if origin.endswith("tls") and self._cert is not None:
             env.update(
                 dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), str(self._cert))
             )
         return env
 
-    def manager(self, repo: str, origin: str, name: str = "hf-haul manager", **options: Any) -> Tool:
-        """hf-haul's manager over plain URLs."""
+    def manager(
+        self,
+        repo: str,
+        origin: str,
+        name: str = "hf-haul manager",
+        *,
+        host: str | None = None,
+        **options: Any,
+    ) -> Tool:
+        """hf-haul's manager over plain URLs, at another ``host`` than 127.0.0.1 if one is named."""
         digests, sizes = self._digests(repo), self.sizes(repo)
-        rows = [[path, sizes[path], digests.get(path), url] for path, url in self.urls(repo, origin).items()]
-        listing = self.folder / "urls.json"
+        urls = {
+            path: url.replace("127.0.0.1", host or "127.0.0.1", 1)
+            for path, url in self.urls(repo, origin).items()
+        }
+        rows = [[path, sizes[path], digests.get(path), url] for path, url in urls.items()]
+        self._listings += 1
+        listing = self.folder / f"urls-{self._listings}.json"
         listing.write_text(json.dumps({"urls": rows, "folder": str(self.out / "to"), **options}))
-        return self._client(name, "haul_manager", f"@{listing}", repo, "plain")
+        return self._client(name, "haul_manager", f"@{listing}", repo, origin)
+
+    def reading(self, repo: str, origin: str, name: str = "hf-haul reading") -> Tool:
+        """The only file of a repository, read into memory through ``haul://``."""
+        ((path, size),) = self.sizes(repo).items()
+        arguments = json.dumps({"path": f"{repo}/{path}", "size": size})
+        argv = [sys.executable, str(CLIENT), "haul_read", arguments]
+        return Tool(name, argv, self.environment(origin), reports=True, nbytes=size)
+
+    @staticmethod
+    def without(tool: Tool, mechanism: str, name: str) -> Tool:
+        """The same, with a mechanism of hf_haul taken out; see ``switches``."""
+        return replace(tool, name=name, argv=[*tool.argv, "--without", mechanism])
+
+    def require_switch(self, mechanism: str) -> None:
+        """Take a mechanism out of a process that does nothing.
+
+        Raises:
+            RuntimeError: That is not possible.
+        """
+        argv = [sys.executable, str(CLIENT), "nothing", "{}", "--without", mechanism]
+        env = {**os.environ, **self.environment("plain")}
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{mechanism} cannot be switched off: {done.stderr.strip()[-600:]}")
 
     def curl(self, repo: str, origin: str, name: str = "curl", *, parallel: int = 32) -> Tool | None:
         """curl: one connection for one file, ``parallel`` at once for many."""
@@ -278,12 +327,26 @@ class Rig:
         present = [tool for tool in tools if tool is not None]
         print(f"\n{result.name}: {result.title}", file=sys.stderr)
         for number in range(rounds or self.options.rounds):
-            start = number % len(present) if present else 0
-            for tool in present[start:] + present[:start]:
-                sample = self.run(tool, nbytes, (result.name, tool.name))
-                result.samples.setdefault(tool.name, []).append(sample)
-                self._say(result, tool, sample)
+            self._round(result, present, nbytes, number)
         return result
+
+    def compare_pairs(self, result: Result, tools: Sequence[Tool], nbytes: int) -> Result:
+        """The same for pairs: rounds that others disturbed are made up for, by half as many more at the most."""
+        pairs = self.options.pairs
+        names = [tool.name for tool in tools]
+        print(f"\n{result.name}: {result.title}", file=sys.stderr)
+        for number in range(pairs + pairs // 2):
+            if sum(all(each.undisturbed for each in turn) for turn in result.turns(*names)) >= pairs:
+                break
+            self._round(result, tools, nbytes, number)
+        return result
+
+    def _round(self, result: Result, tools: Sequence[Tool], nbytes: int, number: int) -> None:
+        start = number % len(tools) if tools else 0
+        for tool in [*tools[start:], *tools[:start]]:
+            sample = self.run(tool, nbytes, (result.name, tool.name))
+            result.samples.setdefault(tool.name, []).append(sample)
+            self._say(result, tool, sample)
 
     def clear_out(self) -> None:
         """Empty the folder that programs write to."""
@@ -355,7 +418,7 @@ def rig_for(options: Options, needs: Sequence[str]) -> Iterator[Rig]:
                 _fill(repos[repo] / path, nbytes // 10 if options.quick and nbytes > MIB else nbytes, seed)
         (folder / "serve").mkdir()
         cert = certificate(folder)
-        small = [repo for repo in repos if repo == "bench/small"]
+        small = [repo for repo in repos if repo in _SMALL]
         congestion = None if options.as_is else "cubic"
         with serving(
             folder / "serve", folder / "files", repos, small, cert, options.src, congestion

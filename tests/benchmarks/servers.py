@@ -34,12 +34,14 @@ from urllib.parse import urlsplit
 import requests
 from tests.benchmarks.harness import MB
 
-__all__ = ["PACE", "Hub", "Nginx", "Servers", "certificate", "serving"]
+__all__ = ["PACE", "TWO_ADDRESSES", "Hub", "Nginx", "Servers", "certificate", "dead_address", "serving"]
 
 #: Bytes per second of one connection of the paced origin.
 PACE: Final = 20 * MB
 #: Seconds of the long round trip.
 ROUND_TRIP: Final = 0.05
+#: A name that the certificate holds and no resolver knows.
+TWO_ADDRESSES: Final = "two-addresses.test"
 _SO_MAX_PACING_RATE: Final = 47
 _ECHO: Final = Path("/usr/lib/nginx/modules/ngx_http_echo_module.so")
 
@@ -64,7 +66,7 @@ def certificate(folder: Path) -> tuple[Path, Path] | None:
     # No CA flag: rustls refuses a CA as a server's own certificate.
     names = [
         "-addext",
-        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        f"subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:{TWO_ADDRESSES}",
         "-addext",
         "basicConstraints=critical,CA:FALSE",
     ]
@@ -79,16 +81,13 @@ class Nginx:
 
     Attributes:
         pids: Its processes.
-        plain: Origin of the files.
-        paced: The same, :data:`PACE` bytes per second for each connection.
-        tls: The same over TLS; ``None`` without ``openssl``.
-        hubs: Origins that stand before a local Hub, by name.
+        origins: Where the files are, by name: ``plain``; ``paced``, :data:`PACE` bytes per second for each connection;
+            with ``openssl`` also ``tls`` and ``paced-tls``.
+        hubs: Origins that stand before a local Hub, by name: ``front``, with ``openssl`` also ``front-tls``; ``far``.
     """
 
     pids: tuple[int, ...]
-    plain: str
-    paced: str
-    tls: str | None
+    origins: dict[str, str]
     hubs: dict[str, str]
 
 
@@ -100,7 +99,9 @@ class Hub:
         urls: The Hub's URL by the name of the origin.
     """
 
-    def __init__(self, repos: dict[str, Path], origins: dict[str, str], src: Path) -> None:
+    def __init__(
+        self, repos: dict[str, Path], origins: dict[str, str], cert: tuple[Path, Path] | None, src: Path
+    ) -> None:
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "hub_server.py")],
             stdin=subprocess.PIPE,
@@ -110,7 +111,9 @@ class Hub:
         )
         self.pid = self._process.pid
         self.urls: dict[str, str] = self.ask(
-            repos={name: str(folder) for name, folder in repos.items()}, origins=origins
+            repos={name: str(folder) for name, folder in repos.items()},
+            origins=origins,
+            cert=None if cert is None else [str(path) for path in cert],
         )
 
     def ask(self, **question: Any) -> Any:
@@ -151,6 +154,27 @@ class Servers:
         return (*self.nginx.pids, self.hub.pid)
 
 
+@contextlib.contextmanager
+def dead_address(port: int) -> Iterator[str]:
+    """An address of this machine that answers nothing on ``port`` while the block runs, not even with a refusal.
+
+    Linux drops what asks for a connection while a listening socket has as many as it may keep that nobody accepts.
+    """
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.2", port))
+        listener.listen(0)
+        for _ in range(16):
+            visitor = stack.enter_context(socket.socket())
+            visitor.settimeout(0.2)
+            try:
+                visitor.connect(listener.getsockname())
+            except TimeoutError:
+                yield "127.0.0.2"
+                return
+        raise RuntimeError("this system goes on accepting connections for whoever does not")
+
+
 def _listener(congestion: str | None, pace: int | None = None) -> socket.socket:
     listener = socket.socket()
     if congestion is not None:
@@ -163,8 +187,15 @@ def _listener(congestion: str | None, pace: int | None = None) -> socket.socket:
     return listener
 
 
-def _origin(listener: socket.socket, scheme: str = "http") -> str:
-    return f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
+def _is_tls(name: str) -> bool:
+    return name.endswith("tls")
+
+
+def _origins(listeners: dict[str, socket.socket]) -> dict[str, str]:
+    return {
+        name: f"{'https' if _is_tls(name) else 'http'}://127.0.0.1:{each.getsockname()[1]}"
+        for name, each in listeners.items()
+    }
 
 
 @contextlib.contextmanager
@@ -196,21 +227,21 @@ def serving(
         link.symlink_to(repos[repo])
     sockets = {"plain": _listener(congestion), "paced": _listener(congestion, PACE)}
     if cert is not None:
-        sockets["tls"] = _listener(congestion)
-    origins = {name: _origin(each, "https" if name == "tls" else "http") for name, each in sockets.items()}
-    hub = Hub(repos, origins, src)
+        sockets |= {"tls": _listener(congestion), "paced-tls": _listener(congestion, PACE)}
+    origins = _origins(sockets)
+    hub = Hub(repos, origins, cert, src)
     try:
         for sha, path in hub.ask(lfs_objects=True).items():
             (by_sha / sha).symlink_to(path)
         fronts = {"front": _listener(congestion)}
+        if cert is not None:
+            fronts["front-tls"] = _listener(congestion)
         if _ECHO.exists():
             fronts["far"] = _listener(congestion)
         maps = [_harvest(hub, repo, repos[repo]) for repo in small]
         config = _config(folder, files, sockets, fronts, cert, hub.urls["plain"], maps)
         with _nginx(folder, config, [*sockets.values(), *fronts.values()]) as pids:
-            names = {name: _origin(each) for name, each in fronts.items()}
-            nginx = Nginx(pids, origins["plain"], origins["paced"], origins.get("tls"), names)
-            yield Servers(nginx, hub, by_sha)
+            yield Servers(Nginx(pids, origins, _origins(fronts)), hub, by_sha)
     finally:
         hub.close()
 
@@ -268,7 +299,7 @@ def _config(
     maps: Sequence[tuple[str, str, dict[str, str]]],
 ) -> str:
     def listen(name: str, each: socket.socket) -> str:
-        return f"listen 127.0.0.1:{each.getsockname()[1]}{' ssl' if name == 'tls' else ''};"
+        return f"listen 127.0.0.1:{each.getsockname()[1]}{' ssl' if _is_tls(name) else ''};"
 
     tls = f"ssl_certificate {cert[0]}; ssl_certificate_key {cert[1]}; ssl_protocols TLSv1.3;" if cert else ""
     etags = "\n".join(f'"{repo}/{name}" {etag};' for repo, _, known in maps for name, etag in known.items())
@@ -308,14 +339,14 @@ http {{
     map $repo/$path $oid {{ default ""; {etags} }}
     map $repo/$path $bytes {{ default 0; {sizes} }}
     map $repo $commit {{ default ""; {commits} }}
+    {tls}
     server {{
         {" ".join(listen(name, each) for name, each in sockets.items())}
-        {tls}
         location /files/ {{ alias {files}/; }}
         location ~ ^/lfs/[^/]+/(?<sha>[0-9a-f]+)$ {{ alias {folder}/lfs/$sha; etag off; add_header ETag '"$sha-1"'; }}
     }}
     server {{
-        {listen("front", fronts["front"])}
+        {" ".join(listen(name, each) for name, each in fronts.items() if name != "far")}
         location / {{ rewrite ^ /now$uri; }}
         {common}
     }}

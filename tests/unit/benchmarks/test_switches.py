@@ -1,0 +1,223 @@
+"""Mechanisms that can be taken out: that each is really out, and that one which is no longer there says so."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import io
+import os
+import random
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.benchmarks import switches
+from tests.benchmarks.switches import SWITCHES, switch_off
+from tests.support.transport import FakeSource, MemoryDestination, request
+
+from hf_haul.concurrency import ConcurrencyController, Use
+from hf_haul.config import KiB, Settings
+from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.halt import Halt
+from hf_haul.limiter import BandwidthLimiter
+from hf_haul.ownership import current_owner, sign, signature
+from hf_haul.plan import make_plan
+from hf_haul.priority import DefaultPolicy
+from hf_haul.scheduler import Scheduler
+from hf_haul.staging import StagedFile
+from hf_haul.stallguard import StallGuard
+from hf_haul.task import Digest, DownloadPriority
+from hf_haul.transports.dialing import WakeableConnection, WakeableTLSConnection
+from hf_haul.transports.pool import ConnectionPool
+from hf_haul.transports.receiving import DirectReader
+
+both = pytest.mark.parametrize("off", [False, True], ids=["with it", "without it"])
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="it does nothing elsewhere")
+
+
+@pytest.fixture
+def switch(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Takes a mechanism out until the test's end."""
+
+    def act(name: str, off: bool = True) -> None:
+        if off:
+            switch_off(name, monkeypatch.setattr)
+
+    return act
+
+
+def test_all_can_be_taken_out_together(switch: Any) -> None:
+    for name in SWITCHES:
+        switch(name)
+
+
+@both
+def test_without_buffers_digests_are_of_what_the_disk_gives_back(
+    off: bool, switch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch("buffers", off)
+    read_back = 0
+    read_into = StagedFile.read_into
+
+    def counted(self: StagedFile, offset: int, buffer: memoryview) -> int:
+        nonlocal read_back
+        read_back += (got := read_into(self, offset, buffer))
+        return got
+
+    monkeypatch.setattr(StagedFile, "read_into", counted)
+    data = random.Random(1).randbytes(64 * KiB)
+    source = FakeSource(data)
+    settings = Settings(durable=False)
+    scheduler = Scheduler(settings, BandwidthLimiter(None), lambda _: source, threads=False)
+    digest = Digest("sha256", hashlib.sha256(data).hexdigest())
+    wanted = request(MemoryDestination(tmp_path, "a.bin"), source, digest=digest)
+    plan = make_plan(
+        [wanted], model_id="org/m", policy=DefaultPolicy(), settings=settings, created_at=lambda: 0.0
+    )
+    queue = ModelDownloadQueue("org/m", DownloadPriority.NORMAL, max_concurrent_files=1)
+    run = scheduler.submit(queue, plan.files, None)
+    scheduler.drain()
+    assert not run.errors
+    assert read_back == (len(data) if off else 0)
+
+
+def _limits(cpu_busy: float, per_connection: float = 200e6) -> set[int]:
+    """The limits that a controller tries on a link that one connection fills."""
+    controller, total = ConcurrencyController(8, 32), 0.0
+    controller.begin(0.0, 0.0)
+    controller.first_byte(0.0)
+    limits = set()
+    for number in range(1, 50):
+        total += 0.1 * per_connection * 8
+        controller.sample(number * 0.1, Use(total, total, controller.limit, cpu_busy=cpu_busy))
+        limits.add(controller.limit)
+    return limits
+
+
+@both
+def test_without_thrift_a_busy_processor_is_no_reason_for_fewer_connections(off: bool, switch: Any) -> None:
+    switch("thrift", off)
+    assert (min(_limits(cpu_busy=0.7)) < 8) is not off
+
+
+@both
+def test_without_adaptation_the_number_of_connections_stays(off: bool, switch: Any) -> None:
+    switch("adaptation", off)
+    assert (_limits(cpu_busy=0.0) == {8}) is off
+    assert ConcurrencyController(8, 32).settled is off
+
+
+@both
+@linux_only
+def test_without_waitall_the_system_never_fills_buffers_by_itself(off: bool, switch: Any) -> None:
+    switch("waitall", off)
+    with contextlib.ExitStack() as stack:
+        ours, theirs = (stack.enter_context(each) for each in socket.socketpair())
+        ours.settimeout(10.0)
+        reader = DirectReader(stack.enter_context(ours.makefile("rb")))
+        for _ in range(2):  # not so slow that a buffer would not be full
+            theirs.sendall(bytes(2 * io.DEFAULT_BUFFER_SIZE))
+            reader._began -= 60.0  # a slow one
+            assert reader.readinto(memoryview(bytearray(2 * io.DEFAULT_BUFFER_SIZE)))
+        assert (ours.gettimeout() is None) is not off
+        reader.close()
+
+
+@both
+@pytest.mark.parametrize("kind", [WakeableConnection, WakeableTLSConnection])
+def test_without_answers_the_standard_library_parses_headers(off: bool, kind: Any, switch: Any) -> None:
+    switch("answers", off)
+    assert (kind("example.test").response_class is http.client.HTTPResponse) is off
+
+
+@both
+def test_without_the_stallguard_nobody_watches_and_sockets_have_its_timeout(
+    off: bool, switch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HAUL_STALL_TIMEOUT", "3")
+    switch("stallguard", off)
+    before = {thread.name for thread in threading.enumerate()}
+    guard, halt, woken = StallGuard(0.0), Halt(), []
+    with guard.watching(halt) as reader, reader.halt.waking(lambda: woken.append(True)):
+        reader.begin(0.0)
+        if off:
+            guard.check()
+            assert not woken
+            assert {thread.name for thread in threading.enumerate()} == before
+        else:
+            guard.check()
+            assert woken
+        halt.set()
+        assert reader.halt.is_set()
+    with ConnectionPool(1, read_timeout=20.0) as pool:
+        assert pool._options.read_timeout == (3.0 if off else 20.0)
+
+
+@both
+@pytest.mark.parametrize("kind", [WakeableConnection, WakeableTLSConnection])
+def test_without_eyeballs_urllib3_connects(
+    off: bool, kind: Any, switch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch("eyeballs", off)
+    dialed = []
+
+    def connect(address: tuple[str, int], *_: object, **__: object) -> socket.socket:
+        dialed.append(address)
+        raise TimeoutError
+
+    monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [])
+    with pytest.raises(Exception, match="example"):
+        kind("example.test", 80)._new_conn()
+    assert dialed == ([("example.test", 80)] if off else [])
+
+
+@both
+@linux_only
+def test_without_attributes_nobody_signs(off: bool, switch: Any, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        sign(file.fileno())
+        if signature(file.fileno()) is None:
+            pytest.skip("this file system keeps no extended attributes")
+        switch("attributes", off)
+        assert signature(file.fileno()) == (None if off else current_owner())
+    with (tmp_path / "another").open("wb") as file:
+        sign(file.fileno())
+        assert bool(os.listxattr(file.fileno())) is not off
+
+
+def test_a_mechanism_that_is_unknown_or_was_moved_says_so(
+    switch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(LookupError, match="no mechanism 'speed'"):
+        switch("speed")
+    monkeypatch.delattr(ConcurrencyController, "_can_be_thrifty")
+    with pytest.raises(LookupError, match="_can_be_thrifty"):
+        switch("thrift")
+    monkeypatch.setattr(switches, "PLACES", {"concurrency": ("hf_haul.gone", "gone.far.away")})
+    with pytest.raises(LookupError, match=r"hf_haul\.gone or gone\.far\.away"):
+        switch("adaptation")
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module that is there, and needs one that is not."""
+    (tmp_path / "broken_for_a_test.py").write_text("import surely_not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "broken_for_a_test"
+    sys.modules.pop("broken_for_a_test", None)
+
+
+def test_a_module_is_found_where_it_is_and_one_that_is_broken_is_not_passed_over(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = ConcurrencyController.__module__
+    monkeypatch.setattr(switches, "PLACES", {"a": ("hf_haul.not.yet", here), "b": (broken, here)})
+    assert switches._module("a").ConcurrencyController is ConcurrencyController
+    with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
+        switches._module("b")
