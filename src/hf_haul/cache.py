@@ -599,32 +599,57 @@ class BlobDestination:
         return fit_key(self.etag, self.folder.blobs)
 
     def is_linked(self, check: Callable[[], None] | None = None) -> bool:
-        """Whether the pointer leads to the file; changes nothing.
+        """Whether the pointer leads to a file of the right size; changes nothing.
 
         A commit that is only the name of a branch may have moved on since: then it has to be this very blob.
         """
-        return os.path.exists(self._pointer) and (is_lasting(self.commit) or self._is_ours(check))
+        return self._fits(self._pointer) and (is_lasting(self.commit) or self._is_ours(check))
+
+    def has_blob(self) -> bool:
+        """Whether the bytes are there, linked or not, as far as their size tells."""
+        return self._fits(self._blob)
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
-        """Whether the pointer leads to the file; links a blob that is there already."""
+        """Whether the pointer leads to the file; links a blob that is there already.
+
+        One of another size than was announced is hashed: a disk, or a program, may have cut it, and a server may have
+        been wrong.
+        """
         if self.is_linked(check):
             return True
-        if os.path.exists(self._blob) or self._shared():
-            self.folder.link(self._blob, self._pointer, over=not is_lasting(self.commit))
-            return True
-        return False
+        if os.path.exists(self._blob):
+            there = self.has_blob() or self._hashes_right(self._blob, check)
+        else:
+            there = self._shared()
+        if there:
+            self.folder.link(self._blob, self._pointer, over=self._replaces)
+        return there
 
     def publish(self, staged: Path) -> None:
         """Move the staged file to its blob and link it."""
-        over = not is_lasting(self.commit)
-        self.folder.publish(os.fspath(staged), self._blob, self._pointer, over=over)
+        self.folder.publish(os.fspath(staged), self._blob, self._pointer, over=self._replaces)
+
+    @property
+    def _replaces(self) -> bool:
+        """Whether a pointer that is there may lead to other bytes."""
+        return not (is_lasting(self.commit) and self._fits(self._pointer))
+
+    def _fits(self, path: str) -> bool:
+        """Whether there is a file of the right size, or of any where that is not known."""
+        try:
+            size = os.stat(path).st_size
+        except OSError:
+            return False
+        return self.size is None or size == self.size
+
+    def _hashes_right(self, path: str, check: Callable[[], None] | None) -> bool:
+        algorithm = {40: "git-sha1", 64: "sha256"}.get(len(self.etag))
+        return algorithm is not None and digest_of(path, algorithm, check).value == self.etag
 
     def _is_ours(self, check: Callable[[], None] | None) -> bool:
         if os.path.islink(self._pointer):
             return os.path.realpath(self._pointer) == os.path.realpath(self._blob)
-        # A cache without symlinks: only the bytes can tell.
-        algorithm = {40: "git-sha1", 64: "sha256"}.get(len(self.etag))
-        return algorithm is not None and digest_of(self._pointer, algorithm, check).value == self.etag
+        return self._hashes_right(self._pointer, check)  # a cache without symlinks: only the bytes can tell
 
     def _shared(self) -> bool:
         share = self.folder.share

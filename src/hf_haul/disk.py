@@ -59,7 +59,7 @@ def _takes_room(request: FileRequest, number: int) -> bool:
     """Whether the ``number``-th of the files that are staged under one key takes room of its own."""
     destination = request.destination
     blob = destination if isinstance(destination, BlobDestination) else None
-    there = blob is not None and os.path.exists(blob.folder.blob(blob.etag))
+    there = blob is not None and blob.has_blob()
     # What is fetched anew is whole before it replaces what is there: two copies, however many files.
     if number <= request.fresh + (not there):
         return True

@@ -68,6 +68,7 @@ __all__ = [
     "is_partial",
     "is_shared",
     "is_transient",
+    "kept_entry",
     "make_bar",
     "metadata_from_listing",
     "missing_in_tree",
@@ -1059,16 +1060,32 @@ def read_tree(folder: str, commit: str) -> dict[str, ListedFile] | None:
         folder: See :func:`tree_folder`.
         commit: The commit.
     """
+    entries = _kept_entries(folder, commit)
+    return None if entries is None else {path: _kept(entry) for path, entry in entries.items()}
+
+
+def kept_entry(folder: str, commit: str, path: str) -> ListedFile | None:
+    """One file of a kept listing, without a copy of all others; ``None`` if no listing was kept, or it lacks the file.
+
+    Args:
+        folder: See :func:`tree_folder`.
+        commit: The commit.
+        path: The file.
+    """
+    entry = (_kept_entries(folder, commit) or {}).get(path)
+    return None if entry is None else _kept(entry)
+
+
+def _kept_entries(folder: str, commit: str) -> Mapping[str, Any] | None:
     cache = _tree_cache()
     if cache is None or not os.path.isfile(_tree_path(folder, commit)):
         return None  # whatever huggingface_hub still has in memory: somebody dropped it
-    entries = cache.read_tree_cache(folder, commit)
-    if entries is None:
-        return None
-    return {
-        path: ListedFile(e.size, e.blob_id, e.lfs_sha256, e.lfs_size, e.xet_hash)
-        for path, e in entries.items()
-    }
+    entries: Mapping[str, Any] | None = cache.read_tree_cache(folder, commit)
+    return entries
+
+
+def _kept(entry: Any) -> ListedFile:
+    return ListedFile(entry.size, entry.blob_id, entry.lfs_sha256, entry.lfs_size, entry.xet_hash)
 
 
 def missing_in_tree(folder: str, commit: str, names: Collection[str]) -> str | None:

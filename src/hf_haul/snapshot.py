@@ -555,11 +555,7 @@ class _Snapshot:
         pointer = os.fspath(destination.path)
         if self.local_dir is None:
             place = pointer
-            cached = (
-                destination.is_linked()
-                or os.path.exists(folder.blob(meta.etag))
-                or hub.is_shared(self.cache_dir, meta)
-            )
+            cached = destination.is_linked() or destination.has_blob() or hub.is_shared(self.cache_dir, meta)
             download = self.force_download or not cached
         else:
             local = LocalFolder(self.local_dir)
@@ -860,7 +856,12 @@ class _File:
         """The file of a pinned commit, if it is there: the case without any request."""
         if local is None:
             pointer = folder.pointer(self.revision, self.name)
-            return pointer if os.path.exists(pointer) else None
+            try:
+                size = os.stat(pointer).st_size
+            except OSError:
+                return None
+            entry = hub.kept_entry(hub.tree_folder(folder.root, None), self.revision, self.name)
+            return pointer if entry is None or entry.bytes == size else None
         noted = local.read_metadata(self.name)
         if noted is not None and noted.commit == self.revision:
             return self._place(local)
@@ -874,8 +875,7 @@ class _File:
         """Metadata from a listing that an earlier snapshot kept, for a pinned commit."""
         if not hub.is_commit(self.revision) or self.force_download:
             return None
-        listing = hub.read_tree(hub.tree_folder(folder.root, self.local_dir), self.revision)
-        entry = None if listing is None else listing.get(self.name)
+        entry = hub.kept_entry(hub.tree_folder(folder.root, self.local_dir), self.revision, self.name)
         return None if entry is None else hub.metadata_from_listing(self.revision, entry)
 
     def _check_kept_listing(self, folder: RepoFolder, commit: str) -> None:

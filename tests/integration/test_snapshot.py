@@ -677,3 +677,28 @@ def test_where_a_file_stands_for_a_folder_nothing_is_fetched_and_nothing_left(
     assert (local / "data").read_bytes() == b"mine"
     assert (local / "a.txt").read_bytes() == b"a"
     assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["snapshot", "file", "pinned snapshot", "pinned file"])
+@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00002.safetensors"])
+def test_a_file_of_the_cache_whose_size_is_not_the_listed_one_is_fetched_again(
+    served: ServedRepo, where: dict[str, Any], way: str, name: str
+) -> None:
+    folder = Path(snapshot_download("org/tiny", **where))
+    blob = (folder / name).resolve()
+    os.truncate(blob, blob.stat().st_size // 2)
+    served.hub.requests.clear()
+    revision = served.repo.head.id if "pinned" in way else None
+    if "snapshot" in way:
+        would = snapshot_download("org/tiny", revision=revision, dry_run=True, **where)
+        assert [info.filename for info in would if info.will_download] == [name]
+        assert snapshot_download("org/tiny", revision=revision, **where) == str(folder)
+    else:
+        assert hf_hub_download("org/tiny", name, revision=revision, **where) == str(folder / name)
+    assert digests(folder) == served.contents
+    bodies = {record.path for record in served.hub.requests if record.method == "GET" and record.body_bytes}
+    assert name in bodies
+    assert not {path for path in bodies if path and path != name and path in served.contents}
+    served.hub.requests.clear()
+    assert hf_hub_download("org/tiny", name, revision=served.repo.head.id, **where) == str(folder / name)
+    assert kinds(served.hub) == []

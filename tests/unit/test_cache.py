@@ -745,3 +745,67 @@ def test_long_etags_have_keys_that_fit(folder: RepoFolder, local: LocalFolder, t
     assert all(len(f"{key}.01234567.sealed.incomplete") <= 255 for key in keys)
     assert keys[0] == etag
     assert keys[1] != LocalDirDestination(local, "a", COMMIT, "f" * 200).staging_key
+
+
+# ---- files of the wrong size
+
+CONTENT = b"content"
+GIT_SHA1 = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
+
+
+def sized(folder: RepoFolder, size: int | None, name: str = "a.bin") -> BlobDestination:
+    return BlobDestination(folder, COMMIT, name, GIT_SHA1, size)
+
+
+@pytest.mark.parametrize("symlinks", [True, False], ids=["symlinks", "no symlinks"])
+@pytest.mark.parametrize("change", [b"", b"cont", b"content and more"])
+def test_a_file_of_another_size_than_was_announced_is_not_present_and_is_replaced(
+    tmp_path: Path, symlinks: bool, change: bytes
+) -> None:
+    folder = RepoFolder(str(tmp_path / "hub"), "models--org--name", symlinks=lambda: symlinks)
+    folder.prepare()
+    destination = sized(folder, len(CONTENT))
+    destination.publish(stage(destination.staging_dir / "staged"))
+    assert destination.is_linked()
+    destination.path.write_bytes(change)  # through the link: a disk that was full, or a program
+    assert not destination.is_linked()
+    assert not destination.is_present()
+    destination.publish(stage(destination.staging_dir / "staged"))
+    assert destination.path.read_bytes() == CONTENT
+    assert destination.is_linked()
+
+
+def test_a_pointer_of_the_wrong_size_leads_to_the_right_blob_again(folder: RepoFolder) -> None:
+    destination = sized(folder, len(CONTENT))
+    destination.publish(stage(destination.staging_dir / "staged"))
+    destination.path.unlink()
+    stage(destination.path, b"a copy that was cut")
+    assert destination.is_present()
+    assert destination.path.is_symlink()
+    assert destination.path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("announced", [0, 3, 1000])
+def test_a_file_of_the_right_digest_is_present_whatever_size_was_announced(
+    folder: RepoFolder, announced: int
+) -> None:
+    destination = sized(folder, announced)
+    destination.publish(stage(destination.staging_dir / "staged"))
+    assert not destination.is_linked()
+    checked = []
+    assert destination.is_present(lambda: checked.append(1))
+    assert checked, "a look that takes long can be ended"
+
+
+def test_a_look_at_a_file_costs_one_stat(folder: RepoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    destination = sized(folder, len(CONTENT))
+    destination.publish(stage(destination.staging_dir / "staged"))
+    real, looks = os.stat, []
+
+    def look(path: Any, *args: Any, **more: Any) -> os.stat_result:
+        looks.append(path)
+        return real(path, *args, **more)
+
+    monkeypatch.setattr(os, "stat", look)
+    assert destination.is_linked()
+    assert looks == [str(destination.path)]
