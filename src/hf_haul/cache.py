@@ -557,6 +557,10 @@ def _symlink(blob: str, pointer: str, folder: str) -> None:
             os.symlink(target, pointer)
 
 
+def _others(keys: tuple[str, ...], current: str) -> tuple[str, ...]:
+    return tuple(key for key in keys if key != current)
+
+
 @dataclass(frozen=True, slots=True)
 class BlobDestination:
     """One file of a snapshot in a Hub cache.
@@ -597,6 +601,22 @@ class BlobDestination:
     def staging_key(self) -> str:
         """The etag."""
         return fit_key(self.etag, self.folder.blobs)
+
+    @property
+    def former_keys(self) -> tuple[str, ...]:
+        """The etag, where it is too long for a key."""
+        return _others((self.etag,), self.staging_key)
+
+    def replaces(self, key: str) -> bool:
+        """Never: another version has another blob."""
+        del key
+        return False
+
+    @property
+    def upstream_lock(self) -> Path:
+        """One per blob, beside all repositories."""
+        folder = self.folder
+        return Path(folder.cache_dir, ".locks", os.path.basename(folder.root), f"{self.etag}.lock")
 
     def is_linked(self, check: Callable[[], None] | None = None) -> bool:
         """Whether the pointer leads to a file of the right size; changes nothing.
@@ -819,9 +839,30 @@ class LocalDirDestination:
     @property
     def staging_key(self) -> str:
         """A hash of the file's name, and its etag."""
+        return fit_key(self._key_of_upstream, os.path.dirname(self._notes))
+
+    @property
+    def former_keys(self) -> tuple[str, ...]:
+        """The same with all of the etag, where that is too long."""
+        return _others((self._key_of_upstream,), self.staging_key)
+
+    def replaces(self, key: str) -> bool:
+        """Whether the key begins with the same hash."""
+        return key.startswith(f"{self._short_name}.")
+
+    @property
+    def upstream_lock(self) -> Path:
+        """One per file, beside its notes."""
+        return Path(self._notes).with_suffix(".lock")
+
+    @property
+    def _key_of_upstream(self) -> str:
+        return f"{self._short_name}.{self.etag}"
+
+    @property
+    def _short_name(self) -> str:
         name = os.path.basename(self._notes).encode("utf-8", "surrogatepass")
-        short = base64.urlsafe_b64encode(hashlib.sha1(name, usedforsecurity=False).digest())
-        return fit_key(f"{short.decode()}.{self.etag}", os.path.dirname(self._notes))
+        return base64.urlsafe_b64encode(hashlib.sha1(name, usedforsecurity=False).digest()).decode()
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Whether the file is there with this etag; its metadata then say so of this commit too."""
@@ -848,12 +889,14 @@ class FileDestination:
         version: What tells this content from another one for the same place: a URL, an etag.
         digest: What a file in place must hash to, to count as present.
         size: What it must measure in bytes, where no digest is known.
+        former_versions: What earlier versions of hf-haul called this content.
     """
 
     file: Path
     version: str = ""
     digest: Digest | None = None
     size: int | None = None
+    former_versions: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -868,9 +911,29 @@ class FileDestination:
     @property
     def staging_key(self) -> str:
         """The file's name and a hash of its version."""
-        content = f"{self.file.name}\0{self.version}".encode("utf-8", "surrogatepass")
-        version = hashlib.sha256(content).hexdigest()[:16]
-        return f"{self._kept_name}.{version}"
+        return f"{self._kept_name}.{self._hashed(self.version)}"
+
+    @property
+    def former_keys(self) -> tuple[str, ...]:
+        """Those with more of the name than fits, and those of former versions: of a URL with its signature."""
+        names = dict.fromkeys((self._kept_name, self.file.name[: _NAME_LIMIT - 60]))
+        versions = (self.version, *self.former_versions)
+        keys = tuple(f"{name}.{self._hashed(version)}" for name in names for version in versions)
+        return _others(keys, self.staging_key)
+
+    def replaces(self, key: str) -> bool:
+        """Whether the key is of the same name, if that is all of it, and of any version."""
+        name, _, version = key.rpartition(".")
+        return name == self.file.name == self._kept_name and re.fullmatch("[0-9a-f]{16}", version) is not None
+
+    @property
+    def upstream_lock(self) -> None:
+        """None: huggingface_hub knows nothing of it."""
+        return
+
+    def _hashed(self, version: str) -> str:
+        content = f"{self.file.name}\0{version}".encode("utf-8", "surrogatepass")
+        return hashlib.sha256(content).hexdigest()[: _VERSION - 1]
 
     @property
     def _kept_name(self) -> str:
@@ -924,7 +987,26 @@ class HandedOverDestination:
     @property
     def staging_key(self) -> str:
         """The owner's name for the staged file; for huggingface_hub the same as ours for the same file."""
-        return fit_key(self.staged.name.removesuffix(".incomplete"), self.staged.parent)
+        return fit_key(self._key_of_upstream, self.staged.parent)
+
+    @property
+    def former_keys(self) -> tuple[str, ...]:
+        """The owner's name, where it is too long for a key."""
+        return _others((self._key_of_upstream,), self.staging_key)
+
+    def replaces(self, key: str) -> bool:
+        """Never: what is staged beside it is the owner's business."""
+        del key
+        return False
+
+    @property
+    def upstream_lock(self) -> None:
+        """None: the owner holds it."""
+        return
+
+    @property
+    def _key_of_upstream(self) -> str:
+        return self.staged.name.removesuffix(".incomplete")
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Whether there is a file."""

@@ -50,7 +50,8 @@ def space_needed(requests: Iterable[FileRequest]) -> int:
         if number == 1 and size >= _WORTH_A_LOOK:
             if folder not in staged:
                 staged[folder] = scan_orphans(folder)
-            size -= min(size, _allocated(staged[folder].get(key, ())))
+            keys = (key, *request.destination.former_keys)
+            size -= min(size, _allocated(path for each in keys for path in staged[folder].get(each, ())))
         needed += size
     return needed
 

@@ -9,8 +9,9 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from hf_haul.staging import (
     claim,
     scan_orphans,
     sweep,
+    sweep_partials_of_upstream,
 )
 from hf_haul.transfer import Part, SupersededError, Transfer
 from hf_haul.verify import Verifier
@@ -111,12 +113,22 @@ def _claim(run: QueueRun, transfer: Transfer, size: int, probe: Part, **how: boo
         OSError: The folder cannot be written.
     """
     destination, task = transfer.request.destination, transfer.task
-    folder, key = destination.staging_dir, destination.staging_key
+    folder, key, former = destination.staging_dir, destination.staging_key, destination.former_keys
     if task.task_id in run.waiting_for:  # whom we waited for may have died, and left it under any name
-        run.orphans[folder, key] = scan_orphans(folder).get(key, [])
-    orphans = run.orphans.get((folder, key))
+        found = scan_orphans(folder)
+        run.orphans.update({(folder, each): found.get(each, []) for each in (key, *former)})
+    orphans = [path for each in (key, *former) for path in run.orphans.get((folder, each), ())]
     try:
-        staged = claim(folder, key, size, orphans=orphans, watch=run.watch, check=probe.halt.check, **how)
+        staged = claim(
+            folder,
+            key,
+            size,
+            orphans=orphans,
+            former_keys=former,
+            watch=run.watch,
+            check=probe.halt.check,
+            **how,
+        )
     except StagedElsewhereError as error:
         run.watch.tell(task.file_path, error.who)
         raise
@@ -225,13 +237,25 @@ def _is_about(error: OSError, path: Path) -> bool:
 
 
 def sweep_up(run: QueueRun) -> None:
-    """Remove what dead processes left of the files of a queue that are in place."""
+    """Remove what dead processes left of the files of a queue that are in place: of any version, and under any name."""
     sizes: dict[Path, dict[str, int]] = {}
+    locks: dict[Path, dict[str, Path]] = {}
+    replaced: dict[Path, list[Callable[[str], bool]]] = {}
     for task in run.queue.completed:
         destination = run.requests[task.task_id].destination
-        sizes.setdefault(destination.staging_dir, {})[destination.staging_key] = task.size or 0
-    for directory, by_key in sizes.items():
-        sweep(directory, by_key)
+        folder = destination.staging_dir
+        keys = (destination.staging_key, *destination.former_keys)
+        sizes.setdefault(folder, {}).update(dict.fromkeys(keys, task.size or 0))
+        replaced.setdefault(folder, []).append(destination.replaces)
+        if destination.upstream_lock is not None:
+            locks.setdefault(folder, {}).update(dict.fromkeys(keys, destination.upstream_lock))
+    for folder, by_key in sizes.items():
+        sweep(folder, by_key, partial(_any_replaces, replaced[folder]))
+        sweep_partials_of_upstream(folder, locks.get(folder, {}))
+
+
+def _any_replaces(places: Sequence[Callable[[str], bool]], key: str) -> bool:
+    return any(replaces(key) for replaces in places)
 
 
 def close_file(transfer: Transfer) -> None:

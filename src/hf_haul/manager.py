@@ -34,7 +34,7 @@ from hf_haul.transports.base import Transport
 from hf_haul.transports.http import HttpSource
 from hf_haul.transports.pacing import Pace
 from hf_haul.transports.pool import ConnectionPool
-from hf_haul.urls import parse_url
+from hf_haul.urls import parse_url, without_signature
 
 __all__ = ["DownloadHandle", "FileSpec", "ParallelDownloadManager", "QueueProgress", "default_manager"]
 
@@ -502,11 +502,15 @@ class ParallelDownloadManager:
         priority: DownloadPriority | None,
     ) -> FileRequest:  # fmt: skip
         _require_size(path, size)
-        version = (digest.value if digest else etag) or url
+        version = digest.value if digest else etag
+        former: tuple[str, ...] = ()
+        if not version:  # a link that was signed anew leads to the same bytes
+            version = without_signature(url)
+            former = (url,) if version != url else ()
         remote = RemoteFile(path, url, size=size, digest=digest, etag=etag, headers=self._headers)
         return FileRequest(
             remote,
-            FileDestination(target, version, digest, size),
+            FileDestination(target, version, digest, size, former),
             priority=None if priority is None else DownloadPriority(priority),
             fresh=not self.settings.enable_resume,
         )

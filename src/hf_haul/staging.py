@@ -49,14 +49,16 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Final
 
 from hf_haul.errors import DiskFullError, HaulError
 from hf_haul.file_names import PROBE, name_giver, process_digits
 from hf_haul.forks import call_after_fork
+from hf_haul.mounts import keeps_writes
 from hf_haul.ownership import (
     Life,
     Owner,
@@ -80,6 +82,7 @@ __all__ = [
     "claim",
     "scan_orphans",
     "sweep",
+    "sweep_partials_of_upstream",
 ]
 
 logger = logging.getLogger(__name__)
@@ -102,6 +105,9 @@ _BIRTH: Final = 3.0
 #: Seconds that a living process gets to say that it owns a file after it gave it a private name.
 _TAKEOVER: Final = 2.0
 
+#: Seconds for which a partial file of huggingface_hub's must not have changed to be nobody's.
+_PARTIAL_AGE: Final = 86400.0
+
 #: Bytes copied in one step.
 _COPY_STEP: Final = 1 << 20
 
@@ -111,6 +117,7 @@ _OFFSET: Final = ".haul" + _SUFFIX
 _SEQUENTIAL: Final = ".seq" + _SUFFIX
 _SEALED: Final = ".sealed" + _SUFFIX
 _NAME: Final = re.compile(r"(.+?)(?:\.([0-9a-f]{8}))?\.(?:haul|seq|sealed)\.incomplete", re.DOTALL)
+_PARTIAL_OF_UPSTREAM: Final = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?\.incomplete", re.DOTALL)
 
 
 #: The staged files that are open in this process, by device and inode.
@@ -170,6 +177,7 @@ class StagedFile:
         resumed: Bytes that earlier sessions left.
         version: What the source called the version these bytes are of, where that was noted.
         sequential: Whether bytes may only be appended in order, and no journal is kept.
+        former_keys: Other keys by which its header may call it.
     """
 
     def __init__(self, path: Path, key: str, size: int, fd: int, *, sequential: bool) -> None:
@@ -179,6 +187,7 @@ class StagedFile:
         self.sequential = sequential
         self.resumed = 0
         self.version: str | None = None
+        self.former_keys: Sequence[str] = ()
         self._fd = fd
         self._lock = threading.Lock()
         self._done = RangeSet()
@@ -493,7 +502,7 @@ class StagedFile:
             if length > self._done.total:
                 os.ftruncate(self._fd, self._done.total)
         else:
-            header = _read_header(self._fd, self.size, self.key)
+            header = _read_header(self._fd, self.size, (self.key, *self.former_keys))
             if header is not None and trust:
                 self._nonce = header.nonce
                 self.version = header.version
@@ -532,7 +541,7 @@ def _short(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _read_header(fd: int, size: int, key: str) -> _Header | None:
+def _read_header(fd: int, size: int, keys: Sequence[str]) -> _Header | None:
     """The header of a staged file for exactly this content, or ``None``."""
     try:
         raw = _read_at(fd, size, _HEADER_SIZE)
@@ -541,7 +550,7 @@ def _read_header(fd: int, size: int, key: str) -> _Header | None:
         if magic != _MAGIC or zlib.crc32(body) != crc:
             return None
         about = json.loads(body)
-        if about["key"] != _short(key) or about["size"] != size:
+        if about["key"] not in map(_short, keys) or about["size"] != size:
             return None
         nonce, version = about["nonce"], about["version"]
         if type(nonce) is not int or not 0 <= nonce < 1 << 32:
@@ -552,7 +561,7 @@ def _read_header(fd: int, size: int, key: str) -> _Header | None:
     except (OSError, struct.error):  # shorter than that
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        logger.debug("a header for %s that makes no sense is ignored: %s", key, error)
+        logger.debug("a header for %s that makes no sense is ignored: %s", keys[0], error)
         return None
 
 
@@ -581,13 +590,13 @@ def _read_at(fd: int, offset: int, length: int) -> bytes:
     return os.read(fd, length)  # pragma: no cover - Windows
 
 
-def _header_of_other_size(fd: int, key: str) -> _Header | None:
+def _header_of_other_size(fd: int, keys: Sequence[str]) -> _Header | None:
     """The header of a staged file for the same key and another size: the source has changed since, and nobody knew how."""
     with contextlib.suppress(OSError):
         start = max(0, os.fstat(fd).st_size - _TAIL)
         at = _read_at(fd, start, _TAIL).rfind(_MAGIC)
         if at >= 0:
-            return _read_header(fd, start + at, key)
+            return _read_header(fd, start + at, keys)
     return None
 
 
@@ -615,6 +624,7 @@ def claim(
     resume: bool = True,
     digest_known: bool = True,
     orphans: list[Path] | None = None,
+    former_keys: Sequence[str] = (),
     watch: OwnerWatch | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> StagedFile:
@@ -629,6 +639,7 @@ def claim(
         digest_known: Whether a digest will be checked at the end; without one, bytes that survived a
             reboot are not trusted.
         orphans: What :func:`scan_orphans` found for this key; all but the best of them are removed.
+        former_keys: Other keys that earlier versions of hf-haul gave the same content; their files count as its own.
         watch: Remembers from call to call what living owners do: of one that is asleep the bytes are copied. Without,
             none ever is.
         check: Called now and then while bytes are copied; raises to end it.
@@ -645,6 +656,7 @@ def claim(
         target,
         key,
         size,
+        former_keys=former_keys,
         sequential=sequential,
         resume=resume,
         digest_known=digest_known,
@@ -652,17 +664,13 @@ def claim(
         check=check,
     )
     for _ in range(100):
-        try:
-            staged = adopter.best_of(left)
-        except (PermissionError, IsADirectoryError) as error:
-            # Another user's, in a cache that several share, or no file at all: go on without it.
-            logger.info("%s cannot be taken over (%s); using a name of our own", target, error)
-            left, target = [], adopter.private_name()
-            continue
+        staged = adopter.best_of(left)
         if staged is not None:
             return _settle(staged, target, keep=resume)
         if left:  # renamed under our eyes: see what became of it
-            left = scan_orphans(directory).get(key, [])
+            found = scan_orphans(directory)
+            left = [path for each in (key, *former_keys) for path in found.get(each, ())]
+            left = [path for path in left if path not in adopter.refused]
             if left:
                 continue
         try:
@@ -670,20 +678,23 @@ def claim(
         except FileNotFoundError:
             directory.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            if target.is_symlink():  # perhaps to nowhere: neither to be followed nor removed
-                logger.info("%s is a symbolic link; using a name of our own", target)
+            if target.is_symlink() or target in adopter.refused:  # neither to be followed nor removed
+                logger.info("%s is not a file of ours; using another name", target)
                 target = adopter.private_name()
             else:
                 left = [target]
     raise StagedElsewhereError(target, None)
 
 
-def sweep(directory: Path, sizes: Mapping[str, int]) -> None:
+def sweep(
+    directory: Path, sizes: Mapping[str, int], replaces: Callable[[str], bool] = lambda _: False
+) -> None:
     """Remove what dead processes left of files that are in place by now.
 
     Args:
         directory: Where staged files live.
         sizes: Bytes of each file in place, by key.
+        replaces: Whether a key is of another version of such a file.
     """
     for key, paths in scan_orphans(directory).items():
         if key == PROBE:
@@ -691,11 +702,49 @@ def sweep(directory: Path, sizes: Mapping[str, int]) -> None:
                 if not is_running(_name_giver(path.name) or 0):
                     with contextlib.suppress(OSError):
                         os.unlink(path)
-        elif key in sizes:
-            target = directory / (key + _OFFSET)
-            adopter = _Adopter(target, key, sizes[key])
+        elif key in sizes or replaces(key):
+            adopter = _Adopter(directory / (key + _OFFSET), key, sizes.get(key, -1))
             with contextlib.suppress(StagedElsewhereError):  # another thread takes it over
                 adopter.remove(paths)
+
+
+def sweep_partials_of_upstream(directory: Path, locks: Mapping[str, Path]) -> None:
+    """Remove what huggingface_hub left of files that are in place by now, where that is surely nobody's any more.
+
+    Its partial files do not say whose they are. They go if nothing has changed about them for a day and the lock under which
+    they are written can be had; and only from file systems of this host, where that means something.
+
+    Args:
+        directory: Where it keeps them, as ``<key>.incomplete`` or ``<key>.<eight hex digits>.incomplete``.
+        locks: What it locks meanwhile, by key.
+    """
+    if not locks or not keeps_writes(directory):
+        return
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            match = _PARTIAL_OF_UPSTREAM.fullmatch(entry.name)
+            if match is None or match[1] not in locks or _NAME.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError), _locked_for_upstream(locks[match[1]]) as locked:
+                status = os.lstat(entry.path)
+                if locked and S_ISREG(status.st_mode) and time.time() - status.st_mtime > _PARTIAL_AGE:
+                    os.unlink(entry.path)
+                    logger.info("removed %s, which nobody has touched for a day", entry.path)
+
+
+@contextlib.contextmanager
+def _locked_for_upstream(path: Path) -> Iterator[bool]:
+    """Hold a lock of huggingface_hub's, if it can be had at once; where there is no such file, nobody holds it."""
+    try:
+        fd = open_regular(path, os.O_RDWR)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        # Where it has no real locks, it takes a file with something in it for one.
+        yield os.fstat(fd).st_size == 0 and try_lock(fd)
+    finally:
+        os.close(fd)
 
 
 def _create(path: Path, key: str, size: int, *, sequential: bool) -> StagedFile:
@@ -780,6 +829,9 @@ class _Adopter:
 
     A file becomes ours only if nobody else can write into it: it is of our own user, and has one name. Of any other
     file the bytes are copied.
+
+    Attributes:
+        refused: What we have no right to, or what is no file.
     """
 
     def __init__(
@@ -788,6 +840,7 @@ class _Adopter:
         key: str,
         size: int,
         *,
+        former_keys: Sequence[str] = (),
         sequential: bool = False,
         resume: bool = True,
         digest_known: bool = False,
@@ -796,12 +849,14 @@ class _Adopter:
     ) -> None:
         self._target = target
         self._key = key
+        self._keys = (key, *former_keys)
         self._size = size
         self._sequential = sequential
         self._resume = resume
         self._digest_known = digest_known
         self._watch = watch
         self._check = check
+        self.refused: set[Path] = set()
 
     def best_of(self, paths: list[Path]) -> StagedFile | None:
         """The one of ``paths`` that holds the most, adopted; the others are removed.
@@ -841,7 +896,13 @@ class _Adopter:
         try:
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):  # published, or adopted, meanwhile
-                    staged = self._adopt(path)
+                    try:
+                        staged = self._adopt(path)
+                    except (PermissionError, IsADirectoryError) as error:
+                        # Another user's, in a cache that several share, or no file at all: go on without it.
+                        logger.info("%s cannot be taken over: %s", path, error)
+                        self.refused.add(path)
+                        continue
                     if staged is not None and best is not None:
                         best, worse = sorted((best, staged), key=lambda each: each.done, reverse=True)
                         worse.delete()
@@ -871,6 +932,7 @@ class _Adopter:
             left.remove()
             return None
         staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=left.sequential)
+        staged.former_keys = self._keys[1:]
         staged._load(trust=trust)  # noqa: SLF001  the module's own class
         staged._take_over()  # noqa: SLF001  the module's own class
         return self._still_ours(staged)
@@ -997,8 +1059,8 @@ class _Adopter:
         if name.name.endswith(_SEALED):  # its name says all
             return _Left(path, name, fd, None, None, "dead", shared)
         sequential = name.name.endswith(_SEQUENTIAL)
-        header = None if sequential else _read_header(fd, self._size, self._key)
-        other = header if header is not None or sequential else _header_of_other_size(fd, self._key)
+        header = None if sequential else _read_header(fd, self._size, self._keys)
+        other = header if header is not None or sequential else _header_of_other_size(fd, self._keys)
         owner = signature(fd) if other is None else other.owner
         life = judge(path, fd, owner, released=other is not None and other.released)
         if life == "alive":
@@ -1047,7 +1109,7 @@ class _Adopter:
         if left.life == "stale":
             who = f"process {left.owner.pid} on {left.owner.host}" if left.owner else "another process"
             logger.info("%s: %s has stood still for long; going on from a copy", left.name.name, who)
-        now = None if left.header is None else _read_header(left.fd, self._size, self._key)
+        now = None if left.header is None else _read_header(left.fd, self._size, self._keys)
         if left.header is not None and (now is None or now.nonce != left.header.nonce):
             new.delete()
             os.close(left.fd)

@@ -133,6 +133,17 @@ class Destination(Protocol):
     def staging_key(self) -> str:
         """What tells this content from any other in ``staging_dir``: an etag, or a digest of a URL."""
 
+    @property
+    def former_keys(self) -> tuple[str, ...]:
+        """Keys under which earlier versions of hf-haul staged the same content, where those differ."""
+
+    def replaces(self, key: str) -> bool:
+        """Whether what is staged in ``staging_dir`` under ``key`` is another version of the file in this very place."""
+
+    @property
+    def upstream_lock(self) -> Path | None:
+        """What huggingface_hub locks while it fetches this file, as ``<staging key>.incomplete`` or so; ``None`` if nothing."""
+
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Whether the file is in place already, for instance by another process's work.
 

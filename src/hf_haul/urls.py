@@ -21,7 +21,16 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from hf_haul.errors import InvalidUrlError
 
-__all__ = ["HttpUrl", "join_url", "origin_of", "parse_url", "quote_header", "redact", "source_of"]
+__all__ = [
+    "HttpUrl",
+    "join_url",
+    "origin_of",
+    "parse_url",
+    "quote_header",
+    "redact",
+    "source_of",
+    "without_signature",
+]
 
 _PORTS: Final = {"http": 80, "https": 443}
 _ASCII_ONLY: Final = re.ASCII | re.IGNORECASE  # otherwise a long s would do for the s of https
@@ -38,6 +47,34 @@ _NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 _TO_QUOTE: Final = re.compile(rb"[^\x21-\x7e]")
 _BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]")
+
+
+_AWS: Final = frozenset(
+    f"x-amz-{name}"
+    for name in ("algorithm", "content-sha256", "credential", "date", "expires", "security-token", "signature", "signedheaders")
+)  # fmt: skip
+_GOOGLE: Final = frozenset(
+    f"x-goog-{name}"
+    for name in ("algorithm", "credential", "date", "expires", "security-token", "signature", "signedheaders")
+)
+#: CloudFront's, and those of the older versions of AWS and Google.
+_CLOUDFRONT: Final = frozenset(
+    {"awsaccesskeyid", "expires", "googleaccessid", "hash-algorithm", "key-pair-id", "policy", "signature", "x-amz-security-token"}
+)  # fmt: skip
+_AZURE: Final = frozenset(
+    {
+        "sv", "ss", "srt", "sp", "st", "se", "spr", "sip", "sig", "sr", "sdd", "si", "skoid", "sktid", "skt", "ske", "sks",
+        "skv", "saoid", "suoid", "scid", "skdutid",
+    }
+)  # fmt: skip
+#: Query parameters that sign a URL, each set with those whose presence shows that the others mean that.
+_SIGNED_BY: Final = (
+    (frozenset({"x-amz-signature"}), _AWS),
+    (frozenset({"x-goog-signature"}), _GOOGLE),
+    (frozenset({"signature", "expires"}), _CLOUDFRONT),
+    (frozenset({"signature", "policy"}), _CLOUDFRONT),
+    (frozenset({"sig", "sv"}), _AZURE),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +217,37 @@ def quote_header(value: str, encoding: str = "latin-1") -> str:
     except UnicodeEncodeError:  # they were not, after all
         raw = value.encode("utf-8", "surrogatepass")
     return _BEYOND_ASCII.sub(lambda match: b"%%%02X" % match[0][0], raw).decode("ascii")
+
+
+def without_signature(url: str) -> str:
+    """``url`` without what was only added to it to sign it: what two links to one object have in common.
+
+    Known are the signatures of AWS, Google Cloud Storage, CloudFront, Azure, Akamai and the Hub. All else stays as it is,
+    letter by letter: it may tell one object from another.
+    """
+    head, mark, rest = url.partition("?")
+    query, hash_mark, fragment = rest.partition("#")
+    if not mark or "#" in head:
+        return url
+    fields = [(unquote(field.partition("=")[0]).lower(), field) for field in query.split("&")]
+    names = {name for name, _ in fields}
+    signing: set[str] = set().union(*(more for marks, more in _SIGNED_BY if marks <= names))
+    kept = [
+        field
+        for name, field in fields
+        if not (name in signing or name.startswith("x-xet-") or _is_akamai_token(field))
+    ]
+    if len(kept) == len(fields):
+        return url
+    query = "&".join(kept)
+    return head + (mark + query if query else "") + hash_mark + fragment
+
+
+def _is_akamai_token(field: str) -> bool:
+    """Whether a parameter of a query, which may have any name, is one of Akamai's tokens."""
+    name, _, value = unquote(field).partition("=")
+    parts = dict(part.partition("=")[::2] for part in value.split("~"))
+    return name == "__gda__" or (parts.get("exp", "").isdecimal() and "hmac" in parts)
 
 
 def redact(url: str) -> str:

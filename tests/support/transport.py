@@ -123,6 +123,17 @@ class MemoryDestination:
     def staging_key(self) -> str:
         return self.name
 
+    @property
+    def former_keys(self) -> tuple[str, ...]:
+        return ()
+
+    def replaces(self, key: str) -> bool:
+        return False
+
+    @property
+    def upstream_lock(self) -> None:
+        return None
+
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         if check is not None and self.on_look is not None:
             self.on_look()

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -809,3 +810,62 @@ def test_a_look_at_a_file_costs_one_stat(folder: RepoFolder, monkeypatch: pytest
     monkeypatch.setattr(os, "stat", look)
     assert destination.is_linked()
     assert looks == [str(destination.path)]
+
+
+# ---- which other staged files belong to a place
+
+
+def test_a_link_that_was_signed_anew_has_the_same_key_and_the_former_one_is_known(tmp_path: Path) -> None:
+    place = FileDestination(tmp_path / "a.bin", "url", former_versions=("url?signature",))
+    assert place.former_keys == (FileDestination(tmp_path / "a.bin", "url?signature").staging_key,)
+    assert FileDestination(tmp_path / "a.bin", "url").former_keys == ()
+
+
+def test_keys_that_did_not_fit_are_former_ones(
+    tmp_path: Path, folder: RepoFolder, local: LocalFolder
+) -> None:
+    name = "ж" * 110
+    place = FileDestination(tmp_path / name, "v")
+    assert place.former_keys == (f"{name}.{place.staging_key[-16:]}",)
+    etag = "e" * 200
+    assert LocalDirDestination(local, "a", COMMIT, etag).former_keys[0].endswith(etag)
+    assert BlobDestination(folder, COMMIT, "a", etag).former_keys == ()
+    assert HandedOverDestination(tmp_path / "a", tmp_path / "k.incomplete").former_keys == ()
+
+
+def test_a_place_knows_other_versions_of_its_file_and_no_other_file(
+    tmp_path: Path, folder: RepoFolder, local: LocalFolder
+) -> None:
+    def keys(make: Callable[[str, str], Any]) -> tuple[Any, list[str]]:
+        return make("a.bin", "1"), [
+            make(*each).staging_key for each in [("a.bin", "2"), ("b.bin", "1"), ("a", "1")]
+        ]
+
+    for make, expected in [
+        (lambda name, version: FileDestination(tmp_path / name, version), [True, False, False]),
+        (lambda name, version: LocalDirDestination(local, name, COMMIT, version), [True, False, False]),
+        (lambda name, version: BlobDestination(folder, COMMIT, name, version), [False, False, False]),
+    ]:
+        place, others = keys(make)
+        assert [place.replaces(other) for other in others] == expected
+    long = FileDestination(tmp_path / ("n" * 200), "1")
+    assert not long.replaces(FileDestination(tmp_path / ("n" * 201), "1").staging_key), (
+        "no telling whose it is"
+    )
+    assert not HandedOverDestination(tmp_path / "a", tmp_path / "k.incomplete").replaces("k")
+
+
+def test_locks_are_where_huggingface_hub_has_them(
+    tmp_path: Path, folder: RepoFolder, local: LocalFolder
+) -> None:
+    blob = BlobDestination(folder, COMMIT, "a.bin", ETAG)
+    assert blob.upstream_lock == Path(folder.cache_dir, ".locks", "models--org--name", f"{ETAG}.lock")
+    noted = LocalDirDestination(local, "sub/a.bin", COMMIT, ETAG)
+    assert noted.upstream_lock == Path(local.root, ".cache/huggingface/download/sub/a.bin.lock")
+    from huggingface_hub._local_folder import get_local_download_paths
+
+    theirs = get_local_download_paths(Path(local.root), "sub/a.bin")
+    assert theirs.lock_path == noted.upstream_lock
+    assert theirs.incomplete_path(ETAG).name == f"{noted.staging_key}.incomplete"
+    assert FileDestination(tmp_path / "a").upstream_lock is None
+    assert HandedOverDestination(tmp_path / "a", tmp_path / "k.incomplete").upstream_lock is None

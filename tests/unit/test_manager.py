@@ -493,3 +493,18 @@ def test_an_argument_of_the_wrong_type_is_named_with_what_is_expected(
     with pytest.raises(TypeError) as caught:
         ParallelDownloadManager(**given)
     assert str(caught.value) == said
+
+
+def test_links_to_one_object_share_what_is_staged_and_others_do_not(
+    manager: ParallelDownloadManager, tmp_path: Path
+) -> None:
+    def place(query: str, **more: Any) -> Any:
+        known = {"size": 10, "digest": None, "etag": None, "priority": None, **more}
+        return manager._request("a.bin", f"{URL}/a.bin{query}", tmp_path / "a.bin", **known).destination
+
+    links = [place(f"?v=1&X-Amz-Date={n}&X-Amz-Signature={n}") for n in (1, 2)]
+    assert len({each.staging_key for each in links}) == 1
+    assert links[0].staging_key == place("?v=1").staging_key != place("?v=2").staging_key
+    assert links[0].former_keys != links[1].former_keys
+    assert place("?v=1").former_keys == ()
+    assert place("?X-Amz-Signature=1", etag="e").former_keys == ()

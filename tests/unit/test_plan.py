@@ -21,6 +21,11 @@ class Nowhere:
     path: Path
     staging_dir: Path = Path()
     staging_key: str = ""
+    former_keys: tuple[str, ...] = ()
+    upstream_lock: Path | None = None
+
+    def replaces(self, key: str) -> bool:
+        return False
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         return False

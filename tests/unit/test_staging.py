@@ -1314,3 +1314,121 @@ def test_a_name_given_just_now_by_a_clock_that_runs_ahead_is_not_waited_for_with
             claim(tmp_path, "etag", SIZE, watch=watch, orphans=[path])
         clock.advance(15)
     assert claim(tmp_path, "etag", SIZE, watch=watch, orphans=[path]).resumed == SIZE
+
+
+# ---- other keys of the same content, and other versions of the same file
+
+
+def test_what_is_staged_under_a_former_key_goes_on_under_the_new_one(tmp_path: Path) -> None:
+    left_behind(tmp_path, key="old")
+    found = scan_orphans(tmp_path)["old"]
+    staged = claim(tmp_path, "new", SIZE, orphans=found, former_keys=("old",))
+    assert staged.resumed == 400
+    put(staged, 400, 500)
+    staged.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["new.haul.incomplete"]
+    again = claim(tmp_path, "new", SIZE)
+    assert again.resumed == 500
+    again.delete()
+
+
+def test_of_what_is_staged_under_both_keys_the_best_is_kept(tmp_path: Path) -> None:
+    left_behind(tmp_path, 300, key="new")
+    left_behind(tmp_path, 700, key="old")
+    left_behind(tmp_path, 900, key="other")
+    found = scan_orphans(tmp_path)
+    staged = claim(tmp_path, "new", SIZE, orphans=[*found["new"], *found["old"]], former_keys=("old",))
+    assert staged.resumed == 700
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "new.haul.incomplete",
+        "other.haul.incomplete",
+    ]
+    staged.delete()
+
+
+def test_a_key_that_is_not_a_former_one_is_another_content(tmp_path: Path) -> None:
+    left_behind(tmp_path, key="old")
+    staged = claim(tmp_path, "new", SIZE, orphans=scan_orphans(tmp_path)["old"])
+    assert staged.resumed == 0
+    staged.delete()
+
+
+def test_what_cannot_be_read_hides_nothing_of_what_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = left_behind(tmp_path)
+    ours = ours.rename(tmp_path / "etag.00000000.haul.incomplete")
+    theirs = tmp_path / "etag.haul.incomplete"
+    theirs.mkdir()
+    staged = claim(tmp_path, "etag", SIZE, orphans=scan_orphans(tmp_path)["etag"])
+    assert staged.resumed == 400
+    put(staged, 400, SIZE)
+    assert staged.seal(durable=False).read_bytes() == DATA
+    assert theirs.is_dir()
+
+
+def test_sweeping_removes_other_versions_of_a_file_in_place_unless_somebody_fetches_them(
+    tmp_path: Path,
+) -> None:
+    for key in ("a.bin.1", "a.bin.2", "b.bin.1"):
+        left_behind(tmp_path, key=key)
+    alive = claim(tmp_path, "a.bin.3", 5 * SIZE)
+    alive.write(0, memoryview(DATA))
+    alive.record(0, SIZE)
+    staging.sweep(tmp_path, {"a.bin.4": SIZE}, lambda key: key.startswith("a.bin."))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.bin.3.haul.incomplete",
+        "b.bin.1.haul.incomplete",
+    ]
+    alive.close()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere we do not know which file systems are this host's"
+)
+@pytest.mark.parametrize(
+    ("name", "hours", "lock", "removed"),
+    [
+        pytest.param("etag.incomplete", 25, None, True, id="as older versions call it"),
+        pytest.param("etag.0123abcd.incomplete", 25, "free", True, id="as newer versions call it"),
+        pytest.param("etag.0123abcd.incomplete", 25, "held", False, id="somebody holds its lock"),
+        pytest.param("etag.0123abcd.incomplete", 25, "soft", False, id="somebody holds a lock that is none"),
+        pytest.param("etag.0123abcd.incomplete", 25, "link", False, id="its lock is a link"),
+        pytest.param("etag.0123abcd.incomplete", 23, "free", False, id="touched today"),
+        pytest.param("other.0123abcd.incomplete", 25, "free", False, id="of another file"),
+        pytest.param("etag.more.incomplete", 25, "free", False, id="of a file of a longer name"),
+    ],
+)
+def test_what_huggingface_hub_left_goes_only_where_it_is_surely_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hours: int, lock: str | None, removed: bool
+) -> None:
+    monkeypatch.setattr(staging, "keeps_writes", lambda _: True)
+    (tmp_path / "blobs").mkdir()
+    partial, path = tmp_path / "blobs" / name, tmp_path / "etag.lock"
+    partial.write_bytes(b"upstream's")
+    at = time.time() - hours * 3600
+    os.utime(partial, (at, at))
+    if lock == "link":
+        (tmp_path / "elsewhere").touch()
+        path.symlink_to(tmp_path / "elsewhere")
+    elif lock is not None:
+        path.write_bytes(b"4711\nhost" if lock == "soft" else b"")
+    holder = os.open(path, os.O_RDWR) if lock == "held" else -1
+    if lock == "held":
+        assert ownership.try_lock(holder)
+    staging.sweep_partials_of_upstream(tmp_path / "blobs", {"etag": path})
+    assert partial.exists() != removed
+    if lock == "held":
+        os.close(holder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no advisory locks there")
+def test_on_a_file_system_of_other_hosts_all_that_huggingface_hub_left_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "keeps_writes", lambda _: False)
+    partial = tmp_path / "etag.incomplete"
+    partial.touch()
+    os.utime(partial, (1, 1))
+    staging.sweep_partials_of_upstream(tmp_path, {"etag": tmp_path / "etag.lock"})
+    assert partial.exists()

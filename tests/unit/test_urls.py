@@ -16,7 +16,16 @@ from requests.adapters import HTTPAdapter
 
 from hf_haul.errors import InvalidUrlError
 from hf_haul.hub import _http as httpx
-from hf_haul.urls import HttpUrl, join_url, origin_of, parse_url, quote_header, redact, source_of
+from hf_haul.urls import (
+    HttpUrl,
+    join_url,
+    origin_of,
+    parse_url,
+    quote_header,
+    redact,
+    source_of,
+    without_signature,
+)
 
 HUB = parse_url("http://hub.test:8080/org/m/resolve/main/a.bin?x=1")
 
@@ -367,3 +376,60 @@ def test_urllib3_reads_no_url_of_two_hundred_thousand_in_another_way() -> None:
     accepted, wrong = _disagreements(200_000, 2, [_by_urllib3, _by_python])
     assert wrong == []
     assert accepted > 20_000
+
+
+_AWS = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AK%2F2026&X-Amz-Date={0}&X-Amz-Expires=9&X-Amz-SignedHeaders=host&X-Amz-Security-Token={0}&X-Amz-Signature={0}"
+_GOOGLE = "X-Goog-Algorithm=G&X-Goog-Credential=c&X-Goog-Date={0}&X-Goog-Expires=9&X-Goog-SignedHeaders=host&X-Goog-Signature={0}"
+_AZURE = "sv=2024-11-04&ss=b&srt=o&sp=r&st={0}&se={0}&spr=https&sip=1.2.3.4&sr=b&skoid=o&sktid=t&skt={0}&ske={0}&sks=b&skv=1&sig={0}"
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        pytest.param(_AWS, "", id="AWS"),
+        pytest.param(f"versionId=7&{_AWS}&partNumber=2", "versionId=7&partNumber=2", id="a version on AWS"),
+        pytest.param("AWSAccessKeyId=A&Signature={0}&Expires={0}&x-amz-security-token={0}", "", id="old AWS"),
+        pytest.param(f"generation=12&{_GOOGLE}", "generation=12", id="Google"),
+        pytest.param("GoogleAccessId=a%40b&Expires={0}&Signature={0}&generation=1", "generation=1", id="old Google"),
+        pytest.param("a=1&Expires={0}&Signature={0}&Key-Pair-Id=K{0}", "a=1", id="CloudFront"),
+        pytest.param("Policy={0}&Signature={0}&Key-Pair-Id=K&Hash-Algorithm=SHA256", "", id="CloudFront's policy"),
+        pytest.param(f"snapshot=2026-01-01&{_AZURE}&versionid=3", "snapshot=2026-01-01&versionid=3", id="Azure"),
+        pytest.param("__token__=st={0}~exp=1700000{0}~acl=/*~hmac=ab{0}&q=1", "q=1", id="Akamai"),
+        pytest.param("hdnea=exp%3D17000{0}%7Eacl%3D%2F*%7Ehmac%3Dab{0}", "", id="Akamai, encoded"),
+        pytest.param("__gda__=17000{0}_ab{0}&v=2", "v=2", id="old Akamai"),
+        pytest.param(
+            f"{_AWS}&X-Xet-Cas-Uid={{0}}&response-content-disposition=inline&x-id=GetObject",
+            "response-content-disposition=inline&x-id=GetObject",
+            id="the Hub",
+        ),
+        pytest.param("x-amz-date={0}&x-amz-expires=9&x-amz-signature={0}&B=2&a=1", "B=2&a=1", id="in lower case, in order"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("fragment", ["", "#here?a=b"])
+def test_two_links_to_one_object_are_one_url_without_their_signatures(
+    query: str, left: str, fragment: str
+) -> None:
+    base = "https://user:pw@Bucket.example:443/a%20b/c.bin"
+    links = [f"{base}?{query.format(number)}{fragment}" for number in (111, 222)]
+    assert {without_signature(link) for link in links} == {base + (f"?{left}" if left else "") + fragment}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h/a",
+        "https://h/a?",
+        "https://h/a#?sig=1&sv=2",
+        "https://h/a?expires=never&policy=x",
+        "https://h/a?signature=of-a-painter",
+        "https://h/a?se=1&sp=2&st=3&sig=4",
+        "https://h/a?X-Amz-Date=1&X-Amz-Credential=2",
+        "https://h/a?token=abc&key=def&download=true",
+        "https://h/a?id=exp=7&hmac=8",
+        "https://h/a?b=2&&a=1&=",
+        "not a URL?at=all",
+        "",
+    ],
+)
+def test_what_signs_nothing_stays_letter_by_letter(url: str) -> None:
+    assert without_signature(url) == url
