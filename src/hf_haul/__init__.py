@@ -21,6 +21,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``halt``            one flag that stops a piece of work, and wakes it from whatever it waits for
 ``ranges``          half-open byte ranges; the only place that knows HTTP's inclusive end
 ``urls``            the one place that reads a URL: its host, its origin, what may be shown of it
+``redaction``       keeps secrets out of what libraries log and raise while they work for us
 ``task``            values about one file: source, destination, digest, priority, state, progress
 ``config``          settings, defaults, the only reading of ``HF_HAUL_*`` variables
 ``presets``         pure: rules that pick among the formats of the same weights

@@ -893,7 +893,7 @@ class FileDestination:
     """
 
     file: Path
-    version: str = ""
+    version: str = field(default="", repr=False)  # it may be a URL, and signed
     digest: Digest | None = None
     size: int | None = None
     former_versions: tuple[str, ...] = ()

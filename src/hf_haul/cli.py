@@ -23,7 +23,7 @@ from hf_haul import __version__
 from hf_haul.config import Settings, parse_rate, serve_token
 from hf_haul.errors import HaulError
 from hf_haul.presets import Preset
-from hf_haul.urls import parse_url
+from hf_haul.urls import parse_url, redact
 
 __all__ = ["main"]
 
@@ -500,7 +500,7 @@ def _env(_: argparse.Namespace) -> int:
     for name in _PARTS:
         print(f"  {name:<16} {_version(name)}")
     print("Hub")
-    print(f"  {'endpoint':<16} {constants.ENDPOINT}")
+    print(f"  {'endpoint':<16} {redact(constants.ENDPOINT)}")
     print(f"  {'cache':<16} {constants.HF_HUB_CACHE}")
     print(f"  {'token':<16} {'yes' if get_token() else 'no'}")
     print("Settings (* changed by a variable)")

@@ -39,6 +39,7 @@ from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined] 
 from hf_haul.cache import RepoFolder, ShareBlob, require_safe_commit
 from hf_haul.config import MiB, Settings
 from hf_haul.errors import HttpStatusError, InvalidUrlError
+from hf_haul.redaction import redacting
 from hf_haul.task import Digest, RemoteFile
 from hf_haul.transports.pacing import ServerWaits, parse_retry_after
 from hf_haul.urls import HttpUrl, join_url, origin_of, parse_url, quote_header, redact
@@ -341,7 +342,7 @@ class SamePageError(FileMetadataError):
 
     def __init__(self, base: str, entries: int, what: str) -> None:
         super().__init__(
-            f"{base} lists only the first {entries} entries of {what!r} whichever page is asked for, and tells nothing of"
+            f"{redact(base)} lists only the first {entries} entries of {what!r} whichever page is asked for, and tells nothing of"
             " the others. Set HF_ENDPOINT to another mirror or to the Hub itself."
         )
 
@@ -712,7 +713,9 @@ class Repository:
             yield from found.items()
             return
         except SamePageError:
-            logger.info("%s has one page of the listing of %r only", self.base, folder or self.repo_id)
+            logger.info(
+                "%s has one page of the listing of %r only", redact(self.base), folder or self.repo_id
+            )
         if not recursive:
             yield from found.items()
             yield from self._unlisted(commit, folder, found)
@@ -748,7 +751,8 @@ class Repository:
 
     def _told_of(self, paths: list[str], commit: str) -> dict[str, ListedFile]:
         """What the Hub says of single files; those it does not know are left out."""
-        found = self._api.get_paths_info(self.repo_id, paths, revision=commit, repo_type=self.repo_type)
+        with redacting():
+            found = self._api.get_paths_info(self.repo_id, paths, revision=commit, repo_type=self.repo_type)
         return {
             item.path: ListedFile(
                 size=item.size,
@@ -801,10 +805,10 @@ class Repository:
             )
 
         try:
-            answer = _patiently(ask, patient=True) if patient else ask()
+            answer = _patiently(ask, patient=True) if patient else _once(ask)
             if answer.commit_hash is None:
                 raise FileMetadataError(
-                    f"Response from {url} is missing the '{constants.HUGGINGFACE_HEADER_X_REPO_COMMIT}' header, so it"
+                    f"Response from {redact(url)} is missing the '{constants.HUGGINGFACE_HEADER_X_REPO_COMMIT}' header, so it"
                     " does not seem to be served by a Hugging Face Hub endpoint. If HF_ENDPOINT is set, check that it"
                     " points to a Hub-compatible endpoint. Otherwise, check your firewall and proxy settings and make"
                     " sure your SSL certificates are updated."
@@ -960,7 +964,7 @@ def _ask(ask: Callable[[], T], *, busy: bool, patient: bool) -> T:
     for wait in _WAITS:
         seconds = wait
         try:
-            return ask()
+            return _once(ask)
         except json.JSONDecodeError:
             what = "the Hub answered with something that is not JSON"
         except HfHubHTTPError as error:
@@ -983,7 +987,12 @@ def _ask(ask: Callable[[], T], *, busy: bool, patient: bool) -> T:
             what = type(error).__name__
         logger.warning("%s: asking again in %.0f s", what, seconds)
         time.sleep(seconds)
-    return ask()
+    return _once(ask)
+
+
+def _once(ask: Callable[[], T]) -> T:
+    with redacting():
+        return ask()
 
 
 def _seconds_until_asked_again(error: HfHubHTTPError, wait: float, server_waits: ServerWaits) -> float | None:

@@ -55,6 +55,7 @@ from hf_haul.errors import UnsafePathError
 from hf_haul.halt import Halt
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.presets import Preset, select
+from hf_haul.redaction import redacting
 from hf_haul.task import (
     Destination,
     DownloadPriority,
@@ -946,25 +947,26 @@ class _File:
 
     def _upstream(self, *, local_files_only: bool) -> str | DryRunFileInfo:
         repository = self.repository
-        answer: str | DryRunFileInfo = upstream_hf_hub_download(
-            repository.repo_id,
-            self.name,
-            repo_type=repository.repo_type,
-            revision=self.revision,
-            library_name=repository.library_name,
-            library_version=repository.library_version,
-            cache_dir=self.cache_dir,
-            local_dir=self.local_dir,
-            user_agent=repository.user_agent,
-            force_download=self.force_download,
-            etag_timeout=self.etag_timeout,
-            token=repository.token,
-            local_files_only=local_files_only,
-            headers=repository.headers,
-            endpoint=repository.endpoint,
-            tqdm_class=self.tqdm_class,
-            dry_run=self.dry_run,
-        )
+        with redacting():
+            answer: str | DryRunFileInfo = upstream_hf_hub_download(
+                repository.repo_id,
+                self.name,
+                repo_type=repository.repo_type,
+                revision=self.revision,
+                library_name=repository.library_name,
+                library_version=repository.library_version,
+                cache_dir=self.cache_dir,
+                local_dir=self.local_dir,
+                user_agent=repository.user_agent,
+                force_download=self.force_download,
+                etag_timeout=self.etag_timeout,
+                token=repository.token,
+                local_files_only=local_files_only,
+                headers=repository.headers,
+                endpoint=repository.endpoint,
+                tqdm_class=self.tqdm_class,
+                dry_run=self.dry_run,
+            )
         return answer
 
     # -- to disk

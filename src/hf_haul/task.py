@@ -108,7 +108,7 @@ class RemoteFile:
     """
 
     path: str
-    url: str
+    url: str = field(repr=False)  # it may be signed
     size: int | None = None
     digest: Digest | None = None
     etag: str | None = None
@@ -212,7 +212,7 @@ class DownloadTask:
 
     model_id: str
     file_path: str
-    source_url: str
+    source_url: str = field(repr=False)  # it may be signed
     local_path: Path
     size: int | None = None
     priority: DownloadPriority = DownloadPriority.NORMAL

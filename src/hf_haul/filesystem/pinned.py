@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import HfApi, RepoFile, RepoFolder, constants
 
 from hf_haul.hub import SamePageError, is_commit, tree_pages, tree_url
+from hf_haul.redaction import redacting
 
 __all__ = ["PinnedApi", "pin_of"]
 
@@ -24,7 +25,8 @@ class PinnedApi(HfApi):
 
     def repo_info(self, repo_id: str, **options: Any) -> Any:
         """As in huggingface_hub; the commit is remembered."""
-        info = super().repo_info(repo_id, **options)
+        with redacting():
+            info = super().repo_info(repo_id, **options)
         if info.sha is not None:
             self.commits[pin_of(options.get("repo_type"), repo_id, options.get("revision"))] = info.sha
         return info
@@ -36,7 +38,9 @@ class PinnedApi(HfApi):
 
     def get_paths_info(self, repo_id: str, paths: list[str] | str, **options: Any) -> Any:
         """As in huggingface_hub, at the commit first seen."""
-        return super().get_paths_info(repo_id, paths, **self._pinned(repo_id, options))
+        options = self._pinned(repo_id, options)
+        with redacting():
+            return super().get_paths_info(repo_id, paths, **options)
 
     def _iter_repo_tree_pages(
         self,

@@ -19,12 +19,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from hf_haul.localhub.sending import abort
 
 __all__ = ["Connections", "listen", "most_connections"]
 
 logger = logging.getLogger(__name__)
+_requests = logging.getLogger(f"{__name__}.requests")
 
 _BACKLOG: Final = 1024  # connections that the kernel keeps for us
 _MOST: Final = 10_000
@@ -41,6 +43,20 @@ _SHORTAGE_WAIT: Final = 0.5  # seconds
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class _Discreet(logging.Filter):
+    """Leaves out what a request holds that cannot be read, and that aiohttp quotes: a token, a signature."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            record.msg, record.args = f"{record.getMessage()}: {type(error).__name__}", ()
+            record.exc_info = None
+        return True
+
+
+_requests.addFilter(_Discreet())
 
 
 def most_connections() -> int:
@@ -183,7 +199,9 @@ class Connections:
         self._servers.append(server)
 
         def make() -> _Connection:
-            return _Connection(self, server, loop=loop, access_log=None, keepalive_timeout=_KEEP_ALIVE)
+            return _Connection(
+                self, server, loop=loop, logger=_requests, access_log=None, keepalive_timeout=_KEEP_ALIVE
+            )
 
         self._sockets += sockets
         self._accepting += [loop.create_task(self._accept(sock, make)) for sock in sockets]

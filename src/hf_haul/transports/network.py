@@ -6,23 +6,23 @@ connection would cost otherwise.
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 from urllib3 import HTTPConnectionPool, PoolManager
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout, create_urllib3_context
 
-from hf_haul.errors import CertificateError
+from hf_haul.errors import CertificateError, TransferError
+from hf_haul.redaction import redact_text
 from hf_haul.transports.calls import active
 from hf_haul.transports.places import Places, placed
 from hf_haul.urls import HttpUrl
@@ -30,20 +30,6 @@ from hf_haul.urls import HttpUrl
 __all__ = ["Adapter", "Network", "NetworkOptions", "Route", "ca_from_environment"]
 
 _MAX_ROUTES: Final = 256
-
-
-class _Discreet(logging.Filter):
-    """Keeps queries out of what urllib3 logs about our requests: a signed URL is a secret."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if active.call is not None and isinstance(record.args, tuple):
-            record.args = tuple(
-                each.partition("?")[0] if isinstance(each, str) else each for each in record.args
-            )
-        return True
-
-
-logging.getLogger("urllib3.connectionpool").addFilter(_Discreet())
 
 
 @dataclass(frozen=True)
@@ -56,7 +42,7 @@ class Route:
     """
 
     connections: HTTPConnectionPool
-    proxies: dict[str, str]
+    proxies: dict[str, str] = field(repr=False)  # they may hold passwords
 
 
 @dataclass(frozen=True)
@@ -66,9 +52,9 @@ class NetworkOptions:
     verify: bool | str
     capath: str | None
     cert: str | tuple[str, str] | None
-    proxies: Mapping[str, str]
+    proxies: Mapping[str, str] = field(repr=False)  # they may hold passwords
     trust_env: bool
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)  # they may hold tokens
     timeout: Timeout
     connect_timeout: float
     read_timeout: float
@@ -162,7 +148,16 @@ class Network:
             if self.options.trust_env:
                 for scheme, proxy in get_environ_proxies(url).items():
                     proxies.setdefault(scheme, proxy)
-            connections = adapter.connections_for(request, self.options.verify, proxies, self.options.cert)
+            try:
+                connections = adapter.connections_for(
+                    request, self.options.verify, proxies, self.options.cert
+                )
+            except ValueError as error:
+                if not select_proxy(url, proxies):
+                    raise
+                raise TransferError(
+                    f"{parts.host}: its proxy cannot be used: {redact_text(str(error))}"
+                ) from None
             route = Route(connections, proxies)
             with self._lock:
                 if len(self._routes) >= _MAX_ROUTES:

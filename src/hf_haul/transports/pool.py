@@ -25,6 +25,7 @@ from urllib3.util import Timeout
 from hf_haul.errors import HaltedError, TransferError
 from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
+from hf_haul.redaction import redacting
 from hf_haul.transports.calls import Call, active
 from hf_haul.transports.faults import FOREIGN, is_stale, raise_translated
 from hf_haul.transports.network import Adapter, Network, NetworkOptions, ca_from_environment
@@ -337,16 +338,17 @@ class ConnectionPool:
     ) -> BaseHTTPResponse:
         network = adapter.network
         try:
-            call.route = network.route(str(request.url), parts, adapter, request)
-            active.call = call
-            answer = adapter.send(
-                request,
-                stream=True,
-                timeout=self._options.timeout,  # type: ignore[arg-type]  # requests takes urllib3's, its stubs do not say so
-                verify=self._options.verify,
-                cert=self._options.cert,
-                proxies=call.route.proxies,
-            )
+            with redacting():
+                call.route = network.route(str(request.url), parts, adapter, request)
+                active.call = call
+                answer = adapter.send(
+                    request,
+                    stream=True,
+                    timeout=self._options.timeout,  # type: ignore[arg-type]  # requests takes urllib3's, its stubs do not say so
+                    verify=self._options.verify,
+                    cert=self._options.cert,
+                    proxies=call.route.proxies,
+                )
         finally:
             active.call = None
         raw = cast("BaseHTTPResponse", answer.raw)
