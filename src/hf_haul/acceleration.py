@@ -256,6 +256,7 @@ def _download(
             headers={**headers, **({} if counter is None else {counter: "1"})},
             trusted_origins=hub.trusted_origins(url_to_download),
             xet_hash=None if xet_file_data is None else xet_file_data.file_hash,
+            announced_by="huggingface_hub",
         ),
         destination=HandedOverDestination(destination_path, incomplete_path),
         fresh=force_download,

@@ -200,11 +200,14 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **changes: Any) -> Settings:
-        """Defaults, changed by ``HF_HAUL_*`` variables, changed by ``changes``.
+        """Defaults, changed by huggingface_hub's time-out, by ``HF_HAUL_*`` variables, and by ``changes``, in this order.
 
         Each field can be set: ``HF_HAUL_MAX_BANDWIDTH_BPS=50MB/s``, ``HF_HAUL_DISK_CHECK=warn``,
         ``HF_HAUL_MAX_CONCURRENT_DOWNLOADS=8``. ``HF_HAUL_MAX_BANDWIDTH`` and ``HF_HAUL_MAX_CONNECTIONS``
         are short for the first and the last.
+
+        ``HF_HUB_DOWNLOAD_TIMEOUT`` stands for the seconds to a first byte and for those between two bytes, as with
+        huggingface_hub; a file is then tried for twice as long at the least.
 
         Args:
             environ: The variables; the process's own if ``None``.
@@ -220,6 +223,13 @@ class Settings:
         }
         known = {f.name: f.type for f in fields(cls)}
         values: dict[str, Any] = {}
+        timeout = _upstream_timeout(environ)
+        if timeout is not None:
+            values = {
+                "stall_timeout": timeout,
+                "first_byte_timeout": timeout,
+                "give_up_after": max(cls.give_up_after, 2 * timeout),
+            }
         for variable, text in environ.items():
             name = variable.removeprefix("HF_HAUL_").lower()
             name = short.get(name, name)
@@ -242,6 +252,16 @@ def serve_token(environ: Mapping[str, str] | None = None) -> str | None:
         What the variable holds, also if that is nothing: whoever sets it means to have one. ``None`` if it is not set.
     """
     return (os.environ if environ is None else environ).get("HF_HAUL_SERVE_TOKEN")
+
+
+def _upstream_timeout(environ: Mapping[str, str]) -> float | None:
+    """Seconds that ``HF_HUB_DOWNLOAD_TIMEOUT`` says, read as huggingface_hub does; ``None`` if it is not set."""
+    text = environ.get("HF_HUB_DOWNLOAD_TIMEOUT", "").strip()
+    try:
+        seconds = int(text) if text else 0
+    except ValueError as error:
+        raise ValueError(f"environment variable HF_HUB_DOWNLOAD_TIMEOUT={text!r}: {error}") from error
+    return float(seconds) if seconds > 0 else None
 
 
 def _require(ok: bool, name: str, value: object, wanted: str) -> None:

@@ -209,7 +209,7 @@ def verify_and_publish(transfer: Transfer, settings: Settings) -> bool:
         if actual != verifier.digest.value:
             error = IntegrityError(transfer.task.file_path, verifier.digest.value, actual, staged.resumed)
             transfer.mismatches += 1
-            if transfer.mismatches > 1:
+            if transfer.mismatches > 1 or not transfer.size:  # of nothing, nothing can be fetched anew
                 staged.delete()
                 raise error
             logger.warning("%s; fetching it again in one stream", error.finding)

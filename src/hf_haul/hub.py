@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from time import monotonic
@@ -22,9 +22,11 @@ from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote
 
 from huggingface_hub import HfApi, RepoFile, constants, file_download, hf_hub_url
+from huggingface_hub import RepoFolder as ListedFolder
 from huggingface_hub.errors import (
     FileMetadataError,
     HfHubHTTPError,
+    HFValidationError,
     OfflineModeIsEnabled,
 )
 from huggingface_hub.file_download import repo_folder_name
@@ -38,7 +40,7 @@ from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined] 
 
 from hf_haul.cache import RepoFolder, ShareBlob, require_safe_commit
 from hf_haul.config import MiB, Settings
-from hf_haul.errors import HttpStatusError, InvalidUrlError
+from hf_haul.errors import HaulError, HttpStatusError, InvalidUrlError
 from hf_haul.redaction import redacting
 from hf_haul.task import Digest, RemoteFile
 from hf_haul.transports.pacing import ServerWaits, parse_retry_after
@@ -47,19 +49,23 @@ from hf_haul.urls import HttpUrl, join_url, origin_of, parse_url, quote_header, 
 __all__ = [
     "PATIENT_TIMEOUT",
     "UNREACHABLE",
+    "BadAnswerError",
     "BadListingError",
     "FileListing",
     "FileMetadata",
+    "HubApi",
     "ListedFile",
     "ProxyError",
     "Repository",
     "RevisionInfo",
     "SamePageError",
+    "ask_patiently",
     "bars_are_off",
     "cache_folder",
     "detach_tracebacks",
     "digest_from_etag",
     "drop_tree",
+    "entry_of",
     "explain",
     "is_busy",
     "is_commit",
@@ -73,6 +79,7 @@ __all__ = [
     "make_bar",
     "metadata_from_listing",
     "missing_in_tree",
+    "patient_timeout",
     "read_tree",
     "tree_folder",
     "tree_pages",
@@ -98,19 +105,29 @@ UNREACHABLE: Final[tuple[type[Exception], ...]] = (
     OfflineModeIsEnabled,
     HfHubHTTPError,
 )
-_NO_LISTING: Final[tuple[type[Exception], ...]] = (
-    *UNREACHABLE,
-    KeyError,
-    ValueError,
+#: What comes out where an answer is read that is none of a Hub: of other types, without what it must have, nested for ever.
+_MISREAD: Final[tuple[type[Exception], ...]] = (
+    ArithmeticError,
     AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    _http.DecodingError,
+    _http.InvalidURL,
 )
+_NO_LISTING: Final[tuple[type[Exception], ...]] = (*UNREACHABLE, FileMetadataError, *_MISREAD)
 #: Connections that could not be made, or that broke.
 _BROKEN_ERRORS: Final[tuple[type[Exception], ...]] = (_http.NetworkError, _http.RemoteProtocolError)
 _TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (_http.TimeoutException, *_BROKEN_ERRORS)
 _TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 
-#: Seconds that a request about metadata may take once we know that only the Hub can help.
-PATIENT_TIMEOUT: Final = 60.0
+#: Seconds that a request about metadata may take once we know that only the Hub can help, see :func:`patient_timeout`.
+#: A source that takes a minute to answer still does.
+PATIENT_TIMEOUT: Final = 75.0
+#: Bytes of the largest file that there can be.
+_LARGEST: Final = (1 << 63) - 1
 #: Seconds between attempts where the Hub names no time, as huggingface_hub waits.
 _WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
 
@@ -347,6 +364,16 @@ class SamePageError(FileMetadataError):
         )
 
 
+class BadAnswerError(FileMetadataError):
+    """An answer that is not what a Hub sends."""
+
+    def __init__(self, what: str, error: BaseException) -> None:
+        super().__init__(
+            f"the answer about {what} cannot be understood: {type(error).__name__}: {reprlib.repr(str(error))}. If it comes"
+            " from a mirror or a proxy, set HF_ENDPOINT to another one or to the Hub itself."
+        )
+
+
 class BadListingError(FileMetadataError):
     """A page of a listing that is JSON, but not what a Hub sends."""
 
@@ -408,7 +435,9 @@ def tree_pages(
     entries = empty = 0
     while url not in seen:
         seen.add(url)
-        response, page = _patiently(partial(_page, url, params, headers), patient=patient)
+        response, page = ask_patiently(
+            partial(_page, url, params, headers), patient=patient, what=redact(url)
+        )
         if on_answer is not None:
             on_answer(response)
         if page and page == last:
@@ -436,11 +465,15 @@ def _page(
     url: str, params: dict[str, Any] | None, headers: dict[str, str]
 ) -> tuple[Any, list[dict[str, Any]]]:
     response = _get(url, params=params, headers=headers)
-    hf_raise_for_status(response)
+    _raise_for_status(response)
     try:
         page = response.json()
+    except json.JSONDecodeError:
+        raise  # somebody's web page, perhaps for a moment only
     except RecursionError:
         raise BadListingError(url, "its JSON is nested too deeply") from None
+    except ValueError as error:  # bytes of no encoding, a number of thousands of digits
+        raise BadListingError(url, f"{type(error).__name__}: {error}") from None
     fault = _fault_of_page(page)
     if fault is not None:
         raise BadListingError(url, fault)
@@ -457,7 +490,7 @@ def _get(url: str, *, params: dict[str, Any] | None, headers: dict[str, str]) ->
     deadline = monotonic() + _PAGE_SECONDS
     body = bytearray()
     with get_session().stream(
-        "GET", url, params=params, headers=headers, timeout=PATIENT_TIMEOUT
+        "GET", url, params=params, headers=headers, timeout=patient_timeout()
     ) as response:
         if response.is_stream_consumed:  # by a hook of the user's
             body += response.content
@@ -506,19 +539,128 @@ def _fault_of_page(page: object) -> str | None:
     for item in page:
         if not isinstance(item, dict) or not isinstance(item.get("path"), str):
             return f"an entry without a path: {reprlib.repr(item)}"
-        path = reprlib.repr(item["path"])
-        if item["path"].count("/") > _MOST_FOLDERS:
-            return f"{path} is in more than {_MOST_FOLDERS} folders"
-        if item.get("type") != "file":
-            continue
-        lfs = item.get("lfs")
-        for each in (item, *([lfs] if lfs else ())):
-            if not isinstance(each, dict) or not isinstance(each.get("oid"), str):
-                return f"{path} has no object id"
-            # A bool is an int to Python, but no size.
-            if type(each.get("size")) is not int or each["size"] < 0:
-                return f"{path} has a size of {reprlib.repr(each.get('size'))}"
+        fault = _fault_of_entry(item)
+        if fault is not None:
+            return f"{reprlib.repr(item['path'])} {fault}"
     return None
+
+
+def _fault_of_entry(item: Mapping[str, Any]) -> str | None:
+    if not _is_text(item["path"]):
+        return "is no text"
+    if item["path"].count("/") > _MOST_FOLDERS:
+        return f"is in more than {_MOST_FOLDERS} folders"
+    if not isinstance(item.get("type"), str):
+        return "has no type"
+    if item["type"] != "file":
+        return None
+    lfs = item.get("lfs")
+    for each in (item, *([lfs] if lfs else ())):
+        if not isinstance(each, dict) or not isinstance(each.get("oid"), str):
+            return "has no object id"
+        # A bool is an int to Python, but no size.
+        if type(each.get("size")) is not int or not 0 <= each["size"] <= _LARGEST:
+            return f"has a size of {reprlib.repr(each.get('size'))}"
+    if not isinstance(item.get("xetHash"), str | None):
+        return f"has a Xet hash of {reprlib.repr(item['xetHash'])}"
+    return None
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written anywhere; half a pair of surrogates cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _raise_for_status(response: Any) -> None:
+    """Raise huggingface_hub's error for an answer that refuses, also where it cannot read what the answer says of it."""
+    try:
+        hf_raise_for_status(response)
+    except HfHubHTTPError:
+        raise
+    except _MISREAD as error:
+        raise HfHubHTTPError(
+            f"Status {response.status_code} for url {redact(str(response.url))}; what it says of the reason cannot be"
+            f" understood: {type(error).__name__}",
+            response=response,
+        ) from error
+
+
+@contextmanager
+def _understanding(what: str) -> Iterator[None]:
+    """Have an answer that is none of a Hub end in an error that names it.
+
+    Raises:
+        BadAnswerError: It was read, and something was amiss.
+    """
+    try:
+        yield
+    except (
+        HaulError,
+        HFValidationError,
+        json.JSONDecodeError,
+    ):  # the last may be a captive portal's, and pass
+        raise
+    except _MISREAD as error:
+        raise BadAnswerError(what, error) from error
+
+
+def patient_timeout() -> float:
+    """Seconds that the Hub may take to answer where only it can help: what ``HF_HUB_ETAG_TIMEOUT`` says, if it is set."""
+    if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:
+        return float(constants.HF_HUB_ETAG_TIMEOUT)
+    return PATIENT_TIMEOUT
+
+
+class HubApi(HfApi):
+    """huggingface_hub's own API, which ends every wait, and whose errors name an answer that is none of a Hub."""
+
+    def repo_info(self, repo_id: str, **options: Any) -> Any:
+        """As in huggingface_hub."""
+        if options.get("timeout") is None:  # for ever
+            options["timeout"] = patient_timeout()
+        with _understanding(f"{self.endpoint}/{repo_id}"):
+            return super().repo_info(repo_id, **options)
+
+    def get_paths_info(
+        self,
+        repo_id: str,
+        paths: list[str] | str,
+        *,
+        expand: bool = False,
+        revision: str | None = None,
+        repo_type: str | None = None,
+        token: str | bool | None = None,
+    ) -> list[RepoFile | ListedFolder]:
+        """As in huggingface_hub, which waits for ever."""
+        url = f"{self.endpoint}/api/{repo_type or constants.REPO_TYPE_MODEL}s/{repo_id}/paths-info"
+        url = f"{url}/{quote(revision or constants.DEFAULT_REVISION, safe='')}"
+        data = {"paths": [paths] if isinstance(paths, str) else paths, "expand": expand}
+        response = get_session().post(
+            url, data=data, headers=self._build_hf_headers(token=token), timeout=patient_timeout()
+        )
+        _raise_for_status(response)
+        with _understanding(url):
+            page = response.json()
+        fault = _fault_of_page(page)
+        if fault is not None:
+            raise BadListingError(url, fault)
+        return [entry_of(url, item) for item in page]
+
+
+def entry_of(url: str, item: dict[str, Any]) -> RepoFile | ListedFolder:
+    """An entry of a listing as huggingface_hub has it.
+
+    Raises:
+        BadAnswerError: Something in it is not what a Hub sends.
+    """
+    with _understanding(f"{reprlib.repr(item['path'])} in {redact(url)}"):
+        make: Any = RepoFile if item["type"] == "file" else ListedFolder
+        entry: RepoFile | ListedFolder = make(**{"oid": "", **item})
+        return entry
 
 
 def _at_home(base: str, page: HttpUrl) -> str:
@@ -634,7 +776,7 @@ class Repository:
 
     @_cached_property
     def _api(self) -> HfApi:
-        return HfApi(endpoint=self.base, token=self.token, headers=self.request_headers)
+        return HubApi(endpoint=self.base, token=self.token, headers=self.request_headers)
 
     def url(self, path: str, revision: str) -> str:
         """Where to ask for a file."""
@@ -668,10 +810,14 @@ class Repository:
             info = self._api.repo_info(
                 self.repo_id, repo_type=self.repo_type, revision=revision, timeout=timeout
             )
-            assert info.sha is not None, "Repo info returned from server must have a revision sha."
-            return RevisionInfo(require_safe_commit(str(info.sha)), _siblings(info))
+            with _understanding(f"{self.base}/{self.repo_id}"):
+                assert info.sha is not None, "Repo info returned from server must have a revision sha."
+                if not isinstance(info.sha, str):
+                    raise TypeError(f"its commit is {reprlib.repr(info.sha)}")
+                return RevisionInfo(require_safe_commit(info.sha), _siblings(info))
 
-        return _patiently(ask) if patient else _surely(ask)
+        what = f"{self.base}/{self.repo_id}"
+        return ask_patiently(ask, what=what) if patient else _surely(ask, what)
 
     def list_files(
         self, commit: str, *, patient: bool = True, most: int | None = None
@@ -729,22 +875,21 @@ class Repository:
         self, commit: str, folder: str, listed: Mapping[str, ListedFile | None]
     ) -> Iterator[tuple[str, ListedFile]]:
         """The files of a folder that its listing leaves out, except those in folders it has."""
-        info = _patiently(
+        info = ask_patiently(
             lambda: self._api.repo_info(
-                self.repo_id, repo_type=self.repo_type, revision=commit, timeout=PATIENT_TIMEOUT
+                self.repo_id, repo_type=self.repo_type, revision=commit, timeout=patient_timeout()
             )
         )
         start = f"{folder}/" if folder else ""
         names = [
-            sibling.rfilename
-            for sibling in getattr(info, "siblings", None) or ()
-            if sibling.rfilename.startswith(start)
-            and start + sibling.rfilename[len(start) :].partition("/")[0] not in listed
+            name
+            for name in _siblings(info)
+            if name.startswith(start) and start + name[len(start) :].partition("/")[0] not in listed
         ]
         told: dict[str, ListedFile] = {}
         for first in range(0, len(names), _PATHS_AT_ONCE):
             some = names[first : first + _PATHS_AT_ONCE]
-            told.update(_patiently(partial(self._told_of, some, commit)))
+            told.update(ask_patiently(partial(self._told_of, some, commit)))
         if not names or told.keys() != set(names):
             raise SamePageError(self.base, len(listed), folder or self.repo_id)
         yield from told.items()
@@ -795,6 +940,10 @@ class Repository:
         url = self.url(path, revision)
 
         def ask() -> Any:
+            with _understanding(url):
+                return head()
+
+        def head() -> Any:
             return file_download.get_hf_file_metadata(
                 url=url,
                 timeout=timeout,
@@ -805,7 +954,7 @@ class Repository:
             )
 
         try:
-            answer = _patiently(ask, patient=True) if patient else _once(ask)
+            answer = ask_patiently(ask, patient=True) if patient else _once(ask)
             if answer.commit_hash is None:
                 raise FileMetadataError(
                     f"Response from {redact(url)} is missing the '{constants.HUGGINGFACE_HEADER_X_REPO_COMMIT}' header, so it"
@@ -827,7 +976,7 @@ class Repository:
         return FileMetadata(
             commit=answer.commit_hash,
             etag=answer.etag,
-            size=answer.size,
+            size=_credible_size(answer.size, answer.etag),
             xet_hash=None if xet is None else xet.file_hash,
             # For Xet files huggingface_hub asks again, and knows why.
             # And how bytes beyond ASCII were read cannot be told any more.
@@ -894,6 +1043,7 @@ class Repository:
             trusted_origins=self.trusted_origins,
             xet_hash=metadata.xet_hash,
             location=metadata.location,
+            announced_by=self.base,
         )
 
     def explain(self, path: str, commit: str, error: BaseException) -> BaseException:
@@ -926,7 +1076,7 @@ def explain(error: BaseException, url: str) -> BaseException:
         request=_http.Request("GET", error.url or url),
     )
     try:
-        hf_raise_for_status(response)
+        _raise_for_status(response)
     except HfHubHTTPError as explained:
         return explained
     return error
@@ -937,10 +1087,20 @@ def metadata_from_listing(commit: str, entry: ListedFile) -> FileMetadata | None
     digest = entry.digest
     if digest is None:
         return None
-    return FileMetadata(commit=commit, etag=digest.value, size=entry.bytes, xet_hash=entry.valid_xet_hash)
+    size = _credible_size(entry.bytes, digest.value)
+    return FileMetadata(commit=commit, etag=digest.value, size=size, xet_hash=entry.valid_xet_hash)
 
 
-def _patiently(ask: Callable[[], T], *, patient: bool = False) -> T:
+def _credible_size(size: int | None, etag: str) -> int | None:
+    """A size as it was announced; ``None``, to be learned anew, where it cannot be that of the file."""
+    if size is None or not 0 <= size <= _LARGEST:
+        return None
+    digest = digest_from_etag(etag)
+    # Some say 0 for "unknown".
+    return None if size == 0 and digest is not None and not digest.is_of_nothing else size
+
+
+def ask_patiently(ask: Callable[[], T], *, patient: bool = False, what: str = "a repository") -> T:
     """Ask until there is an answer, an error that will not pass, or no attempt left.
 
     A Hub that is busy is waited for, as long as it says and as ``ServerWaits`` allows; one that lets every question time out
@@ -949,16 +1109,17 @@ def _patiently(ask: Callable[[], T], *, patient: bool = False) -> T:
     Args:
         ask: The question.
         patient: Whether to ask again, too, where no connection is to be had at all.
+        what: What is asked about, for messages.
     """
-    return _ask(ask, busy=True, patient=patient)
+    return _ask(ask, busy=True, patient=patient, what=what)
 
 
-def _surely(ask: Callable[[], T]) -> T:
+def _surely(ask: Callable[[], T], what: str) -> T:
     """Ask again where a connection broke, or where the answer is somebody's web page: a captive portal's, for instance."""
-    return _ask(ask, busy=False, patient=False)
+    return _ask(ask, busy=False, patient=False, what=what)
 
 
-def _ask(ask: Callable[[], T], *, busy: bool, patient: bool) -> T:
+def _ask(ask: Callable[[], T], *, busy: bool, patient: bool, what: str) -> T:
     server_waits = ServerWaits()
     slow = False
     for wait in _WAITS:
@@ -966,7 +1127,7 @@ def _ask(ask: Callable[[], T], *, busy: bool, patient: bool) -> T:
         try:
             return _once(ask)
         except json.JSONDecodeError:
-            what = "the Hub answered with something that is not JSON"
+            why = "the Hub answered with something that is not JSON"
         except HfHubHTTPError as error:
             if not busy or not is_busy(error):
                 raise
@@ -974,20 +1135,27 @@ def _ask(ask: Callable[[], T], *, busy: bool, patient: bool) -> T:
             if granted is None:
                 raise
             seconds = granted
-            what = f"the Hub is busy (status {error.response.status_code})"
+            why = f"the Hub is busy (status {error.response.status_code})"
         except _http.TimeoutException as error:
             connects = isinstance(error, _http.ConnectTimeout)
             if not (patient if connects else busy and not slow):
                 raise
             slow = slow or not connects
-            what = f"no answer from the Hub ({type(error).__name__})"
+            why = f"no answer from the Hub ({type(error).__name__})"
         except _BROKEN_ERRORS as error:
             if isinstance(error, _http.ConnectError) and not patient:
                 raise
-            what = type(error).__name__
-        logger.warning("%s: asking again in %.0f s", what, seconds)
+            why = type(error).__name__
+        logger.warning("%s: asking again in %.0f s", why, seconds)
         time.sleep(seconds)
-    return _once(ask)
+    return _ask_once_more(ask, what)
+
+
+def _ask_once_more(ask: Callable[[], T], what: str) -> T:
+    try:
+        return _once(ask)
+    except json.JSONDecodeError as error:
+        raise BadAnswerError(what, error) from error
 
 
 def _once(ask: Callable[[], T]) -> T:

@@ -507,10 +507,12 @@ class ParallelDownloadManager:
         if not version:  # a link that was signed anew leads to the same bytes
             version = without_signature(url)
             former = (url,) if version != url else ()
-        remote = RemoteFile(path, url, size=size, digest=digest, etag=etag, headers=self._headers)
+        remote = RemoteFile(
+            path, url, size=size, digest=digest, etag=etag, headers=self._headers, announced_by="the caller"
+        )
         return FileRequest(
             remote,
-            FileDestination(target, version, digest, size, former),
+            FileDestination(target, version, digest, remote.size, former),
             priority=None if priority is None else DownloadPriority(priority),
             fresh=not self.settings.enable_resume,
         )

@@ -31,7 +31,7 @@ from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.retry import Doubts, Trickle, is_retryable, retrying, stall_hint
 from hf_haul.urls import source_of
 
-__all__ = ["Checksum", "RangeSource"]
+__all__ = ["Checksum", "RangeSource", "learn_size"]
 
 #: Refused ranges after which a source is taken to do none, and its file is fetched in one stream.
 _REFUSALS: Final = 2
@@ -68,6 +68,49 @@ class Checksum:
         digest = self._remote.digest
         if self._hash is not None and digest is not None and self._hash.hexdigest() != digest.value:
             raise IntegrityError(self._remote.path, digest.value, self._hash.hexdigest())
+
+
+def learn_size(
+    remote: RemoteFile,
+    open_transport: Callable[[RemoteFile], Transport],
+    settings: Settings,
+    history: SourceHistory,
+    guard: StallGuard,
+) -> int:
+    """Ask a source how long its file is, with the smallest of requests; returns bytes.
+
+    Raises:
+        TransferError: It cannot be asked, or does not say.
+    """
+    transport, source, clock = open_transport(remote), source_of(remote.url), time.monotonic
+
+    def ask(watched: Watched) -> int | None:
+        watched.begin(clock(), history.answer_timeout(source, settings, watched.unanswered))
+        try:
+            try:
+                body = transport.open(ByteRange(0, 1), watched.halt)
+            except RangeRefusedError:  # an empty file has no first byte
+                body = transport.open(None, watched.halt)
+        finally:
+            watched.unanswered += watched.stalled is not None
+            watched.end()
+        body.close()
+        return body.total
+
+    with guard.watching(Halt()) as watched:
+        size: int | None = retrying(
+            halt=watched.halt,
+            progress=lambda: 0,
+            settings=settings,
+            on_retry=lambda _error, _seconds: None,
+            patience=lambda: watched.halt.patience,
+            subject=remote.path,
+        )(ask, watched)
+    if size is None:
+        raise TransferError(
+            f"{remote.path}: {source} does not say how long it is, and so it cannot be read by ranges. It can be downloaded."
+        )
+    return size
 
 
 class _Fill:

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from hf_haul.config import KiB, MiB, Settings
@@ -17,7 +17,7 @@ from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
-from hf_haul.ranged import Checksum, RangeSource
+from hf_haul.ranged import Checksum, RangeSource, learn_size
 from hf_haul.stallguard import StallGuard
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Transport
@@ -302,8 +302,18 @@ class Reads:
         self._lock = threading.Lock()  # guards _sources
 
     def source(self, remote: RemoteFile) -> RangeSource:
-        """The one source of a file: whoever reads it shares its resolved URL."""
+        """The one source of a file: whoever reads it shares its resolved URL.
+
+        Raises:
+            TransferError: Its size is unknown, and its source does not tell.
+        """
         key = (remote.url, remote.etag, remote.headers.get("authorization"))
+        with self._lock:
+            source = self._sources.get(key)
+        if source is None and not remote.size and not (remote.digest and remote.digest.is_of_nothing):
+            # Nobody said how long it is, or somebody said 0, as some do who do not know.
+            size = learn_size(remote, self._open_transport, self._settings, self._history, self._guard)
+            remote = replace(remote, size=size)
         with self._lock:
             source = self._sources.get(key)
             if source is None:

@@ -317,7 +317,7 @@ class _Snapshot:
         known, failed = self.repository.complete(
             {path: listing[path] for path in selected},
             commit,
-            timeout=hub.PATIENT_TIMEOUT,
+            timeout=hub.patient_timeout(),
         )
         folder = hub.cache_folder(self.repository, self.cache_dir)
         if self.dry_run:
@@ -367,7 +367,7 @@ class _Snapshot:
         try:
             named: frozenset[str] = frozenset()
             if commit is None:
-                timeout = hub.PATIENT_TIMEOUT if patient else self.etag_timeout
+                timeout = hub.patient_timeout() if patient else self.etag_timeout
                 answer = self.repository.look_up(self.revision, timeout=timeout, patient=patient)
                 commit, named = answer.commit, answer.files
             listing = self._kept_listing(commit, named)
@@ -910,7 +910,7 @@ class _File:
         raise verdict from error
 
     def _head(self, folder: RepoFolder, *, patient: bool) -> hub.FileMetadata:
-        timeout = hub.PATIENT_TIMEOUT if patient else self.etag_timeout
+        timeout = hub.patient_timeout() if patient else self.etag_timeout
         try:
             return self.repository.metadata(self.name, self.revision, timeout=timeout, patient=patient)
         except RemoteEntryNotFoundError as error:

@@ -69,6 +69,13 @@ TRANSITIONS: Final[Mapping[DownloadState, frozenset[DownloadState]]] = {
 }
 
 
+#: sha256 and sha1 of no bytes, and git's object id of them.
+_OF_NOTHING: Final = frozenset({
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+    "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
+})  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Digest:
     r"""The digest that a source announces for a file.
@@ -89,6 +96,11 @@ class Digest:
         if len(self.value) != length or not set(self.value) <= set("0123456789abcdef"):
             raise ValueError(f"not a {self.algorithm} digest of {length} hex digits: {self.value!r}")
 
+    @property
+    def is_of_nothing(self) -> bool:
+        """Whether it is that of an empty file."""
+        return self.value in _OF_NOTHING
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
@@ -97,7 +109,8 @@ class RemoteFile:
     Attributes:
         path: Name of the file inside its repository, ``/`` between folders.
         url: Where to ask for it, before any redirect.
-        size: Bytes, or ``None`` if only the source's first answer will tell.
+        size: Bytes, or ``None`` if only the source's first answer will tell. A size of 0 beside a digest of something else
+            is nobody's size, and becomes ``None``: some say 0 for "unknown".
         digest: What the bytes must hash to, or ``None`` if the source announces nothing.
         etag: The source's version of the file; another one in an answer means that the file changed.
         headers: Sent to the origin of ``url`` only (it may hold a token), never to a redirect's target
@@ -105,6 +118,7 @@ class RemoteFile:
         trusted_origins: Further origins (``scheme://host:port``) that may receive ``headers``.
         xet_hash: The file's Xet hash where it has one.
         location: Where ``url`` led to a moment ago, if somebody asked already; saves asking again.
+        announced_by: Who told its size, for messages.
     """
 
     path: str
@@ -116,6 +130,11 @@ class RemoteFile:
     trusted_origins: frozenset[str] = frozenset()
     xet_hash: str | None = None
     location: str | None = field(default=None, repr=False)  # it may be signed
+    announced_by: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if self.size == 0 and self.digest is not None and not self.digest.is_of_nothing:
+            object.__setattr__(self, "size", None)
 
 
 class Destination(Protocol):

@@ -196,3 +196,35 @@ def test_the_token_of_serve_is_what_its_variable_holds(
         monkeypatch.setenv("HF_HAUL_SERVE_TOKEN", value)
     assert serve_token() == value
     assert "hf_x" not in repr(Settings.from_environment())
+
+
+@pytest.mark.parametrize(
+    ("environ", "stall", "first_byte", "give_up"),
+    [
+        pytest.param({}, 10.0, None, 90.0, id="not set"),
+        pytest.param({"HF_HUB_DOWNLOAD_TIMEOUT": ""}, 10.0, None, 90.0, id="empty"),
+        pytest.param({"HF_HUB_DOWNLOAD_TIMEOUT": "0"}, 10.0, None, 90.0, id="none: the default"),
+        pytest.param({"HF_HUB_DOWNLOAD_TIMEOUT": "5"}, 5.0, 5.0, 90.0, id="short"),
+        pytest.param({"HF_HUB_DOWNLOAD_TIMEOUT": "120"}, 120.0, 120.0, 240.0, id="long"),
+        pytest.param(
+            {"HF_HUB_DOWNLOAD_TIMEOUT": "120", "HF_HAUL_STALL_TIMEOUT": "7"}, 7.0, 120.0, 240.0, id="a setting of ours"
+        ),
+        pytest.param(
+            {"HF_HAUL_FIRST_BYTE_TIMEOUT": "9", "HF_HAUL_GIVE_UP_AFTER": "50", "HF_HUB_DOWNLOAD_TIMEOUT": "120"},
+            120.0, 9.0, 50.0, id="others of ours",
+        ),
+    ],
+)  # fmt: skip
+def test_huggingface_hubs_time_out_takes_the_place_of_ours_unless_ours_are_set(
+    environ: dict[str, str], stall: float, first_byte: float | None, give_up: float
+) -> None:
+    settings = Settings.from_environment(environ)
+    assert settings.stall_timeout == stall
+    assert settings.first_byte_timeout == first_byte
+    assert settings.give_up_after == give_up
+    assert Settings.from_environment(environ, stall_timeout=3.0).stall_timeout == 3.0
+
+
+def test_a_time_out_of_huggingface_hubs_that_is_no_number_is_named() -> None:
+    with pytest.raises(ValueError, match="HF_HUB_DOWNLOAD_TIMEOUT='soon'"):
+        Settings.from_environment({"HF_HUB_DOWNLOAD_TIMEOUT": "soon"})

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from huggingface_hub import HfApi, ModelInfo, RepoFile, file_download
+from huggingface_hub import HfApi, ModelInfo, RepoFile, file_download, hf_api
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
@@ -25,7 +25,7 @@ from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.utils import hf_raise_for_status
 
 from hf_haul import hub
-from hf_haul.errors import ConnectionFailedError, HttpStatusError
+from hf_haul.errors import ConnectionFailedError, HttpStatusError, UnsafePathError
 from hf_haul.hub import FileMetadata, ListedFile, Repository
 from hf_haul.task import Digest
 
@@ -212,7 +212,7 @@ def test_a_folder_of_more_than_a_page_is_made_whole_from_the_repositorys_info(
         return [told_of(path) for path in paths if keeps != "a file" or path != "f100"]
 
     monkeypatch.setattr(HfApi, "repo_info", repo_info)
-    monkeypatch.setattr(HfApi, "get_paths_info", get_paths_info)
+    monkeypatch.setattr(hub.HubApi, "get_paths_info", get_paths_info)
     if keeps != "nothing":
         with pytest.raises(FileMetadataError, match=r"the first 7 entries of 'org/name'"):
             repository().list_files(SHA)
@@ -243,6 +243,17 @@ def test_a_listing_that_is_refused_raises_the_hubs_error(monkeypatch: pytest.Mon
         pytest.param(
             [item("a", lfs={"oid": SHA256, "size": 1.5})], r"'a' has a size of 1\.5", id="a broken LFS size"
         ),
+        pytest.param(
+            [item("a", size=1 << 63)], "'a' has a size of 9223372036854775808", id="no size of a file"
+        ),
+        pytest.param([item("a", xetHash=5)], "'a' has a Xet hash of 5", id="a number for a Xet hash"),
+        pytest.param([{"path": "a", "size": 1, "oid": SHA}], "'a' has no type", id="no type"),
+        pytest.param([item("\ud800")], r"'\\ud800' is no text", id="half a surrogate"),
+        pytest.param([item("d/" * 2100 + "x")], "is in more than 255 folders", id="2100 folders"),
+        pytest.param(
+            b"[" + b"1" * 5000 + b"]", "ValueError: Exceeds the limit", id="a number of 5000 digits"
+        ),
+        pytest.param(b'["\xff"]', "UnicodeDecodeError", id="no encoding"),
     ],
 )
 def test_a_listing_of_something_else_is_an_error_that_says_what(
@@ -472,6 +483,148 @@ def test_only_files_without_a_digest_cost_a_request(monkeypatch: pytest.MonkeyPa
     assert [(path, str(error)) for path, error in failed.items()] == [("refused", "no")]
 
 
+@pytest.mark.parametrize(
+    ("size", "etag", "known"),
+    [
+        pytest.param(5, SHA, 5, id="a size"),
+        pytest.param(0, SHA, None, id="0, of a file that is not empty"),
+        pytest.param(0, SHA256, None, id="the same by sha256"),
+        pytest.param(0, "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", 0, id="an empty file"),
+        pytest.param(0, "any", 0, id="0, of who knows what"),
+        pytest.param(1 << 63, "any", None, id="more than any file has"),
+        pytest.param(-1, "any", None, id="less"),
+    ],
+)
+def test_a_size_that_cannot_be_the_files_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, size: int, etag: str, known: int | None
+) -> None:
+    answer_with(monkeypatch, head(etag=etag, size=size))
+    found = repository().metadata("a", SHA, timeout=1)
+    assert found.size == known
+    assert repository().remote_file("a", found).size == known
+    if etag == SHA and size >= 0:
+        listed = hub.metadata_from_listing(SHA, ListedFile(size, SHA))
+        assert listed is not None
+        assert listed.size == known
+
+
+# ---- what is no answer of a Hub
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"[]", id="a list"),
+        pytest.param(b'"x"', id="a string"),
+        pytest.param(b"5", id="a number"),
+        pytest.param(b"{}", id="no id"),
+        pytest.param(b'{"id": "a/b"}', id="no commit"),
+        pytest.param(b'{"id": "a/b", "sha": {}}', id="an object for a commit"),
+        pytest.param(b'{"id": "a/b", "sha": "x", "createdAt": "tomorrow"}', id="no date"),
+        pytest.param(b'{"id": "a/b", "sha": "x", "siblings": 5}', id="a number for files"),
+        pytest.param(b'{"id": "a/b", "sha": "x", "siblings": [5]}', id="a number for a file"),
+        pytest.param(b"[" * 100_000, id="nested"),
+        pytest.param(b'{"id": ' + b"1" * 5000 + b"}", id="5000 digits"),
+        pytest.param(b'{"id": "\xff"}', id="no encoding"),
+    ],
+)
+def test_an_answer_about_a_revision_that_cannot_be_read_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, waits: Waits, answer: bytes
+) -> None:
+    serve_all(monkeypatch, lambda _: http.Response(200, content=answer))
+    with pytest.raises((FileMetadataError, UnsafePathError), match=r"org/name|not a safe|commit"):
+        repository().resolve("main", timeout=1)
+
+
+def serve_all(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Any], Any]) -> list[Any]:
+    """As :func:`serve`, for huggingface_hub's own requests, too."""
+    asked = serve(monkeypatch, answer)
+    monkeypatch.setattr(hf_api, "get_session", hub.get_session)
+    return asked
+
+
+def test_somebodys_web_page_is_an_error_that_names_it_after_some_patience(
+    monkeypatch: pytest.MonkeyPatch, waits: Waits
+) -> None:
+    asked = serve_all(monkeypatch, lambda _: http.Response(200, content=b"<html>"))
+    with pytest.raises(
+        FileMetadataError, match=r"hub\.test:8080/org/name cannot be understood: JSONDecodeError"
+    ):
+        repository().resolve("main", timeout=1)
+    with pytest.raises(FileMetadataError, match=f"tree/{SHA} cannot be understood: JSONDecodeError"):
+        repository().list_files(SHA)
+    assert len(asked) == 12
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"{}", id="an object"),
+        pytest.param(b"[5]", id="a number"),
+        pytest.param(b'[{"path": "a"}]', id="nothing but a name"),
+        pytest.param(
+            json.dumps([item("a", lfs={"oid": SHA256, "size": 5})]).encode(), id="no size of a pointer"
+        ),
+        pytest.param(json.dumps([item("a", lastCommit={"id": 1})]).encode(), id="half a commit"),
+        pytest.param(json.dumps([item("a", securityFileStatus={})]).encode(), id="half a scan"),
+    ],
+)
+def test_what_is_said_of_single_files_and_cannot_be_read_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    serve_all(monkeypatch, lambda _: http.Response(200, content=answer))
+    with pytest.raises(FileMetadataError, match=f"paths-info/{SHA}.*cannot be"):
+        hub.HubApi(ENDPOINT, token=False).get_paths_info("org/name", ["a"], revision=SHA)
+
+
+def test_single_files_are_asked_about_as_huggingface_hub_does_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = serve_all(monkeypatch, lambda _: http.Response(200, content=json.dumps([item("a b")])))
+    for api in (HfApi(ENDPOINT, token=False), hub.HubApi(ENDPOINT, token=False)):
+        (found,) = api.get_paths_info(
+            "org/name", "a b", revision="refs/pr/1", expand=True, repo_type="dataset"
+        )
+        assert isinstance(found, RepoFile)
+        assert (found.path, found.size, found.blob_id) == ("a b", 7, SHA)
+    theirs, ours = asked
+    assert (ours.method, ours.url, ours.content) == (theirs.method, theirs.url, theirs.content)
+    assert set(ours.extensions["timeout"].values()) == {hub.PATIENT_TIMEOUT}
+
+
+def test_a_revision_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = json.dumps({"id": "org/name", "sha": SHA}).encode()
+    asked = serve_all(monkeypatch, lambda _: http.Response(200, content=info))
+    assert hub.HubApi(ENDPOINT, token=False).repo_info("org/name").sha == SHA
+    assert set(asked[0].extensions["timeout"].values()) == {hub.PATIENT_TIMEOUT}
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(10, 75.0), (5, 5.0), (300, 300.0)])
+def test_the_time_out_of_questions_about_metadata_is_huggingface_hubs_where_it_is_set(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, expected: float
+) -> None:
+    monkeypatch.setattr(hub.constants, "HF_HUB_ETAG_TIMEOUT", seconds)
+    assert hub.patient_timeout() == expected
+    asked = serve_all(monkeypatch, lambda _: http.Response(200, content=b"[]"))
+    repository().list_files(SHA)
+    assert asked[0].extensions["timeout"]["read"] == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[1]", b'{"errors": 5}', b"[" * 100_000, b'{"error": {"a": 1}}', b"\xff"],
+    ids=lambda b: repr(b[:10]),
+)
+def test_a_refusal_whose_words_cannot_be_read_is_a_refusal_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    refused = HttpStatusError("no", status=403, url=f"{ENDPOINT}/x", body=body)
+    assert isinstance(repository().explain("a", SHA, refused), HfHubHTTPError)
+    serve_all(monkeypatch, lambda _: http.Response(403, content=body))
+    with pytest.raises(HfHubHTTPError):
+        repository().list_files(SHA)
+
+
 # ---- headers, origins, requests
 
 
@@ -677,19 +830,19 @@ def failing(*errors: Exception) -> Callable[[], str]:
 def test_an_error_that_may_pass_is_waited_out(
     waits: Waits, error: Callable[[], Exception], waited: float
 ) -> None:
-    assert hub._patiently(failing(error())) == "answer"
+    assert hub.ask_patiently(failing(error())) == "answer"
     assert waits.seconds == [waited]
 
 
 def test_patience_ends_after_five_waits_with_the_last_error(waits: Waits) -> None:
     with pytest.raises(HfHubHTTPError, match="/5"):
-        hub._patiently(failing(*(error_of(503, url=f"{ENDPOINT}/{i}") for i in range(6))))
+        hub.ask_patiently(failing(*(error_of(503, url=f"{ENDPOINT}/{i}") for i in range(6))))
     assert waits.seconds == [1.0, 2.0, 4.0, 8.0, 8.0]
 
 
 def test_a_hub_that_never_answers_is_asked_twice(waits: Waits) -> None:
     with pytest.raises(http.ReadTimeout, match="1"):
-        hub._patiently(failing(*(http.ReadTimeout(str(i)) for i in range(6))))
+        hub.ask_patiently(failing(*(http.ReadTimeout(str(i)) for i in range(6))))
     assert waits.seconds == [1.0]
 
 
@@ -706,7 +859,7 @@ def test_patience_with_a_server_that_names_a_time_is_bounded_in_all(
 ) -> None:
     busy = [error_of(status, Retry_After=str(asked)) for _ in range(6)]
     with pytest.raises(HfHubHTTPError, match=str(status)):
-        hub._patiently(failing(*busy))
+        hub.ask_patiently(failing(*busy))
     assert waits.seconds == waited
 
 
@@ -740,7 +893,7 @@ def test_a_page_and_the_metadata_of_a_file_are_waited_for_as_everything_is(
 )
 def test_an_error_that_will_not_pass_is_raised_at_once(waits: Waits, error: Callable[[], Exception]) -> None:
     with pytest.raises((HfHubHTTPError, http.ConnectError, http.ConnectTimeout)):
-        hub._patiently(failing(error()))
+        hub.ask_patiently(failing(error()))
     assert waits.seconds == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 import pickle
 from pathlib import Path
@@ -141,3 +142,20 @@ def test_progress_cannot_be_changed_by_who_receives_it() -> None:
     with pytest.raises(AttributeError):
         progress.bytes_downloaded = 5  # type: ignore[misc]  # that is the point
     assert copy.copy(progress) == progress
+
+
+@pytest.mark.parametrize(
+    ("size", "digest", "known"),
+    [
+        pytest.param(0, Digest("sha256", "a" * 64), None, id="0, of a file that is not empty"),
+        pytest.param(0, Digest("sha256", hashlib.sha256().hexdigest()), 0, id="an empty file"),
+        pytest.param(0, Digest("git-sha1", hashlib.sha1(b"blob 0\0").hexdigest()), 0, id="the same by git"),
+        pytest.param(0, None, 0, id="no digest"),
+        pytest.param(5, Digest("sha256", "a" * 64), 5, id="a size"),
+        pytest.param(None, Digest("sha256", "a" * 64), None, id="none"),
+    ],
+)
+def test_a_size_of_nothing_beside_the_digest_of_something_is_none(
+    size: int | None, digest: Digest | None, known: int | None
+) -> None:
+    assert RemoteFile("a", "http://hub.test/a", size, digest).size == known

@@ -608,7 +608,7 @@ class HaulFileSystem(HfFileSystem):
     def _stream_into(self, outfile: IO[bytes], target: Target, callback: Callback) -> None:
         source = self.reads.source(target.remote)
         position = outfile.tell() if _can_seek(outfile) else None
-        checksum = Checksum(target.remote)
+        checksum = Checksum(source.remote)  # with its size, where nobody said it before
         callback.set_size(source.size)
         with target.explained():
             for block in self.reads.stream(source, 0, source.size):

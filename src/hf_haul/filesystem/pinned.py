@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from huggingface_hub import HfApi, RepoFile, RepoFolder, constants
+from huggingface_hub import RepoFile, RepoFolder, constants
 
-from hf_haul.hub import SamePageError, is_commit, tree_pages, tree_url
-from hf_haul.redaction import redacting
+from hf_haul.hub import HubApi, SamePageError, ask_patiently, entry_of, is_commit, tree_pages, tree_url
 
 __all__ = ["PinnedApi", "pin_of"]
 
 
-class PinnedApi(HfApi):
+class PinnedApi(HubApi):
     """HfApi that remembers the commit each revision was at, and lists that commit from then on.
 
     A listing, its pages and the files read later are then all of one version, however the branch moves meanwhile.
@@ -25,8 +24,7 @@ class PinnedApi(HfApi):
 
     def repo_info(self, repo_id: str, **options: Any) -> Any:
         """As in huggingface_hub; the commit is remembered."""
-        with redacting():
-            info = super().repo_info(repo_id, **options)
+        info = ask_patiently(lambda: HubApi.repo_info(self, repo_id, **options))
         if info.sha is not None:
             self.commits[pin_of(options.get("repo_type"), repo_id, options.get("revision"))] = info.sha
         return info
@@ -38,9 +36,8 @@ class PinnedApi(HfApi):
 
     def get_paths_info(self, repo_id: str, paths: list[str] | str, **options: Any) -> Any:
         """As in huggingface_hub, at the commit first seen."""
-        options = self._pinned(repo_id, options)
-        with redacting():
-            return super().get_paths_info(repo_id, paths, **options)
+        pinned = self._pinned(repo_id, options)
+        return ask_patiently(lambda: HubApi.get_paths_info(self, repo_id, paths, **pinned))
 
     def _iter_repo_tree_pages(
         self,
@@ -61,7 +58,7 @@ class PinnedApi(HfApi):
         listed: set[str] = set()
         try:
             for page, last in tree_pages(self.endpoint, url, headers, recursive=recursive, expand=expand):
-                entries = [_entry(item) for item in page]
+                entries = [entry_of(url, item) for item in page]
                 listed.update(entry.path for entry in entries)
                 yield entries, last
         except SamePageError:
@@ -103,7 +100,3 @@ class PinnedApi(HfApi):
 def pin_of(repo_type: str | None, repo_id: str, revision: str | None) -> tuple[str, str, str]:
     """What tells one revision from another, whether defaults were spelt out or not."""
     return (repo_type or "model", repo_id, revision or constants.DEFAULT_REVISION)
-
-
-def _entry(item: dict[str, Any]) -> RepoFile | RepoFolder:
-    return RepoFile(**item) if item["type"] == "file" else RepoFolder(**item)

@@ -326,7 +326,12 @@ class HttpSource:
         if etag and self.remote.etag and etag != self.remote.etag and _same_kind(etag, self.remote):
             raise SourceChangedError(f"{self.remote.path}: etag is {etag}, expected {self.remote.etag}")
         if size.isdecimal() and self.remote.size is not None and int(size) != self.remote.size:
-            raise SourceChangedError(f"{self.remote.path}: size is {size}, expected {self.remote.size}")
+            raise SourceChangedError(f"{self.remote.path}: size is {size}, {self._expected_size}")
+
+    @property
+    def _expected_size(self) -> str:
+        by = f", as {self.remote.announced_by} announced" if self.remote.announced_by else ""
+        return f"expected {self.remote.size}{by}"
 
     def _answer(self, response: PooledResponse, want: ByteRange | None, halt: Halt) -> HttpBody:
         try:
@@ -383,7 +388,7 @@ class HttpSource:
         expected = self.remote.size
         if total is not None and expected is not None and total != expected:
             raise SourceChangedError(
-                f"{self.remote.path}: {redact(response.url)} says it has {total} bytes, expected {expected}"
+                f"{self.remote.path}: {redact(response.url)} says it has {total} bytes, {self._expected_size}"
             )
         if self.remote.digest is not None or response.status == 416:
             return  # the digest tells better: two nodes of one CDN may name the same bytes differently
