@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "regular_files",
         "threads",
     ),
-    ("limiter", "metrics", "concurrency", "ownership", "verify", "buffers", "cache"),
+    ("limiter", "metrics", "concurrency", "ownership", "verify", "buffers", "cache", "finalizers"),
     ("staging", "sources"),
     ("events", "transports", "stallguard", "disk"),
     ("priority", "ranged", "hub"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -14,6 +14,7 @@ from hf_haul.config import Settings, parse_rate, require_number
 from hf_haul.errors import DownloadCancelledError
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager, QueueProgress, default_manager
 from hf_haul.task import DownloadPriority, DownloadProgress, DownloadState, FileRequest
+from hf_haul.threads import start_daemon
 
 __all__ = [
     "Bars",
@@ -163,8 +164,8 @@ class Bars:
         self._over = threading.Event()
         self._error: BaseException | None = None
         self._found = 0
-        self._thread = threading.Thread(target=self._run, name="hf-haul-bars", daemon=True)
-        self._thread.start()
+        # Where no thread is to be had, there are no bars.
+        self._thread = start_daemon(self._run, "hf-haul-bars")
 
     def check(self) -> None:
         """Raise what a bar raised."""
@@ -174,7 +175,8 @@ class Bars:
     def close(self) -> None:
         """Show the end and close the bars; waits for them for a second at the most."""
         self._over.set()
-        self._thread.join(_BAR_GRACE)
+        if self._thread is not None:
+            self._thread.join(_BAR_GRACE)
 
     def _run(self) -> None:
         try:
@@ -182,22 +184,26 @@ class Bars:
             # A small file may have come over the network before this line.
             self._found = initial = _found(first)
             bars = self._make(first.bytes_total, initial)
-            shown = {"bytes": initial, "files": 0}
             if all(getattr(bar, "disable", False) is True for _, bar in bars):
                 return
-            over = False
-            while not over:
-                over = self._over.wait(_TICK)
-                self._show(bars, shown)
-            for _, bar in bars:
-                close = getattr(bar, "close", None)
-                if close is not None:
-                    close()
+            with (
+                ExitStack() as closing
+            ):  # all, whatever happens: one that is left to the collector takes a lock there
+                for _, bar in reversed(bars):
+                    closing.callback(getattr(bar, "close", lambda: None))
+                self._follow(bars, initial)
         except BaseException as error:  # noqa: BLE001  goes up in the caller's thread, through check()
             if _terminal_is_gone(error):
                 logger.warning("No more progress bars: %s", error)
             else:
                 self._error = error
+
+    def _follow(self, bars: Sequence[tuple[str, Any]], initial: int) -> None:
+        shown = {"bytes": initial, "files": 0}
+        over = False
+        while not over:
+            over = self._over.wait(_TICK)
+            self._show(bars, shown)
 
     def _show(self, bars: Sequence[tuple[str, Any]], shown: dict[str, int]) -> None:
         now = self._handle.progress()

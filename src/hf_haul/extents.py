@@ -2,7 +2,8 @@
 
 An *extent* is a run of one file's bytes, in memory or being fetched. Extents of a file never overlap. A read takes what
 is there, joins what is on its way, and fetches only the holes; several readers of one file, and several opens of it,
-share its extents. Nothing here decides what to fetch ahead; see ``readahead``.
+share its extents. They go with their file: of those that nobody has open any more, only the latest few are kept for
+whoever opens them again. Nothing here decides what to fetch ahead; see ``readahead``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ __all__ = ["Extents"]
 _BUDGET: Final = 128 * MiB
 #: Bytes of these that may have been read to their end already; somebody may open the file again.
 _CONSUMED: Final = 32 * MiB
+#: Files closed last that are kept, with what is in memory of them.
+_CLOSED_FILES: Final = 64
 #: A larger read is not kept: it goes straight to its reader.
 _KEPT: Final = 4 * MiB
 
@@ -59,7 +62,7 @@ class _Extent:
 
 
 class _File:
-    """One file's extents, in order."""
+    """One file's extents, in order, of which there is one at the least once :class:`Extents` knows it."""
 
     def __init__(self) -> None:
         self.starts: list[int] = []
@@ -114,6 +117,8 @@ class Extents:
         self.reads = reads
         self._budget = budget
         self._consumed_budget = consumed
+        self._open: dict[RangeSource, int] = {}  # how many have it open
+        self._closed: OrderedDict[RangeSource, None] = OrderedDict()  # files nobody has open, the latest last
         self._start_empty()
         renew_after_fork(self, Extents._after_fork)
 
@@ -135,13 +140,35 @@ class Extents:
         self._start_empty()
         for read, extents in ((True, consumed), (False, fresh)):
             for old in extents:
-                file = self._files.get(old.source, _File())
+                file = self._file(old.source)
                 # It may be in both, if it was just moved from one to the other.
                 if old.data and not file.overlapping(old.start, old.stop):
-                    self._files[old.source] = file
-                    kept = self._make_whole(file, old.source, old.start, old.data, old.owner)
+                    kept = self._keep(file, _Extent(old.source, old.start, old.stop, old.owner, old.data))
                     if read:
                         self._consume(kept)
+
+    # ---- open files
+
+    def attach(self, source: RangeSource) -> None:
+        """Somebody has a file open, until :meth:`detach`."""
+        with self._lock:
+            self._open[source] = self._open.get(source, 0) + 1
+            self._closed.pop(source, None)
+
+    def detach(self, source: RangeSource, owner: object) -> None:
+        """Somebody has a file open no more: call off what was fetched ahead for them."""
+        self.release(owner, running=True)
+        with self._lock:
+            left = self._open.pop(source, 1) - 1
+            if left > 0:
+                self._open[source] = left
+                return
+            self._closed[source] = None
+            self._closed.move_to_end(source)
+            while len(self._closed) > _CLOSED_FILES:
+                gone, _ = self._closed.popitem(last=False)
+                for extent in self._idle(self._file(gone).extents):
+                    self._forget(extent)
 
     # ---- reading
 
@@ -165,7 +192,7 @@ class Extents:
             self.read_into(source, start, buffer.view, fetch=fetch, owner=owner)
             return buffer.take()
         with self._lock:
-            file = self._files.setdefault(source, _File())
+            file = self._file(source)
             made = []
             if file.holes(start, stop):
                 made = [self._make(file, source, a, b, owner) for a, b in file.holes(*fetch)]
@@ -201,7 +228,7 @@ class Extents:
             view[:] = self.read(source, start, stop, fetch=fetch, owner=owner)
             return
         with self._lock:
-            file = self._files.setdefault(source, _File())
+            file = self._file(source)
             held = file.overlapping(start, stop)
             holes = file.holes(start, stop)
             for extent in held:
@@ -220,19 +247,22 @@ class Extents:
         if not 0 < len(data) <= _KEPT:
             return
         with self._lock:
-            file = self._files.setdefault(source, _File())
+            file = self._file(source)
             if file.extents:
                 return
-            self._consume(self._make_whole(file, source, 0, data, owner))
+            self._consume(self._keep(file, _Extent(source, 0, len(data), owner, data)))
             self._make_room()
 
     def _wait(self, held: list[_Extent], mine: list[_Extent]) -> None:
         """Have extents in memory, whoever was to fetch them."""
+        threads = self.reads.threads
         for extent in held:
             if extent in mine:
+                threads.join(extent.job)
                 extent.job.result()
                 continue
-            self.reads.threads.promote(extent.job, DEMAND)
+            threads.promote(extent.job, DEMAND)
+            threads.join(extent.job)
             try:
                 extent.job.result()
             except Exception:  # noqa: BLE001  whatever it was, it was not this reader's
@@ -264,10 +294,7 @@ class Extents:
     def covered_to(self, source: RangeSource, start: int) -> int:
         """The first byte from ``start`` on that is neither here nor on its way."""
         with self._lock:
-            file = self._files.get(source)
-            if file is None:
-                return start
-            for extent in file.overlapping(start, source.size):
+            for extent in self._file(source).overlapping(start, source.size):
                 if extent.start > start:
                     break
                 start = extent.stop
@@ -293,7 +320,7 @@ class Extents:
         """
         made = []
         with self._lock:
-            file = self._files.setdefault(source, _File())
+            file = self._file(source)
             for start, stop in ranges:
                 for a, b in file.holes(start, min(stop, source.size)):
                     for at in range(a, b, part):
@@ -301,8 +328,12 @@ class Extents:
                             break
                         made.append(self._make(file, source, at, min(at + part, b), owner))
             self._make_room()
-        for extent in made:
-            self.reads.threads.submit(priority, extent.job)
+        refused = [extent for extent in made if not self.reads.threads.submit(priority, extent.job)]
+        if refused:  # no thread is to be had, and nobody waits for it
+            with self._lock:
+                for extent in refused:
+                    if not extent.waiters and extent.job.cancel():
+                        self._forget(extent)
 
     def release(self, owner: object, *, running: bool) -> None:
         """Call off what was fetched ahead for somebody.
@@ -330,20 +361,19 @@ class Extents:
 
     # ---- under the lock
 
+    def _file(self, source: RangeSource) -> _File:
+        """A file's extents; an empty one is not noted until it has any."""
+        return self._files.get(source) or _File()
+
     def _make(self, file: _File, source: RangeSource, start: int, stop: int, owner: object) -> _Extent:
         return self._keep(file, _Extent(source, start, stop, owner))
 
     def _keep(self, file: _File, extent: _Extent) -> _Extent:
         file.add(extent)
+        self._files[extent.source] = file
         self._fresh[extent] = None
         self._bytes += extent.stop - extent.start
         return extent
-
-    def _make_whole(
-        self, file: _File, source: RangeSource, start: int, data: bytes, owner: object
-    ) -> _Extent:
-        """An extent whose bytes are here already."""
-        return self._keep(file, _Extent(source, start, start + len(data), owner, data))
 
     def _consume(self, extent: _Extent) -> None:
         if extent in self._fresh:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from typing import Final
 
 from hf_haul.config import KiB, MiB
 from hf_haul.extents import Extents
-from hf_haul.parquet import TAIL, Layout, ParquetPlan, footer_start, parse_layout
+from hf_haul.finalizers import defer
+from hf_haul.forks import renew_after_fork
+from hf_haul.parquet import TAIL, ParquetPlan, footer_start, parse_layout
 from hf_haul.ranged import RangeSource
 from hf_haul.readahead import Advice, ReadAhead
 
@@ -35,15 +36,18 @@ class FileReader:
     def __init__(self, source: RangeSource, extents: Extents, *, ahead: bool = True) -> None:
         self._source = source
         self._extents = extents
-        self._policy = ReadAhead(source.size) if ahead else None
-        self._parquet = source.remote.path.lower().endswith(".parquet")
-        layout = _layouts.get(source)
-        self._plan = ParquetPlan(layout) if layout is not None else None
-        self._lock = threading.Lock()
+        self._ahead = ahead
+        self._closed = False
+        self._start_anew()
+        renew_after_fork(self, FileReader._start_anew)
+        extents.attach(source)
 
-    def after_fork(self) -> None:
-        """Start with a fresh lock."""
+    def _start_anew(self) -> None:
         self._lock = threading.Lock()
+        self._policy = ReadAhead(self._source.size) if self._ahead else None
+        self._parquet = self._source.remote.path.lower().endswith(".parquet")
+        layout = self._source.layout
+        self._plan = ParquetPlan(layout) if layout is not None else None
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes from ``start`` up to ``stop``, which lie inside the file.
@@ -131,14 +135,16 @@ class FileReader:
         if layout is None:
             self._parquet = False
             return
-        _layouts[source] = layout
+        source.layout = layout
         with self._lock:
             self._plan = ParquetPlan(layout)
 
     def close(self) -> None:
         """Call off what was fetched ahead."""
-        self._extents.release(self, running=True)
+        if not self._closed:
+            self._closed = True
+            self._extents.detach(self._source, self)
 
-
-#: What was learned of parquet files, for those who open them again.
-_layouts: weakref.WeakKeyDictionary[RangeSource, Layout] = weakref.WeakKeyDictionary()
+    def close_soon(self) -> None:
+        """The same, but it waits for no lock: for finalizers."""
+        defer(self.close)

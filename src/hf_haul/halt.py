@@ -95,12 +95,24 @@ class Halt:
             waker: Ends the block's blocking call from another thread, for instance by shutting its
                 socket down. Called at once if the halt is set already.
         """
+        self.add_waker(waker)
+        try:
+            yield
+        finally:
+            self.remove_waker(waker)
+
+    def add_waker(self, waker: Callable[[], None]) -> None:
+        """Have ``waker`` called as in :meth:`waking`, until :meth:`remove_waker`."""
         with self._lock:
             self._wakers.append(waker)
         try:
             if self._event.is_set():
                 waker()
-            yield
-        finally:
-            with self._lock:
-                self._wakers.remove(waker)
+        except BaseException:
+            self.remove_waker(waker)
+            raise
+
+    def remove_waker(self, waker: Callable[[], None]) -> None:
+        """Undo :meth:`add_waker`."""
+        with self._lock:
+            self._wakers.remove(waker)

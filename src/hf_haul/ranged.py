@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import (
@@ -20,6 +21,7 @@ from hf_haul.errors import (
     StalledError,
     TransferError,
 )
+from hf_haul.finalizers import defer
 from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
@@ -36,7 +38,9 @@ __all__ = ["Checksum", "RangeSource", "learn_size"]
 #: Refused ranges after which a source is taken to do none, and its file is fetched in one stream.
 _REFUSALS: Final = 2
 #: Bytes of a whole file that are kept in memory; a larger one goes to a temporary file.
-_IN_MEMORY: Final = 16 * MiB
+_IN_MEMORY: Final = 1 * MiB
+#: Seconds between two looks at a halt while another thread fetches the whole file.
+_LOOK_SECONDS: Final = 0.1
 _SMALLEST_UNIT: Final = 64 * KiB
 _LARGEST_UNIT: Final = 4 * MiB
 _UNKNOWN_UNIT: Final = 1 * MiB
@@ -128,14 +132,64 @@ class _Fill:
         return ByteRange(self.start + self.done, self.start + len(self.view))
 
 
+class _WholeFile:
+    """A copy of a whole file, in memory or in a temporary file, read by any number of threads at once.
+
+    Locking: ``_seeking`` is only held where the system cannot read at an offset.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._seeking = threading.Lock()
+        self._bytes: memoryview | None = None
+        self._file: IO[bytes] | None = None
+        if size <= _IN_MEMORY:
+            self._bytes = memoryview(bytearray(size))
+        else:
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  kept open for later reads
+            weakref.finalize(self, defer, self._file.close).atexit = False
+
+    def write(self, at: int, data: memoryview) -> None:
+        """Write the next bytes."""
+        if self._bytes is not None:
+            self._bytes[at : at + len(data)] = data
+        while self._file is not None and len(data):
+            data = data[self._file.write(data) :]
+
+    def read_into(self, at: int, view: memoryview) -> None:
+        """Fill ``view`` from offset ``at``."""
+        if self._bytes is not None:
+            view[:] = self._bytes[at : at + len(view)]
+        while self._file is not None and len(view):
+            got = self._read_some(self._file, at, view)
+            if not got:
+                raise OSError("a temporary file was cut short")
+            at, view = at + got, view[got:]
+
+    def _read_some(self, file: IO[bytes], at: int, view: memoryview) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(file.fileno(), [view], at)
+        with self._seeking:  # pragma: no cover - Windows
+            file.seek(at)
+            data = file.read(len(view))
+        view[: len(data)] = data  # pragma: no cover - Windows
+        return len(data)  # pragma: no cover - Windows
+
+    def close(self) -> None:
+        """Give it up, where it is not complete."""
+        if self._file is not None:
+            self._file.close()
+
+
 class RangeSource:
     """Reads any range of one file, from any thread, and again in a forked child.
 
     A source that answers a range with something else is asked again; one that keeps doing so is fetched in one
     stream, checked against its digest, and served from there. Bytes are never taken for others than they are.
 
-    Locking: ``_lock`` guards the attributes below it. ``_spooling`` is held by the thread that fetches the whole
-    file, and by readers of that copy; it is the only lock held during a request.
+    Locking: ``_lock`` guards the attributes below it. It is never held during a request.
+
+    Attributes:
+        layout: What was learned of a parquet file, for those who open it again.
 
     Args:
         remote: The file; its size must be known.
@@ -168,6 +222,8 @@ class RangeSource:
         self._history = history
         self._guard = guard
         self._clock = clock
+        self.layout: Any = None
+        self._whole: _WholeFile | None = None  # set once it is complete, so a child may go on with it
         self._reset()
         renew_after_fork(self, RangeSource._reset)
 
@@ -176,8 +232,7 @@ class RangeSource:
         self._lock = threading.Lock()
         self._transport_: Transport | None = None
         self._refusals = 0
-        self._spooling = threading.Lock()
-        self._spool: IO[bytes] | None = None
+        self._fetching: threading.Event | None = None  # set when the whole file is here, or cannot be had
 
     @property
     def unit(self) -> int:
@@ -324,20 +379,31 @@ class RangeSource:
     # ---- sources that do no ranges
 
     def _fill_from_whole(self, fill: _Fill, watched: Watched) -> None:
-        while not self._spooling.acquire(timeout=0.1):
-            watched.halt.check()
-        try:
-            if self._spool is None:
-                self._spool = self._fetch_whole(watched, fill.trickle)
-                weakref.finalize(self, self._spool.close)
-            self._spool.seek(fill.start)
-            fill.view[:] = self._spool.read(len(fill.view))
-            fill.done = len(fill.view)
-        finally:
-            self._spooling.release()
+        self._whole_file(watched, fill.trickle).read_into(fill.start, fill.view)
+        fill.done = len(fill.view)
 
-    def _fetch_whole(self, watched: Watched, trickle: Trickle) -> IO[bytes]:
-        spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  kept open for later reads
+    def _whole_file(self, watched: Watched, trickle: Trickle) -> _WholeFile:
+        """The whole file, fetched by one thread while the others wait."""
+        while True:
+            with self._lock:
+                if self._whole is not None:
+                    return self._whole
+                others = self._fetching
+                if others is None:
+                    fetched = self._fetching = threading.Event()
+                    break
+            while not others.wait(_LOOK_SECONDS):
+                watched.halt.check()
+        try:
+            self._whole = self._fetch_whole(watched, trickle)
+            return self._whole
+        finally:
+            with self._lock:
+                self._fetching = None
+            fetched.set()
+
+    def _fetch_whole(self, watched: Watched, trickle: Trickle) -> _WholeFile:
+        whole = _WholeFile(self.size)
         checksum = Checksum(self.remote)
         buffer = memoryview(bytearray(min(self._settings.chunk_size, max(1, self.size))))
         try:
@@ -345,11 +411,11 @@ class RangeSource:
                 at = 0
                 while at < self.size:
                     got = self._read(body, buffer[: self.size - at], watched, trickle)
-                    spool.write(buffer[:got])
+                    whole.write(at, buffer[:got])
                     checksum.update(buffer[:got])
                     at += got
             checksum.check()
         except BaseException:
-            spool.close()
+            whole.close()
             raise
-        return spool
+        return whole

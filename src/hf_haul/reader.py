@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
+import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
-from typing import Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
 
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import HaltedError, IntegrityError
+from hf_haul.finalizers import attend, defer
 from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
@@ -20,9 +26,15 @@ from hf_haul.metrics import SourceHistory
 from hf_haul.ranged import Checksum, RangeSource, learn_size
 from hf_haul.stallguard import StallGuard
 from hf_haul.task import RemoteFile
+from hf_haul.threads import ThreadGroup
 from hf_haul.transports.base import Transport
 
-__all__ = ["DEMAND", "READ_AHEAD", "Buffer", "Job", "ReadThreads", "Reads", "Wanted", "split"]
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
+
+__all__ = ["DEMAND", "READ_AHEAD", "Buffer", "Job", "ReadThreads", "Reads", "Stream", "Wanted", "split"]
+
+logger = logging.getLogger(__name__)
 
 #: Urgency of a read that somebody waits for, and of one that somebody may want soon.
 DEMAND: Final = 0
@@ -30,8 +42,8 @@ READ_AHEAD: Final = 2
 
 #: Connections that one process reads over at once, if its settings allow as many.
 _CONNECTIONS: Final = 16
-#: Sources remembered with their resolved URLs.
-_SOURCES: Final = 1024
+#: Sources that are remembered with their resolved URLs when nobody uses them any more.
+_RECENT: Final = 64
 #: Ranges are merged up to this many bytes, and parts of a read are not larger than twice that.
 _MERGED: Final = 8 * MiB
 #: Bytes that a stream keeps in flight.
@@ -39,6 +51,10 @@ _STREAM_WINDOW: Final = 64 * MiB
 #: Parts are not smaller than this many bytes: below it, what a request costs this machine counts more than the link.
 _SMALLEST_PART: Final = 256 * KiB
 _IDLE_SECONDS: Final = 5.0
+#: Seconds before what failed for want of memory is tried again.
+_SHORTAGE_SECONDS: Final = 0.05
+#: Seconds between two looks whether somebody does what is waited for.
+_LOOK_SECONDS: Final = 1.0
 #: Bytes between two ranges that are rather fetched than asked around, at the most.
 _GAP: Final = 64 * KiB
 
@@ -52,91 +68,119 @@ class Job(Future[None]):
 
     def __init__(self, work: Callable[[], None]) -> None:
         super().__init__()
-        self._work: Callable[[], None] | None = work
-        self.taken = False  # by the thread that does it; guarded by that thread's ReadThreads
+        # Emptied by whoever does it, in a single operation: its reader and a thread may both be about to. It holds
+        # buffers, too, that somebody may be done with before the future is.
+        self._work = [work]
+
+    @property
+    def taken(self) -> bool:
+        """Whether somebody does it, or it was done or cancelled."""
+        return not self._work
 
     def run(self) -> None:
-        """Do it in this thread, unless it was cancelled."""
-        work, self._work = (
-            self._work,
-            None,
-        )  # it holds buffers that somebody may be done with before the future is
-        if work is None or not self.set_running_or_notify_cancel():
+        """Do it in this thread, unless somebody else has begun to, or it was cancelled."""
+        try:
+            work = self._work.pop()
+        except IndexError:
             return
         try:
+            if not self.set_running_or_notify_cancel():
+                return
             work()
         except Exception as error:  # noqa: BLE001  it belongs to whoever waits
-            self.set_exception(error)
+            self._end(error)
         except BaseException:
             # Ctrl+C reached this thread: it is this thread's to raise, and no other's.
-            self.set_exception(HaltedError("interrupted"))
+            self._end(HaltedError("interrupted"))
             raise
         else:
-            self.set_result(None)
+            self._end(None)
+
+    def _end(self, error: Exception | None) -> None:
+        while not self.done():
+            try:
+                self.set_result(None) if error is None else self.set_exception(error)
+            except Exception:  # who waits must learn of it all the same
+                logger.warning("the end of a read could not be told", exc_info=True)
+                time.sleep(_SHORTAGE_SECONDS)
+
+    def cancel(self) -> bool:
+        """Take it back, if nobody has begun; returns whether it will never be done."""
+        cancelled = super().cancel()
+        if cancelled:
+            self._work.clear()
+        return cancelled
 
 
 class ReadThreads:
     """A few threads that work off reads, the most urgent first.
 
     Threads start when they are needed and end when idle. They are daemons: a reader that nobody waits for must not
-    keep a program from ending.
+    keep a program from ending. Where the system gives no thread, whoever waits for a job does it.
 
-    Locking: ``_changed`` guards all attributes; work runs outside it.
+    Locking: ``_lock`` guards ``_heap``; it is a leaf.
 
     Args:
         limit: Threads at once, at the most.
+        idle_seconds: Seconds without work after which a thread ends.
     """
 
     def __init__(self, limit: int, *, idle_seconds: float = _IDLE_SECONDS) -> None:
         self.limit = limit
-        self._idle_seconds = idle_seconds
         self._numbers = itertools.count()
-        self._reset()
-        renew_after_fork(self, ReadThreads._reset)
+        self._group = ThreadGroup("hf-haul-read", limit, self._take, idle_seconds=idle_seconds)
+        self._start_empty()
+        renew_after_fork(self, ReadThreads._start_empty)
 
-    def _reset(self) -> None:
-        self._changed = threading.Condition()
+    def _start_empty(self) -> None:
+        self._lock = threading.Lock()
         self._heap: list[tuple[int, int, Job]] = []
-        self._threads = 0
-        self._idle = 0
 
-    def submit(self, priority: int, job: Job) -> None:
-        """Have a job done; the smaller ``priority``, the sooner. Its ``cancel`` takes it back in time."""
-        self._push(priority, job)
+    def submit(self, priority: int, job: Job) -> bool:
+        """Have a job done; the smaller ``priority``, the sooner. Its ``cancel`` takes it back in time.
+
+        Returns:
+            Whether there is a thread for it. If not, it is still to be done: :meth:`join` does it.
+        """
+        attend()
+        with self._lock:
+            heapq.heappush(self._heap, (priority, next(self._numbers), job))
+        self._group.wake()
+        if self._group.start():
+            return True
+        with self._lock:
+            self._heap = [each for each in self._heap if each[2] is not job]
+            heapq.heapify(self._heap)
+        return False
 
     def promote(self, job: Job, priority: int) -> None:
         """Do a submitted job sooner, if it has not begun."""
-        if not (job.taken or job.running() or job.done()):
-            self._push(priority, job)
+        if not job.taken:
+            self.submit(priority, job)
 
-    def _push(self, priority: int, job: Job) -> None:
-        with self._changed:
-            heapq.heappush(self._heap, (priority, next(self._numbers), job))
-            if self._idle:
-                self._changed.notify()
-            elif self._threads < self.limit:
-                self._threads += 1
-                threading.Thread(target=self._run, name="hf-haul-read", daemon=True).start()
-
-    def _run(self) -> None:
-        while (job := self._next()) is not None:
+    def join(self, job: Job) -> None:
+        """Wait until a job is done or cancelled; one that no thread will do is done here."""
+        if not len(self._group):
             job.run()
-            del job  # it holds what it read
+        while True:
+            try:
+                job.exception(_LOOK_SECONDS)
+            except FutureTimeoutError:
+                # Not while all threads are busy: their turn comes. One that is idle has been passed over.
+                if not job.taken and (self._group.idle or not len(self._group)):
+                    job.run()
+                continue
+            except CancelledError:
+                pass
+            return
 
-    def _next(self) -> Job | None:
-        with self._changed:
-            while True:
-                while self._heap:
-                    job = heapq.heappop(self._heap)[2]
-                    if not job.taken:
-                        job.taken = True
-                        return job
-                self._idle += 1
-                woken = self._changed.wait(self._idle_seconds)
-                self._idle -= 1
-                if not woken and not self._heap:
-                    self._threads -= 1
-                    return None
+    def _take(self) -> Callable[[], None] | None:
+        with self._lock:
+            while self._heap:
+                job = heapq.heappop(self._heap)[2]
+                if not job.taken:
+                    return job.run
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,19 +259,26 @@ class _Batch:
 
     def wait(self, index: int) -> None:
         """Wait for one part; raises what failed first, whichever part that was."""
+        job = self._jobs[index]
+        self._threads.join(job)
         try:
-            self._jobs[index].result()
+            job.result()
         except Exception as error:
             if self._error is None or self._error is error:
                 raise
             raise self._error from self._error.__cause__  # this part was only called off
 
-    def call_off(self) -> None:
-        """Stop, and wait until no thread touches the buffers any more."""
+    def stop(self) -> None:
+        """Begin nothing more, and break off what is under way."""
         self.halt.set()
         for job in self._jobs:
-            if not job.cancel():
-                job.exception()
+            job.cancel()
+
+    def call_off(self) -> None:
+        """Stop, and wait until no thread touches the buffers any more."""
+        self.stop()
+        for job in self._jobs:
+            self._threads.join(job)
 
 
 class _Flight:
@@ -272,6 +323,10 @@ def split(start: int, stop: int, unit: int, connections: int) -> list[tuple[int,
     return [(at, min(at + step, stop)) for at in range(start, stop, step)]
 
 
+#: URL, etag and token.
+_Key = tuple[str, str | None, str | None]
+
+
 class Reads:
     """Reads of any number of files, over one set of threads and connections.
 
@@ -294,12 +349,13 @@ class Reads:
         self._limiter = limiter
         self._history = SourceHistory()
         self._guard = StallGuard(settings.stall_timeout)
-        self._sources: OrderedDict[tuple[str, str | None, str | None], RangeSource] = OrderedDict()
+        self._sources: weakref.WeakValueDictionary[_Key, RangeSource] = weakref.WeakValueDictionary()
+        self._recent: OrderedDict[RangeSource, None] = OrderedDict()
         self._reset()
         renew_after_fork(self, Reads._reset)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()  # guards _sources
+        self._lock = threading.Lock()  # guards _sources and _recent
 
     def source(self, remote: RemoteFile) -> RangeSource:
         """The one source of a file: whoever reads it shares its resolved URL.
@@ -321,9 +377,10 @@ class Reads:
                     remote, self._open_transport, self._settings, self._limiter, self._history, self._guard
                 )
                 self._sources[key] = source
-                while len(self._sources) > _SOURCES:
-                    self._sources.popitem(last=False)
-            self._sources.move_to_end(key)
+            self._recent[source] = None
+            self._recent.move_to_end(source)
+            while len(self._recent) > _RECENT:
+                self._recent.popitem(last=False)
             return source
 
     def read(self, source: RangeSource, start: int, stop: int) -> bytes:
@@ -404,10 +461,7 @@ class Reads:
                     for index in flight.span.indexes:
                         results[index] = error
         except BaseException:
-            for flight in flights:
-                flight.batch.halt.set()
-            for flight in flights:
-                flight.batch.call_off()
+            _call_off([flight.batch for flight in flights])
             raise
         return results
 
@@ -440,30 +494,95 @@ class Reads:
         checksum.check()
         return buffer.take()
 
-    def stream(self, source: RangeSource, start: int, stop: int) -> Iterator[bytes]:
+    def stream(self, source: RangeSource, start: int, stop: int) -> Stream:
         """The bytes from ``start`` up to ``stop`` in order, a block at a time, with the next ones under way."""
         step = max(source.unit, MiB)
-        blocks = iter([(at, min(at + step, stop)) for at in range(start, stop, step)])
         ahead = max(1, min(self.connections, _STREAM_WINDOW // step))
-        flying: list[tuple[Buffer, _Batch]] = []
-        try:
-            while True:
-                for a, b in itertools.islice(blocks, ahead - len(flying)):
-                    flying.append((Buffer(b - a), _Batch(self.threads)))
-                    flying[-1][1].add(source, a, flying[-1][0].view)
-                if not flying:
-                    return
-                buffer, batch = flying.pop(0)
-                batch.wait(0)
-                yield buffer.take()
-        finally:
-            for _, batch in flying:
-                batch.halt.set()
-            for _, batch in flying:
-                batch.call_off()
+        return Stream(self.threads, source, range(start, stop, step), stop, ahead)
 
     def _parts(self, span: _Span) -> list[tuple[int, int]]:
         return split(span.start, span.stop, span.source.unit, self.connections)
+
+
+class Stream:
+    """Bytes of one file in order, a block at a time, with the next blocks under way. For one thread at a time.
+
+    No generator: the collector would run its ``finally`` wherever it finds it.
+
+    Args:
+        threads: Fetch the blocks.
+        source: The file.
+        starts: Where blocks begin.
+        stop: Where the last one ends.
+        ahead: Blocks under way at once.
+    """
+
+    def __init__(
+        self, threads: ReadThreads, source: RangeSource, starts: range, stop: int, ahead: int
+    ) -> None:
+        self._threads = threads
+        self._source = source
+        self._blocks = iter([(at, min(at + starts.step, stop)) for at in starts])
+        self._ahead = ahead
+        self._flying: list[tuple[Buffer, _Batch]] = []
+        self._closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._closed:
+            raise StopIteration
+        try:
+            return self._next()
+        except BaseException:
+            self.close()
+            raise
+
+    def _next(self) -> bytes:
+        for a, b in itertools.islice(self._blocks, self._ahead - len(self._flying)):
+            buffer, batch = Buffer(b - a), _Batch(self._threads)
+            self._flying.append((buffer, batch))
+            batch.add(self._source, a, buffer.view)
+        if not self._flying:
+            raise StopIteration
+        buffer, batch = self._flying[0]
+        batch.wait(0)
+        del self._flying[0]
+        return buffer.take()
+
+    def close(self) -> None:
+        """Call off what is under way, soon; waits for nothing, since finalizers call it."""
+        flying, self._flying, self._closed = self._flying, [], True
+        if flying:
+            defer(lambda: _stop([batch for _, batch in flying]))
+
+    def forget(self) -> None:
+        """Let go of what is under way as it is: in a forked child it is the parent's."""
+        self._flying, self._closed = [], True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _stop(batches: Sequence[_Batch]) -> None:
+    for batch in batches:
+        batch.stop()
+
+
+def _call_off(batches: Sequence[_Batch]) -> None:
+    """Stop several batches, and wait until no thread touches their buffers any more."""
+    _stop(batches)
+    for batch in batches:
+        batch.call_off()
 
 
 def _merge(wanted: Sequence[Wanted], max_gap: int | None) -> list[_Span]:

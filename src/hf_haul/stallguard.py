@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from hf_haul.finalizers import attend
 from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
+from hf_haul.threads import ThreadGroup
 
 __all__ = ["StallGuard", "Watched"]
 
-#: Seconds without anything to watch after which the guard's thread ends.
-_IDLE_SECONDS: Final = 5.0
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks, at the most.
+_LOOK_SECONDS: Final = 1.0
 
 
 class Watched:
@@ -58,7 +63,7 @@ class Watched:
 class StallGuard:
     """Watches readers, on a thread that lives while there are any.
 
-    Locking: ``_lock`` guards all attributes. Readers are woken outside it.
+    Locking: ``_lock`` guards ``_readers``. Readers are woken outside it.
 
     Args:
         timeout: Seconds between two bytes after which a request is ended.
@@ -68,13 +73,14 @@ class StallGuard:
     def __init__(self, timeout: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._timeout = timeout
         self._clock = clock
+        self._pause = min(_LOOK_SECONDS, timeout / 4)
+        self._thread = ThreadGroup("hf-haul-stalls", 1, self._next)
         self._reset()
         renew_after_fork(self, StallGuard._reset)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._readers: set[Watched] = set()
-        self._running = False
 
     @contextmanager
     def watching(self, halt: Halt) -> Iterator[Watched]:
@@ -82,11 +88,9 @@ class StallGuard:
         watched = Watched(Halt())
         with self._lock:
             self._readers.add(watched)
-            start = not self._running
-            self._running = True
-        if start:
-            threading.Thread(target=self._run, name="hf-haul-stalls", daemon=True).start()
         try:
+            self._thread.wake()
+            self._thread.start()  # where no thread is to be had, sockets have a time limit of their own
             with halt.waking(watched.halt.set):
                 yield watched
         finally:
@@ -102,18 +106,15 @@ class StallGuard:
             waited = reader.seconds(now)
             if waited >= (self._timeout if reader.timeout is None else reader.timeout):
                 reader.stalled = waited
-                reader.halt.wake()
+                try:
+                    reader.halt.wake()
+                except Exception:  # the others have to be woken all the same
+                    logger.warning("a stalled request could not be ended", exc_info=True)
 
-    def _run(self) -> None:
-        pause = min(1.0, self._timeout / 4)
-        last_busy = time.monotonic()
-        while True:
-            time.sleep(pause)
-            self.check()
-            now = time.monotonic()
-            with self._lock:
-                if self._readers:
-                    last_busy = now
-                elif now - last_busy > _IDLE_SECONDS:
-                    self._running = False
-                    return
+    def _next(self) -> Callable[[], None] | None:
+        return self._look if self._readers else None
+
+    def _look(self) -> None:
+        time.sleep(self._pause)
+        attend()
+        self.check()

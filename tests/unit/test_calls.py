@@ -242,6 +242,36 @@ def test_bars_that_are_switched_off_are_left_alone() -> None:
     assert bar.moves == []
 
 
+def test_where_no_thread_is_to_be_had_there_are_no_bars_but_a_download(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    handle, made = Handle(), []
+    bars = Bars(handle, lambda total, initial: made.append(total) or [])  # type: ignore[arg-type,func-returns-value]  # as above
+    bars.close()
+    bars.check()
+    assert made == []
+
+
+def test_all_bars_are_closed_where_one_of_them_fails() -> None:
+    handle = Handle()
+
+    class Bad(Bar):
+        def update(self, n: float) -> None:
+            raise ZeroDivisionError
+
+    made = {"bytes": Bad(100), "files": Bar(100)}
+    bars = Bars(handle, lambda total, initial: list(made.items()))  # type: ignore[arg-type]  # as above
+    handle.now = replace(IDLE, bytes_done=1, bytes_transferred=1)
+    bars.close()
+    with pytest.raises(ZeroDivisionError):
+        bars.check()
+    assert all(bar.closed for bar in made.values())
+
+
 def test_a_bar_that_blocks_holds_the_end_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "_BAR_GRACE", 0.01)
     handle, release, blocked = Handle(), threading.Event(), threading.Event()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
+from typing import Any
 
 import pytest
 from tests.support.repos import random_bytes
-from tests.support.sources import FakeTransport, make_reads
+from tests.support.sources import FakeTransport, make_reads, remote_file
+from tests.support.waits import until
 
 from hf_haul.errors import ConnectionFailedError, HttpStatusError
 from hf_haul.extents import Extents
@@ -203,6 +206,54 @@ def test_in_a_forked_child_what_is_here_stays_and_what_was_coming_is_forgotten()
     assert read(extents, source, 5000, 6000) == DATA[5000:6000]
 
 
+def test_a_job_run_by_its_reader_and_by_a_thread_at_once_is_done_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    transport = FakeTransport(DATA, gate=threading.Event())
+    extents, source = make(transport)
+    start, promoted = extents._start, threading.Event()
+
+    def late(made: list[Any]) -> None:
+        assert promoted.wait(10)  # by the other, to a thread that has begun by now
+        assert transport.wait_for_requests(1)
+        start(made)
+
+    monkeypatch.setattr(extents, "_start", late)
+    found: list[bytes] = []
+    first = threading.Thread(target=lambda: found.append(read(extents, source, 0, 1000)))
+    first.start()
+    assert until(lambda: len(extents._fresh))
+    monkeypatch.setattr(extents, "_start", start)
+    second = threading.Thread(target=lambda: found.append(read(extents, source, 0, 1000)))
+    second.start()
+    assert transport.wait_for_requests(1)
+    promoted.set()
+    assert transport.gate is not None
+    transport.gate.set()
+    first.join(10)
+    second.join(10)
+    assert found == [DATA[:1000]] * 2
+    assert transport.asked == [(0, 1000)]
+
+
+def test_where_no_thread_is_to_be_had_nothing_is_fetched_ahead_and_reads_are_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    transport = FakeTransport(DATA)
+    extents, source = make(transport)
+    extents.prefetch(source, [(0, 40 * KiB)], part=KiB, owner=ME)
+    assert transport.asked == []
+    assert extents._bytes == 0
+    assert extents._files == {}
+    reader = FileReader(source, extents)
+    for at in range(0, 5 * MiB, 100 * KiB):
+        assert reader.read(at, at + 100 * KiB) == DATA[at : at + 100 * KiB]
+
+
 # ---- one open file
 
 
@@ -242,6 +293,42 @@ def test_a_small_whole_file_is_read_once() -> None:
     FileReader(source, extents).read_into(0, view)
     assert view == DATA[: 2 * MiB]
     assert transport.sent == 2 * MiB
+
+
+def test_what_is_kept_of_a_file_goes_with_the_file_but_for_those_closed_last() -> None:
+    data = DATA[: 100 * KiB]
+    transport = FakeTransport(data)
+    reads, _ = make_reads(transport)
+    reads._open_transport = lambda _remote: transport
+    extents = Extents(reads)
+    stays = reads.source(remote_file(data, "open all the time.parquet"))
+    open_file = FileReader(stays, extents)
+    assert open_file.read(0, 1000) == data[:1000]
+    for i in range(300):
+        source = reads.source(remote_file(data, f"{i}.parquet"))
+        source.layout = object() if i % 2 else None
+        reader = FileReader(source, extents)
+        assert reader.read(10, 20_000) == data[10:20_000]
+        assert reader.read(0, len(data)) == data
+        reader.close()
+        reader.close()  # once more is nothing
+    del source, reader
+    gc.collect()
+    assert len(extents._closed) == 64
+    assert len(extents._files) <= 64 + 1
+    assert extents._open == {stays: 1}
+    assert len(reads._sources) <= 64 + 2
+    again = len(transport.asked)
+    assert open_file.read(0, 1000) == data[:1000]
+    assert FileReader(reads.source(remote_file(data, "299.parquet")), extents).read(0, len(data)) == data
+    assert len(transport.asked) == again
+
+
+def test_a_large_read_that_is_not_kept_leaves_no_entry() -> None:
+    extents, source = make(FakeTransport(DATA))
+    assert read(extents, source, 0, 5 * MiB) == DATA[: 5 * MiB]
+    assert extents.covered_to(source, 0) == 0
+    assert extents._files == {}
 
 
 def test_a_lost_connection_ahead_is_nobodys_error() -> None:

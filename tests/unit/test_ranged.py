@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+from collections.abc import Callable
+
 import pytest
 from tests.support.repos import random_bytes
 from tests.support.sources import FakeTransport, make_source
 
+from hf_haul import ranged
 from hf_haul.errors import (
     ConnectionFailedError,
     HaltedError,
@@ -78,6 +83,78 @@ def test_a_source_without_ranges_is_fetched_once_and_served_from_there() -> None
     assert transport.asked == [(100, 150), (100, 150), None]
 
 
+@pytest.mark.parametrize("size", [300_000, 3_000_000], ids=["in memory", "on disk"])
+def test_a_whole_file_is_fetched_by_one_of_those_that_want_it_and_read_by_all(size: int) -> None:
+    data = random_bytes(size, "whole")
+    transport = FakeTransport(data, no_ranges=True, gate=threading.Event())
+    source = make_source(transport)
+    source._refusals = 9
+    found: dict[int, bytes] = {}
+    threads = [
+        threading.Thread(target=lambda at=at: found.update({at: fill(source, at, at + 50_000)}))
+        for at in range(0, size - 50_000, size // 7)
+    ]
+    for thread in threads:
+        thread.start()
+    assert transport.wait_for_requests(1)
+    assert source._lock.acquire(timeout=10)  # nobody holds a lock while the source is slow
+    source._lock.release()
+    assert transport.gate is not None
+    transport.gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert transport.asked == [None]
+    assert found == {at: data[at : at + 50_000] for at in range(0, size - 50_000, size // 7)}
+
+
+def test_who_waits_for_a_whole_file_can_be_called_off_and_one_that_fails_is_followed_by_the_next() -> None:
+    transport = FakeTransport(DATA, no_ranges=True, gate=threading.Event())
+    source = make_source(transport)
+    source._refusals = 9
+    first = threading.Thread(target=lambda: fill(source, 0, 10))
+    first.start()
+    assert transport.wait_for_requests(1)
+    halt, errors = Halt(), []
+
+    def wait() -> None:
+        try:
+            source.fill(0, memoryview(bytearray(10)), halt)
+        except HaltedError as error:
+            errors.append(error)
+
+    second = threading.Thread(target=wait)
+    second.start()
+    halt.set()
+    second.join(10)
+    assert len(errors) == 1
+    third = threading.Thread(target=lambda: fill(source, 0, 10))
+    third.start()
+    transport.faults = [ConnectionFailedError("lost")]
+    assert transport.gate is not None
+    transport.gate.set()
+    first.join(10)
+    third.join(10)
+    assert fill(source, 5, 500) == DATA[5:500]
+    assert transport.opened == 1
+
+
+def test_the_collector_leaves_it_to_others_to_close_a_copy_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[Callable[[], object]] = []
+    monkeypatch.setattr(ranged, "defer", left.append)
+    source = make_source(FakeTransport(random_bytes(2_000_000, "copy"), no_ranges=True))
+    source._refusals = 9
+    fill(source, 0, 10)
+    assert source._whole is not None
+    file = source._whole._file
+    assert file is not None
+    del source
+    gc.collect()
+    assert not file.closed
+    (close,) = left
+    close()
+    assert file.closed
+
+
 def test_a_whole_file_fetched_instead_of_ranges_is_checked() -> None:
     transport = FakeTransport(DATA, no_ranges=True)
     source = make_source(transport)
@@ -116,7 +193,7 @@ def test_a_fork_starts_over_with_fresh_locks_and_connections() -> None:
     source._open_transport = lambda _: transports.pop(0)
     assert fill(source, 0, 10) == DATA[:10]
     source._lock.acquire()  # as if held by a thread that the child does not have
-    source._spooling.acquire()
+    source._fetching = threading.Event()
     source._reset()
     assert fill(source, 0, 10) == DATA[:10]
     assert not transports

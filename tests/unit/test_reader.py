@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import heapq
 import itertools
 import random
 import threading
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.support.repos import random_bytes
-from tests.support.sources import FakeBody, FakeTransport, make_reads
+from tests.support.sources import FakeBody, FakeTransport, make_reads, remote_file
 
+from hf_haul import reader
 from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, HttpStatusError, IntegrityError
 from hf_haul.halt import Halt
+from hf_haul.ranged import RangeSource
 from hf_haul.ranges import ByteRange
 from hf_haul.reader import DEMAND, READ_AHEAD, Job, ReadThreads, Wanted, split
 
@@ -249,6 +255,114 @@ def test_a_job_that_fails_tells_whoever_waits_and_its_thread_lives_on() -> None:
     with pytest.raises(RuntimeError, match="unlocked"):
         bad.result(10)
     good.result(10)
+
+
+class _Met(Job):
+    """A job whose runners meet in the middle of taking it."""
+
+    together = threading.Barrier(2)
+    _kept: Any
+
+    @property
+    def _work(self) -> Any:
+        kept = self._kept
+        self.together.wait(10)
+        return kept
+
+    @_work.setter
+    def _work(self, work: Any) -> None:
+        self._kept = work
+
+
+def test_a_job_is_done_once_where_its_reader_and_a_thread_run_it_in_the_same_moment() -> None:
+    done: list[str] = []
+    job = _Met(lambda: done.append(threading.current_thread().name))
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            job.run()
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert job.result(10) is None
+    assert len(done) == 1
+    assert errors == []
+
+
+def _refuse(thread: threading.Thread) -> None:
+    raise RuntimeError(f"can't start new thread: {thread.name}")
+
+
+def test_where_no_thread_is_to_be_had_the_caller_reads_by_itself_and_later_threads_do_again() -> None:
+    names: set[str] = set()
+    transport = FakeTransport(DATA, on_open=lambda: names.add(threading.current_thread().name))
+    reads, (source,) = make_reads(transport)
+    here = {threading.current_thread().name}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _refuse)
+        for _ in range(3):
+            assert reads.read(source, 0, len(DATA)) == DATA
+            assert b"".join(reads.stream(source, 0, len(DATA))) == DATA
+        assert names == here
+        assert reads.threads._heap == []
+    names.clear()
+    assert reads.read(source, 0, len(DATA)) == DATA
+    assert names
+    assert not names & here
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("a fault of ours")])
+@pytest.mark.parametrize(
+    "where", ["while it looks for work", "before it begins", "in the work", "at the end"]
+)
+def test_a_thread_that_dies_of_anything_keeps_nobody_waiting(
+    where: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_LOOK_SECONDS", 0.02)
+    reads, (source,) = make_reads(FakeTransport(DATA), settings=Settings(max_concurrent_downloads=2))
+    me, failed = threading.current_thread(), threading.Event()
+    owner, name = {
+        "while it looks for work": (heapq, "heappop"),
+        "before it begins": (Job, "run"),
+        "in the work": (RangeSource, "fill"),
+        "at the end": (Job, "set_result"),
+    }[where]
+    real = getattr(owner, name)
+
+    def fail_once(*args: Any, **kwargs: Any) -> Any:
+        if threading.current_thread() is not me and not failed.is_set():
+            failed.set()
+            raise error
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, fail_once)
+    try:
+        found = reads.read(source, 0, len(DATA))
+    except (MemoryError, ValueError, HaltedError):
+        assert where in {"in the work", "at the end"}
+    else:
+        assert found == DATA
+    assert failed.is_set()
+    assert reads.read(source, 0, len(DATA)) == DATA  # and afterwards all is as before
+
+
+def test_files_that_nobody_reads_any_more_are_forgotten_but_for_the_last_few() -> None:
+    transport = FakeTransport(DATA[:100])
+    reads, _ = make_reads(transport)
+    reads._open_transport = lambda _remote: transport
+    in_use = reads.source(replace(remote_file(DATA[:100], "in use"), size=100))
+    for i in range(1000):
+        assert reads.read(reads.source(remote_file(DATA[:100], str(i))), 0, 100) == DATA[:100]
+    gc.collect()
+    assert len(reads._sources) <= 64 + 2
+    assert reads.source(in_use.remote) is in_use
 
 
 def test_files_are_resolved_once_however_often_they_are_opened() -> None:

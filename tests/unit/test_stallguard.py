@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 
+import pytest
 from tests.support.clock import FakeClock
 
 from hf_haul.halt import Halt
@@ -88,4 +90,52 @@ def test_a_forked_child_starts_with_nobody_to_watch() -> None:
         guard._reset()
         with guard.watching(Halt()):
             assert len(guard._readers) == 1
-    assert [thread.name for thread in threading.enumerate()].count("hf-haul-stalls") >= 1
+    assert any(thread.name.startswith("hf-haul-stalls") for thread in threading.enumerate())
+
+
+def test_where_no_thread_is_to_be_had_readers_go_unwatched_and_later_ones_do_not() -> None:
+    guard = StallGuard(0.01)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", refuse)
+        with guard.watching(Halt()) as reader:
+            assert not reader.halt.is_set()
+    woken = threading.Event()
+    with guard.watching(Halt()) as reader, reader.halt.waking(woken.set):
+        reader.begin(time.monotonic())
+        assert woken.wait(10)
+
+
+def test_one_that_cannot_be_woken_keeps_no_other_from_it(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    guard = StallGuard(10.0, clock=clock)
+    woken: list[str] = []
+    with guard.watching(Halt()) as one, guard.watching(Halt()) as two:
+        for reader in (one, two):
+            reader.begin(clock())
+        with one.halt.waking(threading.Lock().release), two.halt.waking(lambda: woken.append("two")):
+            clock.advance(10.0)
+            guard.check()
+            assert woken == ["two"]
+    assert "could not be ended" in caplog.text
+
+
+def test_its_thread_survives_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = StallGuard(0.01)
+    real, failed = guard.check, threading.Event()
+
+    def fail_once() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise MemoryError
+        real()
+
+    monkeypatch.setattr(guard, "check", fail_once)
+    woken = threading.Event()
+    with guard.watching(Halt()) as reader, reader.halt.waking(woken.set):
+        reader.begin(time.monotonic())
+        assert failed.wait(10)
+        assert woken.wait(10)

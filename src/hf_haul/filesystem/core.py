@@ -610,8 +610,8 @@ class HaulFileSystem(HfFileSystem):
         position = outfile.tell() if _can_seek(outfile) else None
         checksum = Checksum(source.remote)  # with its size, where nobody said it before
         callback.set_size(source.size)
-        with target.explained():
-            for block in self.reads.stream(source, 0, source.size):
+        with target.explained(), self.reads.stream(source, 0, source.size) as blocks:
+            for block in blocks:
                 outfile.write(block)
                 checksum.update(block)
                 callback.relative_update(len(block))

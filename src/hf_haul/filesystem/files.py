@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from huggingface_hub import HfFileSystemFile
@@ -12,8 +11,10 @@ from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 
 from hf_haul.file_reader import FileReader
 from hf_haul.filesystem.copies import Target
+from hf_haul.finalizers import catch_up, defer
 from hf_haul.forks import renew_after_fork
 from hf_haul.ranged import RangeSource
+from hf_haul.reader import Stream
 
 if TYPE_CHECKING:
     from hf_haul.filesystem.core import HaulFileSystem
@@ -24,6 +25,10 @@ __all__ = ["HaulFile", "HaulStreamFile"]
 _LINE_BLOCK: Final = 64 * 1024
 #: Names of caches that mean our own reading.
 _OWN_CACHES: Final = frozenset({"haul", "none"})
+#: Names of fsspec's caches that have threads of their own, which a forked child has not.
+_THREADED_CACHES: Final = frozenset({"background", "adaptive"})
+#: Caches that a forked child must not use, nor collect: they would wait for threads of the parent.
+_lost_caches: Final[list[Any]] = []
 
 
 class HaulFile(HfFileSystemFile):
@@ -48,12 +53,13 @@ class HaulFile(HfFileSystemFile):
         cache_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        catch_up()
         own = cache_type in _OWN_CACHES
         self._target = target
         self._source = source
         self._extents = fs.extents
-        self._reader = FileReader(source, self._extents, ahead=cache_type != "none")
-        self._new_locks()
+        self._position = threading.Lock()
+        self._caching = threading.Lock()
         self._seeks = threading.local()
         self._shared_reads = 0
         self._lines: tuple[int, bytes] = (0, b"")
@@ -66,12 +72,16 @@ class HaulFile(HfFileSystemFile):
             cache_options=None if own else cache_options,
             **kwargs,
         )
+        self._reader = FileReader(source, self._extents, ahead=cache_type != "none")
         if own:
             self.cache = _ReaderCache(self, cache_type)
-        renew_after_fork(self, HaulFile._new_locks)
+        renew_after_fork(self, HaulFile._after_fork)
 
-    def _new_locks(self) -> None:
-        self._reader.after_fork()
+    def _after_fork(self) -> None:
+        if self._caching.locked() or getattr(self.cache, "name", None) in _THREADED_CACHES:
+            # What another thread was filling, or has threads that do not exist here, is of no use: ours is.
+            _lost_caches.append(self.cache)
+            self.cache = _ReaderCache(self, "haul")
         self._position = threading.Lock()
         self._caching = threading.Lock()
 
@@ -244,10 +254,18 @@ class HaulFile(HfFileSystemFile):
         return lines
 
     def close(self) -> None:
-        """Let go of what is under way."""
-        if not self.closed and hasattr(self, "_reader"):
-            self._reader.close()
-        super().close()
+        """Let go of what is under way, soon. Waits for nothing: the collector calls it, by itself or through a wrapper."""
+        if self.closed:
+            return
+        self._closed = True
+        cache, self.cache = self.cache, None
+        if not isinstance(cache, _ReaderCache) and hasattr(cache, "close"):
+            defer(cache.close)  # it may have threads, and wait for them
+        self._reader.close_soon()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_reader"):
+            self.close()
 
     def url(self) -> str:
         """The HTTP URL of the file at its commit."""
@@ -290,12 +308,13 @@ class HaulStreamFile(HfFileSystemStreamFile):
         self._reads = fs.reads
         super().__init__(fs, target.name, mode="rb", **kwargs)
         self.details = fs.info(target.name)
-        self._blocks: Iterator[bytes] | None = None
+        self._blocks: Stream | None = None
         self._rest = b""
-        renew_after_fork(self, HaulStreamFile._new_locks)
+        renew_after_fork(self, HaulStreamFile._after_fork)
 
-    def _new_locks(self) -> None:
-        # In a forked child: what was under way belongs to the parent's threads.
+    def _after_fork(self) -> None:
+        if self._blocks is not None:
+            self._blocks.forget()
         self._blocks = None
         self._rest = b""
 
@@ -342,12 +361,17 @@ class HaulStreamFile(HfFileSystemStreamFile):
         return self._target.remote.url
 
     def close(self) -> None:
-        """Let go of what is under way."""
-        blocks = getattr(self, "_blocks", None)
-        if blocks is not None:
-            self._blocks = None
-            blocks.close()
-        super().close()
+        """Let go of what is under way, soon; waits for nothing, as :meth:`HaulFile.close`."""
+        if self.closed:
+            return
+        self._closed = True
+        self._rest = b""
+        if self._blocks is not None:
+            self._blocks.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_rest"):
+            self.close()
 
     def __reduce__(self) -> Any:
         return _reopen, (self.fs, self.path, self.mode, 0, self.loc, None, self.kwargs)

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from hf_haul.errors import ConnectionFailedError, HaltedError, TransferError
 from hf_haul.halt import Halt
 
 if TYPE_CHECKING:
+    from urllib3.response import BaseHTTPResponse
+
     from hf_haul.transports.network import Route
 
 __all__ = ["Call", "WokenError", "active"]
@@ -29,11 +31,15 @@ class Call:
     Locking: ``_lock`` guards ``_interrupt`` and ``_over``. It is a leaf but for the interrupts called under it,
     which are short: a ``shutdown``, an ``Event.set``, a byte into a socket pair. Holding it makes sure that
     a late waker never meets a socket that was closed, or that serves somebody else by now.
+
+    Attributes:
+        raw: The answer. Kept here, and the call in its pool, until somebody has let go of it: urllib3's finalizer would
+            close the connection, and take this lock, where the collector happens to run.
     """
 
     __slots__ = (
-        "_interrupt", "_lock", "_over", "_waking", "halt", "host", "new", "phase", "pool_closed", "reused",
-        "route", "since", "woken",
+        "_interrupt", "_lock", "_over", "halt", "host", "new", "phase", "pool_closed", "raw", "reused", "route",
+        "since", "woken",
     )  # fmt: skip
 
     def __init__(self, halt: Halt, host: str) -> None:
@@ -49,8 +55,8 @@ class Call:
         self._lock = threading.Lock()
         self._interrupt: Callable[[], object] | None = None
         self._over = False
-        self._waking: AbstractContextManager[None] = halt.waking(self.wake)
-        self._waking.__enter__()
+        self.raw: BaseHTTPResponse | None = None
+        halt.add_waker(self.wake)
 
     def enter(self, phase: str) -> None:
         """Begin a phase; its name stands in messages."""
@@ -95,7 +101,7 @@ class Call:
                 return
             self._over = True
             self._interrupt = None
-        self._waking.__exit__(None, None, None)
+        self.halt.remove_waker(self.wake)
 
     def seconds(self) -> float:
         """Seconds since the phase began."""

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from hf_haul.threads import start_daemon
 from hf_haul.transports.answers import Answer
 from hf_haul.transports.calls import Call, WokenError
 
@@ -42,25 +43,26 @@ def _look_up(host: str, port: int, seconds: float | None, call: Call | None) -> 
     if call is None:
         return list(look_up())
     done = threading.Event()
-    answer: list[list[Address] | Exception] = []
+    answer: list[list[Address] | BaseException] = []
 
     def run() -> None:
         try:
             answer.append(list(look_up()))
         except UnicodeError as error:  # no name at all, by the rules of IDNA
             answer.append(socket.gaierror(str(error)))
-        except Exception as error:  # noqa: BLE001  raised in the thread that asked
+        except BaseException as error:  # noqa: BLE001  raised in the thread that asked
             answer.append(error)
         finally:
             done.set()
 
     call.enter("resolving its name")
-    threading.Thread(target=run, name="hf-haul-resolver", daemon=True).start()
+    if start_daemon(run, "hf-haul-resolver") is None:
+        run()  # no thread is to be had: here, then, and nothing can interrupt it
     with call.blocking(done.set):
         done.wait(seconds)
     if not answer:
         raise TimeoutError("name resolution timed out")
-    if isinstance(answer[0], Exception):
+    if isinstance(answer[0], BaseException):
         raise answer[0]
     return answer[0]
 

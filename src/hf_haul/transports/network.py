@@ -223,6 +223,7 @@ class Adapter(HTTPAdapter):
         """The raw answer for a call; requests' full response otherwise."""
         if active.call is None:
             return super().build_response(req, resp)
+        active.call.raw = resp
         return _LeanResponse(req, resp)
 
     def close(self) -> None:

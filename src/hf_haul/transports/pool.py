@@ -23,6 +23,7 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout
 
 from hf_haul.errors import HaltedError, TransferError
+from hf_haul.finalizers import catch_up
 from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 from hf_haul.redaction import redacting
@@ -274,6 +275,7 @@ class ConnectionPool:
             TransferError: The address is unusable, or the pool is closed.
         """
         halt.check()
+        catch_up()
         seat = self._seat()
         adapter = seat.adapter
         if fresh:
@@ -301,6 +303,9 @@ class ConnectionPool:
             )  # fmt: skip
         except BaseException as error:
             call.end()
+            if call.raw is not None:  # woken or interrupted right after the answer
+                call.raw.close()
+                call.raw.release_conn()
             finish(0, not isinstance(error, HaltedError))
             raise
 
@@ -352,10 +357,7 @@ class ConnectionPool:
         finally:
             active.call = None
         raw = cast("BaseHTTPResponse", answer.raw)
-        if call.woken:
-            raw.close()
-            raw.release_conn()
-            call.raise_if_woken()
+        call.raise_if_woken()
         return raw
 
     # ---- the end

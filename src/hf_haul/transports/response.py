@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from urllib3.response import BaseHTTPResponse
 
 from hf_haul.errors import ConnectionFailedError, TransferError
+from hf_haul.finalizers import defer
 from hf_haul.transports.calls import Call
 from hf_haul.transports.faults import FOREIGN, raise_translated
 from hf_haul.transports.network import NetworkOptions
@@ -167,6 +168,11 @@ class PooledResponse:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+    def __del__(self) -> None:
+        # Dropped without a release: its connection and its place would be lost for good.
+        if not getattr(self, "_done", True):
+            defer(self.release)
 
     def _finish(self, *, failed: bool) -> None:
         if self._done:

@@ -142,7 +142,7 @@ def test_without_the_stallguard_nobody_watches_and_sockets_have_its_timeout(
     monkeypatch.setenv("HF_HAUL_STALL_TIMEOUT", "3")
     switch("stallguard", off)
     watching = threading.Event()
-    monkeypatch.setattr(StallGuard, "_run", lambda _: watching.set())
+    monkeypatch.setattr(StallGuard, "_look", lambda _: watching.set())
     guard, halt, woken = StallGuard(10.0, clock=lambda: 20.0), Halt(), []
     with guard.watching(halt) as reader, reader.halt.waking(lambda: woken.append(True)):
         reader.begin(0.0)

@@ -1,0 +1,108 @@
+"""What finalizers leave for others to do.
+
+A finalizer (``__del__``, a weak reference's callback, the ``finally`` of a generator that nobody reads to its end) runs where
+the last reference goes, or where the garbage collector happens to run: in any thread, at any allocation, also in the middle
+of code that holds a lock. If it takes that lock, its thread waits for itself for ever; if it waits for anything else, so do
+all who wait for that lock. And the collector closes open files through whatever is wrapped around them, so :meth:`close` of
+a file is such code, too.
+
+So a finalizer takes no lock and waits for nothing. What is to be done it hands to :func:`defer`, and a thread does it. A
+finalizer cannot start that thread either; so ordinary code calls :func:`attend` as long as something is under way that a
+finalizer may have to end, and :func:`catch_up` where it begins something new.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+from typing import Final
+
+from hf_haul.forks import call_after_fork
+from hf_haul.threads import start_daemon
+
+__all__ = ["attend", "catch_up", "defer"]
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[[], object]
+
+#: Seconds after the last call of :func:`attend` at which the thread ends, if nothing is left to do.
+_IDLE_SECONDS: Final = 5.0
+
+
+class _Deferred:
+    """The work, and the thread that does it.
+
+    No lock: ``SimpleQueue.put`` is made to be called from finalizers, and everything else is a single assignment. At the
+    worst there are two threads for a while.
+    """
+
+    def __init__(self) -> None:
+        self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self.attended_at = time.monotonic()
+        self.has_thread = False
+
+    def attend(self) -> None:
+        self.attended_at = time.monotonic()
+        if self.has_thread:
+            return
+        self.has_thread = True
+        if start_daemon(self.run, "hf-haul-finalizers") is None:
+            self.has_thread = False
+            while not self.work.empty():  # no thread is to be had: here, then
+                self.do_next(0.0)
+
+    def run(self) -> None:
+        try:
+            while self.do_next(_IDLE_SECONDS) or self.is_wanted():
+                pass
+        finally:
+            self.has_thread = False
+        if self.is_wanted():  # since the last look
+            self.attend()
+
+    def is_wanted(self) -> bool:
+        return time.monotonic() - self.attended_at < _IDLE_SECONDS
+
+    def do_next(self, seconds: float) -> bool:
+        try:
+            work = self.work.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        try:
+            work()
+        except Exception:
+            logger.warning("what a finalizer left failed", exc_info=True)
+        return True
+
+
+_deferred = _Deferred()
+
+
+def defer(work: Work) -> None:
+    """Have ``work()`` done soon, in ordinary code; returns at once, and may be called from a finalizer."""
+    _deferred.work.put(work)
+
+
+def attend() -> None:
+    """See that what finalizers leave in the next seconds is done at once.
+
+    Call it without a lock, because it may start a thread; where none is to be had, it does what is left.
+    """
+    _deferred.attend()
+
+
+def catch_up() -> None:
+    """See that what finalizers have left is done, if there is anything; call it without a lock."""
+    if not _deferred.work.empty():
+        _deferred.attend()
+
+
+def _after_fork() -> None:
+    global _deferred
+    _deferred = _Deferred()  # the parent sees to its own
+
+
+call_after_fork(_after_fork)
