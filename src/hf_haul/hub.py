@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from time import monotonic
@@ -60,6 +61,7 @@ __all__ = [
     "RevisionInfo",
     "SamePageError",
     "ask_patiently",
+    "asking",
     "bars_are_off",
     "cache_folder",
     "detach_tracebacks",
@@ -256,6 +258,49 @@ def trusted_origins(url: str) -> frozenset[str]:
     return frozenset(found)
 
 
+#: Headers of a request that say nothing about who asks.
+_ABOUT_NOBODY: Final = frozenset(
+    {"host", "user-agent", "accept", "accept-encoding", "connection", "range", "x-amzn-trace-id"}
+)
+_origins_asked: Final[ContextVar[frozenset[str] | None]] = ContextVar("hf_haul_origins_asked", default=None)
+
+
+def _keep_at_home(request: Any) -> None:
+    """Take off a request what may be secret, if it leads elsewhere; a hook of huggingface_hub's client.
+
+    huggingface_hub 1.x follows redirects of a file's metadata with the token, to any port of the same host.
+    """
+    allowed = _origins_asked.get()
+    if allowed is None:  # the application's own
+        return
+    try:
+        at_home = origin_of(str(request.url)) in allowed
+    except InvalidUrlError:
+        at_home = False
+    if not at_home:
+        for name in set(request.headers):
+            if name.lower() not in _ABOUT_NOBODY:
+                del request.headers[name]
+
+
+@contextmanager
+def asking(base: str) -> Iterator[None]:
+    """Have what huggingface_hub asks in this thread, while the block runs, told without secrets, and them sent home only.
+
+    Args:
+        base: The Hub's URL.
+    """
+    hooks = getattr(get_session(), "event_hooks", None)
+    if isinstance(hooks, dict) and _keep_at_home not in hooks.setdefault("request", []):
+        hooks["request"].append(_keep_at_home)
+    before = _origins_asked.set(trusted_origins(base))
+    try:
+        with redacting():
+            yield
+    finally:
+        _origins_asked.reset(before)
+
+
 @dataclass(frozen=True, slots=True)
 class ListedFile:
     """One file of a listing, as the Hub sent it.
@@ -436,7 +481,7 @@ def tree_pages(
     while url not in seen:
         seen.add(url)
         response, page = ask_patiently(
-            partial(_page, url, params, headers), patient=patient, what=redact(url)
+            partial(_page, base, url, params, headers), patient=patient, what=redact(url)
         )
         if on_answer is not None:
             on_answer(response)
@@ -462,10 +507,11 @@ def tree_pages(
 
 
 def _page(
-    url: str, params: dict[str, Any] | None, headers: dict[str, str]
+    base: str, url: str, params: dict[str, Any] | None, headers: dict[str, str]
 ) -> tuple[Any, list[dict[str, Any]]]:
-    response = _get(url, params=params, headers=headers)
-    _raise_for_status(response)
+    with asking(base):
+        response = _get(url, params=params, headers=headers)
+        _raise_for_status(response)
     try:
         page = response.json()
     except json.JSONDecodeError:
@@ -622,7 +668,7 @@ class HubApi(HfApi):
         """As in huggingface_hub."""
         if options.get("timeout") is None:  # for ever
             options["timeout"] = patient_timeout()
-        with _understanding(f"{self.endpoint}/{repo_id}"):
+        with asking(self.endpoint), _understanding(f"{self.endpoint}/{repo_id}"):
             return super().repo_info(repo_id, **options)
 
     def get_paths_info(
@@ -639,10 +685,11 @@ class HubApi(HfApi):
         url = f"{self.endpoint}/api/{repo_type or constants.REPO_TYPE_MODEL}s/{repo_id}/paths-info"
         url = f"{url}/{quote(revision or constants.DEFAULT_REVISION, safe='')}"
         data = {"paths": [paths] if isinstance(paths, str) else paths, "expand": expand}
-        response = get_session().post(
-            url, data=data, headers=self._build_hf_headers(token=token), timeout=patient_timeout()
-        )
-        _raise_for_status(response)
+        with asking(self.endpoint):
+            response = get_session().post(
+                url, data=data, headers=self._build_hf_headers(token=token), timeout=patient_timeout()
+            )
+            _raise_for_status(response)
         with _understanding(url):
             page = response.json()
         fault = _fault_of_page(page)
@@ -896,8 +943,7 @@ class Repository:
 
     def _told_of(self, paths: list[str], commit: str) -> dict[str, ListedFile]:
         """What the Hub says of single files; those it does not know are left out."""
-        with redacting():
-            found = self._api.get_paths_info(self.repo_id, paths, revision=commit, repo_type=self.repo_type)
+        found = self._api.get_paths_info(self.repo_id, paths, revision=commit, repo_type=self.repo_type)
         return {
             item.path: ListedFile(
                 size=item.size,
@@ -940,7 +986,7 @@ class Repository:
         url = self.url(path, revision)
 
         def ask() -> Any:
-            with _understanding(url):
+            with asking(self.base), _understanding(url):
                 return head()
 
         def head() -> Any:

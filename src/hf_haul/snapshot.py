@@ -55,7 +55,6 @@ from hf_haul.errors import UnsafePathError
 from hf_haul.halt import Halt
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.presets import Preset, select
-from hf_haul.redaction import redacting
 from hf_haul.task import (
     Destination,
     DownloadPriority,
@@ -947,7 +946,7 @@ class _File:
 
     def _upstream(self, *, local_files_only: bool) -> str | DryRunFileInfo:
         repository = self.repository
-        with redacting():
+        with hub.asking(repository.base):
             answer: str | DryRunFileInfo = upstream_hf_hub_download(
                 repository.repo_id,
                 self.name,

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import itertools
 import json
 import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
+import huggingface_hub
 import pytest
-from huggingface_hub import HfApi, ModelInfo, RepoFile, file_download, hf_api
+from huggingface_hub import HfApi, ModelInfo, RepoFile, file_download, hf_api, set_client_factory
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
@@ -326,6 +329,47 @@ def test_a_next_page_keeps_the_endpoints_own_password(monkeypatch: pytest.Monkey
     assert [url for url, _ in pages.asked[1:]] == [
         f"https://user:pass@mirror.test/hf/api/models/org/m/tree/x?cursor={page}" for page in (2, 3)
     ]
+
+
+@pytest.fixture
+def redirecting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Has huggingface_hub's client led from one address to the next; yields what was asked."""
+    asked: list[Any] = []
+
+    def respond(request: Any) -> Any:
+        asked.append(request)
+        if request.url.path == "/end":
+            return http.Response(
+                200, json={"id": "org/m", "sha": SHA}, headers={"X-Repo-Commit": SHA, "ETag": SHA256}
+            )
+        return http.Response(
+            307, headers={"Location": "http://hub.test:81/end"}
+        )  # the same host, another origin
+
+    set_client_factory(lambda: http.Client(transport=http.MockTransport(respond), follow_redirects=True))
+    yield asked
+    set_client_factory(importlib.import_module("huggingface_hub.utils._http").default_client_factory)
+
+
+def test_huggingface_hubs_client_takes_nothing_secret_elsewhere_for_us(redirecting: list[Any]) -> None:
+    home = Repository(
+        "org/m", endpoint=ENDPOINT, token="hf_secret", headers={"X-Key": "secret", "Cookie": "secret"}
+    )
+    home.resolve("main", timeout=3)
+    with suppress(Exception):
+        home.metadata("a", "main", timeout=3)
+    ports = [request.url.port for request in redirecting]
+    assert {8080, 81} == set(ports)
+    assert {request.url.port for request in redirecting if "secret" in repr(request.headers.raw)} == {8080}
+
+
+def test_huggingface_hubs_client_does_for_others_what_it_always_did(redirecting: list[Any]) -> None:
+    Repository("org/m", endpoint=ENDPOINT).resolve("main", timeout=3)  # we have been there
+    redirecting.clear()
+    huggingface_hub.get_session().get(f"{ENDPOINT}/x", headers={"X-Key": "the application's"})
+    assert {request.headers["X-Key"] for request in redirecting} == {"the application's"}
+    hooks = huggingface_hub.get_session().event_hooks["request"]
+    assert len(hooks) == len(set(hooks)), "hooked in once"
 
 
 def encoded(data: bytes, encoding: str) -> Any:
