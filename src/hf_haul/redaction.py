@@ -35,6 +35,8 @@ _LIBRARIES: Final = frozenset(
     }
 )
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>]*[^\s\"'<>),.:;\]]", re.IGNORECASE)
+#: A query that holds no secret, as of a listing's URL; huggingface_hub's messages keep it.
+_OPEN_QUERY: Final = re.compile(r"\w+=(true|false)(&\w+=(true|false))*", re.ASCII)
 #: A query behind a path that stands alone, as in a request line.
 _QUERY: Final = re.compile(r"\?[^\s\"'<>]*=[^\s\"'<>]*")
 _CREDENTIALS: Final = re.compile(r"\b(bearer|basic)\s+[^\s\"',]+", re.IGNORECASE)
@@ -46,8 +48,14 @@ _for_us: Final[ContextVar[bool]] = ContextVar("hf_haul_redacting", default=False
 
 def redact_text(text: str) -> str:
     """``text`` with every URL as :func:`hf_haul.urls.redact` shows it, and without credentials."""
-    text = _URL.sub(lambda match: redact(match[0]), text)
-    return _CREDENTIALS.sub(r"\1 ...", _QUERY.sub("", text))
+    text = _URL.sub(lambda match: redact(match[0]) + _open_query(match[0]), text)
+    return _CREDENTIALS.sub(r"\1 ...", _QUERY.sub(lambda match: _open_query(match[0]), text))
+
+
+def _open_query(text: str) -> str:
+    """What may be shown of a query, its question mark included."""
+    _, mark, query = text.partition("?")
+    return mark + query if _OPEN_QUERY.fullmatch(query.rstrip("),.:;]")) else ""
 
 
 def redact_error(error: BaseException) -> None:

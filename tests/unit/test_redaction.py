@@ -21,6 +21,16 @@ SIGNED = "https://user:pass@cdn.test/f?Signature=secret"
         (f"HTTP Request: GET {SIGNED} 200", "HTTP Request: GET https://cdn.test/f 200"),
         (f"Failed (url='{SIGNED}'): why", "Failed (url='https://cdn.test/f'): why"),
         ('"GET /f?Signature=secret&Expires=1 HTTP/1.1" 200', '"GET /f HTTP/1.1" 200'),
+        (
+            "for url 'http://hub/tree/x?recursive=true&expand=false'.",
+            "for url 'http://hub/tree/x?recursive=true&expand=false'.",
+        ),
+        (
+            "http://hub/tree/x?recursive=true&expand=false.\nWhy",
+            "http://hub/tree/x?recursive=true&expand=false.\nWhy",
+        ),
+        ("http://hub/tree/x?recursive=true&cursor=secret", "http://hub/tree/x"),
+        ('"GET /tree/x?expand=false HTTP/1.1"', '"GET /tree/x?expand=false HTTP/1.1"'),
         ("with url: /f?Signature=secret (Caused by", "with url: /f (Caused by"),
         ("from socks5://user:pass@proxy:1080", "from socks5://proxy:1080"),
         ("authorization: Bearer hf_secret, x", "authorization: Bearer ..., x"),
