@@ -41,6 +41,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``cache``           the Hub cache and local folders on disk: find, publish, link
 ``disk``            whether the files will fit
 ``transports``      ways to get bytes: connection pool, HTTP, retries, pace
+``client_network``  what the user's own client for huggingface_hub does about certificates, proxies and headers
 ``hub``             all we use of huggingface_hub's API: revisions, listings, URLs, exceptions
 ``stallguard``      ends reads that have waited too long for a byte
 ``ranged``          one remote file read by ranges, every answer checked

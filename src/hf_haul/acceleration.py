@@ -22,7 +22,7 @@ import inspect
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from hf_haul.calls import CallOptions, bars_of_one_file, raise_all
 from hf_haul.forks import renew_after_fork
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
+from hf_haul.urls import origin_of
 
 __all__ = ["Acceleration", "AccelerationWarning", "accelerate"]
 
@@ -228,6 +229,13 @@ class Acceleration:
 accelerate: Final = Acceleration()
 
 
+def _with_clients_headers(url: str, headers: dict[str, str]) -> Mapping[str, str]:
+    """The headers, with those of the user's own client if the URL is the Hub's and not a storage's."""
+    # Upstream has taken the token off where it is not; and without one only the endpoint in use is known.
+    at_home = "authorization" in headers or origin_of(url) in hub.trusted_origins(constants.ENDPOINT)
+    return hub.with_clients_headers(url, headers) if at_home else headers
+
+
 def _download(
     options: CallOptions,
     *,
@@ -253,7 +261,10 @@ def _download(
             size=expected_size,
             digest=None if etag is None else hub.digest_from_etag(etag),
             etag=etag,
-            headers={**headers, **({} if counter is None else {counter: "1"})},
+            headers=_with_clients_headers(
+                url_to_download, {**headers, **({} if counter is None else {counter: "1"})}
+            ),
+            network=hub.client_network(),
             trusted_origins=hub.trusted_origins(url_to_download),
             xet_hash=None if xet_file_data is None else xet_file_data.file_hash,
             announced_by="huggingface_hub",

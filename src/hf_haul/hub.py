@@ -10,6 +10,7 @@ import os
 import re
 import reprlib
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
 
 from hf_haul.cache import RepoFolder, ShareBlob, require_safe_commit
+from hf_haul.client_network import ClientNetwork
 from hf_haul.config import MiB, Settings
 from hf_haul.errors import HaulError, HttpStatusError, InvalidUrlError
 from hf_haul.redaction import redacting
@@ -64,6 +66,7 @@ __all__ = [
     "asking",
     "bars_are_off",
     "cache_folder",
+    "client_network",
     "detach_tracebacks",
     "digest_from_etag",
     "drop_tree",
@@ -87,6 +90,7 @@ __all__ = [
     "tree_pages",
     "tree_url",
     "trusted_origins",
+    "with_clients_headers",
     "write_tree",
 ]
 
@@ -262,6 +266,8 @@ def trusted_origins(url: str) -> frozenset[str]:
 _ABOUT_NOBODY: Final = frozenset(
     {"host", "user-agent", "accept", "accept-encoding", "connection", "range", "x-amzn-trace-id"}
 )
+#: Hooks of huggingface_hub's client that do nothing about the network.
+_KNOWN_HOOKS: Final = frozenset({"hf_request_event_hook", "_keep_at_home"})
 _origins_asked: Final[ContextVar[frozenset[str] | None]] = ContextVar("hf_haul_origins_asked", default=None)
 
 
@@ -281,6 +287,32 @@ def _keep_at_home(request: Any) -> None:
         for name in set(request.headers):
             if name.lower() not in _ABOUT_NOBODY:
                 del request.headers[name]
+
+
+_networks: Final[weakref.WeakKeyDictionary[Any, ClientNetwork]] = weakref.WeakKeyDictionary()
+
+
+def client_network() -> ClientNetwork | None:
+    """What the client of the user's own factory does about the network; ``None`` with huggingface_hub's own factory.
+
+    Warns:
+        UserWarning: Something of it cannot be carried over to the bytes; once for each client.
+    """
+    upstream = importlib.import_module("huggingface_hub.utils._http")
+    factory = getattr(upstream, "_GLOBAL_CLIENT_FACTORY", None)
+    if factory is getattr(upstream, "default_client_factory", None):
+        return None
+    client = get_session()
+    network = _networks.get(client)
+    if network is None:
+        network = _networks[client] = ClientNetwork(client, _KNOWN_HOOKS)
+    return network
+
+
+def with_clients_headers(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Headers as the client of the user's own factory would send them to the Hub, its own and its cookies included."""
+    network = client_network()
+    return headers if network is None else MappingProxyType(network.headers_for(url, headers))
 
 
 @contextmanager
@@ -1085,10 +1117,11 @@ class Repository:
             size=metadata.size,
             digest=digest_from_etag(metadata.etag),
             etag=metadata.etag,
-            headers=self._frozen_headers,
+            headers=with_clients_headers(self.base, self._frozen_headers),
             trusted_origins=self.trusted_origins,
             xet_hash=metadata.xet_hash,
             location=metadata.location,
+            network=client_network(),
             announced_by=self.base,
         )
 

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import posixpath
+import ssl
 import threading
 import time
 import weakref
@@ -220,8 +221,9 @@ class ParallelDownloadManager:
         limiter: A bandwidth limit to share with other managers, instead of ``max_bandwidth_bps``.
         policy: Decides priorities and order of files.
         headers: Sent with every request to a source, never to a redirect's target on another origin.
-        verify_tls: Whether certificates are verified; a path names the ones to trust.
-        proxies: Proxies by scheme, before those of the environment.
+        verify_tls: Whether certificates are verified; a path names the ones to trust, and an ``ssl.SSLContext`` says all of it, a
+            client's certificate included.
+        proxies: Proxies by scheme, before those of the environment; an empty text stands for none.
 
     Attributes:
         settings: The settings in force.
@@ -244,7 +246,7 @@ class ParallelDownloadManager:
         limiter: BandwidthLimiter | None = None,
         policy: PriorityPolicy | None = None,
         headers: Mapping[str, str] | None = None,
-        verify_tls: bool | str = True,
+        verify_tls: bool | str | ssl.SSLContext = True,
         proxies: Mapping[str, str] | None = None,
     ) -> None:
         changes: dict[str, Any] = {

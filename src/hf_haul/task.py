@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = [
     "TRANSITIONS",
@@ -21,6 +24,8 @@ __all__ = [
     "DownloadState",
     "DownloadTask",
     "FileRequest",
+    "NetworkPath",
+    "NetworkPaths",
     "RemoteFile",
     "new_id",
 ]
@@ -103,6 +108,32 @@ class Digest:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkPath:
+    """How one origin is reached, where the caller has a client of their own that says so.
+
+    Attributes:
+        proxy: The proxy's URL, with its password; ``None`` for none.
+        proxy_headers: Sent to the proxy, its password aside.
+        proxy_tls: Trusts the proxy, if that speaks TLS.
+        tls: Trusts the origin, and may hold a client's certificate.
+        source_address: The address to connect from.
+    """
+
+    proxy: str | None = field(default=None, repr=False)
+    proxy_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    proxy_tls: ssl.SSLContext | None = None
+    tls: ssl.SSLContext | None = None
+    source_address: str | None = None
+
+
+class NetworkPaths(Protocol):
+    """Knows how origins are reached."""
+
+    def path_to(self, url: str) -> NetworkPath | None:
+        """The way to a URL's origin; ``None`` for the way of whoever asks."""
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteFile:
     """One file at its source.
 
@@ -119,6 +150,7 @@ class RemoteFile:
         xet_hash: The file's Xet hash where it has one.
         location: Where ``url`` led to a moment ago, if somebody asked already; saves asking again.
         announced_by: Who told its size, for messages.
+        network: How its origin and others are reached; ``None`` for the way of whoever fetches it.
     """
 
     path: str
@@ -131,6 +163,7 @@ class RemoteFile:
     xet_hash: str | None = None
     location: str | None = field(default=None, repr=False)  # it may be signed
     announced_by: str = field(default="", compare=False)
+    network: NetworkPaths | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.size == 0 and self.digest is not None and not self.digest.is_of_nothing:

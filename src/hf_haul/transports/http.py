@@ -295,7 +295,9 @@ class HttpSource:
             headers["Range"] = want.header
         self._patience += self._pace.wait(origin, halt)
         logger.debug("GET %s%s %s", url.source, url.path, headers.get("Range", ""))
-        response = self._pool.open(str(url), headers, halt, fresh=fresh, decode=decode)
+        response = self._pool.open(
+            str(url), headers, halt, fresh=fresh, decode=decode, network=self.remote.network
+        )
         if response.status in _BUSY:
             told = self._pace.told(origin, response.status, response.headers)
             response.drain()

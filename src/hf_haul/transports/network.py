@@ -23,11 +23,12 @@ from urllib3.util import Timeout, create_urllib3_context
 
 from hf_haul.errors import CertificateError, TransferError
 from hf_haul.redaction import redact_text
+from hf_haul.task import NetworkPath
 from hf_haul.transports.calls import active
 from hf_haul.transports.places import Places, placed
 from hf_haul.urls import HttpUrl
 
-__all__ = ["Adapter", "Network", "NetworkOptions", "Route", "ca_from_environment"]
+__all__ = ["Adapter", "Network", "NetworkOptions", "Route", "ca_from_environment", "needs_no_proxy"]
 
 _MAX_ROUTES: Final = 256
 
@@ -49,7 +50,9 @@ class Route:
 class NetworkOptions:
     """What a pool was made with, its environment included."""
 
-    verify: bool | str
+    verify: bool | str | ssl.SSLContext
+    own_tls: bool  # whether verify or cert were given
+    own_proxies: bool  # whether proxies were given, or those of the environment refused
     capath: str | None
     cert: str | tuple[str, str] | None
     proxies: Mapping[str, str] = field(repr=False)  # they may hold passwords
@@ -58,6 +61,29 @@ class NetworkOptions:
     timeout: Timeout
     connect_timeout: float
     read_timeout: float
+
+    @property
+    def requests_verify(self) -> bool | str:
+        """The same as requests takes it."""
+        return True if isinstance(self.verify, ssl.SSLContext) else self.verify
+
+
+def needs_no_proxy(url: HttpUrl) -> bool:
+    """Whether ``NO_PROXY`` names a URL's host with a port or a scheme, as httpx reads it; requests knows hosts only."""
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    for entry in listed.lower().split(","):
+        scheme, mark, place = entry.strip().rpartition("://")
+        host, _, port = place.rpartition(":")
+        if not port.isdecimal() or (
+            ":" in host and not host.endswith("]")
+        ):  # no port, or a bare IPv6 address
+            host, port = place, ""
+        if not (mark or port) or scheme not in {"", "all", url.scheme} or port not in {"", str(url.port)}:
+            continue
+        name = host.removeprefix("*").removeprefix(".")
+        if name and (url.host == name or url.host.endswith(f".{name}")):
+            return True
+    return False
 
 
 def ca_from_environment() -> tuple[str | None, str | None]:
@@ -82,8 +108,8 @@ class Network:
         self.places = places
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
-        self._proxy_managers: dict[str, Any] = {}
-        self._routes: dict[str, Route] = {}
+        self._proxy_managers: dict[Any, Any] = {}
+        self._routes: dict[tuple[str, NetworkPath | None], Route] = {}
         self.manager = self._adopt(PoolManager(num_pools=_MAX_ROUTES, maxsize=1))
 
     def _adopt(self, manager: Any) -> Any:
@@ -93,8 +119,8 @@ class Network:
         }
         return manager
 
-    def proxy_manager(self, proxy: str, make: Callable[[], Any]) -> Any:
-        """urllib3's manager for a proxy, made once."""
+    def proxy_manager(self, proxy: Any, make: Callable[[], Any]) -> Any:
+        """urllib3's manager for a proxy and what it is told, made once."""
         with self._lock:
             if proxy not in self._proxy_managers:
                 self._proxy_managers[proxy] = self._adopt(make())
@@ -113,6 +139,8 @@ class Network:
 
     def _make_context(self) -> ssl.SSLContext:
         options = self.options
+        if isinstance(options.verify, ssl.SSLContext):
+            return options.verify
         cafile = options.verify if isinstance(options.verify, str) else None
         if cafile is None and options.capath is None:
             cafile = DEFAULT_CA_BUNDLE_PATH
@@ -137,21 +165,35 @@ class Network:
     def is_own(self, verify: Any, cert: Any) -> bool:
         """Whether a session asks for the pool's own way to verify."""
         own = self.options
-        return own.verify is not False and verify in {True, own.verify} and cert == own.cert
+        return own.verify is not False and verify in {True, own.requests_verify} and cert == own.cert
 
-    def route(self, url: str, parts: HttpUrl, adapter: Adapter, request: Any) -> Route:
-        """The way to the origin of ``url``, found once."""
-        key = parts.origin
+    def _proxies(self, url: str, parts: HttpUrl, path: NetworkPath | None) -> dict[str, str]:
+        if path is not None and not self.options.own_proxies:
+            return {} if path.proxy is None else {parts.scheme: path.proxy}
+        proxies = dict(self.options.proxies)
+        if self.options.trust_env and not needs_no_proxy(parts):
+            for scheme, proxy in get_environ_proxies(url).items():
+                proxies.setdefault(scheme, proxy)
+        return proxies
+
+    def route(
+        self, url: str, parts: HttpUrl, adapter: Adapter, request: Any, path: NetworkPath | None = None
+    ) -> Route:
+        """The way to the origin of ``url``, found once.
+
+        Args:
+            url: The URL.
+            parts: The same, read.
+            adapter: This thread's.
+            request: What is to be sent.
+            path: How the caller would have it reached, where the pool was not told itself.
+        """
+        key = (parts.origin, path)
         route = self._routes.get(key)
         if route is None:
-            proxies = dict(self.options.proxies)
-            if self.options.trust_env:
-                for scheme, proxy in get_environ_proxies(url).items():
-                    proxies.setdefault(scheme, proxy)
+            proxies = self._proxies(url, parts, path)
             try:
-                connections = adapter.connections_for(
-                    request, self.options.verify, proxies, self.options.cert
-                )
+                connections = adapter.connections_for(request, proxies, path)
             except ValueError as error:
                 if not select_proxy(url, proxies):
                     raise
@@ -166,11 +208,17 @@ class Network:
         return route
 
 
+def _with_context(context: ssl.SSLContext) -> dict[str, Any]:
+    # urllib3 sets the context's mode to what stands beside it.
+    return {"cert_reqs": context.verify_mode.name, "ssl_context": context}
+
+
 class Adapter(HTTPAdapter):
     """requests' adapter over the shared network; one per session, so that closing a session is harmless."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
+        self._path: NetworkPath | None = None  # while connections are looked for
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
 
     def init_poolmanager(self, *_args: Any, **_kwargs: Any) -> None:
@@ -179,12 +227,21 @@ class Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         """Use the shared manager of a proxy."""
+        path = self._path
+        told = () if path is None else (path.proxy_headers, path.proxy_tls)
+        if path is not None and path.proxy_tls is not None:
+            kwargs["proxy_ssl_context"] = path.proxy_tls
 
         def make() -> Any:
             self.proxy_manager.pop(proxy, None)
             return super(Adapter, self).proxy_manager_for(proxy, **kwargs)
 
-        return self.network.proxy_manager(proxy, make)
+        return self.network.proxy_manager((proxy, *told), make)
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        """What a proxy is told with each request or tunnel."""
+        headers = super().proxy_headers(proxy)
+        return {**headers, **dict(() if self._path is None else self._path.proxy_headers)}
 
     def build_connection_pool_key_attributes(
         self, request: Any, verify: Any, cert: Any = None
@@ -192,8 +249,14 @@ class Adapter(HTTPAdapter):
         """Put the shared TLS context where requests would name a bundle."""
         tls: Any
         host, tls = super().build_connection_pool_key_attributes(request, verify, cert)
-        if host["scheme"] == "https" and self.network.is_own(verify, cert):
-            tls = {"cert_reqs": "CERT_REQUIRED", "ssl_context": self.network.tls_context()}
+        path, own = self._path, self.network.is_own(verify, cert)
+        if host["scheme"] == "https":
+            if path is not None and path.tls is not None and not self.network.options.own_tls:
+                tls = _with_context(path.tls)
+            elif own:
+                tls = _with_context(self.network.tls_context())
+        if path is not None and path.source_address is not None:
+            tls["source_address"] = (path.source_address, 0)
         return host, tls
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
@@ -202,9 +265,16 @@ class Adapter(HTTPAdapter):
         if "ssl_context" not in conn.conn_kw:
             super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]  # so in the stubs
 
-    def connections_for(self, request: Any, verify: Any, proxies: dict[str, str], cert: Any) -> Any:
-        """The connections that plain requests would choose."""
-        return super().get_connection_with_tls_context(request, verify, proxies=proxies, cert=cert)
+    def connections_for(self, request: Any, proxies: dict[str, str], path: NetworkPath | None) -> Any:
+        """The connections that plain requests would choose, by a path of the caller's if there is one."""
+        options = self.network.options
+        self._path = path
+        try:
+            return super().get_connection_with_tls_context(
+                request, options.requests_verify, proxies=proxies, cert=options.cert
+            )
+        finally:
+            self._path = None
 
     def get_connection_with_tls_context(
         self, request: Any, verify: Any, proxies: Any = None, cert: Any = None

@@ -10,6 +10,7 @@ cost a third of a small request.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from hf_haul.finalizers import catch_up
 from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 from hf_haul.redaction import redacting
+from hf_haul.task import NetworkPaths
 from hf_haul.transports.calls import Call, active
 from hf_haul.transports.faults import FOREIGN, is_stale, raise_translated
 from hf_haul.transports.network import Adapter, Network, NetworkOptions, ca_from_environment
@@ -83,9 +85,10 @@ class ConnectionPool:
         connect_timeout: Seconds for one connection attempt, its name's resolution included.
         read_timeout: Seconds without a byte after which a connection is given up.
         trust_env: Whether proxies and trusted certificates are read from the environment.
-        verify: Whether certificates are verified; a path names the ones to trust.
+        verify: Whether certificates are verified; a path names the ones to trust, and a context says all of it.
         cert: Client certificate: a path, or the paths of certificate and key.
-        proxies: Proxies by scheme, as requests takes them; they go before those of the environment.
+        proxies: Proxies by scheme, as requests takes them; they go before those of the environment, and an empty text
+            stands for none.
         headers: Sent with every request, unless a request says otherwise.
         clock: Seconds, monotonic.
     """
@@ -98,7 +101,7 @@ class ConnectionPool:
         connect_timeout: float = 10.0,
         read_timeout: float = 30.0,
         trust_env: bool = True,
-        verify: bool | str = True,
+        verify: bool | str | ssl.SSLContext = True,
         cert: str | tuple[str, str] | None = None,
         proxies: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -111,6 +114,7 @@ class ConnectionPool:
         ):
             if limit < 1:
                 raise ValueError(f"{name} must be at least 1, not {limit!r}")
+        own_tls, own_proxies = verify is not True or cert is not None, proxies is not None or not trust_env
         capath = None
         if verify is True and trust_env:
             cafile, capath = ca_from_environment()
@@ -118,7 +122,7 @@ class ConnectionPool:
         self.max_connections = max_connections
         self.max_connections_per_host = per_host
         self._options = NetworkOptions(
-            verify=verify, capath=capath, cert=cert, proxies=dict(proxies or {}), trust_env=trust_env,
+            verify=verify, own_tls=own_tls, own_proxies=own_proxies, capath=capath, cert=cert, proxies=dict(proxies or {}), trust_env=trust_env,
             headers={"Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})},
             timeout=Timeout(connect=connect_timeout, read=read_timeout),
             connect_timeout=connect_timeout, read_timeout=read_timeout,
@@ -156,7 +160,8 @@ class ConnectionPool:
         session.headers.update(self._options.headers)
         session.trust_env = self._options.trust_env
         session.proxies.update(self._options.proxies)
-        session.verify = self._options.verify
+        verify = self._options.verify
+        session.verify = True if isinstance(verify, ssl.SSLContext) else verify
         session.cert = self._options.cert
         return session
 
@@ -258,6 +263,7 @@ class ConnectionPool:
         *,
         fresh: bool = False,
         decode: bool = False,
+        network: NetworkPaths | None = None,
     ) -> PooledResponse:
         """GET ``url``, without following a redirect and without a retry, and return its answer.
 
@@ -267,6 +273,7 @@ class ConnectionPool:
             halt: Ends every wait and wakes every blocking call, here and while the body is read.
             fresh: Use a new session and a new connection, outside the pool and its limits.
             decode: Whether a ``Content-Encoding`` is undone while reading.
+            network: How hosts are reached, where the pool was not told itself.
 
         Raises:
             HaltedError: The halt was set.
@@ -296,7 +303,7 @@ class ConnectionPool:
 
         try:
             started = time.monotonic()
-            raw = self._send(adapter, request, parts, call)
+            raw = self._send(adapter, request, parts, call, network)
             return PooledResponse(
                 raw, url, call, self._options, finish,
                 decode=decode, seconds_to_headers=time.monotonic() - started,
@@ -323,10 +330,15 @@ class ConnectionPool:
         return request, parts
 
     def _send(
-        self, adapter: Adapter, request: requests.PreparedRequest, parts: HttpUrl, call: Call
+        self,
+        adapter: Adapter,
+        request: requests.PreparedRequest,
+        parts: HttpUrl,
+        call: Call,
+        paths: NetworkPaths | None,
     ) -> BaseHTTPResponse:
         try:
-            return self._send_once(adapter, request, parts, call)
+            return self._send_once(adapter, request, parts, call, paths)
         except FOREIGN as error:
             # The server may close an idle connection in the moment we choose it. Nothing was answered, and a
             # GET may be repeated: that is no failure, and no matter for the retry budget.
@@ -334,23 +346,29 @@ class ConnectionPool:
                 raise_translated(error, call, self._options)
         call.reused, call.new = False, True
         try:
-            return self._send_once(adapter, request, parts, call)
+            return self._send_once(adapter, request, parts, call, paths)
         except FOREIGN as error:
             raise_translated(error, call, self._options)
 
     def _send_once(
-        self, adapter: Adapter, request: requests.PreparedRequest, parts: HttpUrl, call: Call
+        self,
+        adapter: Adapter,
+        request: requests.PreparedRequest,
+        parts: HttpUrl,
+        call: Call,
+        paths: NetworkPaths | None,
     ) -> BaseHTTPResponse:
         network = adapter.network
         try:
             with redacting():
-                call.route = network.route(str(request.url), parts, adapter, request)
+                path = None if paths is None else paths.path_to(str(request.url))
+                call.route = network.route(str(request.url), parts, adapter, request, path)
                 active.call = call
                 answer = adapter.send(
                     request,
                     stream=True,
                     timeout=self._options.timeout,  # type: ignore[arg-type]  # requests takes urllib3's, its stubs do not say so
-                    verify=self._options.verify,
+                    verify=self._options.requests_verify,
                     cert=self._options.cert,
                     proxies=call.route.proxies,
                 )

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from hf_haul.transports.network import Network, NetworkOptions, ca_from_environment
+from hf_haul.transports.network import Network, NetworkOptions, ca_from_environment, needs_no_proxy
 from hf_haul.transports.pool import ConnectionPool
+from hf_haul.urls import parse_url
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -64,3 +65,39 @@ def test_what_a_pool_was_made_with_cannot_be_changed_behind_its_back() -> None:
     assert isinstance(options, NetworkOptions)
     with pytest.raises(AttributeError):
         options.verify = False  # type: ignore[misc]  # that is the point
+
+
+@pytest.mark.parametrize(
+    ("listed", "url", "directly"),
+    [
+        ("127.0.0.1:8080", "http://127.0.0.1:8080/", True),
+        ("127.0.0.1:8080", "http://127.0.0.1:8081/", False),
+        ("127.0.0.1:8080", "http://127.0.0.1/", False),
+        ("hub.test:443", "https://hub.test/", True),
+        ("hub.test:80", "https://hub.test/", False),
+        (" a.test , HUB.test:443 ", "https://hub.test/", True),
+        ("hub.test:443", "https://sub.hub.test/", True),
+        (".hub.test:443", "https://sub.hub.test/", True),
+        ("*.hub.test:443", "https://sub.hub.test/", True),
+        ("hub.test:443", "https://nohub.test/", False),
+        ("[::1]:8080", "http://[::1]:8080/", True),
+        ("[::1]:8080", "http://[::1]:81/", False),
+        ("http://hub.test", "http://hub.test:81/", True),
+        ("http://hub.test", "https://hub.test/", False),
+        ("all://hub.test:81", "http://hub.test:81/", True),
+        ("hub.test", "https://hub.test/", False),
+        ("*", "https://hub.test/", False),
+        ("::1", "http://[::1]/", False),
+        (":80", "http://hub.test/", False),
+        ("", "https://hub.test/", False),
+    ],
+)
+@pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
+def test_no_proxy_may_name_a_port_or_a_scheme(
+    monkeypatch: pytest.MonkeyPatch, variable: str, listed: str, url: str, directly: bool
+) -> None:
+    """Plain hosts are left to requests, which knows more about them."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, listed)
+    assert needs_no_proxy(parse_url(url)) is directly

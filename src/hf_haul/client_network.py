@@ -1,0 +1,181 @@
+"""What the user's own client for huggingface_hub does about the network, for the bytes to do the same.
+
+``huggingface_hub.set_client_factory`` is how a company's certificate, its proxies or the lack of them are told to
+huggingface_hub. The client, httpx's or httpx2's, is asked what it would do for an address; nothing of it is used to fetch
+bytes. httpx has no public way to ask for a transport's TLS context and proxy, so what is not as expected is left alone, and said.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ssl
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from hf_haul.task import NetworkPath
+from hf_haul.urls import parse_url
+
+__all__ = ["ClientNetwork"]
+
+_NOT_CARRIED: Final = frozenset(
+    {"host", "accept", "accept-encoding", "connection", "user-agent", "content-length", "x-amzn-trace-id"}
+)
+#: Ways to authenticate that take one request; others need an answer first.
+_SIMPLE_AUTH: Final = frozenset({"BasicAuth", "FunctionAuth", "NetRCAuth"})
+
+
+class ClientNetwork:
+    """How a client of httpx reaches each origin; safe for many threads.
+
+    Args:
+        client: The client that the user's factory made.
+        known_hooks: Names of hooks that have nothing to do with the network.
+
+    Warns:
+        UserWarning: Something of it cannot be carried over to the bytes.
+    """
+
+    def __init__(self, client: Any, known_hooks: frozenset[str] = frozenset()) -> None:
+        self._client = client
+        self._paths: dict[str, NetworkPath | None] = {}
+        lost = list(dict.fromkeys(self._lost(known_hooks)))
+        if lost:
+            warnings.warn(
+                f"Of the client that set_client_factory gave to huggingface_hub, the bytes do not get {', '.join(lost)}. What "
+                "that does about certificates and proxies can be given to hf_haul.ParallelDownloadManager(verify_tls=..., "
+                "proxies=...), and that as manager=; headers can be given as headers=.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def path_to(self, url: str) -> NetworkPath | None:
+        """What the client would do to ask for a URL; ``None`` where that cannot be told."""
+        origin = parse_url(url).origin
+        if origin not in self._paths:
+            self._paths[origin] = self._find_path(url)
+        return self._paths[origin]
+
+    def headers_for(self, url: str, own: Mapping[str, str]) -> dict[str, str]:
+        """The headers that a request for a URL goes out with: the client's, then those of the request, then its auth.
+
+        Args:
+            url: On the Hub.
+            own: The request's own headers.
+        """
+        if not hasattr(self._client, "build_request"):  # something that imitates httpx's
+            return dict(own)
+        request = self._client.build_request("GET", url, headers=dict(own))
+        auth: Any = getattr(self._client, "auth", None)
+        if type(auth).__name__ in _SIMPLE_AUTH:
+            request = next(auth.sync_auth_flow(request))
+        given = {name.lower() for name in own}
+        return {
+            **{k: v for k, v in request.headers.items() if k.lower() not in _NOT_CARRIED | given},
+            **{k: request.headers.get(k, v) if k.lower() == "authorization" else v for k, v in own.items()},
+        }
+
+    # ---- its transports
+
+    def _find_path(self, url: str) -> NetworkPath | None:
+        try:
+            # Also the way to the proxies of the environment, with httpx's reading of NO_PROXY.
+            transport = self._client._transport_for_url(type(self._client.base_url)(url))  # noqa: SLF001  see the module's docstring
+            return _read(transport)
+        except (AttributeError, TypeError, ValueError):
+            return None
+
+    def _lost(self, known_hooks: frozenset[str]) -> Iterator[str]:
+        mounted = getattr(self._client, "_mounts", {}).values()
+        for transport in (getattr(self._client, "_transport", None), *mounted):
+            if transport is not None:
+                yield from _lost_of(transport)
+        auth = getattr(self._client, "auth", None)
+        if auth is not None and type(auth).__name__ not in _SIMPLE_AUTH:
+            yield f"its authentication ({type(auth).__name__})"
+        hooks = getattr(self._client, "event_hooks", {}).get("request", ())
+        if any(getattr(hook, "__name__", "") not in known_hooks for hook in hooks):
+            yield "what its request hooks do"
+        if getattr(self._client, "params", None):
+            yield "its query parameters"
+
+
+def _plain_class(transport: Any) -> type | None:
+    """The class of httpx itself that a transport is of."""
+    for cls in type(transport).__mro__:
+        if cls.__name__ == "HTTPTransport" and cls.__module__.partition(".")[0] in {"httpx", "httpx2"}:
+            return cls
+    return None
+
+
+def _lost_of(transport: Any) -> Iterator[str]:
+    plain: Any = _plain_class(transport)
+    if plain is None or type(transport).handle_request is not plain.handle_request:
+        yield f"what its transport does ({type(transport).__name__})"
+        return
+    try:
+        _read(transport)
+    except (AttributeError, TypeError, ValueError):
+        yield f"what its transport does ({type(transport).__name__})"
+    if getattr(getattr(transport, "_pool", None), "_uds", None) is not None:
+        yield "its Unix socket"
+
+
+def _read(transport: Any) -> NetworkPath | None:
+    """What a transport of httpx was made with."""
+    if _plain_class(transport) is None:
+        return None
+    pool = transport._pool  # noqa: SLF001  see the module's docstring
+    tls = pool._ssl_context  # noqa: SLF001  the same
+    if getattr(
+        pool, "_http2", False
+    ):  # httpcore sets the context's protocols before each handshake, and so do we
+        tls = _copied(tls)
+    proxy, headers = _proxy_of(pool) if hasattr(pool, "_proxy_url") else (None, ())
+    return NetworkPath(
+        proxy=proxy,
+        proxy_headers=headers,
+        proxy_tls=getattr(pool, "_proxy_ssl_context", None),
+        tls=tls,
+        source_address=getattr(pool, "_local_address", None),
+    )
+
+
+def _proxy_of(pool: Any) -> tuple[str, tuple[tuple[str, str], ...]]:
+    url = pool._proxy_url  # noqa: SLF001  see the module's docstring
+    scheme, host = url.scheme.decode(), url.host.decode()
+    userinfo, kept = "", []
+    for raw_name, raw_value in getattr(pool, "_proxy_headers", ()):
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        if name.lower() == "proxy-authorization" and value.lower().startswith("basic "):
+            userinfo = _userinfo(value[6:])
+        else:
+            kept.append((name, value))
+    auth = getattr(pool, "_proxy_auth", None)
+    if auth is not None:
+        userinfo = ":".join(quote(part, safe="") for part in auth)
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    port = "" if url.port is None else f":{url.port}"
+    # httpcore leaves names to a SOCKS proxy, which requests calls socks5h.
+    scheme = "socks5h" if scheme == "socks5" else scheme
+    return f"{scheme}://{userinfo and userinfo + '@'}{host}{port}", tuple(kept)
+
+
+def _userinfo(basic: str) -> str:
+    try:
+        user, _, password = base64.b64decode(basic).partition(b":")
+    except binascii.Error:
+        return ""
+    return f"{quote(user, safe='')}:{quote(password, safe='')}"
+
+
+def _copied(tls: ssl.SSLContext) -> ssl.SSLContext:
+    """A context that trusts the same; without a client's certificate, which cannot be had out of one."""
+    copy = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    copy.check_hostname, copy.verify_mode = tls.check_hostname, tls.verify_mode
+    trusted = b"".join(tls.get_ca_certs(binary_form=True))
+    if trusted:
+        copy.load_verify_locations(cadata=trusted)
+    return copy
