@@ -47,9 +47,7 @@ class _Extent:
         self.owner = owner
         self.buffer = None if data else Buffer(stop - start)
         self.data = data
-        self.job = Job(self._fetch)
-        if data:
-            self.job.set_result(None)
+        self.job = Job(None if data else self._fetch)
         self.halt = Halt()
         self.waiters = 0
 

@@ -4,20 +4,24 @@ A child of ``os.fork`` has one thread, and a copy of all memory as it was at tha
 parent held stays locked for ever, and what that thread was changing stays as it was in the middle of the change. So whatever
 owns a lock or shared state says here how to start anew, and is started anew in every child before any code of the child runs.
 
-Nothing is locked in the parent at the fork: that could wait for a thread which waits for the one that forks. Nor is a
+Nothing is locked in the parent before the fork: that could wait for a thread which waits for the one that forks. Nor is a
 registry of weak references with callbacks used (``WeakSet``): the collector may run such callbacks at any moment, also in the
 middle of a change of the registry itself.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
+import sys
+import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
-__all__ = ["call_after_fork", "renew_after_fork"]
+__all__ = ["call_after_fork", "call_before_fork", "renew_after_fork"]
 
 T = TypeVar("T")
 
@@ -25,6 +29,8 @@ T = TypeVar("T")
 _owners: Final[dict[int, tuple[weakref.ref[Any], Callable[[Any], None]]]] = {}
 _numbers: Final = itertools.count()
 _modules: Final[list[Callable[[], None]]] = []
+_before: Final[list[Callable[[], None]]] = []
+_behind: Final[list[Callable[[], None]]] = []
 
 #: Owners registered between two removals of those that are gone.
 _SWEEP_EVERY: Final = 256
@@ -52,7 +58,40 @@ def call_after_fork(renew: Callable[[], None]) -> None:
     _modules.append(renew)
 
 
+def call_before_fork(prepare: Callable[[], None], undo: Callable[[], None]) -> None:
+    """Have something prepared for a child whose own code would come too late.
+
+    Args:
+        prepare: Called in the parent right before the fork, by the thread that forks; it must not wait.
+        undo: Called in the parent right after it.
+    """
+    _before.append(prepare)
+    _behind.append(undo)
+
+
+def _call_all(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
+def _drop_imports() -> None:
+    """Have a child import anew what other threads of its parent were about to: nobody will finish that here.
+
+    ``hf_haul``, as huggingface_hub, imports most of its modules when they are first used. CPython keeps the lock of a module
+    that is being imported as it is in a child, where whoever needs the module waits for it for ever.
+    """
+    bootstrap = getattr(importlib, "_bootstrap", None)
+    locks: dict[str, Callable[[], Any]] = getattr(bootstrap, "_module_locks", {})
+    for name, reference in list(locks.items()):
+        if getattr(reference(), "owner", None) in {None, threading.get_ident()}:
+            continue
+        locks.pop(name, None)
+        if getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False):
+            del sys.modules[name]
+
+
 def _renew_all() -> None:
+    _drop_imports()
     first: BaseException | None = None
     for renew_module in _modules:
         try:
@@ -72,4 +111,8 @@ def _renew_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)
+    os.register_at_fork(
+        before=partial(_call_all, _before),
+        after_in_parent=partial(_call_all, _behind),
+        after_in_child=_renew_all,
+    )

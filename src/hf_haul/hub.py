@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import reprlib
+import threading
 import time
 import weakref
 import zlib
@@ -44,6 +45,7 @@ from hf_haul.cache import RepoFolder, ShareBlob, require_safe_commit
 from hf_haul.client_network import ClientNetwork
 from hf_haul.config import MiB, Settings
 from hf_haul.errors import HaulError, HttpStatusError, InvalidUrlError
+from hf_haul.forks import call_after_fork, call_before_fork
 from hf_haul.redaction import redacting
 from hf_haul.task import Digest, RemoteFile
 from hf_haul.transports.pacing import ServerWaits, parse_retry_after
@@ -1413,3 +1415,38 @@ def write_tree(folder: str, commit: str, listing: Mapping[str, ListedFile]) -> N
                 for path, e in listing.items()
             },
         )
+
+
+_upstream_http: Final[Any] = importlib.import_module("huggingface_hub.utils._http")
+_forking: Final[list[object]] = []  # clients of threads that fork right now
+
+
+def _spare_client() -> None:
+    """Have huggingface_hub's client stay as it is in a child that is forked now.
+
+    huggingface_hub closes it there, and so waits, for ever, for a lock of the client's that another thread may hold at the
+    fork. The child makes one of its own anyway.
+    """
+    client = getattr(_upstream_http, "_GLOBAL_CLIENT", None)
+    _forking.append(client)
+    if client is not None:
+        client.close = _do_nothing
+
+
+def _release_client() -> None:
+    client = _forking.pop()
+    if client is not None and client not in _forking:
+        vars(client).pop("close", None)
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _renew_client_lock() -> None:
+    if hasattr(_upstream_http, "_CLIENT_LOCK"):
+        _upstream_http._CLIENT_LOCK = threading.Lock()  # noqa: SLF001  nobody else makes it anew
+
+
+call_before_fork(_spare_client, _release_client)
+call_after_fork(_renew_client_lock)

@@ -63,14 +63,16 @@ class Job(Future[None]):
     """A future that knows how it comes true.
 
     Args:
-        work: What is to be done, once.
+        work: What is to be done, once; ``None`` if it is done already.
     """
 
-    def __init__(self, work: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[], None] | None) -> None:
         super().__init__()
         # Emptied by whoever does it, in a single operation: its reader and a thread may both be about to. It holds
         # buffers, too, that somebody may be done with before the future is.
-        self._work = [work]
+        self._work = [] if work is None else [work]
+        if work is None:
+            self.set_result(None)
 
     @property
     def taken(self) -> bool:

@@ -182,6 +182,17 @@ def test_memory_has_a_limit() -> None:
         assert extents._bytes <= MiB
 
 
+def test_what_was_put_there_whole_is_fetched_by_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    transport = FakeTransport(DATA)
+    extents, source = make(transport)
+    extents.put(source, DATA[:1000], owner=ME)
+    assert read(extents, source, 0, 1000) == DATA[:1000]
+    extents._after_fork()
+    assert read(extents, source, 0, 1000) == DATA[:1000]
+    assert transport.asked == []
+    assert caplog.text == ""
+
+
 def test_large_reads_are_not_kept_but_use_what_is_there() -> None:
     transport = FakeTransport(DATA)
     extents, source = make(transport)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import builtins
 import gc
+import importlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +77,33 @@ def test_one_that_cannot_be_renewed_is_shown_and_keeps_no_other_from_it(
     owner = Owner()
     assert in_child(lambda: owner.pid == os.getpid() and shown == ["cannot be renewed"])
     del bad
+
+
+def test_a_child_imports_anew_what_another_thread_was_about_to_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slowly_imported.py").write_text("began.set()\nleave.wait(30)\n")
+    (tmp_path / "needs_it.py").write_text("import slowly_imported\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    began, leave = threading.Event(), threading.Event()
+    monkeypatch.setattr(builtins, "began", began, raising=False)
+    monkeypatch.setattr(builtins, "leave", leave, raising=False)
+
+    def import_it() -> bool:
+        leave.set()
+        importlib.import_module("needs_it")
+        return "slowly_imported" in sys.modules
+
+    thread = threading.Thread(target=importlib.import_module, args=["needs_it"])
+    thread.start()
+    assert began.wait(10)
+    try:
+        assert in_child(import_it)
+    finally:
+        leave.set()
+        thread.join()
+        for name in ("needs_it", "slowly_imported"):
+            sys.modules.pop(name)
 
 
 def test_a_module_is_renewed_before_the_owners(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ connection to both. A place that becomes free is handed to the first who waits f
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -201,10 +202,23 @@ class Places:
             }
 
 
+class _NoConnections(queue.LifoQueue[Any]):
+    """Where urllib3 would keep its connections. Without a lock, for its finalizer asks, also in forked children."""
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Nothing is kept here."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """There is nothing."""
+        del block, timeout
+        raise queue.Empty
+
+
 class PooledConnections(HTTPConnectionPool):
     """urllib3's pool of one host, with its connections kept in the places of the whole pool."""
 
     ConnectionCls = WakeableConnection
+    QueueCls = _NoConnections
 
     def __init__(self, *args: Any, places: Places | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
