@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "limiter",
+        "errands",
         "metrics",
         "concurrency",
         "ownership",

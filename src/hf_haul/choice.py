@@ -130,10 +130,10 @@ class Chooser:
         return part_size(transfer.size, sources.limit(source), self._settings, sources.most_per_part(source))
 
     def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer:
-        run.queue.start(task)
         request = run.requests[task.task_id]
         transfer = Transfer(task, request, self._transport_for(request), run.metrics)
         transfer.opening = True
+        run.queue.start(task)
         run.transfers[task.task_id] = transfer
         task.move_to(DownloadState.RUNNING)
         return transfer

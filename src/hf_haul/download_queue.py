@@ -144,10 +144,32 @@ class ModelDownloadQueue:
         self._bytes[key] -= task.size or 0
         self.active[task.task_id] = task
 
-    def settle(self, task: DownloadTask, *, ok: bool) -> None:
-        """File an active task under completed or failed."""
+    def settle(self, task: DownloadTask, *, ok: bool, again: bool = False) -> None:
+        """File an active task under completed or failed.
+
+        Args:
+            task: The task.
+            ok: Under which.
+            again: Whether it may be there already.
+        """
+        settled = self.completed if ok else self.failed
+        if not again or task not in settled:
+            settled.append(task)
         self.active.pop(task.task_id, None)
-        (self.completed if ok else self.failed).append(task)
+
+    def lost(self) -> list[DownloadTask]:
+        """Tasks that are neither waiting, active, deferred, completed nor failed: something went wrong between two of them."""
+        elsewhere = len(self) + len(self.active) + len(self.deferred)
+        if elsewhere + len(self.completed) + len(self.failed) == len(self.tasks):
+            return []
+        found = {task.task_id for lane in self._waiting.values() for task in lane}
+        found.update(self.active, self.deferred)
+        found.update(task.task_id for task in (*self.completed, *self.failed))
+        return [task for task in self.tasks if task.task_id not in found]
+
+    def put_back_lost(self, task: DownloadTask) -> None:
+        """Return a lost task to its place in its lane."""
+        self._push(task)
 
     def drop_waiting(self, which: Callable[[DownloadTask], bool] = lambda _task: True) -> list[DownloadTask]:
         """Take files out of the lanes, and out of what was deferred; returns them."""

@@ -243,6 +243,13 @@ class EventBus:
         over = [observer.flush(deadline - time.monotonic(), here=here) for observer in observers]
         return all(over)
 
+    def tell_here(self) -> None:
+        """Tell observers what waits for them on this thread, where there is no other for it."""
+        with self._lock:
+            observers = list(self._observers)
+        for observer in observers:
+            observer.tell_here()
+
     def _after_fork(self) -> None:
         """Keep the observers, and forget what waited for them, in a forked child; the parent's threads tell it."""
         self._lock = threading.Lock()

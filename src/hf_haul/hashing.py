@@ -54,16 +54,19 @@ class Hasher:
         """Start the threads that are missing. Where none are to be had, a file is hashed in the end."""
         self._threads.start()
 
-    def close(self, timeout: float | None = None) -> None:
+    def close(self, timeout: float | None = None) -> bool:
         """End the threads after the files they are at.
 
         Args:
             timeout: Seconds to wait for them at the most.
+
+        Returns:
+            Whether they have ended.
         """
         with self._lock:
             self._closed = True
             self._files.clear()
-        self._threads.close(timeout)
+        return self._threads.close(timeout)
 
     def _next(self) -> Callable[[], None] | None:
         """Hash the file that has waited longest; ``None`` if there is none."""

@@ -140,7 +140,7 @@ class DownloadHandle:
             Whether the queue is over. ``False`` leaves it running.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        over = self._run.done.wait(timeout)
+        over = self._scheduler.wait(self._run, timeout)
         if over:
             self._run.flush(deadline - time.monotonic())
         return over

@@ -94,6 +94,10 @@ class DownloadMetrics:
             self.connections += by
             self.peak_connections = max(self.peak_connections, self.connections)
 
+    def set_connections(self, number: int) -> None:
+        """Take over how many connections are in use, where that was counted anew."""
+        self.add_connections(number - self.connections)
+
     def add_file(self, *, ok: bool) -> None:
         """Count a file that came to its end."""
         with self._lock:

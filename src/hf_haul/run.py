@@ -20,6 +20,15 @@ from hf_haul.urls import source_of
 __all__ = ["QueueRun"]
 
 
+class _Done(threading.Event):
+    """Set when a queue is over. Who waits for it may also be woken to see after the queue."""
+
+    def nudge(self) -> None:
+        """Have every wait that is under way return, although nothing is over."""
+        with self._cond:  # type: ignore[attr-defined]  # threading's, not in the stubs
+            self._cond.notify_all()  # type: ignore[attr-defined]  # the same
+
+
 class QueueRun:
     """The running state of one queue. The scheduler's lock guards it; ``done`` is for everybody.
 
@@ -40,6 +49,7 @@ class QueueRun:
         kept_bytes: Bytes on disk of files that were given up or cancelled, for a later run.
         present_files: Files that were in place without our doing.
         errors: Failed files, first failure first.
+        untold: What is still to be told, or closed, before it may end.
         over: Whether every file is settled; ``done`` is set a moment later, when all files are closed.
         done: Set when the queue is over.
     """
@@ -70,8 +80,9 @@ class QueueRun:
         self.kept_bytes = 0
         self.present_files = 0
         self.errors: list[tuple[DownloadTask, BaseException]] = []
+        self.untold: set[object] = set()
         self.over = False
-        self.done = threading.Event()
+        self.done = _Done()
         self._notifier = notifier
         # Bytes move between files in flight and files settled in one step.
         self._count_lock = threading.Lock()
@@ -82,21 +93,28 @@ class QueueRun:
         return self.queue < other.queue
 
     def succeed(self, transfer: Transfer, *, transferred: bool) -> None:
-        """Count a file that is in place."""
+        """Count a file that is in place; once, also where it is called again because the first call was cut short."""
         task = transfer.task
+        again = task.state.final
+        if not again:
+            task.move_to(DownloadState.DONE)
+        self.queue.settle(task, ok=True, again=again)
         with self._count_lock:
-            self.transfers.pop(task.task_id, None)
-            self.placed_bytes += task.size or 0
-        self.queue.settle(task, ok=True)
+            if self.transfers.pop(task.task_id, None) is not None:
+                self.placed_bytes += task.size or 0
         self.present_files += not transferred
         self.metrics.add_file(ok=True)
 
     def fail(self, task: DownloadTask, error: BaseException, state: DownloadState) -> None:
-        """Count a file that will not come."""
-        task.move_to(state)
-        task.error = error
-        self.queue.settle(task, ok=False)
-        self.errors.append((task, error))
+        """Count a file that will not come; once, also where it is called again because the first call was cut short."""
+        again = task.state.final
+        if not again:
+            task.move_to(state)
+        if task.error is None:
+            task.error = error
+        if not again or all(each is not task for each, _ in self.errors):
+            self.errors.append((task, task.error))
+        self.queue.settle(task, ok=False, again=again)
         self.metrics.add_file(ok=False)
 
     def drop(self, transfer: Transfer, kept: int) -> None:
@@ -170,6 +188,11 @@ class QueueRun:
         """Wait, for ``timeout`` seconds and never long, until the user was told everything."""
         if self._notifier is not None:
             self._notifier.flush(timeout)
+
+    def tell_here(self) -> None:
+        """Tell the user what waits to be told on this thread, where there is no other for it."""
+        if self._notifier is not None:
+            self._notifier.tell_here()
 
     @staticmethod
     def progress_of(transfer: Transfer) -> DownloadProgress:

@@ -13,7 +13,13 @@ for something large. A ticker thread looks ten times a second (twenty times at t
 connections that stall, samples the goodput for the adaptive limit, and posts progress.
 
 Invariants. This class is the only owner of running state; ``_lock`` guards all of it. Nobody who holds it
-touches the network, the disk or a user's callback.
+touches the network, the disk or a user's callback, or starts a thread: what is found missing is started once the lock is free
+(:meth:`Scheduler._deciding`).
+
+Whatever a worker meets, a lack of memory in these very lines included, its file ends or goes on, and who waits for it is woken.
+What each thread is at is noted (``_held``), and everything else about running files follows from that: their parts, their flags, the
+counts of connections. :meth:`Scheduler._mend` sets it right, after an unexpected error and now and then. Where no thread is to be
+had, a thread that waits for a queue does the work itself (:meth:`Scheduler.wait`).
 
 What we do not do: dedicated threads per file, timeouts by polling in workers, work queues between threads.
 """
@@ -21,21 +27,28 @@ What we do not do: dedicated threads per file, timeouts by polling in workers, w
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
+import math
 import threading
 import time
+import traceback
 from bisect import insort
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from hf_haul.choice import Chooser, TransportFactory
 from hf_haul.config import Settings
 from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.errands import Errands
 from hf_haul.errors import (
     DownloadCancelledError,
     HaltedError,
+    HaulError,
     IntegrityError,
     RangeRefusedError,
     RetriesExhaustedError,
@@ -54,6 +67,7 @@ from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
 from hf_haul.staging import StagedElsewhereError, StagedLostError, scan_orphans
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
+from hf_haul.threads import ThreadGroup
 from hf_haul.transfer import Part, SupersededError, Transfer
 from hf_haul.urls import source_of
 from hf_haul.watchdog import hopeless_parts
@@ -82,6 +96,83 @@ _LOSSES: Final = 5
 _LOST_FILES: Final = 8
 #: How often a file may change at its source while it is fetched.
 _CHANGES: Final = 2
+#: Seconds between two looks whether something was left half-made, and of who waits whether to help.
+_LOOK_SECONDS: Final = 0.5
+#: Seconds that a thread which does the work while it waits may take longer than it was to wait, so that it gets somewhere.
+_HELP_SECONDS: Final = 1.0
+#: Seconds without a thread, or without an idea what to do next, after which running queues fail.
+_HELPLESS_SECONDS: Final = 30.0
+_CLUELESS_SECONDS: Final = 3.0
+#: Seconds before what must be done is tried again: memory may be short for a moment.
+_PAUSES: Final = (0.0, 0.02, 0.1, 0.3, 1.0, 2.0)
+#: Seconds that the end waits for threads: one that waits for a disk cannot be woken.
+_END_SECONDS: Final = 1.0
+
+Action = Callable[[], object]
+
+
+class _Kind(enum.Enum):
+    """What a worker does with a file."""
+
+    OPEN = enum.auto()
+    FETCH = enum.auto()
+    RENEW = enum.auto()
+    FINISH = enum.auto()
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """What one thread is at.
+
+    Attributes:
+        kind: ``OPEN``: look what is there, and claim it; ``FETCH``: a part; ``RENEW``: drop the bytes of an older version;
+            ``FINISH``: check and publish.
+        run: The file's queue.
+        transfer: The file.
+        part: What is fetched.
+        published: Whether it put the file in place.
+    """
+
+    kind: _Kind
+    run: QueueRun
+    transfer: Transfer
+    part: Part | None = None
+    published: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it takes up one of its source's connections."""
+        return self.kind in {_Kind.OPEN, _Kind.FETCH}
+
+    @property
+    def asks(self) -> bool:
+        """Whether it sends requests: opening does where the size is unknown."""
+        return self.kind is _Kind.FETCH or (
+            self.kind is _Kind.OPEN and self.transfer.request.remote.size is None
+        )
+
+
+@dataclass(eq=False, slots=True)
+class _Then:
+    """What is to be done once the lock is free.
+
+    Attributes:
+        stop: Parts to halt.
+        do: Everything else, in order; what was begun is taken out.
+        runs: Queues that may not end before it is done.
+        disk: On which file system some of it may have to wait, if any.
+    """
+
+    stop: list[Part] = field(default_factory=list)
+    do: deque[Action] = field(default_factory=deque)
+    runs: set[QueueRun] = field(default_factory=set)
+    disk: Hashable | None = None
+
+    def tell(self, run: QueueRun, action: Action) -> None:
+        """Add something that the user is to be told before a queue ends, or a file that is to be closed by then."""
+        run.untold.add(self)
+        self.runs.add(run)
+        self.do.append(action)
 
 
 class Scheduler:
@@ -112,23 +203,32 @@ class Scheduler:
         self._threads_allowed = threads
         self._clock = clock
         self._lock = threading.Lock()
-        self._work_waits = threading.Condition(self._lock)
         self._ticker_waits = threading.Condition(self._lock)
         # Guarded by _lock, all of them:
         self._runs: list[QueueRun] = []
         self._finished: OrderedDict[str, QueueRun] = OrderedDict()
         self._sources = SourceLimits(settings, self.history, clock=clock)
         self._chooser = Chooser(settings, self._sources, transport_for, clock)
-        self._promised = 0  # bytes of all queues, as they were when submitted
         self._scanned: dict[Path, tuple[float, dict[str, list[Path]]]] = {}
-        self._workers: set[threading.Thread] = set()
-        self._idle = 0
-        self._ticker: threading.Thread | None = None
+        self._held: dict[threading.Thread, _Job] = {}  # what each thread is at
+        self._left: deque[_Job] = deque()  # what was decided on, for whichever thread comes next
+        self._rested: set[Part] = set()  # parts that wait for their next attempt, as counted
+        self._unended: set[QueueRun] = set()  # queues that are over, but not said to be
+        self._owed: dict[threading.Thread, _Then] = {}  # what each thread has to carry out; not guarded
         self._paused = False
         self._ending = False  # no new queues
         self._closing = False  # no new work
+        self._clueless_since: float | None = None  # no idea what to do next since
+        self._helpless_since: float | None = None  # no thread to be had since
         self._meter = SpeedMeter()
         self._hasher = Hasher()
+        self._errands = Errands()
+        self._workers = ThreadGroup(
+            "hf-haul-worker", settings.max_concurrent_downloads, self._next_work, idle_seconds=_IDLE_SECONDS
+        )
+        self._ticker = ThreadGroup("hf-haul-ticker", 1, self._next_ticking, idle_seconds=_IDLE_SECONDS)
+        self._helping = threading.local()  # until when a thread that waits does the work
+        self._ticked_at = -math.inf
         self._fetcher = PartFetcher(
             settings,
             limiter,
@@ -142,6 +242,20 @@ class Scheduler:
             clock=clock,
         )
 
+    @contextlib.contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """Hold the lock, and start what threads were found missing afterwards."""
+        try:
+            with self._lock:
+                yield
+        finally:
+            started = [self._workers.start(), self._ticker.start()]
+            if not all(started):
+                for run in list(self._runs):
+                    run.done.nudge()
+            self._hasher.start()
+            self._errands.start()
+
     # ---- what users ask for
 
     def submit(
@@ -153,21 +267,24 @@ class Scheduler:
         for directory in {each.request.destination.staging_dir for each in planned}:
             for key, paths in self._orphans_in(directory).items():
                 run.orphans[directory, key] = list(paths)
-        with self._lock:
-            if self._ending:
-                raise RuntimeError("the manager is shut down")
-            for each in planned:
-                queue.add(each.task)
-            insort(self._runs, run)
-            self._sources.enrol(run.sources, 1)
-            self._promised += run.promised_bytes
-            over = self._finish_if_over(run)
-            self._make_room_for(run)
-            self._wake_workers()
-            self._ticker_waits.notify()
-        self._emit("queue_started", run, files=len(planned), bytes=run.total_bytes)
-        if over:
-            self._end(run)
+        then = _Then()
+        try:
+            with self._deciding():
+                if self._ending:
+                    raise RuntimeError("the manager is shut down")
+                for each in planned:
+                    queue.add(each.task)
+                insort(self._runs, run)
+                self._sources.enrol(run.sources, 1)
+                self._end_if_over(run, then)
+                self._make_room_for(run)
+                self._wake_workers()
+            self._emit("queue_started", run, files=len(planned), bytes=run.total_bytes)
+        except BaseException:  # an interrupt, or no memory: nobody will ask for what it began
+            if run in self._runs:
+                self.cancel(run)
+            raise
+        _surely(partial(self._carry_out, then))
         return run
 
     def _orphans_in(self, directory: Path) -> dict[str, list[Path]]:
@@ -187,33 +304,37 @@ class Scheduler:
         Returns:
             Whether there was anything to stop.
         """
-        with self._lock:
-            if run.over:
-                return False
-            run.queue.cancelled = True
-            run.deferred.clear()
-            run.waiting_for.clear()
-            dropped = run.queue.drop_waiting()
-            for task in dropped:
-                error = DownloadCancelledError(f"{task.file_path}: cancelled")
-                run.fail(task, error, DownloadState.CANCELLED)
-            stopped = self._parts_of(run)
-            for transfer in run.transfers.values():
-                if transfer.verifier is not None:
-                    transfer.verifier.stop()
-            leftovers = [
-                self._give_up(run, t, None) for t in list(run.transfers.values()) if self._at_rest(t)
-            ]
-            over = self._finish_if_over(run)
-        self._stop(stopped)
-        for task in dropped:
-            run.post_task(task)
-            self._emit("file_cancelled", run, task, error=str(task.error))
-        for close in leftovers:
-            close()
-        if over:
-            self._end(run)
+        then = _Then()
+        try:
+            with self._deciding():
+                if run.over or run.queue.finished:
+                    return False
+                run.queue.cancelled = True
+                self._stop_run(run, None, then)
+        finally:
+            self._have_carried_out(then)
         return True
+
+    def _stop_run(self, run: QueueRun, error: BaseException | None, then: _Then) -> None:
+        """End a queue; ``error`` is why, ``None`` for a cancel. Call with the lock held."""
+        run.deferred.clear()
+        run.waiting_for.clear()
+        self._left = deque(job for job in self._left if job.run is not run)
+        self._drop_waiting(run, error, then)
+        for transfer in run.transfers.values():
+            if error is not None and transfer.failure is None:
+                transfer.failure = error
+            if transfer.verifier is not None:
+                transfer.verifier.stop()
+            then.stop += transfer.parts
+        self._mend_run(run, then)
+
+    def _drop_waiting(self, run: QueueRun, error: BaseException | None, then: _Then) -> None:
+        """Give up the files of a queue that were not begun; call with the lock held."""
+        state = DownloadState.CANCELLED if error is None else DownloadState.FAILED
+        for task in run.queue.drop_waiting():
+            run.fail(task, error or DownloadCancelledError(f"{task.file_path}: cancelled"), state)
+            then.tell(run, partial(self._tell_unbegun, run, task))
 
     def pause(self, run: QueueRun | None = None) -> None:
         """Take no new part, and stop those in flight: of one queue, or of all."""
@@ -229,14 +350,15 @@ class Scheduler:
                     if transfer.task.state is DownloadState.RUNNING:
                         transfer.task.move_to(DownloadState.PAUSED)
             ending = self._ending
-        self._stop(stopped)
+        for part in stopped:
+            part.halt.set()
         if ending:  # somebody waits for the last of them, and what is paused would never end
             for each in paused:
                 self.cancel(each)
 
     def resume(self, run: QueueRun | None = None) -> None:
         """Go on after :meth:`pause`."""
-        with self._lock:
+        with self._deciding():
             if run is None:
                 self._paused = False
             else:
@@ -256,7 +378,7 @@ class Scheduler:
 
     def set_priority(self, run: QueueRun, priority: DownloadPriority) -> None:
         """Move a queue before or behind others."""
-        with self._lock:
+        with self._deciding():
             if run in self._runs:
                 self._runs.remove(run)
                 run.queue.priority = priority
@@ -275,7 +397,8 @@ class Scheduler:
     @property
     def promised_bytes(self) -> int:
         """Bytes of all running queues, written or not: known at once, and an upper bound where sizes are known."""
-        return self._promised
+        with self._lock:
+            return sum(run.promised_bytes for run in self._runs)
 
     def unsettled(self) -> list[FileRequest]:
         """The files of running queues that are still to come, with their sizes as far as known by now."""
@@ -294,7 +417,7 @@ class Scheduler:
 
     def retune(self) -> dict[str, Any]:
         """Have every source look for its best number of connections anew; returns what changed, by source."""
-        with self._lock:
+        with self._deciding():
             changed = self._sources.retune()
             self._wake_workers()
             return changed
@@ -314,6 +437,95 @@ class Scheduler:
                 "sources": self._sources.snapshot(),
             }
 
+    def wait(self, run: QueueRun, timeout: float | None = None) -> bool:
+        """Wait for a queue; where no thread is to be had, do its work, and that of others, meanwhile.
+
+        Args:
+            run: The queue.
+            timeout: Seconds; ``None`` for as long as it takes. Who has to do the work may take a little longer.
+
+        Returns:
+            Whether the queue is over.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not run.done.is_set():
+            left = deadline - time.monotonic()
+            if not self.keep_going() and left > 0:
+                self._help(run, deadline)
+            elif len(self._ticker):  # which nudges us if there are no workers any more
+                run.done.wait(None if timeout is None else max(0.0, left))
+            else:
+                run.done.wait(max(0.0, min(left, _TICK)))
+            if time.monotonic() >= deadline:
+                break
+        return run.done.is_set()
+
+    def keep_going(self) -> bool:
+        """See to it that there are threads for what is to be done, as far as the system gives any.
+
+        Returns:
+            ``False`` if nobody does it; then the caller has to, or it fails after a while.
+        """
+        if len(self._workers) and len(self._ticker):
+            self._helpless_since = None
+            return True
+        with self._deciding():
+            self._wake_workers()
+            waits = bool(self._runs or self._unended)
+        if len(self._workers) or not waits:
+            self._helpless_since = None
+            if waits and self._threads_allowed and not len(self._ticker):
+                self._tick_now_and_then()
+            return True
+        now = time.monotonic()
+        if self._helpless_since is None:
+            self._helpless_since = now
+        if now - self._helpless_since > _HELPLESS_SECONDS and not self._held and self._threads_allowed:
+            error = HaulError(
+                f"no thread could be started for {_HELPLESS_SECONDS:.0f} s, and nobody waits for the download: the system, or a"
+                " limit on threads, processes or memory, gives none"
+            )
+            self._fail_all(error)
+        return False
+
+    def _help(self, run: QueueRun, deadline: float) -> None:
+        """Do a piece of the work on the thread that waits for it."""
+        before = self._helping_until
+        self._helping.until = max(deadline, time.monotonic() + _HELP_SECONDS)
+        try:
+            self._tick_now_and_then()
+            work = self._next_work()
+            if work is not None:
+                work()
+            self._errands.run_here()
+            run.tell_here()  # whose callback may wait for another queue, and so come here again
+            self.events.tell_here()
+            if work is None:
+                run.done.wait(max(0.0, min(_TICK, deadline - time.monotonic())))
+        finally:
+            self._helping.until = before
+            if threading.current_thread() in self._held:  # an interrupt came just then
+                self._put_down()
+
+    @property
+    def _helping_until(self) -> float | None:
+        """Until when the calling thread does the work that it waits for; ``None`` if it does not."""
+        until: float | None = getattr(self._helping, "until", None)
+        return until
+
+    def _help_along(self, part: Part) -> None:
+        """After each read: what threads would do beside it, if the one that reads is all there is."""
+        until = self._helping_until
+        if until is None:
+            return
+        if time.monotonic() >= until and part.transfer.mode != "whole":  # that would have to come again
+            part.ask_to_leave(self._clock())
+        self._tick_now_and_then()
+
+    def _tick_now_and_then(self) -> None:
+        if not len(self._ticker) and time.monotonic() - self._ticked_at >= _TICK:
+            self.tick()
+
     def shutdown(self, *, wait_for_work: bool) -> None:
         """Stop all threads; idempotent.
 
@@ -327,130 +539,163 @@ class Scheduler:
             if wait_for_work:
                 for run in self.runs():
                     if not (self._paused or run.queue.paused):  # what is paused would never end
-                        run.done.wait()
+                        self.wait(run)
         finally:  # also where the user loses patience
             for run in self.runs():
                 self.cancel(run)
             with self._lock:
                 self._closing = True
-                self._work_waits.notify_all()
                 self._ticker_waits.notify_all()
-                threads = [*self._workers, self._ticker]
-            for thread in threads:
-                if thread is not None and thread is not threading.current_thread():
-                    thread.join()
-            self._workers.clear()
-            self._hasher.close()
+            deadline = time.monotonic() + _END_SECONDS
+            closes = (self._workers.close, self._ticker.close, self._errands.close, self._hasher.close)
+            ended = [close(max(0.0, deadline - time.monotonic())) for close in closes]
+            if not all(ended):
+                logger.warning("some threads wait for a disk that does not answer; they end once it does")
 
     def drain(self) -> None:
         """Do everything that can be done now on the calling thread; for programs and tests without threads."""
-        while (job := self._next_job(block=False)) is not None:
+        while (job := self._next_job()) is not None:
             self._perform(job)
+        self._errands.run_here()
 
     # ---- workers
 
     def _wake_workers(self) -> None:
-        """Have an idle worker look for work, or start one; call with the lock held.
+        """Have an idle worker look for work, or have one started; call with the lock held, in :meth:`_deciding`.
 
         One is enough: whoever finds work wakes the next. A worker that has settled a job looks for the next one
         itself, so that nobody is woken for nothing.
         """
-        if not self._threads_allowed or not self._runs or self._closing:
+        if not self._threads_allowed or self._closing or not (self._runs or self._unended):
             return
-        if self._ticker is None:
-            self._ticker = self._start(self._tick_forever, "hf-haul-ticker")
-        if self._idle:
-            self._work_waits.notify()
-        else:
-            self._add_worker()
+        self._ticker.wake()
+        self._workers.wake()
 
     def _make_room_for(self, run: QueueRun) -> None:
         """Have less urgent parts leave where a more urgent queue has nowhere to run; call with the lock held."""
         if not self._paused:
-            threads = self.settings.max_concurrent_downloads - len(self._workers) + self._idle
+            threads = self.settings.max_concurrent_downloads - len(self._workers) + self._workers.idle
             self._chooser.make_room_for(run, self._runs, threads)
 
-    def _add_worker(self) -> None:
-        if len(self._workers) < self.settings.max_concurrent_downloads and not self._closing:
-            try:
-                self._workers.add(self._start(self._work, f"hf-haul-worker-{len(self._workers)}"))
-            except RuntimeError:  # the system gives no more threads; the ones there are will do
-                if not self._workers:
-                    raise
-
-    @staticmethod
-    def _start(target: Callable[[], None], name: str) -> threading.Thread:
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        thread.start()
-        return thread
-
-    def _work(self) -> None:
+    def _next_work(self) -> Action | None:
+        """For a thread of the workers: what to do next, with all that follows from it; ``None`` if there is nothing."""
         try:
-            while (job := self._next_job()) is not None:
-                self._perform(job)
-        finally:
-            with self._lock:
-                if not self._closing:  # else a shutdown waits for this very thread
-                    self._workers.discard(threading.current_thread())
-
-    def _next_job(self, *, block: bool = True) -> Part | Transfer | None:
-        """What the calling worker should do; waits for it. ``None``: end."""
-        deadline = self._clock() + _IDLE_SECONDS
-        with self._lock:
-            while not self._closing:
-                job = None if self._paused else self._chooser.next_job(self._runs)
-                if job is not None:
-                    self._count(job, 1)
-                    if block and self._sources.any_free():
-                        self._wake_workers()  # there may be more where this came from
-                    return job
-                if not block:
-                    return None
-                if not self._runs and self._clock() >= deadline:
-                    # In the same breath: whoever submits next must not count on a thread that is about to end.
-                    self._workers.discard(threading.current_thread())
-                    return None
-                self._idle += 1
-                try:
-                    self._work_waits.wait(_IDLE_SECONDS)
-                finally:
-                    self._idle -= 1
+            if threading.current_thread() in self._owed:
+                self._pay()
+            if threading.current_thread() in self._held:
+                raise HaulError("the thread that was at it met an unexpected error, which it logged")
+            job = self._next_job()
+            self._clueless_since = None
+        except BaseException as error:
+            self._owed[threading.current_thread()] = then = _Then()
+            self._recover(error, then)
+            self._pay()
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            self._note_clueless(error)
             return None
+        return None if job is None else partial(self._perform, job)
 
-    def _count(self, job: Part | Transfer, by: int) -> None:
-        transfer = job if isinstance(job, Transfer) else job.transfer
-        self._sources.count(transfer.source, by)
-        if isinstance(job, Part) or transfer.request.remote.size is None:  # opening asks for the size
-            transfer.metrics.add_connections(by)
+    def _note_clueless(self, error: BaseException) -> None:
+        """Fail what is running where it lasts that nobody can say what to do next; the ticker has workers try again."""
+        now = time.monotonic()
+        if self._clueless_since is None:
+            self._clueless_since = now
+            logger.warning("what to do next cannot be told", exc_info=error)
+        elif now - self._clueless_since > _CLUELESS_SECONDS:
+            self._fail_all(error)
+
+    def _fail_all(self, error: BaseException) -> None:
+        then = _Then()
+        try:
+            with self._deciding():
+                for run in list(self._runs):
+                    if not (self._paused or run.queue.paused):
+                        self._stop_run(run, error, then)
+        finally:
+            self._have_carried_out(then)
+
+    def _next_job(self) -> _Job | None:
+        """What the calling thread is at from now on; ``None`` if there is nothing to do now."""
+        with self._deciding():
+            if self._closing:
+                return None
+            job = self._left.popleft() if self._left else self._choose()
+            if job is not None:
+                self._hold(job)
+                if self._sources.any_free():
+                    self._wake_workers()  # there may be more where this came from
+            return job
+
+    def _choose(self) -> _Job | None:
+        chosen = None if self._paused else self._chooser.next_job(self._runs)
+        if chosen is None:
+            return None
+        part = chosen if isinstance(chosen, Part) else None
+        transfer = chosen.transfer if isinstance(chosen, Part) else chosen
+        task_id = transfer.task.task_id
+        run = next(each for each in self._runs if task_id in each.transfers)
+        return _Job(_Kind.OPEN if part is None else _Kind.FETCH, run, transfer, part)
+
+    def _hold(self, job: _Job) -> None:
+        """Note what the calling thread is at; call with the lock held."""
+        self._held[threading.current_thread()] = job
+        self._count(job, 1)
+
+    def _count(self, job: _Job, by: int) -> None:
+        if job.counts:
+            self._sources.count(job.transfer.source, by)
+        if job.asks:
+            job.transfer.metrics.add_connections(by)
 
     # ---- doing it: without the lock
 
-    def _perform(self, job: Part | Transfer) -> None:
-        run = self._run_of(job)
-        if isinstance(job, Transfer):
-            error = self._attempt(lambda: self._open(run, job))
-            then = self._settle_opening(run, job, error)
-        else:
-            error = self._attempt(lambda: self._fetcher.fetch(job))
-            then = self._settle(run, job, error)
-        for action in then:
-            action()
+    def _perform(self, first: _Job) -> None:
+        """Do a job, and those that follow from it."""
+        job: _Job | None = first
+        while job is not None:
+            error = self._attempt(job)
+            interrupt = self._interrupt_of(error)
+            self._owed[threading.current_thread()] = then = _Then()
+            try:
+                job = self._settle_job(job, error if interrupt is None else HaltedError(), then)
+            except BaseException as unexpected:  # noqa: BLE001  the file ends, and the worker goes on
+                self._recover(unexpected, then, job)
+                job, interrupt = None, interrupt or self._interrupt_of(unexpected)
+            try:
+                self._pay()
+            except KeyboardInterrupt as late:
+                interrupt = interrupt or late
+            if interrupt is not None:
+                if job is not None:
+                    self._put_down()
+                raise interrupt
 
-    @staticmethod
-    def _attempt(work: Callable[[], None]) -> BaseException | None:
+    def _interrupt_of(self, error: BaseException | None) -> BaseException | None:
+        """``error``, if it means the calling thread and not the file: an interrupt of who does the work while waiting."""
+        helps = self._helping_until is not None
+        return error if helps and isinstance(error, KeyboardInterrupt) else None
+
+    def _attempt(self, job: _Job) -> BaseException | None:
         try:
-            work()
-        except Exception as error:  # noqa: BLE001  a worker outlives every job; the file it was about fails
+            self._do(job)
+        except BaseException as error:  # noqa: BLE001  a worker outlives every job; the file it was about fails
+            _free_frames(error)
             return error
         return None
 
-    def _run_of(self, job: Part | Transfer) -> QueueRun:
-        task_id = job.task.task_id if isinstance(job, Transfer) else job.transfer.task.task_id
-        with self._lock:
-            return next(run for run in self._runs if task_id in run.transfers)
-
-    def _open(self, run: QueueRun, transfer: Transfer) -> None:
-        open_file(run, transfer, lambda: self._probe(transfer), self._fetcher, self.settings)
+    def _do(self, job: _Job) -> None:
+        run, transfer = job.run, job.transfer
+        if job.kind is _Kind.OPEN:
+            open_file(run, transfer, lambda: self._probe(transfer), self._fetcher, self.settings)
+        elif job.kind is _Kind.FETCH:
+            assert job.part is not None
+            self._fetcher.fetch(job.part)
+        elif job.kind is _Kind.RENEW:
+            assert transfer.staged is not None
+            transfer.staged.forget()
+        else:
+            job.published = verify_and_publish(transfer, self.settings)
 
     @contextlib.contextmanager
     def _probe(self, transfer: Transfer) -> Iterator[Part]:
@@ -464,31 +709,171 @@ class Scheduler:
             with self._lock:
                 transfer.parts.remove(probe)
 
-    def _settle_opening(
-        self, run: QueueRun, transfer: Transfer, error: BaseException | None
-    ) -> list[Callable[[], None]]:
+    def _settle_job(self, job: _Job, error: BaseException | None, then: _Then) -> _Job | None:
+        """Decide what follows a job; returns what the thread does next."""
+        settle = {
+            _Kind.OPEN: self._settle_opening,
+            _Kind.FETCH: self._settle,
+            _Kind.RENEW: self._settle_renewal,
+            _Kind.FINISH: self._settle_finish,
+        }[job.kind]
+        with self._deciding():
+            self._held.pop(threading.current_thread(), None)
+            self._count(job, -1)
+            following = settle(job, error, then)
+            if following is not None:
+                self._hold(following)
+            return following
+
+    def _pay(self) -> None:
+        """Carry out what the calling thread has to."""
+        me = threading.current_thread()
+        _surely(partial(self._carry_out, self._owed[me]))
+        del self._owed[me]
+
+    def _carry_out(self, then: _Then) -> None:
+        """Do what was decided; without the lock."""
+        interrupt: BaseException | None = None
+        for part in then.stop:
+            part.halt.set()
+        while then.do:
+            try:
+                then.do.popleft()()
+            except BaseException as error:  # the others have to be done all the same
+                logger.warning("unexpected error", exc_info=True)
+                if isinstance(error, KeyboardInterrupt):
+                    interrupt = error
+        if then.runs:
+            more = _Then()
+            _surely(partial(self._note_told, then, more))
+            _surely(partial(self._carry_out, more))
+        if interrupt is not None:
+            raise interrupt
+
+    def _note_told(self, then: _Then, more: _Then) -> None:
+        """End the queues that waited for what is done now."""
         with self._lock:
-            self._count(transfer, -1)
-            transfer.opening = False
-            if run.queue.cancelled and not isinstance(error, SupersededError):
-                return [self._give_up(run, transfer, None)]
-            if isinstance(
-                error, HaltedError
-            ):  # a pause, or something more urgent, before anything was staged
-                self._put_back(run, transfer)
-                return []
-            if isinstance(error, StagedElsewhereError):
-                run.waiting_for[transfer.task.task_id] = str(error)
-                self._defer(run, transfer, _ELSEWHERE_INTERVAL)
-                return []
+            for run in then.runs:
+                run.untold.discard(then)
+                self._end_if_over(run, more)
+
+    def _have_carried_out(self, then: _Then) -> None:
+        """Do what was decided, for a caller who does not wait for a disk."""
+        if then.disk is None or not self._threads_allowed:
+            _surely(partial(self._carry_out, then))
+            return
+        for part in then.stop:
+            part.halt.set()
+        self._errands.add(then.disk, object(), partial(_surely, partial(self._carry_out, then)))
+        if not self._errands.start():
+            self._errands.run_here()
+
+    # ---- what is left half-made
+
+    def _recover(self, error: BaseException, then: _Then, job: _Job | None = None) -> None:
+        """Fail a file because of an error where none should be, and set everything else right.
+
+        Args:
+            error: The error.
+            then: Takes what is to be done without the lock.
+            job: What went wrong; by default what the calling thread is at.
+        """
+        _free_frames(error)
+        fails = self._interrupt_of(error) is None
+
+        def recover() -> None:
+            with self._deciding():
+                held = self._held.pop(threading.current_thread(), None)
+                wrong = job or held
+                if wrong is not None and wrong.transfer.failure is None and fails:
+                    wrong.transfer.failure = error
+                self._mend(then)
+
+        _surely(recover)
+
+    def _put_down(self) -> None:
+        """Leave what the calling thread is at to others, because it was interrupted."""
+        with self._deciding():
+            job = self._held.pop(threading.current_thread())
+            self._count(job, -1)
+            self._left.append(job)
+            self._wake_workers()
+
+    def _mend(self, then: _Then) -> None:
+        """Have every file be as it follows from what the threads are at; call with the lock held."""
+        for thread in [each for each in self._held if not each.is_alive()]:
+            job = self._held.pop(thread)
+            job.transfer.failure = job.transfer.failure or HaulError("the thread that was at it ended")
+        for run in list(self._runs):
+            self._mend_run(run, then)
+        for thread in [each for each in list(self._owed) if not each.is_alive()]:
+            then.do.append(partial(_surely, partial(self._carry_out, self._owed.pop(thread))))
+        self._rested &= {job.part for job in self._held.values() if job.part is not None}
+        working = [job for job in self._held.values() if job.part not in self._rested]
+        self._sources.recount(
+            active=Counter(job.transfer.source for job in working if job.counts),
+            resting=Counter(part.transfer.source for part in self._rested),
+            wanted=[source for run in self._runs for source in run.sources],
+        )
+        for run in self._runs:
+            run.metrics.set_connections(sum(job.asks for job in working if job.run is run))
+        self._wake_workers()
+
+    def _mend_run(self, run: QueueRun, then: _Then) -> None:
+        for transfer in list(run.transfers.values()):
+            self._mend_file(run, transfer, then)
+        queue = run.queue
+        for task in [each for each in queue.active.values() if each.task_id not in run.transfers]:
+            queue.active.pop(task.task_id)
+        for task in queue.lost():
+            if task.state.final:
+                queue.settle(task, ok=task.state is DownloadState.DONE)
+            else:
+                if task.state is not DownloadState.QUEUED:
+                    task.move_to(DownloadState.QUEUED)
+                queue.put_back_lost(task)
+        if queue.cancelled:
+            self._drop_waiting(run, None, then)
+        self._end_if_over(run, then)
+
+    def _mend_file(self, run: QueueRun, transfer: Transfer, then: _Then) -> None:
+        jobs = [job for job in (*self._held.values(), *self._left) if job.transfer is transfer]
+        transfer.opening = any(job.kind in {_Kind.OPEN, _Kind.RENEW} for job in jobs)
+        transfer.finishing = any(job.kind is _Kind.FINISH for job in jobs)
+        if not transfer.opening:  # whoever opens has a part of its own
+            for part in [each for each in transfer.parts if all(job.part is not each for job in jobs)]:
+                transfer.give_back(part)
+        if transfer.failure is not None:
+            then.stop += transfer.parts
+        if not jobs and (not transfer.has_work or run.queue.cancelled or transfer.task.state.final):
+            job = self._settle_file(run, transfer, then)
+            if job is not None:
+                self._left.append(job)
+
+    # ---- what follows: with the lock held
+
+    def _settle_opening(self, job: _Job, error: BaseException | None, then: _Then) -> _Job | None:
+        run, transfer = job.run, job.transfer
+        transfer.opening = False
+        if run.queue.cancelled and not isinstance(error, SupersededError):
+            self._give_up(run, transfer, None, then)
+        elif isinstance(error, HaltedError) and transfer.failure is None:
+            # A pause, or something more urgent, before anything was staged.
+            self._put_back(run, transfer)
+        elif isinstance(error, StagedElsewhereError):
+            run.waiting_for[transfer.task.task_id] = str(error)
+            self._defer(run, transfer, _ELSEWHERE_INTERVAL)
+        else:
             run.waiting_for.pop(transfer.task.task_id, None)
             if isinstance(error, SupersededError):
-                return [self._done(run, transfer, transferred=False)]
-            if error is not None:
-                return [self._give_up(run, transfer, error)]
-            return self._start_fetching(run, transfer)
+                self._done(run, transfer, transferred=False, then=then)
+            elif error is not None or transfer.failure is not None:
+                self._give_up(run, transfer, transfer.failure or error, then)
+            else:
+                return self._start_fetching(run, transfer)
+        return None
 
-    def _start_fetching(self, run: QueueRun, transfer: Transfer) -> list[Callable[[], None]]:
+    def _start_fetching(self, run: QueueRun, transfer: Transfer) -> _Job | None:
         """Decide what follows the opening of a file."""
         staged = transfer.staged
         assert staged is not None
@@ -503,12 +888,11 @@ class Scheduler:
         if transfer.has_work and not self._paused and not run.queue.paused:
             # The worker that opened the file fetches its first part: no need to look around again.
             part = self._chooser.take(transfer)
-            self._count(part, 1)
             if transfer.pending:
                 self._wake_workers()
-            return [lambda: self._perform(part)]
+            return _Job(_Kind.FETCH, run, transfer, part)
         self._wake_workers()
-        return []
+        return None
 
     def _defer(self, run: QueueRun, transfer: Transfer, seconds: float) -> None:
         """Set a file aside, and look at it again later, from the beginning."""
@@ -530,57 +914,61 @@ class Scheduler:
         assert transfer.staged is not None
         return transfer.staged.sequential or transfer.mismatches > 0
 
-    def _settle(self, run: QueueRun, part: Part, error: BaseException | None) -> list[Callable[[], None]]:
-        """Decide what follows a part; returns what is to be done without the lock."""
-        transfer = part.transfer
-        with self._lock:
-            self._count(part, -1)
-            rival = part.rival
-            transfer.give_back(part)
-            self._sources.count_request(transfer.source)
-            if isinstance(error, ServerBusyError | RetriesExhaustedError):
-                self._sources.backoff(transfer.source, error)
-            stop: list[Part] = []
-            if error is None and part.received:
-                transfer.range_refusals = 0
-            if isinstance(error, RangeRefusedError):
-                if transfer.note_refused_range():
-                    stop += transfer.parts
-                error = error if transfer.refuses_for_good else None
-            if isinstance(error, SourceChangedError) and self._can_start_anew(transfer):
-                transfer.changes += not transfer.outdated  # all its parts may see one change
-                transfer.outdated = True
+    def _settle(self, job: _Job, error: BaseException | None, then: _Then) -> _Job | None:
+        """Decide what follows a part."""
+        run, transfer, part = job.run, job.transfer, job.part
+        assert part is not None
+        rival = part.rival
+        transfer.give_back(part)
+        self._sources.count_request(transfer.source)
+        if isinstance(error, ServerBusyError | RetriesExhaustedError):
+            self._sources.backoff(transfer.source, error)
+        stop: list[Part] = []
+        if error is None and part.received:
+            transfer.range_refusals = 0
+        if isinstance(error, RangeRefusedError):
+            if transfer.note_refused_range():
                 stop += transfer.parts
-                error = None
-            # A rival that was slower, in the same breath: nobody may race it in turn, or it would never end.
-            stop += transfer.superseded()
-            failed = error is not None and not isinstance(error, HaltedError)
-            # A rival that works may still bring the bytes; one that has brought none shares the fault, and may not
-            # make it last longer than one part's patience.
-            if failed and (rival is None or not rival.received) and transfer.failure is None:
-                transfer.failure = error
-                stop += transfer.parts
-            for each in stop:
-                each.ask_to_leave(self._clock())
-            then = [each.halt.set for each in stop]
-            if transfer.verifier is not None and transfer.parts:
-                self._hash_soon(transfer)
-            if self._at_rest(transfer):
-                then += self._settle_file(run, transfer)
-            return then
+            error = error if transfer.refuses_for_good else None
+        if isinstance(error, SourceChangedError) and self._can_start_anew(transfer):
+            transfer.changes += not transfer.outdated  # all its parts may see one change
+            transfer.outdated = True
+            stop += transfer.parts
+            error = None
+        # A rival that was slower, in the same breath: nobody may race it in turn, or it would never end.
+        stop += transfer.superseded()
+        failed = error is not None and not isinstance(error, HaltedError)
+        # A rival that works may still bring the bytes; one that has brought none shares the fault, and may not
+        # make it last longer than one part's patience.
+        if failed and (rival is None or not rival.received) and transfer.failure is None:
+            transfer.failure = error
+            stop += transfer.parts
+        for each in stop:
+            each.ask_to_leave(self._clock())
+        then.stop += stop
+        if transfer.verifier is not None and transfer.parts:
+            self._hash_soon(transfer)
+        return self._settle_file(run, transfer, then) if self._at_rest(transfer) else None
 
-    def _settle_file(self, run: QueueRun, transfer: Transfer) -> list[Callable[[], None]]:
-        """Decide what follows when no part of a file is in flight."""
-        assert transfer.staged is not None
-        if run.queue.cancelled:
-            return [self._give_up(run, transfer, None)]
-        if transfer.failure is not None:
-            return [self._give_up(run, transfer, transfer.failure)]
-        if transfer.outdated:
+    def _settle_file(self, run: QueueRun, transfer: Transfer, then: _Then) -> _Job | None:
+        """Decide what follows when nobody is at a file."""
+        task = transfer.task
+        if task.state is DownloadState.DONE:  # which was not noted everywhere
+            self._done(run, transfer, transferred=True, then=then)
+        elif run.queue.cancelled:
+            self._give_up(run, transfer, None, then)
+        elif transfer.failure is not None or task.state.final:
+            self._give_up(run, transfer, transfer.failure or task.error, then)
+        elif transfer.staged is None:
+            self._put_back(run, transfer)
+        elif transfer.outdated:
             transfer.opening = True  # nobody else touches it meanwhile
-            return [lambda: self._start_anew(run, transfer)]
-        transfer.refill()
-        return [] if transfer.pending else self._start_finishing(run, transfer)
+            return _Job(_Kind.RENEW, run, transfer)
+        else:
+            transfer.refill()
+            if not transfer.pending:
+                return self._start_finishing(run, transfer)
+        return None
 
     @staticmethod
     def _can_start_anew(transfer: Transfer) -> bool:
@@ -589,155 +977,149 @@ class Scheduler:
             return False
         return transfer.outdated or transfer.changes < _CHANGES
 
-    def _start_anew(self, run: QueueRun, transfer: Transfer) -> None:
-        """Drop the bytes of a version that its source no longer serves."""
-        assert transfer.staged is not None
-        error = self._attempt(transfer.staged.forget)
-        with self._lock:
-            transfer.outdated = transfer.opening = False
-            transfer.failure = error
-            then = self._settle_file(run, transfer)
-            self._wake_workers()
-        for action in then:
-            action()
+    def _settle_renewal(self, job: _Job, error: BaseException | None, then: _Then) -> _Job | None:
+        """Decide what follows when the bytes of a version that a source no longer serves were dropped."""
+        transfer = job.transfer
+        transfer.outdated = transfer.opening = False
+        transfer.failure = transfer.failure or error
+        following = self._settle_file(job.run, transfer, then)
+        self._wake_workers()
+        return following
 
-    def _start_finishing(self, run: QueueRun, transfer: Transfer) -> list[Callable[[], None]]:
+    def _start_finishing(self, run: QueueRun, transfer: Transfer) -> _Job:
         transfer.finishing = True
-        transfer.task.move_to(DownloadState.VERIFYING)
+        if transfer.task.state is not DownloadState.VERIFYING:
+            transfer.task.move_to(DownloadState.VERIFYING)
         if transfer.size > SMALL_FILE:
             self._wake_workers()  # for the connection that is free while this worker hashes
-        return [lambda: self._finish(run, transfer)]
+        return _Job(_Kind.FINISH, run, transfer)
 
-    def _finish(self, run: QueueRun, transfer: Transfer) -> None:
-        published = False
-        error: BaseException | None = None
-        try:
-            published = verify_and_publish(transfer, self.settings)
-        except Exception as caught:  # noqa: BLE001  whatever digest or disk say is the file's error
-            error = caught
-        with self._lock:
-            transfer.finishing = False
-            then = self._settle_finish(run, transfer, error, published=published)
-        for action in then:
-            action()
-
-    def _settle_finish(
-        self, run: QueueRun, transfer: Transfer, error: BaseException | None, *, published: bool
-    ) -> list[Callable[[], None]]:
-        if error is None and not published:
+    def _settle_finish(self, job: _Job, error: BaseException | None, then: _Then) -> _Job | None:
+        run, transfer = job.run, job.transfer
+        transfer.finishing = False
+        if not job.published:
+            error = transfer.failure or error
+        if error is None and not job.published:
             transfer.task.move_to(DownloadState.QUEUED)
             transfer.task.move_to(DownloadState.RUNNING)
             transfer.mode = "whole" if transfer.mode == "whole" else "ordered"
             transfer.refill()
             if run.queue.cancelled:
-                return [self._give_up(run, transfer, None)]
-            self._wake_workers()
-            return []
-        if isinstance(error, StagedLostError | HaltedError) and run.queue.cancelled:
-            return [self._give_up(run, transfer, None)]
-        if isinstance(error, StagedLostError) and run.losses.get(transfer.task.task_id, 0) < _LOSSES:
+                self._give_up(run, transfer, None, then)
+            else:
+                self._wake_workers()
+        elif isinstance(error, StagedLostError | HaltedError) and run.queue.cancelled:
+            self._give_up(run, transfer, None, then)
+        elif isinstance(error, StagedLostError) and run.losses.get(transfer.task.task_id, 0) < _LOSSES:
             # Somebody took us for dead and has the bytes; look there, or start anew.
             lost, transfer.staged = transfer.staged, None
+            if lost is not None:
+                then.tell(run, partial(_surely, lost.close))
             self._defer(run, transfer, 0.0)
             run.losses[transfer.task.task_id] = run.losses.get(transfer.task.task_id, 0) + 1
-            return [lost.close] if lost is not None else []
-        if error is not None:
-            return [self._give_up(run, transfer, error)]
-        return [self._done(run, transfer, transferred=True)]
+        elif error is not None:
+            self._give_up(run, transfer, error, then)
+        else:
+            self._done(run, transfer, transferred=True, then=then)
+        return None
 
-    # ---- the end of a file: with the lock held, returning what is to be done without
+    # ---- the end of a file: with the lock held
 
     @staticmethod
     def _at_rest(transfer: Transfer) -> bool:
         return not transfer.parts and not transfer.opening and not transfer.finishing
 
-    def _done(self, run: QueueRun, transfer: Transfer, *, transferred: bool) -> Callable[[], None]:
-        transfer.task.move_to(DownloadState.DONE)
+    def _done(self, run: QueueRun, transfer: Transfer, *, transferred: bool, then: _Then) -> None:
         run.succeed(transfer, transferred=transferred)
-        over = self._finish_if_over(run)
-        return lambda: self._tell_end(run, transfer, over=over)
+        then.tell(run, partial(self._tell_end, run, transfer))
+        self._end_if_over(run, then)
 
-    def _tell_end(self, run: QueueRun, transfer: Transfer, *, over: bool) -> None:
+    def _tell_end(self, run: QueueRun, transfer: Transfer) -> None:
         task = transfer.task
         run.post(transfer)
         self._emit(f"file_{task.state.value}", run, task, error=str(task.error) if task.error else None)
-        if over:  # only now is everything that was fetched safe for the next run
-            self._end(run)
 
-    def _end(self, run: QueueRun) -> None:
-        """Say that a queue is over."""
-        self._attempt(lambda: sweep_up(run))  # what stays is litter, and no reason to fail
-        run.finish()
-        self._emit("queue_done", run, failed=len(run.queue.failed))
+    def _tell_unbegun(self, run: QueueRun, task: DownloadTask) -> None:
+        run.post_task(task)
+        self._emit(f"file_{task.state.value}", run, task, error=str(task.error))
 
-    def _give_up(self, run: QueueRun, transfer: Transfer, error: BaseException | None) -> Callable[[], None]:
+    def _give_up(self, run: QueueRun, transfer: Transfer, error: BaseException | None, then: _Then) -> None:
         """End a file without success; ``None`` means that it was cancelled."""
         state = DownloadState.CANCELLED if error is None else DownloadState.FAILED
         reason = error or DownloadCancelledError(f"{transfer.task.file_path}: cancelled")
+        if not isinstance(reason, Exception):  # raised where the user waits, it would end the program
+            reason = HaulError(f"{transfer.task.file_path}: {reason!r} in a thread that was at it")
+            reason.__cause__ = error
         staged = transfer.staged
         # What is wrong was deleted.
         kept = staged.done if staged is not None and not isinstance(error, IntegrityError) else 0
-        run.drop(transfer, kept)
+        if staged is not None:
+            then.tell(run, partial(_surely, partial(close_file, transfer)))
+            then.disk = staged.device
         run.fail(transfer.task, reason, state)
-        hopeless = self._drop_hopeless(run, transfer, error)
-        over = self._finish_if_over(run)
-
-        def close() -> None:
-            close_file(transfer)
-            for task in hopeless:
-                run.post_task(task)
-                self._emit("file_failed", run, task, error=str(task.error))
-            self._tell_end(run, transfer, over=over)
-
-        return close
+        run.drop(transfer, kept)
+        self._drop_hopeless(run, transfer, error, then)
+        then.tell(run, partial(self._tell_end, run, transfer))
+        self._end_if_over(run, then)
 
     def _drop_hopeless(
-        self, run: QueueRun, transfer: Transfer, error: BaseException | None
-    ) -> list[DownloadTask]:
+        self, run: QueueRun, transfer: Transfer, error: BaseException | None, then: _Then
+    ) -> None:
         """Fail the waiting files of a source that has failed for one file after the other.
 
         Or has served other versions than listed, as mirrors do that lag behind.
         """
         source = transfer.source
         if not isinstance(error, RetriesExhaustedError | SourceChangedError):
-            return []
+            return
         if self._sources.note_lost_file(source) < _LOST_FILES:
-            return []
-        dropped = run.queue.drop_waiting(lambda task: source_of(task.source_url) == source)
-        for task in dropped:
+            return
+        for task in run.queue.drop_waiting(lambda task: source_of(task.source_url) == source):
             run.deferred.pop(task.task_id, None)
             reason = RetriesExhaustedError(
                 f"{task.file_path}: not tried, because {_LOST_FILES} files in a row from {source} failed; the last: {error}"
             )
             run.fail(task, reason, DownloadState.FAILED)
-        return dropped
+            then.tell(run, partial(self._tell_unbegun, run, task))
 
-    def _finish_if_over(self, run: QueueRun) -> bool:
-        """Move a queue without open files to the finished ones.
+    # ---- the end of a queue
 
-        Returns:
-            Whether it is over; the caller then calls ``run.finish()`` without the lock, when all is written and told.
+    def _end_if_over(self, run: QueueRun, then: _Then) -> None:
+        """Move a queue without open files to the finished ones, and have that said when all is written and told.
+
+        Call with the lock held.
         """
-        if not run.queue.finished or run.over:
-            return False
-        run.over = True
+        if run.over or not run.queue.finished or run.queue.lost() or run.untold - {then}:
+            return
+        self._unended.add(run)
         if run in self._runs:
             self._runs.remove(run)
             self._sources.enrol(run.sources, -1)
-            self._promised -= run.promised_bytes
         self._finished[run.queue.queue_id] = run
         while len(self._finished) > _KEPT_RESULTS:
             self._finished.popitem(last=False)
-        return True
+        run.over = True
+        if run.queue.completed:
+            then.disk = run if then.disk is None else then.disk
+        then.do.append(partial(_surely, partial(self._end, run)))
+
+    def _end(self, run: QueueRun) -> None:
+        """Say that a queue is over; once."""
+        with self._lock:
+            if run not in self._unended:
+                return
+            self._unended.discard(run)
+        try:
+            sweep_up(run)
+        except Exception as error:  # noqa: BLE001  what stays is litter, and no reason to fail
+            logger.debug("what is left of finished files stays: %s", error)
+        finally:
+            _surely(run.finish)
+        self._emit("queue_done", run, failed=len(run.queue.failed))
 
     @staticmethod
     def _parts_of(run: QueueRun) -> list[Part]:
         return [part for transfer in run.transfers.values() for part in transfer.parts]
-
-    @staticmethod
-    def _stop(parts: list[Part]) -> None:
-        for part in parts:
-            part.halt.set()
 
     def _emit(self, kind: str, run: QueueRun, task: DownloadTask | None = None, **details: object) -> None:
         queue = run.queue
@@ -751,11 +1133,14 @@ class Scheduler:
         transfer.meter.add(nbytes)
         self._meter.add(nbytes)
         transfer.metrics.add_bytes(nbytes)
+        if not len(self._workers):
+            self._help_along(part)
         verifier, staged = transfer.verifier, transfer.staged
         if verifier is None or staged is None or verifier.catching_up:
             return
         if staged.frontier() > verifier.position:
             self._hash_soon(transfer)
+            self._hasher.start()
 
     def _note_retry(self, part: Part, error: BaseException) -> None:
         task = part.transfer.task
@@ -767,12 +1152,17 @@ class Scheduler:
 
     def _note_rest(self, part: Part) -> None:
         """While a part waits for its next attempt, its connection is for others: a bad file holds up nobody."""
-        with self._lock:
+        with self._deciding():
+            if part.resting == (part in self._rested):
+                return
+            if part.resting:
+                self._rested.add(part)
+                self._wake_workers()
+            else:
+                self._rested.discard(part)
             by = 1 if part.resting else -1
             self._sources.rest(part.transfer.source, by)
             part.transfer.metrics.add_connections(-by)
-            if part.resting:
-                self._wake_workers()
 
     def _note_limited(self, part: Part, seconds: float) -> None:
         part.transfer.metrics.add_limited(seconds)
@@ -790,24 +1180,44 @@ class Scheduler:
 
     # ---- the ticker
 
-    def _tick_forever(self) -> None:
-        told = 0.0
-        while True:
-            with self._lock:
-                if not self._runs and not self._ticker_waits.wait_for(self._has_runs, _IDLE_SECONDS):
-                    self._ticker = None
-                    return
-                if self._closing:
-                    return
-                seconds = _TICK if self._sources.settled else _FIRST_TICK
-                self._ticker_waits.wait_for(lambda: self._closing, seconds)
-            now = time.monotonic()
-            tell = now - told >= _TICK
-            told = now if tell else told
-            self.tick(tell=tell)
+    def _next_ticking(self) -> Action | None:
+        with self._lock:
+            return self._tick_on if self._has_runs() else None
 
     def _has_runs(self) -> bool:
-        return bool(self._runs) or self._closing
+        return bool(self._runs or self._unended) and not self._closing
+
+    def _tick_on(self) -> None:
+        """Look at everything again and again while there is something to look at."""
+        told = mended = 0.0
+        failing = False
+        while True:
+            with self._lock:
+                seconds = _TICK if self._sources.settled else _FIRST_TICK
+                self._ticker_waits.wait_for(lambda: self._closing, seconds)
+                if not self._has_runs():
+                    return
+            now = time.monotonic()
+            tell, mend = now - told >= _TICK, now - mended >= _LOOK_SECONDS
+            told, mended = now if tell else told, now if mend else mended
+            try:
+                self.tick(tell=tell)
+                if mend:
+                    self._mend_now()
+                failing = False
+            except BaseException:  # the next look may do better, and the watchdog must not end
+                if not failing:
+                    logger.warning("a look at what is in flight failed", exc_info=True)
+                failing = True
+
+    def _mend_now(self) -> None:
+        then = _Then(disk=self)
+        try:
+            with self._deciding():
+                self._mend(then)
+        finally:
+            if then.stop or then.do:
+                self._have_carried_out(then)
 
     def tick(self, *, tell: bool = True) -> None:
         """One look at everything in flight; the ticker thread calls it ten times a second, at the start twenty times.
@@ -816,7 +1226,8 @@ class Scheduler:
             tell: Whether to post progress, which nobody wants more than ten times a second.
         """
         now = self._clock()
-        with self._lock:
+        self._ticked_at = time.monotonic()
+        with self._deciding():
             runs = list(self._runs)
             parts = [part for run in runs for t in run.transfers.values() for part in t.parts]
             leaving = [p for p in parts if p.leave and now - p.leave_asked_at > _LEAVE_GRACE]
@@ -828,24 +1239,23 @@ class Scheduler:
                 answer_timeout=self._answer_timeout,
                 limited=self.limiter.max_bps is not None,
             )
-            grew = self._sources.sample(now, Counter(p.transfer.source for p in parts if p.yields))
+            self._sources.sample(now, Counter(p.transfer.source for p in parts if p.yields))
             self._chooser.shed(runs)
-            again = [self._look_again(run, now) for run in runs]
+            for run in runs:
+                self._look_again(run, now)
             if runs and runs[0].queue.priority < runs[-1].queue.priority:
                 for run in runs:
                     self._make_room_for(run)
             # What is paused gives no sign of life: another process need not wait until the pause is over.
             live = [run for run in runs if not (self._paused or run.queue.paused)]
-            staged = [t.staged for run in live for t in run.transfers.values() if t.staged is not None]
-            if any(again) or parts or grew:
-                self._wake_workers()
+            for staged in (t.staged for run in live for t in run.transfers.values()):
+                if staged is not None and staged.needs_beat and self._threads_allowed:
+                    self._errands.add(staged.device, staged, staged.beat)
+            self._wake_workers()
         for part in leaving:
             part.halt.set()
         for part, why in hopeless:
             part.abandon(why)
-        for each in staged:
-            if each.needs_beat:
-                each.beat()
         if tell:
             for run in runs:
                 run.post_progress()
@@ -853,18 +1263,47 @@ class Scheduler:
     def _answer_timeout(self, part: Part) -> float:
         return self.history.answer_timeout(part.transfer.source, self.settings, part.unanswered)
 
-    def _look_again(self, run: QueueRun, now: float) -> bool:
+    @staticmethod
+    def _look_again(run: QueueRun, now: float) -> None:
         """Put files that another process fetches back in line when it is time to look."""
-        due = [task_id for task_id, at in run.deferred.items() if at <= now]
-        for task_id in due:
+        for task_id in [task_id for task_id, at in run.deferred.items() if at <= now]:
             del run.deferred[task_id]
             run.queue.put_back(task_id)
-        if due:
-            self._wake_workers()
-        return bool(due)
 
     def _hash_soon(self, transfer: Transfer) -> None:
-        """Have what is on disk hashed while the rest downloads."""
+        """Have what is on disk hashed while the rest downloads; the hasher has to be started afterwards."""
         if self._threads_allowed and transfer.size > SMALL_FILE and transfer.verifier and transfer.staged:
             self._hasher.soon(transfer.verifier, transfer.staged)
-            self._hasher.start()
+
+
+def _surely(work: Action) -> None:
+    """Do what must be done, again where it fails; an interrupt goes up when it is done."""
+    interrupt: BaseException | None = None
+    for pause in (*_PAUSES, None):
+        try:
+            work()
+            break
+        except BaseException as error:  # memory, mostly, which may be there again in a moment
+            if pause is None:
+                raise
+            if isinstance(error, KeyboardInterrupt):
+                interrupt = error
+            logger.debug("trying again: %s", repr(error))
+            time.sleep(pause)
+    if interrupt is not None:
+        raise interrupt
+
+
+def _free_frames(error: BaseException) -> None:
+    """Let go of what the frames of an error refer to: who keeps it would keep buffers, files and tokens."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        each = pending.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if each is error and each.__traceback__ is not None:
+            each.__traceback__ = each.__traceback__.tb_next  # the frame that caught it
+        traceback.clear_frames(each.__traceback__)
+        pending += [each.__cause__, each.__context__]

@@ -163,6 +163,21 @@ class SourceLimits:
         if active > self._peaks.get(source, 0):
             self._peaks[source] = active
 
+    def recount(
+        self, *, active: Mapping[str, int], resting: Mapping[str, int], wanted: Iterable[str]
+    ) -> None:
+        """Take over what was counted anew, where something may have gone wrong between two counts.
+
+        Args:
+            active: Connections in use, by source.
+            resting: Workers that wait for their next attempt, by source.
+            wanted: The sources of each queue, so that one may be there several times.
+        """
+        for source in {*self._active, *active}:
+            self.count(source, active.get(source, 0) - self._active.get(source, 0))
+        self._resting = dict(resting)
+        self._wanted = Counter(wanted)
+
     def count_request(self, source: str) -> None:
         """Note a finished request: where files are small, that is what takes time."""
         self._requests[source] = self._requests.get(source, 0) + 1

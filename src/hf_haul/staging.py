@@ -759,7 +759,7 @@ def _create(path: Path, key: str, size: int, *, sequential: bool) -> StagedFile:
     staged = StagedFile(path, key, size, fd, sequential=sequential)
     try:
         staged._take_over()  # noqa: SLF001  the module's own class
-    except OSError:
+    except BaseException:
         staged.delete()
         raise
     return staged

@@ -170,24 +170,33 @@ class ThreadGroup:
         Returns:
             Whether somebody will do the work. If not, the system gives no thread, and the caller has to do it, or to fail it.
         """
-        while self._wanted:
+        while self._wanted and self._start_one():
+            pass
+        if self._threads and not self._starting:  # the usual case costs no lock
+            return True
+        with self._changed:
+            # One that somebody else is starting may yet be refused.
+            self._changed.wait_for(lambda: self._threads or not self._starting)
+            return bool(self._threads) or not (self._calls or self._closing)
+
+    def _start_one(self) -> bool:
+        """Start a thread, if one is missing; returns whether to go on."""
+        with self._changed:
+            if not self._wanted:
+                return False
+            self._wanted -= 1
+            self._starting += 1
+            number = len(self._threads) + self._starting
+        started = False
+        try:
+            started = _start(self._run, f"{self.name}-{number}") is not None
+        finally:
             with self._changed:
-                if not self._wanted:
-                    break
-                self._wanted -= 1
-                self._starting += 1
-                number = len(self._threads) + self._starting
-            started = False
-            try:
-                started = _start(self._run, f"{self.name}-{number}") is not None
-            finally:
-                with self._changed:
-                    self._starting -= 1
-                    if not started:
-                        self._wanted = 0
-            if not started:
-                return bool(self._threads)
-        return True
+                self._starting -= 1
+                if not started:
+                    self._wanted = 0
+                self._changed.notify_all()
+        return started
 
     def retire(self, timeout: float | None = None) -> bool:
         """Have the threads end once they find no work, and wait for them; later work gets new ones.
@@ -244,6 +253,7 @@ class ThreadGroup:
             # Not one too many: who counts threads cannot see one between its start and this line.
             if not self._closing and len(self._threads) < self.limit:
                 self._threads.add(me)
+                self._changed.notify_all()
         begun()
         try:
             while me in self._threads:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.support.engine import SMALL, WEIGHTS, Rig, serve_files
 from tests.support.hub import hub_environment, run_python
-from tests.support.waits import SECOND, WAITS, keep_waiting, until
+from tests.support.waits import SECOND, WAITS, keep_waiting, our_threads, until
 
 from hf_haul.config import KiB
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
@@ -29,15 +29,6 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     with serve_files(tmp_path, weights=SIZE) as made:
         yield made
         made.hub.requests.settle(2)
-
-
-def our_threads() -> list[str]:
-    """Threads of the engine. A name being resolved cannot be interrupted, and is not waited for."""
-    return [
-        thread.name
-        for thread in threading.enumerate()
-        if thread.name.startswith("hf-haul") and thread.name != "hf-haul-resolver"
-    ]
 
 
 def open_sockets() -> set[str]:
@@ -73,7 +64,8 @@ def test_no_socket_and_no_thread_is_left(wait: bool, tmp_path: Path) -> None:
 import json, os, sys, threading
 from pathlib import Path
 from tests.support.engine import SMALL, WEIGHTS, serve_files
-from tests.integration.test_shutdown import open_sockets, our_threads
+from tests.integration.test_shutdown import open_sockets
+from tests.support.waits import our_threads
 folder = Path(sys.argv[1])
 with serve_files(folder, weights=600 * 1024) as rig:
     rig.hub.set_latency(0.05)

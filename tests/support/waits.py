@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from hf_haul.localhub.faults import Delay, Fault, Reset, Stall, Status
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
 from hf_haul.task import DownloadPriority, FileRequest
 
-__all__ = ["SECOND", "URGENT", "WAITS", "Kept", "keep_waiting", "until"]
+__all__ = ["SECOND", "URGENT", "WAITS", "Kept", "keep_waiting", "our_threads", "until"]
 
 #: Within this everything has to stop.
 SECOND = 1.0
@@ -36,6 +37,13 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
             return False
         time.sleep(0.005)
     return True
+
+
+def our_threads() -> list[str]:
+    """Threads of managers; those of reads, and a name that is being resolved, are not waited for."""
+    kinds = ("worker", "ticker", "hasher", "errand", "progress", "events")
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(tuple(f"hf-haul-{kind}" for kind in kinds))]
 
 
 @dataclass

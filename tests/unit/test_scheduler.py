@@ -32,7 +32,6 @@ from hf_haul.run import QueueRun
 from hf_haul.scheduler import Scheduler
 from hf_haul.staging import StagedLostError, claim
 from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest
-from hf_haul.transfer import Part, Transfer
 from hf_haul.transports.base import Transport
 
 PART = 64 * KiB
@@ -406,8 +405,8 @@ def test_a_queue_goes_on_with_one_source_while_another_is_full(bench: Bench) -> 
     quick = bench.file("z.json", b"{}")
     quick = replace(quick, remote=replace(quick.remote, url="http://other.test/z.json"))
     bench.submit(*slow, quick)
-    taken = [bench.scheduler._next_job(block=False) for _ in range(6)]
-    names = [each.task.file_path for each in taken if isinstance(each, Transfer)]
+    taken = [bench.scheduler._next_job() for _ in range(6)]
+    names = [each.transfer.task.file_path for each in taken if each is not None and each.part is None]
     assert names == ["a0.json", "a1.json", "a2.json", "a3.json", "z.json"]
     assert taken[5] is None
 
@@ -598,29 +597,27 @@ def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(tmp_path: Path) -> None:
     bench = Bench(tmp_path, part_size=64 * MiB)
     bench.scheduler._clock = bench.scheduler._chooser._clock = lambda: now
     bench.submit(bench.file("big.bin", bytes(16 * MiB)))
-    opened = bench.scheduler._next_job(block=False)
+    opened = bench.scheduler._next_job()
     assert opened is not None
-    first: list[Part] = []
-    bench.scheduler._fetcher.fetch = first.append  # type: ignore[method-assign]
-    run = bench.scheduler.runs()[0]
-    transfer = next(iter(run.transfers.values()))
-    bench.scheduler._settle_opening(
-        run, transfer, bench.scheduler._attempt(lambda: bench.scheduler._open(run, transfer))
-    )
-    (slow,) = transfer.parts
+    bench.scheduler._settle_job(opened, bench.scheduler._attempt(opened), scheduler_module._Then())
+    (slow,) = opened.transfer.parts
     assert (slow.start, slow.stop) == (0, 16 * MiB)
-    bench.scheduler.history.first_byte(transfer.source, 0.1)  # a source that has answered others
-    assert bench.scheduler._next_job(block=False) is None  # too young to judge
+    bench.scheduler.history.first_byte(opened.transfer.source, 0.1)  # a source that has answered others
+    assert bench.scheduler._next_job() is None  # too young to judge
     now += 5
-    half = bench.scheduler._next_job(block=False)
-    assert isinstance(half, Part)
+    job = bench.scheduler._next_job()
+    assert job is not None
+    half = job.part
+    assert half is not None
     assert (slow.stop, half.start, half.stop) == (8 * MiB, 8 * MiB, 16 * MiB)
     slow.position = slow.stop - 1000
     half.position = half.stop - 10
     slow.busy_since = now - 4
     half.busy_since = now
-    rival = bench.scheduler._next_job(block=False)
-    assert isinstance(rival, Part)
+    job = bench.scheduler._next_job()
+    assert job is not None
+    rival = job.part
+    assert rival is not None
     assert (rival.start, rival.stop, rival.rival, slow.rival) == (slow.position, slow.stop, slow, rival)
 
 
@@ -631,30 +628,33 @@ def test_who_lost_a_race_is_stopped_in_the_same_breath_and_not_raced_again(tmp_p
     bench.scheduler._clock = bench.scheduler._chooser._clock = lambda: now
     run = bench.submit(bench.file("a.bin", bytes(1000)))
     bench.scheduler._fetcher.fetch = lambda part: None  # type: ignore[method-assign]
-    opened = bench.scheduler._next_job(block=False)
-    assert isinstance(opened, Transfer)
-    bench.scheduler._settle_opening(
-        run, opened, bench.scheduler._attempt(lambda: bench.scheduler._open(run, opened))
-    )
+    opening = bench.scheduler._next_job()
+    assert opening is not None
+    opened = opening.transfer
+    first = bench.scheduler._settle_job(opening, bench.scheduler._attempt(opening), scheduler_module._Then())
+    assert first is not None
     (slow,) = opened.parts
     bench.scheduler.history.first_byte(opened.source, 0.1)
     slow.busy_since = now
     now += 5
-    quick = bench.scheduler._next_job(block=False)
-    assert isinstance(quick, Part)
+    second = bench.scheduler._next_job()
+    assert second is not None
+    quick = second.part
+    assert quick is not None
     assert quick.rival is slow
     assert opened.staged is not None
     opened.staged.write(0, memoryview(bytes(1000)))
     opened.staged.record(0, 1000)
     quick.position = quick.stop
-    then = bench.scheduler._settle(run, quick, None)
+    then = scheduler_module._Then()
+    bench.scheduler._settle_job(second, None, then)
     now += 5
-    assert bench.scheduler._next_job(block=False) is None
-    for each in then:
-        each()
+    assert bench.scheduler._next_job() is None
+    bench.scheduler._carry_out(then)
     assert slow.halt.is_set()
-    for each in bench.scheduler._settle(run, slow, HaltedError()):
-        each()
+    last = bench.scheduler._settle_job(first, HaltedError(), scheduler_module._Then())
+    assert last is not None
+    bench.scheduler._perform(last)
     assert run.done.is_set()
     assert bench.destinations["a.bin"].content == bytes(1000)
 
@@ -669,7 +669,7 @@ def test_a_queue_that_comes_while_the_only_worker_ends_is_not_left_to_it(
     came = threading.Event()
     look_for_work = bench.scheduler._next_job
 
-    def next_job() -> Part | Transfer | None:
+    def next_job() -> scheduler_module._Job | None:
         job = look_for_work()
         if job is None and not came.is_set():  # it has decided to end, and has not ended yet
             runs.append(bench.submit(second))

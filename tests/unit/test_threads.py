@@ -154,6 +154,37 @@ def test_a_refused_thread_is_said_and_is_not_counted(piles: Piles, monkeypatch: 
     assert done.wait(10)
 
 
+def test_who_has_work_knows_whether_the_thread_that_somebody_else_starts_was_refused(
+    piles: Piles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pile = piles(1)
+    starting, go_on = threading.Event(), threading.Event()
+    real = threading.Thread.start
+    answers: list[bool] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        if not thread.name.startswith("test-group"):
+            real(thread)
+            return
+        starting.set()
+        assert go_on.wait(10)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    first, second = (
+        threading.Thread(target=lambda: answers.append(pile.add(lambda: None))) for _ in range(2)
+    )
+    first.start()
+    assert starting.wait(10)
+    second.start()
+    assert until(lambda: pile.group._calls or not second.is_alive())
+    assert not answers
+    go_on.set()
+    first.join(10)
+    second.join(10)
+    assert answers == [False, False]
+
+
 def test_a_thread_that_is_there_does_what_was_refused_another(
     piles: Piles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
