@@ -807,7 +807,7 @@ class Repository:
 
     repo_id: str
     repo_type: str = "model"
-    endpoint: str | None = None
+    endpoint: str | None = field(default=None, repr=False)  # it may hold a password
     token: bool | str | None = field(default=None, repr=False)
     library_name: str | None = None
     library_version: str | None = None
@@ -838,7 +838,7 @@ class Repository:
 
     @_cached_property
     def _frozen_headers(self) -> Mapping[str, str]:
-        return MappingProxyType(self.request_headers)
+        return with_clients_headers(self.base, MappingProxyType(self.request_headers))
 
     @property
     def base(self) -> str:
@@ -1119,7 +1119,7 @@ class Repository:
             size=metadata.size,
             digest=digest_from_etag(metadata.etag),
             etag=metadata.etag,
-            headers=with_clients_headers(self.base, self._frozen_headers),
+            headers=self._frozen_headers,
             trusted_origins=self.trusted_origins,
             xet_hash=metadata.xet_hash,
             location=metadata.location,

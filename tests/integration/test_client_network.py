@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import selectors
 import socket
 import ssl
 from collections.abc import Iterator
@@ -72,6 +73,23 @@ def forward(connection: Connection) -> None:
         beyond.sendall("\r\n".join(request).encode("latin-1") + b"\r\n\r\n")
         while data := beyond.recv(65536):
             connection.send(data)
+
+
+def tunnel(connection: Connection) -> None:
+    """What a proxy does for https: connect, and pass on whatever is said."""
+    _, place, _ = connection.request().split(" ", 2)
+    host, _, port = place.rpartition(":")
+    connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+    with socket.create_connection((host, int(port))) as beyond, selectors.DefaultSelector() as both:
+        pairs = {connection.sock: beyond, beyond: connection.sock}
+        for sock in pairs:
+            both.register(sock, selectors.EVENT_READ)
+        while True:
+            for key, _ in both.select():
+                data = key.fileobj.recv(65536)  # type: ignore[union-attr]  # sockets only
+                if not data:
+                    return
+                pairs[key.fileobj].sendall(data)  # type: ignore[index]  # the same
 
 
 def use(**options: Any) -> None:
@@ -144,6 +162,18 @@ def test_a_clients_proxy_is_used_with_what_it_is_told(rig: Rig, tmp_path: Path) 
     for origin in (rig.hub.url, rig.hub.cdn_url):
         assert sum(url.startswith(origin) for url in asked) >= 4
     assert all("Via" in record.headers or "via" in record.headers for record in rig.hub.requests)
+
+
+def test_a_clients_proxy_tunnels_to_what_the_client_trusts(
+    secure: Rig, tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    with Wire(tunnel) as proxy:
+        url = f"http://user:pass@127.0.0.1:{proxy.port}"
+        use(proxy=url, verify=ssl.create_default_context(cafile=str(certificate[0])))
+        all_doors(secure, tmp_path)
+        places = {head.split(" ", 2)[1] for head in proxy.heads}
+        assert all("proxy-authorization: basic dxnlcjpwyxnz" in head.lower() for head in proxy.heads)
+    assert places == {urlsplit(url).netloc for url in (secure.hub.url, secure.hub.cdn_url)}
 
 
 def test_a_mount_is_used_for_its_own_origin(rig: Rig, tmp_path: Path) -> None:

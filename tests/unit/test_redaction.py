@@ -5,12 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.listening import listening
 
+from hf_haul.cache import FileDestination
+from hf_haul.hub import FileMetadata, Repository
+from hf_haul.localhub import Account
 from hf_haul.redaction import redact_error, redact_text, redacting
+from hf_haul.task import DownloadTask, FileRequest, NetworkPath, RemoteFile
+from hf_haul.transports.pool import ConnectionPool
+from hf_haul.urls import parse_url
 
 SIGNED = "https://user:pass@cdn.test/f?Signature=secret"
 
@@ -147,3 +154,25 @@ def test_an_error_with_errno_keeps_it() -> None:
     error = FileNotFoundError(2, f"no {SIGNED}", "name")
     redact_error(error)
     assert (error.errno, error.filename) == (2, "name")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        RemoteFile("a", SIGNED, headers={"Authorization": "secret"}, location=SIGNED),
+        FileRequest(RemoteFile("a", SIGNED), FileDestination(Path("a"), SIGNED)),
+        DownloadTask("m", "a", SIGNED, Path("a")),
+        Repository(
+            "org/m", endpoint="https://user:pass@hub.test", token="secret", headers={"X-Key": "secret"}
+        ),
+        FileMetadata("a" * 40, "etag", 1, location=SIGNED),
+        ConnectionPool(1, proxies={"https": SIGNED}, headers={"X-Key": "secret"})._options,
+        NetworkPath(proxy=SIGNED, proxy_headers=(("X-Key", "secret"),)),
+        parse_url(SIGNED, userinfo=True),
+        Account("ann", "secret"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_holds_a_secret_does_not_show_it(value: object) -> None:
+    assert "secret" not in repr(value)
+    assert "pass@" not in repr(value)

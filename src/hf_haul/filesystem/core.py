@@ -29,6 +29,7 @@ from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.ranged import Checksum, RangeSource
 from hf_haul.reader import Reads, Wanted
 from hf_haul.task import DownloadProgress, FileRequest
+from hf_haul.urls import redact
 
 __all__ = ["HaulFileSystem"]
 
@@ -536,7 +537,7 @@ class HaulFileSystem(HfFileSystem):
         unfinished = None
         if recursive and isinstance(rpath, str) and Unfinished.depends(rpath, lpath):
             name = self.resolve_path(rpath, revision=kwargs.get("revision")).unresolve()
-            unfinished = Unfinished(f"{self.endpoint}/{name}", lpath)
+            unfinished = Unfinished(f"{redact(self.endpoint)}/{name}", lpath)
             if unfinished.resumes():
                 rpath = f"{rpath}/"  # "what is in it"
         collector = Pairs(self)

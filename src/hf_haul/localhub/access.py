@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from hf_haul.localhub.replies import Refusal
@@ -36,7 +36,7 @@ class Account:
     """
 
     name: str
-    token: str
+    token: str = field(repr=False)
     repos: tuple[str, ...] = ()
     gated: tuple[str, ...] = ()
     role: str = "read"

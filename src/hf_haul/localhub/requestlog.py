@@ -39,7 +39,7 @@ class RequestRecord:
     url: str
     repo_id: str
     path: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)  # a token, for instance
     connection: int
     start: float
     range: str = ""
