@@ -252,7 +252,7 @@ def _is_akamai_token(field: str) -> bool:
 
 def redact(url: str) -> str:
     """``url`` without what may be secret, to be shown: no user, no password, no query, no fragment."""
-    shown = re.split(r"[?#\x00-\x1f\x7f]", url, maxsplit=1)[0]
+    shown, *_ = re.split(r"[?#]", _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", url), maxsplit=1)
     try:
         urlsplit(shown)
     except ValueError:
@@ -261,8 +261,10 @@ def redact(url: str) -> str:
     if match is not None:
         return shown if match["userinfo"] is None else f"{match['scheme']}://{shown[match.start('host') :]}"
     begin, rest = _BEGIN.fullmatch(shown).groups()  # type: ignore[union-attr]  # matches anything
-    may_hold_password = not {"@", ":"}.isdisjoint(rest.partition("/")[0])
-    return begin + rest.rpartition("@")[2] if may_hold_password else shown
+    if {"@", ":"}.isdisjoint(rest.partition("/")[0]):
+        return shown
+    # A password may have been meant, with any character in it.
+    return begin + (rest.rpartition("@")[2] if "@" in rest or "@" not in url else "...")
 
 
 def _invalid(url: str, why: str) -> InvalidUrlError:

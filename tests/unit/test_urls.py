@@ -217,13 +217,31 @@ def test_speeds_are_kept_by_the_origin_without_a_default_port(url: str, source: 
         ("hf://datasets/org/m@main/x", "hf://datasets/org/m@main/x"),
         ("user:pass@hub/x", "hub/x"),
         ("http://thief:1\\@hub:2/x", "http://hub:2/x"),
-        ("http://hub/a\r\nX-Y: z", "http://hub/a"),
+        ("http://hub/a\r\nX-Y: z", "http://hub/a\ufffd\ufffdX-Y: z"),
+        ("http://user:se\tcret@hub/x", "http://hub/x"),
+        ("http://user:se?cret@hub/x", "http://..."),
+        ("http://hub:port/x?a=b", "http://hub:port/x"),
         ("http://[::1/x?secret", "<unreadable URL>"),
         ("", ""),
     ],
 )
 def test_what_may_be_secret_is_not_shown(url: str, shown: str) -> None:
     assert redact(url) == shown
+
+
+def test_no_password_and_no_query_is_shown_whatever_stands_around_them() -> None:
+    rng = random.Random(3)
+    letters = "ab19!$&'()*+,;=:@%-._~ \\\t\n^|[]{}ü/"
+    forms = (
+        "http://{a}:{b}SECRET{c}@hub/{d}", "https://{b}SECRET{c}@hub", "http://hub/{a}?{b}SECRET{c}", "http://hub#{b}SECRET{c}",
+        "ftp://{a}:{b}SECRET{c}@hub", "//{a}:{b}SECRET{c}@hub/{d}", "{a}:{b}SECRET{c}@hub",
+    )  # fmt: skip
+    for _ in range(20_000):
+        a, b, c, d = ("".join(rng.choice(letters) for _ in range(rng.randrange(5))) for _ in range(4))
+        if "/" in a + b + c:  # then it may well be a path
+            a, b, c = (each.replace("/", "") for each in (a, b, c))
+        url = rng.choice(forms).format(a=a, b=b, c=c, d=d)
+        assert "SECRET" not in redact(url), url
 
 
 # ---- nobody else reads it in another way
