@@ -4,7 +4,7 @@
 find. Rows take between half a minute and a few minutes each; ``--quick`` shows in two minutes that everything works.
 
 ``--only mechanisms`` and ``--only fixed`` compare hf-haul with itself, in pairs of runs: without a mechanism, and with fixed
-numbers of connections.
+numbers of connections. ``--only reads`` has loaders read through ``haul://`` and through ``hf://``; it needs the extra ``loaders``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import importlib
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -21,8 +22,10 @@ from tests.benchmarks.harness import Result
 from tests.benchmarks.rig import Options, rig_for
 
 MODULES = ("single", "upstream", "paced", "small", "loader", "queue", "mixed", "stop")
-#: Those that take an hour or more; run if named.
+#: Those of pairs, which take an hour or more; run if named.
 LONG = ("mechanisms", "fixed")
+#: A quarter of an hour for each round, and more packages than the others; run if named.
+READS = "reads"
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -31,9 +34,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=(*MODULES, *LONG),
+        choices=(*MODULES, READS, *LONG),
         metavar="NAME",
-        help=f"one of {', '.join((*MODULES, *LONG))}; the last {len(LONG)} take an hour or more, and run only if named",
+        help=f"one of {', '.join((*MODULES, READS, *LONG))}; the last {1 + len(LONG)} take long, and run only if named",
     )
     parser.add_argument(
         "--pairs", type=int, default=default.pairs, help=f"the same for {' and '.join(LONG)} (%(default)s)"
@@ -43,7 +46,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="TEXT",
-        help=f"only those rows of {' and '.join(LONG)} that have this in their name",
+        help=f"only those rows of {', '.join((READS, *LONG))} that have this in their name",
+    )
+    parser.add_argument(
+        "--no-peers", action="store_true", help=f"leave huggingface_hub's filesystem out of {READS}"
     )
     parser.add_argument("--rounds", type=int, default=default.rounds, help="runs of each tool (%(default)s)")
     parser.add_argument(
@@ -71,6 +77,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return given
 
 
+def _needs(module: ModuleType, options: Options) -> Sequence[str]:
+    """The repositories of a module, or of those of its rows that were chosen."""
+    if module.__name__.endswith(READS):
+        return [row.repo for row in module.ROWS if options.wants(row.name)]
+    return list(module.NEEDS)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 when every goal that could be measured was reached, 1 when not, 2 when nothing could run."""
     given = _arguments(argv)
@@ -79,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         rounds=1 if given.quick else given.rounds,
         pairs=1 if given.quick else given.pairs,
         rows=given.row,
+        peers=not given.no_peers,
         quick=given.quick,
         patience=0.0 if given.quick else given.patience,
         timeout=given.timeout,
@@ -92,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     results: list[Result] = []
     missing: dict[str, str] = {}
     try:
-        with rig_for(options, [repo for module in modules for repo in module.NEEDS]) as rig:
+        with rig_for(options, [repo for module in modules for repo in _needs(module, options)]) as rig:
             missing = rig.missing
             for module in modules:
                 results += module.bench(rig)
@@ -104,7 +118,12 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; what was measured so far:", file=sys.stderr)
     for result in results:
         print("\n" + report.table(result))
-    for text in (report.goals_table(results), report.pairs_table(results), *report.verdict_lines(results)):
+    for text in (
+        report.goals_table(results),
+        report.reads_table(results),
+        report.pairs_table(results),
+        *report.verdict_lines(results),
+    ):
         if text:
             print("\n" + text)
     for name, why in missing.items():

@@ -44,6 +44,7 @@ class Tool:
             process counts, which for a command is what a user waits for.
         nbytes: Bytes it moves; the work's own number if ``None``.
         prepare: Done before the clock starts; gives what is to be kept with the sample.
+        after: Done when it has ended, however; the same.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Tool:
     reports: bool = False
     nbytes: int | None = None
     prepare: Callable[[], dict[str, Any]] | None = None
+    after: Callable[[], dict[str, Any]] | None = None
 
 
 @dataclass
@@ -143,6 +145,7 @@ class Result:
         notes: What a reader has to know.
         scale: How many of the unit's things one run handles, for ``files/s``.
         comparisons: What pairs of runs said.
+        limit: Seconds below which nobody comes, where it is known.
     """
 
     name: str
@@ -153,6 +156,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
     scale: int = 1
     comparisons: list[Comparison] = field(default_factory=list)
+    limit: float | None = None
 
     def value(self, sample: Sample) -> float:
         """A run as a number of the unit."""
@@ -232,6 +236,7 @@ class Result:
             "name": self.name,
             "title": self.title,
             "unit": self.unit,
+            "limit": self.limit,
             "notes": self.notes,
             "goals": [{**asdict(goal), "reached": goal.reached} for goal in self.goals],
             "comparisons": [each.as_dict() for each in self.comparisons],
@@ -358,7 +363,10 @@ def run_tool(
         server=sum(spent[pid] for pid in servers),
         others=max(0.0, busy - ours) / seconds,
     )
+    if tool.after is not None:
+        found = {**found, **tool.after()}
     if process.returncode:
+        sample.extra.update(found)
         tail = (cwd / "stderr").read_text(errors="replace").strip()[-600:]
         sample.gave_up = True
         sample.error = f"exit code {process.returncode} after {seconds:.1f} s: {tail}"

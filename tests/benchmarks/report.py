@@ -14,7 +14,7 @@ from typing import Any
 from tests.benchmarks.harness import Result
 from tests.benchmarks.pairs import verdicts
 
-__all__ = ["goals_table", "machine", "pairs_table", "plot", "save", "table", "verdict_lines"]
+__all__ = ["goals_table", "machine", "pairs_table", "plot", "reads_table", "save", "table", "verdict_lines"]
 
 
 def _number(value: float | None, digits: int = 1) -> str:
@@ -109,6 +109,35 @@ def pairs_table(results: Iterable[Result]) -> str:
     return _aligned(rows) if len(rows) > 1 else ""
 
 
+def reads_table(results: Iterable[Result]) -> str:
+    """What reads took through each filesystem: seconds, requests, megabytes moved, memory; empty if there are none."""
+    rows = [
+        ["read", "hf:// s", "requests", "MB", "haul:// s", "range", "CPU s", "requests", "MB", "+MiB", "limit", "reach", ""]
+    ]  # fmt: skip
+    words = {True: "yes", False: "NO", None: "-"}
+    for result in results:
+        if not result.name.startswith("reads-"):
+            continue
+        cells = [result.name.removeprefix("reads-")]
+        for tool in ("huggingface_hub", "hf-haul"):
+            samples = result.samples.get(tool, [])
+            if samples and not result.usable(tool):
+                cells.append(f"> {_number(max(each.seconds for each in samples))}")
+            else:
+                cells.append(_number(result.of(tool, lambda s: s.seconds), 2))
+            if tool == "hf-haul":
+                used = [each.seconds for each in result.usable(tool)]
+                cells.append(f"{_number(min(used), 2)}-{_number(max(used), 2)}" if used else "failed")
+                cells.append(_number(result.of(tool, lambda s: s.user + s.system), 2))
+            cells.append(_number(result.of(tool, lambda s: s.extra["requests"]), 0))
+            cells.append(_number(result.of(tool, lambda s: s.extra["moved"] / 1e6)))
+        cells.append(_number(result.of("hf-haul", lambda s: s.peak_mib - s.base_mib), 0))
+        (goal,) = result.goals
+        cells += [str(result.limit or "-"), f"{_number(goal.wanted, 2)} {result.unit}", words[goal.reached]]
+        rows.append(cells)
+    return _aligned(rows) if len(rows) > 1 else ""
+
+
 def verdict_lines(results: Iterable[Result]) -> list[str]:
     """For each mechanism, whether it stays, and why."""
     found = verdicts(each for result in results for each in result.comparisons)
@@ -129,7 +158,13 @@ def machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
-        **{name: installed(name) for name in ("huggingface_hub", "requests", "urllib3", "hf_transfer")},
+        **{
+            name: installed(name)
+            for name in (
+                *("huggingface_hub", "requests", "urllib3", "hf_transfer"),
+                *("fsspec", "pandas", "pyarrow", "dask", "datasets", "duckdb", "zarr"),
+            )
+        },
     }
 
 

@@ -18,12 +18,14 @@ from typing import Any, Final
 
 from tests.benchmarks.harness import KIB, MIB, Result, Sample, Tool, quiet, run_tool
 from tests.benchmarks.memory import pages_in_use
+from tests.benchmarks.read_data import MAKERS, make
 from tests.benchmarks.servers import Servers, certificate, serving
 
 __all__ = ["CLIENT", "DATA", "Options", "Rig", "rig_for"]
 
 ROOT: Final = Path(__file__).parents[2]
 CLIENT: Final = Path(__file__).parent / "client.py"
+READ_CLIENT: Final = CLIENT.with_name("read_client.py")
 _LOADER_FILES: Final = {
     "config.json": 2 * KIB,
     "tokenizer.json": 512 * KIB,
@@ -55,7 +57,7 @@ DATA: Final[Mapping[str, Mapping[str, int]]] = {
 }  # fmt: skip
 
 #: Repositories of small files, which nginx gives itself.
-_SMALL: Final = frozenset({"bench/small", "bench/thousand"})
+_SMALL: Final = frozenset({"bench/small", "bench/thousand", "reads/small", "reads/zarr"})
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Options:
     Attributes:
         rounds: Runs of each tool.
         pairs: The same where tools are compared in pairs.
-        rows: Texts one of which has to be in the name of a row of pairs for it to be measured; all of them if empty.
+        rows: Texts one of which has to be in the name of a row of pairs or reads for it to be measured; all of them if empty.
+        peers: Whether reads are measured with huggingface_hub's filesystem too.
         quick: A tenth of the bytes, to see that everything works; the numbers mean little.
         patience: Seconds to wait for a quiet machine before each run.
         timeout: Seconds one run may take.
@@ -77,6 +80,7 @@ class Options:
     rounds: int = 3
     pairs: int = 15
     rows: Sequence[str] = ()
+    peers: bool = True
     quick: bool = False
     patience: float = 20.0
     timeout: float = 300.0
@@ -87,7 +91,7 @@ class Options:
     as_is: bool = False
 
     def wants(self, row: str) -> bool:
-        """Whether a row of pairs is to be measured."""
+        """Whether a row of pairs or reads is to be measured."""
         return not self.rows or any(text in row for text in self.rows)
 
 
@@ -211,6 +215,27 @@ class Rig:
         arguments = json.dumps({"path": f"{repo}/{path}", "size": size})
         argv = [sys.executable, str(CLIENT), "haul_read", arguments]
         return Tool(name, argv, self.environment(origin), reports=True, nbytes=size)
+
+    def reader(self, what: str, repo: str, protocol: str, name: str, env: Mapping[str, str]) -> Tool:
+        """A loader that reads over the link, or from the folder if the protocol is ``file``; see ``read_client``."""
+        root = str(self._files / repo) if protocol == "file" else repo
+        argv = [sys.executable, str(READ_CLIENT), what, protocol, root]
+        marks: list[int] = []
+        log = self.servers.nginx.log
+
+        def mark() -> dict[str, Any]:
+            marks.append(log.mark())
+            return {}
+
+        return Tool(
+            name,
+            argv,
+            {**self.environment("link"), "HF_DATASETS_CACHE": str(self.out / "datasets"), **env},
+            reports=True,
+            nbytes=self.nbytes(repo),
+            prepare=mark,
+            after=lambda: log.since(marks[-1]),
+        )
 
     @staticmethod
     def without(tool: Tool, mechanism: str, name: str) -> Tool:
@@ -413,6 +438,9 @@ def rig_for(options: Options, needs: Sequence[str]) -> Iterator[Rig]:
         seed = 0
         for repo in dict.fromkeys(needs):
             repos[repo] = folder / "files" / repo
+            if repo in MAKERS:
+                make(repo, repos[repo], quick=options.quick)
+                continue
             for path, nbytes in DATA[repo].items():
                 seed += 1
                 _fill(repos[repo] / path, nbytes // 10 if options.quick and nbytes > MIB else nbytes, seed)

@@ -12,6 +12,10 @@ BBR wakes the sender by timers, and on loopback takes a tenth of two cores for i
 many small files, nginx also stands before the local Hub and gives the files themselves, with the headers that
 the local Hub gave when asked once for each: 2,000 files are then no test of the server. ``echo_sleep`` makes a round
 trip last.
+
+**Link.** What reads are measured over: a Hub and an origin for LFS files, both at :data:`LINK_PACE` bytes per second for each
+connection and with :data:`ROUND_TRIP` seconds before every answer. nginx notes each of its answers, so that requests and
+bytes are counted where they are served.
 """
 
 from __future__ import annotations
@@ -32,14 +36,30 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import requests
-from tests.benchmarks.harness import MB
+from tests.benchmarks.harness import KIB, MB
 
-__all__ = ["PACE", "TWO_ADDRESSES", "Hub", "Nginx", "Servers", "certificate", "dead_address", "serving"]
+__all__ = [
+    "LINK_PACE",
+    "PACE",
+    "ROUND_TRIP",
+    "TWO_ADDRESSES",
+    "Hub",
+    "LinkLog",
+    "Nginx",
+    "Servers",
+    "certificate",
+    "dead_address",
+    "serving",
+]
 
 #: Bytes per second of one connection of the paced origin.
 PACE: Final = 20 * MB
+#: The same of the link that reads are measured over.
+LINK_PACE: Final = 10 * MB
 #: Seconds of the long round trip.
 ROUND_TRIP: Final = 0.05
+#: Bytes that the system holds for a connection of the link: what counts as sent and may not have arrived.
+_LINK_BUFFER: Final = 128 * KIB
 #: A name that the certificate holds and no resolver knows.
 TWO_ADDRESSES: Final = "two-addresses.test"
 _SO_MAX_PACING_RATE: Final = 47
@@ -82,13 +102,57 @@ class Nginx:
     Attributes:
         pids: Its processes.
         origins: Where the files are, by name: ``plain``; ``paced``, :data:`PACE` bytes per second for each connection;
-            with ``openssl`` also ``tls`` and ``paced-tls``.
-        hubs: Origins that stand before a local Hub, by name: ``front``, with ``openssl`` also ``front-tls``; ``far``.
+            with ``openssl`` also ``tls`` and ``paced-tls``; ``link``.
+        hubs: Origins that stand before a local Hub, by name: ``front``, with ``openssl`` also ``front-tls``; ``far``; ``link``.
+        log: What ``link`` was asked.
     """
 
     pids: tuple[int, ...]
     origins: dict[str, str]
     hubs: dict[str, str]
+    log: LinkLog
+
+
+class LinkLog:
+    """The answers that nginx gave over the link, from its own notes.
+
+    Args:
+        path: Where it notes them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def mark(self) -> int:
+        """Where the notes end now."""
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    def since(self, mark: int, *, still: float = 0.15) -> dict[str, int]:
+        """What was noted since a mark, once nothing is noted any more for ``still`` seconds.
+
+        Returns:
+            ``requests``; ``redirects`` and questions for metadata (``api``) among them; body bytes of files (``moved``).
+        """
+        end, at = self.mark(), time.monotonic()
+        began = at
+        while time.monotonic() - at < still and time.monotonic() - began < 10:
+            time.sleep(0.01)
+            if self.mark() != end:
+                end, at = self.mark(), time.monotonic()
+        counts = {"requests": 0, "redirects": 0, "api": 0, "moved": 0}
+        if not self._path.exists():
+            return counts
+        with self._path.open() as lines:
+            lines.seek(mark)
+            for line in lines:
+                status, nbytes, url = line.split(" ", 2)
+                counts["requests"] += 1
+                counts["redirects"] += status.startswith("3")
+                if url.startswith("/api/") and not url.startswith("/api/resolve-cache/"):
+                    counts["api"] += 1
+                elif status.startswith(("2", "499")):
+                    counts["moved"] += int(nbytes)
+        return counts
 
 
 class Hub:
@@ -175,8 +239,10 @@ def dead_address(port: int) -> Iterator[str]:
         raise RuntimeError("this system goes on accepting connections for whoever does not")
 
 
-def _listener(congestion: str | None, pace: int | None = None) -> socket.socket:
+def _listener(congestion: str | None, pace: int | None = None, buffer: int | None = None) -> socket.socket:
     listener = socket.socket()
+    if buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     if congestion is not None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -228,6 +294,8 @@ def serving(
     sockets = {"plain": _listener(congestion), "paced": _listener(congestion, PACE)}
     if cert is not None:
         sockets |= {"tls": _listener(congestion), "paced-tls": _listener(congestion, PACE)}
+    if _ECHO.exists():
+        sockets["link"] = _listener(congestion, LINK_PACE, _LINK_BUFFER)
     origins = _origins(sockets)
     hub = Hub(repos, origins, cert, src)
     try:
@@ -238,10 +306,11 @@ def serving(
             fronts["front-tls"] = _listener(congestion)
         if _ECHO.exists():
             fronts["far"] = _listener(congestion)
+            fronts["link"] = _listener(congestion, LINK_PACE, _LINK_BUFFER)
         maps = [_harvest(hub, repo, repos[repo]) for repo in small]
-        config = _config(folder, files, sockets, fronts, cert, hub.urls["plain"], maps)
+        config = _config(folder, files, sockets, fronts, cert, hub.urls, maps)
         with _nginx(folder, config, [*sockets.values(), *fronts.values()]) as pids:
-            yield Servers(Nginx(pids, origins, _origins(fronts)), hub, by_sha)
+            yield Servers(Nginx(pids, origins, _origins(fronts), LinkLog(folder / "link.log")), hub, by_sha)
     finally:
         hub.close()
 
@@ -295,7 +364,7 @@ def _config(
     sockets: dict[str, socket.socket],
     fronts: dict[str, socket.socket],
     cert: tuple[Path, Path] | None,
-    hub: str,
+    hubs: dict[str, str],
     maps: Sequence[tuple[str, str, dict[str, str]]],
 ) -> str:
     def listen(name: str, each: socket.socket) -> str:
@@ -314,7 +383,22 @@ def _config(
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     module = f"load_module {_ECHO};" if "far" in fronts else ""
-    common = _front(folder, hub)
+    common = _front(folder, hubs["plain"])
+    link = (
+        _link(
+            folder,
+            listen("link", sockets["link"]),
+            listen("link", fronts["link"]),
+            [repo for repo, *_ in maps],
+        )
+        if "link" in fronts
+        else ""
+    )
+    upstream = (
+        f"upstream link_hub {{ server {urlsplit(hubs['link']).netloc}; keepalive 64; }}"
+        if "link" in fronts
+        else ""
+    )
     far = (
         f"""
     server {{
@@ -341,37 +425,73 @@ http {{
     map $repo $commit {{ default ""; {commits} }}
     {tls}
     server {{
-        {" ".join(listen(name, each) for name, each in sockets.items())}
+        {" ".join(listen(name, each) for name, each in sockets.items() if name != "link")}
         location /files/ {{ alias {files}/; }}
         location ~ ^/lfs/[^/]+/(?<sha>[0-9a-f]+)$ {{ alias {folder}/lfs/$sha; etag off; add_header ETag '"$sha-1"'; }}
     }}
     server {{
-        {" ".join(listen(name, each) for name, each in fronts.items() if name != "far")}
+        {" ".join(listen(name, each) for name, each in fronts.items() if name not in {"far", "link"})}
         location / {{ rewrite ^ /now$uri; }}
         {common}
     }}
     {far}
+    log_format link '$status $body_bytes_sent $request_uri';
+    {upstream}
+    {link}
 }}
 """
 
 
+def _link(folder: Path, origin: str, front: str, small: Sequence[str]) -> str:
+    """The Hub and the origin of LFS files that reads are measured over."""
+    late = f"echo_sleep {ROUND_TRIP}; echo_exec /now$uri?$args;"
+    names = "|".join(re.escape(repo) for repo in small)
+    given = _given(folder, names) if small else ""
+    return f"""
+    server {{
+        {origin}
+        access_log {folder}/link.log link;
+        location / {{ {late} }}
+        location ~ ^/now/lfs/[^/]+/(?<sha>[0-9a-f]+)$ {{
+            internal; alias {folder}/lfs/$sha; etag off; add_header ETag '"$sha-1"';
+        }}
+    }}
+    server {{
+        {front}
+        access_log {folder}/link.log link;
+        location / {{ {late} }}
+        {given}
+        location ~ ^/now(?<rest>/.*)$ {{
+            internal;
+            proxy_pass http://link_hub$rest$is_args$args; proxy_set_header Host $http_host;
+            proxy_http_version 1.1; proxy_set_header Connection "";
+        }}
+    }}"""
+
+
 def _front(folder: Path, hub: str) -> str:
     """What a front gives: the files' redirects and bytes itself, everything else from the local Hub."""
+    return f"""
+        {_given(folder, "[^/]+/[^/]+")}
+        location ~ ^/now(?<rest>/api/.*)$ {{
+            internal;
+            proxy_pass http://{urlsplit(hub).netloc}$rest$is_args$args; proxy_set_header Host $http_host;
+        }}"""
+
+
+def _given(folder: Path, names: str) -> str:
+    """The redirects and bytes of the files of some repositories, whose names match a pattern."""
     location = "/api/resolve-cache/models/$repo/$commit/$path?%2F$repo%2Fresolve=&etag=%22$oid%22"
     return f"""
-        location ~ ^/now/(?<repo>[^/]+/[^/]+)/resolve/[^/]+/(?<path>.+)$ {{
+        location ~ ^/now/(?<repo>{names})/resolve/[^/]+/(?<path>.+)$ {{
             internal;
             add_header X-Repo-Commit $commit always; add_header X-Linked-Size $bytes always;
             add_header X-Linked-Etag '"$oid"' always;
             absolute_redirect off;
             return 307 "{location}";
         }}
-        location ~ ^/now/api/resolve-cache/models/(?<repo>[^/]+/[^/]+)/[0-9a-f]+/(?<path>.+)$ {{
+        location ~ ^/now/api/resolve-cache/models/(?<repo>{names})/[0-9a-f]+/(?<path>.+)$ {{
             internal;
             alias {folder}/small/$repo/$path; etag off;
             add_header ETag '"$oid"'; add_header X-Repo-Commit $commit;
-        }}
-        location ~ ^/now(?<rest>/api/.*)$ {{
-            internal;
-            proxy_pass http://{urlsplit(hub).netloc}$rest$is_args$args; proxy_set_header Host $http_host;
         }}"""
