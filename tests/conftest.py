@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.wants import NO_SKIP
 
 #: huggingface_hub reads its environment when it is imported, so this has to come before any test does.
 HOME = Path(tempfile.mkdtemp(prefix="hf-haul-tests-"))
@@ -20,6 +21,8 @@ HOME = Path(tempfile.mkdtemp(prefix="hf-haul-tests-"))
 
 def _isolate() -> None:
     for name in list(os.environ):
+        if name == NO_SKIP:  # ours, and no setting of hf_haul
+            continue
         if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_")) or name.lower().endswith("_proxy"):
             del os.environ[name]
     os.environ.update(
@@ -127,7 +130,7 @@ def _stay_on_loopback(request: pytest.FixtureRequest) -> Iterator[None]:
 def _fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test starts with no settings of ours, whatever the one before it set."""
     for name in list(os.environ):
-        if name.startswith("HF_HAUL_"):
+        if name.startswith("HF_HAUL_") and name != NO_SKIP:
             monkeypatch.delenv(name)
 
 
