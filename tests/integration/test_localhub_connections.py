@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from tests.support.hub import make_certificate
 from tests.support.waits import until
 
 from hf_haul.localhub import LocalHub, Repo, connections, share
@@ -57,6 +58,19 @@ def test_silent_connections_make_room_for_new_ones_the_oldest_first(
             assert hub.open_connections <= 10
             assert all(is_closed(each) for each in silent[:20])
             assert answer(silent[-1]) == b"HTTP/1.1 200"
+
+
+def test_connections_that_begin_no_handshake_make_room_too(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_haul.localhub.server.most_connections", lambda: 5)
+    monkeypatch.setattr(connections, "_PATIENCE", 0.05)
+    cert, key = make_certificate(tmp_path)
+    with LocalHub(repo, certfile=cert, keyfile=key) as hub, ExitStack() as stack:
+        host, _, port = hub.url.removeprefix("https://").rpartition(":")
+        for _ in range(20):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+        assert requests.get(f"{hub.url}/api/models/org/m", verify=str(cert), timeout=10).ok
 
 
 def test_while_all_are_busy_a_new_one_waits(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:

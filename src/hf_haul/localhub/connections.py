@@ -38,6 +38,7 @@ _PER_CONNECTION: Final = 2  # descriptors: itself, and the file that it is sent
 _HEADER_SECONDS: Final = 20.0  # from the first byte of a request to the end of its headers
 _KEEP_ALIVE: Final = 75.0  # seconds between two requests
 _HANDSHAKE_SECONDS: Final = 15.0
+_PATIENCE: Final = 1.0  # seconds of a handshake after which it makes room for others
 _LOOK_EVERY: Final = 5.0  # seconds; only while there are connections
 _SHORTAGE_WAIT: Final = 0.5  # seconds
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -174,7 +175,9 @@ class Connections:
         self._idle: dict[_Connection, None] = {}  # the one that has been idle for longest first
         self._busy: set[_Connection] = set()
         self._ending: set[_Connection] = set()
-        self._shaking_hands: set[asyncio.Task[None]] = set()
+        self._shaking_hands: dict[
+            asyncio.Task[None], float
+        ] = {}  # since when; the one that began first, first
         self._accepting: list[asyncio.Task[None]] = []
         self._servers: list[web.Server] = []
         self._sockets: list[socket.socket] = []
@@ -247,37 +250,43 @@ class Connections:
                 sock.close()
                 raise
             task = loop.create_task(self._begin(sock, make))
-            self._shaking_hands.add(task)
-            task.add_done_callback(self._shaking_hands.discard)
+            self._shaking_hands[task] = loop.time()
+            task.add_done_callback(self._end_of_handshake)
+
+    def _end_of_handshake(self, task: asyncio.Task[None]) -> None:
+        self._shaking_hands.pop(task, None)
+        self._changed.set()
 
     async def _room(self) -> None:
-        """Wait until there is room for one more connection; the one that has been idle for longest makes it."""
+        """Wait until there is room for one more connection; one that says nothing makes it, the oldest first."""
         while len(self) + len(self._shaking_hands) >= self._most:
-            if not self._ending:
-                self._end_longest_idle()
+            if not self._ending and not self._end_longest_idle():
+                self._end_slow_handshake()
             self._changed.clear()
-            await self._changed.wait()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _PATIENCE if self._shaking_hands else None)
 
-    def _end_longest_idle(self) -> None:
+    def _end_slow_handshake(self) -> None:
+        slow = asyncio.get_running_loop().time() - _PATIENCE
+        task = next((task for task, start in self._shaking_hands.items() if start < slow), None)
+        if task is not None:
+            task.cancel()
+
+    def _end_longest_idle(self) -> bool:
         connection = next(iter(self._idle), None)
         if connection is not None:
             del self._idle[connection]
             self._ending.add(connection)  # it counts until it is gone
             _abort(connection)
+        return connection is not None
 
     async def _begin(self, sock: socket.socket, make: Callable[[], _Connection]) -> None:
         loop = asyncio.get_running_loop()
         seconds = None if self._tls is None else _HANDSHAKE_SECONDS
         try:
             await loop.connect_accepted_socket(make, sock, ssl=self._tls, ssl_handshake_timeout=seconds)
-        except OSError as error:  # those of TLS, too
-            sock.close()
+        except OSError as error:  # those of TLS, too; the socket is the loop's to close
             logger.debug("a connection did not come about: %s", error)
-        except BaseException:
-            sock.close()
-            raise
-        finally:
-            self._changed.set()
 
     # -- what connections say
 
