@@ -17,6 +17,7 @@ The modules, from the ground up; each imports only what stands above it here:
 =================== ========================================================================================
 ``errors``          every exception raised on purpose
 ``forks``           what a forked child renews: locks, threads, changes left half-made
+``descriptors``     how many files may still be opened, and what to do when none can
 ``threads``         threads that exist while there is work
 ``finalizers``      what finalizers leave for others to do
 ``halt``            one flag that stops a piece of work, and wakes it from whatever it waits for

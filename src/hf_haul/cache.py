@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
-from hf_haul.errors import UnsafePathError
+from hf_haul.descriptors import descriptors
+from hf_haul.errors import TooManyOpenFilesError, UnsafePathError
 from hf_haul.file_names import (
     PROBE,
     STAGED_SUFFIX,
@@ -221,7 +222,7 @@ def digest_of(
         digest = hashlib.sha256()
         kind = Digest("sha256", "0" * 64)
     buffer = memoryview(bytearray(1 << 20))
-    with open(path, "rb", buffering=0) as file:
+    with descriptors.patiently(lambda: open(path, "rb", buffering=0), check) as file:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
             if check is not None:
@@ -263,7 +264,7 @@ class _Folders:
 def _probe_mode(folder: str) -> int | None:
     probe = os.path.join(folder, f"{PROBE}.{process_digits()}.haul.incomplete")
     try:
-        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        fd = descriptors.patiently(lambda: os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError:
         return None
     try:
@@ -360,14 +361,17 @@ def _discard(path: str) -> None:
 
 def _copy_to_new(source: str, target: str) -> None:
     """Copy a file to a name that is not taken, not even by a link."""
-    with open(source, "rb") as old, open(target, "xb") as new:
+    with (
+        descriptors.patiently(lambda: open(source, "rb")) as old,
+        descriptors.patiently(lambda: open(target, "xb"), own=1) as new,
+    ):
         shutil.copyfileobj(old, new, _COPY_STEP)
 
 
 def _write_atomically(path: str, text: str) -> None:
     temporary = temporary_name(path, ".tmp")
     try:
-        with open(temporary, "x", encoding="utf-8") as file:
+        with descriptors.patiently(lambda: open(temporary, "x", encoding="utf-8")) as file:
             file.write(text)
         os.replace(temporary, path)
     except OSError:
@@ -443,7 +447,7 @@ class RepoFolder:
     def read_ref(self, revision: str) -> str | None:
         """The commit that a branch or tag was last seen at, or ``None``."""
         try:
-            with open(self._ref(revision), encoding="utf-8") as file:
+            with descriptors.patiently(lambda: open(self._ref(revision), encoding="utf-8")) as file:
                 return file.read()
         except OSError:
             return None
@@ -742,7 +746,7 @@ class LocalFolder:
             with open(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
                 commit, etag, timestamp = (file.readline().strip() for _ in range(3))
             metadata = LocalMetadata(commit, etag, float(timestamp))
-        except FileNotFoundError:
+        except (FileNotFoundError, TooManyOpenFilesError):
             return None
         except (OSError, ValueError) as error:
             logger.warning("Invalid metadata file %s: %s. Removing it from disk and continue.", path, error)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from hf_haul.config import MiB, Settings
+from hf_haul.descriptors import Descriptors, descriptors
 from hf_haul.plan import MAX_PART, SMALL_FILE, part_size
 from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
@@ -36,6 +37,7 @@ class Chooser:
         sources: Which source may have another connection.
         transport_for: Makes the transport of one file.
         clock: Seconds, monotonic.
+        files: How many connections and files the process may open.
     """
 
     def __init__(
@@ -44,11 +46,14 @@ class Chooser:
         sources: SourceLimits,
         transport_for: TransportFactory,
         clock: Callable[[], float],
+        files: Descriptors = descriptors,
     ) -> None:
         self._settings = settings
         self._sources = sources
         self._transport_for = transport_for
         self._clock = clock
+        self._files = files
+        self._may_open = True
 
     def next_job(self, runs: Sequence[QueueRun]) -> Part | Transfer | None:
         """A part to fetch, or a file to open; ``None`` if nothing can be done now.
@@ -56,7 +61,7 @@ class Chooser:
         Args:
             runs: The queues, most urgent first.
         """
-        if not self._sources.any_free():
+        if not self._sources.any_free() or not self._has_descriptors(runs):
             return None
         for run in runs:
             if not run.queue.paused and not run.queue.cancelled:
@@ -65,12 +70,28 @@ class Chooser:
                     return job
         return self._share_a_part(runs)
 
+    def _has_descriptors(self, runs: Sequence[QueueRun]) -> bool:
+        """Whether another connection may be opened, and note whether another file may."""
+        self._may_open = True
+        if self._files.downloads() > self._settings.max_concurrent_downloads:
+            return True
+        busy = opened = settled = 0
+        for run in runs:
+            if run.queue.paused:
+                settled += len(run.transfers)
+                continue
+            opened += len(run.transfers)
+            busy += sum(max(len(t.parts), t.opening, t.finishing) for t in run.transfers.values())
+        most = self._files.downloads(settled)
+        self._may_open = opened < most
+        return busy < most
+
     def _choose_from(self, run: QueueRun) -> Part | Transfer | None:
         running = [t for t in run.transfers.values() if t.has_work and self._sources.free(t.source)]
         running.sort(key=lambda t: t.task.sort_key)
         if running and running[0].task.priority is DownloadPriority.HIGH:
             return self.take(running[0])
-        if not run.queue.has_room:
+        if not (run.queue.has_room and self._may_open):
             return self.take(running[0]) if running else None
         high = run.queue.first_high(self._may_begin)
         if high is not None:

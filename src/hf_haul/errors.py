@@ -26,6 +26,7 @@ __all__ = [
     "ServerBusyError",
     "SourceChangedError",
     "StalledError",
+    "TooManyOpenFilesError",
     "TransferError",
     "UnsafePathError",
 ]
@@ -92,6 +93,16 @@ class DiskFullError(HaulError, OSError):
 
     def __init__(self, message: str) -> None:
         super().__init__(errno.ENOSPC, message)
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class TooManyOpenFilesError(HaulError, OSError):
+    """Nothing can be opened any more: this process has as many files and sockets open as it may."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EMFILE, message)
 
     def __str__(self) -> str:
         return str(self.args[1])

@@ -16,6 +16,7 @@ from typing import Final, NoReturn, TypeVar
 
 from hf_haul.buffers import SpareBuffers
 from hf_haul.config import KiB, MiB, Settings
+from hf_haul.descriptors import descriptors
 from hf_haul.errors import (
     ConnectionFailedError,
     HaltedError,
@@ -117,6 +118,8 @@ class PartFetcher:
             TransferError: It cannot be fetched.
             OSError: The disk refuses.
         """
+        descriptors.measure()
+        part.halt.holds = 1
         began, received = self._clock(), part.received
         try:
             self._attempt(part, fresh=False)

@@ -17,6 +17,7 @@ from typing import Final
 
 from hf_haul.cache import require_place
 from hf_haul.config import Settings
+from hf_haul.descriptors import descriptors
 from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
 from hf_haul.fetch import PartFetcher
 from hf_haul.mounts import keeps_writes
@@ -72,6 +73,7 @@ def open_file(
     """
     request, task = transfer.request, transfer.task
     destination = request.destination
+    descriptors.measure()
     require_place(destination.path)
     if not request.fresh and _is_present(transfer, probing):
         raise SupersededError

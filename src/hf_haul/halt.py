@@ -25,6 +25,7 @@ class Halt:
         in_line: Whether the worker waits for its turn (a place in the pool, the pace a server asked for, another
             thread's answer, its file's digest) and not for the network: nothing is wrong with its connection then.
         patience: Seconds it has waited because a server asked for it.
+        holds: Files that the worker has open meanwhile; see `hf_haul.descriptors`.
         turn_came: When it last stopped waiting so, or got an answer that sends it on to the next request, in seconds of
             ``time.monotonic``.
     """
@@ -32,6 +33,7 @@ class Halt:
     def __init__(self) -> None:
         self.in_line = False
         self.patience = 0.0
+        self.holds = 0
         self.turn_came = float("-inf")
         self._event = threading.Event()
         self._lock = threading.Lock()

@@ -44,6 +44,7 @@ from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined] 
 from hf_haul.cache import RepoFolder, ShareBlob, require_safe_commit
 from hf_haul.client_network import ClientNetwork
 from hf_haul.config import MiB, Settings
+from hf_haul.descriptors import descriptors
 from hf_haul.errors import HaulError, HttpStatusError, InvalidUrlError
 from hf_haul.forks import call_after_fork, call_before_fork
 from hf_haul.redaction import redacting
@@ -1201,6 +1202,7 @@ def _surely(ask: Callable[[], T], what: str) -> T:
 
 
 def _ask(ask: Callable[[], T], *, busy: bool, patient: bool, what: str) -> T:
+    ask = partial(descriptors.patiently, ask)
     server_waits = ServerWaits()
     slow = False
     for wait in _WAITS:

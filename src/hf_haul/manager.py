@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from hf_haul.cache import FileDestination, require_safe_path
 from hf_haul.config import Settings, parse_rate
+from hf_haul.descriptors import descriptors
 from hf_haul.disk import check_space
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.errors import InvalidUrlError
@@ -394,6 +395,8 @@ class ParallelDownloadManager:
             model_id, priority, max_concurrent_files=self.settings.max_concurrent_files_per_model
         )
         notifier = Notifier(progress_callback, f"hf-haul-progress-{model_id}") if progress_callback else None
+        descriptors.measure()
+        descriptors.measure()
         run = engine.submit(queue, plan.files, notifier)
         with self._lock:
             if notifier is not None:

@@ -225,7 +225,7 @@ def erase(fd: int) -> None:
 def _locks_tell_the_truth(path: Path) -> bool:
     """Whether a lock that we hold on ``path`` is seen through a second open of it."""
     try:
-        fd = open_regular(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
+        fd = open_regular(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY, own=1)
     except OSError:
         return False
     try:

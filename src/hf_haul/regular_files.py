@@ -8,7 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from typing import Final
+
+from hf_haul.descriptors import descriptors
 
 __all__ = ["open_regular"]
 
@@ -25,23 +28,33 @@ _NO_FILE: Final = frozenset(
 )
 
 
-def open_regular(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
-    """Open a regular file, and nothing else.
+def open_regular(
+    path: str | os.PathLike[str],
+    flags: int,
+    mode: int = 0o666,
+    *,
+    check: Callable[[], None] | None = None,
+    own: int = 0,
+) -> int:
+    """Open a regular file, and nothing else; wait where no file can be opened now.
 
     Args:
         path: The file; links on the way to its folder are followed.
         flags: As for :func:`os.open`.
         mode: The same, for a file that is made.
+        check: Called while it waits; raises to end that.
+        own: Files that the caller has open meanwhile.
 
     Returns:
         The file descriptor.
 
     Raises:
         PermissionError: It is a link, a pipe or a device, or there is no right to open it.
+        TooManyOpenFilesError: The process has as many files open as it may.
         OSError: It cannot be opened.
     """
     try:
-        fd = os.open(path, flags | _AS_IT_IS, mode)
+        fd = descriptors.patiently(lambda: os.open(path, flags | _AS_IT_IS, mode), check, own)
     except OSError as error:
         if error.errno in _NO_FILE:
             raise _no_file(path) from error

@@ -55,6 +55,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final
 
+from hf_haul.descriptors import descriptors
 from hf_haul.errors import DiskFullError, HaulError
 from hf_haul.file_names import PROBE, name_giver, process_digits
 from hf_haul.forks import call_after_fork
@@ -122,6 +123,7 @@ _PARTIAL_OF_UPSTREAM: Final = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?\.incomplete",
 
 #: The staged files that are open in this process, by device and inode.
 _open_here: Final[set[tuple[int, int]]] = set()
+descriptors.register(_open_here, len)
 
 #: Folders and keys of which a thread of this process is taking over what is left.
 _taking_over: Final[set[tuple[Path, str]]] = set()
@@ -607,7 +609,7 @@ def scan_orphans(directory: Path) -> dict[str, list[Path]]:
     of ours stages through one.
     """
     found: dict[str, list[Path]] = {}
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+    with contextlib.suppress(OSError), descriptors.patiently(lambda: os.scandir(directory)) as entries:
         for entry in entries:
             match = _NAME.fullmatch(entry.name)  # huggingface_hub's own end in .incomplete, too
             if match is not None and not entry.is_symlink():
@@ -674,7 +676,7 @@ def claim(
             if left:
                 continue
         try:
-            return _create(target, key, size, sequential=sequential)
+            return _create(target, key, size, sequential=sequential, check=check)
         except FileNotFoundError:
             directory.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
@@ -747,7 +749,9 @@ def _locked_for_upstream(path: Path) -> Iterator[bool]:
         os.close(fd)
 
 
-def _create(path: Path, key: str, size: int, *, sequential: bool) -> StagedFile:
+def _create(
+    path: Path, key: str, size: int, *, sequential: bool, check: Callable[[], None] = lambda: None
+) -> StagedFile:
     """Make a staged file that was not there.
 
     Raises:
@@ -755,7 +759,8 @@ def _create(path: Path, key: str, size: int, *, sequential: bool) -> StagedFile:
         FileNotFoundError: The folder is not there.
         OSError: The folder cannot be written.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
+    fd = descriptors.patiently(lambda: os.open(path, flags, 0o666), check)
     staged = StagedFile(path, key, size, fd, sequential=sequential)
     try:
         staged._take_over()  # noqa: SLF001  the module's own class
@@ -1043,9 +1048,9 @@ class _Adopter:
             PermissionError: It may not be read, or is no regular file.
         """
         try:
-            fd = open_regular(path, os.O_RDWR)
+            fd = open_regular(path, os.O_RDWR, check=self._check)
         except PermissionError:
-            fd = open_regular(path, os.O_RDONLY)
+            fd = open_regular(path, os.O_RDONLY, check=self._check)
         try:
             left = self._judge(path, name, fd)
         except BaseException:
@@ -1089,7 +1094,8 @@ class _Adopter:
         new: StagedFile | None = None
         try:
             path = self.private_name()
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
+            fd = descriptors.patiently(lambda: os.open(path, flags, 0o666), self._check, own=1)
             new = StagedFile(path, self._key, self._size, fd, sequential=self._sequential)
             new.version = None if left.header is None else left.header.version
             new._take_over()  # noqa: SLF001  the module's own class
@@ -1135,7 +1141,8 @@ def _is_shared(status: os.stat_result, folder: Path) -> bool:
     # Some file systems tell of one owner, whoever makes a file.
     try:
         probe = _private_name(folder, PROBE, _OFFSET)
-        fd = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        fd = descriptors.patiently(lambda: os.open(probe, flags, 0o600), own=1)
     except OSError:
         return True
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.choice import Chooser
 from hf_haul.config import KiB, MiB, Settings
+from hf_haul.descriptors import Descriptors
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.metrics import DownloadMetrics, SourceHistory
 from hf_haul.ranges import ByteRange
@@ -188,3 +190,88 @@ def test_parts_of_a_source_that_takes_long_to_answer_are_few(
     transfer.pending = [ByteRange(0, size)]
     taken = chooser.take(transfer)
     assert taken.stop - taken.start == part
+
+
+class FewFiles(Descriptors):
+    """A process that may open few files."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(limit=lambda: None)
+        self.most = most
+
+    def downloads(self, settled: int = 0) -> int:
+        return max(1, self.most - settled)
+
+
+class Scarce:
+    """Some files at a source with many connections, in a process that may open few files."""
+
+    def __init__(self, folder: Path, most: int, files: int = 6) -> None:
+        history = SourceHistory()
+        sources = SourceLimits(Settings(initial_connections=16), history, clock=lambda: 0.0)
+        queue = ModelDownloadQueue("org/m")
+        self.run = QueueRun(queue, [], None, clock=lambda: 0.0)
+        for number in range(files):
+            task = DownloadTask("org/m", str(number), f"{HUB}/{number}", folder / str(number), 100 * MiB)
+            queue.add(task)
+            self.run.requests[task.task_id] = request(MemoryDestination(folder, str(number)), FakeSource(b""))
+        sources.enrol([HUB], 1)
+        self.chooser = Chooser(Settings(), sources, lambda _: FakeSource(b""), lambda: 0.0, FewFiles(most))
+        self.folder = folder
+
+    def next(self) -> Part | Transfer | None:
+        job = self.chooser.next_job([self.run])
+        if isinstance(job, Transfer):  # as a worker would, at once
+            job.opening = False
+            job.source = HUB
+            job.staged = claim(self.folder, job.task.file_path, 100)
+            job.pending = [ByteRange(start, start + 10) for start in range(0, 100, 10)]
+            return self.chooser.take(job)
+        return job
+
+    def close(self) -> None:
+        for transfer in self.run.transfers.values():
+            if transfer.staged is not None:
+                transfer.staged.close()
+
+
+def test_no_more_connections_and_files_are_in_use_than_can_be_opened(tmp_path: Path) -> None:
+    with closing(Scarce(tmp_path, 3)) as scarce:
+        parts = [scarce.next() for _ in range(5)]
+        assert parts[3:] == [None, None]
+        assert len(scarce.run.transfers) <= 3
+        ended = parts[0]
+        assert isinstance(ended, Part)
+        ended.position = ended.stop
+        ended.transfer.give_back(ended)
+        assert scarce.next() is not None, "what one gives back another takes"
+        assert scarce.next() is None
+
+
+def test_where_no_file_can_be_opened_those_that_are_open_go_on(tmp_path: Path) -> None:
+    with closing(Scarce(tmp_path, 2)) as scarce:
+        for _ in range(2):
+            scarce.next()
+        opened = set(scarce.run.transfers)
+        for transfer in scarce.run.transfers.values():
+            for part in list(transfer.parts):
+                part.position = part.stop
+                transfer.give_back(part)
+        again = [scarce.next() for _ in range(3)]
+        assert again[2] is None
+        assert set(scarce.run.transfers) == opened
+
+
+def test_files_of_a_paused_queue_are_nobodys_to_count_on(tmp_path: Path) -> None:
+    with closing(Scarce(tmp_path / "a", 4)) as paused, closing(Scarce(tmp_path / "b", 4)) as scarce:
+        for _ in range(3):
+            assert isinstance(paused.chooser.next_job([paused.run]), Transfer)
+        paused.run.queue.paused = True
+        jobs = [scarce.chooser.next_job([paused.run, scarce.run]) for _ in range(2)]
+        assert isinstance(jobs[0], Transfer)
+        assert jobs[1] is None
+
+
+def test_where_many_files_can_be_opened_none_are_counted(tmp_path: Path) -> None:
+    with closing(Scarce(tmp_path, 1000, files=20)) as scarce:
+        assert None not in [scarce.next() for _ in range(16)]

@@ -26,6 +26,7 @@ from hf_haul.errors import (
     ServerBusyError,
     SourceChangedError,
     StalledError,
+    TooManyOpenFilesError,
     TransferError,
     UnsafePathError,
 )
@@ -37,6 +38,7 @@ EXAMPLES = [
     HaltedError(),
     IntegrityError("a.bin", "0" * 64, "1" * 64, 5),
     DiskFullError("needs 10 GB, has 1 GB"),
+    TooManyOpenFilesError("256 of 256 are open"),
     TransferError("plain", retry_after=2.5),
     InvalidUrlError("not an http(s) URL"),
     ConnectionFailedError("reset"),

@@ -245,7 +245,11 @@ class WakeableTLSConnection(WakeableConnection, HTTPSConnection):
         if self.call is not None:
             # The TLS layer takes the descriptor away from this object and gives us its own only after the
             # handshake; a second handle on the same connection can be shut down at any time between.
-            self._handle = sock.dup()
+            try:
+                self._handle = sock.dup()
+            except OSError:
+                sock.close()
+                raise
             self.call.enter("in the TLS handshake")
             self.call.attach(self._handle)
         return sock

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import EmptyPoolError
 
+from hf_haul.descriptors import descriptors
 from hf_haul.transports.calls import Call, WokenError, active
 from hf_haul.transports.dialing import (
     WakeableConnection,
@@ -69,10 +70,32 @@ class Places:
         self._idle: dict[Any, _Idle] = {}  # least recently used first
         self._waiters: list[_Waiter] = []
         self._closed = False
+        self.attempts = 0  # connections that are tried again and again, because no socket can be opened
+        descriptors.register(self, Places._busy)
+
+    def _busy(self) -> int:
+        return max(0, self._total - len(self._idle) - self.attempts)
+
+    @contextmanager
+    def attempting(self) -> Iterator[None]:
+        """Do not count what the block opens as held by anybody, before it is."""
+        with self._lock:
+            self.attempts += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.attempts -= 1
+
+    @property
+    def _limit(self) -> int:
+        """Connections that there may be now: fewer than allowed where the process may open few files."""
+        return min(self.max_total, descriptors.downloads())
 
     def acquire(self, pool: PooledConnections, call: Call | None) -> Any:
         """A place: an idle connection, or ``None`` for a new one; waits for it if need be."""
         new = call is not None and call.new
+        descriptors.measure()
         with self._lock:
             if self._closed:
                 raise NoPlaceError(pool, "the connection pool is closed")
@@ -115,7 +138,7 @@ class Places:
                     return True, connection, None
         host, victim = pool.place, None
         full_host = self._open.get(host, 0) >= self.max_per_host
-        if full_host or self._total >= self.max_total:
+        if full_host or self._total >= self._limit:
             victim = next((c for c, i in self._idle.items() if not full_host or i.pool.place == host), None)
             if victim is None:
                 return False, None, None
@@ -135,7 +158,7 @@ class Places:
         """Give a place back, with its connection if that may serve again."""
         victims = []
         with self._lock:
-            if connection is None or connection.is_closed or self._closed:
+            if connection is None or connection.is_closed or self._closed or self._total > self._limit:
                 self._forget(pool.place)
                 victims.append(connection)
             else:

@@ -23,7 +23,8 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout
 
-from hf_haul.errors import HaltedError, TransferError
+from hf_haul.descriptors import descriptors, is_shortage
+from hf_haul.errors import HaltedError, TooManyOpenFilesError, TransferError
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
@@ -340,6 +341,8 @@ class ConnectionPool:
         try:
             return self._send_once(adapter, request, parts, call, paths)
         except FOREIGN as error:
+            if is_shortage(error) and not call.woken:
+                return self._send_patiently(adapter, request, parts, call, paths)
             # The server may close an idle connection in the moment we choose it. Nothing was answered, and a
             # GET may be repeated: that is no failure, and no matter for the retry budget.
             if not call.reused or call.woken or not is_stale(error):
@@ -347,6 +350,32 @@ class ConnectionPool:
         call.reused, call.new = False, True
         try:
             return self._send_once(adapter, request, parts, call, paths)
+        except FOREIGN as error:
+            raise_translated(error, call, self._options)
+
+    def _send_patiently(
+        self,
+        adapter: Adapter,
+        request: requests.PreparedRequest,
+        parts: HttpUrl,
+        call: Call,
+        paths: NetworkPaths | None,
+    ) -> BaseHTTPResponse:
+        """Send it when a socket can be opened again."""
+
+        def attempt() -> BaseHTTPResponse:
+            with self._places.attempting():
+                return self._send_once(adapter, request, parts, call, paths)
+
+        self._places.close_idle(0.0)
+        call.enter("waiting for a file descriptor")
+        try:
+            with call.halt.lining_up():
+                return descriptors.patiently(
+                    attempt, call.raise_if_woken, own=call.halt.holds, what="a connection"
+                )
+        except TooManyOpenFilesError:
+            raise
         except FOREIGN as error:
             raise_translated(error, call, self._options)
 

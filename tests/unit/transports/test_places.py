@@ -12,6 +12,7 @@ from tests.support.clock import FakeClock
 from tests.support.wire import BOUND, until
 
 from hf_haul.halt import Halt
+from hf_haul.transports import places
 from hf_haul.transports.calls import Call
 from hf_haul.transports.places import NoPlaceError, Places
 
@@ -302,3 +303,73 @@ def test_no_limit_is_ever_exceeded_and_nobody_starves(total: int, per_host: int)
         == sum(counts["open_by_host"].values())
         <= total
     )
+
+
+class Files:
+    """A process that may open some files."""
+
+    def __init__(self) -> None:
+        self.most = 1000
+        self.looks = 0
+        self.held: Callable[[Places], int] | None = None
+
+    def measure(self) -> None:
+        self.looks += 1
+
+    def downloads(self) -> int:
+        return self.most
+
+    def register(self, holder: Places, held: Callable[[Places], int]) -> None:
+        self.held = held
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> Files:
+    files = Files()
+    monkeypatch.setattr(places, "descriptors", files)
+    return files
+
+
+def test_there_are_no_more_connections_than_files_can_be_opened(files: Files) -> None:
+    rig = Rig(5, 5)
+    files.most = 2
+    rig.take(A)
+    rig.take(A)
+    later = rig.later(A)
+    rig.places.release(A, Conn())
+    assert later.result() is not None
+    assert files.looks == 3
+    assert rig.counts("open") == [2]
+
+
+def test_connections_that_became_too_many_are_not_kept_idle(files: Files) -> None:
+    rig = Rig(5, 5)
+    for _ in range(4):
+        rig.take(A)
+    files.most = 2
+    back = [Conn(str(number)) for number in range(4)]
+    for connection in back:
+        rig.places.release(A, connection)
+    assert [connection.is_closed for connection in back] == [True, True, False, False]
+
+
+def test_who_waits_goes_on_where_more_files_can_be_opened(files: Files) -> None:
+    rig = Rig(5, 5)
+    files.most = 1
+    rig.take(A)
+    waiting = [rig.later(A), rig.later(A)]
+    files.most = 5
+    rig.places.release(A, None)
+    assert [each.result() for each in waiting] == [None, None]
+
+
+def test_idle_connections_and_attempts_are_held_by_nobody(files: Files) -> None:
+    rig = Rig(5, 5)
+    assert files.held is not None
+    rig.idle(A)
+    rig.take(B)
+    rig.take(C)
+    assert files.held(rig.places) == 2
+    with rig.places.attempting():
+        assert files.held(rig.places) == 1
+    assert files.held(rig.places) == 2

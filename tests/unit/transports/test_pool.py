@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,8 +12,10 @@ import requests
 import responses
 from tests.support.clock import FakeClock
 
-from hf_haul.errors import ConnectionFailedError, TransferError
+from hf_haul.descriptors import Descriptors
+from hf_haul.errors import ConnectionFailedError, HaltedError, TooManyOpenFilesError, TransferError
 from hf_haul.halt import Halt
+from hf_haul.transports import pool as pool_module
 from hf_haul.transports.pool import ConnectionPool
 
 URL = "http://hub.invalid/org/m/resolve/main/a.bin"
@@ -242,3 +245,73 @@ def test_a_session_with_a_body_under_way_is_in_use_however_long_it_takes(
     assert pool.cleanup_stale_sessions(60) == 0, "finishing is a use, too"
     clock.advance(61)
     assert pool.cleanup_stale_sessions(60) == 1
+
+
+# ---- no socket to be had
+
+
+class Shortage:
+    """A system that opens no socket for a while."""
+
+    def __init__(self, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+        self.left = times
+        self.slept = 0.0
+        self.now = 0.0
+        self.on_sleep: Callable[[], object] = lambda: None
+        real = pool._send_once
+
+        def send(*args: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise requests.ConnectionError("no") from OSError(errno.EMFILE, "Too many open files")
+            return real(*args)
+
+        monkeypatch.setattr(pool, "_send_once", send)
+        self.files = Descriptors(lambda: 256, lambda: 256, lambda: self.now, self._sleep)
+        monkeypatch.setattr(pool_module, "descriptors", self.files)
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.on_sleep()
+
+
+def test_a_request_waits_for_a_descriptor(
+    pool: ConnectionPool, hub: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.get(URL, b"content")
+    shortage = Shortage(pool, monkeypatch, 20)
+    halt = Halt()
+    shortage.on_sleep = lambda: in_line.append(halt.in_line)
+    in_line: list[bool] = []
+    with pool.open(URL, {}, halt) as response:
+        assert response.head() == b"content"
+    assert set(in_line) == {True}, "the watchdog would take it for a stall"
+    assert not halt.in_line
+
+
+def test_a_wait_for_a_descriptor_ends_with_an_error_that_says_so(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Shortage(pool, monkeypatch, 10**9)
+    with pytest.raises(TooManyOpenFilesError, match="a connection: 256 of 256"):
+        pool.open(URL, {}, Halt())
+
+
+def test_a_wait_for_a_descriptor_ends_when_it_is_halted(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shortage = Shortage(pool, monkeypatch, 10**9)
+    halt = Halt()
+    shortage.on_sleep = halt.set
+    with pytest.raises(HaltedError):
+        pool.open(URL, {}, halt)
+    assert shortage.now < 1
+
+
+def test_another_error_after_a_wait_for_a_descriptor_is_told_as_any(
+    pool: ConnectionPool, hub: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.get(URL, body=requests.ConnectionError(ConnectionResetError("reset")))
+    Shortage(pool, monkeypatch, 3)
+    with pytest.raises(ConnectionFailedError):
+        pool.open(URL, {}, Halt())
