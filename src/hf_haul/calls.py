@@ -35,8 +35,8 @@ MakeBars = Callable[[int, int], Sequence[tuple[str, Any]]]
 
 #: Seconds between two looks at a running download.
 _TICK: Final = 0.1
-#: Seconds that a cancelled download has to come to rest before its error goes up.
-_CANCEL_GRACE: Final = 1.5
+#: Seconds that a cancelled download has to come to rest before its error goes up, and its bars to be closed.
+_CANCEL_GRACE: Final = 0.4
 #: Seconds that the bars have to say their last word; a blocked terminal must not hold a finished download.
 _BAR_GRACE: Final = 1.0
 _NOTES: Final = 50
@@ -124,24 +124,27 @@ class CallOptions:
             make_bars: Makes the bars; ``None`` for none, which spares a thread.
         """
         with self.engine() as manager:
-            handle = manager.submit(
-                requests,
-                model_id=model_id,
-                priority=self.priority,
-                progress_callback=self.progress_callback,
-            )
-            bars = None if make_bars is None else Bars(handle, make_bars)
+            handle = bars = None
             try:
+                handle = manager.submit(
+                    requests,
+                    model_id=model_id,
+                    priority=self.priority,
+                    progress_callback=self.progress_callback,
+                )
+                bars = None if make_bars is None else Bars(handle, make_bars)
                 while not handle.wait(_TICK):
                     if bars is not None:
                         bars.check()
             except BaseException:
-                handle.cancel()
-                handle.wait(_CANCEL_GRACE)
-                raise
-            finally:
+                if handle is not None:
+                    handle.cancel()
+                    handle.wait(_CANCEL_GRACE)
                 if bars is not None:
-                    bars.close()
+                    bars.close(_CANCEL_GRACE)
+                raise
+            if bars is not None:
+                bars.close()
             if bars is not None:
                 bars.check()
             errors: list[tuple[str, BaseException]] = list(handle.errors())
@@ -172,11 +175,15 @@ class Bars:
         if self._error is not None:
             raise self._error
 
-    def close(self) -> None:
-        """Show the end and close the bars; waits for them for a second at the most."""
+    def close(self, grace: float | None = None) -> None:
+        """Show the end and close the bars.
+
+        Args:
+            grace: Seconds to wait for them at the most; a second by default.
+        """
         self._over.set()
         if self._thread is not None:
-            self._thread.join(_BAR_GRACE)
+            self._thread.join(_BAR_GRACE if grace is None else grace)
 
     def _run(self) -> None:
         try:

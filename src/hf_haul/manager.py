@@ -189,6 +189,7 @@ class DownloadHandle:
     def state(self) -> DownloadState:
         """State of the whole queue."""
         run = self._run
+        self._scheduler.keep_going()
         if run.done.is_set():
             if not run.queue.failed:  # a cancel may come too late to stop anything
                 return DownloadState.DONE

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import itertools
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -227,3 +229,201 @@ def test_an_error_anywhere_in_our_own_lines_fails_its_file_at_the_most(
                 assert active == 0, (case, active)
             assert our_threads() == [], (case, our_threads())
     assert sprung
+
+
+# ---- no threads
+
+
+class Refusal:
+    """The system gives no threads to us, until it does again."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.holds = True
+        self.refused = 0
+        start = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if self.holds and thread.name.startswith("hf-haul"):
+                self.refused += 1
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        patch.setattr(threading.Thread, "start", refuse)
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch) -> Refusal:
+    return Refusal(monkeypatch)
+
+
+@pytest.fixture(name="there")
+def _there(tmp_path: Path) -> Iterator[World]:
+    with world(tmp_path) as made:
+        yield made
+
+
+def test_where_no_thread_is_to_be_had_who_waits_does_the_work(there: World, refusal: Refusal) -> None:
+    observed: list[str] = []
+    there.scheduler.events.subscribe(lambda event: observed.append(event.kind))
+    first, second = there.submit("large1", "small1", "small2"), there.submit("large2")
+    for queue in (second, first):
+        assert there.scheduler.wait(queue, BOUND)
+        queue.flush()
+        assert queue.errors == []
+    assert all(map(there.is_whole, there.sources))
+    assert there.told.count(DownloadState.DONE) == 4
+    assert there.scheduler.events.flush()
+    assert observed.count("file_done") == 4
+    assert observed.count("queue_done") == 2
+    assert refusal.refused
+    assert our_threads() == []
+
+
+def test_after_a_shortage_threads_do_the_work_again(there: World, refusal: Refusal) -> None:
+    assert there.fetch("small1").errors == []
+    refusal.holds = False
+    by: set[str] = set()
+    queue = there.submit("large1", "small2")
+    there.sources["large1"].on_read = lambda _at: by.add(threading.current_thread().name)
+    assert there.scheduler.wait(queue, BOUND)
+    assert queue.errors == []
+    assert by
+    assert all(name.startswith("hf-haul-worker") for name in by)
+
+
+@pytest.mark.parametrize("lost", ["all threads", "the ticker"])
+def test_a_shortage_that_comes_while_somebody_waits_has_them_help(
+    there: World, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """The threads there were have ended meanwhile, since the queue was paused; then nobody comes to go on with it."""
+    refusal = Refusal(monkeypatch)
+    refusal.holds = False
+    queue = there.submit("large1", "small1")
+    there.scheduler.pause()
+    over: list[bool] = []
+    waiting = threading.Thread(target=lambda: over.append(there.scheduler.wait(queue, BOUND)))
+    waiting.start()
+    refusal.holds = True
+    there.scheduler._workers.retire(BOUND)
+    if lost == "the ticker":
+        refusal.holds = False
+    there.scheduler.resume()
+    waiting.join(BOUND)
+    assert over == [True]
+    assert queue.errors == []
+    assert there.is_whole("large1")
+
+
+def test_a_wait_ends_in_time_where_it_has_to_do_the_work_and_the_next_goes_on(
+    there: World, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(ticks) * 0.01, sleep=time.sleep)
+    monkeypatch.setattr(scheduler, "time", clock)
+    monkeypatch.setattr(scheduler, "_HELP_SECONDS", 0.0)
+    queue = there.submit("large1")
+    there.sources["large1"].step = 64 * KiB
+    waits = 0
+    while not there.scheduler.wait(queue, 0.1):
+        waits += 1
+        assert waits < 1000
+    assert waits > 2
+    assert queue.errors == []
+    assert there.is_whole("large1")
+    assert queue.metrics.bytes_downloaded == len(LARGE)
+
+
+def test_a_callback_may_wait_for_another_queue_where_there_is_only_one_thread(
+    there: World, refusal: Refusal
+) -> None:
+    other = there.submit("small2")
+    over: list[bool] = []
+    queue = there.submit("small1")
+
+    def wait_for_other(_message: Any) -> None:
+        over.append(there.scheduler.wait(other, BOUND))
+
+    assert queue._notifier is not None
+    queue._notifier._callback = wait_for_other
+    assert there.scheduler.wait(queue, BOUND)
+    queue.flush()
+    assert over
+    assert all(over)
+
+
+def test_an_interrupt_of_who_does_the_work_fails_no_file(there: World, refusal: Refusal) -> None:
+    queue = there.submit("large1", "small1")
+    interrupts = iter([True, False])
+
+    def interrupt(_at: int) -> None:
+        if next(interrupts, False):
+            raise KeyboardInterrupt
+
+    there.sources["large1"].on_read = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        there.scheduler.wait(queue, BOUND)
+    assert not queue.done.is_set()
+    assert queue.errors == []
+    assert there.scheduler.wait(queue, BOUND)
+    assert queue.errors == []
+    assert there.is_whole("large1")
+
+
+@pytest.mark.parametrize("nth", range(1, 60, 3))
+def test_an_interrupt_anywhere_in_what_follows_loses_nothing(
+    there: World, refusal: Refusal, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """Where the thread that waits does the work, Ctrl+C may come between any two lines of ours."""
+    queue = there.submit("large1", "small1")
+    left = nth
+
+    def interrupt(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            return function(*args, **more)
+
+        return call
+
+    for where, name in places(scheduler):
+        if where is Scheduler and name.startswith(
+            ("_settle", "_next", "_end", "_carry", "_perform", "_done", "_tell")
+        ):
+            monkeypatch.setattr(where, name, interrupt(getattr(where, name)))
+    for _ in range(3):
+        try:
+            assert there.scheduler.wait(queue, BOUND)
+        except KeyboardInterrupt:
+            continue
+        break
+    assert queue.done.is_set()
+    assert queue.errors == []
+    assert there.is_whole("large1")
+    assert there.is_whole("small1")
+
+
+def test_a_cancel_from_elsewhere_reaches_who_does_the_work(there: World, refusal: Refusal) -> None:
+    queue = there.submit("large1", "small1")
+    there.sources["large1"].on_read = lambda _at: there.scheduler.cancel(queue)
+    assert there.scheduler.wait(queue, BOUND)
+    assert {task.state for task in queue.queue.failed} <= {DownloadState.CANCELLED}
+    assert queue.queue.failed
+    assert there.scheduler.snapshot()["queues"] == 0
+
+
+def test_where_nobody_waits_and_no_thread_comes_a_queue_fails_and_says_why(
+    there: World, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_HELPLESS_SECONDS", 0.0)
+    queue = there.submit("large1", "small1")
+    for _ in range(3):
+        there.scheduler.keep_going()  # what asking for its state does
+    assert queue.done.is_set()
+    assert len(queue.errors) == 2
+    for _, error in queue.errors:
+        assert isinstance(error, HaulError)
+        assert "no thread could be started" in str(error)
+    refusal.holds = False
+    assert there.fetch("large1", "small1").errors == []
