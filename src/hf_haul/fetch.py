@@ -250,6 +250,8 @@ class PartFetcher:
         part.halt.check()
         transfer = part.transfer
         whole = transfer.mode == "whole" or (part.position == 0 and part.stop == transfer.size)
+        if not whole and part.position >= part.stop:
+            return  # what was left was given to another part
         want = None if whole else ByteRange(part.position, part.stop)
         if whole:
             part.position = 0
@@ -316,8 +318,7 @@ class PartFetcher:
         buffer = self._buffer()
         claimed, claimed_at = part.position, self._clock()
         try:
-            while part.position < part.stop and not part.leave:
-                want = min(self._read_size(part), part.stop - part.position)
+            while not part.leave and (want := part.next_read(self._read_size(part))):
                 began = self._clock()
                 with self._calling(part):
                     got = body.readinto(buffer[:want])

@@ -1173,7 +1173,7 @@ class Scheduler:
         with self._lock:
             transfer.mode = "whole"
             transfer.pending.clear()
-            part.stop = transfer.size
+            part.take_all_to(transfer.size)
             others = [each for each in transfer.parts if each is not part]
         for each in others:
             each.halt.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Literal
 
 from hf_haul.errors import HaulError
@@ -32,6 +33,9 @@ class Part:
     The worker advances ``position``; the scheduler may lower ``stop`` at any time, to give the upper half to
     somebody else, and may ask the worker to ``leave`` at its next read.
 
+    Locking: ``_lock`` makes one of looking how far the worker is and moving ``stop``, so that what a read under way will
+    bring is never given away. It is held for a moment, and is taken last.
+
     Attributes:
         start: First byte.
         stop: End, exclusive.
@@ -53,9 +57,9 @@ class Part:
     """
 
     __slots__ = (
-        "abandoned", "abandonments", "busy_since", "doubts", "halt", "leave", "leave_asked_at", "meter", "position",
-        "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop", "transfer", "trickle",
-        "unanswered", "yields",
+        "_lock", "_reads_to", "abandoned", "abandonments", "busy_since", "doubts", "halt", "leave", "leave_asked_at", "meter",
+        "position", "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop", "transfer",
+        "trickle", "unanswered", "yields",
     )  # fmt: skip
 
     def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
@@ -63,6 +67,8 @@ class Part:
         self.start = span.start
         self.stop = span.stop
         self.position = span.start
+        self._reads_to = span.start  # where the read under way ends
+        self._lock = threading.Lock()
         self.halt = Halt()
         self.leave = False
         self.leave_asked_at = 0.0
@@ -80,6 +86,33 @@ class Part:
         self.abandonments = 0
         self.unanswered = 0
         self.trickle = Trickle()
+
+    def next_read(self, most: int) -> int:
+        """For its worker: how many bytes to read next, which nobody else is given any more; 0 at the end.
+
+        Args:
+            most: Bytes of one read.
+        """
+        with self._lock:
+            size = min(most, self.stop - self.position)
+            self._reads_to = self.position + size
+            return size
+
+    def give_upper_half(self) -> ByteRange | None:
+        """Give away the upper half of what no read is under way for; ``None`` if that is too little to share."""
+        with self._lock:
+            low = max(self.position, self._reads_to)
+            middle = low + (self.stop - low + 1) // 2
+            if middle >= self.stop:
+                return None
+            upper = ByteRange(middle, self.stop)
+            self.stop = middle
+            return upper
+
+    def take_all_to(self, stop: int) -> None:
+        """Have it go on to ``stop``: the rest comes over its connection anyway."""
+        with self._lock:
+            self.stop = stop
 
     def begin_call(self, now: float) -> None:
         """Note that the worker is about to wait for the network."""
@@ -194,11 +227,12 @@ class Transfer:
         self.parts.append(part)
         return part
 
-    def split(self, part: Part, now: float) -> Part:
-        """Give the upper half of what is left of ``part`` to a new part."""
-        middle = part.position + (part.remaining + 1) // 2
-        upper = Part(self, ByteRange(middle, part.stop), now=now)
-        part.stop = middle
+    def split(self, part: Part, now: float) -> Part | None:
+        """Give the upper half of what is left of ``part`` to a new part; ``None`` if its worker was quicker."""
+        span = part.give_upper_half()
+        if span is None:
+            return None
+        upper = Part(self, span, now=now)
         self.parts.append(upper)
         return upper
 

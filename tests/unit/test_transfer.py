@@ -1,0 +1,143 @@
+"""A file on its way: parts that are shared while their workers go on."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+from tests.support.transport import FakeSource, MemoryDestination, request
+
+from hf_haul.config import KiB, Settings
+from hf_haul.errors import ConnectionFailedError
+from hf_haul.fetch import PartFetcher
+from hf_haul.limiter import BandwidthLimiter
+from hf_haul.metrics import DownloadMetrics, SourceHistory
+from hf_haul.ranges import ByteRange
+from hf_haul.staging import claim
+from hf_haul.task import DownloadTask
+from hf_haul.transfer import Part, Transfer
+
+BOUND = 10.0
+READ = 16 * KiB
+DATA = random.Random(5).randbytes(16 * READ)
+
+
+class Bench:
+    """A file, and a worker's fetcher that tells of each read before it knows how much to read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = FakeSource(DATA)
+        destination = MemoryDestination(folder, "a.bin")
+        wanted = request(destination, self.source)
+        task = DownloadTask("org/m", "a.bin", wanted.remote.url, destination.path, size=len(DATA))
+        self.transfer = Transfer(task, wanted, self.source, DownloadMetrics())
+        self.staged = self.transfer.staged = claim(folder, "a.bin", len(DATA))
+        self.transfer.pending = [ByteRange(READ, len(DATA))]
+        self.part = self.transfer.take(len(DATA), 0.0)
+        self.fetcher = PartFetcher(
+            Settings(chunk_size=READ, min_chunk_size=READ, first_retry_wait=0.0),
+            BandwidthLimiter(None),
+            SourceHistory(),
+            on_bytes=lambda part, nbytes: None,
+            on_retry=lambda part, error: None,
+            on_rest=lambda part: None,
+            on_whole_file=lambda part: None,
+            on_limited=lambda part, seconds: None,
+        )
+
+    def written(self, span: ByteRange) -> bool:
+        buffer = bytearray(len(span))
+        self.staged.read_into(span.start, memoryview(buffer))
+        return bytes(buffer) == DATA[span.start : span.stop]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_a_part_that_is_split_while_its_worker_passes_the_middle_ends_where_the_other_begins(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker goes on while the scheduler is between its look at the part and the end of the split."""
+    part = bench.part
+    asked, go_on, passed, split_done = (threading.Event() for _ in range(4))
+    read_size = bench.fetcher._read_size
+
+    def slow_read_size(each: Part) -> int:
+        if each.position == 4 * READ:  # the scheduler looks at it here
+            asked.set()
+            assert go_on.wait(BOUND)
+        elif each.position >= 11 * READ and each.stop > 11 * READ:  # past the middle of 4 to 16
+            passed.set()
+            assert split_done.wait(BOUND)
+        return read_size(each)
+
+    monkeypatch.setattr(bench.fetcher, "_read_size", slow_read_size)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            bench.fetcher.fetch(part)
+        except BaseException as error:
+            errors.append(error)
+        passed.set()
+
+    worker = threading.Thread(target=work)
+    make = Part.__init__
+
+    def slow_make(self: Part, transfer: Transfer, span: ByteRange, *, now: float) -> None:
+        go_on.set()
+        assert passed.wait(BOUND)
+        make(self, transfer, span, now=now)
+
+    monkeypatch.setattr(Part, "__init__", slow_make)
+    worker.start()
+    assert asked.wait(BOUND)
+    upper = bench.transfer.split(part, 0.0)
+    split_done.set()
+    worker.join(BOUND)
+    assert not worker.is_alive()
+    assert errors == []
+    assert upper is not None
+    assert part.position == part.stop == upper.start
+    assert upper.stop == len(DATA)
+    assert bench.source.log == [ByteRange(READ, len(DATA))]
+    assert bench.written(ByteRange(READ, part.stop))
+
+
+def test_what_a_read_under_way_will_bring_is_not_given_away(bench: Bench) -> None:
+    part = bench.part
+    part.position = 10 * READ
+    assert part.next_read(5 * READ) == 5 * READ
+    upper = bench.transfer.split(part, 0.0)
+    assert upper is not None
+    assert (part.stop, upper.start, upper.stop) == (15 * READ + READ // 2, 15 * READ + READ // 2, 16 * READ)
+    part.position = 15 * READ
+    assert part.next_read(5 * READ) == READ // 2
+    assert bench.transfer.split(part, 0.0) is None
+    assert bench.transfer.parts == [part, upper]
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_a_rest_can_be_split_to_the_last_byte(bench: Bench, left: int) -> None:
+    part = bench.part
+    part.position = part.stop - left
+    part.next_read(0)
+    upper = bench.transfer.split(part, 0.0)
+    if left < 2:
+        assert upper is None
+        assert part.remaining == left
+    else:
+        assert upper is not None
+        assert (part.remaining, upper.remaining) == ((left + 1) // 2, left // 2)
+
+
+def test_a_part_whose_rest_was_given_away_before_it_is_tried_again_is_done(bench: Bench) -> None:
+    part = bench.part
+    bench.source.faults = [ConnectionFailedError("reset by peer")]
+    bench.source.on_open = lambda _want: part.take_all_to(part.position)
+    bench.fetcher.fetch(part)
+    assert len(bench.source.log) == 1
