@@ -268,6 +268,7 @@ def _download(
             trusted_origins=hub.trusted_origins(url_to_download),
             xet_hash=None if xet_file_data is None else xet_file_data.file_hash,
             announced_by="huggingface_hub",
+            digest_is_etag=True,
         ),
         destination=HandedOverDestination(destination_path, incomplete_path),
         fresh=force_download,
@@ -275,4 +276,4 @@ def _download(
     make_bars = bars_of_one_file(tqdm_class, filename, expected_size)
     errors = options.download([request], filename, make_bars)
     if errors:
-        raise_all([(path, hub.explain(error, url_to_download)) for path, error in errors])
+        raise_all([(path, hub.explain(error, url_to_download, filename)) for path, error in errors])

@@ -766,6 +766,7 @@ class FileMetadata:
         size: Bytes, or ``None`` if the server did not say.
         xet_hash: The Xet hash, where there is one.
         location: Where a download would be redirected to, if asked just now.
+        listed: Whether the etag is the digest that a listing tells, and not one of an answer's headers.
     """
 
     commit: str
@@ -773,6 +774,7 @@ class FileMetadata:
     size: int | None
     xet_hash: str | None = None
     location: str | None = field(default=None, repr=False)  # it may be signed
+    listed: bool = field(default=False, compare=False)
 
 
 class _cached_property(Generic[T]):  # noqa: N801  used like functools' own
@@ -1126,7 +1128,33 @@ class Repository:
             location=metadata.location,
             network=client_network(),
             announced_by=self.base,
+            digest_is_etag=not metadata.listed,
+            confirm=None if metadata.listed or self.is_hub else self._confirming(path, metadata.commit),
         )
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether this is the Hub itself, whose etags are what they look like."""
+        try:
+            return origin_of(self.base) in {origin_of(each) for each in _HUB_ENDPOINTS}
+        except InvalidUrlError:
+            return False
+
+    def _confirming(self, path: str, commit: str) -> Callable[[], Digest | None]:
+        """What asks for a file's digest, once, where its etag is not that of its bytes."""
+
+        @lru_cache(maxsize=1)
+        def confirm() -> Digest | None:
+            try:
+                entry = _once(lambda: self._told_of([path], commit)).get(path)
+            except _NO_LISTING as error:
+                if is_transient(error):
+                    raise
+                logger.debug("No listing to tell the digest of %s: %s", path, error)
+                return None
+            return None if entry is None else entry.digest
+
+        return confirm
 
     def explain(self, path: str, commit: str, error: BaseException) -> BaseException:
         """The error that huggingface_hub raises for what a server said when it refused a file.
@@ -1139,27 +1167,35 @@ class Repository:
         Returns:
             huggingface_hub's error, or ``error`` itself if it is about anything but a refusal.
         """
-        return explain(error, self.url(path, commit))
+        return explain(error, self.url(path, commit), path)
 
 
-def explain(error: BaseException, url: str) -> BaseException:
+def explain(error: BaseException, url: str, path: str = "") -> BaseException:
     """The error that huggingface_hub raises for what a server said when it refused ``url``.
+
+    Args:
+        error: What the engine raised.
+        url: What was asked for.
+        path: The file's name, which a storage does not know, and so says nothing of it.
 
     Returns:
         huggingface_hub's error, or ``error`` itself if it is about anything but a refusal.
     """
     if not isinstance(error, HttpStatusError):
         return error
-    kept = {k: v for k, v in error.headers.items() if k.lower() not in _ABOUT_THE_BODY}
+    kept = [
+        (name.encode("latin-1", "replace"), value.encode("latin-1", "replace"))
+        for name, value in error.headers.items()
+        if name.lower() not in _ABOUT_THE_BODY
+    ]
     response = _http.Response(
-        error.status,
-        headers=kept,
-        content=error.body,
-        request=_http.Request("GET", error.url or url),
+        error.status, headers=kept, content=error.body, request=_http.Request("GET", error.url or url)
     )
     try:
         _raise_for_status(response)
     except HfHubHTTPError as explained:
+        if path not in str(explained) and quote(path) not in str(explained):
+            explained.append_to_message(f"\nThe file is {path!r}.")
         return explained
     return error
 
@@ -1170,7 +1206,9 @@ def metadata_from_listing(commit: str, entry: ListedFile) -> FileMetadata | None
     if digest is None:
         return None
     size = _credible_size(entry.bytes, digest.value)
-    return FileMetadata(commit=commit, etag=digest.value, size=size, xet_hash=entry.valid_xet_hash)
+    return FileMetadata(
+        commit=commit, etag=digest.value, size=size, xet_hash=entry.valid_xet_hash, listed=True
+    )
 
 
 def _credible_size(size: int | None, etag: str) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import threading
@@ -32,6 +31,7 @@ from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.retry import Doubts, Trickle, is_retryable, retrying, stall_hint
 from hf_haul.urls import source_of
+from hf_haul.verify import bears_out, new_hash
 
 __all__ = ["Checksum", "RangeSource", "learn_size"]
 
@@ -51,17 +51,15 @@ class Checksum:
 
     def __init__(self, remote: RemoteFile) -> None:
         self._remote = remote
-        self._hash: hashlib._Hash | None = None
-        if remote.digest is not None:
-            if remote.digest.algorithm == "sha256":
-                self._hash = hashlib.sha256()
-            else:  # git's object id covers a header
-                self._hash = hashlib.sha1(b"blob %d\0" % (remote.size or 0), usedforsecurity=False)
+        algorithms: tuple[str, ...] = () if remote.digest is None else (remote.digest.algorithm,)
+        if algorithms and remote.digest_is_etag:
+            algorithms = ("sha256", "git-sha1", "sha1")
+        self._hashes = {each: new_hash(each, remote.size or 0) for each in algorithms}
 
     def update(self, data: bytes | memoryview) -> None:
         """Go on with the next bytes."""
-        if self._hash is not None:
-            self._hash.update(data)
+        for each in self._hashes.values():
+            each.update(data)
 
     def check(self) -> None:
         """Compare.
@@ -70,8 +68,13 @@ class Checksum:
             IntegrityError: The bytes are not the file's.
         """
         digest = self._remote.digest
-        if self._hash is not None and digest is not None and self._hash.hexdigest() != digest.value:
-            raise IntegrityError(self._remote.path, digest.value, self._hash.hexdigest())
+        if digest is None:
+            return
+        actual = self._hashes[digest.algorithm].hexdigest()
+        if actual != digest.value and not bears_out(
+            self._remote, lambda algorithm: self._hashes[algorithm].hexdigest()
+        ):
+            raise IntegrityError(self._remote.path, digest.value, actual)
 
 
 def learn_size(
@@ -281,6 +284,7 @@ class RangeSource:
             on_retry=lambda _error, _seconds: None,
             clock=self._clock,
             patience=lambda: watched.halt.patience,
+            subject=self.remote.path,
         )(attempt)
 
     def _attempt(self, fill: _Fill, watched: Watched, *, fresh: bool) -> None:

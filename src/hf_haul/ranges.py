@@ -6,8 +6,12 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["ByteRange", "ContentRange", "RangeSet", "parse_content_range"]
+__all__ = ["ByteRange", "ContentRange", "RangeSet", "parse_content_range", "parse_length"]
+
+#: Eighteen digits are more than any file has bytes, and fewer than would need care anywhere.
+_DIGITS: Final = r"[0-9]{1,18}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,7 +47,14 @@ class ContentRange:
     total: int | None
 
 
-_CONTENT_RANGE = re.compile(r"\s*bytes\s+(?:(\d+)\s*-\s*(\d+)|\*)\s*/\s*(\d+|\*)\s*", re.IGNORECASE)
+_CONTENT_RANGE: Final = re.compile(
+    rf"\s*bytes\s+(?:({_DIGITS})\s*-\s*({_DIGITS})|\*)\s*/\s*({_DIGITS}|\*)\s*", re.IGNORECASE
+)
+
+
+def parse_length(value: str | None) -> int | None:
+    """Bytes, from a header that says how long something is; ``None`` if it is missing, or none that a file can have."""
+    return int(value) if value is not None and re.fullmatch(_DIGITS, value) else None
 
 
 def parse_content_range(value: str | None) -> ContentRange | None:

@@ -151,6 +151,9 @@ class RemoteFile:
         location: Where ``url`` led to a moment ago, if somebody asked already; saves asking again.
         announced_by: Who told its size, for messages.
         network: How its origin and others are reached; ``None`` for the way of whoever fetches it.
+        digest_is_etag: Whether the digest is only an etag that looks like one: 40 or 64 hex digits.
+        confirm: Asks what the digest really is, where that is so, and answers ``None`` if nobody says. ``None`` where an
+            etag of that form can be nothing else.
     """
 
     path: str
@@ -164,6 +167,8 @@ class RemoteFile:
     location: str | None = field(default=None, repr=False)  # it may be signed
     announced_by: str = field(default="", compare=False)
     network: NetworkPaths | None = field(default=None, repr=False, compare=False)
+    digest_is_etag: bool = field(default=False, compare=False)
+    confirm: Callable[[], Digest | None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.size == 0 and self.digest is not None and not self.digest.is_of_nothing:

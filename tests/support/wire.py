@@ -56,6 +56,13 @@ class Connection:
         self.requests += 1
         return head.decode("latin-1")
 
+    def body(self, length: int) -> bytes:
+        """What follows the last request's head."""
+        while len(self._buffer) < length and (data := self.sock.recv(65536)):
+            self._buffer += data
+        found, self._buffer = self._buffer[:length], self._buffer[length:]
+        return found
+
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from hf_haul.ranges import ByteRange, ContentRange, RangeSet, parse_content_range
+from hf_haul.ranges import ByteRange, ContentRange, RangeSet, parse_content_range, parse_length
 
 SIZE = 6
 SPANS = list(itertools.combinations_with_replacement(range(SIZE + 1), 2))
@@ -142,3 +142,21 @@ def test_a_content_range_is_read_or_refused(value: str | None, meaning: ContentR
 def test_every_range_survives_the_way_to_the_header_and_back(span: ByteRange) -> None:
     said = span.header.replace("=", " ") + f"/{SIZE}"
     assert parse_content_range(said) == ContentRange(span, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("value", "length"),
+    [
+        ("0", 0), ("300000", 300_000), ("9" * 18, 10**18 - 1),
+        (None, None), ("", None), ("-1", None), ("1.5", None), ("1e3", None), (" 5", None), ("5, 5", None),
+        ("9" * 19, None), ("9" * 5000, None), ("\u0665", None), ("\xb2", None),
+    ],
+    ids=lambda each: repr(each)[:12],
+)  # fmt: skip
+def test_a_length_is_what_a_file_can_have(value: str | None, length: int | None) -> None:
+    assert parse_length(value) == length
+
+
+@pytest.mark.parametrize("where", ["bytes {}-9/10", "bytes 0-{}/10", "bytes 0-9/{}", "bytes */{}"])
+def test_a_range_of_thousands_of_digits_is_none(where: str) -> None:
+    assert parse_content_range(where.format("9" * 5000)) is None

@@ -13,6 +13,10 @@ __all__ = ["Answer", "parse_headers"]
 #: http.client's own limits.
 _MAX_LINE: Final = 65536
 _MAX_LINES: Final = 100
+#: Interim answers before the one that counts.
+_MAX_INTERIM: Final = 100
+#: 100 is for the standard class; after 101 the connection would speak another protocol.
+_NOT_INTERIM: Final = frozenset({100, 101})
 #: A line as servers send it: a token, a colon, a value. Anything else is the mail parser's business.
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)\r?\n")
 
@@ -60,7 +64,7 @@ def parse_headers(
 
 
 class Answer(http.client.HTTPResponse):
-    """An answer whose headers are parsed by :func:`parse_headers`."""
+    """An answer whose headers are parsed by :func:`parse_headers`; others may come before it (103 Early Hints)."""
 
     # The standard one, line for line, with another ``parse_headers`` among its globals: it has no other hook, and a
     # copy would miss what future versions mend in it. Should it ever stop looking that name up, it is simply itself.
@@ -69,3 +73,13 @@ class Answer(http.client.HTTPResponse):
         {**vars(http.client), "parse_headers": parse_headers},
         "begin",
     )
+
+    def _read_status(self) -> tuple[Any, int, str]:
+        """The status line; those of interim answers are passed over, which the standard class does for 100 only."""
+        read: Any = super()._read_status  # type: ignore[misc]  # what begin calls
+        for _ in range(_MAX_INTERIM):
+            version, status, reason = read()
+            if status // 100 != 1 or status in _NOT_INTERIM:
+                return version, status, reason
+            parse_headers(self.fp)
+        raise http.client.HTTPException(f"more than {_MAX_INTERIM} interim answers")

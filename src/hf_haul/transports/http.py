@@ -21,10 +21,11 @@ from hf_haul.errors import (
     TransferError,
 )
 from hf_haul.halt import Halt
-from hf_haul.ranges import ByteRange, parse_content_range
+from hf_haul.ranges import ByteRange, parse_content_range, parse_length
 from hf_haul.task import RemoteFile
 from hf_haul.transports.pacing import Pace
 from hf_haul.transports.pool import ConnectionPool, PooledResponse
+from hf_haul.transports.response import DECODABLE
 from hf_haul.urls import HttpUrl, join_url, parse_url, quote_header, redact
 
 __all__ = ["HttpBody", "HttpSource", "link_lifetime", "normalize_etag"]
@@ -73,16 +74,20 @@ def link_lifetime(url: str, now: Callable[[], float] = time.time) -> float | Non
     query = {
         key.lower(): values[-1] for key, values in parse_qs(url.partition("?")[2].partition("#")[0]).items()
     }
-    for vendor in ("amz", "goog"):
-        signed, lifetime = query.get(f"x-{vendor}-date"), query.get(f"x-{vendor}-expires", "")
-        if signed and re.fullmatch(r"\d{8}T\d{6}Z", signed) and lifetime.isdecimal():
-            at = datetime.strptime(signed, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
-            return at.timestamp() + int(lifetime) - now()
-    if re.fullmatch(r"\d{9,11}", query.get("expires", "")):
-        return int(query["expires"]) - now()
     try:
+        for vendor in ("amz", "goog"):
+            signed, lifetime = query.get(f"x-{vendor}-date"), query.get(f"x-{vendor}-expires", "")
+            if (
+                signed
+                and re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", signed)
+                and re.fullmatch("[0-9]{1,9}", lifetime)
+            ):
+                at = datetime.strptime(signed, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+                return at.timestamp() + int(lifetime) - now()
+        if re.fullmatch(r"[0-9]{9,11}", query.get("expires", "")):
+            return int(query["expires"]) - now()
         return datetime.fromisoformat(query["se"].replace("Z", "+00:00")).timestamp() - now()
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):  # none, or no date
         return None
 
 
@@ -151,7 +156,15 @@ class HttpSource:
                 logger.debug("%s: where it was said to be is %s", remote.path, error)
 
     def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> HttpBody:
-        """Ask for a range; see :class:`hf_haul.transports.base.Transport`."""
+        """Ask for a range; see :class:`hf_haul.transports.base.Transport`. Every error names the file."""
+        try:
+            return self._open(want, halt, fresh=fresh)
+        except TransferError as error:
+            if self.remote.path not in str(error):
+                error.args = (f"{self.remote.path}: {error}", *error.args[1:])
+            raise
+
+    def _open(self, want: ByteRange | None, halt: Halt, *, fresh: bool) -> HttpBody:
         target = self._wait_for_target(halt)
         if target is not None:
             response = self._get(target, want, halt, fresh=fresh)
@@ -295,8 +308,9 @@ class HttpSource:
             headers["Range"] = want.header
         self._patience += self._pace.wait(origin, halt)
         logger.debug("GET %s%s %s", url.source, url.path, headers.get("Range", ""))
+        # Whatever is encoded is undone: some do it unasked, and what a refusal says of its reason is to be read.
         response = self._pool.open(
-            str(url), headers, halt, fresh=fresh, decode=decode, network=self.remote.network
+            str(url), headers, halt, fresh=fresh, decode=True, network=self.remote.network
         )
         if response.status in _BUSY:
             told = self._pace.told(origin, response.status, response.headers)
@@ -324,11 +338,13 @@ class HttpSource:
 
     def _check_linked(self, headers: Mapping[str, str]) -> None:
         """Compare what a Hub's redirect says of the file with what we expect."""
-        etag, size = normalize_etag(headers.get("X-Linked-Etag")), headers.get("X-Linked-Size", "")
+        etag, size = normalize_etag(headers.get("X-Linked-Etag")), parse_length(headers.get("X-Linked-Size"))
         if etag and self.remote.etag and etag != self.remote.etag and _same_kind(etag, self.remote):
             raise SourceChangedError(f"{self.remote.path}: etag is {etag}, expected {self.remote.etag}")
-        if size.isdecimal() and self.remote.size is not None and int(size) != self.remote.size:
-            raise SourceChangedError(f"{self.remote.path}: size is {size}, {self._expected_size}")
+        if size is not None and self.remote.size is not None and size != self.remote.size:
+            raise SourceChangedError(
+                f"{self.remote.path}: {redact(self.remote.url)} says it has {size} bytes, {self._expected_size}"
+            )
 
     @property
     def _expected_size(self) -> str:
@@ -356,11 +372,11 @@ class HttpSource:
         if want is not None and want.start > 0:
             # Written at want.start, it would put the head of the file in its middle.
             raise RangeRefusedError(f"{redact(response.url)} sent the whole file instead of {want.header}")
-        encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-        if encoded and not self._compress:
-            raise RangeRefusedError(f"{redact(response.url)} sent an encoded body that was not asked for")
-        length = response.headers.get("Content-Length", "")
-        total = int(length) if length.isdecimal() and not encoded else None
+        length = parse_length(response.headers.get("Content-Length"))
+        encoding = self._encoding(response, length, self.remote.size)
+        if encoding is not None and not self._compress:
+            self._require_decodable(response, encoding)
+        total = length if encoding is None else None
         self._check_same(response, total)
         size = self.remote.size if total is None else total
         return HttpBody(response, None if size is None else ByteRange(0, size), total)
@@ -376,9 +392,35 @@ class HttpSource:
             raise RangeRefusedError(
                 f"{redact(response.url)} sent {got.range.header} instead of {want.header}"
             )
-        if response.headers.get("Content-Encoding", "identity") != "identity":
+        length = parse_length(response.headers.get("Content-Length"))
+        expected_length = len(got.range) if got.total == self.remote.size else None
+        if self._encoding(response, length, expected_length) is not None:
             raise RangeRefusedError(f"{redact(response.url)} encoded a range")
         return HttpBody(response, got.range, got.total)
+
+    @staticmethod
+    def _encoding(response: PooledResponse, length: int | None, expected: int | None) -> str | None:
+        """How a body was encoded; ``None`` if its bytes are the file's as they come.
+
+        A storage that keeps a file encoded says so of its very bytes: they are then as many as they must be.
+        """
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        if encoding in {"", "identity"}:
+            return None
+        if expected is not None and length == expected:
+            response.leave_encoded()
+            return None
+        return encoding
+
+    def _require_decodable(self, response: PooledResponse, encoding: str) -> None:
+        """Refuse an encoding that was not asked for, unless it can be undone and the bytes can then be checked."""
+        said = f"{redact(response.url)} sent a body encoded as {encoding!r}, which was not asked for"
+        if encoding not in DECODABLE:
+            raise RangeRefusedError(f"{said} and cannot be undone. Ask another mirror, or past the proxy.")
+        if self.remote.digest is None and self.remote.size is None:
+            raise RangeRefusedError(
+                f"{said}, and nothing is known to check it by: give its digest or its size (hf-haul get --sha256)."
+            )
 
     def _refused_range(self, response: PooledResponse) -> None:
         said = parse_content_range(response.headers.get("Content-Range"))

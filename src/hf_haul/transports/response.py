@@ -19,7 +19,10 @@ from hf_haul.transports.receiving import DirectReader
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-__all__ = ["PooledResponse"]
+__all__ = ["DECODABLE", "PooledResponse"]
+
+#: What can be undone while a body is read.
+DECODABLE: Final = frozenset({"gzip", "x-gzip", "deflate"})
 
 #: A rest of a body up to this size is read to keep its connection; beyond it a new connection is cheaper.
 _WORTH_DRAINING: Final = 64 << 10
@@ -70,11 +73,20 @@ class PooledResponse:
         self._options = options
         self._finish_with = finish_with
         self._done = False
-        self._decode = decode and "Content-Encoding" in raw.headers
+        self._decode = decode and raw.headers.get("Content-Encoding", "").strip().lower() not in {
+            "",
+            "identity",
+        }
         self._direct = None if self._decode or self.length is None else DirectReader.of(raw)
         call.enter("receiving")
         if self.length == 0:
             self._finish(failed=False)
+
+    def leave_encoded(self) -> None:
+        """Take the bytes as they come, whatever ``Content-Encoding`` says of them; only before the first is read."""
+        if self._decode and not self._done:
+            self._decode = False
+            self._direct = None if self.length is None else DirectReader.of(self._raw)
 
     def readinto(self, buffer: memoryview) -> int:
         """Read into the start of ``buffer``: all of it, or what came within a moment.

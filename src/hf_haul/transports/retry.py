@@ -245,9 +245,10 @@ def retrying(
         asked = f" (and {budget.told:.0f} s that the server asked for)" if budget.told >= 1.0 else ""
         if budget.is_late:
             asked += "; HF_HAUL_GIVE_UP_AFTER sets how long is tried"
+        what = str(error).removeprefix(f"{subject}: ")
         raise RetriesExhaustedError(
             f"{subject + ': ' if subject else ''}gave up after {state.attempt_number} attempts, the last {budget.failures} of them "
-            f"and {max(0.0, budget.seconds):.0f} s without a new byte{asked}; the last error: {error}",
+            f"and {max(0.0, budget.seconds):.0f} s without a new byte{asked}; the last error: {what}",
             retry_after=error.retry_after,
         ) from error
 

@@ -89,6 +89,30 @@ def test_an_answer_is_begun_with_our_parser(monkeypatch: pytest.MonkeyPatch) -> 
         answer.close()
 
 
+@pytest.mark.parametrize("interim", [b"103 Early Hints", b"102 Processing", b"100 Continue", b"199 "])
+@pytest.mark.parametrize("times", [1, 3])
+def test_interim_answers_are_passed_over(interim: bytes, times: int) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        far.sendall((b"HTTP/1.1 " + interim + b"\r\nLink: </a.css>\r\nX: z\r\n\r\n") * times)
+        far.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        answer = Answer(near, method="GET")
+        answer.begin()
+        assert (answer.status, answer.headers.items()) == (200, [("Content-Length", "2")])
+        assert answer.read() == b"ok"
+        answer.close()
+
+
+def test_interim_answers_without_end_are_an_error() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        far.sendall(b"HTTP/1.1 103 X\r\n\r\n" * 200)
+        answer = Answer(near, method="GET")
+        with pytest.raises(http.client.HTTPException, match="more than 100 interim answers"):
+            answer.begin()
+        answer.close()
+
+
 def test_a_chunked_answer_with_folded_headers_is_read_as_ever() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(10)

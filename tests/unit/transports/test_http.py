@@ -12,7 +12,7 @@ from hf_haul.errors import InvalidUrlError, TransferError
 from hf_haul.halt import Halt
 from hf_haul.ranges import ByteRange
 from hf_haul.task import RemoteFile
-from hf_haul.transports.http import HttpSource
+from hf_haul.transports.http import HttpSource, link_lifetime
 from hf_haul.transports.pacing import Pace
 
 HUB = "https://hub.test/org/m/resolve/main/a.bin"
@@ -197,3 +197,28 @@ def test_a_location_known_before_is_judged_as_a_redirect() -> None:
 )
 def test_a_location_that_could_be_read_in_two_ways_is_asked_for_again(location: str) -> None:
     assert [url for url, _ in follow(location=location).asked] == [HUB]
+
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("query", "seconds"),
+    [
+        pytest.param("X-Amz-Date=20270115T080000Z&X-Amz-Expires=60", 60.0, id="aws"),
+        pytest.param("x-goog-date=20270115T080000Z&x-goog-expires=60", 60.0, id="google"),
+        pytest.param("Expires=1800000060", 60.0, id="cloudfront"),
+        pytest.param("se=2027-01-15T08%3A01%3A00Z", 60.0, id="azure"),
+        pytest.param("", None, id="none"),
+        pytest.param("X-Amz-Date=99999999T999999Z&X-Amz-Expires=60", None, id="no date"),
+        pytest.param("X-Amz-Date=20270115T080000Z&X-Amz-Expires=" + "9" * 5000, None, id="5000 digits"),
+        pytest.param("X-Amz-Date=20270115T080000Z&X-Amz-Expires=%D9%A3", None, id="digits of another script"),
+        pytest.param("Expires=" + "9" * 5000, None, id="5000 digits of a moment"),
+        pytest.param("se=tomorrow", None, id="no moment"),
+        pytest.param("&".join("a=1" for _ in range(5000)), None, id="many words"),
+    ],
+)
+def test_a_link_lives_for_as_long_as_its_query_says_if_that_can_be_read(
+    query: str, seconds: float | None
+) -> None:
+    assert link_lifetime(f"https://cdn.test/a?{query}", lambda: NOW) == seconds
