@@ -704,7 +704,10 @@ class HubApi(HfApi):
         if options.get("timeout") is None:  # for ever
             options["timeout"] = patient_timeout()
         with asking(self.endpoint), _understanding(f"{self.endpoint}/{repo_id}"):
-            return super().repo_info(repo_id, **options)
+            info = super().repo_info(repo_id, **options)
+            if not isinstance(info.sha, str | None):
+                raise TypeError(f"its commit is {reprlib.repr(info.sha)}")
+            return info
 
     def get_paths_info(
         self,
@@ -896,8 +899,6 @@ class Repository:
             )
             with _understanding(f"{self.base}/{self.repo_id}"):
                 assert info.sha is not None, "Repo info returned from server must have a revision sha."
-                if not isinstance(info.sha, str):
-                    raise TypeError(f"its commit is {reprlib.repr(info.sha)}")
                 return RevisionInfo(require_safe_commit(info.sha), _siblings(info))
 
         what = f"{self.base}/{self.repo_id}"

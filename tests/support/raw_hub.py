@@ -33,6 +33,7 @@ class RawAnswer:
         body: The bytes; of a HEAD only their number is sent.
         before: Sent before the status line.
         raw: Sent instead of everything, if given.
+        close: Whether the connection is closed behind it.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class RawAnswer:
     body: bytes
     before: bytes = b""
     raw: bytes | None = None
+    close: bool = False
 
     def set(self, name: str, value: str | None) -> None:
         """Give a header another value, or leave it out."""
@@ -141,7 +143,7 @@ class RawHub:
             if method == "GET" and answer.kind in {"resolve", "cdn"}:
                 self._sent.append(len(answer.body))
             connection.send(answer.encode())
-            if answer.raw is not None:
+            if answer.raw is not None or answer.close:
                 connection.sock.close()
                 return
 

@@ -7,7 +7,16 @@ from typing import Any
 
 from huggingface_hub import RepoFile, RepoFolder, constants
 
-from hf_haul.hub import HubApi, SamePageError, ask_patiently, entry_of, is_commit, tree_pages, tree_url
+from hf_haul.hub import (
+    BadAnswerError,
+    HubApi,
+    SamePageError,
+    ask_patiently,
+    entry_of,
+    is_commit,
+    tree_pages,
+    tree_url,
+)
 
 __all__ = ["PinnedApi", "pin_of"]
 
@@ -87,7 +96,10 @@ class PinnedApi(HubApi):
             self.repo_info(
                 repo_id, repo_type=repo_type, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
             )
-        return self.commits[pin]
+        try:
+            return self.commits[pin]
+        except KeyError as error:
+            raise BadAnswerError(f"{self.endpoint}/{repo_id}, which names no commit,", error) from None
 
     def _pinned(self, repo_id: str, options: dict[str, Any]) -> dict[str, Any]:
         revision = options.get("revision") or constants.DEFAULT_REVISION

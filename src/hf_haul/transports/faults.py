@@ -18,7 +18,7 @@ from hf_haul.transports.dialing import DialTimeoutError
 from hf_haul.transports.network import NetworkOptions
 from hf_haul.transports.places import NoPlaceError
 
-__all__ = ["FOREIGN", "is_stale", "raise_translated"]
+__all__ = ["FOREIGN", "FOREIGN_IN_BODY", "is_stale", "raise_translated"]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -102,6 +102,8 @@ def raise_translated(error: BaseException, call: Call, options: NetworkOptions) 
 
 
 FOREIGN: Final = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)
+#: The same while a body is read: a chunk of minus five bytes is a ValueError to ``http.client``.
+FOREIGN_IN_BODY: Final = (*FOREIGN, ValueError, ArithmeticError)
 
 
 def is_stale(error: BaseException) -> bool:

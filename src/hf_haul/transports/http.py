@@ -396,6 +396,11 @@ class HttpSource:
         expected_length = len(got.range) if got.total == self.remote.size else None
         if self._encoding(response, length, expected_length) is not None:
             raise RangeRefusedError(f"{redact(response.url)} encoded a range")
+        if length is not None and length != len(got.range):
+            # Taken as cut short, it would be asked for again for every few bytes.
+            raise RangeRefusedError(
+                f"{redact(response.url)} says that it sends {got.range.header}, but as {length} bytes"
+            )
         return HttpBody(response, got.range, got.total)
 
     @staticmethod

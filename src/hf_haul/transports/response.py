@@ -12,7 +12,7 @@ from urllib3.response import BaseHTTPResponse
 from hf_haul.errors import ConnectionFailedError, TransferError
 from hf_haul.finalizers import defer
 from hf_haul.transports.calls import Call
-from hf_haul.transports.faults import FOREIGN, raise_translated
+from hf_haul.transports.faults import FOREIGN, FOREIGN_IN_BODY, raise_translated
 from hf_haul.transports.network import NetworkOptions
 from hf_haul.transports.receiving import DirectReader
 
@@ -102,7 +102,7 @@ class PooledResponse:
             return 0
         try:
             count = self._read(buffer)
-        except FOREIGN as error:
+        except FOREIGN_IN_BODY as error:
             self._fail(error)
         if self._call.woken and not count:  # a shutdown looks like the end
             self._fail(None)
