@@ -1489,5 +1489,18 @@ def _renew_client_lock() -> None:
         _upstream_http._CLIENT_LOCK = threading.Lock()  # noqa: SLF001  nobody else makes it anew
 
 
+def _renew_bar_locks() -> None:
+    """A thread that moves a bar holds a lock of tqdm's meanwhile; the half of it that is for processes stays as it is."""
+    fresh = threading.RLock()
+    for cls in hf_tqdm.__mro__:
+        lock: Any = vars(cls).get("_lock")
+        if isinstance(lock, type(fresh)):
+            cls._lock = fresh  # type: ignore[attr-defined]  # tqdm's, as is th_lock
+        elif hasattr(type(lock), "th_lock") and hasattr(lock, "locks"):
+            type(lock).th_lock = fresh
+            lock.locks = [fresh if isinstance(each, type(fresh)) else each for each in lock.locks]
+
+
 call_before_fork(_spare_client, _release_client)
 call_after_fork(_renew_client_lock)
+call_after_fork(_renew_bar_locks)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.utils import tqdm as hf_tqdm
 from tests.support.hub import ServedRepo, hub_environment, run_python, serve_repo
 from tests.support.locks import holding, our_locks
 from tests.support.repos import random_bytes
 from tests.support.waits import until
+from tqdm import tqdm
 
 import hf_haul
 from hf_haul.filesystem import HaulFileSystem
@@ -225,3 +229,27 @@ def test_a_cache_of_fsspecs_that_a_thread_was_filling_is_not_used_in_a_child(
             with holding({"caching": file._caching}):
                 file.cache.start, file.cache.end = 3_000_000, 3_100_000  # as in the middle of a change
                 assert in_child(lambda file=file: file.read(100) == BIG[100:200])
+
+
+@pytest.mark.parametrize("cls", [tqdm, hf_tqdm])
+def test_a_child_shows_bars_whatever_bar_its_parent_was_moving(
+    cls: Any, served: ServedRepo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[hf_tqdm.__module__], "HF_HUB_DISABLE_PROGRESS_BARS", False)
+    with cls(total=1, file=io.StringIO(), disable=False):
+        lock = cls.get_lock()
+        with holding({"bars": getattr(lock, "locks", [lock])[-1]}) as held:
+            assert held == ["bars"]
+            made: list[Any] = []
+
+            def make(*args: Any, **options: Any) -> Any:
+                made.append(cls(*args, **{**options, "file": io.StringIO(), "disable": False}))
+                return made[-1]
+
+            def download() -> bool:
+                hf_haul.snapshot_download(
+                    MODEL, endpoint=served.hub.url, token=False, local_dir=tmp_path / "out", tqdm_class=make
+                )
+                return len(made) == 2 and all(bar.n == bar.total for bar in made)
+
+            assert in_child(download)
