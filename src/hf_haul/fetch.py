@@ -116,6 +116,7 @@ class PartFetcher:
         Raises:
             HaltedError: The part was halted.
             TransferError: It cannot be fetched.
+            StagedLostError: Another process has the staged file.
             OSError: The disk refuses.
         """
         descriptors.measure()
@@ -341,6 +342,7 @@ class PartFetcher:
                 if part.position - claimed >= _UNCLAIMED_BYTES or now - claimed_at >= _UNCLAIMED_SECONDS:
                     staged.record(claimed, part.position)
                     claimed, claimed_at = part.position, now
+                    staged.require_ours()
                 limited = self._limiter.wait(got, part.halt)
                 if limited:
                     self._on_limited(part, limited)

@@ -957,6 +957,8 @@ class Scheduler:
             self._done(run, transfer, transferred=True, then=then)
         elif run.queue.cancelled:
             self._give_up(run, transfer, None, then)
+        elif isinstance(transfer.failure, StagedLostError) and self._looks_elsewhere(run, transfer, then):
+            pass
         elif transfer.failure is not None or task.state.final:
             self._give_up(run, transfer, transfer.failure or task.error, then)
         elif transfer.staged is None:
@@ -1010,18 +1012,30 @@ class Scheduler:
                 self._wake_workers()
         elif isinstance(error, StagedLostError | HaltedError) and run.queue.cancelled:
             self._give_up(run, transfer, None, then)
-        elif isinstance(error, StagedLostError) and run.losses.get(transfer.task.task_id, 0) < _LOSSES:
-            # Somebody took us for dead and has the bytes; look there, or start anew.
-            lost, transfer.staged = transfer.staged, None
-            if lost is not None:
-                then.tell(run, partial(_surely, lost.close))
-            self._defer(run, transfer, 0.0)
-            run.losses[transfer.task.task_id] = run.losses.get(transfer.task.task_id, 0) + 1
+        elif isinstance(error, StagedLostError) and self._looks_elsewhere(run, transfer, then):
+            pass
         elif error is not None:
             self._give_up(run, transfer, error, then)
         else:
             self._done(run, transfer, transferred=True, then=then)
         return None
+
+    def _looks_elsewhere(self, run: QueueRun, transfer: Transfer, then: _Then) -> bool:
+        """Set a file aside whose staged file somebody took, and who has its bytes; look there, or start anew.
+
+        Returns:
+            Whether it was; after the fifth time it is a failure.
+        """
+        task_id = transfer.task.task_id
+        losses = run.losses.get(task_id, 0)
+        if losses >= _LOSSES:
+            return False
+        run.losses[task_id] = losses + 1
+        lost, transfer.staged = transfer.staged, None
+        if lost is not None:
+            then.tell(run, partial(_surely, lost.close))
+        self._defer(run, transfer, 0.0)
+        return True
 
     # ---- the end of a file: with the lock held
 

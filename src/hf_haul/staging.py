@@ -99,6 +99,9 @@ _RECORD: Final = struct.Struct("<QQI")  # start, stop, crc of both and the file'
 #: Seconds between signs of life of an owner that writes nothing.
 _BEAT_INTERVAL: Final = 15.0
 
+#: Seconds between two looks whether a file is still ours while it is written.
+_LOOK_INTERVAL: Final = 15.0
+
 #: Seconds that a living process gets to publish a complete file.
 _PUBLICATION: Final = 10.0
 #: Seconds after which a file that is still empty is nobody's: its header follows its creation at once.
@@ -195,7 +198,7 @@ class StagedFile:
         self._done = RangeSet()
         self._nonce = secrets.randbits(32)
         self._journal_end = size + _HEADER_SIZE
-        self._last_beat = time.monotonic()
+        self._last_beat = self._last_look = time.monotonic()
         self._adding = threading.Lock()
         self._journal_lock = threading.Lock()
         self._write_lock = threading.Lock()
@@ -339,6 +342,18 @@ class StagedFile:
                 self._last_beat = time.monotonic()
                 with contextlib.suppress(OSError):
                     self._touch()
+
+    def require_ours(self) -> None:
+        """Look now and then whether another process has taken the file: what is written into it then is written in vain.
+
+        Raises:
+            StagedLostError: One has, because this process was asleep, or could not be seen.
+        """
+        now = time.monotonic()
+        if now - self._last_look >= _LOOK_INTERVAL:
+            self._last_look = now
+            if not self.is_ours():
+                raise StagedLostError(f"{self.path} was taken by another process")
 
     def seal(self, *, durable: bool) -> Path:
         """Make the complete and verified file ready to be published.

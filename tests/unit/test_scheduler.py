@@ -13,6 +13,7 @@ import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request, reset_by_peer
 
 from hf_haul import scheduler as scheduler_module
+from hf_haul import staging as staging_module
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.errors import (
@@ -30,7 +31,7 @@ from hf_haul.priority import DefaultPolicy
 from hf_haul.ranges import ByteRange
 from hf_haul.run import QueueRun
 from hf_haul.scheduler import Scheduler
-from hf_haul.staging import StagedLostError, claim
+from hf_haul.staging import StagedFile, StagedLostError, claim
 from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest
 from hf_haul.transports.base import Transport
 
@@ -582,6 +583,36 @@ def test_a_staged_file_lost_to_somebody_else_is_fetched_again(
     bench.scheduler.drain()
     assert run.done.is_set()
     assert bench.destinations["a.bin"].content == DATA
+
+
+@pytest.mark.parametrize("times", [1, 5, 6])
+def test_a_staged_file_that_was_taken_is_given_up_in_the_middle_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Who slept for long, and goes on to write into a file that nobody will publish, fetches all the rest in vain."""
+    bench = Bench(tmp_path, part_size=4 * MiB)
+    taken = 0
+    real = StagedFile.require_ours
+
+    def look(self: StagedFile) -> None:
+        nonlocal taken
+        if taken < times:
+            taken += 1
+            self.path.rename(self.path.with_suffix(".theirs"))
+            monkeypatch.setattr(staging_module, "_LOOK_INTERVAL", 0.0)
+        real(self)
+
+    monkeypatch.setattr(StagedFile, "require_ours", look)
+    run = bench.submit(bench.file("a.bin", bytes(4 * MiB)))
+    for number in range(10):
+        bench.scheduler._clock = lambda number=number: 1e9 + number
+        bench.scheduler.tick()
+        bench.scheduler.drain()
+    assert run.done.is_set()
+    if times <= 5:
+        assert bench.destinations["a.bin"].content == bytes(4 * MiB)
+    else:
+        assert isinstance(only_error(run), StagedLostError)
 
 
 def test_a_destination_that_refuses_keeps_the_verified_bytes(bench: Bench) -> None:

@@ -1432,3 +1432,21 @@ def test_on_a_file_system_of_other_hosts_all_that_huggingface_hub_left_stays(
     os.utime(partial, (1, 1))
     staging.sweep_partials_of_upstream(tmp_path, {"etag": tmp_path / "etag.lock"})
     assert partial.exists()
+
+
+def test_whether_a_file_is_still_ours_is_looked_at_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(staging.time, "monotonic", clock)
+    staged = claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 400)
+    staged.path.rename(tmp_path / "theirs")
+    staged.require_ours()
+    clock.advance(16)
+    with pytest.raises(StagedLostError):
+        staged.require_ours()
+    (tmp_path / "theirs").rename(staged.path)
+    clock.advance(16)
+    staged.require_ours()
+    staged.delete()
