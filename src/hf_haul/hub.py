@@ -267,7 +267,18 @@ def trusted_origins(url: str) -> frozenset[str]:
 
 #: Headers of a request that say nothing about who asks.
 _ABOUT_NOBODY: Final = frozenset(
-    {"host", "user-agent", "accept", "accept-encoding", "connection", "range", "x-amzn-trace-id"}
+    {
+        "host",
+        "user-agent",
+        "accept",
+        "accept-encoding",
+        "connection",
+        "range",
+        "x-amzn-trace-id",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+    }
 )
 #: Hooks of huggingface_hub's client that do nothing about the network.
 _KNOWN_HOOKS: Final = frozenset({"hf_request_event_hook", "_keep_at_home"})
@@ -328,7 +339,12 @@ def asking(base: str) -> Iterator[None]:
     hooks = getattr(get_session(), "event_hooks", None)
     if isinstance(hooks, dict) and _keep_at_home not in hooks.setdefault("request", []):
         hooks["request"].append(_keep_at_home)
-    before = _origins_asked.set(trusted_origins(base))
+    home = trusted_origins(base)
+    # A mirror's http that leads to its https, as httpx has it, too.
+    better = {
+        f"https://{each[7:-3]}:443" for each in home if each.startswith("http://") and each.endswith(":80")
+    }
+    before = _origins_asked.set(home | better)
     try:
         with redacting():
             yield

@@ -363,6 +363,31 @@ def test_huggingface_hubs_client_takes_nothing_secret_elsewhere_for_us(redirecti
     assert {request.url.port for request in redirecting if "secret" in repr(request.headers.raw)} == {8080}
 
 
+def test_a_mirrors_http_may_lead_to_its_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = []
+    monkeypatch.setattr(hub, "get_session", lambda: allowed.append(hub._origins_asked.get()))
+    with hub.asking("http://mirror.test"):
+        hub.get_session()
+    assert {"http://mirror.test:80", "https://mirror.test:443"} <= allowed[-1]
+    with hub.asking("http://mirror.test:8080"):
+        hub.get_session()
+    assert not {"https://mirror.test:443", "https://mirror.test:8080"} & allowed[-1]
+
+
+def test_what_a_body_needs_stays_with_it_wherever_it_goes() -> None:
+    headers = {
+        "Content-Type": "application/json",
+        "Content-Length": "2",
+        "X-Key": "secret",
+        "Authorization": "secret",
+    }
+    request = http.Request("POST", "http://thief.test/", headers=headers, content=b"{}")
+    with hub.asking(ENDPOINT):
+        hub._keep_at_home(request)
+    assert {"content-type", "content-length"} <= set(request.headers)
+    assert "secret" not in repr(request.headers.raw)
+
+
 def test_huggingface_hubs_client_does_for_others_what_it_always_did(redirecting: list[Any]) -> None:
     Repository("org/m", endpoint=ENDPOINT).resolve("main", timeout=3)  # we have been there
     redirecting.clear()
