@@ -375,7 +375,9 @@ class _Snapshot:
                 found = self.repository.list_files(
                     commit, patient=patient or not fixed, most=self.extras.max_listing
                 )
-                if not self.dry_run and not hub.is_partial(found) and _all_safe(found):
+                # With files in it that are left out, huggingface_hub would miss them in the local_dir.
+                kept = not self.dry_run and not hub.is_partial(found) and not self._notes_in(found)
+                if kept and _all_safe(found):
                     hub.write_tree(self._tree_folder(), commit, found)
                 listing = found
             return commit, listing
@@ -600,8 +602,9 @@ def _is_current(local: LocalFolder, path: str, meta: hub.FileMetadata, halt: Hal
     if not os.path.isfile(place):
         return False
     noted = local.read_metadata(path)
-    if noted is not None:
+    if noted is not None and (noted.etag == meta.etag or noted.commit != meta.commit):
         return noted.etag == meta.etag
+    # Nothing is known, or the same commit gives the file another etag, as mirrors do.
     digest = hub.digest_from_etag(meta.etag)
     if digest is None or digest.algorithm != "sha256":
         return False
@@ -618,7 +621,8 @@ def _settle(local: LocalFolder, folder: RepoFolder, path: str, meta: hub.FileMet
     """
     try:
         noted = local.read_metadata(path)
-        if noted is not None and noted.commit == meta.commit and is_lasting(meta.commit):
+        same = noted is not None and (noted.commit, noted.etag) == (meta.commit, meta.etag)
+        if same and is_lasting(meta.commit):
             return True
         if not _is_current(local, path, meta, halt):
             cached = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)

@@ -636,6 +636,10 @@ class TestNotesOfARepository:
         assert (local / "config.json").read_bytes() == b"{}"
         assert not (local / ".Cache").exists()
         assert snapshot_download("org/forger", local_dir=local, local_files_only=True, **where) == str(local)
+        found = huggingface_hub.snapshot_download(
+            "org/forger", local_dir=local, local_files_only=True, cache_dir=where["cache_dir"]
+        )
+        assert found == str(local)
 
     def test_one_of_them_is_refused(self, where: dict[str, Any], tmp_path: Path) -> None:
         for more in ({}, {"dry_run": True}, {"local_files_only": True}):
@@ -702,3 +706,23 @@ def test_a_file_of_the_cache_whose_size_is_not_the_listed_one_is_fetched_again(
     served.hub.requests.clear()
     assert hf_hub_download("org/tiny", name, revision=served.repo.head.id, **where) == str(folder / name)
     assert kinds(served.hub) == []
+
+
+def test_a_note_of_the_same_commit_and_another_etag_is_believed_only_with_the_bytes(
+    served: ServedRepo, where: dict[str, Any], tmp_path: Path
+) -> None:
+    """Mirrors call a file otherwise than the Hub; and what calls itself the same commit need not be of one repository."""
+    local = tmp_path / "local"
+    name = "model-00001-of-00002.safetensors"
+    snapshot_download("org/tiny", local_dir=local, **where)
+    note = local / ".cache/huggingface/download" / f"{name}.metadata"
+    commit, etag, at = note.read_text().splitlines()
+    note.write_text(f"{commit}\nanother\n{at}\n")
+    served.hub.requests.clear()
+    snapshot_download("org/tiny", local_dir=local, **where)
+    assert kinds(served.hub) == ["GET info"], "its bytes are right"
+    assert note.read_text().splitlines()[:2] == [commit, etag]
+    (local / name).write_bytes(bytes((local / name).stat().st_size))
+    note.write_text(f"{commit}\nanother\n{time.time() + 60}\n")
+    snapshot_download("org/tiny", local_dir=local, **where)
+    assert digests(local) == served.contents
