@@ -16,6 +16,7 @@ import ntpath
 import os
 import posixpath
 import re
+import reprlib
 import shutil
 import stat
 import time
@@ -41,6 +42,7 @@ from hf_haul.regular_files import open_regular
 from hf_haul.task import Digest
 
 __all__ = [
+    "MOST_FOLDERS",
     "BlobDestination",
     "FileDestination",
     "HandedOverDestination",
@@ -73,6 +75,8 @@ _FILE_LIMIT: Final = 255
 _FOLDER_LIMIT: Final = 247
 #: What file systems accept for one name, less room for the suffixes of staged files.
 _NAME_LIMIT: Final = 200
+#: Folders that a file may be in, one in the other; making them goes as deep.
+MOST_FOLDERS: Final = 255
 
 #: Bytes copied in one step.
 _COPY_STEP: Final = 1 << 20
@@ -102,8 +106,10 @@ def require_safe_path(path: str) -> None:
     POSIX and Windows rules both apply on every system: what is written on one may be used on the other.
 
     Raises:
-        UnsafePathError: ``path`` is empty, absolute, on a drive or a share, has a ``..`` segment, or is no text.
+        UnsafePathError: ``path`` is empty, absolute, on a drive or a share, has a ``..`` segment, is no text, or is in more
+            folders than can be made.
     """
+    _require_few_folders(path, "filename")
     if _PLAIN_PATH.fullmatch(path):
         return
     if ".." in path.replace("\\", "/").split("/"):
@@ -123,6 +129,13 @@ def require_safe_path(path: str) -> None:
         raise UnsafePathError(f"Invalid filename {path!r}: it is not Unicode text.")
     if os.name == "nt" and ":" in path:
         raise UnsafePathError(f"Invalid filename '{path}': Windows keeps ':' for data streams.")
+
+
+def _require_few_folders(path: str, what: str) -> None:
+    if path.count("/") > MOST_FOLDERS:
+        raise UnsafePathError(
+            f"Invalid {what} {reprlib.repr(path)}: it is in more than {MOST_FOLDERS} folders."
+        )
 
 
 def is_among_notes(path: str) -> bool:
@@ -184,6 +197,7 @@ def require_safe_commit(commit: str) -> str:
     Raises:
         UnsafePathError: It is empty, or would lead elsewhere.
     """
+    _require_few_folders(commit, "commit")
     for part in commit.split("/"):
         require_safe_name(part, what=f"part of the commit {commit!r}")
     return commit

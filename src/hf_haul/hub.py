@@ -41,7 +41,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
 
-from hf_haul.cache import RepoFolder, ShareBlob, require_safe_commit
+from hf_haul.cache import MOST_FOLDERS, RepoFolder, ShareBlob, require_safe_commit
 from hf_haul.client_network import ClientNetwork
 from hf_haul.config import MiB, Settings
 from hf_haul.descriptors import descriptors
@@ -146,8 +146,6 @@ _PAGE_BYTES: Final = 256 * MiB
 _PAGE_SECONDS: Final = 300.0
 #: Bytes that are inflated at a time.
 _INFLATED: Final = MiB
-#: Folders that a file may be in, one in the other.
-_MOST_FOLDERS: Final = 255
 #: Pages in a row without an entry that are followed by another.
 _EMPTY_PAGES: Final = 100
 
@@ -645,8 +643,8 @@ def _fault_of_page(page: object) -> str | None:
 def _fault_of_entry(item: Mapping[str, Any]) -> str | None:
     if not _is_text(item["path"]):
         return "is no text"
-    if item["path"].count("/") > _MOST_FOLDERS:
-        return f"is in more than {_MOST_FOLDERS} folders"
+    if item["path"].count("/") > MOST_FOLDERS:
+        return f"is in more than {MOST_FOLDERS} folders"
     if not isinstance(item.get("type"), str):
         return "has no type"
     if item["type"] != "file":
@@ -721,8 +719,9 @@ class HubApi(HfApi):
             options["timeout"] = patient_timeout()
         with asking(self.endpoint), _understanding(f"{self.endpoint}/{repo_id}"):
             info = super().repo_info(repo_id, **options)
-            if not isinstance(info.sha, str | None):
-                raise TypeError(f"its commit is {reprlib.repr(info.sha)}")
+            sha: object = info.sha
+            if sha is not None and not (isinstance(sha, str) and _is_text(sha)):
+                raise TypeError(f"its commit is {reprlib.repr(sha)}")
             return info
 
     def get_paths_info(

@@ -332,9 +332,7 @@ class _Snapshot:
         if requests:
             errors += self._fetch(requests)
         if errors:
-            path, error = errors[0]
-            errors[0] = (path, self.repository.explain(path, commit, error))
-            raise_all(errors)
+            raise_all([(path, self.repository.explain(path, commit, error)) for path, error in errors])
         return folder.snapshot(commit) if self.local_dir is None else os.path.realpath(self.local_dir)
 
     # -- which commit, which files
@@ -418,7 +416,7 @@ class _Snapshot:
             "ignore_patterns": self.ignore_patterns,
         }
         if listing and not paths:
-            told = ", ".join(f"{name}={value!r}" for name, value in given.items() if value)
+            told = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
             logger.warning("No files matched %s.", told)
         return select(paths, self.presets)
 

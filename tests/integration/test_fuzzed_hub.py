@@ -207,10 +207,13 @@ class Fuzz:
 
 
 class Doors:
-    """Every way in, each with what it has to bring if it brings anything."""
+    """Every way in, each with what it has to bring if it brings anything.
 
-    def __init__(self, hub: RawHub, manager: ParallelDownloadManager, folder: Path) -> None:
-        self.hub, self.manager, self.folder = hub, manager, folder
+    That is the files' bytes, unless their etags change: files that a server calls the same are one file in a cache.
+    """
+
+    def __init__(self, hub: RawHub, fuzz: Fuzz, manager: ParallelDownloadManager, folder: Path) -> None:
+        self.hub, self.fuzz, self.manager, self.folder = hub, fuzz, manager, folder
         self.options: dict[str, Any] = {
             "endpoint": hub.url,
             "token": False,
@@ -229,7 +232,7 @@ class Doors:
     def file(self) -> None:
         for name, data in FILES.items():
             path = hf_hub_download("org/m", name, cache_dir=self.folder, **self.options)
-            assert Path(path).read_bytes() == data, name
+            assert Path(path).read_bytes() == data or "etag" in self.fuzz.made.lower(), name
 
     def manage(self) -> None:
         for name, data in FILES.items():
@@ -287,7 +290,7 @@ def run(door: str, seed: str, folder: Path) -> None:
     began = time.monotonic()
     with RawHub(dict(FILES), fuzz) as hub, ParallelDownloadManager(settings=SETTINGS) as manager:
         try:
-            getattr(Doors(hub, manager, folder), door)()
+            getattr(Doors(hub, fuzz, manager, folder), door)()
         except ALLOWED:
             pass
         except BaseException as error:

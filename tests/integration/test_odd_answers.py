@@ -19,7 +19,13 @@ from tests.support.repos import random_bytes
 
 from hf_haul import hub as hub_module
 from hf_haul.config import KiB, Settings
-from hf_haul.errors import IntegrityError, RangeRefusedError, SourceChangedError, TransferError
+from hf_haul.errors import (
+    IntegrityError,
+    RangeRefusedError,
+    SourceChangedError,
+    TransferError,
+    UnsafePathError,
+)
 from hf_haul.filesystem import HaulFileSystem
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.snapshot import hf_hub_download, snapshot_download
@@ -443,6 +449,25 @@ def test_the_error_of_a_file_that_its_storage_refuses_names_it(
         getattr(doors, door)(WEIGHTS)
     assert WEIGHTS in str(caught.value)
     assert "X-Amz" not in str(caught.value)
+
+
+def test_a_range_of_fewer_bytes_than_it_says_is_not_asked_for_again_for_every_few(doors: Doors) -> None:
+    def tune(answer: RawAnswer) -> None:
+        if answer.kind == "cdn" and answer.status == 206:
+            answer.body = answer.body[:2]
+
+    doors.hub.tune = tune
+    assert doors.file(WEIGHTS) == FILES[WEIGHTS]
+    assert doors.hub.count("cdn") < 50
+
+
+def test_a_copy_of_names_that_lead_out_of_their_folder_is_refused(doors: Doors, tmp_path: Path) -> None:
+    doors.hub.files["a/../../x"] = b"x"
+    fs = HaulFileSystem(endpoint=doors.hub.url, token=False, skip_instance_cache=True)
+    fs.manager = doors.manager
+    with pytest.raises(UnsafePathError, match="outside the destination"):
+        fs.get("org/m", str(tmp_path / "got"), recursive=True)
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_range_that_is_refused_names_the_file(doors: Doors) -> None:

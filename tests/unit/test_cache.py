@@ -869,3 +869,12 @@ def test_locks_are_where_huggingface_hub_has_them(
     assert theirs.incomplete_path(ETAG).name == f"{noted.staging_key}.incomplete"
     assert FileDestination(tmp_path / "a").upstream_lock is None
     assert HandedOverDestination(tmp_path / "a", tmp_path / "k.incomplete").upstream_lock is None
+
+
+def test_names_in_more_folders_than_can_be_made_are_refused() -> None:
+    deep = "d/" * 255
+    require_safe_path(f"{deep}x")
+    require_safe_commit(f"{deep}x")
+    for refuse in (require_safe_path, require_safe_commit):
+        with pytest.raises(UnsafePathError, match="in more than 255 folders"):
+            refuse(f"{deep}d/x")

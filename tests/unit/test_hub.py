@@ -589,6 +589,7 @@ def test_a_size_that_cannot_be_the_files_is_unknown(
         pytest.param(b"{}", id="no id"),
         pytest.param(b'{"id": "a/b"}', id="no commit"),
         pytest.param(b'{"id": "a/b", "sha": {}}', id="an object for a commit"),
+        pytest.param(b'{"id": "a/b", "sha": "\\ud800"}', id="half a surrogate for a commit"),
         pytest.param(b'{"id": "a/b", "sha": "x", "createdAt": "tomorrow"}', id="no date"),
         pytest.param(b'{"id": "a/b", "sha": "x", "siblings": 5}', id="a number for files"),
         pytest.param(b'{"id": "a/b", "sha": "x", "siblings": [5]}', id="a number for a file"),

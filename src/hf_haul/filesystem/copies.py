@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fsspec.callbacks import Callback, NoOpCallback
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback, NoOpCallback
 from fsspec.core import has_magic
 from fsspec.implementations.local import make_path_posix, trailing_sep
+from fsspec.spec import AbstractFileSystem
 
-from hf_haul.errors import HttpStatusError
+from hf_haul.errors import HttpStatusError, UnsafePathError
 from hf_haul.hub import Repository
 from hf_haul.manager import DownloadHandle
 from hf_haul.task import DownloadProgress, DownloadState, RemoteFile
@@ -144,6 +145,19 @@ class Pairs:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._fs, name)
+
+    def collect(self, rpath: str | list[str], lpath: Any, **options: Any) -> None:
+        """Have fsspec decide.
+
+        Raises:
+            UnsafePathError: A name would lead out of its folder.
+        """
+        try:
+            AbstractFileSystem.get(self, rpath, lpath, callback=DEFAULT_CALLBACK, **options)
+        except ValueError as error:
+            if "outside the destination" not in str(error):
+                raise
+            raise UnsafePathError(str(error)) from None
 
     def get_file(self, rpath: str, lpath: Any, **_options: Any) -> None:
         """Note a file and its place."""

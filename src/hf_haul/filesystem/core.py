@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
-from fsspec.spec import AbstractFileSystem
 from fsspec.utils import isfilelike, stringify_path
 from huggingface_hub import CommitOperationDelete, HfFileSystem, constants
 from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
@@ -541,15 +540,7 @@ class HaulFileSystem(HfFileSystem):
             if unfinished.resumes():
                 rpath = f"{rpath}/"  # "what is in it"
         collector = Pairs(self)
-        AbstractFileSystem.get(
-            collector,
-            rpath,
-            lpath,
-            recursive=recursive,
-            callback=DEFAULT_CALLBACK,
-            maxdepth=maxdepth,
-            **kwargs,
-        )
+        collector.collect(rpath, lpath, recursive=recursive, maxdepth=maxdepth, **kwargs)
         revision = kwargs.get("revision")
         resolved = [self.resolve_path(name, revision=revision) for name, _ in collector.pairs]
         for each in resolved:  # all of them before the first byte or folder is written
