@@ -190,7 +190,7 @@ def test_reads_stay_with_the_commit_first_seen(tmp_path: Path, manager: Parallel
             assert file.read() == b"old a"
             assert file.url().endswith(f"/resolve/{first.id}/a.txt")
         assert fs.cat_file("org/moving/b.txt") == b"old b"
-        assert fs.find("org/moving", detail=True, refresh=True)["org/moving/b.txt"]["size"] == len(b"old b")
+        assert fs.find("org/moving", detail=True)["org/moving/b.txt"]["size"] == len(b"old b")
         fs.invalidate_cache("org/moving/a.txt")
         assert fs.cat(["org/moving/a.txt", "org/moving/b.txt"]) == {
             "org/moving/a.txt": b"new a!",

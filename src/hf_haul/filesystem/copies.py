@@ -41,6 +41,7 @@ class Target:
         path: Its name in the repository.
         commit: At which commit.
         remote: How to fetch it.
+        info: What the filesystem says of it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Target:
     path: str
     commit: str
     remote: RemoteFile
+    info: dict[str, Any]
 
     def explain(self, error: Exception) -> Exception:
         """The error that huggingface_hub raises where a server refused the file."""

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.utils import isfilelike, stringify_path
 from huggingface_hub import CommitOperationDelete, HfFileSystem, constants
-from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_file_system import HfFileSystemResolvedBucketPath, HfFileSystemResolvedRepositoryPath
 
 from hf_haul.cache import FileDestination, require_safe_path
 from hf_haul.extents import Extents
 from hf_haul.filesystem.copies import Pairs, Report, Target, Unfinished, raise_first
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
-from hf_haul.filesystem.pinned import PinnedApi, pin_of
+from hf_haul.filesystem.freshness import Freshness
+from hf_haul.filesystem.pinned import Pin, PinnedApi, pin_of
 from hf_haul.forks import call_after_fork
-from hf_haul.hub import FileMetadata, ListedFile, Repository, metadata_from_listing
+from hf_haul.hub import FileMetadata, ListedFile, Repository, is_commit, metadata_from_listing
 from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.ranged import Checksum, RangeSource
 from hf_haul.reader import Reads, Wanted
@@ -34,6 +37,25 @@ __all__ = ["HaulFileSystem"]
 
 #: Seconds between two looks at a running download: for its progress, and for its first failure.
 _LOOK_SECONDS: Final = 0.1
+#: fsspec's options that say how long a listing is good.
+_CACHE_OPTIONS: Final = ("use_listings_cache", "listings_expiry_time")
+#: Files of which more was asked than a listing says, and that are remembered.
+_EXPANSIONS: Final = 4096
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+ResolvedPath = HfFileSystemResolvedRepositoryPath | HfFileSystemResolvedBucketPath
+
+
+def _is_one_call(method: Method) -> Method:
+    """Have what a method does be one call in the sense of :class:`Freshness`."""
+
+    @functools.wraps(method)
+    def call(fs: HaulFileSystem, *args: Any, **kwargs: Any) -> Any:
+        freshness = fs._freshness  # noqa: SLF001  the module's own class
+        with freshness.within(freshness.begin(refresh=bool(kwargs.get("refresh")))):
+            return method(fs, *args, **kwargs)
+
+    return call  # type: ignore[return-value]  # of the same kind
 
 
 class HaulFileSystem(HfFileSystem):
@@ -42,7 +64,9 @@ class HaulFileSystem(HfFileSystem):
     Paths, listings and writing are :class:`huggingface_hub.HfFileSystem`'s, whose instances these are. Reading and
     downloading are ours: over several connections, one resolve per file, every answer checked to be the range that
     was asked for, whole files checked against their digest. All reads of one instance see a branch at the commit it
-    was at when first used; :meth:`invalidate_cache` looks again.
+    was at when first used; :meth:`invalidate_cache` looks again, as does any call with ``refresh=True``, and every call
+    of an instance with ``use_listings_cache=False``, or ``listings_expiry_time`` seconds after the last look. Open files
+    stay with their commit.
 
     Instances may be used from many threads at once, pickled, and used after a fork.
 
@@ -64,7 +88,9 @@ class HaulFileSystem(HfFileSystem):
         **options: Any,
     ) -> None:
         super().__init__(*args, endpoint=endpoint, token=token, block_size=block_size, **options)
-        self._api: PinnedApi = PinnedApi(endpoint=endpoint, token=token)
+        cache_options = {name: options[name] for name in _CACHE_OPTIONS if name in options}
+        self._freshness = Freshness(**cache_options)
+        self._api: PinnedApi = PinnedApi(self._freshness, endpoint=endpoint, token=token)
         self._manager: ParallelDownloadManager | None = None
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._expansions: dict[str, tuple[str | None, dict[str, Any]]] = {}
@@ -100,7 +126,75 @@ class HaulFileSystem(HfFileSystem):
         """The path as a URL."""
         return str(super().unstrip_protocol(self._strip_protocol(name)))
 
+    def resolve_path(self, path: str, revision: str | None = None) -> ResolvedPath:
+        """What a path means; see :class:`huggingface_hub.HfFileSystem`. Looks where its branch is now, if that is due."""
+        if self._freshness.wants_latest:
+            # What was absent may be there by now.
+            for known in (self._repo_and_revision_exists_cache, self._bucket_exists_cache):
+                _drop_absent(known)
+        resolved = super().resolve_path(path, revision=revision)
+        if isinstance(resolved, HfFileSystemResolvedBucketPath):
+            bucket = ("bucket", resolved.bucket_id)
+            if self._freshness.is_due(bucket):
+                self._freshness.note(bucket)
+                self._forget_listings(resolved.root)
+        elif not is_commit(resolved.revision):
+            pin = pin_of(resolved.repo_type, resolved.repo_id, resolved.revision)
+            if self._freshness.is_due(pin) and not self._look_again(resolved.root, pin):
+                return super().resolve_path(path, revision=revision)  # raises what is to be raised
+        return resolved
+
+    def _look_again(self, root: str, pin: Pin) -> bool:
+        """Go to the commit that a revision is at now; returns whether there still is one."""
+        try:
+            latest = self._api.latest_commit(pin)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            for known in [key for key in list(self._repo_and_revision_exists_cache) if key[:2] == pin[:2]]:
+                self._repo_and_revision_exists_cache.pop(known, None)
+            latest = None
+        if latest is None or latest != self._api.commits.get(pin):
+            self._api.commits.pop(
+                pin, None
+            )  # before its listings, which must not be read as those of the next
+            self._forget_listings(root)
+            if latest is not None:
+                self._api.commits[pin] = latest
+        return latest is not None
+
+    def _forget_listings(self, root: str) -> None:
+        """Forget what is known of a revision. Listings of one commit must not be read with those of the next."""
+        self._index.clear()
+        self._expansions.clear()
+        for listed in [each for each in list(self.dircache) if f"{each}/".startswith(f"{root}/")]:
+            self.dircache.pop(listed, None)
+
     # ---- listings
+
+    def _ls_tree(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        while True:
+            resolved = self.resolve_path(path, revision=kwargs.get("revision"))
+            before = self._commit_at(resolved)
+            found = super()._ls_tree(path, *args, **kwargs)
+            if self._commit_at(resolved) == before:
+                return found
+            self._forget_listings(resolved.root)  # another thread went on to the next commit meanwhile
+
+    def _commit_at(self, resolved: ResolvedPath) -> str | None:
+        """The commit that a path is read at; ``None`` in a bucket."""
+        if isinstance(resolved, HfFileSystemResolvedBucketPath):
+            return None
+        return self._api.pinned_commit(resolved.repo_type, resolved.repo_id, resolved.revision)
+
+    def walk(self, path: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Folders and files below a path; see :class:`huggingface_hub.HfFileSystem`. All of one version."""
+        call = self._freshness.begin(refresh=bool(kwargs.get("refresh")))
+        folders = super().walk(path, *args, **kwargs)
+        while True:
+            with self._freshness.within(call):  # what others do between two steps is not a part of it
+                folder = next(folders, None)
+            if folder is None:
+                return
+            yield folder
 
     def info(
         self, path: str, refresh: bool = False, revision: str | None = None, **kwargs: Any
@@ -122,6 +216,8 @@ class HaulFileSystem(HfFileSystem):
             return known
         info: dict[str, Any] = super().info(path, refresh=refresh, revision=revision, **kwargs)
         if expand and info["type"] == "file":
+            if len(self._expansions) >= _EXPANSIONS:
+                self._expansions.clear()
             self._expansions[info["name"]] = (self._commit_of(info["name"]), info)
         return info
 
@@ -132,10 +228,15 @@ class HaulFileSystem(HfFileSystem):
         return info if info is not None and commit == self._commit_of(name) else None
 
     def _commit_of(self, name: str) -> str | None:
-        resolved = self.resolve_path(name)
-        if not isinstance(resolved, HfFileSystemResolvedRepositoryPath):
-            return None
-        return self._api.pinned_commit(resolved.repo_type, resolved.repo_id, resolved.revision)
+        return self._commit_at(self.resolve_path(name))
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        """Whether there is a file or folder of this name; see :class:`huggingface_hub.HfFileSystem`."""
+        try:
+            self.info(path, **kwargs)
+        except OSError:
+            return False
+        return True
 
     def ukey(self, path: str) -> str:
         """What changes when the file's content does, and only then."""
@@ -182,9 +283,7 @@ class HaulFileSystem(HfFileSystem):
             resolved = self.resolve_path(path)
         except (FileNotFoundError, NotImplementedError, ValueError):
             return
-        # Listings of one commit must not be read with those of the next, so the whole revision goes.
-        for listed in [each for each in self.dircache if f"{each}/".startswith(f"{resolved.root}/")]:
-            self.dircache.pop(listed, None)
+        self._forget_listings(resolved.root)
         if isinstance(resolved, HfFileSystemResolvedRepositoryPath):
             self._api.commits.pop(pin_of(resolved.repo_type, resolved.repo_id, resolved.revision), None)
 
@@ -234,15 +333,18 @@ class HaulFileSystem(HfFileSystem):
         if not isinstance(resolved, HfFileSystemResolvedRepositoryPath):
             return None
         name = resolved.unresolve()
-        info = self.info(name)
+        commit, info = None, {}
+        while commit is None or commit != self._commit_at(
+            resolved
+        ):  # else another thread went on to the next
+            commit, info = self._commit_at(resolved), self.info(name)
         if info["type"] != "file":
             raise IsADirectoryError(name)
         repository = self._repository(resolved)
-        commit = self._api.pinned_commit(resolved.repo_type, resolved.repo_id, resolved.revision)
         path = resolved.path_in_repo
         remote = repository.remote_file(path, self._metadata(repository, path, commit, info))
         # Under its full name, which tells files of several repositories apart in progress and messages.
-        return Target(name, place, repository, path, commit, replace(remote, path=name))
+        return Target(name, place, repository, path, commit, replace(remote, path=name), info)
 
     def _metadata(self, repository: Repository, path: str, commit: str, info: dict[str, Any]) -> FileMetadata:
         lfs = info.get("lfs")
@@ -280,6 +382,7 @@ class HaulFileSystem(HfFileSystem):
             if self.exists(path, revision=revision):
                 raise FileExistsError(path)
             mode = mode.replace("x", "w")
+        kwargs.pop("refresh", None)  # it was
         found = self._source(path, revision) if mode == "rb" else None
         if found is None:
             if cache_type not in {None, "haul"}:
@@ -292,6 +395,22 @@ class HaulFileSystem(HfFileSystem):
         if block_size is not None:
             kwargs["block_size"] = block_size
         return HaulFile(self, *found, cache_type=cache_type or "haul", **kwargs)
+
+    def _open_at(self, path: str, commit: str, **kwargs: Any) -> HaulFile | HaulStreamFile:
+        """Open a file at the commit that it had elsewhere, which this instance need not be at.
+
+        Args:
+            path: The file, under the name it had there.
+            commit: The commit.
+            kwargs: As for :meth:`open`.
+        """
+        resolved = self.resolve_path(path)
+        assert isinstance(resolved, HfFileSystemResolvedRepositoryPath)
+        if self._commit_at(resolved) != commit:
+            parts = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+            path = f"{parts.get(resolved.repo_type, '')}{resolved.repo_id}@{commit}/{resolved.path_in_repo}"
+        file: HaulFile | HaulStreamFile = self._open(path, **kwargs)
+        return file
 
     # ---- reading into memory
 
@@ -491,6 +610,7 @@ class HaulFileSystem(HfFileSystem):
             kwargs: ``revision``, and options for :meth:`open` in buckets.
         """
         revision = kwargs.pop("revision", None)
+        kwargs.pop("refresh", None)  # it was
         if outfile is None and lpath is None:
             raise ValueError("Either `lpath` or `outfile` must be provided.")
         if outfile is None and isfilelike(lpath):
@@ -614,6 +734,19 @@ class HaulFileSystem(HfFileSystem):
 
 # Listings survive the pickling of instances into worker processes only in huggingface_hub's own cache of instances.
 HaulFileSystem._cache = HfFileSystem._cache  # noqa: SLF001  its keys hold the class, so the two do not meet
+
+
+for _name in (
+    "cat", "cat_file", "cat_ranges", "checksum", "du", "exists", "expand_path", "find", "get", "get_file", "glob", "info",
+    "isdir", "isfile", "ls", "modified", "open", "sizes", "ukey", "url",
+):  # fmt: skip
+    setattr(HaulFileSystem, _name, _is_one_call(getattr(HaulFileSystem, _name)))
+
+
+def _drop_absent(known: dict[Any, tuple[bool, Exception | None]]) -> None:
+    """Forget what was not there when it was asked for."""
+    for absent in [key for key, (exists, _) in list(known.items()) if not exists]:
+        known.pop(absent, None)
 
 
 def _attempt(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -72,6 +72,8 @@ class HaulFile(HfFileSystemFile):
             cache_options=None if own else cache_options,
             **kwargs,
         )
+        # Of the commit that was opened, wherever the branch goes.
+        self._details: Any = {**target.info, "size": source.size}
         self._reader = FileReader(source, self._extents, ahead=cache_type != "none")
         if own:
             self.cache = _ReaderCache(self, cache_type)
@@ -273,7 +275,8 @@ class HaulFile(HfFileSystemFile):
 
     def __reduce__(self) -> Any:
         name = getattr(self.cache, "name", "haul")
-        return _reopen, (self.fs, self.path, self.mode, self.blocksize, self.tell(), name, self.kwargs)
+        where = (self._target.name, self._target.commit)
+        return _reopen, (self.fs, where, self.mode, self.blocksize, self.tell(), name, self.kwargs)
 
 
 class _ReaderCache:
@@ -307,7 +310,7 @@ class HaulStreamFile(HfFileSystemStreamFile):
         self._source = source
         self._reads = fs.reads
         super().__init__(fs, target.name, mode="rb", **kwargs)
-        self.details = fs.info(target.name)
+        self.details: Any = {**target.info, "size": source.size}
         self._blocks: Stream | None = None
         self._rest = b""
         renew_after_fork(self, HaulStreamFile._after_fork)
@@ -374,20 +377,22 @@ class HaulStreamFile(HfFileSystemStreamFile):
             self.close()
 
     def __reduce__(self) -> Any:
-        return _reopen, (self.fs, self.path, self.mode, 0, self.loc, None, self.kwargs)
+        where = (self._target.name, self._target.commit)
+        return _reopen, (self.fs, where, self.mode, 0, self.loc, None, self.kwargs)
 
 
 def _reopen(
     fs: HaulFileSystem,
-    path: str,
+    where: tuple[str, str],
     mode: str,
     block_size: int,
     loc: int,
     cache_type: str | None,
     kwargs: dict[str, Any],
 ) -> Any:
-    """Open a file again where a pickled one stood."""
-    file = fs.open(path, mode, block_size=block_size, cache_type=cache_type, **kwargs)
+    """Open a file again where a pickled one stood, of the same commit."""
+    path, commit = where
+    file = fs._open_at(path, commit, mode=mode, block_size=block_size, cache_type=cache_type, **kwargs)  # noqa: SLF001  of the same package
     if isinstance(file, HaulStreamFile):
         file.loc = loc
     elif loc:

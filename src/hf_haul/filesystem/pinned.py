@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import RepoFile, RepoFolder, constants
 
+from hf_haul.filesystem.freshness import Freshness
 from hf_haul.hub import (
     BadAnswerError,
     HubApi,
@@ -18,7 +19,10 @@ from hf_haul.hub import (
     tree_url,
 )
 
-__all__ = ["PinnedApi", "pin_of"]
+__all__ = ["Pin", "PinnedApi", "pin_of"]
+
+#: One revision of one repository: the repository's type and id, and the revision's name.
+Pin = tuple[str, str, str]
 
 
 class PinnedApi(HubApi):
@@ -27,16 +31,30 @@ class PinnedApi(HubApi):
     A listing, its pages and the files read later are then all of one version, however the branch moves meanwhile.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, freshness: Freshness | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.commits: dict[tuple[str, str, str], str] = {}
+        self.commits: dict[Pin, str] = {}
+        self._freshness = freshness or Freshness()
 
     def repo_info(self, repo_id: str, **options: Any) -> Any:
         """As in huggingface_hub; the commit is remembered."""
-        info = ask_patiently(lambda: HubApi.repo_info(self, repo_id, **options))
+        info = self._ask(repo_id, **options)
         if info.sha is not None:
             self.commits[pin_of(options.get("repo_type"), repo_id, options.get("revision"))] = info.sha
         return info
+
+    def _ask(self, repo_id: str, **options: Any) -> Any:
+        info = ask_patiently(lambda: HubApi.repo_info(self, repo_id, **options))
+        self._freshness.note(pin_of(options.get("repo_type"), repo_id, options.get("revision")))
+        return info
+
+    def latest_commit(self, pin: Pin) -> str | None:
+        """The commit a revision is at by now, asked of the Hub and not remembered."""
+        repo_type, repo_id, revision = pin
+        commit: str | None = self._ask(
+            repo_id, repo_type=repo_type, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        ).sha
+        return commit
 
     def list_repo_tree(self, repo_id: str, path_in_repo: str | None = None, **options: Any) -> Any:
         """As in huggingface_hub, at the commit first seen, and all of it from this endpoint."""
@@ -109,6 +127,6 @@ class PinnedApi(HubApi):
         }
 
 
-def pin_of(repo_type: str | None, repo_id: str, revision: str | None) -> tuple[str, str, str]:
+def pin_of(repo_type: str | None, repo_id: str, revision: str | None) -> Pin:
     """What tells one revision from another, whether defaults were spelt out or not."""
     return (repo_type or "model", repo_id, revision or constants.DEFAULT_REVISION)

@@ -1,0 +1,101 @@
+"""When to ask again where a branch is: what ``refresh=``, ``use_listings_cache`` and ``listings_expiry_time`` mean here.
+
+A listing of one commit never changes, so what grows old is only which commit a branch is at. Each call of a user asks for
+that once at the most, however many listings and files it is about, so that all of it is of one version.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+__all__ = ["Call", "Freshness"]
+
+#: How a configuration file or a variable says no.
+_NO: Final = frozenset({"0", "false", "no", "off"})
+
+
+@dataclass
+class Call:
+    """One call of a user's.
+
+    Attributes:
+        refresh: Whether it asks for the latest.
+        began: When it began.
+        seen: What it has looked at.
+    """
+
+    refresh: bool
+    began: float
+    seen: set[Hashable] = field(default_factory=set)
+
+
+class _Here(threading.local):
+    """The call that a thread is in."""
+
+    call: Call | None = None
+
+
+class Freshness:
+    """What calls have to look at again. Safe for many threads, which are in calls of their own.
+
+    Args:
+        use_listings_cache: Whether one call may rely on what another has seen. A text such as ``false`` says no.
+        listings_expiry_time: Seconds for which it may; ``None`` for as long as the filesystem lives.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        use_listings_cache: Any = True,
+        listings_expiry_time: Any = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        text = isinstance(use_listings_cache, str)
+        use = use_listings_cache.strip().lower() not in _NO if text else bool(use_listings_cache)
+        expiry = None if listings_expiry_time is None else float(listings_expiry_time)
+        self._lifetime = expiry if use else 0.0
+        self._clock = clock
+        self._here = _Here()
+        self._looked: dict[Hashable, float] = {}
+
+    def begin(self, *, refresh: bool = False) -> Call:
+        """A call of a user's: a new one, or the one that the thread is in already."""
+        outer = self._here.call
+        return Call(refresh, self._clock()) if outer is None or (refresh and not outer.refresh) else outer
+
+    @contextmanager
+    def within(self, call: Call) -> Iterator[None]:
+        """What the thread does in the block is a part of this call."""
+        outer = self._here.call
+        self._here.call = call
+        try:
+            yield
+        finally:
+            self._here.call = outer
+
+    @property
+    def wants_latest(self) -> bool:
+        """Whether the call that the thread is in asks for the latest, whatever was seen before."""
+        call = self._here.call
+        return call is not None and (call.refresh or self._lifetime == 0.0)
+
+    def is_due(self, what: Hashable) -> bool:
+        """Whether something has to be looked at again; true once in a call."""
+        call = self._here.call
+        if call is None or what in call.seen or (not call.refresh and self._lifetime is None):
+            return False
+        call.seen.add(what)
+        looked = self._looked.get(what, float("-inf"))
+        if looked >= call.began:  # by this very call, for the first time
+            return False
+        return call.refresh or self._lifetime is None or self._clock() - looked >= self._lifetime
+
+    def note(self, what: Hashable) -> None:
+        """It was looked at just now."""
+        self._looked[what] = self._clock()
