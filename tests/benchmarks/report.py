@@ -132,8 +132,15 @@ def reads_table(results: Iterable[Result]) -> str:
             cells.append(_number(result.of(tool, lambda s: s.extra["requests"]), 0))
             cells.append(_number(result.of(tool, lambda s: s.extra["moved"] / 1e6)))
         cells.append(_number(result.of("hf-haul", lambda s: s.peak_mib - s.base_mib), 0))
-        (goal,) = result.goals
-        cells += [str(result.limit or "-"), f"{_number(goal.wanted, 2)} {result.unit}", words[goal.reached]]
+        first, *more = result.goals
+        reached = [goal.reached for goal in result.goals]
+        wanted = "".join(
+            [
+                f"{_number(first.wanted, 2)} {result.unit}",
+                *(f", {_number(each.wanted, 0)} MB" for each in more),
+            ]
+        )
+        cells += [str(result.limit or "-"), wanted, words[None if None in reached else all(reached)]]
         rows.append(cells)
     return _aligned(rows) if len(rows) > 1 else ""
 
