@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "buffers",
         "cache",
         "finalizers",
+        "nodes",
         "client_network",
     ),
     ("staging", "sources"),

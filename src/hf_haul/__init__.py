@@ -40,6 +40,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``buffers``         buffers that workers lend to digests
 ``events``          progress callbacks on a thread of their own
 ``cache``           the Hub cache and local folders on disk: find, publish, link
+``nodes``           devices and pipes as destinations: written into, never replaced
 ``errands``         disk work that nobody waits for, one thread for each file system
 ``disk``            whether the files will fit
 ``transports``      ways to get bytes: connection pool, HTTP, retries, pace

@@ -290,6 +290,41 @@ def _probe_mode(folder: str) -> int | None:
         _discard(probe)
 
 
+def _take_over_mode(path: Path, older: Path) -> bool:
+    """Give a file the permissions, and if possible the owner, of the one it is about to replace; whether there is one."""
+    try:
+        found = os.stat(older)
+        mine = os.stat(path)
+    except OSError:
+        return False
+    try:
+        if hasattr(os, "chown") and (found.st_uid, found.st_gid) != (mine.st_uid, mine.st_gid):
+            with contextlib.suppress(PermissionError):  # only root may
+                os.chown(path, found.st_uid, found.st_gid)
+        os.chmod(path, stat.S_IMODE(found.st_mode) & 0o777)
+    except OSError as error:
+        logger.warning("Could not set the permissions of '%s': %s", path, error)
+    return True
+
+
+def _follow_link(path: Path) -> Path:
+    """Where a file goes that is to be put at ``path``: to the target of a link, as all programs have it that write there.
+
+    A link to a blob of a Hub's cache is not followed, because its bytes belong to its name: it is replaced itself.
+
+    Raises:
+        OSError: The links lead round in a circle.
+    """
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
+    folder = target.parent
+    is_blob = folder.name == "blobs" and (folder.parent / "snapshots").is_dir()
+    return path if is_blob else target
+
+
 def require_no_folder(path: str | os.PathLike[str]) -> None:
     """Refuse to put a file where a folder is: somebody's files are in it.
 
@@ -902,6 +937,8 @@ class LocalDirDestination:
 class FileDestination:
     """Any file on disk, staged next to its final place.
 
+    As ``cp`` would, it follows a link to its target, and a file that is replaced keeps its permissions.
+
     Attributes:
         file: The final place.
         version: What tells this content from another one for the same place: a URL, an etag.
@@ -915,6 +952,9 @@ class FileDestination:
     digest: Digest | None = None
     size: int | None = None
     former_versions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", _follow_link(self.file))
 
     @property
     def path(self) -> Path:
@@ -974,8 +1014,9 @@ class FileDestination:
         return self.size is not None
 
     def publish(self, staged: Path) -> None:
-        """Move the staged file into place, with the permissions of a new file."""
-        _Folders().apply_mode(os.fspath(staged), os.fspath(staged.parent))
+        """Move the staged file into place, with the permissions of the file it replaces, or of a new one."""
+        if not _take_over_mode(staged, self.file):
+            _Folders().apply_mode(os.fspath(staged), os.fspath(staged.parent))
         self.file.parent.mkdir(parents=True, exist_ok=True)
         _replace(os.fspath(staged), extended_path(os.fspath(self.file)))
 

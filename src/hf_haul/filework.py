@@ -21,6 +21,7 @@ from hf_haul.descriptors import descriptors
 from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
 from hf_haul.fetch import PartFetcher
 from hf_haul.mounts import keeps_writes
+from hf_haul.nodes import NodeDestination
 from hf_haul.plan import SMALL_FILE
 from hf_haul.run import QueueRun
 from hf_haul.staging import (
@@ -188,8 +189,15 @@ def _fetch_unsized(run: QueueRun, transfer: Transfer, probe: Part, fetcher: Part
     transfer.staged = staged
 
 
-def verify_and_publish(transfer: Transfer, settings: Settings) -> bool:
+def verify_and_publish(
+    transfer: Transfer, settings: Settings, is_cancelled: Callable[[], bool] = lambda: False
+) -> bool:
     """Check the digest of a complete file and move it into place.
+
+    Args:
+        transfer: The file.
+        settings: Whether its bytes have to be on the disk before it is in place.
+        is_cancelled: Whether nobody wants the file any more; asked while somebody else is waited for.
 
     Returns:
         Whether it is in place. ``False``: the digest was wrong for the first time, and nothing of the bytes is left, so
@@ -219,8 +227,12 @@ def verify_and_publish(transfer: Transfer, settings: Settings) -> bool:
             verifier.restart()
             return False
     sealed: Path = staged.seal(durable=settings.durable)
+    destination = transfer.request.destination
     try:
-        transfer.request.destination.publish(sealed)
+        if isinstance(destination, NodeDestination):
+            destination.publish(sealed, is_cancelled)
+        else:
+            destination.publish(sealed)
     except OSError as error:
         if _is_about(error, sealed) and not os.path.lexists(sealed):
             raise StagedLostError(f"{sealed} was taken by another process") from error

@@ -27,11 +27,12 @@ from hf_haul.errors import InvalidUrlError
 from hf_haul.events import EventBus, Notifier, ProgressCallback
 from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
+from hf_haul.nodes import NodeDestination, is_node
 from hf_haul.plan import SMALL_FILE, make_plan
 from hf_haul.priority import DefaultPolicy, PriorityPolicy
 from hf_haul.run import QueueRun
 from hf_haul.scheduler import Scheduler
-from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest, RemoteFile
+from hf_haul.task import Destination, Digest, DownloadPriority, DownloadState, FileRequest, RemoteFile
 from hf_haul.transports.base import Transport
 from hf_haul.transports.http import HttpSource
 from hf_haul.transports.pacing import Pace
@@ -424,7 +425,8 @@ class ParallelDownloadManager:
             model_id: What the file belongs to; a label.
             file_path: Name of the file; a label.
             source_url: Any http(s) URL.
-            local_path: Where the file goes.
+            local_path: Where the file goes. As with ``cp``, a link leads to its target, a file that is replaced keeps its
+                permissions, and a device or a pipe is written into.
             size: Bytes, or ``None`` to ask the source.
             priority: Urgency of the file.
             progress_callback: Told how it goes.
@@ -444,7 +446,8 @@ class ParallelDownloadManager:
         request = self._request(
             file_path, source_url, target, size=size, digest=_as_digest(digest), etag=None, priority=priority
         )
-        handle = self._submit([request], model_id, priority, progress_callback, [target.parent])
+        folders = [request.destination.staging_dir]
+        handle = self._submit([request], model_id, priority, progress_callback, folders)
         return handle.task_ids[0]
 
     def queue_model_download(
@@ -516,9 +519,14 @@ class ParallelDownloadManager:
         remote = RemoteFile(
             path, url, size=size, digest=digest, etag=etag, headers=self._headers, announced_by="the caller"
         )
+        into: Destination = (
+            NodeDestination(target, version)
+            if is_node(target)
+            else FileDestination(target, version, digest, remote.size, former)
+        )
         return FileRequest(
             remote,
-            FileDestination(target, version, digest, remote.size, former),
+            into,
             priority=None if priority is None else DownloadPriority(priority),
             fresh=not self.settings.enable_resume,
         )

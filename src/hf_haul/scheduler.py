@@ -695,7 +695,7 @@ class Scheduler:
             assert transfer.staged is not None
             transfer.staged.forget()
         else:
-            job.published = verify_and_publish(transfer, self.settings)
+            job.published = verify_and_publish(transfer, self.settings, lambda: job.run.queue.cancelled)
 
     @contextlib.contextmanager
     def _probe(self, transfer: Transfer) -> Iterator[Part]:

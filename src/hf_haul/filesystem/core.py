@@ -28,6 +28,7 @@ from hf_haul.filesystem.pinned import Pin, PinnedApi, pin_of
 from hf_haul.forks import call_after_fork
 from hf_haul.hub import FileMetadata, ListedFile, Repository, is_commit, metadata_from_listing
 from hf_haul.manager import ParallelDownloadManager, default_manager
+from hf_haul.nodes import is_node
 from hf_haul.ranged import Checksum, RangeSource
 from hf_haul.reader import Reads, Wanted
 from hf_haul.task import DownloadProgress, FileRequest
@@ -600,7 +601,8 @@ class HaulFileSystem(HfFileSystem):
     ) -> None:
         """Copy one file to disk, or into an open file.
 
-        On disk it appears complete and checked, or not at all.
+        On disk it appears complete and checked, or not at all. As with ``cp``, a link leads to its target, a file that
+        is replaced keeps its permissions, and a device or a pipe is written into, in order.
 
         Args:
             rpath: The file.
@@ -626,6 +628,9 @@ class HaulFileSystem(HfFileSystem):
             super().get_file(rpath, lpath, callback=callback, outfile=outfile, **kwargs)
         elif outfile is not None:
             self._stream_into(outfile, target, callback)
+        elif is_node(lpath):
+            with open(lpath, "wb") as node:
+                self._stream_into(node, target, callback)
         else:
             callback.set_size(target.remote.size)
             self._download([target], Report([target], callback, branch=False))
@@ -672,7 +677,8 @@ class HaulFileSystem(HfFileSystem):
         targets: list[Target] = []
         for each, (name, place) in zip(resolved, collector.pairs, strict=True):
             in_repository = isinstance(each, HfFileSystemResolvedRepositoryPath) and each.path
-            if in_repository and not isfilelike(place) and self.info(each.unresolve())["type"] == "file":
+            to_disk = not (isfilelike(place) or is_node(place))
+            if in_repository and to_disk and self.info(each.unresolve())["type"] == "file":
                 target = self._target(name, revision, place=os.fspath(place))
                 assert target is not None
                 targets.append(target)

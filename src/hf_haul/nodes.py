@@ -1,0 +1,147 @@
+"""Devices and pipes as destinations: nothing is put in their place, the bytes are written into them, as ``cp`` does."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import select
+import stat
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from hf_haul.errors import HaltedError
+
+__all__ = ["NodeDestination", "is_node"]
+
+#: Seconds between two looks whether the download was cancelled, while nobody reads from a pipe.
+_LOOK_SECONDS: Final = 0.1
+#: Bytes written at a time.
+_STEP: Final = 1 << 20
+
+
+def is_node(path: str | os.PathLike[str]) -> bool:
+    """Whether there is something at ``path`` that bytes are written into, and that no file may replace."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDestination:
+    """A device or a pipe. The file is staged elsewhere, and written into it in order once it is verified.
+
+    Attributes:
+        file: The node.
+        version: What tells this content from another one: a URL, an etag.
+    """
+
+    file: Path
+    version: str = field(default="", repr=False)  # it may be a URL, and signed
+
+    def __post_init__(self) -> None:
+        if stat.S_ISSOCK(os.stat(self.file).st_mode):  # nobody can open one to write into it
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), os.fspath(self.file))
+
+    @property
+    def path(self) -> Path:
+        """The node."""
+        return self.file
+
+    @property
+    def staging_dir(self) -> Path:
+        """A folder of this user's for temporary files."""
+        user = os.getuid() if hasattr(os, "getuid") else 0
+        folder = Path(tempfile.gettempdir(), f"hf-haul-{user}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(0o700)
+        found = os.lstat(folder)
+        if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != user):
+            raise PermissionError(errno.EACCES, "Somebody else made this folder", os.fspath(folder))
+        return folder
+
+    @property
+    def staging_key(self) -> str:
+        """A hash of the node's path and of the version."""
+        content = f"{self.file}\0{self.version}".encode("utf-8", "surrogatepass")
+        return f"node.{hashlib.sha256(content).hexdigest()[:16]}"
+
+    @property
+    def former_keys(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def replaces(self, key: str) -> bool:
+        """Whatever else is staged belongs to others."""
+        del key
+        return False
+
+    @property
+    def upstream_lock(self) -> None:
+        """None: huggingface_hub knows nothing of it."""
+        return
+
+    def is_present(self, check: Callable[[], None] | None = None) -> bool:
+        """No: what was written into it once is written again."""
+        del check
+        return False
+
+    def publish(self, staged: Path, is_cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Write the verified file ``staged`` into the node, in order, and remove it.
+
+        Args:
+            staged: The file.
+            is_cancelled: Asked now and then while nobody reads what is written.
+
+        Raises:
+            HaltedError: It was cancelled.
+            OSError: The node cannot be opened, or refuses.
+        """
+        try:
+            with contextlib.ExitStack() as stack:
+                source = stack.enter_context(open(staged, "rb"))
+                fd = self._open(is_cancelled)
+                stack.callback(os.close, fd)
+                while data := memoryview(source.read(_STEP)):
+                    while data:
+                        data = data[_write_some(fd, data, is_cancelled) :]
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(staged)
+
+    def _open(self, is_cancelled: Callable[[], bool]) -> int:
+        """Open the node; of a pipe that nobody reads, wait for a reader, as anybody would who opens it."""
+        if not stat.S_ISFIFO(os.stat(self.file).st_mode):
+            return os.open(self.file, os.O_WRONLY | getattr(os, "O_NOCTTY", 0))
+        while True:
+            try:
+                return os.open(self.file, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+            _pause(is_cancelled)
+
+
+def _write_some(fd: int, data: memoryview, is_cancelled: Callable[[], bool]) -> int:
+    while True:
+        try:
+            return os.write(fd, data)
+        except BlockingIOError:
+            _pause(is_cancelled, fd)
+
+
+def _pause(is_cancelled: Callable[[], bool], *writable: int) -> None:
+    """Wait a moment, or until one of these can be written to.
+
+    Raises:
+        HaltedError: The download was cancelled.
+    """
+    if is_cancelled():
+        raise HaltedError
+    select.select([], writable, [], _LOOK_SECONDS)
