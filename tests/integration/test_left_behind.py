@@ -30,11 +30,16 @@ def hub() -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-def fs(hub: LocalHub) -> Iterator[HaulFileSystem]:
+def manager() -> Iterator[ParallelDownloadManager]:
     with ParallelDownloadManager(settings=SETTINGS) as manager:
-        fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
-        fs.manager = manager
-        yield fs
+        yield manager
+
+
+@pytest.fixture
+def fs(hub: LocalHub, manager: ParallelDownloadManager) -> HaulFileSystem:
+    fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
+    fs.manager = manager
+    return fs
 
 
 def census() -> Counter[str]:
@@ -90,3 +95,24 @@ def test_a_thousand_files_leave_nothing_behind_but_the_last_few(
     assert counted[1]["hf_haul.ranged.RangeSource"] <= 2 * 64  # those read last, and those closed last
     assert len(fs.extents._files) <= 64
     assert len(forks._owners) < 2000
+
+
+def test_listings_of_any_number_of_repositories_are_kept_but_for_those_listed_last(
+    manager: ParallelDownloadManager,
+) -> None:
+    repos = [Repo(f"org/r{i}") for i in range(80)]
+    for i, repo in enumerate(repos):
+        repo.commit({"a/b.txt": b"%d" % i, "c.txt": b"c"}, "first")
+    with LocalHub(*repos) as hub:
+        fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
+        fs.manager = manager
+        for i in range(80):
+            assert fs.cat_file(f"org/r{i}/a/b.txt") == b"%d" % i
+            assert fs.exists(f"org/r{i}/c.txt")
+        assert len(fs.dircache) <= 2 * 64
+        assert len(fs._repositories) <= 64
+        hub.requests.clear()
+        assert fs.cat_file("org/r79/a/b.txt") == b"79"
+        assert not hub.requests.of("tree")
+        assert fs.cat_file("org/r0/a/b.txt") == b"0"
+        assert len(hub.requests.of("tree")) == 1

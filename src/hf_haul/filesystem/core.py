@@ -42,6 +42,8 @@ _LOOK_SECONDS: Final = 0.1
 _CACHE_OPTIONS: Final = ("use_listings_cache", "listings_expiry_time")
 #: Files of which more was asked than a listing says, and that are remembered.
 _EXPANSIONS: Final = 4096
+#: Revisions whose listings are remembered, and repositories.
+_REVISIONS: Final = 64
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 ResolvedPath = HfFileSystemResolvedRepositoryPath | HfFileSystemResolvedBucketPath
@@ -96,6 +98,7 @@ class HaulFileSystem(HfFileSystem):
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._expansions: dict[str, tuple[str | None, dict[str, Any]]] = {}
         self._index: dict[str, tuple[Any, int, dict[str, dict[str, Any]]]] = {}
+        self._roots: dict[str, None] = {}  # of listings, the latest last
 
     @property
     def fsid(self) -> str:
@@ -177,6 +180,11 @@ class HaulFileSystem(HfFileSystem):
             before = self._commit_at(resolved)
             found = super()._ls_tree(path, *args, **kwargs)
             if self._commit_at(resolved) == before:
+                self._roots.pop(resolved.root, None)
+                self._roots[resolved.root] = None
+                for oldest in list(self._roots)[:-_REVISIONS]:
+                    self._roots.pop(oldest, None)
+                    self._forget_listings(oldest)
                 return found
             self._forget_listings(resolved.root)  # another thread went on to the next commit meanwhile
 
@@ -322,11 +330,14 @@ class HaulFileSystem(HfFileSystem):
 
     def _repository(self, resolved: HfFileSystemResolvedRepositoryPath) -> Repository:
         key = (resolved.repo_type, resolved.repo_id)
-        if key not in self._repositories:
-            self._repositories[key] = Repository(
+        repository = self._repositories.get(key)
+        if repository is None:
+            if len(self._repositories) >= _REVISIONS:
+                self._repositories.clear()
+            repository = self._repositories[key] = Repository(
                 resolved.repo_id, resolved.repo_type, endpoint=self.endpoint, token=self.token
             )
-        return self._repositories[key]
+        return repository
 
     def _target(self, path: str, revision: str | None = None, place: str = "") -> Target | None:
         """The file at the Hub, pinned to a commit; ``None`` in a bucket, which has no commits."""
