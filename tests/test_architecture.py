@@ -49,7 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("events", "transports", "stallguard", "disk"),
     ("priority", "ranged", "hub"),
     ("plan", "reader", "readahead", "parquet"),
-    ("download_queue", "transfer", "hashing", "extents"),
+    ("download_queue", "transfer", "hashing", "extents", "results"),
     ("run", "watchdog", "fetch", "file_reader"),
     ("choice", "filework"),
     ("scheduler",),

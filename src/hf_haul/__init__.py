@@ -57,6 +57,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``plan``            pure: what is to be done for a list of files, in which parts
 ``download_queue``  ModelDownloadQueue: the files of one model, and their states
 ``transfer``        one file on its way
+``results``         what a queue comes to, in plain values
 ``run``             one queue on its way
 ``watchdog``        finds connections that deliver nothing, or far less than the others
 ``fetch``           one part: from a connection through the limiter to the disk

@@ -9,12 +9,14 @@ from typing import Final
 
 from hf_haul.config import MiB, Settings
 from hf_haul.descriptors import Descriptors, descriptors
+from hf_haul.halt import Halt
 from hf_haul.plan import MAX_PART, SMALL_FILE, part_size
+from hf_haul.ranges import ByteRange
 from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
 from hf_haul.transfer import Part, Transfer
-from hf_haul.transports.base import Transport
+from hf_haul.transports.base import Body, Transport
 from hf_haul.watchdog import part_to_share
 
 __all__ = ["Chooser", "TransportFactory"]
@@ -152,12 +154,18 @@ class Chooser:
 
     def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer:
         request = run.requests[task.task_id]
-        transfer = Transfer(task, request, self._transport_for(request), run.metrics)
+        transfer = Transfer(task, request, self._make_transport(request), run.metrics)
         transfer.opening = True
         run.queue.start(task)
         run.transfers[task.task_id] = transfer
         task.move_to(DownloadState.RUNNING)
         return transfer
+
+    def _make_transport(self, request: FileRequest) -> Transport:
+        try:
+            return self._transport_for(request)
+        except Exception as error:  # noqa: BLE001  it is this file's, and no other's
+            return _Broken(error)
 
     def _share_a_part(self, runs: Sequence[QueueRun]) -> Part | None:
         """Near the end, take half of the part that would finish last, or race it."""
@@ -235,3 +243,16 @@ class Chooser:
             elif transfer.has_work:
                 wanted += 1
         return wanted
+
+
+class _Broken:
+    """Stands for a transport that could not be made: fails the file once a worker is at it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.version: str | None = None
+        self._error = error
+
+    def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> Body:
+        """Raise why."""
+        del want, halt, fresh
+        raise self._error

@@ -30,7 +30,8 @@ from hf_haul.limiter import BandwidthLimiter
 from hf_haul.nodes import NodeDestination, is_node
 from hf_haul.plan import SMALL_FILE, make_plan
 from hf_haul.priority import DefaultPolicy, PriorityPolicy
-from hf_haul.run import QueueRun
+from hf_haul.results import QueueStatus
+from hf_haul.run import QueueOutcome, QueueRun
 from hf_haul.scheduler import Scheduler
 from hf_haul.task import Destination, Digest, DownloadPriority, DownloadState, FileRequest, RemoteFile
 from hf_haul.transports.base import Transport
@@ -101,9 +102,9 @@ class QueueProgress:
 class DownloadHandle:
     """One submitted queue. Of use in the process that submitted it, and not in its forked children."""
 
-    def __init__(self, scheduler: Scheduler, run: QueueRun) -> None:
+    def __init__(self, scheduler: Scheduler, outcome: QueueOutcome) -> None:
         self._engine = scheduler
-        self._state = run
+        self._outcome_here = outcome
         self._pid = os.getpid()
 
     @property
@@ -112,9 +113,14 @@ class DownloadHandle:
         return self._engine
 
     @property
-    def _run(self) -> QueueRun:
+    def _outcome(self) -> QueueOutcome:
         self._require_own_process()
-        return self._state
+        return self._outcome_here
+
+    @property
+    def _run(self) -> QueueRun | None:
+        """The queue, until it is over."""
+        return self._outcome.run
 
     def _require_own_process(self) -> None:
         if self._pid != os.getpid():  # its threads do not exist here, and its locks may be held for ever
@@ -125,12 +131,15 @@ class DownloadHandle:
     @property
     def queue_id(self) -> str:
         """Unique id of the queue."""
-        return self._state.queue.queue_id
+        return self._outcome_here.queue_id
 
     @property
     def task_ids(self) -> list[str]:
         """Unique ids of its files, in the order in which they are fetched."""
-        return [task.task_id for task in self._state.queue.tasks]
+        run = self._outcome_here.run
+        return (
+            list(self._outcome_here.task_ids) if run is None else [task.task_id for task in run.queue.tasks]
+        )
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every file is in place or given up.
@@ -142,62 +151,72 @@ class DownloadHandle:
             Whether the queue is over. ``False`` leaves it running.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        over = self._scheduler.wait(self._run, timeout)
-        if over:
-            self._run.flush(deadline - time.monotonic())
-        return over
+        outcome, run = self._outcome, self._run
+        if run is not None and not self._scheduler.wait(run, timeout):
+            return False
+        outcome.flush(deadline - time.monotonic())
+        self._scheduler.note_told(outcome.queue_id)
+        return True
 
     def cancel(self) -> bool:
         """Stop; what was fetched stays staged. Returns whether there was anything to stop."""
-        return self._scheduler.cancel(self._run)
+        run = self._run
+        return run is not None and self._scheduler.cancel(run)
 
     def pause(self) -> None:
         """Stop fetching, and keep the place in the queue."""
-        self._scheduler.pause(self._run)
+        run = self._run
+        if run is not None:
+            self._scheduler.pause(run)
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
-        self._scheduler.resume(self._run)
+        run = self._run
+        if run is not None:
+            self._scheduler.resume(run)
 
     def set_priority(self, priority: DownloadPriority) -> None:
         """Move the queue before or behind others."""
-        self._scheduler.set_priority(self._run, DownloadPriority(priority))
+        priority = DownloadPriority(priority)
+        run = self._run
+        if run is not None:
+            self._scheduler.set_priority(run, priority)
 
     def errors(self) -> list[tuple[str, BaseException]]:
         """Failed files and why, the first failure first."""
-        return [(task.file_path, error) for task, error in list(self._run.errors)]
+        run = self._run
+        if run is None:
+            return list(self._outcome.errors)
+        return [(task.file_path, error) for task, error in list(run.errors)]
 
     def progress(self) -> QueueProgress:
         """How far it has come."""
-        run = self._run
-        queue, metrics = run.queue, run.metrics
-        waiting = list(run.waiting_for.values())
+        now = self._status()
         return QueueProgress(
-            files_total=len(queue.tasks),
-            files_done=len(queue.completed),
-            files_failed=len(queue.failed),
-            bytes_total=run.total_bytes,
-            bytes_done=run.bytes_done(),
-            bytes_transferred=metrics.bytes_downloaded,
-            speed_bps=metrics.speed_bps,
-            retries=metrics.retries,
-            connections=metrics.connections,
-            state=self.state,
-            waiting_for=waiting[0] if waiting else None,
+            files_total=now.files_total,
+            files_done=now.files_done,
+            files_failed=now.files_failed,
+            bytes_total=now.bytes_total,
+            bytes_done=now.bytes_done,
+            bytes_transferred=now.bytes_transferred,
+            speed_bps=now.speed_bps,
+            retries=now.retries,
+            connections=now.connections,
+            state=now.state,
+            waiting_for=now.waiting_for,
         )
 
     @property
     def state(self) -> DownloadState:
         """State of the whole queue."""
-        run = self._run
-        self._scheduler.keep_going()
-        if run.done.is_set():
-            if not run.queue.failed:  # a cancel may come too late to stop anything
-                return DownloadState.DONE
-            return DownloadState.CANCELLED if run.queue.cancelled else DownloadState.FAILED
-        if run.queue.paused or self._scheduler.paused:
-            return DownloadState.PAUSED
-        return DownloadState.RUNNING if run.queue.active or run.queue.completed else DownloadState.QUEUED
+        return self._status().state
+
+    def _status(self) -> QueueStatus:
+        outcome, run = self._outcome, self._run
+        if run is not None:
+            return self._scheduler.status(run)
+        assert outcome.status is not None  # it was there before the queue went
+        return outcome.status
 
 
 class ParallelDownloadManager:
@@ -283,7 +302,6 @@ class ParallelDownloadManager:
 
     def _start_empty(self) -> None:
         self._lock = threading.Lock()  # guards what follows, and the engine's making, once per process
-        self._tasks: weakref.WeakValueDictionary[str, QueueRun] = weakref.WeakValueDictionary()
         self._notifiers: weakref.WeakSet[Notifier] = weakref.WeakSet()
 
     def _build(self) -> None:
@@ -403,9 +421,7 @@ class ParallelDownloadManager:
         with self._lock:
             if notifier is not None:
                 self._notifiers.add(notifier)
-            if len(plan.files) == 1:
-                self._tasks[plan.files[0].task.task_id] = run
-        return DownloadHandle(engine, run)
+        return DownloadHandle(engine, run.outcome)
 
     def add_download_task(
         self,
@@ -567,11 +583,17 @@ class ParallelDownloadManager:
             connections), ``failed_files`` (``file_path`` and ``error`` each). For an unknown id ``success`` is false
             and ``error`` says so.
         """
-        run = self._find(queue_id)
-        if run is None:
+        found = self._find(queue_id)
+        if found is None:
             return {"success": False, "queue_id": queue_id, "error": f"unknown queue: {queue_id}"}
-        over = DownloadHandle(self._scheduler, run).wait(timeout)
-        return {**self._status(run), "success": over and not run.queue.failed, "timed_out": not over}
+        over = True
+        if isinstance(found, QueueRun):
+            handle = DownloadHandle(self._scheduler, found.outcome)
+            over = handle.wait(timeout)
+            found = handle._status()  # noqa: SLF001  the module's own class
+        else:
+            self._scheduler.note_told(found.queue_id)
+        return {**found.as_dict(), "success": over and not found.files_failed, "timed_out": not over}
 
     def get_model_queue_status(self, queue_id: str) -> dict[str, Any] | None:
         """How far a queue has come: the values of :meth:`wait_for_model_completion`, and more while it runs.
@@ -582,41 +604,14 @@ class ParallelDownloadManager:
         Returns:
             ``None`` for an unknown id.
         """
-        run = self._find(queue_id)
-        return None if run is None else self._status(run)
-
-    def _status(self, run: QueueRun) -> dict[str, Any]:
-        handle = DownloadHandle(self._scheduler, run)
-        progress, metrics, queue = handle.progress(), run.metrics, run.queue
-        total = progress.bytes_total
-        return {
-            "queue_id": queue.queue_id,
-            "model_id": queue.model_id,
-            "state": progress.state.value,
-            "priority": queue.priority.name,
-            "total_tasks": progress.files_total,
-            "completed_tasks": progress.files_done,
-            "failed_tasks": progress.files_failed,
-            "active_tasks": len(queue.active),
-            "total_bytes": total,
-            "bytes_done": progress.bytes_done,
-            "bytes_downloaded": progress.bytes_transferred,
-            "bytes_resumed": run.resumed_bytes,
-            "duration_seconds": metrics.duration(),
-            "speed_bps": progress.speed_bps,
-            "average_speed_bps": metrics.average_speed_bps,
-            "peak_speed_bps": metrics.peak_speed_bps,
-            "completion_rate": 100.0 * progress.bytes_done / total if total else metrics.completion_rate(),
-            "connections": progress.connections,
-            "concurrent_downloads": metrics.peak_connections,
-            "retry_count": progress.retries,
-            "bandwidth_limited_time": metrics.seconds_limited,
-            "waiting_for": progress.waiting_for,
-            "failed_files": [
-                {"file_path": path, "error": f"{type(error).__name__}: {error}"}
-                for path, error in handle.errors()
-            ],
-        }
+        found = self._find(queue_id)
+        if isinstance(found, QueueRun):
+            found = self._scheduler.status(found)
+        if found is None:
+            return None
+        if found.state.final:
+            self._scheduler.note_told(found.queue_id)
+        return found.as_dict()
 
     def get_download_stats(self) -> dict[str, Any]:
         """Plain values about the whole manager.
@@ -638,13 +633,9 @@ class ParallelDownloadManager:
             "pool": self._pool.get_stats(),
         }
 
-    def _find(self, queue_id: object) -> QueueRun | None:
-        if not isinstance(queue_id, str):  # whatever was passed, there is no such queue
-            return None
-        engine = self._engine
-        with self._lock:
-            run = self._tasks.get(queue_id)
-        return run or engine.find(queue_id)
+    def _find(self, queue_id: object) -> QueueRun | QueueStatus | None:
+        # Whatever else was passed, there is no such queue.
+        return self._engine.find(queue_id) if isinstance(queue_id, str) else None
 
     # ---- steering
 
@@ -654,8 +645,8 @@ class ParallelDownloadManager:
         Returns:
             Whether there was anything to stop.
         """
-        run = self._find(queue_id)
-        return run is not None and self._engine.cancel(run)
+        found = self._find(queue_id)
+        return isinstance(found, QueueRun) and self._engine.cancel(found)
 
     def pause_downloads(self, queue_id: str | None = None) -> bool:
         """Stop fetching, and keep every place in the queue.
@@ -680,11 +671,12 @@ class ParallelDownloadManager:
         return self._steer(self._engine.resume, queue_id)
 
     def _steer(self, action: Callable[[QueueRun | None], None], queue_id: str | None) -> bool:
-        run = None if queue_id is None else self._find(queue_id)
-        if queue_id is not None and run is None:
-            return False
-        action(run)
-        return True
+        found = None if queue_id is None else self._find(queue_id)
+        if isinstance(found, QueueRun):
+            action(found)
+        elif queue_id is None:
+            action(None)
+        return queue_id is None or found is not None
 
     @property
     def max_bandwidth_bps(self) -> float | None:

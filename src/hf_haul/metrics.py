@@ -122,6 +122,11 @@ class DownloadMetrics:
             if self._finished is None:
                 self._finished = self._clock()
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the clock was stopped."""
+        return self._finished is not None
+
     def duration(self) -> float:
         """Seconds since the start, up to the end once there is one."""
         return (self._clock() if self._finished is None else self._finished) - self._started

@@ -13,11 +13,12 @@ from hf_haul.events import Notifier
 from hf_haul.metrics import DownloadMetrics
 from hf_haul.ownership import OwnerWatch
 from hf_haul.plan import PlannedFile
+from hf_haul.results import QueueStatus
 from hf_haul.task import DownloadProgress, DownloadState, DownloadTask, FileRequest
 from hf_haul.transfer import Transfer
 from hf_haul.urls import source_of
 
-__all__ = ["QueueRun"]
+__all__ = ["QueueOutcome", "QueueRun"]
 
 
 class _Done(threading.Event):
@@ -27,6 +28,43 @@ class _Done(threading.Event):
         """Have every wait that is under way return, although nothing is over."""
         with self._cond:  # type: ignore[attr-defined]  # threading's, not in the stubs
             self._cond.notify_all()  # type: ignore[attr-defined]  # the same
+
+
+class QueueOutcome:
+    """What a handle holds of its queue: the queue itself while it runs, and afterwards what became of it.
+
+    Attributes:
+        queue_id: Id of the queue.
+        done: Set when it is over.
+        run: The queue, until it is over.
+        status: How it ended, once it is over.
+        errors: Failed files and why, once it is over.
+        task_ids: Ids of its files, once it is over.
+        notifier: Who may still have to tell of it.
+    """
+
+    def __init__(self, run: QueueRun, done: _Done, notifier: Notifier | None) -> None:
+        self.queue_id = run.queue.queue_id
+        self.done = done
+        self.run: QueueRun | None = run
+        self.status: QueueStatus | None = None
+        self.errors: list[tuple[str, BaseException]] = []
+        self.task_ids: list[str] = []
+        self.notifier = notifier
+
+    def settle(self, status: QueueStatus) -> None:
+        """Keep what is of use of the queue, and let go of the queue. Harmless if it is done again."""
+        run = self.run
+        if run is not None:
+            self.errors = [(task.file_path, error) for task, error in run.errors]
+            self.task_ids = [task.task_id for task in run.queue.tasks]
+            self.status = status
+            self.run = None
+
+    def flush(self, timeout: float = math.inf) -> None:
+        """Wait, for ``timeout`` seconds and never long, until the user was told everything."""
+        if self.notifier is not None and self.notifier.flush(timeout) and self.status is not None:
+            self.notifier = None
 
 
 class QueueRun:
@@ -52,6 +90,7 @@ class QueueRun:
         untold: What is still to be told, or closed, before it may end.
         over: Whether every file is settled; ``done`` is set a moment later, when all files are closed.
         done: Set when the queue is over.
+        outcome: What its handles hold.
     """
 
     def __init__(
@@ -84,6 +123,7 @@ class QueueRun:
         self.over = False
         self.done = _Done()
         self._notifier = notifier
+        self.outcome = QueueOutcome(self, self.done, notifier)
         # Bytes move between files in flight and files settled in one step.
         self._count_lock = threading.Lock()
         self._post_lock = threading.Lock()  # orders messages: none about a file follows its last
@@ -149,10 +189,62 @@ class QueueRun:
             staged = [transfer.staged for transfer in list(self.transfers.values())]
         return settled + sum(each.done for each in staged if each is not None)
 
-    def finish(self) -> None:
-        """Say that the queue is over. Call once, without the scheduler's lock where possible."""
+    def state(self, *, paused: bool) -> DownloadState:
+        """State of the whole queue.
+
+        Args:
+            paused: Whether all queues are.
+        """
+        queue = self.queue
+        if self.done.is_set() or self.metrics.is_finished:
+            if not queue.failed:  # a cancel may come too late to stop anything
+                return DownloadState.DONE
+            return DownloadState.CANCELLED if queue.cancelled else DownloadState.FAILED
+        if queue.paused or paused:
+            return DownloadState.PAUSED
+        return DownloadState.RUNNING if queue.active or queue.completed else DownloadState.QUEUED
+
+    def status(self, *, paused: bool = False) -> QueueStatus:
+        """How far it has come, in plain values.
+
+        Args:
+            paused: Whether all queues are.
+        """
+        queue, metrics = self.queue, self.metrics
+        total, done = self.total_bytes, self.bytes_done()
+        waiting = list(self.waiting_for.values())
+        return QueueStatus(
+            queue_id=queue.queue_id,
+            model_id=queue.model_id,
+            state=self.state(paused=paused),
+            priority=queue.priority.name,
+            files_total=len(queue.tasks),
+            files_done=len(queue.completed),
+            files_failed=len(queue.failed),
+            files_active=len(queue.active),
+            bytes_total=total,
+            bytes_done=done,
+            bytes_transferred=metrics.bytes_downloaded,
+            bytes_resumed=self.resumed_bytes,
+            duration=metrics.duration(),
+            speed_bps=metrics.speed_bps,
+            average_speed_bps=metrics.average_speed_bps,
+            peak_speed_bps=metrics.peak_speed_bps,
+            completion_rate=100.0 * done / total if total else metrics.completion_rate(),
+            connections=metrics.connections,
+            peak_connections=metrics.peak_connections,
+            retries=metrics.retries,
+            seconds_limited=metrics.seconds_limited,
+            waiting_for=waiting[0] if waiting else None,
+            failures=tuple(
+                (task.file_path, f"{type(error).__name__}: {error}") for task, error in list(self.errors)
+            ),
+        )
+
+    def finish(self) -> QueueStatus:
+        """Stop the clock; returns how the queue ended."""
         self.metrics.finish()
-        self.done.set()
+        return self.status()
 
     def post(self, transfer: Transfer) -> None:
         """Tell the user how one file ended."""

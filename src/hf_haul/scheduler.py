@@ -34,7 +34,7 @@ import threading
 import time
 import traceback
 from bisect import insort
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,6 +63,7 @@ from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory, SpeedMeter
 from hf_haul.plan import SMALL_FILE, PlannedFile
 from hf_haul.ranges import ByteRange
+from hf_haul.results import QueueStatus, Results
 from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
 from hf_haul.staging import StagedElsewhereError, StagedLostError, scan_orphans
@@ -84,8 +85,6 @@ _FIRST_TICK: Final = 0.05
 _LEAVE_GRACE: Final = 0.3
 #: Seconds between two looks at a file that another process fetches.
 _ELSEWHERE_INTERVAL: Final = 0.25
-#: Finished queues whose results stay readable.
-_KEPT_RESULTS: Final = 1000
 #: Seconds after which a worker without work ends.
 _IDLE_SECONDS: Final = 10.0
 #: Seconds for which a folder's list of orphans is good enough.
@@ -206,7 +205,10 @@ class Scheduler:
         self._ticker_waits = threading.Condition(self._lock)
         # Guarded by _lock, all of them:
         self._runs: list[QueueRun] = []
-        self._finished: OrderedDict[str, QueueRun] = OrderedDict()
+        self._known: dict[
+            str, QueueRun
+        ] = {}  # queues whose end was not said yet, also by the id of their only task
+        self._results = Results()
         self._sources = SourceLimits(settings, self.history, clock=clock)
         self._chooser = Chooser(settings, self._sources, transport_for, clock)
         self._scanned: dict[Path, tuple[float, dict[str, list[Path]]]] = {}
@@ -274,6 +276,7 @@ class Scheduler:
                     raise RuntimeError("the manager is shut down")
                 for each in planned:
                     queue.add(each.task)
+                self._known.update(dict.fromkeys(_ids(run), run))
                 insort(self._runs, run)
                 self._sources.enrol(run.sources, 1)
                 self._end_if_over(run, then)
@@ -371,6 +374,11 @@ class Scheduler:
                         transfer.task.move_to(DownloadState.RUNNING)
             self._wake_workers()
 
+    def status(self, run: QueueRun) -> QueueStatus:
+        """How far a queue has come; also sees to it that somebody is at it."""
+        self.keep_going()
+        return run.status(paused=self._paused)
+
     @property
     def paused(self) -> bool:
         """Whether everything is paused."""
@@ -386,13 +394,19 @@ class Scheduler:
                 self._make_room_for(run)
                 self._wake_workers()
 
-    def find(self, queue_id: str) -> QueueRun | None:
-        """A running or a finished queue; ``None`` if unknown or forgotten."""
+    def find(self, an_id: str) -> QueueRun | QueueStatus | None:
+        """A running queue, or the result of one that is over; ``None`` if unknown or forgotten.
+
+        Args:
+            an_id: Of the queue, or of its only task.
+        """
         with self._lock:
-            for run in self._runs:
-                if run.queue.queue_id == queue_id:
-                    return run
-            return self._finished.get(queue_id)
+            return self._known.get(an_id) or self._results.find(an_id)
+
+    def note_told(self, queue_id: str) -> None:
+        """Note that somebody got to know how a queue ended: others' results stay longer than this one."""
+        with self._lock:
+            self._results.note_told(queue_id)
 
     @property
     def promised_bytes(self) -> int:
@@ -413,7 +427,7 @@ class Scheduler:
     def forget(self, queue_id: str) -> None:
         """Drop a finished queue's results."""
         with self._lock:
-            self._finished.pop(queue_id, None)
+            self._results.forget(queue_id)
 
     def retune(self) -> dict[str, Any]:
         """Have every source look for its best number of connections anew; returns what changed, by source."""
@@ -1109,9 +1123,6 @@ class Scheduler:
         if run in self._runs:
             self._runs.remove(run)
             self._sources.enrol(run.sources, -1)
-        self._finished[run.queue.queue_id] = run
-        while len(self._finished) > _KEPT_RESULTS:
-            self._finished.popitem(last=False)
         run.over = True
         if run.queue.completed:
             then.disk = run if then.disk is None else then.disk
@@ -1128,8 +1139,20 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001  what stays is litter, and no reason to fail
             logger.debug("what is left of finished files stays: %s", error)
         finally:
-            _surely(run.finish)
+            _surely(partial(self._keep_result, run))
         self._emit("queue_done", run, failed=len(run.queue.failed))
+
+    def _keep_result(self, run: QueueRun) -> None:
+        """Keep what a queue came to in plain values, let go of the queue, and say that it is over."""
+        status = run.finish()
+        ids = _ids(run)
+        with self._lock:
+            if run.queue.queue_id in self._known:
+                self._results.add(status, *ids[1:])
+            for each in ids:
+                self._known.pop(each, None)
+        run.outcome.settle(status)
+        run.done.set()
 
     @staticmethod
     def _parts_of(run: QueueRun) -> list[Part]:
@@ -1290,6 +1313,12 @@ class Scheduler:
             self._hasher.soon(transfer.verifier, transfer.staged)
 
 
+def _ids(run: QueueRun) -> list[str]:
+    """What a queue is known by: its id, and that of its task if it has only one."""
+    tasks = run.queue.tasks
+    return [run.queue.queue_id, tasks[0].task_id] if len(tasks) == 1 else [run.queue.queue_id]
+
+
 def _surely(work: Action) -> None:
     """Do what must be done, again where it fails; an interrupt goes up when it is done."""
     interrupt: BaseException | None = None
@@ -1308,16 +1337,31 @@ def _surely(work: Action) -> None:
         raise interrupt
 
 
+class _Traceback(Exception):  # noqa: N818  it only carries text
+    """Where an error came from, in words: the cause of one that nobody expected."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
 def _free_frames(error: BaseException) -> None:
-    """Let go of what the frames of an error refer to: who keeps it would keep buffers, files and tokens."""
+    """Let go of the frames of an error, and of those that it came from.
+
+    Who keeps the error would keep all that they refer to: buffers, files, tokens, whole queues. Where an unexpected error
+    came from is kept in words.
+    """
+    if (
+        not isinstance(error, HaulError | OSError)
+        and error.__cause__ is None
+        and error.__traceback__ is not None
+    ):
+        with contextlib.suppress(Exception):  # no memory for it
+            error.__cause__ = _Traceback("".join(traceback.format_tb(error.__traceback__)))
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
         each = pending.pop()
-        if each is None or id(each) in seen:
-            continue
-        seen.add(id(each))
-        if each is error and each.__traceback__ is not None:
-            each.__traceback__ = each.__traceback__.tb_next  # the frame that caught it
-        traceback.clear_frames(each.__traceback__)
-        pending += [each.__cause__, each.__context__]
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            pending += [each.__cause__, each.__context__]

@@ -378,7 +378,7 @@ def test_the_priority_of_a_task_is_its_queues_too(manager: ParallelDownloadManag
 def test_finished_results_are_kept_up_to_a_bound(
     manager: ParallelDownloadManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_haul.scheduler._KEPT_RESULTS", 3)
+    monkeypatch.setattr("hf_haul.results._MOST_UNTOLD", 3)
     tasks = []
     for i in range(5):
         tasks.append(manager.add_download_task("m", f"{i}", f"{URL}/{i}", tmp_path / f"{i}", 1))
@@ -408,7 +408,7 @@ def test_waiting_costs_no_polling(
     real = threading.Event.wait
 
     def wait(self: threading.Event, timeout: float | None = None) -> bool:
-        if self is handle._run.done:
+        if self is handle._outcome.done:
             waits.append(timeout)
         return real(self, timeout)
 

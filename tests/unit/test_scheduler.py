@@ -257,6 +257,18 @@ def test_one_bad_file_does_not_cost_others_their_retries(tmp_path: Path) -> None
     assert bench.destinations["c.bin"].content == b"333"
 
 
+def test_a_source_that_cannot_be_made_fails_its_own_file_and_no_other(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    run = bench.submit(bench.file("bad.bin"), bench.file("good.bin"))
+    del bench.sources["bad.bin"]
+    bench.scheduler.drain()
+    assert run.done.is_set()
+    ((task, error),) = run.errors
+    assert task.file_path == "bad.bin"
+    assert isinstance(error, KeyError)
+    assert bench.destinations["good.bin"].content == DATA
+
+
 def test_what_no_retry_changes_fails_at_once(bench: Bench) -> None:
     run = bench.run(bench.file("a.bin", faults=[HttpStatusError("gone", status=404)]))
     assert isinstance(only_error(run), HttpStatusError)
