@@ -79,9 +79,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _needs(module: ModuleType, options: Options) -> Sequence[str]:
     """The repositories of a module, or of those of its rows that were chosen."""
-    if module.__name__.endswith(READS):
-        return [row.repo for row in module.ROWS if options.wants(row.name)]
-    return list(module.NEEDS)
+    needs: Sequence[str] = module.needs(options) if hasattr(module, "needs") else module.NEEDS
+    return needs
 
 
 def main(argv: list[str] | None = None) -> int:

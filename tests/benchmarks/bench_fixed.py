@@ -9,11 +9,10 @@ from typing import Final
 
 from tests.benchmarks.harness import Goal, Result, Tool
 from tests.benchmarks.pairs import Ratio
-from tests.benchmarks.rig import Rig
+from tests.benchmarks.rig import Options, Rig
 
-__all__ = ["NEEDS", "NUMBERS", "WITHIN", "bench", "contenders"]
+__all__ = ["NUMBERS", "WITHIN", "bench", "contenders", "needs"]
 
-NEEDS = ("bench/thousand", "bench/half", "bench/mixed")
 NUMBERS: Final = (1, 2, 4, 8, 16, 32)
 #: How many times as long as with the best fixed number it may take.
 WITHIN: Final = 1.15
@@ -23,6 +22,11 @@ _ALL: Final = 2
 _NEAR: Final = 1.5
 
 ADAPTIVE: Final = "hf-haul, adaptive"
+
+
+def needs(options: Options) -> list[str]:
+    """The repositories of the rows that the options name."""
+    return [repo for name, (_, repo, _, _) in _WORKS.items() if options.wants(f"fixed-{name}")]
 
 
 def bench(rig: Rig) -> list[Result]:

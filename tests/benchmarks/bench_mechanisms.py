@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 
 from tests.benchmarks.harness import KIB, MB, MIB, Result, Sample, Tool
 from tests.benchmarks.pairs import Comparison
-from tests.benchmarks.rig import Rig
+from tests.benchmarks.rig import Options, Rig
 from tests.benchmarks.servers import PACE, TWO_ADDRESSES, dead_address
 
-__all__ = ["NEEDS", "ROWS", "Row", "bench"]
+__all__ = ["ROWS", "Row", "bench", "needs"]
 
 #: Repositories, and what is in them.
 _CONTENTS: Final[Mapping[str, str]] = {
@@ -35,7 +35,6 @@ _CONTENTS: Final[Mapping[str, str]] = {
     "bench/thousand": "1,000 x 20 KiB with the Hub's metadata",
     "bench/mixed": "1 GiB, 8 x 100 MiB and 1,000 x 20 KiB",
 }
-NEEDS = tuple(_CONTENTS)
 
 #: Seconds without a byte that are too many where a peer stalls; as many as by default would only take longer.
 _STALL_TIMEOUT: Final = 2
@@ -127,6 +126,11 @@ class _Work:
         return self.prepare is not None or self.around is not None
 
 
+def needs(options: Options) -> list[str]:
+    """The repositories of the rows that the options name."""
+    return [row.repo for row in ROWS if options.wants(row.name)]
+
+
 def bench(rig: Rig) -> list[Result]:
     """Run the rows, or those that the options name."""
     rows = [row for row in ROWS if rig.options.wants(row.name)]
@@ -154,7 +158,7 @@ def _run(rig: Rig, row: Row) -> Result:
     work = _WORKS[row.work]
     result = Result(row.name, row.title, unit="s")
     made = work.tool(rig, row.repo, row.origin)
-    limits = {"HF_HAUL_MAX_CONNECTIONS": str(row.connections)}
+    limits = {f"HF_HAUL_MAX_{what}CONNECTIONS": str(row.connections) for what in ("", "READ_")}
     made = replace(made, name="hf-haul", env={**made.env, **work.env, **limits})
     tools = [made, _without(made, row.mechanism)]
     if work.prepare is not None:

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from typing import Final
 
 from tests.benchmarks.harness import MB, Goal, Result, Sample, Tool, run_tool
-from tests.benchmarks.rig import Rig
+from tests.benchmarks.rig import Options, Rig
 
-__all__ = ["NEEDS", "ROWS", "Row", "bench"]
+__all__ = ["NEEDS", "ROWS", "Row", "bench", "needs"]
 
 OURS: Final = "hf-haul"
 THEIRS: Final = "huggingface_hub"
@@ -85,6 +85,11 @@ ROWS: Final = (
 )  # fmt: skip
 
 NEEDS = tuple(dict.fromkeys(row.repo for row in ROWS))
+
+
+def needs(options: Options) -> list[str]:
+    """The repositories of the rows that the options name."""
+    return [row.repo for row in ROWS if options.wants(row.name)]
 
 
 def bench(rig: Rig) -> list[Result]:

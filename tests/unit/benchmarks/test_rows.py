@@ -33,7 +33,7 @@ def result_of(**samples: list[Sample]) -> Result:
 def test_every_mechanism_has_rows_and_every_row_a_mechanism() -> None:
     assert {row.mechanism for row in ROWS} == {*SWITCHES, "sequential-resume"} - {"adaptation"}
     assert len({row.name for row in ROWS}) == len(ROWS)
-    assert all(row.title and row.repo in bench_mechanisms.NEEDS for row in ROWS)
+    assert all(row.title for row in ROWS)
 
 
 @pytest.mark.parametrize("mechanism", sorted({row.mechanism for row in ROWS}))
@@ -44,8 +44,10 @@ def test_a_mechanism_is_measured_over_both_schemes_with_one_connection_and_sixte
 
 
 @pytest.mark.parametrize("module", [bench_mechanisms, bench_fixed])
-def test_what_a_module_needs_can_be_made(module: Any) -> None:
-    assert set(module.NEEDS) <= DATA.keys()
+def test_what_a_module_needs_can_be_made_and_is_only_that_of_chosen_rows(module: Any) -> None:
+    assert set(module.needs(Options())) <= DATA.keys()
+    assert set(module.needs(Options(rows=["small"]))) == {"bench/thousand"}
+    assert module.needs(Options(rows=["no such row"])) == []
 
 
 def test_rows_can_be_chosen_by_a_part_of_their_names() -> None:
