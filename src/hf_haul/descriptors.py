@@ -36,7 +36,7 @@ _FEW, _MANY = 0.25, 5.0
 #: So many are many.
 _PLENTY: Final = 400
 #: So many downloads at once are so few that it is a warning.
-_TOO_FEW: Final = 4
+_TOO_FEW: Final = 6
 
 #: Seconds between two attempts to open something.
 _PAUSE: Final = 0.05

@@ -10,6 +10,7 @@ import pytest
 from tests.support.children import Nursery, job_for
 from tests.support.engine import SMALL, WEIGHTS, Rig, leftovers, serve_files
 from tests.support.repos import contents, random_bytes
+from tests.support.waits import until
 
 from hf_haul.config import KiB, MiB
 
@@ -92,7 +93,8 @@ def test_a_process_that_was_stopped_keeps_nobody_waiting_and_ends_well_when_it_g
     rig: Rig, nursery: Nursery
 ) -> None:
     first = nursery.start(_job(rig, WEIGHTS))
-    assert rig.hub.requests.wait_for(lambda _: rig.sent(WEIGHTS) > SIZE // 2)
+    records = SIZE + 512 + 2 * 20
+    assert until(lambda: [name for name in rig.left if (rig.folder / name).stat().st_size >= records], 60)
     first.stop()
     second = nursery.start(_job(rig, WEIGHTS, pretend=("asleep after 1",)))
     result = second.wait()
