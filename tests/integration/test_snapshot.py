@@ -726,3 +726,23 @@ def test_a_note_of_the_same_commit_and_another_etag_is_believed_only_with_the_by
     note.write_text(f"{commit}\nanother\n{time.time() + 60}\n")
     snapshot_download("org/tiny", local_dir=local, **where)
     assert digests(local) == served.contents
+
+
+def test_each_file_that_the_hub_refuses_is_told_in_its_own_words(
+    served: ServedRepo, where: dict[str, Any]
+) -> None:
+    for name in ("config.json", "README.md", "vocab.txt"):
+        served.hub.faults.add(Status(404, headers={"X-Error-Code": "EntryNotFound"}), path=name, times=None)
+    with pytest.raises(RemoteEntryNotFoundError) as caught:
+        snapshot_download("org/tiny", **where)
+    notes = getattr(caught.value, "__notes__", [])
+    assert len(notes) == 2
+    assert all("RemoteEntryNotFoundError" in note for note in notes)
+
+
+@pytest.mark.parametrize("patterns", [[], "", ["no such file"]])
+def test_what_matched_nothing_is_named_even_if_it_is_empty(
+    where: dict[str, Any], caplog: pytest.LogCaptureFixture, patterns: Any
+) -> None:
+    snapshot_download("org/tiny", allow_patterns=patterns, **where)
+    assert f"No files matched allow_patterns={patterns!r}." in caplog.text
