@@ -4,7 +4,7 @@ A child of ``os.fork`` has one thread, and a copy of all memory as it was at tha
 parent held stays locked for ever, and what that thread was changing stays as it was in the middle of the change. So whatever
 owns a lock or shared state says here how to start anew, and is started anew in every child before any code of the child runs.
 
-Nothing is locked in the parent before the fork: that could wait for a thread which waits for the one that forks. Nor is a
+Nothing of ours is locked in the parent before the fork: that could wait for a thread which waits for the one that forks. Nor is a
 registry of weak references with callbacks used (``WeakSet``): the collector may run such callbacks at any moment, also in the
 middle of a change of the registry itself.
 """

@@ -1474,24 +1474,31 @@ def write_tree(folder: str, commit: str, listing: Mapping[str, ListedFile]) -> N
 
 
 _upstream_http: Final[Any] = importlib.import_module("huggingface_hub.utils._http")
-_forking: Final[list[object]] = []  # clients of threads that fork right now
+#: Seconds that a fork waits for another thread to make huggingface_hub's client.
+_FORK_SECONDS: Final = 1.0
+#: For each thread that forks right now, huggingface_hub's client and the lock it holds meanwhile.
+_forking: Final[list[tuple[Any, Any]]] = []
 
 
 def _spare_client() -> None:
-    """Have huggingface_hub's client stay as it is in a child that is forked now.
+    """Have huggingface_hub's client stay as it is in a child that is forked now, and none be in the making.
 
     huggingface_hub closes it there, and so waits, for ever, for a lock of the client's that another thread may hold at the
-    fork. The child makes one of its own anyway.
+    fork. The child makes one of its own anyway. To make one takes locks of OpenSSL's, which nobody can make anew.
     """
+    lock = getattr(_upstream_http, "_CLIENT_LOCK", None)
+    held = lock is not None and lock.acquire(timeout=_FORK_SECONDS)
     client = getattr(_upstream_http, "_GLOBAL_CLIENT", None)
-    _forking.append(client)
+    _forking.append((client, lock if held else None))
     if client is not None:
         client.close = _do_nothing
 
 
 def _release_client() -> None:
-    client = _forking.pop()
-    if client is not None and client not in _forking:
+    client, lock = _forking.pop()
+    if lock is not None:
+        lock.release()
+    if client is not None and all(client is not other for other, _ in _forking):
         vars(client).pop("close", None)
 
 

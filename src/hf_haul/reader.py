@@ -150,8 +150,8 @@ class ReadThreads:
         self._group.wake()
         if self._group.start():
             return True
-        with self._lock:
-            self._heap = [each for each in self._heap if each[2] is not job]
+        with self._lock:  # nobody else takes out what was done elsewhere
+            self._heap = [each for each in self._heap if not each[2].taken]
             heapq.heapify(self._heap)
         return False
 
