@@ -148,8 +148,9 @@ class Chooser:
         if answer is not None and answer >= _SLOW_ANSWER and self._settings.part_size is None:
             # Every request costs its answer's time: what is left goes out with one for each connection, if that is not
             # many times as long.
-            left = -(-sum(map(len, transfer.pending)) // sources.limit(source))
-            return max(MiB, min(left, max(MAX_PART, int(sources.most_per_part(source)))))
+            left = sum(map(len, transfer.pending)) + sum(part.remaining for part in transfer.parts)
+            share = -(-left // sources.limit(source))
+            return max(MiB, min(share, max(MAX_PART, int(sources.most_per_part(source)))))
         return part_size(transfer.size, sources.limit(source), self._settings, sources.most_per_part(source))
 
     def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer:

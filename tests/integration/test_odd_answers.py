@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import itertools
 import json
 import logging
+import threading
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -201,6 +205,27 @@ def test_a_file_whose_size_nobody_tells_cannot_be_read_by_ranges_and_says_so(doo
     with pytest.raises(TransferError, match=rf"{WEIGHTS}: .* does not say how long it is"):
         doors.haul(WEIGHTS)
     assert doors.file(WEIGHTS) == FILES[WEIGHTS]
+
+
+# ---- a storage that takes long
+
+
+@pytest.mark.parametrize("door", ["snapshot", "file", "haul"])
+def test_nobody_waits_for_the_answer_of_a_storage_to_learn_where_it_is(doors: Doors, door: str) -> None:
+    """The redirect tells; else a file of a slow storage would take one answer's time more."""
+    together, numbers = threading.Barrier(2, timeout=20), itertools.count()
+
+    def tune(answer: RawAnswer) -> None:
+        if answer.kind == "cdn" and next(numbers) < 2:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait()
+
+    doors.hub.files[WEIGHTS] = random_bytes(4_000_000, "slow storage")
+    doors.manager = stack = ParallelDownloadManager(settings=replace(SETTINGS, part_size=1_000_000))
+    doors.hub.tune = tune
+    with stack:
+        assert getattr(doors, door)(WEIGHTS) == doors.hub.files[WEIGHTS]
+    assert not together.broken
 
 
 # ---- etags that look like digests

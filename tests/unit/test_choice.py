@@ -190,6 +190,9 @@ def test_parts_of_a_source_that_takes_long_to_answer_are_few(
     transfer.pending = [ByteRange(0, size)]
     taken = chooser.take(transfer)
     assert taken.stop - taken.start == part
+    if size == 4 * part:
+        assert [each.stop - each.start for each in (chooser.take(transfer) for _ in range(3))] == [part] * 3
+        assert transfer.pending == []
 
 
 class FewFiles(Descriptors):

@@ -226,6 +226,7 @@ class HttpSource:
                 margin = min(_LINK_MARGIN, max(0.0, lifetime) / 2)
                 usable = lifetime - margin
                 self._target_expires = self._clock() + usable if usable > 0 else float("inf")
+            self._changed.notify_all()
 
     def _follow(
         self, response: PooledResponse | None, want: ByteRange | None, halt: Halt, *, fresh: bool
@@ -237,6 +238,7 @@ class HttpSource:
         for _ in range(_MAX_HOPS):
             if response.status not in _REDIRECTS:
                 if response.status in _EXPIRED and url != self._home:
+                    self._forget(url)
                     self._refuse_fresh(response)
                 if response.status in {200, 206}:
                     self._refused_fresh = 0
@@ -257,6 +259,9 @@ class HttpSource:
                 raise InvalidUrlError(
                     f"{redact(response.url)} redirects to no address that can be asked: {error}"
                 ) from None
+            if url.origin != self._home.origin:
+                # Nobody has to wait until it has answered, which may take long. (On the own origin the token is in doubt.)
+                self._remember(url)
             response = self._get(url, want, halt, fresh=fresh)
             if response.status in _TWO_KEYS and self._has_token(url):
                 response = self._without_token(response, url, want, halt, fresh=fresh)
