@@ -576,7 +576,17 @@ def _page(
 
 
 def _get(url: str, *, params: dict[str, Any] | None, headers: dict[str, str]) -> Any:
+    """Ask for a page of a listing; see :func:`_read`."""
+    return _read(url, method="GET", params=params, headers=headers)
+
+
+def _read(url: str, *, headers: dict[str, str], **request: Any) -> Any:
     """Ask for a page of a listing, and read no more of the answer than a page may have.
+
+    Args:
+        url: Where.
+        headers: Sent with it.
+        request: ``method``, and what else huggingface_hub's client takes.
 
     Raises:
         BadListingError: It is larger, or takes longer, or is encoded in a way that was not asked for.
@@ -584,9 +594,7 @@ def _get(url: str, *, params: dict[str, Any] | None, headers: dict[str, str]) ->
     headers = {**headers, "Accept-Encoding": "gzip"}  # what can be inflated piece by piece
     deadline = monotonic() + _PAGE_SECONDS
     body = bytearray()
-    with get_session().stream(
-        "GET", url, params=params, headers=headers, timeout=patient_timeout()
-    ) as response:
+    with get_session().stream(url=url, headers=headers, timeout=patient_timeout(), **request) as response:
         if response.is_stream_consumed:  # by a hook of the user's
             body += response.content
         else:
@@ -739,9 +747,7 @@ class HubApi(HfApi):
         url = f"{url}/{quote(revision or constants.DEFAULT_REVISION, safe='')}"
         data = {"paths": [paths] if isinstance(paths, str) else paths, "expand": expand}
         with asking(self.endpoint):
-            response = get_session().post(
-                url, data=data, headers=self._build_hf_headers(token=token), timeout=patient_timeout()
-            )
+            response = _read(url, method="POST", data=data, headers=self._build_hf_headers(token=token))
             _raise_for_status(response)
         with _understanding(url):
             page = response.json()
@@ -1296,8 +1302,12 @@ def _ask_once_more(ask: Callable[[], T], what: str) -> T:
 
 
 def _once(ask: Callable[[], T]) -> T:
-    with redacting():
-        return ask()
+    try:
+        with redacting():
+            return ask()
+    except _http.TimeoutException as error:
+        error.args = (f"{error} (HF_HUB_ETAG_TIMEOUT sets how long is waited)", *error.args[1:])
+        raise
 
 
 def _seconds_until_asked_again(error: HfHubHTTPError, wait: float, server_waits: ServerWaits) -> float | None:

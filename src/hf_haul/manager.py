@@ -44,6 +44,8 @@ __all__ = ["DownloadHandle", "FileSpec", "ParallelDownloadManager", "QueueProgre
 
 logger = logging.getLogger(__name__)
 
+#: Seconds without a byte that any connection may take, however long the settings are willing to wait.
+_LONGEST_READ: Final = 86_400.0
 #: Seconds that a shutdown waits for callbacks that do not return.
 _PATIENCE: Final = 2.0
 
@@ -314,7 +316,9 @@ class ParallelDownloadManager:
             settings.max_connections_per_host or size,
             connect_timeout=settings.connect_timeout,
             # The watchdog acts first, and says more.
-            read_timeout=max(30.0, 2 * settings.stall_timeout, 10.0 + settings.give_up_after),
+            read_timeout=min(
+                max(30.0, 2 * settings.stall_timeout, 10.0 + settings.give_up_after), _LONGEST_READ
+            ),
             verify=self._verify_tls,
             proxies=self._proxies,
         )

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -445,7 +446,14 @@ def test_compressed_by_the_storage_only_it_is_undone_in_one_stream(doors: Doors)
     assert doors.file(WEIGHTS) == FILES[WEIGHTS]
 
 
-# ---- interim answers, and refusals
+# ---- interim answers, refusals, and patience without an end
+
+
+@pytest.mark.parametrize("door", ["snapshot", "file", "haul"])
+def test_who_is_willing_to_wait_for_ever_downloads_all_the_same(doors: Doors, door: str) -> None:
+    settings = replace(SETTINGS, give_up_after=math.inf, stall_timeout=math.inf)
+    with ParallelDownloadManager(settings=settings) as doors.manager:
+        assert getattr(doors, door)(WEIGHTS) == FILES[WEIGHTS]
 
 
 @pytest.mark.parametrize("status", ["103 Early Hints", "102 Processing", "100 Continue", "199 Odd"])

@@ -953,6 +953,11 @@ def test_a_page_and_the_metadata_of_a_file_are_waited_for_as_everything_is(
     assert waits.seconds == [120.0, 3600.0]
 
 
+def test_the_error_of_a_question_that_nobody_answered_in_time_names_the_setting(waits: Waits) -> None:
+    with pytest.raises(http.ReadTimeout, match=r"^slow \(HF_HUB_ETAG_TIMEOUT sets how long is waited\)$"):
+        hub.ask_patiently(failing(*(http.ReadTimeout("slow") for _ in range(6))))
+
+
 @pytest.mark.parametrize(
     "error",
     [
