@@ -627,6 +627,26 @@ def test_a_staged_file_that_was_taken_is_given_up_in_the_middle_of_it(
         assert isinstance(only_error(run), StagedLostError)
 
 
+@pytest.mark.parametrize("which", ["one queue", "all", "none"])
+def test_a_paused_file_gives_no_sign_of_life(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """Another process need not wait until the pause is over: after a while it copies what is there."""
+    scheduler, beats = bench.scheduler, []
+    run = bench.submit(bench.file("a.bin"))
+    opened = scheduler._next_job()
+    assert opened is not None
+    scheduler._attempt(opened)
+    monkeypatch.setattr(staging_module, "_BEAT_INTERVAL", 0.0)
+    monkeypatch.setattr(scheduler, "_threads_allowed", True)
+    monkeypatch.setattr(scheduler, "_wake_workers", lambda: None)
+    monkeypatch.setattr(scheduler._errands, "add", lambda *what: beats.append(what))
+    if which != "none":
+        scheduler.pause(run if which == "one queue" else None)
+    scheduler.tick()
+    assert len(beats) == (which == "none")
+
+
 def test_a_destination_that_refuses_keeps_the_verified_bytes(bench: Bench) -> None:
     wanted = bench.file("a.bin", digest=SHA256)
     bench.destinations["a.bin"].fails = [PermissionError("read-only")]
