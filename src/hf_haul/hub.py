@@ -725,7 +725,7 @@ class HubApi(HfApi):
         """As in huggingface_hub."""
         if options.get("timeout") is None:  # for ever
             options["timeout"] = patient_timeout()
-        with asking(self.endpoint), _understanding(f"{self.endpoint}/{repo_id}"):
+        with asking(self.endpoint), _understanding(f"{redact(self.endpoint)}/{repo_id}"):
             info = super().repo_info(repo_id, **options)
             sha: object = info.sha
             if sha is not None and not (isinstance(sha, str) and _is_text(sha)):
@@ -749,7 +749,7 @@ class HubApi(HfApi):
         with asking(self.endpoint):
             response = _read(url, method="POST", data=data, headers=self._build_hf_headers(token=token))
             _raise_for_status(response)
-        with _understanding(url):
+        with _understanding(redact(url)):
             page = response.json()
         fault = _fault_of_page(page)
         if fault is not None:
@@ -918,11 +918,11 @@ class Repository:
             info = self._api.repo_info(
                 self.repo_id, repo_type=self.repo_type, revision=revision, timeout=timeout
             )
-            with _understanding(f"{self.base}/{self.repo_id}"):
+            with _understanding(f"{redact(self.base)}/{self.repo_id}"):
                 assert info.sha is not None, "Repo info returned from server must have a revision sha."
                 return RevisionInfo(require_safe_commit(info.sha), _siblings(info))
 
-        what = f"{self.base}/{self.repo_id}"
+        what = f"{redact(self.base)}/{self.repo_id}"
         return ask_patiently(ask, what=what) if patient else _surely(ask, what)
 
     def list_files(
@@ -995,12 +995,12 @@ class Repository:
         told: dict[str, ListedFile] = {}
         for first in range(0, len(names), _PATHS_AT_ONCE):
             some = names[first : first + _PATHS_AT_ONCE]
-            told.update(ask_patiently(partial(self._told_of, some, commit)))
+            told.update(ask_patiently(partial(self.single_files, some, commit)))
         if not names or told.keys() != set(names):
             raise SamePageError(self.base, len(listed), folder or self.repo_id)
         yield from told.items()
 
-    def _told_of(self, paths: list[str], commit: str) -> dict[str, ListedFile]:
+    def single_files(self, paths: list[str], commit: str) -> dict[str, ListedFile]:
         """What the Hub says of single files; those it does not know are left out."""
         found = self._api.get_paths_info(self.repo_id, paths, revision=commit, repo_type=self.repo_type)
         return {
@@ -1045,7 +1045,7 @@ class Repository:
         url = self.url(path, revision)
 
         def ask() -> Any:
-            with asking(self.base), _understanding(url):
+            with asking(self.base), _understanding(redact(url)):
                 return head()
 
         def head() -> Any:
@@ -1099,7 +1099,7 @@ class Repository:
             return None
         try:
             commit = revision if is_commit(revision) else self.resolve(revision, timeout=timeout)
-            entry = self._told_of([path], commit).get(path)
+            entry = self.single_files([path], commit).get(path)
         except _NO_LISTING as second:
             logger.debug("No listing to make up for the metadata of %s: %s", path, second)
             return None
@@ -1149,9 +1149,9 @@ class Repository:
             xet_hash=metadata.xet_hash,
             location=metadata.location,
             network=client_network(),
-            announced_by=self.base,
+            announced_by=redact(self.base),
             digest_is_etag=not metadata.listed,
-            confirm=None if metadata.listed or self.is_hub else self._confirming(path, metadata.commit),
+            confirm=None if metadata.listed or self.is_hub else _Confirmation(self, path, metadata.commit),
         )
 
     @property
@@ -1161,22 +1161,6 @@ class Repository:
             return origin_of(self.base) in {origin_of(each) for each in _HUB_ENDPOINTS}
         except InvalidUrlError:
             return False
-
-    def _confirming(self, path: str, commit: str) -> Callable[[], Digest | None]:
-        """What asks for a file's digest, once, where its etag is not that of its bytes."""
-
-        @lru_cache(maxsize=1)
-        def confirm() -> Digest | None:
-            try:
-                entry = _once(lambda: self._told_of([path], commit)).get(path)
-            except _NO_LISTING as error:
-                if is_transient(error):
-                    raise
-                logger.debug("No listing to tell the digest of %s: %s", path, error)
-                return None
-            return None if entry is None else entry.digest
-
-        return confirm
 
     def explain(self, path: str, commit: str, error: BaseException) -> BaseException:
         """The error that huggingface_hub raises for what a server said when it refused a file.
@@ -1190,6 +1174,31 @@ class Repository:
             huggingface_hub's error, or ``error`` itself if it is about anything but a refusal.
         """
         return explain(error, self.url(path, commit), path)
+
+
+class _Confirmation:
+    """Asks what a file's digest is, where its etag is not that of its bytes; once there was an answer, no more."""
+
+    def __init__(self, repository: Repository, path: str, commit: str) -> None:
+        self._repository = repository
+        self._path = path
+        self._commit = commit
+        self._answers: list[Digest | None] = []
+
+    def __call__(self) -> Digest | None:
+        if not self._answers:
+            self._answers.append(self._ask())
+        return self._answers[0]
+
+    def _ask(self) -> Digest | None:
+        try:
+            entry = _once(lambda: self._repository.single_files([self._path], self._commit)).get(self._path)
+        except _NO_LISTING as error:
+            if is_transient(error):
+                raise
+            logger.debug("No listing to tell the digest of %s: %s", self._path, error)
+            return None
+        return None if entry is None else entry.digest
 
 
 def explain(error: BaseException, url: str, path: str = "") -> BaseException:

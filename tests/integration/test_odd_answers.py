@@ -229,6 +229,19 @@ def test_nobody_waits_for_the_answer_of_a_storage_to_learn_where_it_is(doors: Do
     assert not together.broken
 
 
+@pytest.mark.parametrize("door", ["snapshot", "haul"])
+def test_a_storage_that_is_not_there_is_forgotten(doors: Doors, door: str) -> None:
+    """The next redirect may lead to one that is."""
+    numbers = itertools.count()
+
+    def tune(answer: RawAnswer) -> None:
+        if answer.kind == "resolve" and answer.method == "GET" and next(numbers) < 2:
+            answer.set("Location", "http://localhost:1/nobody-there")
+
+    doors.hub.tune = tune
+    assert getattr(doors, door)(WEIGHTS) == FILES[WEIGHTS]
+
+
 # ---- etags that look like digests
 
 

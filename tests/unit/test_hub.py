@@ -1093,3 +1093,34 @@ def test_metadata_are_asked_for_by_several_threads_at_once(monkeypatch: pytest.M
     known, failed = repository().complete({str(i): ListedFile(1, "?") for i in range(4)}, SHA, timeout=1)
     assert len(known) == 4
     assert failed == {}
+
+
+def test_what_a_file_is_confirmed_by_is_asked_for_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[str]] = []
+
+    def single_files(self: Repository, paths: list[str], commit: str) -> dict[str, ListedFile]:
+        asked.append(paths)
+        if len(asked) == 1:
+            raise error_of(503)
+        return {"a": ListedFile(7, SHA)}
+
+    monkeypatch.setattr(Repository, "single_files", single_files)
+    file = repository().remote_file("a", FileMetadata(SHA, "d" * 40, 7))
+    assert file.digest_is_etag
+    confirm = file.confirm
+    assert confirm is not None
+    with pytest.raises(HfHubHTTPError):
+        confirm()
+    assert [confirm(), confirm()] == [Digest("git-sha1", SHA)] * 2
+    assert asked == [["a"], ["a"]]
+
+
+def test_no_message_about_an_answer_shows_a_password(monkeypatch: pytest.MonkeyPatch, waits: Waits) -> None:
+    serve_all(monkeypatch, lambda _: http.Response(200, content=b"[]"))
+    secret = repository(endpoint="http://user:secret@hub.test:8080")
+    with pytest.raises(FileMetadataError) as caught:
+        secret.resolve("main", timeout=1)
+    assert "secret" not in str(caught.value)
+    assert "secret" not in secret.remote_file("a", FileMetadata(SHA, SHA256, 5)).announced_by

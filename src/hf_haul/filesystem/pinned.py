@@ -18,6 +18,7 @@ from hf_haul.hub import (
     tree_pages,
     tree_url,
 )
+from hf_haul.urls import redact
 
 __all__ = ["Pin", "PinnedApi", "pin_of"]
 
@@ -117,7 +118,9 @@ class PinnedApi(HubApi):
         try:
             return self.commits[pin]
         except KeyError as error:
-            raise BadAnswerError(f"{self.endpoint}/{repo_id}, which names no commit,", error) from None
+            raise BadAnswerError(
+                f"{redact(self.endpoint)}/{repo_id}, which names no commit,", error
+            ) from None
 
     def _pinned(self, repo_id: str, options: dict[str, Any]) -> dict[str, Any]:
         revision = options.get("revision") or constants.DEFAULT_REVISION

@@ -245,27 +245,35 @@ class HttpSource:
                     self._remember(url)
                 return response
             halt.answered()
-            location = response.headers.get("Location", "").split(", http", 1)[0]
-            response.drain()
-            self._check_linked(response.headers)
-            if not location:
-                raise HttpStatusError(
-                    f"{redact(response.url)} answered {response.status} without a Location",
-                    status=response.status,
-                )
-            try:
-                url = join_url(parse_url(response.url), quote_header(location))
-            except InvalidUrlError as error:
-                raise InvalidUrlError(
-                    f"{redact(response.url)} redirects to no address that can be asked: {error}"
-                ) from None
+            url = self._led_to(response)
             if url.origin != self._home.origin:
                 # Nobody has to wait until it has answered, which may take long. (On the own origin the token is in doubt.)
                 self._remember(url)
-            response = self._get(url, want, halt, fresh=fresh)
+            try:
+                response = self._get(url, want, halt, fresh=fresh)
+            except TransferError:
+                self._forget(url)  # the next attempt may be led elsewhere
+                raise
             if response.status in _TWO_KEYS and self._has_token(url):
                 response = self._without_token(response, url, want, halt, fresh=fresh)
         raise TransferError(f"{redact(self.remote.url)}: more than {_MAX_HOPS} redirects")
+
+    def _led_to(self, response: PooledResponse) -> HttpUrl:
+        """Where a redirect leads."""
+        location = response.headers.get("Location", "").split(", http", 1)[0]
+        response.drain()
+        self._check_linked(response.headers)
+        if not location:
+            raise HttpStatusError(
+                f"{redact(response.url)} answered {response.status} without a Location",
+                status=response.status,
+            )
+        try:
+            return join_url(parse_url(response.url), quote_header(location))
+        except InvalidUrlError as error:
+            raise InvalidUrlError(
+                f"{redact(response.url)} redirects to no address that can be asked: {error}"
+            ) from None
 
     def _has_token(self, url: HttpUrl) -> bool:
         return url != self._home and any(k.lower() == "authorization" for k in self._headers_for(url))
