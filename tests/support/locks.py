@@ -6,6 +6,7 @@ import contextlib
 import gc
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from types import CellType, FunctionType, MethodType, ModuleType
@@ -40,6 +41,8 @@ def our_locks() -> dict[str, Any]:
 
 
 def _look(value: Any, where: str, found: dict[int, tuple[str, Any]], seen: set[int], depth: int = 0) -> None:
+    if type(value) in weakref.ProxyTypes:  # what it stands for may be gone, and is found by itself if not
+        return
     if isinstance(value, _LOCKS):
         found.setdefault(id(value), (where, value))
     elif id(value) not in seen and depth < 8 and not isinstance(value, ModuleType | type | threading.Thread):
