@@ -1081,3 +1081,19 @@ def test_a_forked_child_makes_its_own_connections() -> None:
         capture_output=True, text=True, timeout=60, env=environ, check=False,
     )  # fmt: skip
     assert ran.stdout == "fine\n", ran.stderr
+
+
+def test_the_words_of_a_refusal_that_drip_are_not_waited_for(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_haul.transports.response._HEAD_SECONDS", 0.0)
+    release = threading.Event()
+
+    def drip(connection: Connection) -> None:
+        connection.request()
+        connection.send(answer(b"abc", "404 Not Found", length=1000))
+        release.wait(BOUND)
+
+    with Wire(drip) as wire, pool.open(wire.url(), None, Halt()) as refused:
+        assert refused.head() == b"abc"
+        release.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -24,6 +25,8 @@ __all__ = ["DECODABLE", "PooledResponse"]
 #: What can be undone while a body is read.
 DECODABLE: Final = frozenset({"gzip", "x-gzip", "deflate"})
 
+#: Seconds that the words of a refusal may take to come.
+_HEAD_SECONDS: Final = 5.0
 #: A rest of a body up to this size is read to keep its connection; beyond it a new connection is cheaper.
 _WORTH_DRAINING: Final = 64 << 10
 #: Read at a time where the body has to be copied anyway.
@@ -144,9 +147,12 @@ class PooledResponse:
         """
         data = bytearray(nbytes)
         view, filled = memoryview(data), 0
+        deadline = time.monotonic() + _HEAD_SECONDS
         with suppress(TransferError):
             while filled < nbytes and (count := self.readinto(view[filled:])):
                 filled += count
+                if time.monotonic() >= deadline:  # it drips
+                    break
         return bytes(view[:filled])
 
     def drain(self) -> None:
