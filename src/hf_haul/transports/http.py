@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from hf_haul.errors import (
+    ConnectionFailedError,
     HttpStatusError,
     InvalidUrlError,
     LinkExpiredError,
@@ -144,6 +145,7 @@ class HttpSource:
         self._changed = threading.Condition()
         self._target: HttpUrl | None = None  # what the file's URL led to; the URL itself if nowhere else
         self._target_expires = float("inf")
+        self._target_answers = False  # whether it answered when it was last asked
         self._resolving = False
         self._refused_fresh = 0
         self._refused_since = 0.0
@@ -167,7 +169,7 @@ class HttpSource:
     def _open(self, want: ByteRange | None, halt: Halt, *, fresh: bool) -> HttpBody:
         target = self._wait_for_target(halt)
         if target is not None:
-            response = self._get(target, want, halt, fresh=fresh)
+            response = self._ask(target, want, halt, fresh=fresh)
             if response.status in _REDIRECTS:  # the mirror behind it moved
                 self._forget(target)
                 return self._answer(self._follow(response, want, halt, fresh=fresh), want, halt)
@@ -211,15 +213,32 @@ class HttpSource:
                 # Whoever waits for one who was asked to wait was asked, too.
                 halt.patience += min(self._patience - patience, self._clock() - began)
 
+    def _ask(self, target: HttpUrl, want: ByteRange | None, halt: Halt, *, fresh: bool) -> PooledResponse:
+        """Ask the known target, and forget it if nobody is there: the file's URL may lead elsewhere by now.
+
+        One that has answered may miss one answer, so that a connection that breaks costs no resolve.
+        """
+        try:
+            response = self._get(target, want, halt, fresh=fresh)
+        except ConnectionFailedError:
+            with self._changed:
+                answered, self._target_answers = self._target_answers, False
+            if not answered:
+                self._forget(target)
+            raise
+        self._target_answers = True
+        return response
+
     def _forget(self, target: HttpUrl) -> None:
         with self._changed:
             if self._target == target:
                 self._target = None
 
-    def _remember(self, target: HttpUrl) -> None:
+    def _remember(self, target: HttpUrl, *, answers: bool = False) -> None:
         lifetime = link_lifetime(str(target))
         with self._changed:
             self._target = target
+            self._target_answers = answers
             self._target_expires = float("inf")
             if lifetime is not None:
                 # A clock that differs from the signer's may say that a fresh link is over; believe the link.
@@ -242,7 +261,7 @@ class HttpSource:
                     self._refuse_fresh(response)
                 if response.status in {200, 206}:
                     self._refused_fresh = 0
-                    self._remember(url)
+                    self._remember(url, answers=True)
                 return response
             halt.answered()
             url = self._led_to(response)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import urllib3
 
-from hf_haul.errors import InvalidUrlError, TransferError
+from hf_haul.errors import ConnectionFailedError, InvalidUrlError, TransferError
 from hf_haul.halt import Halt
 from hf_haul.ranges import ByteRange
 from hf_haul.task import RemoteFile
@@ -197,6 +198,56 @@ def test_a_location_known_before_is_judged_as_a_redirect() -> None:
 )
 def test_a_location_that_could_be_read_in_two_ways_is_asked_for_again(location: str) -> None:
     assert [url for url, _ in follow(location=location).asked] == [HUB]
+
+
+class Storages(Pool):
+    """A hub that leads to the storage of the moment; those that are down refuse connections."""
+
+    def __init__(self, storage: str) -> None:
+        super().__init__()
+        self.storage = storage
+        self.down: set[str] = set()
+
+    def open(self, url: str, headers: Mapping[str, str], halt: Halt, **_: Any) -> Answer:
+        self.locations = [self.storage] if url == HUB else []
+        if url in self.down:
+            self.asked.append((url, dict(headers)))
+            raise ConnectionFailedError(f"{url}: Connection refused")
+        return super().open(url, headers, halt)
+
+    def ask(self, source: HttpSource) -> list[str]:
+        """Ask once; returns what was asked for."""
+        before = len(self.asked)
+        with contextlib.suppress(ConnectionFailedError):
+            source.open(WANT, Halt()).close()
+        return [url for url, _ in self.asked[before:]]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["redirected", "known before"])
+def test_a_storage_that_is_not_there_is_asked_once(known: bool) -> None:
+    old, new = "https://old.test/x", "https://new.test/x"
+    pool = Storages(old)
+    pool.down = {old}
+    source = HttpSource(
+        RemoteFile("a.bin", HUB, size=10, location=old if known else None), pool, Pace()  # type: ignore[arg-type]  # of what it needs
+    )  # fmt: skip
+    assert pool.ask(source) == ([old] if known else [HUB, old])
+    pool.storage = new
+    assert pool.ask(source) == [HUB, new]
+
+
+def test_a_storage_that_answered_may_miss_one_answer_and_no_second() -> None:
+    old, new = "https://old.test/x", "https://new.test/x"
+    pool = Storages(old)
+    source = HttpSource(RemoteFile("a.bin", HUB, size=10), pool, Pace())  # type: ignore[arg-type]  # of what it needs
+    assert pool.ask(source) == [HUB, old]
+    for _ in range(3):
+        pool.down = {old}
+        assert pool.ask(source) == [old]
+        pool.down = set()
+        assert pool.ask(source) == [old]
+    pool.down, pool.storage = {old}, new
+    assert [pool.ask(source) for _ in range(3)] == [[old], [old], [HUB, new]]
 
 
 NOW = 1_800_000_000.0
