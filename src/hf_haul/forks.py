@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar
 
-__all__ = ["call_after_fork", "call_before_fork", "renew_after_fork"]
+__all__ = ["call_after_fork", "call_before_fork", "renew_after_fork", "renew_locks_of"]
 
 T = TypeVar("T")
 
@@ -31,6 +31,11 @@ _numbers: Final = itertools.count()
 _modules: Final[list[Callable[[], None]]] = []
 _before: Final[list[Callable[[], None]]] = []
 _behind: Final[list[Callable[[], None]]] = []
+
+#: Packages of others, by name, whose modules' locks are made anew.
+_packages: Final[set[str]] = set()
+_LOCK: Final = type(threading.Lock())
+_RLOCK: Final = type(threading.RLock())
 
 #: Owners registered between two removals of those that are gone.
 _SWEEP_EVERY: Final = 256
@@ -56,6 +61,15 @@ def renew_after_fork(owner: T, renew: Callable[[T], None]) -> None:
 def call_after_fork(renew: Callable[[], None]) -> None:
     """Have ``renew()`` called in every forked child: for the state of a module."""
     _modules.append(renew)
+
+
+def renew_locks_of(package: str) -> None:
+    """Have the locks that are variables of a package's modules be new in every forked child, where nobody else sees to that.
+
+    Args:
+        package: Its name. What the locks guard has to bear a change that is not finished.
+    """
+    _packages.add(package)
 
 
 def call_before_fork(prepare: Callable[[], None], undo: Callable[[], None]) -> None:
@@ -90,8 +104,22 @@ def _drop_imports() -> None:
             del sys.modules[name]
 
 
+def _renew_locks_of_others() -> None:
+    fresh: dict[
+        int, tuple[Any, Any]
+    ] = {}  # with the old one, which keeps its number; several modules may share it
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] not in _packages:
+            continue
+        for variable, value in list(getattr(module, "__dict__", {}).items()):
+            if isinstance(value, _LOCK | _RLOCK):
+                new = threading.Lock() if isinstance(value, _LOCK) else threading.RLock()
+                setattr(module, variable, fresh.setdefault(id(value), (value, new))[1])
+
+
 def _renew_all() -> None:
     _drop_imports()
+    _renew_locks_of_others()
     first: BaseException | None = None
     for renew_module in _modules:
         try:

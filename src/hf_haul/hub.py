@@ -46,7 +46,7 @@ from hf_haul.client_network import ClientNetwork
 from hf_haul.config import MiB, Settings
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import HaulError, HttpStatusError, InvalidUrlError
-from hf_haul.forks import call_after_fork, call_before_fork
+from hf_haul.forks import call_after_fork, call_before_fork, renew_locks_of
 from hf_haul.redaction import redacting
 from hf_haul.task import Digest, RemoteFile
 from hf_haul.transports.pacing import ServerWaits, parse_retry_after
@@ -1525,11 +1525,6 @@ def _do_nothing() -> None:
     pass
 
 
-def _renew_client_lock() -> None:
-    if hasattr(_upstream_http, "_CLIENT_LOCK"):
-        _upstream_http._CLIENT_LOCK = threading.Lock()  # noqa: SLF001  nobody else makes it anew
-
-
 def _renew_bar_locks() -> None:
     """A thread that moves a bar holds a lock of tqdm's meanwhile; the half of it that is for processes stays as it is."""
     fresh = threading.RLock()
@@ -1543,5 +1538,6 @@ def _renew_bar_locks() -> None:
 
 
 call_before_fork(_spare_client, _release_client)
-call_after_fork(_renew_client_lock)
+renew_locks_of("huggingface_hub")
+renew_locks_of("_strptime")  # the standard library's, for dates
 call_after_fork(_renew_bar_locks)

@@ -21,7 +21,7 @@ from hf_haul.errors import (
     TransferError,
 )
 from hf_haul.finalizers import defer
-from hf_haul.forks import renew_after_fork
+from hf_haul.forks import renew_after_fork, renew_locks_of
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
@@ -34,6 +34,8 @@ from hf_haul.urls import source_of
 from hf_haul.verify import bears_out, new_hash
 
 __all__ = ["Checksum", "RangeSource", "learn_size"]
+
+renew_locks_of("tempfile")  # held while a thread looks for the folder of temporary files
 
 #: Refused ranges after which a source is taken to do none, and its file is fetched in one stream.
 _REFUSALS: Final = 2

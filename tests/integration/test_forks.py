@@ -8,6 +8,8 @@ import io
 import os
 import signal
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from tqdm import tqdm
 
 import hf_haul
 from hf_haul.filesystem import HaulFileSystem
+from hf_haul.localhub.faults import IgnoreRange
 from hf_haul.manager import ParallelDownloadManager
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -216,6 +219,33 @@ def test_a_child_asks_the_hub_whatever_the_parents_client_was_at(served: ServedR
         assert in_child(lambda: api.model_info(MODEL).id == MODEL, lambda: _http.get_session() is not client)
     assert _http.get_session() is client
     assert api.model_info(MODEL).id == MODEL
+
+
+def test_a_child_meets_no_lock_that_a_library_held_for_another_thread(
+    served: ServedRepo, default: ParallelDownloadManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del default
+    hub = served.hub
+    fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
+    hub.faults.add(IgnoreRange(), path="*big.bin", times=None)  # its copy goes into a temporary file
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert HfApi(endpoint=hub.url, token=False).model_info(MODEL).last_modified  # reads a date
+    found = {
+        value: f"{name}.{variable}"
+        for name, module in list(sys.modules.items())
+        if name.startswith("huggingface_hub") or name in {"tempfile", "_strptime"}
+        for variable, value in vars(module).items()
+        if isinstance(value, type(threading.Lock()))
+    }
+    locks = {name: lock for lock, name in found.items()}
+    assert {"tempfile._once_lock", "_strptime._cache_lock"} < set(locks)
+    with holding(locks) as held:
+        assert held == list(locks)
+        assert in_child(
+            lambda: fs.cat_file(f"{MODEL}/big.bin", 100_000, 100_100) == BIG[100_000:100_100],
+            lambda: HfApi(endpoint=hub.url, token=False).model_info(MODEL).last_modified,
+            lambda: hf_haul.snapshot_download(MODEL, endpoint=hub.url, token=False, cache_dir=tmp_path / "c"),
+        )
 
 
 def test_a_cache_of_fsspecs_that_a_thread_was_filling_is_not_used_in_a_child(
