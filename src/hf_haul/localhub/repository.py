@@ -303,6 +303,11 @@ class Commit:
         return hashlib.sha256(self.id.encode("ascii")).hexdigest()
 
     @cached_property
+    def is_settled(self) -> bool:
+        """Whether nothing more of it can turn up: its files are known, and all are here."""
+        return self.listing == "whole" and all(entry.is_here for entry in self.tree.files.values())
+
+    @cached_property
     def last_change(self) -> dict[str, Commit]:
         """For each path, files and directories, the commit that last changed it."""
         return dict(_last_changes(self))
@@ -407,8 +412,9 @@ class Repo:
     def resolve(self, revision: str) -> Commit | None:
         """Find a commit by branch, tag, full ref, ``HEAD``, commit id or a short unique prefix."""
         with self._lock:
-            if revision in self._commits:
-                return self._commits[revision]
+            known = self._commits.get(revision)
+        if known is not None and known.is_settled:
+            return known
         self.refresh()
         return self._find(revision)
 

@@ -96,6 +96,8 @@ def open_content(content: FileContent) -> BinaryIO:
         file = content.open()
     except PermissionError as error:
         raise Refusal(404, f"this file is not given out: {error.strerror}", "EntryNotServed") from error
+    except FileNotFoundError as error:
+        raise Refusal(404, "this file is here no more", "EntryNotServed") from error
     except OSError as error:
         if error.errno in _SHORTAGES:
             raise Refusal(503, "the server has too many files open", headers={"Retry-After": "1"}) from error

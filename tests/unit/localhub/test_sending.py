@@ -40,8 +40,12 @@ def test_all_connections_share_the_total_rate_in_turn() -> None:
     assert pace.reserve_total(50, now=100.0) == 0.0  # idle time is not saved up
 
 
-@pytest.mark.parametrize("change", ["size", "time", "gone"])
-def test_a_file_that_is_not_what_it_was_is_refused(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "refusal"), [("size", (500, None)), ("time", (500, None)), ("gone", (404, "EntryNotServed"))]
+)
+def test_a_file_that_is_not_what_it_was_is_refused(
+    tmp_path: Path, change: str, refusal: tuple[int, str | None]
+) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"data")
     content = FileContent(path)
@@ -55,7 +59,7 @@ def test_a_file_that_is_not_what_it_was_is_refused(tmp_path: Path, change: str) 
         path.unlink()
     with pytest.raises(Refusal) as refused:
         open_content(content)
-    assert refused.value.status == 500
+    assert (refused.value.status, refused.value.code) == refusal
 
 
 class _Server(asyncio.Protocol):

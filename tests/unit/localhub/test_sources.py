@@ -270,6 +270,27 @@ def test_a_cache_is_followed(tmp_path: Path) -> None:
     assert set(first.tree.files) == {"a.txt", "b.txt"}
 
 
+def test_a_commit_that_is_not_all_here_is_looked_for_again_by_its_id(tmp_path: Path) -> None:
+    clock = Clock()
+    cache_file(tmp_path, SHA, "config.json", OTHER)
+    repo = CacheRepo(tmp_path, "o/r", interval=5, clock=clock)
+    looks = [repo.resolve(SHA)]
+    keep_listing(tmp_path, LISTED)
+    clock.now = 5
+    looks.append(repo.resolve(SHA))
+    cache_file(tmp_path, SHA, "a/w.bin", "ab" * 32, b"data")
+    cache_file(tmp_path, SHA, "more.json", "2" * 40, b"nine more")
+    clock.now = 10
+    looks.append(repo.resolve(SHA))
+    assert [look and (look.listing, look.is_settled) for look in looks] == [
+        ("unknown", False),
+        ("whole", False),
+        ("whole", True),
+    ]
+    clock.now = 15
+    assert repo.resolve(SHA) is looks[-1]
+
+
 def test_a_folder_has_one_commit_for_one_state(tmp_path: Path) -> None:
     clock = Clock()
     write(tmp_path / "a.txt", b"one")
