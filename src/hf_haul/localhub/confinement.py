@@ -24,6 +24,8 @@ _GIT_FILES: Final = frozenset({".gitattributes", ".gitignore", ".gitmodules", ".
 _NEVER: Final = frozenset({".git", "__pycache__", ".ipynb_checkpoints"})
 #: What downloads note and stage in a folder.
 _NOTES: Final = (".cache", "huggingface")
+#: Files of huggingface_hub's home with the user's own tokens.
+_TOKENS: Final = frozenset({("huggingface", "token"), ("huggingface", "stored_tokens")})
 _STAGED: Final = ".incomplete"
 _FLAGS: Final = (
     os.O_RDONLY
@@ -37,7 +39,8 @@ _FLAGS: Final = (
 def is_shown(parts: Sequence[str], *, hidden: bool = False) -> bool:
     """Whether a file with this path in a folder is part of a repository.
 
-    Never shown are ``.git``, notes of downloads, left-overs of tools, and unfinished downloads.
+    Never shown are ``.git``, notes of downloads, left-overs of tools, unfinished downloads, and the tokens that
+    huggingface_hub keeps.
 
     Args:
         parts: Its path, from the folder on.
@@ -46,7 +49,7 @@ def is_shown(parts: Sequence[str], *, hidden: bool = False) -> bool:
     names = [part.casefold() for part in parts]
     if not _NEVER.isdisjoint(names) or _NOTES in itertools.pairwise(names):
         return False
-    if not names or names[-1].endswith(_STAGED):
+    if not names or names[-1].endswith(_STAGED) or tuple(names[-2:]) in _TOKENS:
         return False
     if hidden:
         return True

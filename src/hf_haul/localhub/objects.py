@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -27,6 +29,8 @@ __all__ = [
     "lfs_pointer",
     "tree_id",
 ]
+
+logger = logging.getLogger(__name__)
 
 _READ_SIZE: Final = 1 << 20
 
@@ -198,15 +202,23 @@ class DigestCache:
         return known
 
     def save(self) -> None:
-        """Write the table to its file, if it has one, by rename."""
+        """Write the table to its file, if it has one, by rename. Where that cannot be, it is warned of once."""
         if self._file is None:
             return
         with self._lock:
             text = json.dumps(self._known, indent=0, sort_keys=True)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         staged = self._file.with_name(f"{self._file.name}.{os.getpid()}.tmp")
-        staged.write_text(text, "utf-8")
-        staged.replace(self._file)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            staged.write_text(text, "utf-8")
+            staged.replace(self._file)
+        except OSError as error:
+            logger.warning(
+                "digests are not kept for the next start, %s cannot be written: %s", self._file, error
+            )
+            with contextlib.suppress(OSError):
+                staged.unlink()
+            self._file = None
 
 
 def _hash_file(content: FileContent, algorithm: str) -> str:

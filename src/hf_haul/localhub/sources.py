@@ -40,6 +40,9 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _PLURALS: Final = {plural: kind for kind, plural in REPO_TYPES.items()}
 _CACHE_FOLDER: Final = re.compile(rf"({'|'.join(_PLURALS)})--(.+)")
 _MOST_REF: Final = 200  # bytes of a file that holds a commit
+_MOST_NOTE: Final = 4096  # bytes of a note beside a file
+#: Files in huggingface_hub's home, beside its cache: the user's own tokens.
+_TOKENS: Final = frozenset({"token", "stored_tokens"})
 _PATIENCE: Final = 8.0  # seconds; the client gives up after ten
 _RETRY_AFTER: Final = 15  # seconds
 
@@ -70,7 +73,8 @@ def scan_folder(
 def _files_below(root: Path, confinement: Confinement) -> Iterator[Path]:
     for folder, dirs, names in os.walk(root):
         dirs[:] = sorted(name for name in dirs if confinement.enters(Path(folder, name)))
-        for name in sorted(names):
+        kept_back = _TOKENS if _is_home(Path(folder)) else frozenset()
+        for name in sorted(set(names) - kept_back):
             path = Path(folder, name)
             # A dangling link or a socket is nothing that can be served.
             if not path.is_file() or not confinement.shows(path):
@@ -81,6 +85,13 @@ def _files_below(root: Path, confinement: Confinement) -> Iterator[Path]:
                 _warn_of_link(path)
 
 
+def _is_home(folder: Path) -> bool:
+    """Whether a folder is huggingface_hub's home (``HF_HOME``), where the user's tokens are."""
+    if (folder / "stored_tokens").is_file():
+        return True
+    return (folder / "token").is_file() and (folder.name == "huggingface" or (folder / "hub").is_dir())
+
+
 @functools.lru_cache(maxsize=1000)
 def _warn_of_link(path: Path) -> None:
     """Say it once, not at each look at the folder."""
@@ -88,9 +99,11 @@ def _warn_of_link(path: Path) -> None:
 
 
 def _noted_etag(root: Path, name: str, path: Path) -> str:
-    note = root / ".cache" / "huggingface" / "download" / f"{name}.metadata"
+    notes = root / ".cache" / "huggingface" / "download"
     try:
-        _commit, etag, when = note.read_text("utf-8").split()
+        # A repository that was cloned here could bring links to anything in place of notes.
+        with open_regular(notes / f"{name}.metadata", Confinement([notes], every_name=True)) as file:
+            _commit, etag, when = file.read(_MOST_NOTE).decode("utf-8").split()
         # A file changed since is not what the note says; a second is for coarse file systems.
         return etag if path.stat().st_mtime - 1 <= float(when) else ""
     except (OSError, ValueError):
@@ -460,7 +473,8 @@ def find_repos(
 ) -> list[Repo]:
     """The repositories at a path, which may be any of these.
 
-    * a Hub cache: the folder with ``models--org--name`` in it, or ``HF_HOME`` with its ``hub``;
+    * a Hub cache: the folder with ``models--org--name`` in it, or ``HF_HOME`` with its ``hub``, which has the user's
+      tokens in it and is never taken for anything else;
     * a folder of ``<org>/<name>/``, of ``models/<org>/<name>/``, ``datasets/<org>/<name>/`` ...;
     * one repository: a folder with files in it; its id is made of the path's last two names.
 
@@ -478,6 +492,8 @@ def find_repos(
             CacheRepo(folder, repo_id, kind, private=private, digests=digests, complete=complete)
             for folder, repo_id, kind in cached
         ]
+    if _is_home(path):
+        return []
     confinement = Confinement([path], hidden=hidden)
     return [
         FolderRepo(folder, repo_id, kind, private=private, digests=digests, confinement=confinement)

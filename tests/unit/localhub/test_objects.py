@@ -121,6 +121,18 @@ def test_digests_outlive_the_process_that_computed_them(tmp_path: Path) -> None:
     assert [child.name for child in table.parent.iterdir()] == ["digests.json"]
 
 
+def test_a_table_of_digests_that_cannot_be_written_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    digests = DigestCache(tmp_path / "file" / "digests.json")
+    content = FileContent(tmp_path / "file", digests=digests)
+    assert content.sha256() == hashlib.sha256(b"data").hexdigest()
+    digests.save()
+    digests.save()
+    assert caplog.text.count("cannot be written") == 1
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
 def test_a_broken_table_of_digests_is_an_empty_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "f").write_bytes(b"data")

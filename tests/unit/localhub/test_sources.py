@@ -245,6 +245,45 @@ def test_a_folder_shows_no_hidden_files_and_nothing_that_links_lead_to(
     assert set(shown["org/evil"].head.tree.files) == {"config.json", "inside", ".env", "env"}
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["token", "stored_tokens"], id="two files"),
+        pytest.param(["token", "hub/version.txt"], id="beside an empty cache"),
+        pytest.param(["stored_tokens", "assets/x"], id="beside other things"),
+        pytest.param(["token", "../huggingface/token"], id="by its usual name"),
+    ],
+)
+def test_the_home_of_a_cache_without_repositories_gives_no_tokens_away(
+    tmp_path: Path, files: list[str]
+) -> None:
+    home = tmp_path / "up" / ("huggingface" if "../huggingface/token" in files else "home")
+    for name in files:
+        write(home / name, b"hf_secret")
+    assert find_repos(home) == []
+    write(tmp_path / "up/README.md")
+    (repo,) = find_repos(tmp_path / "up")
+    assert not [path for path in repo.head.tree.files if "token" in path]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no fifos here")
+@pytest.mark.parametrize("linked", [False, True], ids=["fifo", "link"])
+def test_what_stands_in_place_of_a_note_is_not_read(tmp_path: Path, linked: bool) -> None:
+    write(tmp_path / "w.txt", b"data")
+    note = tmp_path / ".cache/huggingface/download/w.txt.metadata"
+    note.parent.mkdir(parents=True)
+    os.mkfifo(tmp_path / ".fifo" if linked else note)
+    if linked:
+        note.symlink_to(tmp_path / ".fifo")
+    found: list[str] = []
+    reader = threading.Thread(
+        target=lambda: found.extend(entry.etag for entry in scan_folder(tmp_path, DigestCache())), daemon=True
+    )
+    reader.start()
+    reader.join(10)
+    assert found == [blob_id(b"data")]
+
+
 def test_a_folder_that_was_downloaded_into_in_part_can_tell(tmp_path: Path) -> None:
     write(tmp_path / "config.json")
     write(tmp_path / "mine.txt")
