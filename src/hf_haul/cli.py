@@ -35,6 +35,7 @@ _TICK: Final = 0.1  # seconds between two looks at a running download
 _NAMED: Final = 5  # repositories that a line has room for
 _MOST_GAPS: Final = 20  # lines about what is not there
 _SHORT: Final = 7  # characters of a commit
+_MOST_PORT: Final = 65_535
 #: Whose versions matter in a report about a fault.
 _PARTS: Final = ("huggingface_hub", "fsspec", "requests", "urllib3", "tenacity", "hf_xet", "aiohttp")
 
@@ -158,7 +159,7 @@ def _add_serve(commands: Any) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all; default: %(default)s"
     )
-    parser.add_argument("--port", type=int, default=8000, help="0 for any free one; default: %(default)s")
+    parser.add_argument("--port", type=_port, default=8000, help="0 for any free one; default: %(default)s")
     tokens = parser.add_mutually_exclusive_group()
     tokens.add_argument(
         "--token-file",
@@ -176,6 +177,7 @@ def _add_serve(commands: Any) -> None:
     parser.add_argument(
         "--allowed-host",
         metavar="NAME",
+        type=_host,
         action="append",
         default=[],
         help="without a token: a further name under which it may be asked, besides this machine's own; repeatable",
@@ -211,6 +213,21 @@ def _rate(text: str) -> int:
     if not rate:
         raise argparse.ArgumentTypeError(f"not a limit: {text!r}; leave the option out for none")
     return rate
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > _MOST_PORT:
+        raise argparse.ArgumentTypeError(f"not a port, which is a number from 0 to {_MOST_PORT}: {text!r}")
+    return int(text)
+
+
+def _host(text: str) -> str:
+    from hf_haul.localhub.hosts import host_name  # needs the extra "serve"
+
+    try:
+        return host_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:
@@ -445,7 +462,7 @@ def _serve_token(arguments: argparse.Namespace) -> str | None:
         _say("warning: others on this machine can read --token in the list of processes; use --token-file")
         source, token = "--token", arguments.token
     elif arguments.token_file is not None:
-        source, token = arguments.token_file, Path(arguments.token_file).read_text("utf-8", "replace")
+        source, token = arguments.token_file, Path(arguments.token_file).read_text("utf-8-sig", "replace")
     else:
         source, token = "HF_HAUL_SERVE_TOKEN", serve_token()
     if token is not None and not token.strip():

@@ -368,6 +368,7 @@ def test_serve_gives_nothing_to_others_unless_that_is_said(
     ("arguments", "token"),
     [
         pytest.param(["--token-file", "FILE"], "from-the-file", id="file"),
+        pytest.param(["--token-file", "MARKED"], "from-a-marked-file", id="file of an editor on Windows"),
         pytest.param([], "from-the-variable", id="variable"),
         pytest.param(["--token", "given"], "given", id="argument"),
     ],
@@ -381,6 +382,7 @@ def test_serve_takes_its_token_from_where_others_cannot_read_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("FILE").write_text("from-the-file\n")
+    Path("MARKED").write_bytes("\ufefffrom-a-marked-file\r\n".encode())
     monkeypatch.setenv("HF_HAUL_SERVE_TOKEN", "from-the-variable")
     seen: dict[str, Any] = {}
     monkeypatch.setattr(hf_haul.localhub, "serve", lambda *_, **options: seen.update(options))
@@ -399,6 +401,32 @@ def test_serve_says_what_to_use_on_other_machines(
     monkeypatch.setattr(hf_haul.localhub, "serve", lambda *_, on_ready, **__: on_ready(hub))
     assert cli.main(["serve", "models", "--host", "0.0.0.0", "--allow-anyone"]) == 0
     assert "on other machines: HF_ENDPOINT=http://192.0.2.7:1\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["--port", "65536"], "not a port", id="a port that is none"),
+        pytest.param(["--port", "-1"], "not a port", id="a port below 0"),
+        pytest.param(
+            ["--allowed-host", "http://models.lab/"], "not the name or address of a host", id="a URL"
+        ),
+    ],
+)
+def test_serve_refuses_what_cannot_be_meant(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", ".", *arguments])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_serve_names_a_certificate_that_it_cannot_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", str(tmp_path), "--port", "0", "--certfile", "lab.pem"]) == 1
+    assert "certificate lab.pem: No such file" in capsys.readouterr().err
 
 
 def test_serve_of_a_folder_that_is_not_there_is_an_error(

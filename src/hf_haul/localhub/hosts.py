@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-__all__ = ["ANY_ADDRESS", "HostRule", "is_loopback", "own_addresses", "urls_for_others"]
+__all__ = ["ANY_ADDRESS", "HostRule", "host_name", "is_loopback", "own_addresses", "urls_for_others"]
 
 #: What to listen on for every address of this machine.
-ANY_ADDRESS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  only looked up, not bound
+ANY_ADDRESS: Final = frozenset({"0.0.0.0", "0", "::", ""})  # noqa: S104  only looked up, not bound
 
 _HOST: Final = re.compile(r"(?:\[([0-9a-fA-F:.]+)(?:%[^\]]*)?\]|([A-Za-z0-9._-]+))(?::\d{1,5})?")
 _IF_INET6: Final = Path("/proc/net/if_inet6")
@@ -68,7 +68,7 @@ def urls_for_others(url: str, host: str) -> list[str]:
     if host not in ANY_ADDRESS:
         return []
     parts = urlsplit(url)
-    kind = {"0.0.0.0": ".", "::": ":"}.get(host, "")  # noqa: S104  only looked up, not bound
+    kind = {"0.0.0.0": ".", "0": ".", "::": ":"}.get(host, "")  # noqa: S104  only looked up, not bound
     return [
         f"{parts.scheme}://{f'[{address}]' if ':' in address else address}:{parts.port}"
         for address in own_addresses()
@@ -111,18 +111,48 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def host_name(text: str) -> str:
+    """The name or address of a host, as a request names it.
+
+    Args:
+        text: A name or an address; a port may follow.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    with suppress(ValueError):
+        return str(_address(text.strip()))
+    try:
+        name = text.strip().encode("idna").decode("ascii")
+    except UnicodeError:
+        name = ""
+    match = _HOST.fullmatch(name)
+    if match is None:
+        raise ValueError(f"not the name or address of a host: {text!r}")
+    return _canonical(match[1] or match[2])
+
+
+def _canonical(name: str) -> str:
+    with suppress(ValueError):
+        return str(_address(name))
+    return name.rstrip(".").lower()
+
+
 class HostRule:
     """Which names a request may be meant for.
 
     Args:
         allowed: Names and addresses besides this machine's own.
+
+    Raises:
+        ValueError: One of them is neither.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         name = socket.gethostname().lower()
         short = name.partition(".")[0]
         own = {"localhost", name, short, f"{short}.local"} - {""}
-        self._names = own | {host.strip().strip("[]").rstrip(".").lower() for host in allowed}
+        self._names = own | {host_name(host) for host in allowed}
         self._addresses = {_address(address) for address in own_addresses()}
 
     def allows(self, headers: Iterable[str], local_address: str | None) -> bool:
@@ -136,7 +166,7 @@ class HostRule:
         match = _HOST.fullmatch(given[0].strip()) if len(given) == 1 else None
         if match is None:
             return False
-        name = (match[1] or match[2]).rstrip(".").lower()
+        name = _canonical(match[1] or match[2])
         if name in self._names:
             return True
         with suppress(ValueError):

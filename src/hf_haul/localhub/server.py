@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 _START_TIMEOUT: Final = 30.0  # seconds
 _WAITERS: Final = 64  # threads, made when needed
 #: Where to reach, from here, a hub that listens everywhere.
-_REACHABLE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  only looked up, not bound
+_REACHABLE: Final = {"0.0.0.0": "127.0.0.1", "0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  only looked up, not bound
 
 
 class LocalHub:
@@ -275,5 +275,11 @@ def _tls_context(
     if certfile is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(Path(certfile), None if keyfile is None else Path(keyfile))
+    try:
+        context.load_cert_chain(Path(certfile), None if keyfile is None else Path(keyfile))
+    except OSError as error:
+        files = os.fspath(certfile) if keyfile is None else f"{os.fspath(certfile)} with {os.fspath(keyfile)}"
+        raise OSError(
+            error.errno, f"cannot use the certificate {files}: {error.strerror or error}"
+        ) from error
     return context

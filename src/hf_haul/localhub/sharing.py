@@ -67,7 +67,7 @@ def share(
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It could be reached from elsewhere, and there is neither a token nor ``allow_anyone``; or the
-            token cannot be one.
+            token, or an allowed host, cannot be one.
     """
     require_token(host, token, allow_anyone=allow_anyone)
     root = Path(path).expanduser()

@@ -36,6 +36,9 @@ def this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(["lab7"], True, id="own name, in short"),
         pytest.param(["lab7.local:80"], True, id="own name, by multicast"),
         pytest.param(["models.lab"], True, id="an allowed name"),
+        pytest.param(["xn--grsse-lva.lab"], True, id="an allowed name that is not ASCII"),
+        pytest.param(["192.0.2.3:80"], True, id="an allowed address"),
+        pytest.param(["[fd00:0::8]"], True, id="an allowed address, written otherwise"),
         pytest.param(["192.0.2.9"], False, id="another address"),
         pytest.param(["rebind.example"], False, id="another name"),
         pytest.param(["localhost.rebind.example"], False, id="a name that begins alike"),
@@ -48,7 +51,14 @@ def this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_request_names_this_machine_or_what_is_allowed(given: list[str], allowed: bool) -> None:
-    assert HostRule(["Models.Lab."]).allows(given, "192.0.2.8") is allowed
+    rule = HostRule(["Models.Lab.:8000", "grüsse.lab", "192.0.2.3", "fd00::0:8"])
+    assert rule.allows(given, "192.0.2.8") is allowed
+
+
+@pytest.mark.parametrize("host", ["http://models.lab:80", "models.lab/", "*.lab", "a b", "", "a@b", "ü" * 80])
+def test_what_can_be_the_name_of_no_host_is_not_allowed(host: str) -> None:
+    with pytest.raises(ValueError, match="not the name or address"):
+        HostRule([host])
 
 
 @pytest.mark.parametrize(
@@ -86,6 +96,7 @@ def test_a_name_that_nobody_has_is_an_error_that_names_it() -> None:
 def test_addresses_that_others_can_use_come_first() -> None:
     assert own_addresses() == [OWN, "fd00::7", "127.0.0.1", "::1"]
     assert urls_for_others("http://127.0.0.1:80", "0.0.0.0") == [f"http://{OWN}:80"]
+    assert urls_for_others("http://127.0.0.1:80", "0") == [f"http://{OWN}:80"]
     assert urls_for_others("https://[::1]:80", "::") == ["https://[fd00::7]:80"]
     assert urls_for_others("http://127.0.0.1:80", "") == [f"http://{OWN}:80", "http://[fd00::7]:80"]
     assert urls_for_others(f"http://{OWN}:80", OWN) == []
