@@ -212,7 +212,7 @@ class Descriptors:
 
     def _held(self) -> int:
         total = 0
-        for key, (reference, held) in list(self._holders.items()):
+        for key, (reference, held) in self._holders.copy().items():
             holder = reference()
             if holder is None:
                 self._holders.pop(key, None)

@@ -25,7 +25,8 @@ __all__ = ["call_after_fork", "call_before_fork", "renew_after_fork", "renew_loc
 
 T = TypeVar("T")
 
-#: Owners, in the order of their registration, each with what renews it. Changed by single operations on a dict, which are atomic.
+#: Owners, in the order of their registration, each with what renews it. Changed by single operations on a dict, which are atomic;
+#: so is ``copy``, but not ``list(_owners.items())``, whose tuples may have the collector run finalizers, and other threads.
 _owners: Final[dict[int, tuple[weakref.ref[Any], Callable[[Any], None]]]] = {}
 _numbers: Final = itertools.count()
 _modules: Final[list[Callable[[], None]]] = []
@@ -53,7 +54,7 @@ def renew_after_fork(owner: T, renew: Callable[[T], None]) -> None:
     number = next(_numbers)
     _owners[number] = (weakref.ref(owner), renew)
     if number % _SWEEP_EVERY == _SWEEP_EVERY - 1:
-        for each, (reference, _) in list(_owners.items()):
+        for each, (reference, _) in _owners.copy().items():
             if reference() is None:
                 _owners.pop(each, None)
 
@@ -96,7 +97,7 @@ def _drop_imports() -> None:
     """
     bootstrap = getattr(importlib, "_bootstrap", None)
     locks: dict[str, Callable[[], Any]] = getattr(bootstrap, "_module_locks", {})
-    for name, reference in list(locks.items()):
+    for name, reference in locks.copy().items():  # `list(locks.items())` lets finalizers in that change it
         if getattr(reference(), "owner", None) in {None, threading.get_ident()}:
             continue
         locks.pop(name, None)
@@ -108,20 +109,18 @@ def _renew_locks_of_others() -> None:
     fresh: dict[
         int, tuple[Any, Any]
     ] = {}  # with the old one, which keeps its number; several modules may share it
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         if name.partition(".")[0] not in _packages:
             continue
-        for variable, value in list(getattr(module, "__dict__", {}).items()):
+        for variable, value in dict(getattr(module, "__dict__", {})).items():
             if isinstance(value, _LOCK | _RLOCK):
                 new = threading.Lock() if isinstance(value, _LOCK) else threading.RLock()
                 setattr(module, variable, fresh.setdefault(id(value), (value, new))[1])
 
 
 def _renew_all() -> None:
-    _drop_imports()
-    _renew_locks_of_others()
     first: BaseException | None = None
-    for renew_module in _modules:
+    for renew_module in (_drop_imports, _renew_locks_of_others, *_modules):
         try:
             renew_module()
         except Exception as error:  # noqa: BLE001  the others have to be renewed all the same

@@ -69,6 +69,8 @@ class Truth:
     folder: Path
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     sha256: dict[str, dict[str, str]] = field(default_factory=dict)
+    compared: collections.Counter[str] = field(default_factory=collections.Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # guards ``compared``
 
     def __post_init__(self) -> None:
         for repo in self.folder.iterdir():
@@ -93,6 +95,8 @@ class Truth:
             raise WrongBytesError(
                 f"{repo}/{name} from {start}: {len(data)} bytes are not what they should be"
             )
+        with self._lock:
+            self.compared["files" if whole else "reads"] += 1
 
     def check_folder(self, repo: str, folder: str | Path) -> int:
         """Compare a whole snapshot; returns how many bytes it has."""
@@ -273,7 +277,7 @@ class Soak:
                 manager.cancel_model_download(queue)
             outcome = manager.wait_for_model_completion(queue, _LIMIT - 30)
             if outcome["timed_out"]:
-                raise TimeoutError(f"a queue is not over: {manager.get_model_queue_status(queue)}")
+                raise AssertionError(f"a queue hung: {manager.get_model_queue_status(queue)}")
             if not outcome["success"]:
                 self.count("queues cancelled or failed")
             there = [name for name in names if (place / name).exists()]
@@ -541,6 +545,7 @@ def run(url: str, source: Path, place: Path, seconds: float, seed: str) -> dict[
         "done": dict(sorted(soak.done.items())),
         "slowest": {name: round(value, 1) for name, value in sorted(soak.slowest.items())},
         "bytes": soak.bytes,
+        "compared": dict(truth.compared),
         "errors": dict(soak.errors.most_common()),
         "our_faults": dict(soak.faults.most_common(20)),
         "wrong": dict(soak.wrong.most_common(20)),

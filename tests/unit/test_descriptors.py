@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.support.clock import FakeClock
+from tests.support.collector import at_every_allocation
 
 from hf_haul import descriptors as module
 from hf_haul.descriptors import Descriptors, is_shortage
@@ -211,3 +212,20 @@ def test_the_system_says_how_many_there_are(tmp_path: Path) -> None:
     assert module._count() == before
     resource = pytest.importorskip("resource")
     assert module._limit() == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def test_a_finalizer_that_registers_a_holder_disturbs_no_count() -> None:
+    process = Process()
+    holders: list[object] = []
+
+    class Holder:
+        """One that can be referred to weakly."""
+
+    def register() -> None:
+        holders.append(Holder())
+        process.files.register(holders[-1], lambda _holder: 1)
+
+    for _ in range(100):
+        register()
+    with at_every_allocation(register):
+        assert process.files._held() >= 100

@@ -3,14 +3,17 @@ from __future__ import annotations
 import builtins
 import gc
 import importlib
+import itertools
 import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.collector import at_every_allocation
 
 from hf_haul import forks
 
@@ -122,3 +125,32 @@ def test_owners_are_not_kept_alive_and_those_that_are_gone_are_swept_out() -> No
         Owner()
     gc.collect()
     assert len(forks._owners) <= before + forks._SWEEP_EVERY
+
+
+def test_a_finalizer_that_registers_an_owner_disturbs_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    owners = {-number: (weakref.ref(Owner()), Owner._renew) for number in range(1, 100)}
+    monkeypatch.setattr(forks, "_SWEEP_EVERY", 1)
+    monkeypatch.setattr(forks, "_owners", owners)
+    numbers = itertools.count(100)
+    with at_every_allocation(lambda: owners.update({-next(numbers): (weakref.ref(Owner), Owner._renew)})):
+        owner = Owner()
+    assert all(reference() in {owner, Owner} for reference, _ in owners.values())
+
+
+def test_imports_that_come_and_go_disturb_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    locks: dict[str, Callable[[], None]] = {f"module {number}": lambda: None for number in range(100)}
+    numbers = iter(range(10_000))
+    monkeypatch.setattr(importlib._bootstrap, "_module_locks", locks)  # type: ignore[attr-defined]  # not typed
+    with at_every_allocation(lambda: locks.update({f"another {next(numbers)}": lambda: None})):
+        forks._drop_imports()
+    assert len(locks) > 100
+
+
+def test_what_fails_about_imports_keeps_nothing_from_being_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("imports cannot be looked at")
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    monkeypatch.setattr(forks, "_drop_imports", fail)
+    owner = Owner()
+    assert in_child(lambda: owner.pid == os.getpid())

@@ -762,7 +762,7 @@ for _name in (
 
 def _drop_absent(known: dict[Any, tuple[bool, Exception | None]]) -> None:
     """Forget what was not there when it was asked for."""
-    for absent in [key for key, (exists, _) in list(known.items()) if not exists]:
+    for absent in [key for key, (exists, _) in known.copy().items() if not exists]:
         known.pop(absent, None)
 
 

@@ -91,7 +91,7 @@ class Accounts:
         """The account with this token; how long it takes says nothing about how much of it was right."""
         given = _digest(token)
         found = None
-        for known, account in list(self._by_token.items()):
+        for known, account in self._by_token.copy().items():
             if hmac.compare_digest(_digest(known), given):
                 found = account
         return found
