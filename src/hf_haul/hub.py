@@ -1059,7 +1059,7 @@ class Repository:
             )
 
         try:
-            answer = ask_patiently(ask, patient=True) if patient else _once(ask)
+            answer = ask_patiently(ask, patient=True) if patient else _surely(ask, path)
             if answer.commit_hash is None:
                 raise FileMetadataError(
                     f"Response from {redact(url)} is missing the '{constants.HUGGINGFACE_HEADER_X_REPO_COMMIT}' header, so it"

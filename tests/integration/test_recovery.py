@@ -45,7 +45,7 @@ from hf_haul.localhub.faults import (
     WrongRange,
     WrongTotal,
 )
-from hf_haul.snapshot import snapshot_download
+from hf_haul.snapshot import hf_hub_download, snapshot_download
 from hf_haul.transports import http
 
 MIDDLE = 3 * PART + 100
@@ -162,6 +162,35 @@ def test_a_fault_in_the_listing_that_passes_fails_no_snapshot(
     assert rule.hits == 1
     assert (Path(folder) / WEIGHTS).read_bytes() == rig.files[WEIGHTS]
     assert (Path(folder) / SMALL).read_bytes() == rig.files[SMALL]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(busy(429, retry_after=0.01), id="429"),
+        pytest.param(busy(500), id="500"),
+        pytest.param(Reset(), id="reset"),
+        pytest.param(Delay(3600), id="no answer"),
+    ],
+)
+def test_a_fault_in_the_metadata_that_passes_fails_no_download_of_a_file(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr(hub, "_WAITS", (0.01,) * 5)
+    monkeypatch.setattr(hub, "PATIENT_TIMEOUT", 1.0)
+    rule = rig.hub.faults.add(fault, kind="resolve*", method="HEAD")
+    with rig.manager() as manager:
+        path = hf_hub_download(
+            "org/m",
+            SMALL,
+            cache_dir=tmp_path / "cache",
+            endpoint=rig.hub.url,
+            token=False,
+            etag_timeout=0.5,
+            manager=manager,
+        )
+    assert rule.hits == 1
+    assert Path(path).read_bytes() == rig.files[SMALL]
 
 
 # -- rows with something of their own
