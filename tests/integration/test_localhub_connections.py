@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import logging
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -150,6 +153,37 @@ def test_a_body_that_makes_no_sense_is_a_bad_request(
         refused = requests.post(url, data=body, headers={"Content-Type": f"application/{kind}"}, timeout=30)
     assert refused.status_code == 400
     assert not caplog.records
+
+
+def test_a_compressed_body_is_refused_and_not_unpacked(repo: Repo) -> None:
+    head = b"POST /api/models/org/m/paths-info/main HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
+    body = gzip.compress(bytes(100 << 20), 1)
+    with LocalHub(repo) as hub, connect(hub) as sock:
+        assert answer(sock, head + b"Content-Length: %d\r\n\r\n" % len(body)) == b"HTTP/1.1 415"
+        before = time.thread_time(), time.process_time()
+        with contextlib.suppress(OSError):
+            sock.sendall(body)
+            while sock.recv(10_000):
+                pass
+        used = (time.process_time() - before[1]) - (time.thread_time() - before[0])
+    assert used < 0.15, "the hub's thread has been unpacking it"
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.WARNING])
+def test_requests_that_cannot_be_read_fill_no_log(
+    repo: Repo, level: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(level, "hf_haul"), LocalHub(repo) as hub:
+        for sent in (
+            b"no request at all\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nAuth: Bearer hf_x\0\r\n\r\n",
+        ):
+            with connect(hub) as sock:
+                assert answer(sock, sent) == b"HTTP/1.0 400"
+    said = [record for record in caplog.records if record.name.startswith("hf_haul.localhub")]
+    assert {record.levelno for record in said} == ({logging.DEBUG} if level == logging.DEBUG else set())
+    assert "hf_x" not in caplog.text
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

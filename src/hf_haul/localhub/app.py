@@ -328,10 +328,12 @@ async def _read_body(request: web.BaseRequest) -> bytes:
     """The body of a request, which is small and comes soon.
 
     Raises:
-        Refusal: It is neither.
+        Refusal: It is neither, or it is compressed.
     """
     if not request.can_read_body:
         return b""
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise Refusal(415, "The body is compressed, which it must not be.")
     try:
         return await asyncio.wait_for(request.read(), _BODY_SECONDS)
     except asyncio.TimeoutError as error:

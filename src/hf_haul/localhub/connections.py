@@ -47,13 +47,18 @@ _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class _Discreet(logging.Filter):
-    """Leaves out what a request holds that cannot be read, and that aiohttp quotes: a token, a signature."""
+    """Makes a request that cannot be read a matter for those who look for faults: anybody could fill a log with them.
+
+    What it holds is left out, which aiohttp quotes: a token, a signature.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
             record.msg, record.args = f"{record.getMessage()}: {type(error).__name__}", ()
             record.exc_info = None
+            record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+            return _requests.isEnabledFor(logging.DEBUG)
         return True
 
 
@@ -203,7 +208,13 @@ class Connections:
 
         def make() -> _Connection:
             return _Connection(
-                self, server, loop=loop, logger=_requests, access_log=None, keepalive_timeout=_KEEP_ALIVE
+                self,
+                server,
+                loop=loop,
+                logger=_requests,
+                access_log=None,
+                keepalive_timeout=_KEEP_ALIVE,
+                auto_decompress=False,  # a gigabyte of nothing is a small request, and a second for all others
             )
 
         self._sockets += sockets
