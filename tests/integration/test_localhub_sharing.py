@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -173,6 +174,25 @@ def test_without_the_hubs_listing_there_is_none_but_single_files_can_be_had(
     with serve_repo(tmp_path / "src") as served:
         got = hf_haul.snapshot_download("org/tiny", endpoint=served.hub.url, cache_dir=tmp_path / "two")
         assert contents(Path(got)) == served.contents
+
+
+def test_single_files_can_be_read_where_nobody_knows_which_there_are(
+    partial: tuple[Path, dict[str, str], Commit],
+) -> None:
+    cache, files, commit = partial
+    forget_listing(cache, commit.id)
+    with share(cache) as hub:
+        fs = hf_haul.HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
+        data = fs.cat("org/tiny/config.json")
+        assert hashlib.sha256(data).hexdigest() == files["config.json"]
+        assert (
+            fs.info("org/tiny/nested/one/also.json")["size"] == commit.tree.files["nested/one/also.json"].size
+        )
+        assert fs.exists("org/tiny/config.json")
+        with pytest.raises(HfHubHTTPError, match="not the Hub's listing"):
+            fs.info("org/tiny/vocab.txt")
+        with pytest.raises(HfHubHTTPError, match="not the Hub's listing"):
+            fs.find("org/tiny")
 
 
 def test_somebody_can_vouch_for_a_cache(

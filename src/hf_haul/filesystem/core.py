@@ -16,7 +16,7 @@ from typing import IO, Any, Final, TypeVar
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.utils import isfilelike, stringify_path
 from huggingface_hub import CommitOperationDelete, HfFileSystem, constants
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_file_system import HfFileSystemResolvedBucketPath, HfFileSystemResolvedRepositoryPath
 
 from hf_haul.cache import FileDestination, require_safe_path
@@ -26,7 +26,14 @@ from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.freshness import Freshness
 from hf_haul.filesystem.pinned import Pin, PinnedApi, pin_of
 from hf_haul.forks import call_after_fork
-from hf_haul.hub import FileMetadata, ListedFile, Repository, is_commit, metadata_from_listing
+from hf_haul.hub import (
+    FileMetadata,
+    ListedFile,
+    Repository,
+    is_commit,
+    is_listing_unknown,
+    metadata_from_listing,
+)
 from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.nodes import is_node
 from hf_haul.ranged import Checksum, RangeSource
@@ -223,7 +230,15 @@ class HaulFileSystem(HfFileSystem):
         known = self._expanded(path, revision) if expand and not refresh else None
         if known is not None:
             return known
-        info: dict[str, Any] = super().info(path, refresh=refresh, revision=revision, **kwargs)
+        info: dict[str, Any]
+        try:
+            info = super().info(path, refresh=refresh, revision=revision, **kwargs)
+        except HfHubHTTPError as error:
+            if expand or not is_listing_unknown(error):
+                raise
+            # A server that has some of the files only knows of each what it is, but not which there are.
+            alone = {**kwargs, "expand_info": True}
+            info = super().info(path, refresh=refresh, revision=revision, **alone)
         if expand and info["type"] == "file":
             if len(self._expansions) >= _EXPANSIONS:
                 self._expansions.clear()
