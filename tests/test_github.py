@@ -1,0 +1,49 @@
+"""The forms and workflows of .github say what is so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+FORMS = sorted(path for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
+
+
+def _form(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def test_there_are_forms_for_bugs_and_for_wishes() -> None:
+    assert [path.stem for path in FORMS] == ["bug", "wish"]
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_a_form_is_one_that_github_takes(path: Path) -> None:
+    form = _form(path)
+    assert form["name"]
+    assert form["description"]
+    fields = [each for each in form["body"] if each["type"] != "markdown"]
+    assert {each["type"] for each in fields} <= {"textarea", "input", "dropdown", "checkboxes"}
+    ids = [each["id"] for each in fields]
+    assert len(set(ids)) == len(ids)
+    assert all(each["attributes"]["label"] for each in fields)
+
+
+def test_a_bug_comes_with_what_the_command_says_of_its_surroundings() -> None:
+    labels = [
+        each["attributes"]["label"]
+        for each in _form(FORMS[0])["body"]
+        if each.get("validations", {}).get("required")
+    ]
+    assert any("`hf-haul env`" in label for label in labels)
+
+
+def test_the_request_asks_for_what_ci_checks() -> None:
+    asked = (ROOT / ".github/pull_request_template.md").read_text(encoding="utf-8")
+    run = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    for tool in ("ruff", "mypy"):
+        assert tool in asked
+        assert f'"$VENV/bin/{tool}"' in run
