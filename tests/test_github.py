@@ -47,3 +47,10 @@ def test_the_request_asks_for_what_ci_checks() -> None:
     for tool in ("ruff", "mypy"):
         assert tool in asked
         assert f'"$VENV/bin/{tool}"' in run
+
+
+def test_the_api_reference_is_built_by_ci_and_in_a_workflow() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    steps = [step.get("run", "") for step in workflow["jobs"]["docs"]["steps"]]
+    assert any(".ci/api_reference.py" in step for step in steps)
+    assert ".ci/api_reference.py" in (ROOT / ".ci/run").read_text(encoding="utf-8")

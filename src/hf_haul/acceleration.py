@@ -68,7 +68,7 @@ class _Replacement:
 class Acceleration:
     """Has every download of huggingface_hub in this process run on our engine, for a block or until further notice.
 
-    Works for code that imported huggingface_hub before: ``transformers``, ``datasets``, ``diffusers``::
+    Works for code that imported huggingface_hub before: ``transformers``, ``datasets``, ``diffusers``:
 
         with hf_haul.accelerate():
             tokenizer = AutoTokenizer.from_pretrained("org/model")

@@ -3,7 +3,7 @@
 A finalizer (``__del__``, a weak reference's callback, the ``finally`` of a generator that nobody reads to its end) runs where
 the last reference goes, or where the garbage collector happens to run: in any thread, at any allocation, also in the middle
 of code that holds a lock. If it takes that lock, its thread waits for itself for ever; if it waits for anything else, so do
-all who wait for that lock. And the collector closes open files through whatever is wrapped around them, so :meth:`close` of
+all who wait for that lock. And the collector closes open files through whatever is wrapped around them, so ``close`` of
 a file is such code, too.
 
 So a finalizer takes no lock and waits for nothing. What is to be done it hands to :func:`defer`, and a thread does it. A

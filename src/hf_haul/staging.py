@@ -4,7 +4,7 @@ The problem. A download of hours is killed, its container is restarted on anothe
 cache on a file system whose locks lie. Whatever happens, a byte that was fetched once should not be fetched
 again, and a wrong byte must never reach a name that somebody reads.
 
-What we chose. One file holds both, the bytes and the record of what is done::
+What we chose. One file holds both, the bytes and the record of what is done:
 
     0                      size              size + 512
     | the file's own bytes | header: owner   | journal: (start, stop) records, appended

@@ -7,11 +7,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from hf_haul.task import Digest, RemoteFile
 
-__all__ = ["IN_TOUCH", "Verifier", "bears_out", "hash_of", "new_hash"]
+__all__ = ["IN_TOUCH", "RunningHash", "Verifier", "bears_out", "hash_of", "new_hash"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,17 @@ _own: Final = threading.local()
 ReadInto = Callable[[int, memoryview], int]
 
 
-def new_hash(algorithm: str, size: int) -> hashlib._Hash:
+class RunningHash(Protocol):
+    """A digest that is not finished; what hashlib's have in common."""
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        """Add bytes."""
+
+    def hexdigest(self) -> str:
+        """The digest of the bytes so far."""
+
+
+def new_hash(algorithm: str, size: int) -> RunningHash:
     """The beginning of a digest of ``size`` bytes: ``sha256``, ``sha1``, or ``git-sha1``, whose header says the size."""
     if algorithm == "sha256":
         return hashlib.sha256()
@@ -137,7 +147,7 @@ class Verifier:
         Args:
             offset: Where in the file it is.
             data: The bytes, on disk already.
-            restarts: What :attr:`restarts` was before they were written.
+            restarts: What ``restarts`` was before they were written.
 
         Returns:
             Whether it was hashed; if not, :meth:`catch_up` will read it back.
@@ -158,7 +168,7 @@ class Verifier:
         Args:
             offset: Where in the file it is; it is on disk already.
             data: The bytes, not to be changed until ``done`` is called.
-            restarts: What :attr:`restarts` was before they were written: what was written before the last one may have been
+            restarts: What ``restarts`` was before they were written: what was written before the last one may have been
                 dropped since.
             done: Called once, by any thread, when they were hashed or are not needed; it must not wait for anything.
 

@@ -1,9 +1,9 @@
 """A small, read-only Hub over folders, commits made in a program, or an existing Hub cache.
 
 For sharing models on a local network, and for tests: it speaks to `huggingface_hub` as the real
-Hub does, counts what it sends, and fails on demand::
+Hub does, counts what it sends, and fails on demand:
 
-    from hf_haul.localhub import LocalHub, Repo
+    from hf_haul.localhub import Account, LocalHub, Repo
     from hf_haul.localhub.faults import Cut
 
     repo = Repo.from_folder("weights/tiny", "org/tiny")  # or Repo("org/tiny") and .commit({...})

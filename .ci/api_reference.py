@@ -1,0 +1,33 @@
+"""Build the API reference from the docstrings: ``python .ci/api_reference.py [FOLDER]``; needs the extra ``docs``.
+
+One page for each module, the public names on ``hf_haul.html``. Whatever pdoc warns about is an error.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+import warnings
+from pathlib import Path
+
+import pdoc
+
+import hf_haul
+
+FOLDER = "api-reference"
+
+
+def main() -> None:
+    """Build it, and say where it is."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else FOLDER)
+    warnings.simplefilter("error")
+    # Other people's classes that ours inherit from have annotations that not every Python can evaluate.
+    warnings.filterwarnings("ignore", r"Error parsing type annotation .* for (?!hf_haul)\w+\.")
+    modules = ["hf_haul", *(module.name for module in pkgutil.walk_packages(hf_haul.__path__, "hf_haul."))]
+    pdoc.render.configure(docformat="google", show_source=False, footer_text=f"hf-haul {hf_haul.__version__}")
+    pdoc.pdoc(*modules, output_directory=folder)
+    print(folder / "hf_haul.html")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What docstrings point to exists, and the API reference made of them can be read."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.wants import want_modules
+
+import hf_haul
+
+SRC = Path(hf_haul.__file__).parent
+ROOT = Path(__file__).parents[1]
+
+_REFERENCE = re.compile(r":(?:mod|func|data|class|meth|attr|exc|obj):`~?([^`]+)`")
+
+
+def _name_of(path: Path) -> str:
+    parts = path.relative_to(SRC.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _modules() -> list[object]:
+    return [pytest.param(path, id=_name_of(path)) for path in sorted(SRC.rglob("*.py"))]
+
+
+def _docstrings(node: ast.AST, within: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every docstring below ``node``, with the names of the classes it stands in."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for child in ast.iter_child_nodes(node):
+        inner = (*within, child.name) if isinstance(child, ast.ClassDef) else within
+        if isinstance(child, documented):
+            yield inner, ast.get_docstring(child) or ""
+        yield from _docstrings(child, inner)
+
+
+def _all_docstrings(path: Path) -> Iterator[tuple[tuple[str, ...], str]]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    yield (), ast.get_docstring(tree) or ""
+    yield from _docstrings(tree)
+
+
+def _has(start: object, names: list[str]) -> bool:
+    for position, name in enumerate(names):
+        declared = {
+            key for each in getattr(start, "__mro__", ()) for key in vars(each).get("__annotations__", {})
+        }
+        if position == len(names) - 1 and name in declared:
+            return True  # an attribute that only instances have
+        try:
+            start = getattr(start, name)
+        except AttributeError:
+            return False
+    return True
+
+
+def _exists(target: str, module: str, within: tuple[str, ...]) -> bool:
+    names = target.removesuffix("()").split(".")
+    here: object = importlib.import_module(module)
+    places = [here, hf_haul, builtins]
+    for name in within:
+        here = getattr(here, name)
+        places.insert(0, here)
+    if any(_has(place, names) for place in places):
+        return True
+    for cut in range(len(names), 0, -1):
+        try:
+            found = importlib.import_module(".".join(names[:cut]))
+        except ImportError:
+            continue
+        return _has(found, names[cut:])
+    return False
+
+
+@pytest.mark.parametrize("path", _modules())
+def test_what_a_docstring_points_to_exists(path: Path) -> None:
+    module = _name_of(path)
+    broken = [
+        f"{module}{''.join('.' + name for name in within)}: {target}"
+        for within, text in _all_docstrings(path)
+        for target in _REFERENCE.findall(text)
+        if not _exists(target, module, within)
+    ]
+    assert broken == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_api_reference_is_built_without_a_warning(tmp_path: Path) -> None:
+    want_modules("pdoc", extra="docs")
+    built = subprocess.run(
+        [sys.executable, ROOT / ".ci/api_reference.py", tmp_path],
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    assert built.stderr == ""
+    pages = {page.relative_to(tmp_path).as_posix() for page in tmp_path.rglob("*.html")}
+    missing = {_name_of(path).replace(".", "/") + ".html" for path in SRC.rglob("*.py")} - pages
+    assert missing == set()
+    first = (tmp_path / "hf_haul.html").read_text(encoding="utf-8")
+    assert [name for name in hf_haul.__all__ if f'id="{name}"' not in first] == []
