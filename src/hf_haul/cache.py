@@ -38,7 +38,7 @@ from hf_haul.file_names import (
     process_digits,
     temporary_name,
 )
-from hf_haul.regular_files import open_regular
+from hf_haul.regular_files import is_node_mode, open_regular
 from hf_haul.task import Digest
 
 __all__ = [
@@ -54,7 +54,6 @@ __all__ = [
     "extended_path",
     "is_among_notes",
     "is_lasting",
-    "require_no_folder",
     "require_outside_notes",
     "require_place",
     "require_safe_commit",
@@ -325,27 +324,22 @@ def _follow_link(path: Path) -> Path:
     return path if is_blob else target
 
 
-def require_no_folder(path: str | os.PathLike[str]) -> None:
-    """Refuse to put a file where a folder is: somebody's files are in it.
-
-    Raises:
-        IsADirectoryError: There is a folder; a link to one is no folder.
-    """
-    if os.path.isdir(path) and not os.path.islink(path):
-        raise _is_a_folder(path)
-
-
 def require_place(path: str | os.PathLike[str]) -> None:
     """Refuse a path at which no file can ever be put, before anything is fetched for it.
 
     Raises:
-        IsADirectoryError: There is a folder; a link to one is no folder.
-        FileExistsError: A file is where a folder on the way should be.
+        IsADirectoryError: There is a folder, where somebody's files are; a link to one is no folder.
+        FileExistsError: There is a device, a pipe or a socket; or a file is where a folder on the way should be.
         OSError: The file system takes no such name.
     """
     try:
-        if stat.S_ISDIR(os.lstat(path).st_mode):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISDIR(mode):
             raise _is_a_folder(path)
+        if is_node_mode(mode):
+            raise FileExistsError(
+                errno.EEXIST, "A device, a pipe or a socket is where the file should go", os.fspath(path)
+            )
     except (FileNotFoundError, PermissionError):
         pass
     except NotADirectoryError as error:
@@ -362,14 +356,17 @@ def _is_a_folder(path: str | os.PathLike[str]) -> IsADirectoryError:
 
 
 def _replace(source: str, target: str) -> None:
-    """Rename ``source`` to ``target``, over any file there, also across and on difficult file systems."""
+    """Rename ``source`` to ``target``, over any file there, also across and on difficult file systems.
+
+    Over a device or a pipe nothing is renamed, also if it was made there since the download began.
+    """
+    require_place(target)
     try:
         os.replace(source, target)
         return
     except OSError:
         if not os.path.lexists(source) or not os.path.isdir(os.path.dirname(target)):
             raise
-        require_no_folder(target)
     # Another device, or a mount that renames over nothing: bring the file near first, move the old one aside.
     near = temporary_name(target, ".new", ".")
     aside = temporary_name(target, ".old", ".")

@@ -75,7 +75,8 @@ def open_file(
     request, task = transfer.request, transfer.task
     destination = request.destination
     descriptors.measure()
-    require_place(destination.path)
+    if not isinstance(destination, NodeDestination):
+        require_place(destination.path)
     if not request.fresh and _is_present(transfer, probing):
         raise SupersededError
     if task.size is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from hf_haul.errors import HaltedError
+from hf_haul.regular_files import is_node_mode
 
 __all__ = ["NodeDestination", "is_node"]
 
@@ -27,10 +28,9 @@ _STEP: Final = 1 << 20
 def is_node(path: str | os.PathLike[str]) -> bool:
     """Whether there is something at ``path`` that bytes are written into, and that no file may replace."""
     try:
-        mode = os.stat(path).st_mode
+        return is_node_mode(os.stat(path).st_mode)
     except OSError:
         return False
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Final
 
 from hf_haul.descriptors import descriptors
 
-__all__ = ["open_regular"]
+__all__ = ["is_node_mode", "open_regular"]
 
 #: No link is followed, and nothing is waited for. Windows knows neither flag.
 _AS_IT_IS: Final = (
@@ -63,6 +63,11 @@ def open_regular(
         os.close(fd)
         raise _no_file(path)
     return fd
+
+
+def is_node_mode(mode: int) -> bool:
+    """Whether ``st_mode`` is that of a device, a pipe or a socket."""
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def _no_file(path: str | os.PathLike[str]) -> PermissionError:

@@ -15,6 +15,7 @@ import pytest
 from tests.support.repos import random_bytes
 from tests.support.waits import until
 
+import hf_haul
 from hf_haul.config import Settings
 from hf_haul.filesystem import HaulFileSystem
 from hf_haul.localhub import LocalHub, Repo
@@ -105,6 +106,18 @@ def test_a_socket_is_refused_as_cp_does(copy: Copy, tmp_path: Path, monkeypatch:
             copy(Path("socket"))
         assert caught.value.errno in {errno.ENXIO, errno.EOPNOTSUPP}
         assert stat.S_ISSOCK(os.lstat("socket").st_mode)
+
+
+def test_a_pipe_in_a_local_dir_stays_and_nothing_is_fetched_for_it(hub: LocalHub, tmp_path: Path) -> None:
+    pipe = tmp_path / "big.bin"
+    os.mkfifo(pipe)
+    hub.requests.clear()
+    with pytest.raises(FileExistsError, match="pipe"):
+        hf_haul.snapshot_download("org/m", endpoint=hub.url, token=False, local_dir=tmp_path)
+    with pytest.raises(FileExistsError, match="pipe"):
+        hf_haul.hf_hub_download("org/m", "big.bin", endpoint=hub.url, token=False, local_dir=tmp_path)
+    assert stat.S_ISFIFO(os.lstat(pipe).st_mode)
+    assert not hub.requests.of("cdn")
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -36,6 +36,8 @@ from hf_haul.task import Digest
 COMMIT = "c" * 40
 ETAG = "e" * 40
 
+needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RepoFolder:
@@ -665,6 +667,7 @@ def test_a_marker_is_not_made_through_a_link(folder: RepoFolder, tmp_path: Path)
         ("folder", IsADirectoryError),
         ("file/below", FileExistsError),
         ("file/far/below", FileExistsError),
+        pytest.param("pipe", FileExistsError, marks=needs_pipes),
         ("n" * 256, OSError),
         ("new/" + "ж" * 128, OSError),
     ],
@@ -677,13 +680,39 @@ def test_where_no_file_can_be_is_known_before_it_is_fetched(
     (tmp_path / "link").symlink_to("folder")
     if "new" in path and expected is not None:
         (tmp_path / "new").mkdir()
+    if path == "pipe":
+        os.mkfifo(tmp_path / path)
     if expected is None:
         require_place(tmp_path / path)
         return
     with pytest.raises(expected) as caught:
         require_place(tmp_path / path)
     if expected is FileExistsError:
-        assert caught.value.filename == str(tmp_path / "file")
+        assert caught.value.filename == str(tmp_path / path.partition("/")[0])
+
+
+@needs_pipes
+@pytest.mark.parametrize("kind", ["link in a cache", "file in a cache", "local_dir", "file", "handed over"])
+def test_nothing_takes_the_place_of_a_pipe_that_was_made_while_its_file_was_fetched(
+    tmp_path: Path, local: LocalFolder, kind: str
+) -> None:
+    folder = RepoFolder(
+        str(tmp_path / "hub"), "models--org--name", symlinks=lambda: kind == "link in a cache"
+    )
+    staged = stage(tmp_path / "hub" / "staged")
+    destinations: dict[str, Any] = {
+        "local_dir": LocalDirDestination(local, "a/b.bin", COMMIT, ETAG),
+        "file": FileDestination(tmp_path / "b.bin"),
+        "handed over": HandedOverDestination(tmp_path / "b.bin", staged),
+    }
+    destination = destinations.get(kind) or BlobDestination(folder, COMMIT, "a/b.bin", ETAG)
+    place = Path(folder.blob(ETAG)) if kind == "link in a cache" else destination.path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(place)
+    with pytest.raises(FileExistsError, match="pipe"):
+        destination.publish(staged)
+    assert stat.S_ISFIFO(os.lstat(place).st_mode)
+    assert staged.exists()
 
 
 @pytest.mark.parametrize("killed_at", range(1, 6))
