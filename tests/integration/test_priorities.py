@@ -250,7 +250,8 @@ def test_open_staged_files_are_bounded_per_queue(tmp_path: Path, most: int) -> N
         with rig.manager(max_concurrent_files_per_model=most) as manager:
             handle = manager.submit([rig.request(p) for p in files], model_id="m")
             while not handle.wait(0.002):
-                seen = max(seen, len(leftovers(tmp_path)))
+                # Beside them there is, for a moment, what a file system is tried with.
+                seen = max(seen, sum(not name.startswith(".probe.") for name in leftovers(tmp_path)))
             assert handle.errors() == []
         assert 1 <= seen <= most
 
