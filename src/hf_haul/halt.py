@@ -6,10 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from hf_haul.errors import HaltedError
 
 __all__ = ["Halt"]
+
+#: Seconds of the longest wait of the main thread in one call: a signal that comes just before the system's call is seen
+#: only after it.
+_LONGEST_SECONDS: Final = 0.5
 
 
 class Halt:
@@ -54,6 +59,11 @@ class Halt:
         Returns:
             Whether the worker was asked to stop meanwhile.
         """
+        if threading.current_thread() is threading.main_thread():
+            while seconds > _LONGEST_SECONDS:
+                if self._event.wait(_LONGEST_SECONDS):
+                    return True
+                seconds -= _LONGEST_SECONDS
         return self._event.wait(seconds)
 
     def check(self) -> None:

@@ -14,7 +14,6 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -45,10 +44,12 @@ from hf_haul.cache import MOST_FOLDERS, RepoFolder, ShareBlob, require_safe_comm
 from hf_haul.client_network import ClientNetwork
 from hf_haul.config import MiB, Settings
 from hf_haul.descriptors import descriptors
-from hf_haul.errors import HaulError, HttpStatusError, InvalidUrlError
+from hf_haul.errors import HaltedError, HaulError, HttpStatusError, InvalidUrlError
 from hf_haul.forks import call_after_fork, call_before_fork, renew_locks_of
+from hf_haul.halt import Halt
 from hf_haul.redaction import redacting
 from hf_haul.task import Digest, RemoteFile
+from hf_haul.threads import in_threads
 from hf_haul.transports.pacing import ServerWaits, parse_retry_after
 from hf_haul.urls import HttpUrl, join_url, origin_of, parse_url, quote_header, redact
 
@@ -139,6 +140,8 @@ PATIENT_TIMEOUT: Final = 75.0
 _LARGEST: Final = (1 << 63) - 1
 #: Seconds between attempts where the Hub names no time, as huggingface_hub waits.
 _WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
+#: Threads that ask for the metadata of single files.
+_ASKING_THREADS: Final = 8
 
 #: Bytes of one page of a listing, as sent and inflated, and seconds that it may take. The Hub sends a thousand entries of a
 #: few hundred bytes each.
@@ -1028,7 +1031,13 @@ class Repository:
         return (page for page, _ in pages)
 
     def metadata(
-        self, path: str, revision: str, *, timeout: float | None, patient: bool = False
+        self,
+        path: str,
+        revision: str,
+        *,
+        timeout: float | None,
+        patient: bool = False,
+        halt: Halt | None = None,
     ) -> FileMetadata:
         """Ask for one file's commit, etag and size.
 
@@ -1037,9 +1046,11 @@ class Repository:
             revision: Any revision.
             timeout: Seconds for one attempt.
             patient: Whether to try again after an error that may pass.
+            halt: Ends the waits between attempts.
 
         Raises:
             FileMetadataError: The answer lacks what a Hub sends.
+            HaltedError: It was halted.
             Exception: huggingface_hub's other errors.
         """
         url = self.url(path, revision)
@@ -1059,7 +1070,7 @@ class Repository:
             )
 
         try:
-            answer = ask_patiently(ask, patient=True) if patient else _surely(ask, path)
+            answer = ask_patiently(ask, patient=True, halt=halt) if patient else _surely(ask, path)
             if answer.commit_hash is None:
                 raise FileMetadataError(
                     f"Response from {redact(url)} is missing the '{constants.HUGGINGFACE_HEADER_X_REPO_COMMIT}' header, so it"
@@ -1122,18 +1133,19 @@ class Repository:
             else:
                 known[path] = found
         failed: dict[str, Exception] = {}
-        if not unclear:
-            return known, failed
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            asked = {
-                path: pool.submit(self.metadata, path, commit, timeout=timeout, patient=True)
-                for path in unclear
-            }
-            for path, answer in asked.items():
-                try:
-                    known[path] = answer.result()
-                except Exception as error:  # noqa: BLE001  one file's failure must not stop the others
-                    failed[path] = error
+        halt = Halt()
+
+        def ask(path: str) -> FileMetadata | Exception:
+            try:
+                return self.metadata(path, commit, timeout=timeout, patient=True, halt=halt)
+            except Exception as error:  # noqa: BLE001  one file's failure must not stop the others
+                return error
+
+        for path, answer in in_threads("hf-haul-metadata", _ASKING_THREADS, ask, unclear, halt.set).items():
+            if isinstance(answer, FileMetadata):
+                known[path] = answer
+            else:
+                failed[path] = answer
         return known, failed
 
     def remote_file(self, path: str, metadata: FileMetadata) -> RemoteFile:
@@ -1251,7 +1263,9 @@ def _credible_size(size: int | None, etag: str) -> int | None:
     return None if size == 0 and digest is not None and not digest.is_of_nothing else size
 
 
-def ask_patiently(ask: Callable[[], T], *, patient: bool = False, what: str = "a repository") -> T:
+def ask_patiently(
+    ask: Callable[[], T], *, patient: bool = False, what: str = "a repository", halt: Halt | None = None
+) -> T:
     """Ask until there is an answer, an error that will not pass, or no attempt left.
 
     A Hub that is busy is waited for, as long as it says and as ``ServerWaits`` allows; one that lets every question time out
@@ -1261,17 +1275,18 @@ def ask_patiently(ask: Callable[[], T], *, patient: bool = False, what: str = "a
         ask: The question.
         patient: Whether to ask again, too, where no connection is to be had at all.
         what: What is asked about, for messages.
+        halt: Ends the waits; a thread that Ctrl+C does not reach needs one.
     """
-    return _ask(ask, busy=True, patient=patient, what=what)
+    return _ask(ask, busy=True, patient=patient, what=what, halt=halt)
 
 
 def _surely(ask: Callable[[], T], what: str) -> T:
     """Ask again where a connection broke, or where the answer is somebody's web page: a captive portal's, for instance."""
-    return _ask(ask, busy=False, patient=False, what=what)
+    return _ask(ask, busy=False, patient=False, what=what, halt=None)
 
 
-def _ask(ask: Callable[[], T], *, busy: bool, patient: bool, what: str) -> T:
-    ask = partial(descriptors.patiently, ask)
+def _ask(ask: Callable[[], T], *, busy: bool, patient: bool, what: str, halt: Halt | None) -> T:
+    ask = partial(descriptors.patiently, ask, None if halt is None else halt.check)
     server_waits = ServerWaits()
     slow = False
     for wait in _WAITS:
@@ -1299,8 +1314,15 @@ def _ask(ask: Callable[[], T], *, busy: bool, patient: bool, what: str) -> T:
                 raise
             why = type(error).__name__
         logger.warning("%s: asking again in %.0f s", why, seconds)
-        time.sleep(seconds)
+        _pause(seconds, halt)
     return _ask_once_more(ask, what)
+
+
+def _pause(seconds: float, halt: Halt | None) -> None:
+    if halt is None:
+        time.sleep(seconds)
+    elif halt.wait(seconds):
+        raise HaltedError
 
 
 def _ask_once_more(ask: Callable[[], T], what: str) -> T:

@@ -8,7 +8,6 @@ import logging
 import os
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, overload
@@ -60,6 +59,7 @@ from hf_haul.task import (
     DownloadPriority,
     FileRequest,
 )
+from hf_haul.threads import in_threads
 
 __all__ = ["hf_hub_download", "snapshot_download"]
 
@@ -637,15 +637,12 @@ def _settle(local: LocalFolder, folder: RepoFolder, path: str, meta: hub.FileMet
 def _settle_all(local: LocalFolder, folder: RepoFolder, known: Mapping[str, hub.FileMetadata]) -> set[str]:
     """The files that need no download, settled by a few threads: some have to be hashed or copied."""
     halt = Halt()
-    pool = ThreadPoolExecutor(max_workers=_DEFAULT_WORKERS)
-    try:
-        settled = {
-            path: pool.submit(_settle, local, folder, path, meta, halt) for path, meta in known.items()
-        }
-        return {path for path, future in settled.items() if future.result()}
-    finally:
-        halt.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    def settle(path: str) -> bool:
+        return _settle(local, folder, path, known[path], halt)
+
+    settled = in_threads("hf-haul-local", _DEFAULT_WORKERS, settle, known, halt.set)
+    return {path for path, done in settled.items() if done}
 
 
 # ---- one file

@@ -8,19 +8,24 @@ survived; and whatever a piece of work raises, its thread goes on to the next.
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Any, Final
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
 
 from hf_haul.forks import renew_after_fork
 
-__all__ = ["ThreadGroup", "start_daemon"]
+__all__ = ["ThreadGroup", "in_threads", "start_daemon"]
 
 logger = logging.getLogger(__name__)
 
 Work = Callable[[], object]
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 #: Seconds without work after which a thread ends.
 _IDLE_SECONDS: Final = 5.0
@@ -30,6 +35,8 @@ _REFUSED: Final = (RuntimeError, MemoryError)
 _LOOK_SECONDS: Final = 0.05
 #: Seconds before a thread looks for work again after it found no memory to do so.
 _SHORTAGE_SECONDS: Final = 0.05
+#: Seconds that what is under way gets to come to rest when who waits for it is interrupted.
+_GRACE_SECONDS: Final = 0.4
 
 
 def start_daemon(target: Callable[[], object], name: str) -> threading.Thread | None:
@@ -304,3 +311,74 @@ class ThreadGroup:
             # In the same breath: who calls wake next must not count on a thread that is about to end.
             self._threads.discard(me)
             return False
+
+
+def in_threads(
+    name: str, limit: int, work: Callable[[K], V], items: Iterable[K], stop: Callable[[], object]
+) -> dict[K, V]:
+    """Do some work for each of several things, on a few threads, and wait for all of it.
+
+    Unlike an executor it lets the caller go at an interrupt, and at the first error: what was not begun never is, and what is
+    under way is told to stop, and waited for no longer than a moment. Where no thread is to be had, the caller does the work.
+
+    Args:
+        name: Of the threads, with a number behind it.
+        limit: Threads at the most.
+        work: Does it; for one of the things it may be called twice, if memory is short.
+        items: The things; each counts once.
+        stop: Called before the end by an interrupt or an error: has ``work`` end soon, wherever it is under way.
+
+    Returns:
+        What ``work`` returned, by thing, in their order.
+
+    Raises:
+        BaseException: What ``work`` raised, or the interrupt.
+    """
+    batch = _Batch(work, items)
+    threads = ThreadGroup(name, min(limit, max(1, len(batch.waiting))), batch.take)
+    try:
+        return batch.wait_for(threads)
+    except BaseException:
+        batch.left.clear()
+        stop()
+        raise
+    finally:
+        threads.close(_GRACE_SECONDS)
+
+
+class _Batch(Generic[K, V]):
+    """Work for several things, done by whatever threads come."""
+
+    def __init__(self, work: Callable[[K], V], items: Iterable[K]) -> None:
+        self._work = work
+        self.waiting = dict.fromkeys(items)  # without a result yet; of the caller alone
+        self.left = deque(self.waiting)
+        self._ended: queue.SimpleQueue[tuple[K, V | None, BaseException | None]] = queue.SimpleQueue()
+
+    def take(self) -> Work | None:
+        return partial(self._do, self.left.popleft()) if self.left else None
+
+    def _do(self, item: K) -> None:
+        try:
+            self._ended.put((item, self._work(item), None))
+        except BaseException as error:  # noqa: BLE001  raised where it is waited for
+            self._ended.put((item, None, error))
+
+    def wait_for(self, threads: ThreadGroup) -> dict[K, V]:
+        found: dict[K, Any] = dict.fromkeys(self.waiting)
+        for _ in found:
+            threads.wake()
+        while self.waiting:
+            if not threads.start():
+                self._do(next(iter(self.waiting)))
+            try:
+                item, value, error = self._ended.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if not len(threads):  # they ended on their way to it
+                    self._do(next(iter(self.waiting)))
+                continue
+            if error is not None:
+                raise error
+            self.waiting.pop(item, None)
+            found[item] = value
+        return found

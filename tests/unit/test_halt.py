@@ -115,3 +115,21 @@ def test_each_answer_of_a_chain_of_redirects_gets_its_own_time() -> None:
     before = time.monotonic()
     halt.answered()
     assert before <= halt.turn_came <= time.monotonic()
+
+
+def test_the_main_thread_waits_in_short_calls_since_one_may_miss_a_signal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[float] = []
+
+    def wait(self: threading.Event, seconds: float | None = None) -> bool:
+        calls.append(seconds or 0.0)
+        return len(calls) == 7
+
+    halt = Halt()
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    assert not halt.wait(1.2)
+    assert sum(calls) == pytest.approx(1.2)
+    assert max(calls) <= 0.5
+    assert halt.wait(60.0)
+    assert len(calls) == 7

@@ -6,6 +6,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from tests.support.waits import until
 
 from hf_haul import threads
-from hf_haul.threads import ThreadGroup, start_daemon
+from hf_haul.threads import ThreadGroup, in_threads, start_daemon
 
 
 class Pile:
@@ -330,3 +331,88 @@ def test_a_forked_child_starts_threads_of_its_own(piles: Piles) -> None:
             os._exit(0 if done.wait(5) else 1)
     assert os.waitpid(pid, 0)[1] == 0
     leave.set()
+
+
+# ---- several things at once
+
+
+def test_work_is_done_for_each_of_several_things_in_their_order() -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def work(number: int) -> int | None:
+        together.wait()
+        return number * 10 if number else None
+
+    assert in_threads("test", 3, work, [2, 0, 1], pytest.fail) == {2: 20, 0: None, 1: 10}
+    assert list(in_threads("test", 3, str, [2, 0, 1, 2], pytest.fail)) == [2, 0, 1]
+    assert in_threads("test", 3, work, [], pytest.fail) == {}
+
+
+def test_the_first_error_ends_the_work_for_several_things() -> None:
+    stopped = threading.Event()
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        done.append(number)
+        if number == 1:
+            raise KeyError("one")
+        stopped.wait(10)
+
+    with pytest.raises(KeyError, match="one"):
+        in_threads("test", 2, work, range(1000), stopped.set)
+    assert stopped.is_set()
+    assert len(done) <= 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+@pytest.mark.parametrize("stops", [True, False], ids=["stops", "cannot be stopped"])
+def test_an_interrupt_waits_for_nothing_that_is_under_way(stops: bool) -> None:
+    leave = threading.Event()
+    begun = threading.Barrier(3, timeout=10)
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        done.append(number)
+        begun.wait()
+        leave.wait(30)
+
+    def interrupt() -> None:
+        begun.wait()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            in_threads("test", 2, work, range(100), leave.set if stops else lambda: None)
+        assert time.monotonic() - began < 10
+        assert sorted(done) == [0, 1]
+    finally:
+        leave.set()
+        interrupting.join(10)
+
+
+@pytest.mark.parametrize("refused", ["all", "later", "dies"])
+def test_where_no_thread_is_to_be_had_the_caller_does_the_work(
+    refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        if refused == "all" or started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    if refused == "dies":  # on its way to the work that it has taken
+
+        def lose(self: ThreadGroup) -> bool:
+            self._take()
+            self._threads.clear()
+            return False
+
+        monkeypatch.setattr(ThreadGroup, "_do_next", lose)
+    assert in_threads("test", 4, str, range(9), pytest.fail) == {n: str(n) for n in range(9)}
