@@ -120,6 +120,23 @@ def test_a_connection_that_says_nothing_ends_after_a_while(
         assert until(lambda: hub.open_connections == 0)
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system does not look for it")
+@pytest.mark.parametrize("paced", [False, True], ids=["sendfile", "paced"])
+def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, paced: bool
+) -> None:
+    monkeypatch.setattr(connections, "_STALLED_SECONDS", 0.5)
+    (tmp_path / "w.bin").write_bytes(bytes(64 << 20))
+    large = Repo("org/large")
+    large.commit({"w.bin": tmp_path / "w.bin"})
+    with LocalHub(large, lfs="direct") as hub, connect(hub) as sock:
+        hub.set_pace(None, total=1e9 if paced else None)
+        sock.sendall(b"GET /org/large/resolve/main/w.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sock.recv(12) == b"HTTP/1.1 200"
+        assert until(lambda: hub.open_connections == 0)
+    assert not caplog.records
+
+
 def test_a_body_that_does_not_come_is_not_waited_for_and_a_large_one_is_refused(
     repo: Repo, monkeypatch: pytest.MonkeyPatch
 ) -> None:

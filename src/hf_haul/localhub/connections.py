@@ -4,7 +4,7 @@ asyncio's own accepting goes round in circles, and writes to the log each time, 
 left. Here a hub knows how many connections it can serve, each with a file. When there are as many, the one that has
 been idle for longest makes room for the next; only while all are busy does a new one wait, in the kernel's queue.
 
-A client that takes its time to say what it wants (slowloris) is cut off, too.
+A client that takes its time to say what it wants (slowloris) is cut off, too, and one that takes nothing of its answer.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ _HANDSHAKE_SECONDS: Final = 15.0
 _PATIENCE: Final = 1.0  # seconds of a handshake after which it makes room for others
 _LOOK_EVERY: Final = 5.0  # seconds; only while there are connections
 _SHORTAGE_WAIT: Final = 0.5  # seconds
+_STALLED_SECONDS: Final = 300.0  # in which a client takes not a byte of an answer
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -116,6 +117,8 @@ def _bound(family: int, kind: int, protocol: int, address: Any) -> socket.socket
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted connections inherit it; only Linux has it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_STALLED_SECONDS * 1000))
         sock.bind(address)
         sock.listen(_BACKLOG)
         sock.settimeout(0)

@@ -276,7 +276,7 @@ class _Line:
             self._sendfile = False
             return 0
         except OSError as error:
-            if error.errno in (errno.ENOTCONN, errno.EBADF, errno.ESHUTDOWN):
+            if error.errno in (errno.ENOTCONN, errno.EBADF, errno.ESHUTDOWN, errno.ETIMEDOUT):
                 raise ConnectionResetError("the client has gone") from error
             raise
         except RuntimeError as error:
