@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""What the README and the guides beside the examples say is so."""
 
 from __future__ import annotations
 
@@ -8,21 +8,31 @@ import subprocess
 from dataclasses import fields
 from pathlib import Path
 
+import huggingface_hub.errors
 import pytest
+from tests.benchmarks.__main__ import MODULES
 from tests.support.hub import hub_environment, run_python, serve_repo
 from tests.support.repos import contents
+from tests.support.wants import NO_SKIP
 
 import hf_haul
+from hf_haul import errors
 from hf_haul.cli import main
 from hf_haul.config import Settings
 from hf_haul.localhub import LocalHub, Repo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETTINGS = (ROOT / "examples/settings.md").read_text(encoding="utf-8")
+#: What people read, by path.
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted(ROOT.glob("examples/*.md")), *sorted(ROOT.glob(".github/*.md")))
+}
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def _blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def _command(name: str) -> str:
@@ -92,8 +102,9 @@ def test_the_snippet_for_a_url_does_what_it_says(tmp_path: Path) -> None:
 
 
 def _hf_haul_lines() -> list[str]:
-    lines = [line for block in _blocks("bash") for line in block.splitlines() if line.startswith("hf-haul ")]
-    assert len(lines) >= 3
+    blocks = [block for text in PAGES.values() for block in _blocks("bash", text)]
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("hf-haul ")]
+    assert len(lines) >= 6
     return lines
 
 
@@ -106,27 +117,77 @@ def test_the_command_knows_the_options_shown(line: str, capsys: pytest.CaptureFi
     assert shown <= set(re.findall(r"--?[a-z][a-z0-9-]*", capsys.readouterr().out))
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"\bhf_haul\.(\w+)", README))))
+@pytest.mark.parametrize(
+    "name", sorted({name for text in PAGES.values() for name in re.findall(r"\bhf_haul\.(\w+)", text)})
+)
 def test_every_name_shown_exists(name: str) -> None:
     assert name in {*hf_haul.__all__, "localhub"}
 
 
-def test_the_table_has_every_setting_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `(HF_HAUL_\w+)` \| ([^|]*) \|", README, re.MULTILINE))
+def _table(text: str) -> dict[str, str]:
+    """Variables and their defaults."""
+    return {
+        name: default.strip()
+        for name, default in re.findall(r"^\| `(HF_HAUL_\w+)` \| ([^|]*) \|", text, re.MULTILINE)
+    }
+
+
+def test_the_table_of_settings_has_every_one_with_its_default() -> None:
+    rows = _table(SETTINGS)
     assert list(rows) == [f"HF_HAUL_{field.name.upper()}" for field in fields(Settings)]
-    given = {name: value.strip() for name, value in rows.items() if value.strip() != "none"}
+    given = {name: value for name, value in rows.items() if value != "none"}
     assert Settings.from_environment(given) == Settings()
     unset = {name.removeprefix("HF_HAUL_").lower() for name in rows.keys() - given.keys()}
     assert unset == {field.name for field in fields(Settings) if getattr(Settings(), field.name) is None}
 
 
-def test_the_table_names_the_short_forms() -> None:
+def test_the_table_of_settings_names_the_short_forms() -> None:
     changed = Settings.from_environment({"HF_HAUL_MAX_BANDWIDTH": "1MB/s", "HF_HAUL_MAX_CONNECTIONS": "7"})
     assert (changed.max_bandwidth_bps, changed.max_concurrent_downloads) == (1_000_000, 7)
-    assert "short: `HF_HAUL_MAX_BANDWIDTH`" in README
-    assert "short: `HF_HAUL_MAX_CONNECTIONS`" in README
+    assert "short: `HF_HAUL_MAX_BANDWIDTH`" in SETTINGS
+    assert "short: `HF_HAUL_MAX_CONNECTIONS`" in SETTINGS
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)]+)\)", README))
-def test_a_link_leads_somewhere(target: str) -> None:
-    assert (ROOT / target).exists()
+def test_the_settings_of_the_readme_have_the_defaults_of_the_whole_table() -> None:
+    rows = _table(README)
+    assert rows
+    given = {name: value for name, value in rows.items() if value != "none"}
+    assert Settings.from_environment(given) == Settings()
+
+
+def test_every_variable_that_the_code_names_is_in_the_guide_to_settings() -> None:
+    src = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    assert (
+        set(re.findall(r"\bHF_HAUL_[A-Z_]*[A-Z]", src)) - set(re.findall(r"HF_HAUL_\w+", SETTINGS)) == set()
+    )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_variable_that_a_page_names_exists(page: str) -> None:
+    known = {*re.findall(r"HF_HAUL_\w+", SETTINGS), NO_SKIP}
+    assert set(re.findall(r"\bHF_HAUL_[A-Z_]*[A-Z]", PAGES[page])) - known == set()
+
+
+def test_every_error_of_the_troubleshooting_exists() -> None:
+    named = set(re.findall(r"`(\w+(?:Error|Warning))`", README))
+    assert len(named) > 5
+    ours = {*errors.__all__, *hf_haul.__all__}
+    assert {name for name in named - ours if not hasattr(huggingface_hub.errors, name)} == set()
+
+
+def test_the_figures_are_of_benchmarks_that_can_be_run() -> None:
+    rows = re.findall(r"^\| .* MB/s \|.*$|^\| .* files/s \|.*$", README, re.MULTILINE)
+    assert len(rows) >= 4
+    assert {row.rstrip(" |").rpartition("`")[0].rpartition("`")[2] for row in rows} <= set(MODULES)
+
+
+@pytest.mark.parametrize(
+    ("page", "target"),
+    [
+        (page, target)
+        for page, text in PAGES.items()
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    ],
+)
+def test_a_link_leads_somewhere(page: str, target: str) -> None:
+    assert ((ROOT / page).parent / target).exists()
