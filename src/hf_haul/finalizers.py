@@ -8,28 +8,35 @@ a file is such code, too.
 
 So a finalizer takes no lock and waits for nothing. What is to be done it hands to :func:`defer`, and a thread does it. A
 finalizer cannot start that thread either; so ordinary code calls :func:`attend` as long as something is under way that a
-finalizer may have to end, and :func:`catch_up` where it begins something new.
+finalizer may have to end, and :func:`catch_up` where it begins something new. What goes with an object that may live for
+long, and go when nothing else happens any more, is left to :func:`when_gone`.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final
 
 from hf_haul.forks import call_after_fork
 from hf_haul.threads import start_daemon
 
-__all__ = ["attend", "catch_up", "defer"]
+__all__ = ["attend", "catch_up", "defer", "when_gone"]
 
 logger = logging.getLogger(__name__)
 
 Work = Callable[[], object]
 
-#: Seconds after the last call of :func:`attend` at which the thread ends, if nothing is left to do.
+#: Seconds after the last call of :func:`attend` at which the thread ends, if nothing is left to do or expected.
 _IDLE_SECONDS: Final = 5.0
+
+#: What :func:`when_gone` has still to do. Changed by single operations on a set, which are atomic.
+_expected: Final[set[int]] = set()
+_numbers: Final = itertools.count()
 
 
 class _Deferred:
@@ -64,7 +71,7 @@ class _Deferred:
             self.attend()
 
     def is_wanted(self) -> bool:
-        return time.monotonic() - self.attended_at < _IDLE_SECONDS
+        return bool(_expected) or time.monotonic() - self.attended_at < _IDLE_SECONDS
 
     def do_next(self, seconds: float) -> bool:
         try:
@@ -98,6 +105,22 @@ def catch_up() -> None:
     """See that what finalizers have left is done, if there is anything; call it without a lock."""
     if not _deferred.work.empty():
         _deferred.attend()
+
+
+def when_gone(owner: object, work: Work) -> None:
+    """Have ``work()`` done in ordinary code soon after ``owner`` is gone, and a thread there for it until then.
+
+    Call it without a lock, as :func:`attend`. ``work`` must not keep ``owner`` alive.
+    """
+    number = next(_numbers)
+
+    def do_it() -> None:
+        _expected.discard(number)
+        work()
+
+    _expected.add(number)
+    weakref.finalize(owner, defer, do_it).atexit = False
+    attend()
 
 
 def _after_fork() -> None:

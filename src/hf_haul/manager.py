@@ -25,11 +25,14 @@ from hf_haul.disk import check_space
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.errors import InvalidUrlError
 from hf_haul.events import EventBus, Notifier, ProgressCallback
+from hf_haul.extents import Extents
+from hf_haul.finalizers import catch_up
 from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.nodes import NodeDestination, is_node
 from hf_haul.plan import SMALL_FILE, make_plan
 from hf_haul.priority import DefaultPolicy, PriorityPolicy
+from hf_haul.reader import Reads
 from hf_haul.results import QueueStatus
 from hf_haul.run import QueueOutcome, QueueRun
 from hf_haul.scheduler import Scheduler
@@ -295,6 +298,7 @@ class ParallelDownloadManager:
         self._verify_tls = verify_tls
         self._proxies = proxies
         self._closed = False
+        self._extents: Extents | None = None
         self._start_empty()
         self.events = EventBus()
         self._build()
@@ -303,7 +307,8 @@ class ParallelDownloadManager:
         renew_after_fork(self, ParallelDownloadManager._after_fork)
 
     def _start_empty(self) -> None:
-        self._lock = threading.Lock()  # guards what follows, and the engine's making, once per process
+        # Guards what follows, and the making of the engine, once per process, and of the extents.
+        self._lock = threading.Lock()
         self._notifiers: weakref.WeakSet[Notifier] = weakref.WeakSet()
 
     def _build(self) -> None:
@@ -363,6 +368,17 @@ class ParallelDownloadManager:
             raise RuntimeError("the manager is shut down")
         assert self._engine is not None  # rebuilt by now in a forked child, and the pool with it
         return HttpSource(remote, self._pool, self._pace)
+
+    @property
+    def extents(self) -> Extents:
+        """What is in memory of the files that are read through this manager, until it is shut down."""
+        with self._lock:
+            if self._extents is None:
+                weak = weakref.proxy(self)
+                # Not the bound method: it would keep the manager alive, and so itself.
+                reads = Reads(lambda remote: weak.open_source(remote), self.settings, self.limiter)  # noqa: PLW0108  see above
+                self._extents = Extents(reads)
+            return self._extents
 
     @property
     def limiter(self) -> BandwidthLimiter:
@@ -718,7 +734,10 @@ class ParallelDownloadManager:
             self._pool.close()
             _managers.pop(id(self), None)
             with self._lock:
+                extents, self._extents = self._extents, None
                 telling: list[Notifier | EventBus] = [*self._notifiers, self.events]
+            del extents  # with the files that were too large for memory
+            catch_up()
             deadline = time.monotonic() + _PATIENCE
             for each in telling:
                 each.flush(deadline - time.monotonic())

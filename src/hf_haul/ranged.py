@@ -6,7 +6,6 @@ import os
 import tempfile
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Final
@@ -20,7 +19,7 @@ from hf_haul.errors import (
     StalledError,
     TransferError,
 )
-from hf_haul.finalizers import defer
+from hf_haul.finalizers import when_gone
 from hf_haul.forks import renew_after_fork, renew_locks_of
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
@@ -151,7 +150,7 @@ class _WholeFile:
             self._bytes = memoryview(bytearray(size))
         else:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  kept open for later reads
-            weakref.finalize(self, defer, self._file.close).atexit = False
+            when_gone(self, self._file.close)
 
     def write(self, at: int, data: memoryview) -> None:
         """Write the next bytes."""

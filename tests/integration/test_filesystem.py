@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
+import os
 import pickle
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from huggingface_hub import HfFileSystem, HfFileSystemFile
 from huggingface_hub.errors import HfHubHTTPError
 from tests.support.hub import hub_environment, run_python
 from tests.support.repos import contents, make_repo, random_bytes
+from tests.support.waits import until
 
 from hf_haul.config import Settings
 from hf_haul.errors import IntegrityError, SourceChangedError, UnsafePathError
@@ -796,6 +799,28 @@ def test_a_stream_is_not_fooled_by_a_server_that_ignores_ranges(hub: LocalHub, f
     hub.faults.add(IgnoreRange(), kind="cdn", path="big.bin", times=None)
     with fs.open(f"{MODEL}/big.bin", block_size=0) as file:
         assert file.read() == BIG
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_manager_that_is_shut_down_keeps_nothing_of_what_was_read(
+    hub: LocalHub, manager: ParallelDownloadManager, fs: HaulFileSystem
+) -> None:
+    def temporary_files() -> set[str]:
+        links = [f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd")]
+        return {os.readlink(each) for each in links if os.path.islink(each)}
+
+    def is_gone() -> bool:
+        gc.collect()
+        return extents() is None and not temporary_files() & made
+
+    before = temporary_files()
+    hub.faults.add(IgnoreRange(), kind="cdn", path="big.bin", times=None)
+    assert fs.cat_file(f"{MODEL}/big.bin") == BIG
+    made = {name for name in temporary_files() - before if "(deleted)" in name}
+    assert len(made) == 1
+    extents = weakref.ref(fs.extents)
+    manager.shutdown()
+    assert until(is_gone)
 
 
 # ---- processes

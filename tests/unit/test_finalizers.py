@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -48,6 +49,20 @@ def test_what_was_left_without_a_thread_is_done_by_the_next_call() -> None:
     finalizers.defer(done.set)
     assert not done.is_set()
     finalizers.catch_up()
+    assert done.wait(10)
+
+
+@pytest.mark.usefixtures("idle")
+def test_what_goes_with_an_object_is_done_however_late_that_is_gone() -> None:
+    class Owner:
+        """What may live for long."""
+
+    owner, done = Owner(), threading.Event()
+    finalizers.when_gone(owner, done.set)
+    assert not until(lambda: not finalizers._deferred.has_thread, 0.2)
+    assert not done.is_set()
+    del owner
+    gc.collect()
     assert done.wait(10)
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.repos import random_bytes
 from tests.support.sources import FakeTransport, make_source
 
-from hf_haul import ranged
+from hf_haul import finalizers
 from hf_haul.errors import (
     ConnectionFailedError,
     HaltedError,
@@ -140,7 +140,7 @@ def test_who_waits_for_a_whole_file_can_be_called_off_and_one_that_fails_is_foll
 
 def test_the_collector_leaves_it_to_others_to_close_a_copy_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[Callable[[], object]] = []
-    monkeypatch.setattr(ranged, "defer", left.append)
+    monkeypatch.setattr(finalizers, "defer", left.append)
     source = make_source(FakeTransport(random_bytes(2_000_000, "copy"), no_ranges=True))
     source._refusals = 9
     fill(source, 0, 10)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -25,7 +23,6 @@ from hf_haul.filesystem.copies import Pairs, Report, Target, Unfinished, raise_f
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.freshness import Freshness
 from hf_haul.filesystem.pinned import Pin, PinnedApi, pin_of
-from hf_haul.forks import call_after_fork
 from hf_haul.hub import (
     FileMetadata,
     ListedFile,
@@ -328,15 +325,7 @@ class HaulFileSystem(HfFileSystem):
     @property
     def extents(self) -> Extents:
         """What is in memory of the files read through the same manager, and how to get more."""
-        manager = self.manager
-        with _extents_lock:
-            extents = _all_extents.get(manager)
-            if extents is None:
-                weak = weakref.proxy(manager)
-                # Not the bound method: it would keep the manager alive, and so itself.
-                reads = Reads(lambda remote: weak.open_source(remote), manager.settings, manager.limiter)  # noqa: PLW0108  see above
-                extents = _all_extents[manager] = Extents(reads)
-            return extents
+        return self.manager.extents
 
     @property
     def reads(self) -> Reads:
@@ -792,15 +781,3 @@ def _attempt(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def _can_seek(file: IO[bytes]) -> bool:
     seekable = getattr(file, "seekable", None)
     return bool(seekable and seekable())
-
-
-_all_extents: weakref.WeakKeyDictionary[ParallelDownloadManager, Extents] = weakref.WeakKeyDictionary()
-_extents_lock = threading.Lock()  # guards _all_extents
-
-
-def _reset_after_fork() -> None:
-    global _extents_lock
-    _extents_lock = threading.Lock()
-
-
-call_after_fork(_reset_after_fork)
