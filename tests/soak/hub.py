@@ -20,11 +20,13 @@ from typing import Final
 
 from hf_haul.localhub import LocalHub, Repo
 from hf_haul.localhub.faults import (
+    ChangedEtag,
     Corrupt,
     Cut,
     Delay,
     Fault,
     FaultRule,
+    GzipBody,
     Html,
     IgnoreRange,
     Redirects,
@@ -34,6 +36,7 @@ from hf_haul.localhub.faults import (
     TooLong,
     Trickle,
     WrongRange,
+    WrongTotal,
 )
 from hf_haul.localhub.requestlog import RequestRecord
 
@@ -41,6 +44,7 @@ _EVERY: Final = 0.15  # seconds between two faults
 _FORGET_EVERY: Final = 12.0  # seconds; a rule that nothing fits must not lie in wait for ever
 _EXPIRE_EVERY: Final = 4.0  # seconds
 _SERVED: Final = ("cdn", "resolve*")
+_STORED: Final = ("cdn",)
 _ALL: Final = ("*",)
 
 
@@ -60,6 +64,10 @@ def _faults(chance: random.Random) -> dict[str, tuple[Callable[[], Fault], tuple
         "too long": (TooLong, _SERVED, 1),
         "range ignored": (IgnoreRange, _SERVED, 1),
         "web page": (lambda: Html(chance.choice((200, 502))), _SERVED, 1),
+        "another size": (lambda: WrongTotal(chance.choice((0, 700, 10**7))), _SERVED, 1),
+        # Only where the digest is known from elsewhere: an etag of the Hub's own is what a digest is taken from.
+        "another etag": (ChangedEtag, _STORED, 1),
+        "gzip": (GzipBody, _SERVED, 1),
         "redirects": (lambda: Redirects(302, 307), _SERVED, 2),
         "wrong bytes": (lambda: Corrupt(chance.randrange(3_000_000)), _SERVED, 1),
         "another range": (lambda: WrongRange(chance.choice((-100, 1, 5000)), admits=False), _SERVED, 1),
@@ -83,7 +91,7 @@ class Mischief(threading.Thread):
         self._chance = random.Random(seed)
         self.over = threading.Event()
         self.rules: list[tuple[str, FaultRule]] = []
-        self.hits: collections.Counter[str] = collections.Counter()
+        self.hits: collections.Counter[str] = collections.Counter(dict.fromkeys(_faults(self._chance), 0))
 
     def run(self) -> None:
         faults = _faults(self._chance)

@@ -18,6 +18,12 @@ from tests.support.repos import random_bytes
 
 _ROOT: Final = Path(__file__).parents[2]
 _GROWTH: Final = 20 << 20  # bytes
+_FAILED: Final = 0.01  # share of what is done that may fail, with a hub like this
+_VARIED: Final = 120.0  # seconds in which everything happens
+_DONE: Final = (
+    "file", "fork", "kill", "queue", "read", "shared snapshot", "snapshot", "stream", "children killed",
+    "children that did it", "queues cancelled or failed",
+)  # fmt: skip
 _SLACK: Final = 420.0  # seconds after the end in which all must be over
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(0)]
@@ -76,6 +82,14 @@ def hub(source: Path, seed: str, env: dict[str, str]) -> Iterator[tuple[str, sub
             process.kill()
 
 
+def _require_variety(done: dict[str, int], faults: dict[str, int]) -> None:
+    """Whatever is borne has to have happened, and nearly all that was asked for has to have been done."""
+    assert all(done.get(name) for name in _DONE), done
+    assert all(faults.values()), faults
+    failed = sum(count for name, count in done.items() if name.endswith("(failed)"))
+    assert failed < _FAILED * sum(done.values())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, and forks")
 def test_nothing_is_wrong_nothing_hangs_nothing_is_left(
     request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -85,7 +99,13 @@ def test_nothing_is_wrong_nothing_hangs_nothing_is_left(
     source = make_source(tmp_path / "source")
     # Short waits bring more of everything into the same time.
     env = environment(
-        tmp_path / "home", HF_HAUL_STALL_TIMEOUT="3", HF_HAUL_GIVE_UP_AFTER="30", HF_HAUL_DURABLE="0"
+        tmp_path / "home",
+        HF_HAUL_STALL_TIMEOUT="3",
+        HF_HAUL_GIVE_UP_AFTER="30",
+        HF_HAUL_DURABLE="0",
+        # Else glibc keeps larger and larger blocks among those in use, and what is measured is its habits.
+        MALLOC_MMAP_THRESHOLD_="131072",
+        MALLOC_ARENA_MAX="2",
     )
     (tmp_path / "place").mkdir()
     with hub(source, seed, env) as (url, serving):
@@ -111,4 +131,5 @@ def test_nothing_is_wrong_nothing_hangs_nothing_is_left(
     assert report["threads_left"] == []
     assert report["descriptors_left"] == []
     assert report["memory_at_the_end"] - report["memory_after_warm_up"] < _GROWTH
-    assert report["bytes"] > 0
+    if seconds >= _VARIED:
+        _require_variety(report["done"], json.loads(told)["faults"])

@@ -49,6 +49,7 @@ _PAUSE: Final = (
     0.02  # seconds between two things: who finds all in the cache must not keep the others from working
 )
 _COLLECT_AT: Final = 100  # allocations
+_PIECE: Final = 1 << 16  # bytes
 #: What nothing that a hub does may end in.
 _OUR_FAULT: Final = (
     ArithmeticError, AssertionError, AttributeError, BufferError, LookupError, NameError, RuntimeError, SyntaxError,
@@ -83,20 +84,28 @@ class Truth:
             self.sha256[repo.name] = {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
 
     def check_file(self, repo: str, name: str, path: str | Path) -> int:
-        """Compare a file; returns its size."""
-        data = Path(path).read_bytes()
-        self.check(repo, name, 0, data, whole=True)
-        return len(data)
+        """Compare a file, piece by piece lest it be these that the memory is measured of; returns its size."""
+        at = 0
+        with open(path, "rb", buffering=0) as file:
+            while data := file.read(_PIECE):
+                self.check(repo, name, at, data, kind="pieces of files")
+                at += len(data)
+        if at != len(self.files[repo][name]):
+            raise WrongBytesError(f"{repo}/{name}: {at} bytes of {len(self.files[repo][name])}")
+        self._count("files")
+        return at
 
-    def check(self, repo: str, name: str, start: int, data: bytes, *, whole: bool = False) -> None:
+    def check(self, repo: str, name: str, start: int, data: bytes, *, kind: str = "reads") -> None:
         """Compare what was read of a file, from ``start``."""
-        true = self.files[repo][name]
-        if data != true[start : start + len(data)] or (whole and len(data) != len(true)):
+        if data != self.files[repo][name][start : start + len(data)]:
             raise WrongBytesError(
                 f"{repo}/{name} from {start}: {len(data)} bytes are not what they should be"
             )
+        self._count(kind)
+
+    def _count(self, kind: str) -> None:
         with self._lock:
-            self.compared["files" if whole else "reads"] += 1
+            self.compared[kind] += 1
 
     def check_folder(self, repo: str, folder: str | Path) -> int:
         """Compare a whole snapshot; returns how many bytes it has."""
@@ -157,7 +166,7 @@ class Soak:
         self.faults: collections.Counter[str] = collections.Counter()
         self.wrong: collections.Counter[str] = collections.Counter()
         self.slowest: dict[str, float] = {}
-        self.rng = threading.local()
+        self._shown: set[str] = set()
         self.manager = ParallelDownloadManager(max_concurrent_downloads=8)
         self.mother: subprocess.Popen[str] | None = None
 
@@ -181,6 +190,7 @@ class Soak:
                 self.wrong[f"{name}: {error}"] += 1
         except Exception as error:  # whatever it is, it is counted
             kind = type(error).__name__
+            self._show_first(f"{name}: {kind}", error)
             if isinstance(error, _OUR_FAULT) and not isinstance(error, _ITS_FAULT):
                 with self._lock:
                     self.faults[f"{name}: {''.join(traceback.format_exception(error))}"] += 1
@@ -191,6 +201,13 @@ class Soak:
             self.slowest[name] = max(self.slowest.get(name, 0.0), time.monotonic() - start)
             if kind:
                 self.errors[f"{name}: {kind}"] += 1
+
+    def _show_first(self, what: str, error: Exception) -> None:
+        """For whoever wants to know why something failed that may."""
+        with self._lock:
+            shown, self._shown = what in self._shown, self._shown | {what}
+        if not shown:
+            print(f"FAILED {what}", *traceback.format_exception(error), sep="\n", file=sys.stderr, flush=True)
 
     def overdue(self) -> list[str]:
         """What takes longer than anything may."""
@@ -560,6 +577,9 @@ def run(url: str, source: Path, place: Path, seconds: float, seed: str) -> dict[
 
 def _end(soak: Soak) -> None:
     """Let go of all that may be held on purpose."""
+    faulthandler.dump_traceback_later(_LIMIT, exit=True)
+    gc.unfreeze()
+    gc.collect()  # files that were left open: what they had under way ends with their manager
     assert soak.mother is not None
     assert soak.mother.stdin is not None
     assert soak.mother.stdout is not None
@@ -570,8 +590,8 @@ def _end(soak: Soak) -> None:
     default_manager().shutdown()
     HaulFileSystem.clear_instance_cache()
     huggingface_hub.close_session()
-    gc.unfreeze()
     gc.collect()
+    faulthandler.cancel_dump_traceback_later()
 
 
 def _more(now: list[str], before: list[str]) -> list[str]:
