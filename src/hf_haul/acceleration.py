@@ -2,9 +2,12 @@
 
 Libraries import ``hf_hub_download`` and ``snapshot_download`` by name, long before anybody can replace them. But
 whoever calls them, each file's bytes come in through one function of ``huggingface_hub.file_download``, which looks it
-up when it needs it: ``_download_to_tmp_and_move``. That is all we replace. Which file to fetch, from where, the cache, its
+up when it needs it: ``_download_to_tmp_and_move``. That is what we replace. Which file to fetch, from where, the cache, its
 links, the errors and the bars all stay upstream's; what changes is how the bytes come: over several connections, resumed
 after a kill, verified, under one bandwidth limit.
+
+Besides, where a redirect of a file's metadata may take the token is judged as we judge it, by origin: huggingface_hub 1.x
+takes it to any port of the same host.
 
 What does not pass there stays as it was: reads through ``HfFileSystem`` (``haul://`` is for them), and how upstream
 behaves on Ctrl+C, which is to let files in flight come to their end.
@@ -43,8 +46,11 @@ __all__ = ["Acceleration", "AccelerationWarning", "accelerate"]
 logger = logging.getLogger(__name__)
 
 _MODULE: Final = "huggingface_hub.file_download"
+_HTTP_MODULE: Final = "huggingface_hub.utils._http"
 _SEAM: Final = "_download_to_tmp_and_move"
 _STORE: Final = "publish_blob_to_shared_store"
+#: Says of a redirect whether it is followed, with the token; looked up in both modules.
+_IS_HOME: Final = "_is_same_or_hub_host"
 #: What we were written for. Any other parameters may mean rules that we do not know.
 _PARAMETERS: Final = (
     "incomplete_path", "destination_path", "url_to_download", "headers", "expected_size", "filename",
@@ -60,6 +66,7 @@ class AccelerationWarning(UserWarning):
 class _Replacement:
     """One function of upstream's, and what stands in its place while we are installed."""
 
+    module: Any
     name: str
     original: Callable[..., Any]
     ours: Callable[..., Any]
@@ -186,19 +193,23 @@ class Acceleration:
         store = getattr(module, _STORE, None)
         if store is not None:
             self._put(module, _STORE, self._instead_of_sharing(store))
+        for each in (module, importlib.import_module(_HTTP_MODULE)):
+            if hasattr(each, _IS_HOME):
+                self._put(each, _IS_HOME, hub.leads_home)
         return None
 
     def _put(self, module: Any, name: str, ours: Callable[..., Any]) -> None:
-        self._replaced.append(_Replacement(name, getattr(module, name), ours))
+        self._replaced.append(_Replacement(module, name, getattr(module, name), ours))
         setattr(module, name, ours)
 
     def _restore(self) -> None:
-        module = importlib.import_module(_MODULE)
         for each in self._replaced:
-            if getattr(module, each.name, None) is each.ours:
-                setattr(module, each.name, each.original)
+            if getattr(each.module, each.name, None) is each.ours:
+                setattr(each.module, each.name, each.original)
             else:
-                logger.warning("%s.%s was replaced by others meanwhile; left as it is", _MODULE, each.name)
+                logger.warning(
+                    "%s.%s was replaced by others meanwhile; left as it is", each.module.__name__, each.name
+                )
         self._replaced.clear()
 
     def _instead_of_downloading(self, original: Callable[..., None]) -> Callable[..., None]:
@@ -269,6 +280,7 @@ def _download(
             xet_hash=None if xet_file_data is None else xet_file_data.file_hash,
             announced_by="huggingface_hub",
             digest_is_etag=True,
+            confirm=hub.confirmation(url_to_download, headers),
         ),
         destination=HandedOverDestination(destination_path, incomplete_path),
         fresh=force_download,

@@ -21,7 +21,7 @@ from functools import lru_cache, partial
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from huggingface_hub import HfApi, RepoFile, constants, file_download, hf_hub_url
 from huggingface_hub import RepoFolder as ListedFolder
@@ -71,6 +71,7 @@ __all__ = [
     "bars_are_off",
     "cache_folder",
     "client_network",
+    "confirmation",
     "detach_tracebacks",
     "digest_from_etag",
     "drop_tree",
@@ -85,6 +86,7 @@ __all__ = [
     "is_shared",
     "is_transient",
     "kept_entry",
+    "leads_home",
     "make_bar",
     "metadata_from_listing",
     "missing_in_tree",
@@ -159,6 +161,10 @@ _PATHS_AT_ONCE: Final = 100
 _ABOUT_THE_BODY: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+#: The path of a file's URL, as ``hf_hub_url`` makes it.
+_RESOLVED: Final = re.compile(
+    r"/(?:(?P<kind>datasets|spaces|kernels)/)?(?P<repo_id>[^/?#]+(?:/[^/?#]+)?)/resolve/(?P<revision>[^/?#]+)/(?P<path>[^?#]+)"
+)
 _HEX: Final = frozenset("0123456789abcdef")
 _XET_HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -304,6 +310,23 @@ def _keep_at_home(request: Any) -> None:
                 del request.headers[name]
 
 
+def _origins_at_home(base: str) -> frozenset[str]:
+    """Where a redirect may take what is meant for ``base``: a mirror's http that leads to its https, as httpx has it, too."""
+    home = trusted_origins(base)
+    better = {
+        f"https://{each[7:-3]}:443" for each in home if each.startswith("http://") and each.endswith(":80")
+    }
+    return home | better
+
+
+def leads_home(url: str, target: str) -> bool:
+    """Whether a redirect from ``url`` to ``target`` may be followed with the token."""
+    try:
+        return origin_of(target) in _origins_at_home(url)
+    except InvalidUrlError:
+        return False
+
+
 _networks: Final[weakref.WeakKeyDictionary[Any, ClientNetwork]] = weakref.WeakKeyDictionary()
 
 
@@ -340,12 +363,7 @@ def asking(base: str) -> Iterator[None]:
     hooks = getattr(get_session(), "event_hooks", None)
     if isinstance(hooks, dict) and _keep_at_home not in hooks.setdefault("request", []):
         hooks["request"].append(_keep_at_home)
-    home = trusted_origins(base)
-    # A mirror's http that leads to its https, as httpx has it, too.
-    better = {
-        f"https://{each[7:-3]}:443" for each in home if each.startswith("http://") and each.endswith(":80")
-    }
-    before = _origins_asked.set(home | better)
+    before = _origins_asked.set(_origins_at_home(base))
     try:
         with redacting():
             yield
@@ -1211,6 +1229,32 @@ class _Confirmation:
             logger.debug("No listing to tell the digest of %s: %s", self._path, error)
             return None
         return None if entry is None else entry.digest
+
+
+def confirmation(url: str, headers: dict[str, str]) -> Callable[[], Digest | None] | None:
+    """Asks what the digest of the file at ``url`` is, as ``RemoteFile.confirm`` does.
+
+    Args:
+        url: Where it is downloaded from.
+        headers: Sent with the question.
+
+    Returns:
+        ``None`` where the URL does not say which file of which repository it is, or where it is the Hub's own.
+    """
+    base = constants.ENDPOINT.rstrip("/")
+    if not url.startswith(f"{base}/"):
+        base = "/".join(url.split("/", 3)[:3])
+    match = _RESOLVED.fullmatch(url[len(base) :])
+    if match is None:
+        return None
+    repository = Repository(
+        match["repo_id"], (match["kind"] or "models")[:-1], endpoint=base, token=False, headers=headers
+    )
+    return (
+        None
+        if repository.is_hub
+        else _Confirmation(repository, unquote(match["path"]), unquote(match["revision"]))
+    )
 
 
 def explain(error: BaseException, url: str, path: str = "") -> BaseException:

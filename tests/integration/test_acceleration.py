@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from huggingface_hub import constants, file_download
@@ -16,12 +18,13 @@ from huggingface_hub import snapshot_download as snapshot_imported_earlier
 from huggingface_hub.errors import HfHubHTTPError
 from tests.support.hub import ServedRepo, hub_environment, run_python, serve_repo
 from tests.support.repos import random_bytes
+from tests.support.wire import Connection, Wire, answer
 
 from hf_haul.acceleration import AccelerationWarning, accelerate
 from hf_haul.config import Settings
 from hf_haul.errors import IntegrityError
 from hf_haul.localhub import Account, LocalHub, Repo
-from hf_haul.localhub.faults import Corrupt, Cut, Status
+from hf_haul.localhub.faults import Corrupt, Cut, Headers, Status
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
 
 ORIGINAL = file_download._download_to_tmp_and_move
@@ -137,8 +140,6 @@ def test_a_refusal_is_an_error_of_upstreams(served: ServedRepo, manager: Watched
 
 
 def test_signed_urls_of_the_storage_get_no_token(manager: Watched, tmp_path: Path) -> None:
-    if not hasattr(constants, "X_HF_DOWNLOAD_COUNTER"):
-        pytest.skip("huggingface_hub 1.x takes another port of one host for the same Hub")
     repo = Repo("org/storage")
     data = random_bytes(100_000, "storage")
     repo.commit({"a.bin": data}, "first")
@@ -151,6 +152,40 @@ def test_signed_urls_of_the_storage_get_no_token(manager: Watched, tmp_path: Pat
         assert Path(path).read_bytes() == data
         assert manager.submitted == 1
         assert {r.token for r in hub.requests.of("cdn")} == {None}
+
+
+def same_host(url: str, target: str) -> bool:
+    """What huggingface_hub 1.x takes for the Hub's own: every port of its host."""
+    return urlsplit(url).hostname == urlsplit(target).hostname
+
+
+def test_another_port_of_the_hubs_host_gets_no_token(
+    manager: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (file_download, importlib.import_module("huggingface_hub.utils._http")):
+        monkeypatch.setattr(module, "_is_same_or_hub_host", same_host)
+    data = random_bytes(10_000, "elsewhere")
+
+    def lie(connection: Connection) -> None:
+        while head := connection.request():
+            # As a Hub would, so that upstream has it downloaded from there.
+            whole = answer(data, X_Repo_Commit="a" * 40, ETag=f'"{hashlib.sha256(data).hexdigest()}"')
+            connection.send(whole.removesuffix(data) if head.startswith("HEAD ") else whole)
+
+    repo = Repo("org/storage")
+    repo.commit({"a.bin": data}, "first")
+    with LocalHub(repo, accounts=[Account("me", "hf_me")], lfs="redirect") as hub, Wire(lie) as thief:
+        hub.faults.add(Headers({"Location": thief.url("/a.bin")}), kind="resolve", times=None)
+        with accelerate(manager=manager):
+            path = imported_earlier(
+                "org/storage", "a.bin", endpoint=hub.url, token="hf_me", cache_dir=tmp_path
+            )
+        assert Path(path).read_bytes() == data
+        assert manager.submitted == 1
+        assert thief.heads
+        assert [head for head in thief.heads if "hf_me" in head] == []
+        assert "Bearer hf_me" in {record.token for record in hub.requests}
+    assert file_download._is_same_or_hub_host is same_host
 
 
 def test_a_download_over_http_is_kept_out_of_the_shared_store(

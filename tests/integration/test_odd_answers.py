@@ -18,11 +18,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import hf_hub_download as upstream_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from tests.support.raw_hub import RawAnswer, RawHub
 from tests.support.repos import random_bytes
 
 from hf_haul import hub as hub_module
+from hf_haul.acceleration import accelerate
 from hf_haul.config import KiB, Settings
 from hf_haul.errors import (
     IntegrityError,
@@ -71,6 +73,11 @@ class Doors:
         path = hf_hub_download(
             "org/m", name, endpoint=self.hub.url, cache_dir=self.folder, token=False, manager=self.manager
         )
+        return Path(path).read_bytes()
+
+    def accelerated(self, name: str) -> bytes:
+        with accelerate(manager=self.manager):
+            path = upstream_download("org/m", name, endpoint=self.hub.url, cache_dir=self.folder, token=False)
         return Path(path).read_bytes()
 
     def task(self, name: str, **known: Any) -> bytes:
@@ -287,23 +294,24 @@ def test_an_etag_that_is_the_plain_sha1_is_right_at_once(doors: Doors, name: str
 
 
 @pytest.mark.parametrize("make", [name40, name64])
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+@pytest.mark.parametrize(("door", "name"), [("file", CONFIG), ("file", WEIGHTS), ("accelerated", CONFIG)])
 def test_an_etag_that_is_no_digest_of_the_bytes_gives_way_to_the_listings(
-    doors: Doors, name: str, make: Callable[[bytes], str]
+    doors: Doors, door: str, name: str, make: Callable[[bytes], str]
 ) -> None:
     doors.hub.tune = name_versions(make)
-    assert doors.file(name) == FILES[name]
+    assert getattr(doors, door)(name) == FILES[name]
     assert doors.hub.count("paths-info", "POST") == 1
     assert doors.hub.sent == len(FILES[name])
 
 
 @pytest.mark.parametrize("make", [name40, name64])
+@pytest.mark.parametrize(("door", "name"), [("file", WEIGHTS), ("accelerated", CONFIG)])
 def test_bytes_that_neither_etag_nor_listing_bear_out_are_not_published(
-    doors: Doors, make: Callable[[bytes], str]
+    doors: Doors, door: str, name: str, make: Callable[[bytes], str]
 ) -> None:
     doors.hub.tune = name_versions(make, listing="wrong")
-    with pytest.raises(IntegrityError, match=WEIGHTS):
-        doors.file(WEIGHTS)
+    with pytest.raises(IntegrityError, match=name):
+        getattr(doors, door)(name)
     assert doors.hub.count("paths-info", "POST") == 1
 
 
