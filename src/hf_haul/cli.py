@@ -239,7 +239,8 @@ def _count(text: str) -> int:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"not a header: {text!r}; write 'Name: value'")
+        # Not quoted: it may be a token.
+        raise argparse.ArgumentTypeError("not a header; write 'Name: value'")
     return name.strip(), value.strip()
 
 

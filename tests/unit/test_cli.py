@@ -480,3 +480,11 @@ def test_env_names_the_variable_that_makes_no_sense(
     monkeypatch.setenv("HF_HAUL_MAX_RETRIES", "many")
     assert cli.main(["env"]) == 1
     assert "HF_HAUL_MAX_RETRIES='many'" in capsys.readouterr().err
+
+
+def test_what_is_no_header_is_not_quoted_for_it_may_be_a_token(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["get", "http://hub.test/a", "-H", "Authorization Bearer hf_secret"])
+    said = capsys.readouterr().err
+    assert "not a header; write 'Name: value'" in said
+    assert "hf_secret" not in said
