@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 from hf_haul import hub
 from hf_haul.config import Settings, parse_rate, require_number
-from hf_haul.errors import DownloadCancelledError
+from hf_haul.errors import DownloadCancelledError, add_note
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager, QueueProgress, default_manager
 from hf_haul.task import DownloadPriority, DownloadProgress, DownloadState, FileRequest
 from hf_haul.threads import start_daemon
@@ -312,15 +312,7 @@ def raise_all(errors: Sequence[tuple[str, BaseException]]) -> NoReturn:
     """Raise the first error, with the others as its notes."""
     (_, first), *others = errors
     for path, error in others[:_NOTES]:
-        _note(first, f"also failed: {path}: {type(error).__name__}: {error}")
+        add_note(first, f"also failed: {path}: {type(error).__name__}: {error}")
     if len(others) > _NOTES:
-        _note(first, f"and {len(others) - _NOTES} more files")
+        add_note(first, f"and {len(others) - _NOTES} more files")
     raise first
-
-
-def _note(error: BaseException, text: str) -> None:
-    if hasattr(error, "add_note"):
-        error.add_note(text)
-    else:  # Python 3.10
-        notes = [*getattr(error, "__notes__", []), text]
-        error.__notes__ = notes  # type: ignore[attr-defined]  # what 3.11's add_note does

@@ -29,6 +29,8 @@ __all__ = [
     "TooManyOpenFilesError",
     "TransferError",
     "UnsafePathError",
+    "add_note",
+    "name_file",
 ]
 
 
@@ -202,3 +204,32 @@ class CertificateError(TransferError):
 
 class RetriesExhaustedError(TransferError):
     """A fault that lasted: the message names file, host, what was tried and for how long."""
+
+
+def name_file(error: Exception, path: str) -> None:
+    """Have an error say which file it is about, if it does not yet: in its message, or beside one that somebody else wrote.
+
+    Args:
+        error: What a download ended in.
+        path: The file, as its repository names it.
+    """
+    if hasattr(error, "named_file"):  # one error may end many files
+        return
+    error.named_file = path  # type: ignore[attr-defined]  # any error takes attributes
+    if path in str(error):
+        return
+    if isinstance(error, HaulError) and error.args and isinstance(error.args[-1], str):
+        error.args = (*error.args[:-1], f"{path}: {error.args[-1]}")
+    elif isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = path  # "[Errno 5] Input/output error: 'model.bin'"
+    else:
+        add_note(error, f"The file is {path!r}.")
+
+
+def add_note(error: BaseException, text: str) -> None:
+    """What 3.11's ``BaseException.add_note`` does, in Python 3.10 too."""
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+    else:
+        notes = [*getattr(error, "__notes__", []), text]
+        error.__notes__ = notes  # type: ignore[attr-defined]  # as 3.11 keeps them

@@ -54,6 +54,7 @@ from hf_haul.errors import (
     RetriesExhaustedError,
     ServerBusyError,
     SourceChangedError,
+    name_file,
 )
 from hf_haul.events import EventBus, Notifier
 from hf_haul.fetch import PartFetcher
@@ -1078,6 +1079,7 @@ class Scheduler:
         if not isinstance(reason, Exception):  # raised where the user waits, it would end the program
             reason = HaulError(f"{transfer.task.file_path}: {reason!r} in a thread that was at it")
             reason.__cause__ = error
+        name_file(reason, transfer.task.file_path)
         staged = transfer.staged
         # What is wrong was deleted.
         kept = staged.done if staged is not None and not isinstance(error, IntegrityError) else 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import itertools
 import json
 import logging
 import math
+import os
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -533,3 +535,17 @@ def test_a_range_that_is_refused_names_the_file(doors: Doors) -> None:
     doors.hub.tune = tune
     with pytest.raises((RangeRefusedError, TransferError), match=WEIGHTS):
         doors.file(WEIGHTS)
+
+
+@pytest.mark.parametrize("call", ["pwrite", "ftruncate"])
+@pytest.mark.parametrize("door", ["snapshot", "file", "accelerated"])
+def test_the_error_of_a_disk_names_the_file(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, door: str, call: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
+        getattr(doors, door)(WEIGHTS)
+    assert WEIGHTS in f"{caught.value} {getattr(caught.value, '__notes__', '')}"

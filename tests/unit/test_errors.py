@@ -29,6 +29,7 @@ from hf_haul.errors import (
     TooManyOpenFilesError,
     TransferError,
     UnsafePathError,
+    name_file,
 )
 
 EXAMPLES = [
@@ -57,7 +58,11 @@ def test_every_error_of_the_module_has_an_example_here_and_is_listed() -> None:
     defined = {
         name for name, cls in inspect.getmembers(errors, inspect.isclass) if cls.__module__ == errors.__name__
     }
-    assert {type(error).__name__ for error in EXAMPLES} == defined == set(errors.__all__)
+    assert (
+        {type(error).__name__ for error in EXAMPLES}
+        == defined
+        == {name for name in errors.__all__ if name[0].isupper()}
+    )
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda e: type(e).__name__)
@@ -112,3 +117,23 @@ def test_a_wrong_digest_tells_both_digests_and_whether_old_bytes_are_in_it(resum
     assert "0" * 64 in str(error)
     assert "1" * 64 in str(error)
     assert ("7 bytes of it from an earlier session" in str(error)) is says
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "notes"),
+    [
+        (TransferError("reset"), "a.bin: reset", []),
+        (TransferError("a.bin: reset"), "a.bin: reset", []),
+        (DiskFullError("No space left"), "a.bin: No space left", []),
+        (OSError(errno.EIO, "Input/output error"), f"[Errno {errno.EIO}] Input/output error: 'a.bin'", []),
+        (OSError(errno.EIO, "No", "/x"), f"[Errno {errno.EIO}] No: '/x'", ["The file is 'a.bin'."]),
+        (OSError("odd"), "odd", ["The file is 'a.bin'."]),
+        (MemoryError(), "", ["The file is 'a.bin'."]),
+        (HaltedError(), "", ["The file is 'a.bin'."]),
+    ],
+)
+def test_an_error_names_its_file_once(error: Exception, said: str, notes: list[str]) -> None:
+    for path in ("a.bin", "a.bin", "b.bin"):  # one error may end several files
+        name_file(error, path)
+    assert str(error) == said
+    assert getattr(error, "__notes__", []) == notes
