@@ -87,7 +87,9 @@ def link_lifetime(url: str, now: Callable[[], float] = time.time) -> float | Non
                 return at.timestamp() + int(lifetime) - now()
         if re.fullmatch(r"[0-9]{9,11}", query.get("expires", "")):
             return int(query["expires"]) - now()
-        return datetime.fromisoformat(query["se"].replace("Z", "+00:00")).timestamp() - now()
+        until = datetime.fromisoformat(query["se"].replace("Z", "+00:00"))
+        # Azure's are UTC, also without a word; and Windows knows no local time for some.
+        return (until if until.tzinfo else until.replace(tzinfo=timezone.utc)).timestamp() - now()
     except (KeyError, ValueError, OverflowError):  # none, or no date
         return None
 
