@@ -440,6 +440,7 @@ def test_bytes_that_are_damaged_in_it_are_not_published(doors: Doors) -> None:
     [
         pytest.param({}, "gzip", "give its digest or its size", id="nothing to check it by"),
         pytest.param({"size": len(FILES[WEIGHTS])}, "br", "encoded as 'br'.* cannot be undone", id="unknown"),
+        pytest.param({}, "aws-chunked", "if the file is meant to be so, give its digest", id="no encoding"),
         pytest.param({"size": len(FILES[WEIGHTS])}, "gzip, gzip", "cannot be undone", id="twice"),
     ],
 )
@@ -449,6 +450,19 @@ def test_an_encoding_that_cannot_be_undone_or_checked_is_an_error_that_says_so(
     doors.hub.tune = encode(gzip.compress, encoding)
     with pytest.raises(RuntimeError, match=words):
         doors.task(WEIGHTS, **known)
+
+
+@pytest.mark.parametrize("encoding", ["aws-chunked", "utf-8", "br"])
+def test_where_only_a_digest_is_known_it_decides_of_what_cannot_be_undone(
+    doors: Doors, encoding: str
+) -> None:
+    doors.hub.tune = encode(lambda data: data, encoding)
+    known = {"size": None, "sha256": digest_of(WEIGHTS).value}
+    assert doors.specs(WEIGHTS, **known) == FILES[WEIGHTS]
+    doors.hub.tune = encode(lambda data: data[::-1], encoding)
+    (doors.folder / "specs" / WEIGHTS).unlink()
+    with pytest.raises(RuntimeError, match="digest does not match"):
+        doors.specs(WEIGHTS, **known)
 
 
 def test_a_file_that_its_storage_keeps_encoded_is_taken_as_it_is(doors: Doors) -> None:

@@ -455,7 +455,13 @@ class HttpSource:
         """Refuse an encoding that was not asked for, unless it can be undone and the bytes can then be checked."""
         said = f"{redact(response.url)} sent a body encoded as {encoding!r}, which was not asked for"
         if encoding not in DECODABLE:
-            raise RangeRefusedError(f"{said} and cannot be undone. Ask another mirror, or past the proxy.")
+            if self.remote.digest is not None and self.remote.size is None:
+                response.leave_encoded()  # no encoding at all, perhaps (aws-chunked, utf-8); the digest will tell
+                return
+            raise RangeRefusedError(
+                f"{said} and cannot be undone. Ask another mirror, or past the proxy; if the file is meant to be so, give its"
+                " digest or its size (hf-haul get --sha256)."
+            )
         if self.remote.digest is None and self.remote.size is None:
             raise RangeRefusedError(
                 f"{said}, and nothing is known to check it by: give its digest or its size (hf-haul get --sha256)."
