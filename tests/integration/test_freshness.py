@@ -65,6 +65,7 @@ LOOKS: dict[str, Callable[..., object]] = {
     "info": lambda fs, **o: fs.info(A, **o)["size"] == 6,
     "info of what is new": lambda fs, **o: fs.info(C, **o)["size"] == 3,
     "exists": lambda fs, **o: fs.exists(C, **o),
+    "lexists": lambda fs, **o: fs.lexists(C, **o),
     "does not exist": lambda fs, **o: not fs.exists(B, **o),
     "find": lambda fs, **o: fs.find("org/moving", **o) == [A, C],
     "glob": lambda fs, **o: fs.glob("org/moving/**/*.txt", **o) == [A, C],
@@ -139,6 +140,41 @@ def test_a_listing_of_a_commit_that_is_still_the_branch_s_is_not_asked_for_again
         assert place.fs.find(place.root) == [A, C]
     assert place.looks() == 3
     assert len(place.hub.requests.of("tree")) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"use_listings_cache": False}, {"listings_expiry_time": 0.0}])
+@pytest.mark.parametrize(("name", "revision"), [("org/moving", "main"), ("org/moving@main", None)])
+def test_another_name_of_a_revision_means_the_same_commit(
+    moving: Callable[..., Moving], options: dict[str, Any], name: str, revision: str | None
+) -> None:
+    place = moving(**options)
+    there = {each["name"].rpartition("/")[2]: each["size"] for each in place.fs.ls(name, revision=revision)}
+    assert there == ({"a.txt": 6, "new": 0} if options else {"a.txt": 3, "sub": 0})
+    with place.fs.open(f"{name}/a.txt", revision=revision) as file:
+        assert file.read() == (b"longer" if options else b"old")
+    assert place.fs.cat_file(A) == (b"longer" if options else b"old")
+
+
+@pytest.mark.parametrize("name", ["org/moving", "org/moving@main"])
+@pytest.mark.parametrize("how", ["refresh", "no cache", "invalidate"])
+def test_a_revision_that_has_moved_is_forgotten_under_all_its_names(
+    moving: Callable[..., Moving], name: str, how: str
+) -> None:
+    place = moving(use_listings_cache=how != "no cache")
+    names = ["org/moving", "org/moving@main"]
+    place.fs.invalidate_cache()
+    before = [place.fs.find(each) for each in names]
+    assert before == [[f"{each}/a.txt", f"{each}/new/c.txt"] for each in names]
+    place.repo.commit({"a.txt": b"longest", "new/c.txt": None, "sub/b.txt": b"back"}, "third")
+    if how == "invalidate":
+        place.fs.invalidate_cache(name)
+    else:
+        place.fs.ls(name, refresh=how == "refresh")
+    for each in names:
+        assert place.fs.find(each) == [f"{each}/a.txt", f"{each}/sub/b.txt"]
+        assert place.fs.info(f"{each}/a.txt", revision="main")["size"] == 7
+        with place.fs.open(f"{each}/a.txt", revision="main") as file:
+            assert file.read() == b"longest"
 
 
 def test_files_that_are_open_keep_their_commit_and_so_do_their_pickles(moving: Callable[..., Moving]) -> None:

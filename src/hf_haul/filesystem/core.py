@@ -164,10 +164,19 @@ class HaulFileSystem(HfFileSystem):
             self._api.commits.pop(
                 pin, None
             )  # before its listings, which must not be read as those of the next
-            self._forget_listings(root)
+            self._forget_repository(root)
             if latest is not None:
                 self._api.commits[pin] = latest
         return latest is not None
+
+    def _forget_repository(self, root: str) -> None:
+        """Forget what is known of a repository: one revision has several names, as ``org/name`` and ``org/name@main``."""
+        repository = root.partition("@")[0]
+        for listed in list(self.dircache):
+            if listed == repository or listed.startswith((f"{repository}/", f"{repository}@")):
+                self.dircache.pop(listed, None)
+        self._index.clear()
+        self._expansions.clear()
 
     def _forget_listings(self, root: str) -> None:
         """Forget what is known of a revision. Listings of one commit must not be read with those of the next."""
@@ -251,6 +260,10 @@ class HaulFileSystem(HfFileSystem):
     def _commit_of(self, name: str) -> str | None:
         return self._commit_at(self.resolve_path(name))
 
+    def lexists(self, path: str, **kwargs: Any) -> bool:
+        """The same as :meth:`exists`: there are no links."""
+        return self.exists(path, **kwargs)
+
     def exists(self, path: str, **kwargs: Any) -> bool:
         """Whether there is a file or folder of this name; see :class:`huggingface_hub.HfFileSystem`."""
         try:
@@ -304,7 +317,7 @@ class HaulFileSystem(HfFileSystem):
             resolved = self.resolve_path(path)
         except (FileNotFoundError, NotImplementedError, ValueError):
             return
-        self._forget_listings(resolved.root)
+        self._forget_repository(resolved.root)
         if isinstance(resolved, HfFileSystemResolvedRepositoryPath):
             self._api.commits.pop(pin_of(resolved.repo_type, resolved.repo_id, resolved.revision), None)
 

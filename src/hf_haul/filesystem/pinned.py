@@ -38,16 +38,15 @@ class PinnedApi(HubApi):
         self._freshness = freshness or Freshness()
 
     def repo_info(self, repo_id: str, **options: Any) -> Any:
-        """As in huggingface_hub; the commit is remembered."""
+        """As in huggingface_hub; the commit is remembered, unless one is that listings may have been read at."""
         info = self._ask(repo_id, **options)
-        if info.sha is not None:
-            self.commits[pin_of(options.get("repo_type"), repo_id, options.get("revision"))] = info.sha
+        pin = pin_of(options.get("repo_type"), repo_id, options.get("revision"))
+        if info.sha is None or self.commits.setdefault(pin, info.sha) == info.sha:
+            self._freshness.note(pin)
         return info
 
     def _ask(self, repo_id: str, **options: Any) -> Any:
-        info = ask_patiently(lambda: HubApi.repo_info(self, repo_id, **options))
-        self._freshness.note(pin_of(options.get("repo_type"), repo_id, options.get("revision")))
-        return info
+        return ask_patiently(lambda: HubApi.repo_info(self, repo_id, **options))
 
     def latest_commit(self, pin: Pin) -> str | None:
         """The commit a revision is at by now, asked of the Hub and not remembered."""
@@ -55,6 +54,7 @@ class PinnedApi(HubApi):
         commit: str | None = self._ask(
             repo_id, repo_type=repo_type, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
         ).sha
+        self._freshness.note(pin)
         return commit
 
     def list_repo_tree(self, repo_id: str, path_in_repo: str | None = None, **options: Any) -> Any:
