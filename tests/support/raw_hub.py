@@ -181,9 +181,9 @@ class RawHub:
         data, etag = self.files[name], f'"{self.etag(name)}"'
         if name.endswith(".bin") and not stored:
             linked = [("X-Repo-Commit", COMMIT), ("X-Linked-Etag", etag), ("X-Linked-Size", str(len(data)))]
-            location = (
-                f"{self.cdn.url('')}{self._stored(name)}?X-Amz-Date=20260101T000000Z&X-Amz-Expires=999999999"
-            )
+            # Under another host name: huggingface_hub 1.x takes another port for the same Hub.
+            cdn = self.cdn.url("").replace("127.0.0.1", "localhost")
+            location = f"{cdn}{self._stored(name)}?X-Amz-Date=20260101T000000Z&X-Amz-Expires=999999999"
             return RawAnswer("resolve", method, name, 302, [("Location", location), *linked], b"")
         more = [("Accept-Ranges", "bytes"), ("ETag", etag)]
         if not stored:
