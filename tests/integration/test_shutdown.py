@@ -308,6 +308,40 @@ def test_a_program_that_ends_in_the_middle_ends_soon_and_keeps_what_it_has(
     assert [p.name.endswith(".incomplete") for p in out.iterdir()] == [True]
 
 
+LATE = """
+import atexit, sys, threading
+import hf_haul
+from hf_haul.filesystem import HaulFileSystem
+when, home = sys.argv[1:]
+doors = {
+    "file": lambda: hf_haul.hf_hub_download("org/m", "config.json"),
+    "snapshot": lambda: hf_haul.snapshot_download("org/m"),
+    "read": lambda: HaulFileSystem().cat_file("org/m/model.safetensors"),
+    "get": lambda: HaulFileSystem().get_file("org/m/model.safetensors", home + "/got"),
+}
+def work():
+    if when != "atexit":
+        threading.main_thread().join()
+    for name, door in doors.items():
+        try:
+            door()
+            print(name)
+        except BaseException as error:
+            print(name, repr(error))
+if when == "atexit":
+    atexit.register(work)
+else:
+    threading.Thread(target=work).start()
+"""
+
+
+@pytest.mark.parametrize("when", ["after the main thread", "atexit"])
+def test_downloads_work_when_the_program_is_over(rig: Rig, tmp_path: Path, when: str) -> None:
+    done = run_python(LATE, hub_environment(rig.hub, tmp_path / "home"), when, str(tmp_path))
+    assert done.stdout.split() == ["file", "snapshot", "read", "get"]
+    assert done.stderr == ""
+
+
 #: Python 3.12 and later warn of any fork of a process with threads.
 FORK_IS_MEANT = "ignore:This process:DeprecationWarning"
 FORK = """
