@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hf_haul.errors import ConnectionFailedError, HaltedError, TransferError
+from hf_haul.errors import HaltedError, StalledError, TransferError
 from hf_haul.halt import Halt
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Call:
             raise HaltedError from cause
         if self.pool_closed:
             raise TransferError("the connection pool was closed") from cause
-        raise ConnectionFailedError(f"{self.host}: interrupted while {self.phase}") from cause
+        raise StalledError(f"{self.host}: interrupted while {self.phase}") from cause
 
 
 def _shut_down(sock: Any) -> None:

@@ -78,7 +78,7 @@ def raise_translated(error: BaseException, call: Call, options: NetworkOptions) 
     Raises:
         HaltedError: The call was woken, and its halt is set.
         CertificateError: TLS refused the server.
-        ConnectionFailedError: No connection, or it broke, or it was woken.
+        ConnectionFailedError: No connection, or it broke; a ``StalledError`` if it was woken.
         TransferError: The address is unusable, or the pool is closed.
     """
     call.raise_if_woken(error)

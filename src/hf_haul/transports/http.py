@@ -19,6 +19,7 @@ from hf_haul.errors import (
     RangeRefusedError,
     ServerBusyError,
     SourceChangedError,
+    StalledError,
     TransferError,
 )
 from hf_haul.halt import Halt
@@ -218,10 +219,13 @@ class HttpSource:
     def _ask(self, target: HttpUrl, want: ByteRange | None, halt: Halt, *, fresh: bool) -> PooledResponse:
         """Ask the known target, and forget it if nobody is there: the file's URL may lead elsewhere by now.
 
-        One that has answered may miss one answer, so that a connection that breaks costs no resolve.
+        One that has answered may miss one answer, so that a connection that breaks costs no resolve. One that is given up because it
+        takes its time is there.
         """
         try:
             response = self._get(target, want, halt, fresh=fresh)
+        except StalledError:
+            raise
         except ConnectionFailedError:
             with self._changed:
                 answered, self._target_answers = self._target_answers, False
@@ -272,8 +276,9 @@ class HttpSource:
                 self._remember(url)
             try:
                 response = self._get(url, want, halt, fresh=fresh)
-            except TransferError:
-                self._forget(url)  # the next attempt may be led elsewhere
+            except TransferError as error:
+                if not isinstance(error, StalledError):
+                    self._forget(url)  # the next attempt may be led elsewhere
                 raise
             if response.status in _TWO_KEYS and self._has_token(url):
                 response = self._without_token(response, url, want, halt, fresh=fresh)

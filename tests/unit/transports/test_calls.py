@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_haul.errors import ConnectionFailedError, HaltedError, TransferError
+from hf_haul.errors import HaltedError, StalledError, TransferError
 from hf_haul.halt import Halt
 from hf_haul.transports.calls import Call, WokenError
 
@@ -61,7 +61,7 @@ def test_blocking_raises_after_a_wake_and_forgets_its_interrupt(calls: list[str]
     ("act", "error", "words"),
     [
         pytest.param(lambda halt, _: halt.set(), HaltedError, None, id="halted"),
-        pytest.param(lambda halt, call: halt.wake(), ConnectionFailedError, "hub: interrupted while dozing", id="woken"),
+        pytest.param(lambda halt, call: halt.wake(), StalledError, "hub: interrupted while dozing", id="woken"),
         pytest.param(lambda halt, call: setattr(call, "pool_closed", True) or call.wake(), TransferError, "closed", id="closed"),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from hf_haul.errors import ConnectionFailedError, InvalidUrlError, TransferError
+from hf_haul.errors import ConnectionFailedError, InvalidUrlError, StalledError, TransferError
 from hf_haul.halt import Halt
 from hf_haul.ranges import ByteRange
 from hf_haul.task import RemoteFile
@@ -208,12 +208,13 @@ class Storages(Pool):
         super().__init__()
         self.storage = storage
         self.down: set[str] = set()
+        self.error: type[ConnectionFailedError] = ConnectionFailedError
 
     def open(self, url: str, headers: Mapping[str, str], halt: Halt, **_: Any) -> Answer:
         self.locations = [self.storage] if url == HUB else []
         if url in self.down:
             self.asked.append((url, dict(headers)))
-            raise ConnectionFailedError(f"{url}: Connection refused")
+            raise self.error(f"{url}: Connection refused")
         return super().open(url, headers, halt)
 
     def ask(self, source: HttpSource) -> list[str]:
@@ -249,6 +250,14 @@ def test_a_storage_that_answered_may_miss_one_answer_and_no_second() -> None:
         assert pool.ask(source) == [old]
     pool.down, pool.storage = {old}, new
     assert [pool.ask(source) for _ in range(3)] == [[old], [old], [HUB, new]]
+
+
+def test_a_storage_that_takes_its_time_is_not_looked_for_again() -> None:
+    storage = "https://slow.test/x"
+    pool = Storages(storage)
+    pool.down, pool.error = {storage}, StalledError
+    source = HttpSource(RemoteFile("a.bin", HUB, size=10), pool, Pace())  # type: ignore[arg-type]  # of what it needs
+    assert [pool.ask(source) for _ in range(3)] == [[HUB, storage], [storage], [storage]]
 
 
 NOW = 1_800_000_000.0
