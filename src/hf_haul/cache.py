@@ -29,13 +29,12 @@ from typing import Final
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import TooManyOpenFilesError, UnsafePathError
 from hf_haul.file_names import (
-    PROBE,
     STAGED_SUFFIX,
     cut_name,
     fit_key,
     name_length,
     name_limit,
-    process_digits,
+    passing_name,
     temporary_name,
 )
 from hf_haul.regular_files import is_node_mode, open_regular
@@ -275,7 +274,7 @@ class _Folders:
 
 
 def _probe_mode(folder: str) -> int | None:
-    probe = os.path.join(folder, f"{PROBE}.{process_digits()}.haul.incomplete")
+    probe = passing_name(folder)
     try:
         fd = descriptors.patiently(lambda: os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError:
@@ -414,12 +413,19 @@ def _copy_to_new(source: str, target: str) -> None:
         shutil.copyfileobj(old, new, _COPY_STEP)
 
 
-def _write_atomically(path: str, text: str) -> None:
-    temporary = temporary_name(path, ".tmp")
+def _write_atomically(path: str, text: str, through: str) -> None:
+    """Write a small file by rename.
+
+    Args:
+        path: The file.
+        text: What is to be in it.
+        through: The folder where it is written first: one of staged files, which is swept.
+    """
+    temporary = passing_name(through)
     try:
         with descriptors.patiently(lambda: open(temporary, "x", encoding="utf-8")) as file:
             file.write(text)
-        os.replace(temporary, path)
+        _replace(temporary, path)
     except OSError:
         _discard(temporary)
         raise
@@ -510,7 +516,7 @@ class RepoFolder:
             return
         path = self._ref(revision)
         os.makedirs(extended_path(os.path.dirname(path), _FOLDER_LIMIT), exist_ok=True)
-        _write_atomically(path, commit)
+        _write_atomically(path, commit, self.blobs if os.path.isdir(self.blobs) else os.path.dirname(path))
 
     def _ref(self, revision: str) -> str:
         require_safe_path(revision)
@@ -577,7 +583,7 @@ class RepoFolder:
                 return
             except PermissionError:
                 logger.debug("No permission for symlinks in %s: copying", folder)
-        temporary = os.path.join(self.blobs, f"{process_digits()}.incomplete")
+        temporary = passing_name(self.blobs)
         try:
             _copy_to_new(blob, temporary)
             _replace(temporary, extended_path(pointer))
@@ -586,7 +592,7 @@ class RepoFolder:
 
     def _relink(self, blob: str, pointer: str, folder: str) -> None:
         """Replace a pointer by rename: who reads it meanwhile gets the old bytes or the new ones."""
-        temporary = os.path.join(self.blobs, f"{process_digits()}.incomplete")
+        temporary = passing_name(self.blobs)
         try:
             os.symlink(os.path.relpath(blob, folder), temporary)
             _replace(temporary, extended_path(pointer))
@@ -809,7 +815,8 @@ class LocalFolder:
         path = self.notes(name)
         try:
             self.prepare()
-            self._in_folder(path, lambda: _write_atomically(path, f"{commit}\n{etag}\n{time.time()}\n"))
+            text = f"{commit}\n{etag}\n{time.time()}\n"
+            self._in_folder(path, lambda: _write_atomically(path, text, os.path.dirname(path)))
         except OSError as error:
             logger.warning(
                 "%s is in place, but it could not be noted that it is up to date, so it may be fetched again: %s",
@@ -834,7 +841,7 @@ class LocalFolder:
             OSError: It could not be copied.
         """
         self.prepare()
-        temporary = os.path.join(self._notes, "download", f"{process_digits()}.incomplete")
+        temporary = passing_name(os.path.join(self._notes, "download"))
         try:
             _copy_to_new(source, temporary)
             self.publish(temporary, name)

@@ -13,19 +13,20 @@ import secrets
 from typing import Final
 
 __all__ = [
-    "PROBE",
+    "PASSING",
     "STAGED_SUFFIX",
     "cut_name",
     "fit_key",
     "name_giver",
     "name_length",
     "name_limit",
+    "passing_name",
     "process_digits",
     "temporary_name",
 ]
 
-#: Stands for the key in the name of a file that is only made to see what a new one gets: a mode, an owner.
-PROBE: Final = ".probe"
+#: Stands for the key in the name of a file that is made to be renamed or removed at once.
+PASSING: Final = ".probe"
 #: Bytes behind the key in the longest name of a staged file: ``.01234567.sealed.incomplete``.
 STAGED_SUFFIX: Final = 27
 
@@ -91,6 +92,11 @@ def process_digits() -> str:
 def name_giver(digits: str) -> int:
     """Id of the process that gave a name with these digits; 0 says that anybody may have it."""
     return int(digits, 16) & _PID_BITS
+
+
+def passing_name(folder: str) -> str:
+    """A path in a folder for a file that is renamed or removed at once; whoever sweeps the folder removes what a kill left."""
+    return os.path.join(folder, f"{PASSING}.{process_digits()}.haul.incomplete")
 
 
 def temporary_name(path: str, suffix: str, prefix: str = "") -> str:

@@ -244,7 +244,8 @@ def judge(path: Path, fd: int, owner: Owner | None, *, released: bool) -> Life:
         released: Whether the header says that the owner let go of it.
     """
     me = current_owner()
-    modified = os.fstat(fd).st_mtime
+    status = os.fstat(fd)
+    modified = status.st_mtime
     if released or modified == 0:  # a sequential file has nowhere else to say so
         return "dead"
     same_kernel = owner is not None and owner.boot == me.boot
@@ -254,7 +255,9 @@ def judge(path: Path, fd: int, owner: Owner | None, *, released: bool) -> Life:
     if not try_lock(fd):
         return "alive"
     age = time.time() - modified
-    if (same_kernel or (owner is None and age > _UNSIGNED_AFTER)) and _locks_tell_the_truth(path):
+    # Whoever writes has locked the file before its first byte.
+    begun = status.st_size > 0 or age > _UNSIGNED_AFTER
+    if (same_kernel or (owner is None and begun)) and _locks_tell_the_truth(path):
         return "dead"
     return "stale" if age > _STALE_AFTER else "alive"
 

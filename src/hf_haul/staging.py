@@ -57,7 +57,7 @@ from typing import Any, Final
 
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import DiskFullError, HaulError
-from hf_haul.file_names import PROBE, name_giver, process_digits
+from hf_haul.file_names import PASSING, name_giver, process_digits
 from hf_haul.forks import call_after_fork
 from hf_haul.mounts import keeps_writes
 from hf_haul.ownership import (
@@ -121,6 +121,8 @@ _OFFSET: Final = ".haul" + _SUFFIX
 _SEQUENTIAL: Final = ".seq" + _SUFFIX
 _SEALED: Final = ".sealed" + _SUFFIX
 _NAME: Final = re.compile(r"(.+?)(?:\.([0-9a-f]{8}))?\.(?:haul|seq|sealed)\.incomplete", re.DOTALL)
+#: Seconds without a change after which nobody writes into a file that was made to be renamed at once.
+_PASSING_AGE: Final = 120.0
 _PARTIAL_OF_UPSTREAM: Final = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?\.incomplete", re.DOTALL)
 
 
@@ -620,14 +622,14 @@ def _header_of_other_size(fd: int, keys: Sequence[str]) -> _Header | None:
 def scan_orphans(directory: Path) -> dict[str, list[Path]]:
     """Staged files in a folder, by key: what earlier processes left.
 
-    One listing serves a whole queue; :func:`claim` takes each key's share. Symbolic links are passed over: no process
-    of ours stages through one.
+    One listing serves a whole queue; :func:`claim` takes each key's share. Symbolic links are passed over, because no
+    process of ours stages through one, but for those that were about to be renamed.
     """
     found: dict[str, list[Path]] = {}
     with contextlib.suppress(OSError), descriptors.patiently(lambda: os.scandir(directory)) as entries:
         for entry in entries:
             match = _NAME.fullmatch(entry.name)  # huggingface_hub's own end in .incomplete, too
-            if match is not None and not entry.is_symlink():
+            if match is not None and (match[1] == PASSING or not entry.is_symlink()):
                 found.setdefault(match[1], []).append(Path(entry.path))
     return found
 
@@ -714,10 +716,13 @@ def sweep(
         replaces: Whether a key is of another version of such a file.
     """
     for key, paths in scan_orphans(directory).items():
-        if key == PROBE:
+        if key == PASSING:
             for path in paths:
-                if not is_running(_name_giver(path.name) or 0):
-                    with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):
+                    status = os.lstat(path)
+                    # A process that we cannot see may be writing into it.
+                    old = not status.st_size or time.time() - status.st_mtime > _PASSING_AGE
+                    if old and not is_running(_name_giver(path.name) or 0):
                         os.unlink(path)
         elif key in sizes or replaces(key):
             adopter = _Adopter(directory / (key + _OFFSET), key, sizes.get(key, -1))
@@ -1155,7 +1160,7 @@ def _is_shared(status: os.stat_result, folder: Path) -> bool:
         return False
     # Some file systems tell of one owner, whoever makes a file.
     try:
-        probe = _private_name(folder, PROBE, _OFFSET)
+        probe = _private_name(folder, PASSING, _OFFSET)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         fd = descriptors.patiently(lambda: os.open(probe, flags, 0o600), own=1)
     except OSError:

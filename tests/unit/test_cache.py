@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hf_haul import cache
+from hf_haul import cache, staging
 from hf_haul.cache import (
     BlobDestination,
     FileDestination,
@@ -713,6 +713,49 @@ def test_nothing_takes_the_place_of_a_pipe_that_was_made_while_its_file_was_fetc
         destination.publish(staged)
     assert stat.S_ISFIFO(os.lstat(place).st_mode)
     assert staged.exists()
+
+
+@pytest.mark.parametrize("what", ["note", "branch", "link", "file without links", "copy for a local_dir"])
+def test_a_kill_before_a_rename_leaves_at_the_most_what_is_swept(
+    tmp_path: Path, local: LocalFolder, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    folder = RepoFolder(str(tmp_path / "hub"), "models--org--name", symlinks=lambda: what == "link")
+    folder.prepare()
+    blob = str(stage(Path(folder.blob(ETAG))))
+    local.copy_in(blob, "earlier.bin")
+    pointer = folder.pointer(COMMIT, "a.bin")
+    other = stage(tmp_path / "other")
+    Path(pointer).parent.mkdir(parents=True, exist_ok=True)
+    os.symlink(other, pointer)
+    known = names_below(tmp_path)
+    doings: dict[str, Callable[[], object]] = {
+        "note": lambda: local.write_metadata("a.bin", COMMIT, ETAG),
+        "branch": lambda: folder.write_ref("main", COMMIT),
+        "link": lambda: folder.link(blob, pointer, over=True),
+        "file without links": lambda: folder.link(blob, pointer, over=True),
+        "copy for a local_dir": lambda: local.copy_in(blob, "a.bin"),
+    }
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_args: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_replace", die)
+        patch.setattr(cache, "_discard", lambda _path: None)
+        with pytest.raises(Killed):
+            doings[what]()
+    (left,) = names_below(tmp_path) - known
+    monkeypatch.setattr(staging, "is_running", lambda _pid: False)
+    staging.sweep((tmp_path / left).parent, {})
+    assert os.path.lexists(tmp_path / left)  # somebody on another host may be at it
+    os.utime(tmp_path / left, (1, 1), follow_symlinks=False)
+    staging.sweep((tmp_path / left).parent, {})
+    assert names_below(tmp_path) == known
+    staged_in = {tmp_path / "hub" / "models--org--name" / "blobs", Path(local.notes("a.bin")).parent}
+    assert (tmp_path / left).parent in staged_in  # which downloads sweep
 
 
 @pytest.mark.parametrize("killed_at", range(1, 6))

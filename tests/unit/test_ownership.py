@@ -65,18 +65,20 @@ def test_an_owner_is_judged_by_what_can_be_proven(
 
 
 @pytest.mark.parametrize(
-    ("age", "locked", "expected"),
+    ("age", "locked", "content", "expected"),
     [
-        pytest.param(0, False, "alive", id="just created"),
-        pytest.param(30, False, "dead", id="cut off"),
-        pytest.param(30, True, "alive", id="somebody has it"),
+        pytest.param(0, False, b"", "alive", id="just created"),
+        pytest.param(30, False, b"", "dead", id="cut off"),
+        pytest.param(30, True, b"", "alive", id="somebody has it"),
+        pytest.param(0, False, b"x", "dead", id="written into, and who writes locks it first"),
+        pytest.param(0, True, b"x", "alive", id="being written into"),
     ],
 )
 def test_a_file_that_nobody_signed_is_waited_for_only_as_long_as_signing_takes(
-    tmp_path: Path, age: int, locked: bool, expected: str
+    tmp_path: Path, age: int, locked: bool, content: bytes, expected: str
 ) -> None:
     path = tmp_path / "file"
-    path.write_bytes(b"")
+    path.write_bytes(content)
     now = os.stat(path).st_mtime
     os.utime(path, (now - age, now - age))
     holder, fd = os.open(path, os.O_RDWR), os.open(path, os.O_RDWR)
