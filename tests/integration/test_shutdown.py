@@ -316,6 +316,7 @@ when, home = sys.argv[1:]
 doors = {
     "file": lambda: hf_haul.hf_hub_download("org/m", "config.json"),
     "snapshot": lambda: hf_haul.snapshot_download("org/m"),
+    "local_dir": lambda: hf_haul.snapshot_download("org/m", local_dir=home + "/here"),
     "read": lambda: HaulFileSystem().cat_file("org/m/model.safetensors"),
     "get": lambda: HaulFileSystem().get_file("org/m/model.safetensors", home + "/got"),
 }
@@ -338,7 +339,7 @@ else:
 @pytest.mark.parametrize("when", ["after the main thread", "atexit"])
 def test_downloads_work_when_the_program_is_over(rig: Rig, tmp_path: Path, when: str) -> None:
     done = run_python(LATE, hub_environment(rig.hub, tmp_path / "home"), when, str(tmp_path))
-    assert done.stdout.split() == ["file", "snapshot", "read", "get"]
+    assert done.stdout.split() == ["file", "snapshot", "local_dir", "read", "get"]
     assert done.stderr == ""
 
 
