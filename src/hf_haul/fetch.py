@@ -76,7 +76,8 @@ class PartFetcher:
         on_rest: Told when a part begins or ends to wait for its next attempt; ``part.resting`` says which.
         on_whole_file: Asked when a source answers a range with the whole file: the part now covers it all.
         on_limited: Told of seconds spent in the limiter.
-        is_lost: Whether a source has just failed for another file as long as is bearable: then one attempt must do.
+        is_lost: Whether a source has just failed in the same way for another file as long as is bearable: then one attempt
+            must do.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class PartFetcher:
         on_rest: Callable[[Part], None],
         on_whole_file: Callable[[Part], None],
         on_limited: Callable[[Part, float], None],
-        is_lost: Callable[[str], bool] = lambda _source: False,
+        is_lost: Callable[[str, BaseException | None], bool] = lambda _source, _error: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -193,7 +194,13 @@ class PartFetcher:
 
         return self._with_retries(part, stream)
 
-    def _with_retries(self, part: Part, work: Callable[[], T], began: float | None = None) -> T:
+    def _with_retries(
+        self,
+        part: Part,
+        work: Callable[[], T],
+        began: float | None = None,
+        first: TransferError | None = None,
+    ) -> T:
         furthest = 0
 
         def progress() -> int:
@@ -221,7 +228,7 @@ class PartFetcher:
             return retrying(
                 halt=part.halt,
                 progress=progress,
-                settings=self._once if self._is_lost(part.transfer.source) else self._settings,
+                settings=self._once if self._is_lost(part.transfer.source, first) else self._settings,
                 on_retry=rest,
                 clock=self._clock,
                 patience=lambda: part.halt.patience,
@@ -245,7 +252,7 @@ class PartFetcher:
             # A pooled connection that fails twice in a row may be what is broken: try outside the pool.
             self._attempt(part, fresh=failures % 2 == 0)
 
-        self._with_retries(part, attempt, began)
+        self._with_retries(part, attempt, began, first)
 
     def _attempt(self, part: Part, *, fresh: bool) -> None:
         part.halt.check()

@@ -241,7 +241,7 @@ class Scheduler:
             on_rest=self._note_rest,
             on_whole_file=self._note_whole_file,
             on_limited=self._note_limited,
-            is_lost=lambda source: self._sources.lost_files(source) > 0,
+            is_lost=self._sources.is_lost,
             clock=clock,
         )
 
@@ -1102,7 +1102,7 @@ class Scheduler:
         source = transfer.source
         if not isinstance(error, RetriesExhaustedError | SourceChangedError):
             return
-        if self._sources.note_lost_file(source) < _LOST_FILES:
+        if self._sources.note_lost_file(source, error) < _LOST_FILES:
             return
         for task in run.queue.drop_waiting(lambda task: source_of(task.source_url) == source):
             run.deferred.pop(task.task_id, None)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from hf_haul.concurrency import ConcurrencyController, Use
 from hf_haul.config import Settings
+from hf_haul.errors import LinkExpiredError, RetriesExhaustedError, SourceChangedError
 from hf_haul.metrics import SourceHistory
 from hf_haul.processors import usable_processors
 
@@ -87,7 +88,8 @@ class SourceLimits:
         self._resting: dict[str, int] = {}
         self._wanted: Counter[str] = Counter()
         self._requests: dict[str, int] = {}
-        self._lost: dict[str, tuple[int, int]] = {}  # files in a row, and the bytes received by then
+        # Files in a row, the bytes received by then, and the kind of the last error.
+        self._lost: dict[str, tuple[int, int, type[BaseException] | None]] = {}
         self._kinds: dict[str, _Kind] = {}
         self._processors = usable_processors()
         self._used = (clock(), time.process_time())
@@ -186,20 +188,36 @@ class SourceLimits:
         """Note trouble that may come from too many connections."""
         self._controller(source).backoff(self._clock(), type(error).__name__)
 
-    def note_lost_file(self, source: str) -> int:
+    def note_lost_file(self, source: str, error: BaseException) -> int:
         """Note a file that was given up because its source failed for too long.
+
+        Args:
+            source: The source.
+            error: Why it was given up.
 
         Returns:
             How many in a row, without a byte from the source in between.
         """
-        lost = self.lost_files(source) + 1
-        self._lost[source] = (lost, self._history.bytes_total(source))
-        return lost
+        lost, _ = self._lost_files(source)
+        reason = (error.__cause__ or error) if isinstance(error, RetriesExhaustedError) else error
+        self._lost[source] = (lost + 1, self._history.bytes_total(source), type(reason))
+        return lost + 1
 
-    def lost_files(self, source: str) -> int:
-        """Files in a row that were given up, without a byte from the source since."""
-        lost, received = self._lost.get(source, (0, 0))
-        return lost if self._history.bytes_total(source) == received else 0
+    def is_lost(self, source: str, error: BaseException | None) -> bool:
+        """Whether the last file was given up for what ``error`` tells once more, and no byte has come since.
+
+        A link that has expired is no such thing: the next one may well be good. Nor does a file of another version say
+        anything about connections that break, or the other way round.
+        """
+        lost, reason = self._lost_files(source)
+        if not lost or reason is LinkExpiredError or isinstance(error, LinkExpiredError):
+            return False
+        return isinstance(error, SourceChangedError) == (reason is SourceChangedError)
+
+    def _lost_files(self, source: str) -> tuple[int, type[BaseException] | None]:
+        """Files in a row that were given up, without a byte from the source since, and the kind of the last error."""
+        lost, received, reason = self._lost.get(source, (0, 0, None))
+        return (lost, reason) if self._history.bytes_total(source) == received else (0, None)
 
     def sample(self, now: float, yielding: Mapping[str, int] = _NOBODY) -> bool:
         """Look at bytes, requests and the processor's load since the last look; call it about every 0.1 s, and twice as often until settled.

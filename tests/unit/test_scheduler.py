@@ -21,9 +21,11 @@ from hf_haul.errors import (
     HaltedError,
     HttpStatusError,
     IntegrityError,
+    LinkExpiredError,
     RangeRefusedError,
     RetriesExhaustedError,
     SourceChangedError,
+    TransferError,
 )
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.plan import make_plan
@@ -255,6 +257,28 @@ def test_one_bad_file_does_not_cost_others_their_retries(tmp_path: Path) -> None
     run = bench.run(bad, good, flaky)
     assert [task.file_path for task, _ in run.errors] == ["a.bin"]
     assert bench.destinations["c.bin"].content == b"333"
+
+
+@pytest.mark.parametrize(
+    ("given_up_for", "then"),
+    [
+        pytest.param(reset_by_peer, lambda: LinkExpiredError("403"), id="silence, then an expired link"),
+        pytest.param(reset_by_peer, lambda: SourceChangedError("size"), id="silence, then another size"),
+        pytest.param(lambda: SourceChangedError("size"), reset_by_peer, id="another version, then a reset"),
+        pytest.param(
+            lambda: SourceChangedError("size"), lambda: LinkExpiredError("403"), id="and an expired link"
+        ),
+        pytest.param(lambda: LinkExpiredError("403"), reset_by_peer, id="no good link, then a reset"),
+    ],
+)
+def test_what_one_file_was_given_up_for_costs_no_other_its_retries_of_something_else(
+    tmp_path: Path, given_up_for: Callable[[], TransferError], then: Callable[[], TransferError]
+) -> None:
+    bench = Bench(tmp_path, max_retries=2, max_concurrent_files_per_model=1)
+    bad = bench.file("a.bin", b"1", faults=[given_up_for() for _ in range(99)])
+    run = bench.run(bad, bench.file("b.bin", b"22", faults=[then()]))
+    assert [task.file_path for task, _ in run.errors] == ["a.bin"]
+    assert bench.destinations["b.bin"].content == b"22"
 
 
 def test_a_source_that_cannot_be_made_fails_its_own_file_and_no_other(tmp_path: Path) -> None:
