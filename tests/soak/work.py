@@ -71,7 +71,7 @@ class Truth:
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     sha256: dict[str, dict[str, str]] = field(default_factory=dict)
     compared: collections.Counter[str] = field(default_factory=collections.Counter)
-    _lock: threading.Lock = field(default_factory=threading.Lock)  # guards ``compared``
+    lock: threading.Lock = field(default_factory=threading.Lock)  # guards ``compared``
 
     def __post_init__(self) -> None:
         for repo in self.folder.iterdir():
@@ -104,7 +104,7 @@ class Truth:
         self._count(kind)
 
     def _count(self, kind: str) -> None:
-        with self._lock:
+        with self.lock:
             self.compared[kind] += 1
 
     def check_folder(self, repo: str, folder: str | Path) -> int:
@@ -121,16 +121,24 @@ class Truth:
 
 
 class SharedPlaces:
-    """Caches that several work in at once; each for a while, and removed when nobody is in it any more."""
+    """Caches that several work in at once; each for a while, and removed when nobody is in it any more.
+
+    Attributes:
+        only: The one to stay in: of a child, for which its parent has it, and removes it.
+    """
 
     def __init__(self, base: Path) -> None:
         self._base = base
+        self.only: Path | None = None
         self._lock = threading.Lock()
         self._users: collections.Counter[int] = collections.Counter()
 
     @contextlib.contextmanager
     def one(self) -> Iterator[Path]:
         """The cache of now."""
+        if self.only is not None:
+            yield self.only
+            return
         with self._lock:
             epoch = int(time.monotonic() / _EPOCH)
             self._users[epoch] += 1
@@ -353,9 +361,15 @@ class Soak:
     def fork(self, chance: random.Random) -> int:
         """A child that reads and downloads, whatever the other threads hold just now."""
         task = chance.choice((self.read, self.stream, self.one_file, self.queue, self.snapshot))
-        seed = chance.random()
+        with self.shared.one() as place:
+            self._have_a_child(task, chance.random(), place)
+        return 0
+
+    def _have_a_child(self, task: Callable[[random.Random], int], seed: float, place: Path) -> None:
         pid = os.fork()
         if not pid:
+            self.shared.only = place
+            self._lock, self.truth.lock = threading.Lock(), threading.Lock()
             self._be_a_child(task, seed)
         deadline = time.monotonic() + _CHILD_LIMIT + 30
         while True:
@@ -378,7 +392,6 @@ class Soak:
             what = {1: "hung", _BROKE: "failed as nothing may"}.get(code, f"ended with {code}")
             raise AssertionError(f"a child {what} in {task.__name__}; see its traceback")
         self.count("children that failed as they may" if code else "children that did it")
-        return 0
 
     def _be_a_child(self, task: Callable[[random.Random], int], seed: float) -> None:
         faulthandler.dump_traceback_later(_CHILD_LIMIT, exit=True)  # then the code is 1
@@ -555,7 +568,7 @@ def run(url: str, source: Path, place: Path, seconds: float, seed: str) -> dict[
         gc.collect()
         time.sleep(0.2)
     warm = min(_WARM_UP, seconds / 3)
-    width = warm / 3
+    width = warm / 2
     return {
         "seconds": round(time.monotonic() - start, 1),
         "seed": seed,
@@ -569,8 +582,9 @@ def run(url: str, source: Path, place: Path, seconds: float, seed: str) -> dict[
         "collections": [each["collections"] for each in gc.get_stats()],
         "threads_left": _more(threads(), threads_before),
         "descriptors_left": _more(descriptors(), descriptors_before),
-        "memory_after_warm_up": median([size for at, size in samples if warm - width < at < warm + width]),
-        "memory_at_the_end": median([size for at, size in samples if at > seconds - width]),
+        # How much is under way differs from moment to moment.
+        "memory_after_warm_up": median([size for at, size in samples if warm < at < warm + 2 * width]),
+        "memory_at_the_end": median([size for at, size in samples if at > seconds - 2 * width]),
         "memory": [size >> 20 for _, size in samples[:: max(1, len(samples) // 20)]],
     }
 
