@@ -11,10 +11,17 @@ import warnings
 from pathlib import Path
 
 import pdoc
+import pdoc.doc
 
 import hf_haul
 
 FOLDER = "api-reference"
+
+
+def submodules(package: pdoc.doc.Module) -> list[pdoc.doc.Module]:
+    """What a page links to as modules below it: all, while pdoc shows those alone that ``__all__`` names, and ours names none."""
+    found = pkgutil.iter_modules(getattr(package.obj, "__path__", []), f"{package.modulename}.")
+    return [pdoc.doc.Module.from_name(each.name) for each in found]
 
 
 def main() -> None:
@@ -23,6 +30,7 @@ def main() -> None:
     warnings.simplefilter("error")
     # Other people's classes that ours inherit from have annotations that not every Python can evaluate.
     warnings.filterwarnings("ignore", r"Error parsing type annotation .* for (?!hf_haul)\w+\.")
+    pdoc.doc.Module.submodules = property(submodules)
     modules = ["hf_haul", *(module.name for module in pkgutil.walk_packages(hf_haul.__path__, "hf_haul."))]
     pdoc.render.configure(docformat="google", show_source=False, footer_text=f"hf-haul {hf_haul.__version__}")
     pdoc.pdoc(*modules, output_directory=folder)
