@@ -1,6 +1,6 @@
 """Build the API reference from the docstrings: ``python .ci/api_reference.py [FOLDER]``; needs the extra ``docs``.
 
-One page for each module, the public names on ``hf_haul.html``. Whatever pdoc warns about is an error.
+One page for each module, the public names on the first. Whatever pdoc warns about is an error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     modules = ["hf_haul", *(module.name for module in pkgutil.walk_packages(hf_haul.__path__, "hf_haul."))]
     pdoc.render.configure(docformat="google", show_source=False, footer_text=f"hf-haul {hf_haul.__version__}")
     pdoc.pdoc(*modules, output_directory=folder)
-    print(folder / "hf_haul.html")
+    print(folder / "index.html")
 
 
 if __name__ == "__main__":
