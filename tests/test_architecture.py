@@ -19,44 +19,30 @@ SRC = Path(hf_haul.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "forks"),
     ("urls", "descriptors"),
-    (
-        "halt",
-        "redaction",
-        "ranges",
-        "task",
-        "config",
-        "presets",
-        "processors",
-        "mounts",
-        "file_names",
-        "regular_files",
-        "threads",
-    ),
-    (
-        "limiter",
-        "errands",
-        "metrics",
-        "concurrency",
-        "ownership",
-        "verify",
-        "buffers",
-        "cache",
-        "finalizers",
-        "nodes",
-        "client_network",
-    ),
-    ("staging", "sources"),
-    ("events", "transports", "stallguard", "disk"),
-    ("priority", "ranged", "hub"),
-    ("plan", "reader", "readahead", "parquet"),
-    ("download_queue", "transfer", "hashing", "extents", "results"),
-    ("run", "watchdog", "fetch", "file_reader"),
+    ("halt", "redaction", "ranges", "task", "config", "processors", "threads"),
+    ("limiter", "metrics", "verify", "finalizers"),
+    ("storage", "transports", "concurrency", "stallguard"),
+    ("sources",),
+    ("errands", "buffers"),
+    ("events",),
+    ("priority",),
+    ("plan",),
+    ("download_queue", "transfer", "hashing", "results"),
+    ("run", "watchdog", "fetch"),
     ("choice", "filework"),
     ("scheduler",),
+    ("ranged",),
+    ("reader", "readahead", "parquet"),
+    ("extents",),
+    ("file_reader",),
     ("manager",),
+    ("presets",),
+    ("client_network",),
+    ("hub",),
     ("calls",),
-    ("snapshot", "filesystem"),
+    ("snapshot",),
     ("acceleration",),
+    ("filesystem",),
     ("cli",),
 )
 #: Not written yet; a row of their own waits for them.
@@ -92,7 +78,7 @@ def _tree(path: Path) -> ast.Module:
 
 
 def _unit(path: Path) -> str:
-    """The module a file belongs to: ``cache`` for cache.py, ``transports`` for all in that folder."""
+    """The module a file belongs to: ``config`` for config.py, ``storage`` for all in that folder."""
     first = path.relative_to(SRC).parts[0]
     return first.removesuffix(".py")
 

@@ -14,7 +14,7 @@ Two doors, one engine::
 
 The modules, from the ground up; each imports only what stands above it here:
 
-=================== ========================================================================================
+=================== ===========================================================================================
 ``errors``          every exception raised on purpose
 ``forks``           what a forked child renews: locks, threads, changes left half-made
 ``descriptors``     how many files may still be opened, and what to do when none can
@@ -26,33 +26,18 @@ The modules, from the ground up; each imports only what stands above it here:
 ``redaction``       keeps secrets out of what libraries log and raise while they work for us
 ``task``            values about one file: source, destination, digest, priority, state, progress
 ``config``          settings, defaults, the only reading of ``HF_HAUL_*`` variables
-``presets``         pure: rules that pick among the formats of the same weights
 ``processors``      how much of the machine's processors this process may use
-``mounts``          which file systems keep what is written to them
-``file_names``      names that fit into a folder, and tell which process gave them
-``regular_files``   opens files in folders that others may write to, and neither links nor pipes
 ``limiter``         BandwidthLimiter, a token bucket whose rate may change at any time
 ``metrics``         what was measured: bytes, speeds, retries; speed by source
-``concurrency``     pure: how many connections a source is worth
-``ownership``       who owns a staged file, and whether that process is alive
-``staging``         a staged file: bytes at offsets, and what survives a crash
 ``verify``          digests, computed while the bytes come in
+``storage``         what is on disk: staged files and their owners, destinations, the Hub cache, free space
+``concurrency``     pure: how many connections a source is worth
+``transports``      how the bytes of a range are had: connections and how many, HTTP, retries, pace
+``stallguard``      ends reads that have waited too long for a byte
+``sources``         connections in use per source, and how many each is worth
 ``buffers``         buffers that workers lend to digests
 ``events``          progress callbacks on a thread of their own
-``cache``           the Hub cache and local folders on disk: find, publish, link
-``nodes``           devices and pipes as destinations: written into, never replaced
 ``errands``         disk work that nobody waits for, one thread for each file system
-``disk``            whether the files will fit
-``transports``      ways to get bytes: connection pool, HTTP, retries, pace
-``client_network``  what the user's own client for huggingface_hub does about certificates, proxies and headers
-``hub``             all we use of huggingface_hub's API: revisions, listings, URLs, exceptions
-``stallguard``      ends reads that have waited too long for a byte
-``ranged``          one remote file read by ranges, every answer checked
-``reader``          parallel and vectored reads into memory, on threads of their own
-``readahead``       pure: what to fetch beyond what is read
-``parquet``         pure: what the reader of a parquet file will want next
-``extents``         what was read of remote files, or is on its way
-``file_reader``     one open file: positional reads with read-ahead
 ``priority``        pure: which files are urgent, and in which order they go
 ``plan``            pure: what is to be done for a list of files, in which parts
 ``download_queue``  ModelDownloadQueue: the files of one model, and their states
@@ -62,18 +47,26 @@ The modules, from the ground up; each imports only what stands above it here:
 ``watchdog``        finds connections that deliver nothing, or far less than the others
 ``fetch``           one part: from a connection through the limiter to the disk
 ``hashing``         hashes what arrived early, while the rest of its file downloads
-``sources``         connections in use per source, and how many each is worth
 ``choice``          what an idle worker does next, and who makes room
 ``filework``        a file before its first part and after its last: claim, verify, publish
 ``scheduler``       worker threads; the only owner of running state
+``ranged``          one remote file read by ranges, every answer checked
+``reader``          parallel and vectored reads into memory, on threads of their own
+``readahead``       pure: what to fetch beyond what is read
+``parquet``         pure: what the reader of a parquet file will want next
+``extents``         what was read of remote files, or is on its way
+``file_reader``     one open file: positional reads with read-ahead
 ``manager``         ParallelDownloadManager: the public face; wires and forwards
+``presets``         pure: rules that pick among the formats of the same weights
+``client_network``  what the user's own client for huggingface_hub does about certificates, proxies and headers
+``hub``             all we use of huggingface_hub's API: revisions, listings, URLs, exceptions
 ``calls``           one call of a public function: its manager, its bars, its errors
 ``snapshot``        snapshot_download and hf_hub_download
-``filesystem``      HaulFileSystem, the fsspec file system behind ``haul://``
 ``acceleration``    huggingface_hub's own functions on our engine
+``filesystem``      HaulFileSystem, the fsspec file system behind ``haul://``
 ``localhub``        a small read-only Hub over folders or a cache: sharing, demos, tests
 ``cli``             the command ``hf-haul``; the only module that prints
-=================== ========================================================================================
+=================== ===========================================================================================
 
 ``import hf_haul`` is cheap: a name brings its module with it when it is first used.
 """

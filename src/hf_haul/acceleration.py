@@ -34,10 +34,10 @@ from typing import Any, Final
 from huggingface_hub import constants
 
 from hf_haul import hub
-from hf_haul.cache import HandedOverDestination
 from hf_haul.calls import CallOptions, bars_of_one_file, raise_all
 from hf_haul.forks import renew_after_fork
 from hf_haul.manager import ParallelDownloadManager
+from hf_haul.storage.hub_cache import HandedOverDestination
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 from hf_haul.urls import origin_of
 

@@ -29,7 +29,7 @@ from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory, SpeedMeter
 from hf_haul.plan import SMALL_FILE
 from hf_haul.ranges import ByteRange
-from hf_haul.staging import StagedFile
+from hf_haul.storage.staged_file import StagedFile
 from hf_haul.transfer import Part
 from hf_haul.transports.base import Body
 from hf_haul.transports.retry import is_retryable, retrying, stall_hint

@@ -15,16 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from hf_haul.cache import require_place
 from hf_haul.config import Settings
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
 from hf_haul.fetch import PartFetcher
-from hf_haul.mounts import keeps_writes
-from hf_haul.nodes import NodeDestination
 from hf_haul.plan import SMALL_FILE
 from hf_haul.run import QueueRun
-from hf_haul.staging import (
+from hf_haul.storage.hub_cache import require_place
+from hf_haul.storage.mounts import keeps_writes
+from hf_haul.storage.nodes import NodeDestination
+from hf_haul.storage.staged_file import (
     StagedElsewhereError,
     StagedFile,
     StagedLostError,

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from hf_haul.processors import usable_processors
-from hf_haul.staging import StagedFile
+from hf_haul.storage.staged_file import StagedFile
 from hf_haul.threads import ThreadGroup
 from hf_haul.verify import Verifier
 

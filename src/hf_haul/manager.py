@@ -18,10 +18,8 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-from hf_haul.cache import FileDestination, require_safe_path
 from hf_haul.config import Settings, parse_rate
 from hf_haul.descriptors import descriptors
-from hf_haul.disk import check_space
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.errors import InvalidUrlError
 from hf_haul.events import EventBus, Notifier, ProgressCallback
@@ -29,13 +27,15 @@ from hf_haul.extents import Extents
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.nodes import NodeDestination, is_node
 from hf_haul.plan import SMALL_FILE, make_plan
 from hf_haul.priority import DefaultPolicy, PriorityPolicy
 from hf_haul.reader import Reads
 from hf_haul.results import QueueStatus
 from hf_haul.run import QueueOutcome, QueueRun
 from hf_haul.scheduler import Scheduler
+from hf_haul.storage.free_space import check_space
+from hf_haul.storage.hub_cache import FileDestination, require_safe_path
+from hf_haul.storage.nodes import NodeDestination, is_node
 from hf_haul.task import Destination, Digest, DownloadPriority, DownloadState, FileRequest, RemoteFile
 from hf_haul.transports.base import Transport
 from hf_haul.transports.http import HttpSource

@@ -67,7 +67,7 @@ from hf_haul.ranges import ByteRange
 from hf_haul.results import QueueStatus, Results
 from hf_haul.run import QueueRun
 from hf_haul.sources import SourceLimits
-from hf_haul.staging import StagedElsewhereError, StagedLostError, scan_orphans
+from hf_haul.storage.staged_file import StagedElsewhereError, StagedLostError, scan_orphans
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
 from hf_haul.threads import ThreadGroup
 from hf_haul.transfer import Part, SupersededError, Transfer

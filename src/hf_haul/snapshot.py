@@ -32,17 +32,6 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hf_haul import hub
-from hf_haul.cache import (
-    BlobDestination,
-    LocalDirDestination,
-    LocalFolder,
-    RepoFolder,
-    digest_of,
-    is_among_notes,
-    is_lasting,
-    require_outside_notes,
-    require_safe_path,
-)
 from hf_haul.calls import (
     CallOptions,
     ProgressCallback,
@@ -54,6 +43,17 @@ from hf_haul.errors import UnsafePathError
 from hf_haul.halt import Halt
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.presets import Preset, select
+from hf_haul.storage.hub_cache import (
+    BlobDestination,
+    LocalDirDestination,
+    LocalFolder,
+    RepoFolder,
+    digest_of,
+    is_among_notes,
+    is_lasting,
+    require_outside_notes,
+    require_safe_path,
+)
 from hf_haul.task import (
     Destination,
     DownloadPriority,

@@ -10,7 +10,7 @@ from hf_haul.halt import Halt
 from hf_haul.metrics import DownloadMetrics, SpeedMeter
 from hf_haul.plan import next_part
 from hf_haul.ranges import ByteRange
-from hf_haul.staging import StagedFile
+from hf_haul.storage.staged_file import StagedFile
 from hf_haul.task import DownloadTask, FileRequest
 from hf_haul.transports.base import Transport
 from hf_haul.transports.retry import Doubts, Trickle

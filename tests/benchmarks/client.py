@@ -200,7 +200,6 @@ def haul_queue(folder: str, files: int) -> Work:
 
 def haul_parts(folder: str, parts: int, files: int) -> Work:
     """One file of many parts, then many files of one, from a source that costs nothing; on this thread alone."""
-    from hf_haul.cache import FileDestination
     from hf_haul.config import Settings
     from hf_haul.download_queue import ModelDownloadQueue
     from hf_haul.limiter import BandwidthLimiter
@@ -208,6 +207,7 @@ def haul_parts(folder: str, parts: int, files: int) -> Work:
     from hf_haul.priority import DefaultPolicy
     from hf_haul.ranges import ByteRange
     from hf_haul.scheduler import Scheduler
+    from hf_haul.storage.hub_cache import FileDestination
     from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 
     part = 4096

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from tests.support.repos import make_sparse_file
 
-from hf_haul.cache import FileDestination
 from hf_haul.config import GiB, KiB, MiB, Settings
 from hf_haul.errors import DownloadCancelledError
 from hf_haul.filesystem import HaulFileSystem
@@ -24,7 +23,8 @@ from hf_haul.plan import make_plan, next_part, part_size
 from hf_haul.priority import DefaultPolicy
 from hf_haul.ranges import ByteRange
 from hf_haul.snapshot import snapshot_download
-from hf_haul.staging import claim
+from hf_haul.storage.hub_cache import FileDestination
+from hf_haul.storage.staged_file import claim
 from hf_haul.task import Digest, FileRequest, RemoteFile
 
 NAME = "huge.safetensors"

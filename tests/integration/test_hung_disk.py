@@ -16,11 +16,11 @@ from tests.support.engine import SMALL, WEIGHTS, Rig, serve_files
 from tests.support.repos import random_bytes
 from tests.support.waits import OTHER, SECOND, until
 
-from hf_haul import staging
-from hf_haul.cache import FileDestination
 from hf_haul.config import MiB
 from hf_haul.localhub.faults import Stall
 from hf_haul.manager import ParallelDownloadManager
+from hf_haul.storage import staged_file as staging
+from hf_haul.storage.hub_cache import FileDestination
 from hf_haul.task import DownloadState, FileRequest
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="tells files apart by /proc")

@@ -15,7 +15,7 @@ from tests.support.engine import PART, SMALL, TOKEN, WEIGHTS, Rig, leftovers, se
 from tests.support.hub import hub_environment, run_python
 from tests.support.repos import random_bytes
 
-from hf_haul import staging, watchdog
+from hf_haul import watchdog
 from hf_haul.config import KiB, MiB
 from hf_haul.errors import DiskFullError, IntegrityError
 from hf_haul.localhub import LocalHub, Repo
@@ -32,7 +32,8 @@ from hf_haul.localhub.faults import (
     WrongRange,
 )
 from hf_haul.snapshot import hf_hub_download
-from hf_haul.staging import StagedFile
+from hf_haul.storage import staged_file as staging
+from hf_haul.storage.staged_file import StagedFile
 
 TROUBLE = [
     pytest.param([], id="no trouble"),
@@ -221,7 +222,7 @@ def test_locks_save_bandwidth_and_never_correctness(
 _MEASURE = """
 import resource, sys, threading
 from pathlib import Path
-from hf_haul.cache import FileDestination
+from hf_haul.storage.hub_cache import FileDestination
 from hf_haul.config import Settings
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import Digest, FileRequest, RemoteFile

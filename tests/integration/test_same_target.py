@@ -15,7 +15,6 @@ from tests.support.engine import leftovers
 from tests.support.transport import FakeSource
 from tests.support.waits import until
 
-from hf_haul.cache import FileDestination
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.limiter import BandwidthLimiter
@@ -23,6 +22,7 @@ from hf_haul.plan import make_plan
 from hf_haul.priority import DefaultPolicy
 from hf_haul.run import QueueRun
 from hf_haul.scheduler import Scheduler
+from hf_haul.storage.hub_cache import FileDestination
 from hf_haul.task import Digest, FileRequest, RemoteFile
 
 BOUND = 20.0  # seconds

@@ -35,7 +35,6 @@ from hf_haul import (
     run,
     scheduler,
     sources,
-    staging,
     threads,
     transfer,
     verify,
@@ -50,6 +49,7 @@ from hf_haul.plan import make_plan
 from hf_haul.priority import DefaultPolicy
 from hf_haul.run import QueueRun
 from hf_haul.scheduler import Scheduler
+from hf_haul.storage import staged_file as staging
 from hf_haul.task import Digest, DownloadState, FileRequest
 
 BOUND = 60.0  # seconds

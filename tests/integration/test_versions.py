@@ -16,12 +16,19 @@ import pytest
 from tests.support.hub import SRC, hub_environment, serve_repo
 from tests.support.repos import contents
 
-from hf_haul import ownership, staging
-from hf_haul.cache import BlobDestination, FileDestination, LocalDirDestination, LocalFolder, RepoFolder
 from hf_haul.config import MiB
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.ranges import ByteRange
-from hf_haul.staging import StagedElsewhereError, StagedFile, claim, scan_orphans
+from hf_haul.storage import ownership
+from hf_haul.storage import staged_file as staging
+from hf_haul.storage.hub_cache import (
+    BlobDestination,
+    FileDestination,
+    LocalDirDestination,
+    LocalFolder,
+    RepoFolder,
+)
+from hf_haul.storage.staged_file import StagedElsewhereError, StagedFile, claim, scan_orphans
 from hf_haul.task import Destination
 
 ROOT = Path(__file__).parents[2]

@@ -25,8 +25,9 @@ _ROOT = Path(__file__).parents[2]
 _MOTHER = """
 import json, os, sys, threading
 from pathlib import Path
-from hf_haul import ownership, run, snapshot  # everything a child needs is imported before it is born
-from hf_haul.cache import FileDestination
+from hf_haul import run, snapshot
+from hf_haul.storage import ownership  # everything a child needs is imported before it is born
+from hf_haul.storage.hub_cache import FileDestination
 from hf_haul.config import Settings
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import Digest, FileRequest, RemoteFile

@@ -19,7 +19,7 @@ from hf_haul.fetch import PartFetcher
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import DownloadMetrics, SourceHistory, SpeedMeter
 from hf_haul.ranges import ByteRange
-from hf_haul.staging import claim
+from hf_haul.storage.staged_file import claim
 from hf_haul.task import Digest, DownloadTask
 from hf_haul.transfer import Part, Transfer
 from hf_haul.verify import Verifier

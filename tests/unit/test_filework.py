@@ -12,7 +12,7 @@ import pytest
 
 from hf_haul.config import Settings
 from hf_haul.filework import verify_and_publish
-from hf_haul.staging import StagedLostError, claim
+from hf_haul.storage.staged_file import StagedLostError, claim
 from hf_haul.transfer import Transfer
 
 

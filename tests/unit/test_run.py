@@ -16,7 +16,7 @@ from hf_haul.events import Notifier
 from hf_haul.plan import make_plan
 from hf_haul.priority import DefaultPolicy
 from hf_haul.run import QueueRun
-from hf_haul.staging import claim
+from hf_haul.storage.staged_file import claim
 from hf_haul.task import DownloadProgress, DownloadState, DownloadTask
 from hf_haul.transfer import Transfer
 

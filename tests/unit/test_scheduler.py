@@ -13,7 +13,6 @@ import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request, reset_by_peer
 
 from hf_haul import scheduler as scheduler_module
-from hf_haul import staging as staging_module
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.errors import (
@@ -33,7 +32,8 @@ from hf_haul.priority import DefaultPolicy
 from hf_haul.ranges import ByteRange
 from hf_haul.run import QueueRun
 from hf_haul.scheduler import Scheduler
-from hf_haul.staging import StagedFile, StagedLostError, claim
+from hf_haul.storage import staged_file as staging_module
+from hf_haul.storage.staged_file import StagedFile, StagedLostError, claim
 from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest
 from hf_haul.transports.base import Transport
 
@@ -600,7 +600,7 @@ def test_a_look_tells_of_progress_only_where_it_should(
 def test_a_staged_file_lost_to_somebody_else_is_fetched_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_haul.staging import StagedFile
+    from hf_haul.storage.staged_file import StagedFile
 
     real = StagedFile.seal
     losses = iter([True, False])

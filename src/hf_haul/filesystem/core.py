@@ -17,7 +17,6 @@ from huggingface_hub import CommitOperationDelete, HfFileSystem, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_file_system import HfFileSystemResolvedBucketPath, HfFileSystemResolvedRepositoryPath
 
-from hf_haul.cache import FileDestination, require_safe_path
 from hf_haul.extents import Extents
 from hf_haul.filesystem.copies import Pairs, Report, Target, Unfinished, raise_first
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
@@ -32,9 +31,10 @@ from hf_haul.hub import (
     metadata_from_listing,
 )
 from hf_haul.manager import ParallelDownloadManager, default_manager
-from hf_haul.nodes import is_node
 from hf_haul.ranged import Checksum, RangeSource
 from hf_haul.reader import Reads, Wanted
+from hf_haul.storage.hub_cache import FileDestination, require_safe_path
+from hf_haul.storage.nodes import is_node
 from hf_haul.task import DownloadProgress, FileRequest
 from hf_haul.urls import redact
 

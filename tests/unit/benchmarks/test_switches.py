@@ -25,12 +25,12 @@ from hf_haul.config import KiB, Settings
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.ownership import current_owner, sign, signature
 from hf_haul.plan import make_plan
 from hf_haul.priority import DefaultPolicy
 from hf_haul.scheduler import Scheduler
-from hf_haul.staging import StagedFile
 from hf_haul.stallguard import StallGuard
+from hf_haul.storage.ownership import current_owner, sign, signature
+from hf_haul.storage.staged_file import StagedFile
 from hf_haul.task import Digest, DownloadPriority
 from hf_haul.transports.dialing import WakeableConnection, WakeableTLSConnection
 from hf_haul.transports.pool import ConnectionPool

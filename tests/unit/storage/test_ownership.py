@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tests.support.clock import FakeClock
 
-from hf_haul import ownership
-from hf_haul.ownership import Owner, OwnerWatch
+from hf_haul.storage import ownership
+from hf_haul.storage.ownership import Owner, OwnerWatch
 
 
 def owner(**changes: object) -> Owner:
@@ -97,7 +97,7 @@ def test_a_process_may_have_any_name(name: str) -> None:
     code = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(15, sys.stdin.buffer.read())
-from hf_haul.ownership import current_owner, is_running
+from hf_haul.storage.ownership import current_owner, is_running
 print(current_owner().started, is_running(os.getpid()))
 """
     done = subprocess.run(
@@ -187,7 +187,7 @@ class TestOwnerWatch:
     def test_a_wait_is_told_once_for_each_owner_and_again_when_it_takes_long(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        caplog.set_level("INFO", "hf_haul.ownership")
+        caplog.set_level("INFO", "hf_haul.storage.ownership")
         clock = FakeClock()
         watch = OwnerWatch(clock)
         said = []

@@ -28,7 +28,7 @@ from typing import Final
 
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import TooManyOpenFilesError, UnsafePathError
-from hf_haul.file_names import (
+from hf_haul.storage.file_names import (
     STAGED_SUFFIX,
     cut_name,
     fit_key,
@@ -37,7 +37,7 @@ from hf_haul.file_names import (
     passing_name,
     temporary_name,
 )
-from hf_haul.regular_files import is_node_mode, open_regular
+from hf_haul.storage.regular_files import is_node_mode, open_regular
 from hf_haul.task import Digest
 
 __all__ = [

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, NoReturn
 import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request
 
-from hf_haul import disk, staging
-from hf_haul.cache import BlobDestination, LocalDirDestination, LocalFolder, RepoFolder
 from hf_haul.config import MiB
-from hf_haul.disk import check_space, space_needed
 from hf_haul.errors import DiskFullError
-from hf_haul.staging import claim
+from hf_haul.storage import free_space as disk
+from hf_haul.storage import staged_file as staging
+from hf_haul.storage.free_space import check_space, space_needed
+from hf_haul.storage.hub_cache import BlobDestination, LocalDirDestination, LocalFolder, RepoFolder
+from hf_haul.storage.staged_file import claim
 from hf_haul.task import Destination, FileRequest, RemoteFile
 
 SIZE = 16 * MiB

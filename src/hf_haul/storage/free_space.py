@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from hf_haul.cache import BlobDestination
 from hf_haul.config import DiskCheck, MiB
 from hf_haul.errors import DiskFullError
-from hf_haul.staging import scan_orphans
+from hf_haul.storage.hub_cache import BlobDestination
+from hf_haul.storage.staged_file import scan_orphans
 from hf_haul.task import FileRequest
 
 __all__ = ["check_space", "space_needed"]

@@ -24,11 +24,12 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.disk import HungDisk
 
-from hf_haul import ownership, regular_files, staging
 from hf_haul.errors import DiskFullError, HaltedError
-from hf_haul.ownership import Owner, OwnerWatch
 from hf_haul.ranges import ByteRange, RangeSet
-from hf_haul.staging import StagedElsewhereError, StagedFile, StagedLostError, claim, scan_orphans
+from hf_haul.storage import ownership, regular_files
+from hf_haul.storage import staged_file as staging
+from hf_haul.storage.ownership import Owner, OwnerWatch
+from hf_haul.storage.staged_file import StagedElsewhereError, StagedFile, StagedLostError, claim, scan_orphans
 
 SIZE = 1000
 DATA = random.Random(7).randbytes(SIZE)
@@ -137,7 +138,7 @@ def test_a_living_owner_in_this_process_keeps_its_file(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from hf_haul.staging import claim
+from hf_haul.storage.staged_file import claim
 staged = claim(Path(sys.argv[1]), "etag", 1000)
 staged.write(0, memoryview(b"x" * 400)); staged.record(0, 400)
 print("ready", flush=True)
@@ -168,7 +169,7 @@ def test_a_killed_owners_file_is_adopted_at_once_and_a_living_ones_is_not(tmp_pa
 TAKE = """
 import sys
 from pathlib import Path
-from hf_haul import staging
+from hf_haul.storage import staged_file as staging
 staging._TAKEOVER = 600  # however slow this machine is
 folder = Path(sys.argv[1])
 try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_haul.regular_files import open_regular
+from hf_haul.storage.regular_files import open_regular
 
 
 def test_a_file_is_opened_or_made(tmp_path: Path) -> None:

@@ -57,10 +57,11 @@ from typing import Any, Final
 
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import DiskFullError, HaulError
-from hf_haul.file_names import PASSING, name_giver, process_digits
 from hf_haul.forks import call_after_fork
-from hf_haul.mounts import keeps_writes
-from hf_haul.ownership import (
+from hf_haul.ranges import ByteRange, RangeSet
+from hf_haul.storage.file_names import PASSING, name_giver, process_digits
+from hf_haul.storage.mounts import keeps_writes
+from hf_haul.storage.ownership import (
     Life,
     Owner,
     OwnerWatch,
@@ -73,8 +74,7 @@ from hf_haul.ownership import (
     signature,
     try_lock,
 )
-from hf_haul.ranges import ByteRange, RangeSet
-from hf_haul.regular_files import open_regular
+from hf_haul.storage.regular_files import open_regular
 
 __all__ = [
     "StagedElsewhereError",

@@ -15,7 +15,7 @@ from tests.support.repos import random_bytes
 from tests.support.waits import until
 
 from hf_haul.errors import HaltedError
-from hf_haul.nodes import NodeDestination, is_node
+from hf_haul.storage.nodes import NodeDestination, is_node
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from hf_haul.regular_files import open_regular
+from hf_haul.storage.regular_files import open_regular
 
 __all__ = [
     "ASLEEP_AFTER",

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_haul import staging
-from hf_haul.file_names import (
+from hf_haul.storage import staged_file as staging
+from hf_haul.storage.file_names import (
     STAGED_SUFFIX,
     cut_name,
     fit_key,

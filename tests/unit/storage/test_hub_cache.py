@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
-from hf_haul import cache, staging
-from hf_haul.cache import (
+from hf_haul.errors import HaltedError, UnsafePathError
+from hf_haul.halt import Halt
+from hf_haul.storage import hub_cache as cache
+from hf_haul.storage import staged_file as staging
+from hf_haul.storage.hub_cache import (
     BlobDestination,
     FileDestination,
     HandedOverDestination,
@@ -29,8 +32,6 @@ from hf_haul.cache import (
     require_safe_name,
     require_safe_path,
 )
-from hf_haul.errors import HaltedError, UnsafePathError
-from hf_haul.halt import Halt
 from hf_haul.task import Digest
 
 COMMIT = "c" * 40

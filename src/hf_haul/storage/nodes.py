@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from hf_haul.errors import HaltedError
-from hf_haul.regular_files import is_node_mode
+from hf_haul.storage.regular_files import is_node_mode
 
 __all__ = ["NodeDestination", "is_node"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_haul import mounts
-from hf_haul.mounts import keeps_writes
+from hf_haul.storage import mounts
+from hf_haul.storage.mounts import keeps_writes
 
 MOUNTS = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 23 22 0:21 / /proc rw - proc proc rw

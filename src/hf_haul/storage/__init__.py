@@ -1,0 +1,22 @@
+"""What is on disk: staged files and who owns them, destinations, the Hub cache's layout, free space.
+
+A file that is being fetched is a *staged file* (``staged_file``): bytes at their offsets, and a journal of what is done.
+``ownership`` tells whether the process that writes to it is alive. Where a file ends up is a *destination*
+(``hub_cache``: a blob, a file of a ``local_dir``, any path; ``nodes``: devices and pipes), which publishes it by rename.
+
+What survives a kill: every byte the journal claims, for whoever asks for the file next, and no half-made file under its
+final name. The names on disk and in extended attributes are a contract with other versions, which may share the folder.
+
+May import the shared modules at the top, and no other package: nothing here knows where bytes come from.
+
+Invariants kept here:
+
+1. Bytes are written only at their own offset; writing them twice is harmless.
+2. The journal never claims a byte that a killed process did not write.
+3. A blob, or a file in ``local_dir``, appears only by rename of a verified staged file; nothing writes through a link.
+4. Locks save bandwidth, never correctness.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []
