@@ -21,8 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("urls", "descriptors"),
     ("halt", "redaction", "ranges", "task", "config", "processors", "threads"),
     ("limiter", "metrics", "verify", "finalizers"),
-    ("storage", "transports", "concurrency", "stallguard"),
-    ("sources",),
+    ("storage", "transports"),
     ("errands", "buffers"),
     ("events",),
     ("priority",),
@@ -65,7 +64,17 @@ FENCES: dict[str, set[str]] = {
 }
 #: What the local hub may know of the client: nothing that could share a bug with it.
 LOCALHUB_KNOWS = {"errors", "config", "localhub"}
-PURE = ("errors", "ranges", "urls", "task", "presets", "concurrency", "priority", "plan", "readahead")
+PURE = (
+    "errors",
+    "ranges",
+    "urls",
+    "task",
+    "presets",
+    "transports/concurrency",
+    "priority",
+    "plan",
+    "readahead",
+)
 
 
 def _files() -> list[Path]:

@@ -31,10 +31,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``metrics``         what was measured: bytes, speeds, retries; speed by source
 ``verify``          digests, computed while the bytes come in
 ``storage``         what is on disk: staged files and their owners, destinations, the Hub cache, free space
-``concurrency``     pure: how many connections a source is worth
 ``transports``      how the bytes of a range are had: connections and how many, HTTP, retries, pace
-``stallguard``      ends reads that have waited too long for a byte
-``sources``         connections in use per source, and how many each is worth
 ``buffers``         buffers that workers lend to digests
 ``events``          progress callbacks on a thread of their own
 ``errands``         disk work that nobody waits for, one thread for each file system

@@ -25,10 +25,10 @@ from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
 from hf_haul.ranges import ByteRange
-from hf_haul.stallguard import StallGuard, Watched
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.retry import Doubts, Trickle, is_retryable, retrying, stall_hint
+from hf_haul.transports.stallguard import StallGuard, Watched
 from hf_haul.urls import source_of
 from hf_haul.verify import bears_out, new_hash
 

@@ -24,10 +24,10 @@ from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
 from hf_haul.ranged import Checksum, RangeSource, learn_size
-from hf_haul.stallguard import StallGuard
 from hf_haul.task import RemoteFile
 from hf_haul.threads import ThreadGroup
 from hf_haul.transports.base import Transport
+from hf_haul.transports.stallguard import StallGuard
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on

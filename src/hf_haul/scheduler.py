@@ -66,11 +66,11 @@ from hf_haul.plan import SMALL_FILE, PlannedFile
 from hf_haul.ranges import ByteRange
 from hf_haul.results import QueueStatus, Results
 from hf_haul.run import QueueRun
-from hf_haul.sources import SourceLimits
 from hf_haul.storage.staged_file import StagedElsewhereError, StagedLostError, scan_orphans
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
 from hf_haul.threads import ThreadGroup
 from hf_haul.transfer import Part, SupersededError, Transfer
+from hf_haul.transports.source_limits import SourceLimits
 from hf_haul.urls import source_of
 from hf_haul.watchdog import hopeless_parts
 

@@ -21,7 +21,6 @@ from tests.support.waits import our_threads
 
 from hf_haul import (
     choice,
-    concurrency,
     download_queue,
     errands,
     events,
@@ -34,7 +33,6 @@ from hf_haul import (
     plan,
     run,
     scheduler,
-    sources,
     threads,
     transfer,
     verify,
@@ -51,6 +49,8 @@ from hf_haul.run import QueueRun
 from hf_haul.scheduler import Scheduler
 from hf_haul.storage import staged_file as staging
 from hf_haul.task import Digest, DownloadState, FileRequest
+from hf_haul.transports import concurrency
+from hf_haul.transports import source_limits as sources
 
 BOUND = 60.0  # seconds
 LARGE = random.Random(3).randbytes(4 * MiB + 1)  # more than a small file: its digest has a thread of its own

@@ -15,8 +15,8 @@ from hf_haul.metrics import SourceHistory
 from hf_haul.ranged import RangeSource
 from hf_haul.ranges import ByteRange
 from hf_haul.reader import Reads
-from hf_haul.stallguard import StallGuard
 from hf_haul.task import Digest, RemoteFile
+from hf_haul.transports.stallguard import StallGuard
 
 __all__ = ["FakeBody", "FakeTransport", "make_reads", "make_source", "remote_file"]
 

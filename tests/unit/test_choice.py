@@ -15,11 +15,11 @@ from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.metrics import DownloadMetrics, SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.run import QueueRun
-from hf_haul.sources import SourceLimits
 from hf_haul.storage.staged_file import claim
 from hf_haul.task import DownloadTask, FileRequest
 from hf_haul.transfer import Part, Transfer
 from hf_haul.transports.base import Transport
+from hf_haul.transports.source_limits import SourceLimits
 
 HUB = "http://hub.test"
 

@@ -20,7 +20,6 @@ from tests.benchmarks import switches
 from tests.benchmarks.switches import SWITCHES, switch_off
 from tests.support.transport import FakeSource, MemoryDestination, request
 
-from hf_haul.concurrency import ConcurrencyController, Use
 from hf_haul.config import KiB, Settings
 from hf_haul.download_queue import ModelDownloadQueue
 from hf_haul.halt import Halt
@@ -28,13 +27,14 @@ from hf_haul.limiter import BandwidthLimiter
 from hf_haul.plan import make_plan
 from hf_haul.priority import DefaultPolicy
 from hf_haul.scheduler import Scheduler
-from hf_haul.stallguard import StallGuard
 from hf_haul.storage.ownership import current_owner, sign, signature
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.task import Digest, DownloadPriority
+from hf_haul.transports.concurrency import ConcurrencyController, Use
 from hf_haul.transports.dialing import WakeableConnection, WakeableTLSConnection
 from hf_haul.transports.pool import ConnectionPool
 from hf_haul.transports.receiving import DirectReader
+from hf_haul.transports.stallguard import StallGuard
 
 both = pytest.mark.parametrize("off", [False, True], ids=["with it", "without it"])
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="it does nothing elsewhere")

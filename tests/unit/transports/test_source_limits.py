@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from hf_haul.concurrency import ConcurrencyController
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import ServerBusyError
 from hf_haul.metrics import SourceHistory
-from hf_haul.sources import SourceLimits, _Kind
+from hf_haul.transports.concurrency import ConcurrencyController
+from hf_haul.transports.source_limits import SourceLimits, _Kind
 
 A, B = "http://a.test", "http://b.test"
 

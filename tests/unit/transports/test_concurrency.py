@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hf_haul.concurrency import ConcurrencyController, Use
+from hf_haul.transports.concurrency import ConcurrencyController, Use
 
 MB = 1e6
 TICK = 0.1

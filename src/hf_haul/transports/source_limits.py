@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from hf_haul.concurrency import ConcurrencyController, Use
 from hf_haul.config import Settings
 from hf_haul.errors import LinkExpiredError, RetriesExhaustedError, SourceChangedError
 from hf_haul.metrics import SourceHistory
 from hf_haul.processors import usable_processors
+from hf_haul.transports.concurrency import ConcurrencyController, Use
 
 __all__ = ["SourceLimits"]
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.clock import FakeClock
 
 from hf_haul.halt import Halt
-from hf_haul.stallguard import StallGuard
+from hf_haul.transports.stallguard import StallGuard
 
 
 def test_only_a_reader_that_waits_too_long_for_the_network_is_woken() -> None:
