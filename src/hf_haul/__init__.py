@@ -32,21 +32,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``verify``          digests, computed while the bytes come in
 ``storage``         what is on disk: staged files and their owners, destinations, the Hub cache, free space
 ``transports``      how the bytes of a range are had: connections and how many, HTTP, retries, pace
-``buffers``         buffers that workers lend to digests
-``events``          progress callbacks on a thread of their own
-``errands``         disk work that nobody waits for, one thread for each file system
-``priority``        pure: which files are urgent, and in which order they go
-``plan``            pure: what is to be done for a list of files, in which parts
-``download_queue``  ModelDownloadQueue: the files of one model, and their states
-``transfer``        one file on its way
-``results``         what a queue comes to, in plain values
-``run``             one queue on its way
-``watchdog``        finds connections that deliver nothing, or far less than the others
-``fetch``           one part: from a connection through the limiter to the disk
-``hashing``         hashes what arrived early, while the rest of its file downloads
-``choice``          what an idle worker does next, and who makes room
-``filework``        a file before its first part and after its last: claim, verify, publish
-``scheduler``       worker threads; the only owner of running state
+``engine``          what is fetched next, by whom, and what follows: queues, parts, scheduler, digests, events
 ``ranged``          one remote file read by ranges, every answer checked
 ``reader``          parallel and vectored reads into memory, on threads of their own
 ``readahead``       pure: what to fetch beyond what is read
@@ -76,7 +62,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from hf_haul.acceleration import AccelerationWarning, accelerate
     from hf_haul.config import Settings
-    from hf_haul.download_queue import ModelDownloadQueue
+    from hf_haul.engine.download_queue import ModelDownloadQueue
+    from hf_haul.engine.priority import DefaultPolicy, PriorityPolicy
     from hf_haul.errors import (
         CertificateError,
         ConnectionFailedError,
@@ -104,7 +91,6 @@ if TYPE_CHECKING:
         default_manager,
     )
     from hf_haul.metrics import DownloadMetrics
-    from hf_haul.priority import DefaultPolicy, PriorityPolicy
     from hf_haul.snapshot import hf_hub_download, snapshot_download
     from hf_haul.task import (
         Digest,
@@ -172,7 +158,7 @@ _HOMES: Final = {
     "CertificateError": _ERRORS,
     "ConnectionFailedError": _ERRORS,
     "ConnectionPool": "hf_haul.transports.pool",
-    "DefaultPolicy": "hf_haul.priority",
+    "DefaultPolicy": "hf_haul.engine.priority",
     "Digest": _TASK,
     "DiskFullError": _ERRORS,
     "DownloadCancelledError": _ERRORS,
@@ -189,9 +175,9 @@ _HOMES: Final = {
     "HttpStatusError": _ERRORS,
     "IntegrityError": _ERRORS,
     "LinkExpiredError": _ERRORS,
-    "ModelDownloadQueue": "hf_haul.download_queue",
+    "ModelDownloadQueue": "hf_haul.engine.download_queue",
     "ParallelDownloadManager": _MANAGER,
-    "PriorityPolicy": "hf_haul.priority",
+    "PriorityPolicy": "hf_haul.engine.priority",
     "QueueProgress": _MANAGER,
     "RangeRefusedError": _ERRORS,
     "RemoteFile": _TASK,

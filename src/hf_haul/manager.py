@@ -20,19 +20,19 @@ from urllib.parse import quote
 
 from hf_haul.config import Settings, parse_rate
 from hf_haul.descriptors import descriptors
-from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.events import EventBus, Notifier, ProgressCallback
+from hf_haul.engine.plan import SMALL_FILE, make_plan
+from hf_haul.engine.priority import DefaultPolicy, PriorityPolicy
+from hf_haul.engine.queue_run import QueueOutcome, QueueRun
+from hf_haul.engine.results import QueueStatus
+from hf_haul.engine.scheduler import Scheduler
 from hf_haul.errors import InvalidUrlError
-from hf_haul.events import EventBus, Notifier, ProgressCallback
 from hf_haul.extents import Extents
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.plan import SMALL_FILE, make_plan
-from hf_haul.priority import DefaultPolicy, PriorityPolicy
 from hf_haul.reader import Reads
-from hf_haul.results import QueueStatus
-from hf_haul.run import QueueOutcome, QueueRun
-from hf_haul.scheduler import Scheduler
 from hf_haul.storage.free_space import check_space
 from hf_haul.storage.hub_cache import FileDestination, require_safe_path
 from hf_haul.storage.nodes import NodeDestination, is_node

@@ -201,12 +201,12 @@ def haul_queue(folder: str, files: int) -> Work:
 def haul_parts(folder: str, parts: int, files: int) -> Work:
     """One file of many parts, then many files of one, from a source that costs nothing; on this thread alone."""
     from hf_haul.config import Settings
-    from hf_haul.download_queue import ModelDownloadQueue
+    from hf_haul.engine.download_queue import ModelDownloadQueue
+    from hf_haul.engine.plan import make_plan
+    from hf_haul.engine.priority import DefaultPolicy
+    from hf_haul.engine.scheduler import Scheduler
     from hf_haul.limiter import BandwidthLimiter
-    from hf_haul.plan import make_plan
-    from hf_haul.priority import DefaultPolicy
     from hf_haul.ranges import ByteRange
-    from hf_haul.scheduler import Scheduler
     from hf_haul.storage.hub_cache import FileDestination
     from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 

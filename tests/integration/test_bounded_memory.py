@@ -16,10 +16,10 @@ from tests.support.transport import FakeSource
 from tests.support.waits import until
 
 from hf_haul.config import KiB, MiB, Settings
+from hf_haul.engine.part_fetcher import PartFetcher
+from hf_haul.engine.queue_run import QueueRun
 from hf_haul.errors import HttpStatusError
-from hf_haul.fetch import PartFetcher
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
-from hf_haul.run import QueueRun
 from hf_haul.task import DownloadState
 
 BOUND = 120.0  # seconds

@@ -14,7 +14,7 @@ from tests.support.engine import SMALL, WEIGHTS, Rig, serve_files
 from tests.support.waits import SECOND, until
 
 from hf_haul.config import KiB
-from hf_haul.events import DownloadEvent
+from hf_haul.engine.events import DownloadEvent
 from hf_haul.localhub.faults import Reset, Status
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
 from hf_haul.task import DownloadProgress, DownloadState

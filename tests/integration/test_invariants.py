@@ -15,8 +15,8 @@ from tests.support.engine import PART, SMALL, TOKEN, WEIGHTS, Rig, leftovers, se
 from tests.support.hub import hub_environment, run_python
 from tests.support.repos import random_bytes
 
-from hf_haul import watchdog
 from hf_haul.config import KiB, MiB
+from hf_haul.engine import watchdog
 from hf_haul.errors import DiskFullError, IntegrityError
 from hf_haul.localhub import LocalHub, Repo
 from hf_haul.localhub.faults import (

@@ -15,8 +15,9 @@ from tests.support.engine import PART, SMALL, TOKEN, WEIGHTS, Rig, serve_files
 from tests.support.hub import make_certificate
 from tests.support.repos import random_bytes
 
-from hf_haul import hub, watchdog
+from hf_haul import hub
 from hf_haul.config import Settings
+from hf_haul.engine import watchdog
 from hf_haul.errors import (
     CertificateError,
     HttpStatusError,

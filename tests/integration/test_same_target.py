@@ -16,12 +16,12 @@ from tests.support.transport import FakeSource
 from tests.support.waits import until
 
 from hf_haul.config import KiB, MiB, Settings
-from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.plan import make_plan
+from hf_haul.engine.priority import DefaultPolicy
+from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.scheduler import Scheduler
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.plan import make_plan
-from hf_haul.priority import DefaultPolicy
-from hf_haul.run import QueueRun
-from hf_haul.scheduler import Scheduler
 from hf_haul.storage.hub_cache import FileDestination
 from hf_haul.task import Digest, FileRequest, RemoteFile
 

@@ -19,34 +19,22 @@ import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request
 from tests.support.waits import our_threads
 
-from hf_haul import (
-    choice,
-    download_queue,
-    errands,
-    events,
-    fetch,
-    filework,
-    halt,
-    hashing,
-    limiter,
-    metrics,
-    plan,
-    run,
-    scheduler,
-    threads,
-    transfer,
-    verify,
-    watchdog,
-)
+from hf_haul import halt, limiter, metrics, threads, verify
 from hf_haul.config import KiB, MiB, Settings
-from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.engine import download_queue, errands, events, plan, scheduler, transfer, watchdog
+from hf_haul.engine import file_steps as filework
+from hf_haul.engine import hasher as hashing
+from hf_haul.engine import job_choice as choice
+from hf_haul.engine import part_fetcher as fetch
+from hf_haul.engine import queue_run as run
+from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.events import Notifier
+from hf_haul.engine.plan import make_plan
+from hf_haul.engine.priority import DefaultPolicy
+from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.scheduler import Scheduler
 from hf_haul.errors import HaulError
-from hf_haul.events import Notifier
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.plan import make_plan
-from hf_haul.priority import DefaultPolicy
-from hf_haul.run import QueueRun
-from hf_haul.scheduler import Scheduler
 from hf_haul.storage import staged_file as staging
 from hf_haul.task import Digest, DownloadState, FileRequest
 from hf_haul.transports import concurrency

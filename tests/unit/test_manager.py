@@ -378,7 +378,7 @@ def test_the_priority_of_a_task_is_its_queues_too(manager: ParallelDownloadManag
 def test_finished_results_are_kept_up_to_a_bound(
     manager: ParallelDownloadManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_haul.results._MOST_UNTOLD", 3)
+    monkeypatch.setattr("hf_haul.engine.results._MOST_UNTOLD", 3)
     tasks = []
     for i in range(5):
         tasks.append(manager.add_download_task("m", f"{i}", f"{URL}/{i}", tmp_path / f"{i}", 1))

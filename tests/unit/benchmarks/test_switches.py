@@ -21,12 +21,12 @@ from tests.benchmarks.switches import SWITCHES, switch_off
 from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.config import KiB, Settings
-from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.plan import make_plan
+from hf_haul.engine.priority import DefaultPolicy
+from hf_haul.engine.scheduler import Scheduler
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.plan import make_plan
-from hf_haul.priority import DefaultPolicy
-from hf_haul.scheduler import Scheduler
 from hf_haul.storage.ownership import current_owner, sign, signature
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.task import Digest, DownloadPriority

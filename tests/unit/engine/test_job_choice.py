@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request
 
-from hf_haul.choice import Chooser
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.descriptors import Descriptors
-from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.job_choice import Chooser
+from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.metrics import DownloadMetrics, SourceHistory
 from hf_haul.ranges import ByteRange
-from hf_haul.run import QueueRun
 from hf_haul.storage.staged_file import claim
 from hf_haul.task import DownloadTask, FileRequest
-from hf_haul.transfer import Part, Transfer
 from hf_haul.transports.base import Transport
 from hf_haul.transports.source_limits import SourceLimits
 

@@ -17,10 +17,11 @@ from typing import Final
 
 from hf_haul.config import Settings
 from hf_haul.descriptors import descriptors
+from hf_haul.engine.part_fetcher import PartFetcher
+from hf_haul.engine.plan import SMALL_FILE
+from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.transfer import Part, SupersededError, Transfer
 from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
-from hf_haul.fetch import PartFetcher
-from hf_haul.plan import SMALL_FILE
-from hf_haul.run import QueueRun
 from hf_haul.storage.hub_cache import require_place
 from hf_haul.storage.mounts import keeps_writes
 from hf_haul.storage.nodes import NodeDestination
@@ -33,7 +34,6 @@ from hf_haul.storage.staged_file import (
     sweep,
     sweep_partials_of_upstream,
 )
-from hf_haul.transfer import Part, SupersededError, Transfer
 from hf_haul.verify import Verifier, bears_out, hash_of
 
 __all__ = ["close_file", "open_file", "sweep_up", "verify_and_publish"]

@@ -9,15 +9,15 @@ from typing import Final
 
 from hf_haul.config import MiB, Settings
 from hf_haul.descriptors import Descriptors, descriptors
+from hf_haul.engine.plan import MAX_PART, SMALL_FILE, part_size
+from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.transfer import Part, Transfer
+from hf_haul.engine.watchdog import part_to_share
 from hf_haul.halt import Halt
-from hf_haul.plan import MAX_PART, SMALL_FILE, part_size
 from hf_haul.ranges import ByteRange
-from hf_haul.run import QueueRun
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
-from hf_haul.transfer import Part, Transfer
 from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.source_limits import SourceLimits
-from hf_haul.watchdog import part_to_share
 
 __all__ = ["Chooser", "TransportFactory"]
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 
 from hf_haul.config import Settings
-from hf_haul.filework import verify_and_publish
+from hf_haul.engine.file_steps import verify_and_publish
+from hf_haul.engine.transfer import Transfer
 from hf_haul.storage.staged_file import StagedLostError, claim
-from hf_haul.transfer import Transfer
 
 
 @dataclass

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from hf_haul import events
-from hf_haul.events import DownloadEvent, EventBus, Notifier
+from hf_haul.engine import events
+from hf_haul.engine.events import DownloadEvent, EventBus, Notifier
 from hf_haul.task import DownloadProgress, DownloadState
 
 RUNNING, DONE = DownloadState.RUNNING, DownloadState.DONE

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hf_haul.config import GiB, MiB, Settings
-from hf_haul.plan import make_plan, next_part, part_size
-from hf_haul.priority import DefaultPolicy
+from hf_haul.engine.plan import make_plan, next_part, part_size
+from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hf_haul.buffers import SpareBuffers
+from hf_haul.engine.buffers import SpareBuffers
 
 
 def test_there_are_few_and_what_is_put_back_can_be_taken_again() -> None:

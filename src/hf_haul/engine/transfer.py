@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Literal
 
+from hf_haul.engine.plan import next_part
 from hf_haul.errors import HaulError
 from hf_haul.halt import Halt
 from hf_haul.metrics import DownloadMetrics, SpeedMeter
-from hf_haul.plan import next_part
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.task import DownloadTask, FileRequest

@@ -14,9 +14,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, NoReturn, TypeVar
 
-from hf_haul.buffers import SpareBuffers
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.descriptors import descriptors
+from hf_haul.engine.buffers import SpareBuffers
+from hf_haul.engine.plan import SMALL_FILE
+from hf_haul.engine.transfer import Part
 from hf_haul.errors import (
     ConnectionFailedError,
     HaltedError,
@@ -27,10 +29,8 @@ from hf_haul.errors import (
 )
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory, SpeedMeter
-from hf_haul.plan import SMALL_FILE
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.staged_file import StagedFile
-from hf_haul.transfer import Part
 from hf_haul.transports.base import Body
 from hf_haul.transports.retry import is_retryable, retrying, stall_hint
 from hf_haul.verify import IN_TOUCH, Verifier

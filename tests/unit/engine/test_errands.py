@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hf_haul.errands import Errands
+from hf_haul.engine.errands import Errands
 
 BOUND = 10.0  # seconds
 

@@ -41,10 +41,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from hf_haul.choice import Chooser, TransportFactory
 from hf_haul.config import Settings
-from hf_haul.download_queue import ModelDownloadQueue
-from hf_haul.errands import Errands
+from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.errands import Errands
+from hf_haul.engine.events import EventBus, Notifier
+from hf_haul.engine.file_steps import close_file, open_file, sweep_up, verify_and_publish
+from hf_haul.engine.hasher import Hasher
+from hf_haul.engine.job_choice import Chooser, TransportFactory
+from hf_haul.engine.part_fetcher import PartFetcher
+from hf_haul.engine.plan import SMALL_FILE, PlannedFile
+from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.results import QueueStatus, Results
+from hf_haul.engine.transfer import Part, SupersededError, Transfer
+from hf_haul.engine.watchdog import hopeless_parts
 from hf_haul.errors import (
     DownloadCancelledError,
     HaltedError,
@@ -56,23 +65,14 @@ from hf_haul.errors import (
     SourceChangedError,
     name_file,
 )
-from hf_haul.events import EventBus, Notifier
-from hf_haul.fetch import PartFetcher
-from hf_haul.filework import close_file, open_file, sweep_up, verify_and_publish
-from hf_haul.hashing import Hasher
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory, SpeedMeter
-from hf_haul.plan import SMALL_FILE, PlannedFile
 from hf_haul.ranges import ByteRange
-from hf_haul.results import QueueStatus, Results
-from hf_haul.run import QueueRun
 from hf_haul.storage.staged_file import StagedElsewhereError, StagedLostError, scan_orphans
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
 from hf_haul.threads import ThreadGroup
-from hf_haul.transfer import Part, SupersededError, Transfer
 from hf_haul.transports.source_limits import SourceLimits
 from hf_haul.urls import source_of
-from hf_haul.watchdog import hopeless_parts
 
 __all__ = ["Scheduler"]
 

@@ -6,9 +6,9 @@ import tracemalloc
 
 import pytest
 
-from hf_haul import results
 from hf_haul.config import KiB
-from hf_haul.results import QueueStatus, Results
+from hf_haul.engine import results
+from hf_haul.engine.results import QueueStatus, Results
 from hf_haul.task import DownloadState
 
 

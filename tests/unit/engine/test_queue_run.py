@@ -10,15 +10,15 @@ from tests.support.clock import FakeClock
 from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.config import Settings
-from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.events import Notifier
+from hf_haul.engine.plan import make_plan
+from hf_haul.engine.priority import DefaultPolicy
+from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.transfer import Transfer
 from hf_haul.errors import DownloadCancelledError
-from hf_haul.events import Notifier
-from hf_haul.plan import make_plan
-from hf_haul.priority import DefaultPolicy
-from hf_haul.run import QueueRun
 from hf_haul.storage.staged_file import claim
 from hf_haul.task import DownloadProgress, DownloadState, DownloadTask
-from hf_haul.transfer import Transfer
 
 SIZE = 1000
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hf_haul.hashing import Hasher
+from hf_haul.engine.hasher import Hasher
 
 BOUND = 10.0  # seconds
 

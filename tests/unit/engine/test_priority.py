@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_haul.priority import DefaultPolicy
+from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.task import DownloadPriority
 
 HIGH, NORMAL, LOW = DownloadPriority.HIGH, DownloadPriority.NORMAL, DownloadPriority.LOW

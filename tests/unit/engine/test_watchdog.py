@@ -10,11 +10,11 @@ from tests.support.clock import FakeClock
 from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.config import KiB, MiB
+from hf_haul.engine.transfer import Part, Transfer
+from hf_haul.engine.watchdog import hopeless_parts, part_to_share
 from hf_haul.metrics import DownloadMetrics, SpeedMeter
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadTask
-from hf_haul.transfer import Part, Transfer
-from hf_haul.watchdog import hopeless_parts, part_to_share
 
 STALL = 10.0
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Final
 
 from hf_haul.config import KiB, MiB
-from hf_haul.transfer import Part
+from hf_haul.engine.transfer import Part
 
 __all__ = ["hopeless_parts", "part_to_share"]
 

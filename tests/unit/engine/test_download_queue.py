@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_haul.config import GiB, KiB
-from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.task import DownloadPriority, DownloadTask
 
 HIGH, NORMAL, LOW = DownloadPriority

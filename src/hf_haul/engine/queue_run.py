@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hf_haul.download_queue import ModelDownloadQueue
-from hf_haul.events import Notifier
+from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.events import Notifier
+from hf_haul.engine.plan import PlannedFile
+from hf_haul.engine.results import QueueStatus
+from hf_haul.engine.transfer import Transfer
 from hf_haul.metrics import DownloadMetrics
-from hf_haul.plan import PlannedFile
-from hf_haul.results import QueueStatus
 from hf_haul.storage.ownership import OwnerWatch
 from hf_haul.task import DownloadProgress, DownloadState, DownloadTask, FileRequest
-from hf_haul.transfer import Transfer
 from hf_haul.urls import source_of
 
 __all__ = ["QueueOutcome", "QueueRun"]

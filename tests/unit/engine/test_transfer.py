@@ -10,14 +10,14 @@ import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.config import KiB, Settings
+from hf_haul.engine.part_fetcher import PartFetcher
+from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.errors import ConnectionFailedError
-from hf_haul.fetch import PartFetcher
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import DownloadMetrics, SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.staged_file import claim
 from hf_haul.task import DownloadTask
-from hf_haul.transfer import Part, Transfer
 
 BOUND = 10.0
 READ = 16 * KiB

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request, reset_by_peer
 
-from hf_haul import scheduler as scheduler_module
 from hf_haul.config import KiB, MiB, Settings
-from hf_haul.download_queue import ModelDownloadQueue
+from hf_haul.engine import scheduler as scheduler_module
+from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.plan import make_plan
+from hf_haul.engine.priority import DefaultPolicy
+from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.scheduler import Scheduler
 from hf_haul.errors import (
     DownloadCancelledError,
     HaltedError,
@@ -27,11 +31,7 @@ from hf_haul.errors import (
     TransferError,
 )
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.plan import make_plan
-from hf_haul.priority import DefaultPolicy
 from hf_haul.ranges import ByteRange
-from hf_haul.run import QueueRun
-from hf_haul.scheduler import Scheduler
 from hf_haul.storage import staged_file as staging_module
 from hf_haul.storage.staged_file import StagedFile, StagedLostError, claim
 from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hf_haul.config import MiB, Settings
-from hf_haul.priority import PriorityPolicy
+from hf_haul.engine.priority import PriorityPolicy
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadTask, FileRequest
 
