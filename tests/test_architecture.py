@@ -22,10 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("halt", "redaction", "ranges", "task", "config", "processors", "threads"),
     ("limiter", "metrics", "verify", "finalizers"),
     ("storage", "transports"),
-    ("engine", "ranged", "readahead", "parquet"),
-    ("reader",),
-    ("extents",),
-    ("file_reader",),
+    ("engine", "reading"),
     ("manager",),
     ("presets",),
     ("client_network",),
@@ -49,7 +46,7 @@ FENCES: dict[str, set[str]] = {
     "hf_xet": {"transports"},
     "huggingface_hub": {"hub", "snapshot", "acceleration", "filesystem", "cli"},
     "fsspec": {"filesystem"},
-    "pyarrow": {"parquet"},  # never a dependency: used where the reader of the file has imported it already
+    "pyarrow": {"reading"},  # never a dependency: used where the reader of the file has imported it already
     "tqdm": {"snapshot", "cli"},
     "aiohttp": {"localhub"},
     "multidict": {"localhub"},  # aiohttp's own headers
@@ -65,7 +62,7 @@ PURE = (
     "transports/concurrency",
     "engine/priority",
     "engine/plan",
-    "readahead",
+    "reading/readahead",
 )
 
 

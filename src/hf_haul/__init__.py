@@ -33,12 +33,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``storage``         what is on disk: staged files and their owners, destinations, the Hub cache, free space
 ``transports``      how the bytes of a range are had: connections and how many, HTTP, retries, pace
 ``engine``          what is fetched next, by whom, and what follows: queues, parts, scheduler, digests, events
-``ranged``          one remote file read by ranges, every answer checked
-``reader``          parallel and vectored reads into memory, on threads of their own
-``readahead``       pure: what to fetch beyond what is read
-``parquet``         pure: what the reader of a parquet file will want next
-``extents``         what was read of remote files, or is on its way
-``file_reader``     one open file: positional reads with read-ahead
+``reading``         ranges of remote files in memory, and what to fetch before it is asked for
 ``manager``         ParallelDownloadManager: the public face; wires and forwards
 ``presets``         pure: rules that pick among the formats of the same weights
 ``client_network``  what the user's own client for huggingface_hub does about certificates, proxies and headers

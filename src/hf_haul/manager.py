@@ -28,11 +28,11 @@ from hf_haul.engine.queue_run import QueueOutcome, QueueRun
 from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.scheduler import Scheduler
 from hf_haul.errors import InvalidUrlError
-from hf_haul.extents import Extents
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.reader import Reads
+from hf_haul.reading.extents import Extents
+from hf_haul.reading.reader import Reads
 from hf_haul.storage.free_space import check_space
 from hf_haul.storage.hub_cache import FileDestination, require_safe_path
 from hf_haul.storage.nodes import NodeDestination, is_node

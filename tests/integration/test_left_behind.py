@@ -93,7 +93,9 @@ def test_a_thousand_files_leave_nothing_behind_but_the_last_few(
     more = counted[2] - counted[1]
     assert {name: count for name, count in more.items() if count > 10} == {}
     kept = counted[2] - counted[0]
-    assert kept["hf_haul.ranged.RangeSource"] <= 2 * 64  # those read last, and those closed last
+    assert (
+        kept["hf_haul.reading.range_source.RangeSource"] <= 2 * 64
+    )  # those read last, and those closed last
     assert len(fs.extents._files) <= 64
     assert len(forks._owners) < 2000
 

@@ -12,9 +12,9 @@ from hf_haul.errors import ConnectionFailedError, RangeRefusedError
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
-from hf_haul.ranged import RangeSource
 from hf_haul.ranges import ByteRange
-from hf_haul.reader import Reads
+from hf_haul.reading.range_source import RangeSource
+from hf_haul.reading.reader import Reads
 from hf_haul.task import Digest, RemoteFile
 from hf_haul.transports.stallguard import StallGuard
 

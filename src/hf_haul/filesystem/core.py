@@ -17,7 +17,6 @@ from huggingface_hub import CommitOperationDelete, HfFileSystem, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_file_system import HfFileSystemResolvedBucketPath, HfFileSystemResolvedRepositoryPath
 
-from hf_haul.extents import Extents
 from hf_haul.filesystem.copies import Pairs, Report, Target, Unfinished, raise_first
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.freshness import Freshness
@@ -31,8 +30,9 @@ from hf_haul.hub import (
     metadata_from_listing,
 )
 from hf_haul.manager import ParallelDownloadManager, default_manager
-from hf_haul.ranged import Checksum, RangeSource
-from hf_haul.reader import Reads, Wanted
+from hf_haul.reading.extents import Extents
+from hf_haul.reading.range_source import Checksum, RangeSource
+from hf_haul.reading.reader import Reads, Wanted
 from hf_haul.storage.hub_cache import FileDestination, require_safe_path
 from hf_haul.storage.nodes import is_node
 from hf_haul.task import DownloadProgress, FileRequest

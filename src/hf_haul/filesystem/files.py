@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 from huggingface_hub import HfFileSystemFile
 from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 
-from hf_haul.file_reader import FileReader
 from hf_haul.filesystem.copies import Target
 from hf_haul.finalizers import catch_up, defer
 from hf_haul.forks import renew_after_fork
-from hf_haul.ranged import RangeSource
-from hf_haul.reader import Stream
+from hf_haul.reading.file_reader import FileReader
+from hf_haul.reading.range_source import RangeSource
+from hf_haul.reading.reader import Stream
 
 if TYPE_CHECKING:
     from hf_haul.filesystem.core import HaulFileSystem

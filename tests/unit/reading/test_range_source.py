@@ -21,7 +21,7 @@ from hf_haul.errors import (
     SourceChangedError,
 )
 from hf_haul.halt import Halt
-from hf_haul.ranged import Checksum, RangeSource
+from hf_haul.reading.range_source import Checksum, RangeSource
 
 DATA = random_bytes(300_000, "ranged")
 

@@ -6,12 +6,12 @@ import threading
 from typing import Final
 
 from hf_haul.config import KiB, MiB
-from hf_haul.extents import Extents
 from hf_haul.finalizers import defer
 from hf_haul.forks import renew_after_fork
-from hf_haul.parquet import TAIL, ParquetPlan, footer_start, parse_layout
-from hf_haul.ranged import RangeSource
-from hf_haul.readahead import Advice, ReadAhead
+from hf_haul.reading.extents import Extents
+from hf_haul.reading.parquet import TAIL, ParquetPlan, footer_start, parse_layout
+from hf_haul.reading.range_source import RangeSource
+from hf_haul.reading.readahead import Advice, ReadAhead
 
 __all__ = ["FileReader"]
 

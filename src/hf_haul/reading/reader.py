@@ -23,7 +23,7 @@ from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
-from hf_haul.ranged import Checksum, RangeSource, learn_size
+from hf_haul.reading.range_source import Checksum, RangeSource, learn_size
 from hf_haul.task import RemoteFile
 from hf_haul.threads import ThreadGroup
 from hf_haul.transports.base import Transport

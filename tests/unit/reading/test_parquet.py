@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from tests.support.sources import FakeTransport, make_reads
 
-from hf_haul.extents import Extents
-from hf_haul.file_reader import FileReader
-from hf_haul.parquet import Layout, ParquetPlan, footer_start, parse_layout
+from hf_haul.reading.extents import Extents
+from hf_haul.reading.file_reader import FileReader
+from hf_haul.reading.parquet import Layout, ParquetPlan, footer_start, parse_layout
 
 MiB = 1 << 20
 GROUPS, COLUMNS, CHUNK = 20, 5, 300_000

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hf_haul.readahead import ReadAhead
+from hf_haul.reading.readahead import ReadAhead
 
 KiB = 1 << 10
 MiB = 1 << 20

@@ -13,10 +13,10 @@ from tests.support.sources import FakeTransport, make_reads, remote_file
 from tests.support.waits import until
 
 from hf_haul.errors import ConnectionFailedError, HttpStatusError
-from hf_haul.extents import Extents
-from hf_haul.file_reader import FileReader
-from hf_haul.ranged import RangeSource
-from hf_haul.reader import Job
+from hf_haul.reading.extents import Extents
+from hf_haul.reading.file_reader import FileReader
+from hf_haul.reading.range_source import RangeSource
+from hf_haul.reading.reader import Job
 
 KiB = 1 << 10
 MiB = 1 << 20

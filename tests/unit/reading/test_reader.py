@@ -14,13 +14,13 @@ import pytest
 from tests.support.repos import random_bytes
 from tests.support.sources import FakeBody, FakeTransport, make_reads, remote_file
 
-from hf_haul import reader
 from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, HttpStatusError, IntegrityError
 from hf_haul.halt import Halt
-from hf_haul.ranged import RangeSource
 from hf_haul.ranges import ByteRange
-from hf_haul.reader import DEMAND, READ_AHEAD, Job, ReadThreads, Wanted, split
+from hf_haul.reading import reader
+from hf_haul.reading.range_source import RangeSource
+from hf_haul.reading.reader import DEMAND, READ_AHEAD, Job, ReadThreads, Wanted, split
 
 DATA = random_bytes(4_000_000, "reader")
 KiB = 1 << 10

@@ -17,8 +17,8 @@ from typing import Final
 from hf_haul.config import MiB
 from hf_haul.forks import renew_after_fork
 from hf_haul.halt import Halt
-from hf_haul.ranged import RangeSource
-from hf_haul.reader import DEMAND, READ_AHEAD, Buffer, Job, Reads
+from hf_haul.reading.range_source import RangeSource
+from hf_haul.reading.reader import DEMAND, READ_AHEAD, Buffer, Job, Reads
 
 __all__ = ["Extents"]
 

@@ -1,0 +1,18 @@
+"""Ranges of remote files in memory, and what to fetch before it is asked for.
+
+``range_source`` is one remote file read by ranges, every answer checked. ``reader`` does many such reads at once, on
+threads of its own; ``extents`` keeps what was read or is on its way; ``file_reader`` is one open file, which reads ahead
+as ``readahead`` and ``parquet`` suggest.
+
+May import the shared modules at the top, ``storage`` and ``transports``; not ``engine``, which stands beside it.
+
+Invariants kept here:
+
+5. Memory is bounded, whatever the size of files and the number of opens.
+8. A forked child works, whatever locks the parent's threads held at the fork.
+9. Every wait ends within a second of Ctrl+C, cancel or shutdown.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []
