@@ -24,12 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("storage", "transports"),
     ("engine", "reading"),
     ("manager",),
-    ("presets",),
-    ("client_network",),
     ("hub",),
-    ("calls",),
-    ("snapshot",),
-    ("acceleration",),
     ("filesystem",),
     ("cli",),
 )
@@ -44,10 +39,10 @@ FENCES: dict[str, set[str]] = {
     "urllib3": {"transports"},
     "tenacity": {"transports"},
     "hf_xet": {"transports"},
-    "huggingface_hub": {"hub", "snapshot", "acceleration", "filesystem", "cli"},
+    "huggingface_hub": {"hub", "filesystem", "cli"},
     "fsspec": {"filesystem"},
     "pyarrow": {"reading"},  # never a dependency: used where the reader of the file has imported it already
-    "tqdm": {"snapshot", "cli"},
+    "tqdm": {"hub", "cli"},
     "aiohttp": {"localhub"},
     "multidict": {"localhub"},  # aiohttp's own headers
 }
@@ -58,7 +53,7 @@ PURE = (
     "ranges",
     "urls",
     "task",
-    "presets",
+    "hub/presets",
     "transports/concurrency",
     "engine/priority",
     "engine/plan",

@@ -14,37 +14,32 @@ Two doors, one engine::
 
 The modules, from the ground up; each imports only what stands above it here:
 
-=================== ===========================================================================================
-``errors``          every exception raised on purpose
-``forks``           what a forked child renews: locks, threads, changes left half-made
-``descriptors``     how many files may still be opened, and what to do when none can
-``threads``         threads that exist while there is work
-``finalizers``      what finalizers leave for others to do
-``halt``            one flag that stops a piece of work, and wakes it from whatever it waits for
-``ranges``          half-open byte ranges; the only place that knows HTTP's inclusive end
-``urls``            the one place that reads a URL: its host, its origin, what may be shown of it
-``redaction``       keeps secrets out of what libraries log and raise while they work for us
-``task``            values about one file: source, destination, digest, priority, state, progress
-``config``          settings, defaults, the only reading of ``HF_HAUL_*`` variables
-``processors``      how much of the machine's processors this process may use
-``limiter``         BandwidthLimiter, a token bucket whose rate may change at any time
-``metrics``         what was measured: bytes, speeds, retries; speed by source
-``verify``          digests, computed while the bytes come in
-``storage``         what is on disk: staged files and their owners, destinations, the Hub cache, free space
-``transports``      how the bytes of a range are had: connections and how many, HTTP, retries, pace
-``engine``          what is fetched next, by whom, and what follows: queues, parts, scheduler, digests, events
-``reading``         ranges of remote files in memory, and what to fetch before it is asked for
-``manager``         ParallelDownloadManager: the public face; wires and forwards
-``presets``         pure: rules that pick among the formats of the same weights
-``client_network``  what the user's own client for huggingface_hub does about certificates, proxies and headers
-``hub``             all we use of huggingface_hub's API: revisions, listings, URLs, exceptions
-``calls``           one call of a public function: its manager, its bars, its errors
-``snapshot``        snapshot_download and hf_hub_download
-``acceleration``    huggingface_hub's own functions on our engine
-``filesystem``      HaulFileSystem, the fsspec file system behind ``haul://``
-``localhub``        a small read-only Hub over folders or a cache: sharing, demos, tests
-``cli``             the command ``hf-haul``; the only module that prints
-=================== ===========================================================================================
+================ ==========================================================================================
+``errors``       every exception raised on purpose
+``forks``        what a forked child renews: locks, threads, changes left half-made
+``descriptors``  how many files may still be opened, and what to do when none can
+``threads``      threads that exist while there is work
+``finalizers``   what finalizers leave for others to do
+``halt``         one flag that stops a piece of work, and wakes it from whatever it waits for
+``ranges``       half-open byte ranges; the only place that knows HTTP's inclusive end
+``urls``         the one place that reads a URL: its host, its origin, what may be shown of it
+``redaction``    keeps secrets out of what libraries log and raise while they work for us
+``task``         values about one file: source, destination, digest, priority, state, progress
+``config``       settings, defaults, the only reading of ``HF_HAUL_*`` variables
+``processors``   how much of the machine's processors this process may use
+``limiter``      BandwidthLimiter, a token bucket whose rate may change at any time
+``metrics``      what was measured: bytes, speeds, retries; speed by source
+``verify``       digests, computed while the bytes come in
+``storage``      what is on disk: staged files and their owners, destinations, the Hub cache, free space
+``transports``   how the bytes of a range are had: connections and how many, HTTP, retries, pace
+``engine``       what is fetched next, by whom, and what follows: queues, parts, scheduler, digests, events
+``reading``      ranges of remote files in memory, and what to fetch before it is asked for
+``manager``      ParallelDownloadManager: the public face; wires and forwards
+``hub``          all that speaks huggingface_hub: listings, snapshot_download, hf_hub_download, accelerate
+``filesystem``   HaulFileSystem, the fsspec file system behind ``haul://``
+``localhub``     a small read-only Hub over folders or a cache: sharing, demos, tests
+``cli``          the command ``hf-haul``; the only module that prints
+================ ==========================================================================================
 
 ``import hf_haul`` is cheap: a name brings its module with it when it is first used.
 """
@@ -55,7 +50,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from hf_haul.acceleration import AccelerationWarning, accelerate
     from hf_haul.config import Settings
     from hf_haul.engine.download_queue import ModelDownloadQueue
     from hf_haul.engine.priority import DefaultPolicy, PriorityPolicy
@@ -77,6 +71,8 @@ if TYPE_CHECKING:
         UnsafePathError,
     )
     from hf_haul.filesystem import HaulFileSystem
+    from hf_haul.hub.acceleration import AccelerationWarning, accelerate
+    from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
     from hf_haul.limiter import BandwidthLimiter
     from hf_haul.manager import (
         DownloadHandle,
@@ -86,7 +82,6 @@ if TYPE_CHECKING:
         default_manager,
     )
     from hf_haul.metrics import DownloadMetrics
-    from hf_haul.snapshot import hf_hub_download, snapshot_download
     from hf_haul.task import (
         Digest,
         DownloadPriority,
@@ -148,7 +143,7 @@ _MANAGER: Final = "hf_haul.manager"
 
 #: Where each public name is defined.
 _HOMES: Final = {
-    "AccelerationWarning": "hf_haul.acceleration",
+    "AccelerationWarning": "hf_haul.hub.acceleration",
     "BandwidthLimiter": "hf_haul.limiter",
     "CertificateError": _ERRORS,
     "ConnectionFailedError": _ERRORS,
@@ -183,10 +178,10 @@ _HOMES: Final = {
     "StalledError": _ERRORS,
     "TransferError": _ERRORS,
     "UnsafePathError": _ERRORS,
-    "accelerate": "hf_haul.acceleration",
+    "accelerate": "hf_haul.hub.acceleration",
     "default_manager": _MANAGER,
-    "hf_hub_download": "hf_haul.snapshot",
-    "snapshot_download": "hf_haul.snapshot",
+    "hf_hub_download": "hf_haul.hub.snapshot",
+    "snapshot_download": "hf_haul.hub.snapshot",
 }
 
 

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from hf_haul import __version__
 from hf_haul.config import Settings, parse_rate, serve_token
 from hf_haul.errors import HaulError
-from hf_haul.presets import Preset
+from hf_haul.hub.presets import Preset
 from hf_haul.urls import parse_url, redact
 
 __all__ = ["main"]
@@ -295,7 +295,7 @@ def _download(arguments: argparse.Namespace) -> int:
 
 def _fetch(arguments: argparse.Namespace, wanted: _Wanted) -> Any:
     """A path, or the Hub's ``DryRunFileInfo`` of one file or of many."""
-    from hf_haul.snapshot import hf_hub_download, snapshot_download  # brings huggingface_hub along
+    from hf_haul.hub.snapshot import hf_hub_download, snapshot_download  # brings huggingface_hub along
 
     common: dict[str, Any] = {
         "repo_type": wanted.repo_type,
@@ -352,7 +352,7 @@ def _size(nbytes: float) -> str:
 
 
 def _get(arguments: argparse.Namespace) -> int:
-    import hf_haul.calls  # noqa: F401  for the bar: Ctrl+C during a download must find no module half imported
+    import hf_haul.hub.call_options  # noqa: F401  for the bar: Ctrl+C during a download must find no module half imported
     from hf_haul.manager import ParallelDownloadManager  # brings requests along
 
     target = _target(arguments.url, arguments.output)
@@ -386,7 +386,7 @@ def _target(url: str, output: str | None) -> Path:
 def _watch(manager: Any, task: str, name: str, *, quiet: bool) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from hf_haul.calls import raise_start
+    from hf_haul.hub.call_options import raise_start
 
     found = 0
     with tqdm(

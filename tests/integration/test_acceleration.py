@@ -20,9 +20,9 @@ from tests.support.hub import ServedRepo, hub_environment, run_python, serve_rep
 from tests.support.repos import random_bytes
 from tests.support.wire import Connection, Wire, answer
 
-from hf_haul.acceleration import AccelerationWarning, accelerate
 from hf_haul.config import Settings
 from hf_haul.errors import IntegrityError
+from hf_haul.hub.acceleration import AccelerationWarning, accelerate
 from hf_haul.localhub import Account, LocalHub, Repo
 from hf_haul.localhub.faults import Corrupt, Cut, Headers, Status
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager

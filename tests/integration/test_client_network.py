@@ -19,10 +19,10 @@ from tests.support.hub import make_certificate
 from tests.support.wire import Connection, Wire, answer
 
 import hf_haul
-from hf_haul import hub
 from hf_haul.errors import CertificateError, ConnectionFailedError
 from hf_haul.filesystem import HaulFileSystem
 from hf_haul.halt import Halt
+from hf_haul.hub import repository as hub
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import NetworkPath
 from hf_haul.transports.pool import ConnectionPool

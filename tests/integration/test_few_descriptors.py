@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such limits 
 _CODE = """
 import logging, os, resource, sys
 logging.basicConfig(level=logging.WARNING)
-import hf_haul, hf_haul.manager, hf_haul.snapshot, huggingface_hub.file_download
+import hf_haul, hf_haul.manager, hf_haul.hub.snapshot, huggingface_hub.file_download
 from hf_haul.filesystem import HaulFileSystem
 free, way = int(sys.argv[1]), sys.argv[2]
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))

@@ -24,12 +24,12 @@ from huggingface_hub import errors as upstream_errors
 from tests.support.raw_hub import RawAnswer, RawHub
 from tests.support.repos import random_bytes
 
-from hf_haul import hub as hub_module
 from hf_haul.config import KiB, Settings
 from hf_haul.errors import HaulError
 from hf_haul.filesystem import HaulFileSystem
+from hf_haul.hub import repository as hub_module
+from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
 from hf_haul.manager import ParallelDownloadManager
-from hf_haul.snapshot import hf_hub_download, snapshot_download
 from hf_haul.transports import http, pacing, retry
 
 CASES = 60

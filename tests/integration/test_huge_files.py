@@ -18,11 +18,11 @@ from hf_haul.engine.plan import make_plan, next_part, part_size
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.errors import DownloadCancelledError
 from hf_haul.filesystem import HaulFileSystem
+from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.localhub import LocalHub, Repo
 from hf_haul.localhub.requestlog import RequestLog
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
 from hf_haul.ranges import ByteRange
-from hf_haul.snapshot import snapshot_download
 from hf_haul.storage.hub_cache import FileDestination
 from hf_haul.storage.staged_file import claim
 from hf_haul.task import Digest, FileRequest, RemoteFile

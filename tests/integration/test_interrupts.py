@@ -18,13 +18,13 @@ from tests.support.disk import HungDisk
 from tests.support.hub import ServedRepo, serve_repo
 from tests.support.waits import until
 
-from hf_haul import hub as hub_module
-from hf_haul import snapshot as snapshot_module
 from hf_haul.config import Settings
 from hf_haul.filesystem import HaulFileSystem
+from hf_haul.hub import repository as hub_module
+from hf_haul.hub import snapshot as snapshot_module
+from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
 from hf_haul.localhub.faults import Delay, Fault, Stall, Status, Trickle
 from hf_haul.manager import ParallelDownloadManager
-from hf_haul.snapshot import hf_hub_download, snapshot_download
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 

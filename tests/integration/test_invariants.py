@@ -18,6 +18,7 @@ from tests.support.repos import random_bytes
 from hf_haul.config import KiB, MiB
 from hf_haul.engine import watchdog
 from hf_haul.errors import DiskFullError, IntegrityError
+from hf_haul.hub.snapshot import hf_hub_download
 from hf_haul.localhub import LocalHub, Repo
 from hf_haul.localhub.faults import (
     Corrupt,
@@ -31,7 +32,6 @@ from hf_haul.localhub.faults import (
     Trickle,
     WrongRange,
 )
-from hf_haul.snapshot import hf_hub_download
 from hf_haul.storage import staged_file as staging
 from hf_haul.storage.staged_file import StagedFile
 

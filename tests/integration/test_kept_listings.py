@@ -11,7 +11,8 @@ import pytest
 from tests.support.hub import ServedRepo, serve_repo
 from tests.support.repos import contents
 
-from hf_haul import hf_hub_download, hub, snapshot_download
+from hf_haul import hf_hub_download, snapshot_download
+from hf_haul.hub import repository as hub
 
 
 @pytest.fixture

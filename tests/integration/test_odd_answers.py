@@ -25,8 +25,6 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from tests.support.raw_hub import RawAnswer, RawHub
 from tests.support.repos import random_bytes
 
-from hf_haul import hub as hub_module
-from hf_haul.acceleration import accelerate
 from hf_haul.config import KiB, Settings
 from hf_haul.errors import (
     IntegrityError,
@@ -36,8 +34,10 @@ from hf_haul.errors import (
     UnsafePathError,
 )
 from hf_haul.filesystem import HaulFileSystem
+from hf_haul.hub import repository as hub_module
+from hf_haul.hub.acceleration import accelerate
+from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
 from hf_haul.manager import ParallelDownloadManager
-from hf_haul.snapshot import hf_hub_download, snapshot_download
 from hf_haul.task import Digest
 
 CONFIG, WEIGHTS = "config.json", "model.bin"

@@ -15,7 +15,6 @@ from tests.support.engine import PART, SMALL, TOKEN, WEIGHTS, Rig, serve_files
 from tests.support.hub import make_certificate
 from tests.support.repos import random_bytes
 
-from hf_haul import hub
 from hf_haul.config import Settings
 from hf_haul.engine import watchdog
 from hf_haul.errors import (
@@ -26,6 +25,8 @@ from hf_haul.errors import (
     SourceChangedError,
     TransferError,
 )
+from hf_haul.hub import repository as hub
+from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
 from hf_haul.localhub import Account, LocalHub
 from hf_haul.localhub.faults import (
     ChangedEtag,
@@ -46,7 +47,6 @@ from hf_haul.localhub.faults import (
     WrongRange,
     WrongTotal,
 )
-from hf_haul.snapshot import hf_hub_download, snapshot_download
 from hf_haul.transports import http
 
 MIDDLE = 3 * PART + 100

@@ -19,10 +19,11 @@ from tests.support.repos import random_bytes
 from tests.support.wire import Connection, Wire, answer
 
 import hf_haul
-from hf_haul import cli, hub
+from hf_haul import cli
 from hf_haul.config import Settings
 from hf_haul.errors import InvalidUrlError
 from hf_haul.filesystem import HaulFileSystem
+from hf_haul.hub import repository as hub
 from hf_haul.localhub.faults import Fault, Headers, Reset, Status
 from hf_haul.manager import ParallelDownloadManager
 

@@ -26,13 +26,13 @@ from huggingface_hub.errors import (
 from tests.support.hub import ServedRepo, hub_environment, serve_repo
 from tests.support.repos import make_sparse_file, random_bytes
 
-from hf_haul import hub as hub_module
 from hf_haul.config import Settings
 from hf_haul.errors import DownloadCancelledError, IntegrityError, UnsafePathError
+from hf_haul.hub import repository as hub_module
+from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
 from hf_haul.localhub import Account, LocalHub, Repo
 from hf_haul.localhub.faults import Corrupt, Stall, Status
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
-from hf_haul.snapshot import hf_hub_download, snapshot_download
 from hf_haul.task import DownloadPriority, DownloadProgress
 
 SETTINGS = Settings(first_retry_wait=0.01, max_retry_wait=0.05, max_retries=3)
@@ -487,7 +487,7 @@ def test_a_resolved_revision_needs_no_request_about_itself_and_leaves_refs_alone
 
 PROGRAM = """
 import sys
-from hf_haul.snapshot import snapshot_download
+from hf_haul.hub.snapshot import snapshot_download
 print("ready", flush=True)
 try:
     snapshot_download("org/tiny", token=False)
@@ -579,7 +579,7 @@ def test_a_file_too_big_for_one_request_upstream_is_planned_as_ranges(tmp_path: 
 def test_a_listing_with_a_name_that_leads_out_is_not_even_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_haul import hub as hub_module
+    from hf_haul.hub import repository as hub_module
 
     real = hub_module.Repository.list_files
 

@@ -30,9 +30,9 @@ from tests.support.repos import contents, make_repo, random_bytes
 
 from hf_haul.config import MiB, Settings
 from hf_haul.filesystem import HaulFileSystem
+from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
 from hf_haul.localhub import Account, LocalHub, Repo
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
-from hf_haul.snapshot import hf_hub_download, snapshot_download
 
 pytestmark = [
     pytest.mark.slow,

@@ -25,7 +25,7 @@ _ROOT = Path(__file__).parents[2]
 _MOTHER = """
 import json, os, sys, threading
 from pathlib import Path
-from hf_haul import snapshot
+from hf_haul.hub import snapshot
 from hf_haul.engine import queue_run as run
 from hf_haul.storage import ownership  # everything a child needs is imported before it is born
 from hf_haul.storage.hub_cache import FileDestination

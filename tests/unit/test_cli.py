@@ -10,9 +10,9 @@ import pytest
 import tqdm
 from huggingface_hub import DryRunFileInfo
 
+import hf_haul.hub.snapshot
 import hf_haul.localhub
 import hf_haul.manager
-import hf_haul.snapshot
 from hf_haul import cli
 from hf_haul.errors import DiskFullError, IntegrityError
 from hf_haul.localhub.sources import Holding
@@ -30,7 +30,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
             )
             return "/there"
 
-        monkeypatch.setattr(hf_haul.snapshot, name, fake)
+        monkeypatch.setattr(hf_haul.hub.snapshot, name, fake)
     return seen
 
 
@@ -183,7 +183,7 @@ def test_an_error_becomes_one_message_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(hf_haul.snapshot, "snapshot_download", _raise(error))
+    monkeypatch.setattr(hf_haul.hub.snapshot, "snapshot_download", _raise(error))
     assert cli.main(["download", "org/m"]) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -196,13 +196,13 @@ def test_an_errors_notes_are_shown(
 ) -> None:
     error = OSError("first")
     error.__notes__ = ["also failed: b.bin"]  # type: ignore[attr-defined]  # add_note is 3.11's
-    monkeypatch.setattr(hf_haul.snapshot, "snapshot_download", _raise(error))
+    monkeypatch.setattr(hf_haul.hub.snapshot, "snapshot_download", _raise(error))
     assert cli.main(["download", "org/m"]) == 1
     assert capsys.readouterr().err.splitlines() == ["hf-haul: error: first", "hf-haul: also failed: b.bin"]
 
 
 def test_a_bug_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_haul.snapshot, "snapshot_download", _raise(ZeroDivisionError()))
+    monkeypatch.setattr(hf_haul.hub.snapshot, "snapshot_download", _raise(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main(["download", "org/m"])
 
@@ -220,7 +220,7 @@ def test_a_dry_run_shows_what_would_come(
         info("a.json", 512, fetch=True),
         info("c.txt", 9, fetch=False),
     ]
-    monkeypatch.setattr(hf_haul.snapshot, "snapshot_download", lambda *_, **__: files)
+    monkeypatch.setattr(hf_haul.hub.snapshot, "snapshot_download", lambda *_, **__: files)
     assert cli.main(["download", "org/m", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "[dry-run] Will download 2 files (out of 3) totalling 2.5 GB.",

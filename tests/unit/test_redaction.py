@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.support.listening import listening
 
-from hf_haul.hub import FileMetadata, Repository
+from hf_haul.hub.repository import FileMetadata, Repository
 from hf_haul.localhub import Account
 from hf_haul.redaction import redact_error, redact_text, redacting
 from hf_haul.storage.hub_cache import FileDestination

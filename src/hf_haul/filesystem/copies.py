@@ -17,7 +17,7 @@ from fsspec.implementations.local import make_path_posix, trailing_sep
 from fsspec.spec import AbstractFileSystem
 
 from hf_haul.errors import HttpStatusError, UnsafePathError
-from hf_haul.hub import Repository
+from hf_haul.hub.repository import Repository
 from hf_haul.manager import DownloadHandle
 from hf_haul.task import DownloadProgress, DownloadState, RemoteFile
 

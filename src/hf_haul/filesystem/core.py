@@ -21,7 +21,7 @@ from hf_haul.filesystem.copies import Pairs, Report, Target, Unfinished, raise_f
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.freshness import Freshness
 from hf_haul.filesystem.pinned import Pin, PinnedApi, pin_of
-from hf_haul.hub import (
+from hf_haul.hub.repository import (
     FileMetadata,
     ListedFile,
     Repository,

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import RepoFile, RepoFolder, constants
 
 from hf_haul.filesystem.freshness import Freshness
-from hf_haul.hub import (
+from hf_haul.hub.repository import (
     BadAnswerError,
     HubApi,
     SamePageError,

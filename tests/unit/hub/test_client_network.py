@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hf_haul import hub
-from hf_haul.client_network import ClientNetwork
+from hf_haul.hub import repository as hub
+from hf_haul.hub.client_network import ClientNetwork
 from hf_haul.task import NetworkPath
 
 http: Any = hub._http  # httpx or httpx2, whichever huggingface_hub speaks

@@ -31,18 +31,18 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
     validate_hf_hub_args,
 )
 
-from hf_haul import hub
-from hf_haul.calls import (
+from hf_haul.errors import UnsafePathError
+from hf_haul.halt import Halt
+from hf_haul.hub import repository as hub
+from hf_haul.hub.call_options import (
     CallOptions,
     ProgressCallback,
     bars_of_a_snapshot,
     bars_of_one_file,
     raise_all,
 )
-from hf_haul.errors import UnsafePathError
-from hf_haul.halt import Halt
+from hf_haul.hub.presets import Preset, select
 from hf_haul.manager import ParallelDownloadManager
-from hf_haul.presets import Preset, select
 from hf_haul.storage.hub_cache import (
     BlobDestination,
     LocalDirDestination,
@@ -200,7 +200,7 @@ def snapshot_download(
         verify: Whether digests are checked; they are by default.
         progress_callback: Called with each file's progress.
         manager: The manager to use; a process-wide one by default.
-        presets: Rules that pick among formats of the same weights, see :mod:`hf_haul.presets`.
+        presets: Rules that pick among formats of the same weights, see :mod:`hf_haul.hub.presets`.
 
     Returns:
         The snapshot's folder, or what would be downloaded if ``dry_run``.

@@ -40,12 +40,12 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
 
-from hf_haul.client_network import ClientNetwork
 from hf_haul.config import MiB, Settings
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import HaltedError, HaulError, HttpStatusError, InvalidUrlError
 from hf_haul.forks import call_after_fork, call_before_fork, renew_locks_of
 from hf_haul.halt import Halt
+from hf_haul.hub.client_network import ClientNetwork
 from hf_haul.redaction import redacting
 from hf_haul.storage.hub_cache import MOST_FOLDERS, RepoFolder, ShareBlob, require_safe_commit
 from hf_haul.task import Digest, RemoteFile

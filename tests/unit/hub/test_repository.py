@@ -27,9 +27,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.utils import hf_raise_for_status
 
-from hf_haul import hub
 from hf_haul.errors import ConnectionFailedError, HttpStatusError, UnsafePathError
-from hf_haul.hub import FileMetadata, ListedFile, Repository
+from hf_haul.hub import repository as hub
+from hf_haul.hub.repository import FileMetadata, ListedFile, Repository
 from hf_haul.task import Digest
 
 SHA = "a" * 40

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hf_haul.presets import select
+from hf_haul.hub.presets import select
 
 KEPT_ALWAYS = ["config.json", "tokenizer.json", "tokenizer.model", "training_args.bin", "README.md"]
 

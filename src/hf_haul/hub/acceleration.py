@@ -33,9 +33,9 @@ from typing import Any, Final
 
 from huggingface_hub import constants
 
-from hf_haul import hub
-from hf_haul.calls import CallOptions, bars_of_one_file, raise_all
 from hf_haul.forks import renew_after_fork
+from hf_haul.hub import repository as hub
+from hf_haul.hub.call_options import CallOptions, bars_of_one_file, raise_all
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.hub_cache import HandedOverDestination
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
