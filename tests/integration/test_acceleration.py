@@ -24,7 +24,7 @@ from hf_haul.config import Settings
 from hf_haul.errors import IntegrityError
 from hf_haul.hub.acceleration import AccelerationWarning, accelerate
 from hf_haul.localhub import Account, LocalHub, Repo
-from hf_haul.localhub.faults import Corrupt, Cut, Headers, Status
+from hf_haul.localhub.testing.faults import Corrupt, Cut, Headers, Status
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
 
 ORIGINAL = file_download._download_to_tmp_and_move

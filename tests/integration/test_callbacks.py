@@ -15,7 +15,7 @@ from tests.support.waits import SECOND, until
 
 from hf_haul.config import KiB
 from hf_haul.engine.events import DownloadEvent
-from hf_haul.localhub.faults import Reset, Status
+from hf_haul.localhub.testing.faults import Reset, Status
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
 from hf_haul.task import DownloadProgress, DownloadState
 

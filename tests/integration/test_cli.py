@@ -19,7 +19,7 @@ from tests.support.hub import ServedRepo, hub_environment, serve_repo
 from tests.support.repos import contents
 
 from hf_haul.localhub import Account
-from hf_haul.localhub.faults import Stall
+from hf_haul.localhub.testing.faults import Stall
 
 COMMAND = [sys.executable, "-W", "error", "-m", "hf_haul.cli"]
 

@@ -12,7 +12,7 @@ from tests.support.hub import hub_environment, run_python, serve_repo
 from tests.support.repos import contents, random_bytes
 
 from hf_haul.localhub import LocalHub, Repo
-from hf_haul.localhub.faults import Corrupt
+from hf_haul.localhub.testing.faults import Corrupt
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

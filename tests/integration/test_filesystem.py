@@ -32,7 +32,7 @@ from hf_haul.config import Settings
 from hf_haul.errors import IntegrityError, SourceChangedError, UnsafePathError
 from hf_haul.filesystem import HaulFile, HaulFileSystem
 from hf_haul.localhub import Account, LocalHub, Repo
-from hf_haul.localhub.faults import (
+from hf_haul.localhub.testing.faults import (
     Corrupt,
     Cut,
     Delay,

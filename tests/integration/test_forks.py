@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import hf_haul
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.localhub.faults import IgnoreRange
+from hf_haul.localhub.testing.faults import IgnoreRange
 from hf_haul.manager import ParallelDownloadManager
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

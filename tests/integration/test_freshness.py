@@ -13,7 +13,7 @@ from tests.support.clock import FakeClock
 from hf_haul.config import Settings
 from hf_haul.filesystem import HaulFileSystem
 from hf_haul.localhub import LocalHub, Repo
-from hf_haul.localhub.faults import Status
+from hf_haul.localhub.testing.faults import Status
 from hf_haul.manager import ParallelDownloadManager
 
 SETTINGS = Settings(first_retry_wait=0.01, max_retry_wait=0.05, max_retries=3, durable=False)

@@ -17,7 +17,7 @@ from tests.support.repos import random_bytes
 from tests.support.waits import OTHER, SECOND, until
 
 from hf_haul.config import MiB
-from hf_haul.localhub.faults import Stall
+from hf_haul.localhub.testing.faults import Stall
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage import staged_file as staging
 from hf_haul.storage.hub_cache import FileDestination

@@ -23,7 +23,7 @@ from hf_haul.filesystem import HaulFileSystem
 from hf_haul.hub import repository as hub_module
 from hf_haul.hub import snapshot as snapshot_module
 from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
-from hf_haul.localhub.faults import Delay, Fault, Stall, Status, Trickle
+from hf_haul.localhub.testing.faults import Delay, Fault, Stall, Status, Trickle
 from hf_haul.manager import ParallelDownloadManager
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")

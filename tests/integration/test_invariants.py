@@ -20,7 +20,7 @@ from hf_haul.engine import watchdog
 from hf_haul.errors import DiskFullError, IntegrityError
 from hf_haul.hub.snapshot import hf_hub_download
 from hf_haul.localhub import LocalHub, Repo
-from hf_haul.localhub.faults import (
+from hf_haul.localhub.testing.faults import (
     Corrupt,
     Cut,
     IgnoreRange,

@@ -20,8 +20,8 @@ from tests.support.hub import make_certificate
 from tests.support.waits import until
 
 from hf_haul.localhub import LocalHub, Repo, connections, share
-from hf_haul.localhub.faults import Stall
 from hf_haul.localhub.hosts import HostRule
+from hf_haul.localhub.testing.faults import Stall
 
 REQUEST = b"GET /api/models/org/m HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

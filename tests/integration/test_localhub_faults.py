@@ -14,7 +14,7 @@ import requests
 from tests.support.repos import random_bytes
 
 from hf_haul.localhub import LocalHub, Repo
-from hf_haul.localhub.faults import (
+from hf_haul.localhub.testing.faults import (
     ChangedEtag,
     Corrupt,
     Cut,

@@ -16,7 +16,7 @@ from tests.support.hub import (
 )
 from tests.support.repos import contents
 
-from hf_haul.localhub.faults import Cut, Reset
+from hf_haul.localhub.testing.faults import Cut, Reset
 
 
 @pytest.fixture(scope="module")

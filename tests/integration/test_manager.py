@@ -19,8 +19,8 @@ from hf_haul.config import KiB, Settings
 from hf_haul.errors import RetriesExhaustedError, SourceChangedError
 from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.localhub.faults import GzipBody, Reset, Status, WrongTotal
 from hf_haul.localhub.requestlog import RequestRecord
+from hf_haul.localhub.testing.faults import GzipBody, Reset, Status, WrongTotal
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadState, RemoteFile

@@ -19,7 +19,7 @@ from hf_haul.errors import UnsafePathError
 from hf_haul.filesystem import HaulFileSystem
 from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
 from hf_haul.localhub import Account, LocalHub, Repo
-from hf_haul.localhub.faults import Fault, Headers, Status
+from hf_haul.localhub.testing.faults import Fault, Headers, Status
 from hf_haul.manager import ParallelDownloadManager
 
 SETTINGS = Settings(first_retry_wait=0.01, max_retry_wait=0.05, max_retries=3, durable=False)

@@ -28,7 +28,7 @@ from hf_haul.errors import (
 from hf_haul.hub import repository as hub
 from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
 from hf_haul.localhub import Account, LocalHub
-from hf_haul.localhub.faults import (
+from hf_haul.localhub.testing.faults import (
     ChangedEtag,
     Corrupt,
     Cut,

@@ -24,7 +24,7 @@ from hf_haul.config import Settings
 from hf_haul.errors import InvalidUrlError
 from hf_haul.filesystem import HaulFileSystem
 from hf_haul.hub import repository as hub
-from hf_haul.localhub.faults import Fault, Headers, Reset, Status
+from hf_haul.localhub.testing.faults import Fault, Headers, Reset, Status
 from hf_haul.manager import ParallelDownloadManager
 
 TOKEN = "hf_secret"

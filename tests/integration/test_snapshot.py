@@ -31,7 +31,7 @@ from hf_haul.errors import DownloadCancelledError, IntegrityError, UnsafePathErr
 from hf_haul.hub import repository as hub_module
 from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
 from hf_haul.localhub import Account, LocalHub, Repo
-from hf_haul.localhub.faults import Corrupt, Stall, Status
+from hf_haul.localhub.testing.faults import Corrupt, Stall, Status
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
 from hf_haul.task import DownloadPriority, DownloadProgress
 

@@ -16,7 +16,7 @@ from tests.support.hub import fill_xet_store, hub_environment, run_python
 from tests.support.repos import contents, random_bytes
 
 from hf_haul.localhub import LocalHub, Repo
-from hf_haul.localhub.faults import Headers
+from hf_haul.localhub.testing.faults import Headers
 
 WEIGHTS = "dir/w.safetensors"
 HASH = "cd" * 32

@@ -24,7 +24,7 @@ from huggingface_hub.utils import tqdm as hf_tqdm
 from tests.peers.trial import Trial, scenario
 
 from hf_haul.hub import repository as our_hub
-from hf_haul.localhub.faults import Delay, Headers, Status
+from hf_haul.localhub.testing.faults import Delay, Headers, Status
 
 GIT = b"a file that git keeps\n"
 LFS = bytes(range(256)) * 400

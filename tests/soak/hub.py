@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from hf_haul.localhub import LocalHub, Repo
-from hf_haul.localhub.faults import (
+from hf_haul.localhub.requestlog import RequestRecord
+from hf_haul.localhub.testing.faults import (
     ChangedEtag,
     Corrupt,
     Cut,
@@ -38,7 +39,6 @@ from hf_haul.localhub.faults import (
     WrongRange,
     WrongTotal,
 )
-from hf_haul.localhub.requestlog import RequestRecord
 
 _EVERY: Final = 0.15  # seconds between two faults
 _FORGET_EVERY: Final = 12.0  # seconds; a rule that nothing fits must not lie in wait for ever

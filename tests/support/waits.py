@@ -15,7 +15,7 @@ from typing import Any
 from tests.support.engine import WEIGHTS, Rig, serve_files
 
 from hf_haul.config import KiB
-from hf_haul.localhub.faults import Delay, Fault, Reset, Stall, Status
+from hf_haul.localhub.testing.faults import Delay, Fault, Reset, Stall, Status
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
 from hf_haul.task import DownloadPriority, FileRequest
 

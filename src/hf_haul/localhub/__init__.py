@@ -24,6 +24,9 @@ around), and the module `hf_haul.localhub.faults`.
 
 Inside, answers are values (`replies`): the routes compute them and do no I/O, faults change them,
 and `sending` alone puts them on the wire, with sendfile wherever nothing is in its way.
+
+It stands apart from the rest: of hf_haul it may import ``errors`` and ``config`` and nothing else, so that it shares no
+mistake with the client. What makes it fail on purpose is in ``testing``.
 """
 
 from __future__ import annotations

@@ -17,9 +17,7 @@ from aiohttp import web
 
 from hf_haul.localhub.access import Accounts, not_found
 from hf_haul.localhub.catalog import Asked, Catalog
-from hf_haul.localhub.faults import Effects, Faults
 from hf_haul.localhub.hosts import HostRule
-from hf_haul.localhub.limits import Allowance, RateLimits
 from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.replies import Refusal, Reply, json_reply, text_reply
 from hf_haul.localhub.repository import Repo
@@ -29,6 +27,8 @@ from hf_haul.localhub.routes_files import CDN_PREFIX, cdn, resolve
 from hf_haul.localhub.routing import FILE_KINDS, Route, parse
 from hf_haul.localhub.sending import Delivery, Pace, Sender, abort, reset
 from hf_haul.localhub.signing import Signer
+from hf_haul.localhub.testing.faults import Effects, Faults
+from hf_haul.localhub.testing.limits import Allowance, RateLimits
 
 __all__ = ["OTHER_LOOPBACK", "App"]
 

@@ -18,13 +18,13 @@ from hf_haul.localhub.access import Account, Accounts
 from hf_haul.localhub.app import OTHER_LOOPBACK, App
 from hf_haul.localhub.catalog import Catalog
 from hf_haul.localhub.connections import Connections, listen, most_connections
-from hf_haul.localhub.faults import Faults
 from hf_haul.localhub.hosts import HostRule
-from hf_haul.localhub.limits import RateLimits
 from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.requestlog import RequestLog
 from hf_haul.localhub.signing import Signer
+from hf_haul.localhub.testing.faults import Faults
+from hf_haul.localhub.testing.limits import RateLimits
 
 __all__ = ["LocalHub"]
 

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hf_haul.localhub import faults as known
+from hf_haul.localhub.testing import faults
+
 SRC = Path(__file__).parents[3] / "src"
 
 
@@ -40,3 +43,8 @@ print(sorted(client), sorted(own - {"hf_haul.errors", "hf_haul.config"}))
         check=True,
     )
     assert done.stdout == "[] []\n"
+
+
+def test_faults_keep_the_name_by_which_programs_import_them() -> None:
+    assert known.__all__ == faults.__all__
+    assert all(getattr(known, name) is getattr(faults, name) for name in known.__all__)

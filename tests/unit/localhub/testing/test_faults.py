@@ -8,7 +8,11 @@ from collections.abc import Callable
 import pytest
 from multidict import CIMultiDict
 
-from hf_haul.localhub.faults import (
+from hf_haul.localhub.objects import BytesContent
+from hf_haul.localhub.replies import Reply, file_reply
+from hf_haul.localhub.requestlog import RequestRecord
+from hf_haul.localhub.sending import Delivery
+from hf_haul.localhub.testing.faults import (
     ChangedEtag,
     Corrupt,
     Cut,
@@ -29,10 +33,6 @@ from hf_haul.localhub.faults import (
     WrongRange,
     WrongTotal,
 )
-from hf_haul.localhub.objects import BytesContent
-from hf_haul.localhub.replies import Reply, file_reply
-from hf_haul.localhub.requestlog import RequestRecord
-from hf_haul.localhub.sending import Delivery
 
 
 def request(

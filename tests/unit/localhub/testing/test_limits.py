@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hf_haul.localhub.limits import RateLimits
 from hf_haul.localhub.replies import Refusal
+from hf_haul.localhub.testing.limits import RateLimits
 
 
 class Clock:
@@ -73,7 +73,7 @@ def test_without_a_quota_there_is_room_for_everybody() -> None:
 
 
 def test_clients_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_haul.localhub.limits._MOST_CLIENTS", 3)
+    monkeypatch.setattr("hf_haul.localhub.testing.limits._MOST_CLIENTS", 3)
     clock = Clock()
     limits = RateLimits(clock)
     for client in "abc":
@@ -84,7 +84,7 @@ def test_clients_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_clients_that_make_up_tokens_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_haul.localhub.limits._MOST_CLIENTS", 10)
+    monkeypatch.setattr("hf_haul.localhub.testing.limits._MOST_CLIENTS", 10)
     limits = RateLimits(Clock())
     for number in range(100):
         limits.take("api", f"Bearer {number}", has_token=True)
