@@ -38,7 +38,7 @@ The modules, from the ground up; each imports only what stands above it here:
 ``hub``          all that speaks huggingface_hub: listings, snapshot_download, hf_hub_download, accelerate
 ``filesystem``   HaulFileSystem, the fsspec file system behind ``haul://``
 ``localhub``     a small read-only Hub over folders or a cache: sharing, demos, tests
-``cli``          the command ``hf-haul``; the only module that prints
+``cli``          the command ``hf-haul``; the only package that prints
 ================ ==========================================================================================
 
 ``import hf_haul`` is cheap: a name brings its module with it when it is first used.

@@ -19,7 +19,7 @@ from tests.support.repos import random_bytes
 from tests.support.wire import Connection, Wire, answer
 
 import hf_haul
-from hf_haul import cli
+from hf_haul.cli import command as cli
 from hf_haul.config import Settings
 from hf_haul.errors import InvalidUrlError
 from hf_haul.filesystem import HaulFileSystem

@@ -13,7 +13,7 @@ from huggingface_hub import DryRunFileInfo
 import hf_haul.hub.snapshot
 import hf_haul.localhub
 import hf_haul.manager
-from hf_haul import cli
+from hf_haul.cli import command as cli
 from hf_haul.errors import DiskFullError, IntegrityError
 from hf_haul.localhub.sources import Holding
 
