@@ -16,7 +16,7 @@ from hf_haul.halt import Halt
 if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
-    from hf_haul.transports.network import Route
+    from hf_haul.transports.route import Route
 
 __all__ = ["Call", "WokenError", "active"]
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
-from urllib3 import HTTPConnectionPool, PoolManager
+from urllib3 import PoolManager
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout, create_urllib3_context
 
@@ -26,24 +26,12 @@ from hf_haul.redaction import redact_text
 from hf_haul.task import NetworkPath
 from hf_haul.transports.calls import active
 from hf_haul.transports.places import Places, placed
+from hf_haul.transports.route import Route
 from hf_haul.urls import HttpUrl
 
-__all__ = ["Adapter", "Network", "NetworkOptions", "Route", "ca_from_environment", "needs_no_proxy"]
+__all__ = ["Adapter", "Network", "NetworkOptions", "ca_from_environment", "needs_no_proxy"]
 
 _MAX_ROUTES: Final = 256
-
-
-@dataclass(frozen=True)
-class Route:
-    """How to reach one origin.
-
-    Attributes:
-        connections: urllib3's pool for it, a proxy's where one is set.
-        proxies: The proxies that apply.
-    """
-
-    connections: HTTPConnectionPool
-    proxies: dict[str, str] = field(repr=False)  # they may hold passwords
 
 
 @dataclass(frozen=True)
