@@ -9,20 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback, NoOpCallback
 from fsspec.core import has_magic
 from fsspec.implementations.local import make_path_posix, trailing_sep
 from fsspec.spec import AbstractFileSystem
+from huggingface_hub import HfFileSystem
 
 from hf_haul.errors import HttpStatusError, UnsafePathError
 from hf_haul.hub.repository import Repository
 from hf_haul.manager import DownloadHandle
 from hf_haul.task import DownloadProgress, DownloadState, RemoteFile
-
-if TYPE_CHECKING:
-    from hf_haul.filesystem.core import HaulFileSystem
 
 __all__ = ["Pairs", "Report", "Target", "Unfinished", "raise_first"]
 
@@ -141,7 +139,7 @@ class Report:
 class Pairs:
     """Stands in for a filesystem while fsspec's own ``get`` decides which file goes where."""
 
-    def __init__(self, fs: HaulFileSystem) -> None:
+    def __init__(self, fs: HfFileSystem) -> None:
         self._fs = fs
         self.pairs: list[tuple[str, Any]] = []
 

@@ -420,10 +420,10 @@ class HaulFileSystem(HfFileSystem):
         kwargs.pop("size", None)  # the listing knows
         if block_size == 0:
             kwargs.pop("cache_options", None)
-            return HaulStreamFile(self, *found, **kwargs)
+            return HaulStreamFile(self, *found, self.reads, **kwargs)
         if block_size is not None:
             kwargs["block_size"] = block_size
-        return HaulFile(self, *found, cache_type=cache_type or "haul", **kwargs)
+        return HaulFile(self, *found, self.extents, cache_type=cache_type or "haul", **kwargs)
 
     def _open_at(self, path: str, commit: str, **kwargs: Any) -> HaulFile | HaulStreamFile:
         """Open a file at the commit that it had elsewhere, which this instance need not be at.

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from huggingface_hub import HfFileSystemFile
+from huggingface_hub import HfFileSystem, HfFileSystemFile
 from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 
 from hf_haul.filesystem.copies import Target
 from hf_haul.finalizers import catch_up, defer
 from hf_haul.forks import renew_after_fork
+from hf_haul.reading.extents import Extents
 from hf_haul.reading.file_reader import FileReader
 from hf_haul.reading.range_source import RangeSource
-from hf_haul.reading.reader import Stream
-
-if TYPE_CHECKING:
-    from hf_haul.filesystem.core import HaulFileSystem
+from hf_haul.reading.reader import Reads, Stream
 
 __all__ = ["HaulFile", "HaulStreamFile"]
 
@@ -45,9 +43,10 @@ class HaulFile(HfFileSystemFile):
 
     def __init__(
         self,
-        fs: HaulFileSystem,
+        fs: HfFileSystem,
         target: Target,
         source: RangeSource,
+        extents: Extents,
         *,
         cache_type: str = "haul",
         cache_options: dict[str, Any] | None = None,
@@ -57,7 +56,7 @@ class HaulFile(HfFileSystemFile):
         own = cache_type in _OWN_CACHES
         self._target = target
         self._source = source
-        self._extents = fs.extents
+        self._extents = extents
         self._position = threading.Lock()
         self._caching = threading.Lock()
         self._seeks = threading.local()
@@ -305,10 +304,12 @@ class _ReaderCache:
 class HaulStreamFile(HfFileSystemStreamFile):
     """A file of the Hub opened to be read once, from start to end, with the next bytes always under way."""
 
-    def __init__(self, fs: HaulFileSystem, target: Target, source: RangeSource, **kwargs: Any) -> None:
+    def __init__(
+        self, fs: HfFileSystem, target: Target, source: RangeSource, reads: Reads, **kwargs: Any
+    ) -> None:
         self._target = target
         self._source = source
-        self._reads = fs.reads
+        self._reads = reads
         super().__init__(fs, target.name, mode="rb", **kwargs)
         self.details: Any = {**target.info, "size": source.size}
         self._blocks: Stream | None = None
@@ -382,7 +383,7 @@ class HaulStreamFile(HfFileSystemStreamFile):
 
 
 def _reopen(
-    fs: HaulFileSystem,
+    fs: Any,  # a HaulFileSystem, whose module is above this one
     where: tuple[str, str],
     mode: str,
     block_size: int,
