@@ -277,3 +277,57 @@ def test_no_lock_of_the_standard_library_is_held_over_all_instances(path: Path) 
     """Until Python 3.11, ``functools.cached_property`` does, and nothing makes it anew in a forked child."""
     names = {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(_tree(path))}
     assert "cached_property" not in names or _unit(path) == "localhub"
+
+
+#: Circles of modules that are left, with the reason. Repositories on disk are repositories, and ``Repo.from_folder`` and
+#: ``Repo.from_cache`` make them: they import within the function.
+CIRCLES = [{"localhub.repository", "localhub.sources"}]
+
+
+def _module(path: Path) -> str:
+    """``storage.mounts`` for storage/mounts.py, ``storage`` for its __init__.py."""
+    return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _modules_imported(path: Path, known: set[str]) -> set[str]:
+    """Our modules that a file imports anywhere: at its top, within functions, or for type checkers alone."""
+    found = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:  # a module of a package, or what a module defines
+                name = f"{node.module}.{alias.name}"
+                found.add(name if name.removeprefix("hf_haul.") in known else str(node.module))
+    return {name.removeprefix("hf_haul.") for name in found if name.startswith("hf_haul.")} & known
+
+
+def _circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """The groups of modules that need each other."""
+    reach = {name: set(below) for name, below in graph.items()}
+    for middle, further in reach.items():
+        for below in reach.values():
+            if middle in below:
+                below |= further
+    groups = {frozenset(other for other in reach[name] if name in reach[other]) for name in reach}
+    return sorted((set(group) for group in groups if group), key=sorted)
+
+
+def test_no_module_needs_one_that_needs_it() -> None:
+    """Imports for type checkers count, and those within functions: two modules in a circle cannot be read one by one."""
+    paths = {_module(path): path for path in _files() if path != SRC / "__init__.py"}
+    graph = {name: _modules_imported(path, set(paths)) for name, path in paths.items()}
+    assert _circles(graph) == CIRCLES
+
+
+def test_a_circle_is_found_however_long_it_is() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"d", "f"}, "f": {"e"}, "g": {"a"}}
+    assert _circles(graph) == [{"a", "b", "c"}, {"e", "f"}]
+
+
+@pytest.mark.parametrize(
+    "package", ["storage", "transports", "engine", "reading", "hub", "filesystem", "localhub", "cli"]
+)
+def test_a_package_says_what_it_may_import(package: str) -> None:
+    text = ast.get_docstring(_tree(SRC / package / "__init__.py")) or ""
+    assert re.search(r"\b[Mm]ay\s+import\b", text)
