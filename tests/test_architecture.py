@@ -252,7 +252,7 @@ def test_there_is_no_drawer_for_odds_and_ends() -> None:
 
 def test_the_map_names_every_module_in_an_order_that_its_imports_follow() -> None:
     assert hf_haul.__doc__ is not None
-    mapped = re.findall(r"^``(\w+)``  ", hf_haul.__doc__, re.MULTILINE)
+    mapped = re.findall(r"^- ``(\w+)``: ", hf_haul.__doc__, re.MULTILINE)
     units = {_unit(path) for path in _files()} - {"__init__"}
     assert sorted(mapped) == sorted(units)
     above: set[str] = set()

@@ -91,6 +91,18 @@ def test_what_a_docstring_points_to_exists(path: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("path", _modules())
+def test_a_docstring_has_no_markup_that_the_reference_would_show_as_it_stands(path: Path) -> None:
+    """pdoc reads Markdown and the commonest of reStructuredText; tables and literal blocks are not among it."""
+    wrong = [
+        f"{_name_of(path)}: {line}"
+        for _, text in _all_docstrings(path)
+        for line in text.splitlines()
+        if re.search(r"^\s*(={3,}|\.\. )|::$", line)
+    ]
+    assert wrong == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_api_reference_is_built_without_a_warning(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Resumable, verified, parallel downloads for the Hugging Face Hub.
 
-Two doors, one engine::
+Two doors, one engine:
 
     import hf_haul
 
@@ -14,32 +14,30 @@ Two doors, one engine::
 
 The modules, from the ground up; each imports only what stands above it here:
 
-================ ==========================================================================================
-``errors``       every exception raised on purpose
-``forks``        what a forked child renews: locks, threads, changes left half-made
-``descriptors``  how many files may still be opened, and what to do when none can
-``threads``      threads that exist while there is work
-``finalizers``   what finalizers leave for others to do
-``halt``         one flag that stops a piece of work, and wakes it from whatever it waits for
-``ranges``       half-open byte ranges; the only place that knows HTTP's inclusive end
-``urls``         the one place that reads a URL: its host, its origin, what may be shown of it
-``redaction``    keeps secrets out of what libraries log and raise while they work for us
-``task``         values about one file: source, destination, digest, priority, state, progress
-``config``       settings, defaults, the only reading of ``HF_HAUL_*`` variables
-``processors``   how much of the machine's processors this process may use
-``limiter``      BandwidthLimiter, a token bucket whose rate may change at any time
-``metrics``      what was measured: bytes, speeds, retries; speed by source
-``verify``       digests, computed while the bytes come in
-``storage``      what is on disk: staged files and their owners, destinations, the Hub cache, free space
-``transports``   how the bytes of a range are had: connections and how many, HTTP, retries, pace
-``engine``       what is fetched next, by whom, and what follows: queues, parts, scheduler, digests, events
-``reading``      ranges of remote files in memory, and what to fetch before it is asked for
-``manager``      ParallelDownloadManager: the public face; wires and forwards
-``hub``          all that speaks huggingface_hub: listings, snapshot_download, hf_hub_download, accelerate
-``filesystem``   HaulFileSystem, the fsspec file system behind ``haul://``
-``localhub``     a small read-only Hub over folders or a cache: sharing, demos, tests
-``cli``          the command ``hf-haul``; the only package that prints
-================ ==========================================================================================
+- ``errors``: every exception raised on purpose
+- ``forks``: what a forked child renews: locks, threads, changes left half-made
+- ``descriptors``: how many files may still be opened, and what to do when none can
+- ``threads``: threads that exist while there is work
+- ``finalizers``: what finalizers leave for others to do
+- ``halt``: one flag that stops a piece of work, and wakes it from whatever it waits for
+- ``ranges``: half-open byte ranges; the only place that knows HTTP's inclusive end
+- ``urls``: the one place that reads a URL: its host, its origin, what may be shown of it
+- ``redaction``: keeps secrets out of what libraries log and raise while they work for us
+- ``task``: values about one file: source, destination, digest, priority, state, progress
+- ``config``: settings, defaults, the only reading of ``HF_HAUL_*`` variables
+- ``processors``: how much of the machine's processors this process may use
+- ``limiter``: BandwidthLimiter, a token bucket whose rate may change at any time
+- ``metrics``: what was measured: bytes, speeds, retries; speed by source
+- ``verify``: digests, computed while the bytes come in
+- ``storage``: what is on disk: staged files and their owners, destinations, the Hub cache, free space
+- ``transports``: how the bytes of a range are had: connections and how many, HTTP, retries, pace
+- ``engine``: what is fetched next, by whom, and what follows: queues, parts, scheduler, digests, events
+- ``reading``: ranges of remote files in memory, and what to fetch before it is asked for
+- ``manager``: ParallelDownloadManager: the public face; wires and forwards
+- ``hub``: all that speaks huggingface_hub: listings, snapshot_download, hf_hub_download, accelerate
+- ``filesystem``: HaulFileSystem, the fsspec file system behind ``haul://``
+- ``localhub``: a small read-only Hub over folders or a cache: sharing, demos, tests
+- ``cli``: the command ``hf-haul``; the only package that prints
 
 ``import hf_haul`` is cheap: a name brings its module with it when it is first used.
 """
