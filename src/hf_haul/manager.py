@@ -33,9 +33,10 @@ from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.reader import Reads
+from hf_haul.storage.destinations import FileDestination
 from hf_haul.storage.free_space import check_space
-from hf_haul.storage.hub_cache import FileDestination, require_safe_path
 from hf_haul.storage.nodes import NodeDestination, is_node
+from hf_haul.storage.safe_paths import require_safe_path
 from hf_haul.task import Destination, Digest, DownloadPriority, DownloadState, FileRequest, RemoteFile
 from hf_haul.transports.base import Transport
 from hf_haul.transports.http import HttpSource

@@ -207,7 +207,7 @@ def haul_parts(folder: str, parts: int, files: int) -> Work:
     from hf_haul.engine.scheduler import Scheduler
     from hf_haul.limiter import BandwidthLimiter
     from hf_haul.ranges import ByteRange
-    from hf_haul.storage.hub_cache import FileDestination
+    from hf_haul.storage.destinations import FileDestination
     from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 
     part = 4096

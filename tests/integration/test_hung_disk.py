@@ -20,7 +20,7 @@ from hf_haul.config import MiB
 from hf_haul.localhub.testing.faults import Stall
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage import staged_file as staging
-from hf_haul.storage.hub_cache import FileDestination
+from hf_haul.storage.destinations import FileDestination
 from hf_haul.task import DownloadState, FileRequest
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="tells files apart by /proc")

@@ -22,7 +22,7 @@ from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.scheduler import Scheduler
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.storage.hub_cache import FileDestination
+from hf_haul.storage.destinations import FileDestination
 from hf_haul.task import Digest, FileRequest, RemoteFile
 
 BOUND = 20.0  # seconds

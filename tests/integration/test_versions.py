@@ -21,13 +21,9 @@ from hf_haul.manager import ParallelDownloadManager
 from hf_haul.ranges import ByteRange
 from hf_haul.storage import ownership
 from hf_haul.storage import staged_file as staging
-from hf_haul.storage.hub_cache import (
-    BlobDestination,
-    FileDestination,
-    LocalDirDestination,
-    LocalFolder,
-    RepoFolder,
-)
+from hf_haul.storage.destinations import BlobDestination, FileDestination, LocalDirDestination
+from hf_haul.storage.hub_cache import RepoFolder
+from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.staged_file import StagedElsewhereError, StagedFile, claim, scan_orphans
 from hf_haul.task import Destination
 

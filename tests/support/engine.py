@@ -14,7 +14,7 @@ from tests.support.repos import random_bytes
 from hf_haul.config import KiB, Settings
 from hf_haul.localhub import Account, LocalHub, Repo
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
-from hf_haul.storage.hub_cache import FileDestination
+from hf_haul.storage.destinations import FileDestination
 from hf_haul.task import Digest, FileRequest, RemoteFile
 
 __all__ = ["PART", "SMALL", "TOKEN", "WEIGHTS", "Outcome", "Rig", "leftovers", "serve_files"]

@@ -17,7 +17,7 @@ from hf_haul.config import Settings
 from hf_haul.errors import DiskFullError, UnsafePathError
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.manager import ParallelDownloadManager, default_manager
-from hf_haul.storage.hub_cache import FileDestination
+from hf_haul.storage.destinations import FileDestination
 from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest, RemoteFile
 from hf_haul.urls import redact
 

@@ -14,7 +14,7 @@ from tests.support.listening import listening
 from hf_haul.hub.repository import FileMetadata, Repository
 from hf_haul.localhub import Account
 from hf_haul.redaction import redact_error, redact_text, redacting
-from hf_haul.storage.hub_cache import FileDestination
+from hf_haul.storage.destinations import FileDestination
 from hf_haul.task import DownloadTask, FileRequest, NetworkPath, RemoteFile
 from hf_haul.transports.pool import ConnectionPool
 from hf_haul.urls import parse_url

@@ -22,9 +22,9 @@ from hf_haul.engine.plan import SMALL_FILE
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, SupersededError, Transfer
 from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
-from hf_haul.storage.hub_cache import require_place
 from hf_haul.storage.mounts import keeps_writes
 from hf_haul.storage.nodes import NodeDestination
+from hf_haul.storage.placing import require_place
 from hf_haul.storage.staged_file import (
     StagedElsewhereError,
     StagedFile,

@@ -33,8 +33,9 @@ from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.range_source import Checksum, RangeSource
 from hf_haul.reading.reader import Reads, Wanted
-from hf_haul.storage.hub_cache import FileDestination, require_safe_path
+from hf_haul.storage.destinations import FileDestination
 from hf_haul.storage.nodes import is_node
+from hf_haul.storage.safe_paths import require_safe_path
 from hf_haul.task import DownloadProgress, FileRequest
 from hf_haul.urls import redact
 

@@ -37,7 +37,7 @@ from hf_haul.forks import renew_after_fork
 from hf_haul.hub import repository as hub
 from hf_haul.hub.call_options import CallOptions, bars_of_one_file, raise_all
 from hf_haul.manager import ParallelDownloadManager
-from hf_haul.storage.hub_cache import HandedOverDestination
+from hf_haul.storage.destinations import HandedOverDestination
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 from hf_haul.urls import origin_of
 

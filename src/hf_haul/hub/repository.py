@@ -47,7 +47,8 @@ from hf_haul.forks import call_after_fork, call_before_fork, renew_locks_of
 from hf_haul.halt import Halt
 from hf_haul.hub.client_network import ClientNetwork
 from hf_haul.redaction import redacting
-from hf_haul.storage.hub_cache import MOST_FOLDERS, RepoFolder, ShareBlob, require_safe_commit
+from hf_haul.storage.hub_cache import RepoFolder, ShareBlob
+from hf_haul.storage.safe_paths import MOST_FOLDERS, require_safe_commit
 from hf_haul.task import Digest, RemoteFile
 from hf_haul.threads import in_threads
 from hf_haul.transports.pacing import ServerWaits, parse_retry_after

@@ -43,17 +43,10 @@ from hf_haul.hub.call_options import (
 )
 from hf_haul.hub.presets import Preset, select
 from hf_haul.manager import ParallelDownloadManager
-from hf_haul.storage.hub_cache import (
-    BlobDestination,
-    LocalDirDestination,
-    LocalFolder,
-    RepoFolder,
-    digest_of,
-    is_among_notes,
-    is_lasting,
-    require_outside_notes,
-    require_safe_path,
-)
+from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
+from hf_haul.storage.hub_cache import RepoFolder, digest_of
+from hf_haul.storage.local_folder import LocalFolder
+from hf_haul.storage.safe_paths import is_among_notes, is_lasting, require_outside_notes, require_safe_path
 from hf_haul.task import (
     Destination,
     DownloadPriority,

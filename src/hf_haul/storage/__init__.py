@@ -2,7 +2,8 @@
 
 A file that is being fetched is a *staged file* (``staged_file``): bytes at their offsets, and a journal of what is done.
 ``ownership`` tells whether the process that writes to it is alive. Where a file ends up is a *destination*
-(``hub_cache``: a blob, a file of a ``local_dir``, any path; ``nodes``: devices and pipes), which publishes it by rename.
+(``destinations``: a blob of a ``hub_cache``, a file of a ``local_folder``, any path; ``nodes``: devices and pipes), which
+publishes it by rename (``placing``). ``safe_paths`` refuses names that would lead elsewhere.
 
 What survives a kill: every byte the journal claims, for whoever asks for the file next, and no half-made file under its
 final name. The names on disk and in extended attributes are a contract with other versions, which may share the folder.

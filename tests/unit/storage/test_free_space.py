@@ -17,8 +17,10 @@ from hf_haul.config import MiB
 from hf_haul.errors import DiskFullError
 from hf_haul.storage import free_space as disk
 from hf_haul.storage import staged_file as staging
+from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.free_space import check_space, space_needed
-from hf_haul.storage.hub_cache import BlobDestination, LocalDirDestination, LocalFolder, RepoFolder
+from hf_haul.storage.hub_cache import RepoFolder
+from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.staged_file import claim
 from hf_haul.task import Destination, FileRequest, RemoteFile
 

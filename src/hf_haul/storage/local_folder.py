@@ -1,0 +1,145 @@
+"""A ``local_dir``: plain files, and notes about them as huggingface_hub writes and reads them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hf_haul.errors import TooManyOpenFilesError
+from hf_haul.storage.file_names import passing_name
+from hf_haul.storage.placing import Folders, copy_to_new, discard, replace_file, tag_folder, write_atomically
+from hf_haul.storage.regular_files import open_regular
+from hf_haul.storage.safe_paths import FOLDER_LIMIT, extended_path, require_outside_notes, require_safe_path
+
+__all__ = ["LocalFolder", "LocalMetadata"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalMetadata:
+    """What is noted about a file in a ``local_dir``.
+
+    Attributes:
+        commit: The commit it was downloaded at.
+        etag: The version of its content.
+        timestamp: When that was true, in seconds since the epoch.
+    """
+
+    commit: str
+    etag: str
+    timestamp: float
+
+
+class LocalFolder:
+    """A ``local_dir``: plain files, and notes about them below ``.cache/huggingface``."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._notes = os.path.join(root, ".cache", "huggingface")
+        self._folders = Folders()
+        self._prepared = False  # set without a lock: two threads that prepare it at once do no harm
+
+    def prepare(self) -> None:
+        """Make the folder for notes, mark it as a cache and hide it from git. Once."""
+        if self._prepared:
+            return
+        self._folders.make(os.path.join(self._notes, "download"))
+        tag_folder(self._notes)
+        with contextlib.suppress(OSError), open(os.path.join(self._notes, ".gitignore"), "x") as f:
+            f.write("*")
+        self._prepared = True
+
+    def file(self, name: str) -> str:
+        """The file itself.
+
+        Raises:
+            UnsafePathError: ``name`` would leave the folder, or lies among its notes.
+        """
+        require_safe_path(name)
+        require_outside_notes(name)
+        return extended_path(os.path.join(self.root, *name.split("/")), FOLDER_LIMIT)
+
+    def notes(self, name: str) -> str:
+        """The file that holds the metadata of ``name``."""
+        require_safe_path(name)
+        require_outside_notes(name)
+        path = os.path.join(self._notes, "download", *name.split("/"))
+        return extended_path(f"{path}.metadata", FOLDER_LIMIT)
+
+    def read_metadata(self, name: str) -> LocalMetadata | None:
+        """What is noted about a file, if it still holds.
+
+        Returns:
+            ``None`` where nothing is noted, the note is damaged (it is then removed), or the file is gone or
+            was changed more than a second after the note was written.
+        """
+        path = self.notes(name)
+        try:
+            with open(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
+                commit, etag, timestamp = (file.readline().strip() for _ in range(3))
+            metadata = LocalMetadata(commit, etag, float(timestamp))
+        except (FileNotFoundError, TooManyOpenFilesError):
+            return None
+        except (OSError, ValueError) as error:
+            logger.warning("Invalid metadata file %s: %s. Removing it from disk and continue.", path, error)
+            discard(path)
+            return None
+        try:
+            changed = os.stat(self.file(name)).st_mtime
+        except OSError:
+            return None
+        return metadata if changed - 1 <= metadata.timestamp else None
+
+    def write_metadata(self, name: str, commit: str, etag: str) -> None:
+        """Note that ``name`` is what ``commit`` has under ``etag``, as of now; a failure to do so is only a warning."""
+        path = self.notes(name)
+        try:
+            self.prepare()
+            text = f"{commit}\n{etag}\n{time.time()}\n"
+            self._in_folder(path, lambda: write_atomically(path, text, os.path.dirname(path)))
+        except OSError as error:
+            logger.warning(
+                "%s is in place, but it could not be noted that it is up to date, so it may be fetched again: %s",
+                name,
+                error,
+            )
+
+    def publish(self, staged: str, name: str) -> None:
+        """Move a verified file into place.
+
+        Raises:
+            OSError: It could not be moved.
+        """
+        path = self.file(name)
+        self._folders.apply_mode(staged, os.path.dirname(staged))
+        self._in_folder(path, lambda: replace_file(staged, path))
+
+    def copy_in(self, source: str, name: str) -> None:
+        """Put a copy of another file into place, by rename.
+
+        Raises:
+            OSError: It could not be copied.
+        """
+        self.prepare()
+        temporary = passing_name(os.path.join(self._notes, "download"))
+        try:
+            copy_to_new(source, temporary)
+            self.publish(temporary, name)
+        finally:
+            discard(temporary)
+
+    def _in_folder(self, path: str, action: Callable[[], None]) -> None:
+        folder = os.path.dirname(path)
+        self._folders.make(folder)
+        try:
+            action()
+        except FileNotFoundError:
+            # Made in this session and removed by somebody since.
+            self._folders.forget(folder)
+            self._folders.make(folder)
+            action()

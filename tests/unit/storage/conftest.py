@@ -1,0 +1,22 @@
+"""A Hub cache and a ``local_dir`` to put files into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_haul.storage.hub_cache import RepoFolder
+from hf_haul.storage.local_folder import LocalFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RepoFolder:
+    folder = RepoFolder(str(tmp_path / "hub"), "models--org--name")
+    folder.prepare()
+    return folder
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalFolder:
+    return LocalFolder(str(tmp_path / "local"))
