@@ -157,6 +157,8 @@ _EMPTY_PAGES: Final = 100
 
 #: Files asked about in one request. The Hub takes a thousand; mirrors ask it for one after the other.
 _PATHS_AT_ONCE: Final = 100
+#: Listings that huggingface_hub keeps in memory; it has all of them on disk.
+_TREES_IN_MEMORY: Final = 8
 
 #: Headers that no longer hold for a body that was decoded, or cut after its first bytes.
 _ABOUT_THE_BODY: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
@@ -1481,7 +1483,20 @@ def _kept_entries(folder: str, commit: str) -> Mapping[str, Any] | None:
     if cache is None or not os.path.isfile(_tree_path(folder, commit)):
         return None  # whatever huggingface_hub still has in memory: somebody dropped it
     entries: Mapping[str, Any] | None = cache.read_tree_cache(folder, commit)
+    _forget_old_trees(cache)
     return entries
+
+
+def _forget_old_trees(cache: Any) -> None:
+    """Have huggingface_hub keep only the latest listings in memory; it would keep each one of every folder, for ever."""
+    memory, lock = (
+        getattr(cache, "_IN_MEMORY_TREE_CACHE", None),
+        getattr(cache, "_IN_MEMORY_TREE_CACHE_LOCK", None),
+    )
+    if isinstance(memory, dict) and lock is not None:
+        with lock:
+            for oldest in list(memory)[:-_TREES_IN_MEMORY]:
+                del memory[oldest]
 
 
 def _kept(entry: Any) -> ListedFile:
@@ -1557,6 +1572,7 @@ def write_tree(folder: str, commit: str, listing: Mapping[str, ListedFile]) -> N
                 for path, e in listing.items()
             },
         )
+        _forget_old_trees(cache)
 
 
 _upstream_http: Final[Any] = importlib.import_module("huggingface_hub.utils._http")

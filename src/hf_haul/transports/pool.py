@@ -13,10 +13,11 @@ from __future__ import annotations
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -42,11 +43,19 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionPool", "PooledResponse"]
 
+#: Threads whose statistics are kept.
+_MAX_TALLIES: Final = 256
+
+
+class _Mark:
+    """Lives as long as the thread whose it is, whoever made that."""
+
 
 @dataclass(eq=False)
 class _Seat:
     """One thread's session, and what it did."""
 
+    thread: weakref.ref[_Mark]  # dead when the thread is
     session: requests.Session
     adapter: Adapter
     created_at: float
@@ -182,12 +191,31 @@ class ConnectionPool:
         if seat is None or seat.closed:
             session = self._create_session()
             adapter = cast("Adapter", session.get_adapter("https://"))
-            seat = _Seat(session, adapter, created_at=now, last_used=now)
+            mark = self._local.mark = _Mark()
+            seat = _Seat(weakref.ref(mark), session, adapter, created_at=now, last_used=now)
             self._local.seat = seat
-            with self._lock:
-                self._seats[threading.get_ident()] = seat
+            self._add_seat(seat)
         seat.last_used = now
         return seat
+
+    def _add_seat(self, seat: _Seat) -> None:
+        """Keep a new session; those of threads that have ended go when there are more than there can be connections."""
+        ident = threading.get_ident()
+        left: list[_Seat] = []
+        with self._lock:
+            if ident in self._seats:  # of a thread that had the same number
+                left.append(self._seats.pop(ident))
+            if len(self._seats) >= self.max_connections:
+                ended = [i for i, s in self._seats.items() if s.thread() is None and not s.active]
+                left += [self._seats.pop(i) for i in ended]
+            self._seats[ident] = seat
+        for each in left:
+            self._close_seat(each)
+
+    @staticmethod
+    def _close_seat(seat: _Seat) -> None:
+        seat.closed = True
+        seat.session.close()
 
     def cleanup_stale_sessions(self, max_age: float) -> int:
         """Close sessions and idle connections unused for ``max_age`` seconds.
@@ -198,11 +226,10 @@ class ConnectionPool:
         with self._lock:
             limit = self._clock() - max_age
             stale = {i: s for i, s in self._seats.items() if s.last_used <= limit and not s.active}
-            for ident, seat in stale.items():
-                seat.closed = True
+            for ident in stale:
                 del self._seats[ident]
         for seat in stale.values():
-            seat.session.close()
+            self._close_seat(seat)
         self._places.close_idle(max_age)
         return len(stale)
 
@@ -220,6 +247,9 @@ class ConnectionPool:
             self._count(thread_id, bytes_downloaded, error)
 
     def _count(self, thread_id: int, bytes_downloaded: int, failed: bool) -> None:
+        if thread_id not in self._tallies and len(self._tallies) >= _MAX_TALLIES:
+            ended = (ident for ident in self._tallies if ident not in self._seats)
+            del self._tallies[next(ended, next(iter(self._tallies)))]
         for tally in (self._tallies.setdefault(thread_id, _Tally()), self._total):
             tally.requests += 1
             tally.bytes += bytes_downloaded
@@ -229,7 +259,10 @@ class ConnectionPool:
             seat.last_used = self._clock()
 
     def get_stats(self) -> dict[str, Any]:
-        """Connections, and requests, bytes and errors in total and per thread, as plain values."""
+        """Connections, and requests, bytes and errors in total and per thread, as plain values.
+
+        Of threads that have ended, only some are there.
+        """
         counts = self._places.counts()
         with self._lock:
             now = self._clock()
@@ -421,8 +454,7 @@ class ConnectionPool:
         with self._lock:
             seats, self._seats = list(self._seats.values()), {}
         for seat in seats:
-            seat.closed = True
-            seat.session.close()
+            self._close_seat(seat)
 
     def __enter__(self) -> Self:
         return self

@@ -1052,6 +1052,21 @@ def test_a_kept_listing_is_the_one_huggingface_hub_keeps(tmp_path: Path) -> None
     assert hub.read_tree(str(tmp_path), "d" * 40) is None
 
 
+def test_huggingface_hub_keeps_few_listings_in_memory_however_many_are_written_and_read(
+    tmp_path: Path,
+) -> None:
+    folders = [str(tmp_path / str(number)) for number in range(50)]
+    memory = importlib.import_module("huggingface_hub._tree_cache")._IN_MEMORY_TREE_CACHE
+    memory.clear()
+    for folder in folders:
+        hub.write_tree(folder, SHA, {"a": ListedFile(7, SHA)})
+    assert 0 < len(memory) <= 10
+    for folder in folders:
+        assert hub.read_tree(folder, SHA) == {"a": ListedFile(7, SHA)}
+    assert 0 < len(memory) <= 10
+    assert any(name.startswith(folders[-1]) for name in memory), "the latest are those that are kept"
+
+
 def test_a_redacted_listing_is_not_kept(tmp_path: Path) -> None:
     hub.write_tree(str(tmp_path), SHA, {"a": ListedFile(7, SHA, SHA256, 7, REDACTED)})
     assert not (tmp_path / "trees").exists()

@@ -46,6 +46,23 @@ def in_thread(work: Callable[[], Any]) -> Any:
     return result[0]
 
 
+def in_threads(work: Callable[[], Any], count: int) -> list[Any]:
+    """What some threads got that all lived until the last had it."""
+    results: list[Any] = []
+    all_there = threading.Barrier(count)
+
+    def run() -> None:
+        results.append(work())
+        all_there.wait(20)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return results
+
+
 def get(pool: ConnectionPool, url: str = URL, **headers: str) -> bytes:
     with pool.open(url, headers, Halt()) as response:
         return response.head()
@@ -245,6 +262,48 @@ def test_a_session_with_a_body_under_way_is_in_use_however_long_it_takes(
     assert pool.cleanup_stale_sessions(60) == 0, "finishing is a use, too"
     clock.advance(61)
     assert pool.cleanup_stale_sessions(60) == 1
+
+
+def test_sessions_of_ended_threads_are_closed_before_there_are_many(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[requests.Session] = []
+    monkeypatch.setattr(requests.Session, "close", lambda session: closed.append(session))
+    mine = pool.get_session()
+    for _ in range(50):
+        in_threads(pool.get_session, 3)  # at once: each has a number of its own
+    assert pool.get_stats()["active_sessions"] <= pool.max_connections + 3
+    assert len(closed) >= 150 - pool.max_connections - 3
+    assert mine not in closed
+    assert pool.get_session() is mine
+
+
+def test_sessions_of_threads_that_live_are_all_kept(pool: ConnectionPool) -> None:
+    assert len(set(in_threads(lambda: id(pool.get_session()), 20))) == 20
+    assert len(set(in_threads(lambda: pool.get_session() is pool.get_session(), 20))) == 1
+
+
+def test_a_session_of_an_ended_thread_stays_while_a_body_is_read_with_it(
+    pool: ConnectionPool, hub: responses.RequestsMock
+) -> None:
+    hub.get(URL, body=b"x")
+    response = in_thread(lambda: pool.open(URL, None, Halt()))
+    for _ in range(10):
+        in_threads(pool.get_session, 3)
+    assert response.head() == b"x"
+    response.close()
+
+
+def test_statistics_are_kept_of_some_hundred_threads_and_counted_of_all(pool: ConnectionPool) -> None:
+    pool.get_session()
+    me = threading.get_ident()
+    pool.update_stats(me, 5)
+    for thread_id in range(1000):
+        pool.update_stats(-1 - thread_id, 1)
+    stats = pool.get_stats()
+    assert stats["total_requests"] == 1001
+    assert len(stats["threads"]) <= 300
+    assert {me, -1000} <= stats["threads"].keys(), "of those that live, and of the latest"
 
 
 # ---- no socket to be had
