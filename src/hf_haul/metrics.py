@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,7 +13,10 @@ from typing import Any, Final
 from hf_haul.config import KiB, Settings
 from hf_haul.forks import renew_after_fork
 
-__all__ = ["DownloadMetrics", "SourceHistory", "SpeedMeter"]
+__all__ = ["MAX_SOURCES", "DownloadMetrics", "SourceHistory", "SpeedMeter"]
+
+#: Sources that are known at once; a mirror may name a new one with each redirect.
+MAX_SOURCES: Final = 1000
 
 #: Seconds over which the peak speed is averaged; a shorter look would measure the buffers of the system.
 _PEAK_WINDOW: Final = 1.0
@@ -222,11 +226,14 @@ class _Source:
 
 
 class SourceHistory:
-    """What each source (``scheme://host[:port]``) has shown so far. Safe for many threads."""
+    """What each source (``scheme://host[:port]``) has shown so far. Safe for many threads.
+
+    Of very many sources, those heard of last are known.
+    """
 
     def __init__(self) -> None:
         self._new_lock()
-        self._sources: dict[str, _Source] = {}
+        self._sources: OrderedDict[str, _Source] = OrderedDict()  # the one heard of last at the end
         renew_after_fork(self, SourceHistory._new_lock)
 
     def _new_lock(self) -> None:
@@ -236,7 +243,7 @@ class SourceHistory:
     def read(self, source: str, nbytes: int, seconds: float) -> None:
         """Note one read: its bytes, and the seconds one connection took for them."""
         with self._lock:
-            known = self._sources.setdefault(source, _Source())
+            known = self._heard_of(source)
             known.total += nbytes
             known.reading += seconds
             fade = 0.5 ** (seconds / _HISTORY_HALF_LIFE)
@@ -246,10 +253,17 @@ class SourceHistory:
     def first_byte(self, source: str, seconds: float) -> None:
         """Note the seconds from a request to its answer."""
         with self._lock:
-            known = self._sources.setdefault(source, _Source())
+            known = self._heard_of(source)
             known.reading += seconds
             before = seconds if known.first_byte is None else known.first_byte
             known.first_byte = before + _FIRST_BYTE_WEIGHT * (seconds - before)
+
+    def _heard_of(self, source: str) -> _Source:
+        known = self._sources.setdefault(source, _Source())
+        self._sources.move_to_end(source)
+        while len(self._sources) > MAX_SOURCES:
+            self._sources.popitem(last=False)
+        return known
 
     def bytes_total(self, source: str) -> int:
         """Bytes received from it so far."""

@@ -274,3 +274,18 @@ def test_an_answer_is_waited_for_by_what_its_source_has_shown(
     assert history.answer_timeout("http://a", Settings(first_byte_timeout=5.0), unanswered) == 5.0
     short = Settings(first_byte_timeout=500.0, give_up_after=50.0)
     assert history.answer_timeout("http://a", short, unanswered) == 50.0
+
+
+def test_of_very_many_sources_those_heard_of_last_are_known() -> None:
+    history = SourceHistory()
+    history.read("http://forgotten", 100, 1.0)
+    history.read("http://used", 100, 1.0)
+    for number in range(5000):
+        history.first_byte(f"http://host{number}", 0.1)
+        history.read(f"http://host{number}", 100, 1.0)
+        if number % 500 == 0:
+            history.read("http://used", 100, 1.0)
+    assert len(history.as_dict()) <= 1000
+    assert history.bytes_total("http://used") == 1100
+    assert history.bytes_total("http://host4999") == 100
+    assert history.bytes_total("http://forgotten") == 0

@@ -19,6 +19,10 @@ __all__ = ["Call", "Freshness"]
 _NO: Final = frozenset({"0", "false", "no", "off"})
 
 
+#: What is remembered of when it was looked at; anything else is looked at again when that is asked for.
+_MOST_LOOKED: Final = 10_000
+
+
 @dataclass
 class Call:
     """One call of a user's.
@@ -98,4 +102,7 @@ class Freshness:
 
     def note(self, what: Hashable) -> None:
         """It was looked at just now."""
+        self._looked.pop(what, None)
+        while len(self._looked) >= _MOST_LOOKED:
+            self._looked.pop(next(iter(self._looked)), None)
         self._looked[what] = self._clock()

@@ -23,6 +23,7 @@ __all__ = ["ClientNetwork"]
 _NOT_CARRIED: Final = frozenset(
     {"host", "accept", "accept-encoding", "connection", "user-agent", "content-length", "x-amzn-trace-id"}
 )
+_MAX_ORIGINS: Final = 256
 #: Ways to authenticate that take one request; others need an answer first.
 _SIMPLE_AUTH: Final = frozenset({"BasicAuth", "FunctionAuth", "NetRCAuth"})
 
@@ -54,9 +55,14 @@ class ClientNetwork:
     def path_to(self, url: str) -> NetworkPath | None:
         """What the client would do to ask for a URL; ``None`` where that cannot be told."""
         origin = parse_url(url).origin
-        if origin not in self._paths:
-            self._paths[origin] = self._find_path(url)
-        return self._paths[origin]
+        try:
+            return self._paths[origin]
+        except KeyError:
+            path = self._find_path(url)
+        if len(self._paths) >= _MAX_ORIGINS:
+            self._paths.clear()
+        self._paths[origin] = path
+        return path
 
     def headers_for(self, url: str, own: Mapping[str, str]) -> dict[str, str]:
         """The headers that a request for a URL goes out with: the client's, then those of the request, then its auth.

@@ -32,6 +32,7 @@ from hf_haul.urls import HttpUrl
 __all__ = ["Adapter", "Network", "NetworkOptions", "ca_from_environment", "needs_no_proxy"]
 
 _MAX_ROUTES: Final = 256
+_MAX_PROXIES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class Network:
         """urllib3's manager for a proxy and what it is told, made once."""
         with self._lock:
             if proxy not in self._proxy_managers:
+                if len(self._proxy_managers) >= _MAX_PROXIES:
+                    self._proxy_managers.clear()
                 self._proxy_managers[proxy] = self._adopt(make())
             return self._proxy_managers[proxy]
 

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 MAX_RATE_LIMIT_WAIT: Final = 3600.0
 #: Seconds waited for a server that is busy or broken (408, 425, 5xx), in all and at the most.
 MAX_BUSY_WAIT: Final = 120.0
+#: Origins from which on those are forgotten that may be asked again.
+_MANY: Final = 100
 #: Seconds of a wait from which on it is said.
 _LONG: Final = 10.0
 
@@ -166,10 +168,17 @@ class Pace:
             now = self._clock()
             before, until = self._until.get(origin, 0.0), now + seconds
             if until > before:
+                if len(self._until) >= _MANY:
+                    self._forget_past(now)
                 self._until[origin] = until
                 self._spread[origin] = min(2.0, seconds / 10)
         if seconds >= _LONG and before - now < _LONG:
             logger.info("%s asks for patience: the next request to it goes out in %.0f s", origin, seconds)
+
+    def _forget_past(self, now: float) -> None:
+        for origin in [each for each, until in self._until.items() if until <= now]:
+            del self._until[origin]
+            del self._spread[origin]
 
     def seconds_left(self, origin: str) -> float:
         """Seconds until ``origin`` may be asked again; 0.0 if now."""

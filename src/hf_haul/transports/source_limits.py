@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hf_haul.config import Settings
 from hf_haul.errors import LinkExpiredError, RetriesExhaustedError, SourceChangedError
-from hf_haul.metrics import SourceHistory
+from hf_haul.metrics import MAX_SOURCES, SourceHistory
 from hf_haul.processors import usable_processors
 from hf_haul.transports.concurrency import ConcurrencyController, Use
 
@@ -284,6 +284,20 @@ class SourceLimits:
     def _controller(self, source: str) -> ConcurrencyController:
         controller = self._controllers.get(source)
         if controller is None:
+            self._make_room()
             controller = ConcurrencyController(self._initial, self._most, clock=self._clock)
             self._controllers[source] = controller
         return controller
+
+    def _make_room(self) -> None:
+        """Forget half of the sources once there are very many: those that are out of use for longest."""
+        if len(self._controllers) < MAX_SOURCES:
+            return
+        used = (self._wanted, self._active, self._resting)
+        unused = [source for source in self._controllers if not any(counts.get(source) for counts in used)]
+        tables: tuple[dict[str, Any], ...] = (
+            self._controllers, self._active, self._peaks, self._resting, self._requests, self._lost, self._kinds,
+        )  # fmt: skip
+        for source in unused[: MAX_SOURCES // 2]:
+            for table in tables:
+                table.pop(source, None)

@@ -88,3 +88,18 @@ def test_threads_are_in_calls_of_their_own() -> None:
         thread.start()
         thread.join(10)
     assert found == [False]
+
+
+def test_very_many_looks_leave_only_the_latest_behind() -> None:
+    clock = FakeClock()
+    freshness = Freshness(listings_expiry_time=1e9, clock=clock)
+    freshness.note("first")
+    for number in range(20_000):
+        freshness.note(number)
+    freshness.note(12_345)
+    assert len(freshness._looked) <= 10_000
+    clock.advance(1)
+    with freshness.within(freshness.begin()):
+        assert freshness.is_due("first")
+        assert not freshness.is_due(12_345)
+        assert not freshness.is_due(19_999)

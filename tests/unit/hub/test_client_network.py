@@ -198,3 +198,10 @@ def test_the_clients_own_password_wins_as_with_the_client() -> None:
         "authorization": "Basic dXNlcjpwYXNz"
     }
     assert ClientNetwork(client).headers_for(HUB, {}) == {"authorization": "Basic dXNlcjpwYXNz"}
+
+
+def test_ways_to_very_many_origins_are_not_all_kept() -> None:
+    network = ClientNetwork(http.Client())
+    for number in range(2000):
+        network.path_to(f"https://host{number}.test/file")
+    assert len(network._paths) <= 500

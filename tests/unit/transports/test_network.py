@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from urllib3 import PoolManager
 
 from hf_haul.transports.network import Network, NetworkOptions, ca_from_environment, needs_no_proxy
 from hf_haul.transports.pool import ConnectionPool
@@ -101,3 +102,10 @@ def test_no_proxy_may_name_a_port_or_a_scheme(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, listed)
     assert needs_no_proxy(parse_url(url)) is directly
+
+
+def test_managers_of_proxies_are_kept_of_some_only() -> None:
+    shared = network()
+    made = [shared.proxy_manager(f"http://proxy{number}:1", lambda: PoolManager()) for number in range(1000)]
+    assert len(shared._proxy_managers) <= 100
+    assert shared.proxy_manager("http://proxy999:1", lambda: PoolManager()) is made[-1]

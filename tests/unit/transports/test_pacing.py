@@ -206,3 +206,16 @@ def test_the_two_kinds_of_patience_are_separate() -> None:
     waits = ServerWaits()
     assert waits.grant(120.0, counts_requests=False) == 120.0
     assert waits.grant(300.0, counts_requests=True) == 300.0
+
+
+def test_origins_that_may_be_asked_again_are_not_kept_for_ever() -> None:
+    clock = FakeClock()
+    pace = Pace(clock=clock)
+    pace.pause("http://patient", 10_000)
+    for number in range(5000):
+        pace.pause(f"http://host{number}", 1.0)  # nobody asks it again
+        clock.advance(0.1)
+    assert len(pace._until) <= 200
+    assert pace._until.keys() == pace._spread.keys()
+    assert pace.seconds_left("http://patient") > 0
+    assert pace.seconds_left("http://host4999") > 0

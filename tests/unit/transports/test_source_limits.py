@@ -216,3 +216,26 @@ def test_limits_are_told_how_long_connections_read_since_they_came_into_use(
     sources._history.read(A, 10, 0.5)
     sources.sample(1.0)
     assert seen == [0.25, 0.75]
+
+
+def test_of_very_many_sources_those_in_use_and_the_latest_are_known() -> None:
+    made = limits()
+    made.enrol(["http://queued"], 1)
+    made.limit("http://queued")
+    made.count("http://busy", 1)
+    made.rest("http://resting", 1)
+    for number in range(5000):
+        source = f"http://host{number}"
+        made.enrol([source], 1)
+        made.count(source, 1)
+        made.sample(float(number))
+        made.count_request(source)
+        made.note_lost_file(source, ServerBusyError("busy"))
+        made.count(source, -1)
+        made.enrol([source], -1)
+    known = made.snapshot()
+    assert len(known) <= 1000
+    assert {"http://queued", "http://busy", "http://resting", "http://host4999"} <= known.keys()
+    assert known["http://busy"]["active"] == 1
+    tables = [value for value in vars(made).values() if isinstance(value, dict)]
+    assert max(len(table) for table in tables) <= 1000
