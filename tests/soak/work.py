@@ -43,8 +43,9 @@ _LIMIT: Final = 180.0  # seconds that one thing may take, with a hub like this
 _CHILD_LIMIT: Final = 90  # the same for what a child does
 _SETTLE: Final = 60.0  # seconds in which all threads and descriptors have to go
 _EPOCH: Final = 10.0  # seconds for which a cache is shared before there is a new one
-_SAMPLE_EVERY: Final = 2.0  # seconds
 _WARM_UP: Final = 60.0  # seconds after which memory must not grow any more
+_RESTS: Final = 4  # moments of rest after that, the last at the end
+_REST: Final = 6.0  # seconds in which what goes on behind the tasks ends
 _PAUSE: Final = (
     0.02  # seconds between two things: who finds all in the cache must not keep the others from working
 )
@@ -155,7 +156,7 @@ class SharedPlaces:
 class Soak:
     """The work, and what came of it.
 
-    Locking: ``_lock`` guards the counts and ``_doing``.
+    Locking: ``_lock`` guards the counts, ``_doing`` and ``_resting``.
     """
 
     def __init__(self, url: str, truth: Truth, place: Path, seed: str) -> None:
@@ -175,6 +176,7 @@ class Soak:
         self.wrong: collections.Counter[str] = collections.Counter()
         self.slowest: dict[str, float] = {}
         self._shown: set[str] = set()
+        self._resting = False
         self.manager = ParallelDownloadManager(max_concurrent_downloads=8)
         self.mother: subprocess.Popen[str] | None = None
 
@@ -189,6 +191,8 @@ class Soak:
     def _do(self, name: str, task: Callable[[random.Random], int], chance: random.Random) -> None:
         me, start = threading.current_thread().name, time.monotonic()
         with self._lock:
+            if self._resting:
+                return
             self._doing[me] = (name, start)
         kind, nbytes = "", 0
         try:
@@ -217,15 +221,33 @@ class Soak:
         if not shown:
             print(f"FAILED {what}", *traceback.format_exception(error), sep="\n", file=sys.stderr, flush=True)
 
-    def overdue(self) -> list[str]:
-        """What takes longer than anything may."""
+    def exit_if_hung(self) -> None:
+        """Show all stacks and end the process if something takes longer than anything may."""
         now = time.monotonic()
         with self._lock:
-            return [
+            hung = [
                 f"{what} on {who}, for {now - start:.0f} s"
                 for who, (what, start) in self._doing.items()
                 if now - start > _LIMIT
             ]
+        if hung:
+            print(f"HUNG: {hung}", file=sys.stderr, flush=True)
+            faulthandler.dump_traceback(all_threads=True)
+            os._exit(HUNG)
+
+    @contextlib.contextmanager
+    def rest(self) -> Iterator[None]:
+        """Nothing is done in the block; what is under way ends before."""
+        with self._lock:
+            self._resting = True
+        try:
+            while self._doing:
+                self.exit_if_hung()
+                time.sleep(0.1)
+            yield
+        finally:
+            with self._lock:
+                self._resting = False
 
     def count(self, what: str) -> None:
         """Count something besides the tasks themselves."""
@@ -489,38 +511,39 @@ def descriptors() -> list[str]:
     return sorted(found)
 
 
-def median(values: list[int]) -> int:
-    """The one in the middle."""
-    return sorted(values)[len(values) // 2] if values else 0
+def memory_at_rest() -> int:
+    """The least memory in some seconds in which nothing is asked for, after collections: what is kept."""
+    until, least = time.monotonic() + _REST, sys.maxsize
+    while time.monotonic() < until:
+        gc.collect()
+        least = min(least, memory())
+        time.sleep(0.5)
+    return least
 
 
 class Growth:
-    """Says what has grown between a third of the time and its end, for whoever looks for a leak.
+    """Says what has grown since the first moment of rest, for whoever looks for a leak.
 
     ``SOAK_GROWTH=objects`` counts objects by type, ``SOAK_GROWTH=memory`` memory by where it was asked for, which
     makes all of it slow.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self) -> None:
         self._what = os.environ.get("SOAK_GROWTH", "")
-        self._due = [seconds / 3, seconds * 0.97] if self._what else []
         self._before: Any = None
 
-    def look(self, now: float) -> None:
-        """Take a snapshot if it is time for one."""
-        if not self._due or now < self._due[0]:
-            return
-        del self._due[0]
+    def look(self) -> None:
+        """Compare with the first time; call it at a moment of rest."""
         if self._what == "memory":
             snapshot = tracemalloc.take_snapshot()
             for each in snapshot.compare_to(self._before, "traceback")[:20] if self._before else ():
                 print(each, *each.traceback.format(), sep="\n", file=sys.stderr)
-            self._before = snapshot
-            return
-        counts = collections.Counter(type(each).__qualname__ for each in gc.get_objects())
-        for name, more in (counts - (self._before or counts)).most_common(30):
-            print(f"GROWTH {name}: {more} more than {counts[name] - more}", file=sys.stderr)
-        self._before = counts
+            self._before = self._before or snapshot
+        elif self._what:
+            counts = collections.Counter(type(each).__qualname__ for each in gc.get_objects())
+            for name, more in (counts - (self._before or counts)).most_common(30):
+                print(f"GROWTH {name}: {more} more than {counts[name] - more}", file=sys.stderr)
+            self._before = self._before or counts
 
 
 def run(url: str, source: Path, place: Path, seconds: float, seed: str) -> dict[str, Any]:
@@ -541,24 +564,27 @@ def run(url: str, source: Path, place: Path, seconds: float, seed: str) -> dict[
         threading.Thread(target=soak.work, args=task, name=f"{task[0]} {number}", daemon=True)
         for number, task in enumerate(soak.tasks)
     ]
+    warm = min(_WARM_UP, seconds / 3)
+    moments = [warm + (seconds - warm) * number / _RESTS for number in range(_RESTS + 1)]
     start = time.monotonic()
     for worker in workers:
         worker.start()
-    samples: list[tuple[float, int]] = []
-    growth = Growth(seconds)
-    while any(worker.is_alive() for worker in workers):
-        now = time.monotonic() - start
-        if now > seconds:
-            soak.over.set()
-        elif not samples or now > samples[-1][0] + _SAMPLE_EVERY:
-            samples.append((now, memory()))
-        growth.look(now)
-        hung = soak.overdue()
-        if hung:
-            print(f"HUNG: {hung}", file=sys.stderr, flush=True)
-            faulthandler.dump_traceback(all_threads=True)
-            os._exit(HUNG)
-        time.sleep(0.5)
+    kept: list[int] = []
+    growth = Growth()
+    rested = 0.0  # the load lasts as long as was asked for
+    for moment in moments:
+        while time.monotonic() - start - rested < moment:
+            soak.exit_if_hung()
+            time.sleep(0.5)
+        began = time.monotonic()
+        with soak.rest():
+            kept.append(memory_at_rest())
+            growth.look()
+            if moment == moments[-1]:
+                soak.over.set()
+        rested += time.monotonic() - began
+    for worker in workers:
+        worker.join()
     gc.set_threshold(700, 10, 10)
     _end(soak)
     wait_until = time.monotonic() + _SETTLE
@@ -567,8 +593,6 @@ def run(url: str, source: Path, place: Path, seconds: float, seed: str) -> dict[
     ):
         gc.collect()
         time.sleep(0.2)
-    warm = min(_WARM_UP, seconds / 3)
-    width = warm / 2
     return {
         "seconds": round(time.monotonic() - start, 1),
         "seed": seed,
@@ -582,10 +606,10 @@ def run(url: str, source: Path, place: Path, seconds: float, seed: str) -> dict[
         "collections": [each["collections"] for each in gc.get_stats()],
         "threads_left": _more(threads(), threads_before),
         "descriptors_left": _more(descriptors(), descriptors_before),
-        # How much is under way differs from moment to moment.
-        "memory_after_warm_up": median([size for at, size in samples if warm < at < warm + 2 * width]),
-        "memory_at_the_end": median([size for at, size in samples if at > seconds - 2 * width]),
-        "memory": [size >> 20 for _, size in samples[:: max(1, len(samples) // 20)]],
+        "memory_after_warm_up": kept[0],
+        "memory_at_the_end": kept[-1],
+        "memory": [round(size / 2**20, 1) for size in kept],
+        "seconds_rested": round(rested, 1),
     }
 
 
