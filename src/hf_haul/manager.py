@@ -437,7 +437,6 @@ class ParallelDownloadManager:
         )
         notifier = Notifier(progress_callback, f"hf-haul-progress-{model_id}") if progress_callback else None
         descriptors.measure()
-        descriptors.measure()
         run = engine.submit(queue, plan.files, notifier)
         with self._lock:
             if notifier is not None:
