@@ -25,7 +25,8 @@ from tests.support.repos import contents, make_repo
 
 import hf_haul
 from hf_haul.localhub import Commit, LocalHub, Repo, serve, share
-from hf_haul.localhub.sources import FolderRepo
+from hf_haul.localhub.discovery import find_repos
+from hf_haul.localhub.folder_repo import FolderRepo
 
 
 @pytest.fixture(autouse=True)
@@ -224,7 +225,7 @@ def test_what_a_cache_gets_while_it_is_shared_is_shared_too(tmp_path: Path) -> N
         served.hub.add(Repo.from_folder(other, "org/other"))
         snapshot_download("org/tiny", endpoint=served.hub.url, cache_dir=cache)
         with share(cache) as hub:
-            hub.catalog.follow(lambda: Repo.from_cache(cache), 0.0, time.monotonic)
+            hub.catalog.follow(lambda: find_repos(cache), 0.0, time.monotonic)
             with pytest.raises(RepositoryNotFoundError):
                 fetch(hub, "org/other", tmp_path / "two")
             snapshot_download("org/other", endpoint=served.hub.url, cache_dir=cache)
@@ -315,14 +316,14 @@ def test_while_a_folder_is_hashed_for_the_first_time_the_hub_says_so(
             hashed.wait(30)
             super().load()
 
-    monkeypatch.setattr("hf_haul.localhub.sources._PATIENCE", 0.05)
+    monkeypatch.setattr("hf_haul.localhub.following._SCAN_TIMEOUT", 0.05)
     with LocalHub(Slow(root, "org/slow")) as hub:
         url = f"{hub.url}/api/models/org/slow"
         early = session.get(url)
         assert (early.status_code, early.headers["Retry-After"]) == (503, "15")
         assert "hashed" in early.json()["error"]
         hashed.set()
-        monkeypatch.setattr("hf_haul.localhub.sources._PATIENCE", 30)
+        monkeypatch.setattr("hf_haul.localhub.following._SCAN_TIMEOUT", 30)
         assert session.get(url).status_code == 200
 
 

@@ -19,8 +19,8 @@ What to look at: `Repo` (commits, tags, branches, ``refs/pr/1``; private, gated,
 `Account` (tokens and what they open), `HubOptions` (where real hubs and mirrors differ; keyword
 arguments of `LocalHub`), `LocalHub` (``url``, ``cdn_url``, ``requests``, ``faults``, ``limits``,
 ``set_pace``, ``set_latency``, ``expire_urls``, ``rename``, ``body_bytes``, ``open_connections``),
-`RequestLog` and `RequestRecord`, `share` and `serve` (a folder or a cache, for the machines
-around), and the module `hf_haul.localhub.faults`.
+`RequestLog` and `RequestRecord`, `find_repos` (those of a folder or a Hub cache, which follow it), `share` and `serve`
+(the same, for the machines around), and the module `hf_haul.localhub.faults`.
 
 Inside, answers are values (`replies`): the routes compute them and do no I/O, faults change them,
 and `sending` alone puts them on the wire, with sendfile wherever nothing is in its way.
@@ -39,12 +39,14 @@ except ImportError as error:
     ) from error
 
 from hf_haul.localhub.access import Account
+from hf_haul.localhub.discovery import find_repos
 from hf_haul.localhub.objects import BytesContent, Content, DigestCache, FileContent
 from hf_haul.localhub.options import HubOptions
-from hf_haul.localhub.repository import Commit, Repo
+from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.requestlog import RequestLog, RequestRecord
 from hf_haul.localhub.server import LocalHub
 from hf_haul.localhub.sharing import serve, share
+from hf_haul.localhub.trees import Commit
 
 __all__ = [
     "Account",
@@ -58,6 +60,7 @@ __all__ = [
     "Repo",
     "RequestLog",
     "RequestRecord",
+    "find_repos",
     "serve",
     "share",
 ]

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from hf_haul.localhub.access import Account, Accounts, revision_not_found
 from hf_haul.localhub.objects import Content
 from hf_haul.localhub.options import HubOptions
-from hf_haul.localhub.repository import Commit, Repo
+from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.routing import Route
 from hf_haul.localhub.signing import Signer
+from hf_haul.localhub.trees import Commit
 
 __all__ = ["Asked", "Catalog"]
 

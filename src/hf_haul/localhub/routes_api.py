@@ -13,8 +13,9 @@ from urllib.parse import parse_qs, quote, urlencode
 from hf_haul.localhub.access import entry_not_found, not_found
 from hf_haul.localhub.catalog import Asked
 from hf_haul.localhub.replies import Refusal, Reply, json_reply, text_reply
-from hf_haul.localhub.repository import REPO_TYPES, Commit, Entry, FileEntry, Repo
+from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.routing import Route
+from hf_haul.localhub.trees import REPO_TYPES, Commit, Entry, FileEntry
 
 __all__ = ["API_ROUTES", "LISTING_HEADER", "home", "list_repos", "xet_token_url"]
 

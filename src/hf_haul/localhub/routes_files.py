@@ -15,9 +15,9 @@ from hf_haul.localhub.catalog import Asked, Catalog
 from hf_haul.localhub.objects import BytesContent
 from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.replies import Reply, file_reply, json_reply, text_reply
-from hf_haul.localhub.repository import REPO_TYPES, Commit, FileEntry
 from hf_haul.localhub.routes_api import xet_token_url
 from hf_haul.localhub.signing import Signer
+from hf_haul.localhub.trees import REPO_TYPES, Commit, FileEntry
 
 __all__ = ["CDN_PREFIX", "cdn", "resolve"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
-from hf_haul.localhub.repository import REPO_TYPES
+from hf_haul.localhub.trees import REPO_TYPES
 
 __all__ = ["API_KINDS", "FILE_KINDS", "Route", "parse"]
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from hf_haul.localhub.access import Account
+from hf_haul.localhub.discovery import find_repos
+from hf_haul.localhub.following import FollowingRepo
 from hf_haul.localhub.hosts import ANY_ADDRESS, HostRule, is_loopback
 from hf_haul.localhub.objects import DigestCache
 from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.server import LocalHub
-from hf_haul.localhub.sources import FollowingRepo, find_repos
 
 __all__ = ["require_token", "serve", "share"]
 

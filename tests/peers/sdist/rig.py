@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from hf_haul.localhub import Account, BytesContent, LocalHub, Repo
-from hf_haul.localhub.repository import FileEntry, Tree
+from hf_haul.localhub.trees import FileEntry, Tree
 
 TOKEN = "hf_HubCITokenXXXXXXXXXXXXXXXXXXXXX"
 OTHER_TOKEN = "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"

@@ -15,7 +15,7 @@ import hf_haul.localhub
 import hf_haul.manager
 from hf_haul.cli import command as cli
 from hf_haul.errors import DiskFullError, IntegrityError
-from hf_haul.localhub.sources import Holding
+from hf_haul.localhub.following import Holding
 
 
 @pytest.fixture
