@@ -50,6 +50,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from hf_haul.config import Settings
     from hf_haul.engine.download_queue import ModelDownloadQueue
+    from hf_haul.engine.file_specs import FileSpec
+    from hf_haul.engine.handle import DownloadHandle, QueueProgress
     from hf_haul.engine.priority import DefaultPolicy, PriorityPolicy
     from hf_haul.errors import (
         CertificateError,
@@ -72,13 +74,7 @@ if TYPE_CHECKING:
     from hf_haul.hub.acceleration import AccelerationWarning, accelerate
     from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
     from hf_haul.limiter import BandwidthLimiter
-    from hf_haul.manager import (
-        DownloadHandle,
-        FileSpec,
-        ParallelDownloadManager,
-        QueueProgress,
-        default_manager,
-    )
+    from hf_haul.manager import ParallelDownloadManager, default_manager
     from hf_haul.metrics import DownloadMetrics
     from hf_haul.task import (
         Digest,
@@ -137,6 +133,7 @@ __all__ = [
 
 _ERRORS: Final = "hf_haul.errors"
 _TASK: Final = "hf_haul.task"
+_HANDLE: Final = "hf_haul.engine.handle"
 _MANAGER: Final = "hf_haul.manager"
 
 #: Where each public name is defined.
@@ -150,14 +147,14 @@ _HOMES: Final = {
     "Digest": _TASK,
     "DiskFullError": _ERRORS,
     "DownloadCancelledError": _ERRORS,
-    "DownloadHandle": _MANAGER,
+    "DownloadHandle": _HANDLE,
     "DownloadMetrics": "hf_haul.metrics",
     "DownloadPriority": _TASK,
     "DownloadProgress": _TASK,
     "DownloadState": _TASK,
     "DownloadTask": _TASK,
     "FileRequest": _TASK,
-    "FileSpec": _MANAGER,
+    "FileSpec": "hf_haul.engine.file_specs",
     "HaulError": _ERRORS,
     "HaulFileSystem": "hf_haul.filesystem",
     "HttpStatusError": _ERRORS,
@@ -166,7 +163,7 @@ _HOMES: Final = {
     "ModelDownloadQueue": "hf_haul.engine.download_queue",
     "ParallelDownloadManager": _MANAGER,
     "PriorityPolicy": "hf_haul.engine.priority",
-    "QueueProgress": _MANAGER,
+    "QueueProgress": _HANDLE,
     "RangeRefusedError": _ERRORS,
     "RemoteFile": _TASK,
     "RetriesExhaustedError": _ERRORS,

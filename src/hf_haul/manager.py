@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import os
-import posixpath
 import ssl
 import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol
-from urllib.parse import quote
+from typing import Any, Final
 
 from hf_haul.config import Settings, parse_rate
 from hf_haul.descriptors import descriptors
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.events import EventBus, Notifier, ProgressCallback
+from hf_haul.engine.file_specs import (
+    FileSpec,
+    as_digest,
+    digest_of,
+    joined_to,
+    require_http,
+    require_no_nesting,
+    require_size,
+    require_writable,
+)
+from hf_haul.engine.handle import DownloadHandle
 from hf_haul.engine.plan import SMALL_FILE, make_plan
 from hf_haul.engine.priority import DefaultPolicy, PriorityPolicy
-from hf_haul.engine.queue_run import QueueOutcome, QueueRun
+from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.scheduler import Scheduler
-from hf_haul.errors import InvalidUrlError
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
@@ -37,14 +44,14 @@ from hf_haul.storage.destinations import FileDestination
 from hf_haul.storage.free_space import check_space
 from hf_haul.storage.nodes import NodeDestination, is_node
 from hf_haul.storage.safe_paths import require_safe_path
-from hf_haul.task import Destination, Digest, DownloadPriority, DownloadState, FileRequest, RemoteFile
+from hf_haul.task import Destination, Digest, DownloadPriority, FileRequest, RemoteFile
 from hf_haul.transports.base import Transport
 from hf_haul.transports.http import HttpSource
 from hf_haul.transports.pacing import Pace
 from hf_haul.transports.pool import ConnectionPool
-from hf_haul.urls import parse_url, without_signature
+from hf_haul.urls import without_signature
 
-__all__ = ["DownloadHandle", "FileSpec", "ParallelDownloadManager", "QueueProgress", "default_manager"]
+__all__ = ["ParallelDownloadManager", "default_manager"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,173 +63,6 @@ _PATIENCE: Final = 2.0
 _TEXT_SUFFIXES: Final = frozenset(
     {".json", ".txt", ".md", ".csv", ".jsonl", ".yaml", ".yml", ".xml", ".html", ".py"}
 )
-
-
-class FileSpec(Protocol):
-    """What a file of a queue must say; huggingface_hub's ``RepoFile`` does.
-
-    Optional attributes: ``digest`` (a :class:`~hf_haul.task.Digest`, or hex digits), ``sha256``, ``lfs.sha256``,
-    ``blob_id`` (a git sha1), ``etag``, ``url`` (where the queue's ``source_url`` does not lead), ``priority``.
-    """
-
-    @property
-    def path(self) -> str:
-        """Name of the file, ``/`` between folders."""
-
-    @property
-    def size(self) -> int | None:
-        """Bytes; ``None`` if unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueueProgress:
-    """How far a queue has come, at one moment.
-
-    Attributes:
-        files_total: Files of the queue.
-        files_done: Files in place.
-        files_failed: Files given up or cancelled.
-        bytes_total: Bytes of all files whose size is known.
-        bytes_done: Bytes on disk, those of earlier sessions included.
-        bytes_transferred: Bytes that came over the network in this run, repeated ones included.
-        speed_bps: Smoothed speed in bytes per second.
-        retries: Attempts beyond the first.
-        connections: Connections in use.
-        state: State of the whole queue.
-        waiting_for: Which other process is being waited for, if one is.
-    """
-
-    files_total: int
-    files_done: int
-    files_failed: int
-    bytes_total: int
-    bytes_done: int
-    bytes_transferred: int
-    speed_bps: float
-    retries: int
-    connections: int
-    state: DownloadState
-    waiting_for: str | None
-
-
-class DownloadHandle:
-    """One submitted queue. Of use in the process that submitted it, and not in its forked children."""
-
-    def __init__(self, scheduler: Scheduler, outcome: QueueOutcome) -> None:
-        self._engine = scheduler
-        self._outcome_here = outcome
-        self._pid = os.getpid()
-
-    @property
-    def _scheduler(self) -> Scheduler:
-        self._require_own_process()
-        return self._engine
-
-    @property
-    def _outcome(self) -> QueueOutcome:
-        self._require_own_process()
-        return self._outcome_here
-
-    @property
-    def _run(self) -> QueueRun | None:
-        """The queue, until it is over."""
-        return self._outcome.run
-
-    def _require_own_process(self) -> None:
-        if self._pid != os.getpid():  # its threads do not exist here, and its locks may be held for ever
-            raise RuntimeError(
-                "this download belongs to the parent process; ask there, or submit it here anew"
-            )
-
-    @property
-    def queue_id(self) -> str:
-        """Unique id of the queue."""
-        return self._outcome_here.queue_id
-
-    @property
-    def task_ids(self) -> list[str]:
-        """Unique ids of its files, in the order in which they are fetched."""
-        run = self._outcome_here.run
-        return (
-            list(self._outcome_here.task_ids) if run is None else [task.task_id for task in run.queue.tasks]
-        )
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until every file is in place or given up.
-
-        Args:
-            timeout: Seconds; ``None`` for as long as it takes.
-
-        Returns:
-            Whether the queue is over. ``False`` leaves it running.
-        """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        outcome, run = self._outcome, self._run
-        if run is not None and not self._scheduler.wait(run, timeout):
-            return False
-        outcome.flush(deadline - time.monotonic())
-        self._scheduler.note_told(outcome.queue_id)
-        return True
-
-    def cancel(self) -> bool:
-        """Stop; what was fetched stays staged. Returns whether there was anything to stop."""
-        run = self._run
-        return run is not None and self._scheduler.cancel(run)
-
-    def pause(self) -> None:
-        """Stop fetching, and keep the place in the queue."""
-        run = self._run
-        if run is not None:
-            self._scheduler.pause(run)
-
-    def resume(self) -> None:
-        """Go on after :meth:`pause`."""
-        run = self._run
-        if run is not None:
-            self._scheduler.resume(run)
-
-    def set_priority(self, priority: DownloadPriority) -> None:
-        """Move the queue before or behind others."""
-        priority = DownloadPriority(priority)
-        run = self._run
-        if run is not None:
-            self._scheduler.set_priority(run, priority)
-
-    def errors(self) -> list[tuple[str, BaseException]]:
-        """Failed files and why, the first failure first."""
-        run = self._run
-        if run is None:
-            return list(self._outcome.errors)
-        return [(task.file_path, error) for task, error in list(run.errors)]
-
-    def progress(self) -> QueueProgress:
-        """How far it has come."""
-        now = self._status()
-        return QueueProgress(
-            files_total=now.files_total,
-            files_done=now.files_done,
-            files_failed=now.files_failed,
-            bytes_total=now.bytes_total,
-            bytes_done=now.bytes_done,
-            bytes_transferred=now.bytes_transferred,
-            speed_bps=now.speed_bps,
-            retries=now.retries,
-            connections=now.connections,
-            state=now.state,
-            waiting_for=now.waiting_for,
-        )
-
-    @property
-    def state(self) -> DownloadState:
-        """State of the whole queue."""
-        return self._status().state
-
-    def _status(self) -> QueueStatus:
-        outcome, run = self._outcome, self._run
-        if run is not None:
-            return self._scheduler.status(run)
-        assert outcome.status is not None  # it was there before the queue went
-        return outcome.status
 
 
 class ParallelDownloadManager:
@@ -410,7 +250,7 @@ class ParallelDownloadManager:
             RuntimeError: The manager is shut down.
         """
         for each in files:
-            _require_http(each.remote.path, each.remote.url)
+            require_http(each.remote.path, each.remote.url)
         return self._submit(files, model_id, priority, progress_callback)
 
     def _submit(
@@ -431,7 +271,7 @@ class ParallelDownloadManager:
         )
         check_space(files, engine.promised_bytes, engine.unsettled, self.settings.disk_check)
         for folder in folders:
-            _require_writable(folder)
+            require_writable(folder)
         queue = ModelDownloadQueue(
             model_id, priority, max_concurrent_files=self.settings.max_concurrent_files_per_model
         )
@@ -475,12 +315,12 @@ class ParallelDownloadManager:
             ValueError: The URL, size or digest is unusable.
             OSError: The folder cannot be written, or the file will not fit.
         """
-        _require_http(file_path, source_url)
+        require_http(file_path, source_url)
         target = Path(local_path).absolute()
         if target.is_dir():
             raise IsADirectoryError(f"{file_path!r}: {target} is a folder")
         request = self._request(
-            file_path, source_url, target, size=size, digest=_as_digest(digest), etag=None, priority=priority
+            file_path, source_url, target, size=size, digest=as_digest(digest), etag=None, priority=priority
         )
         folders = [request.destination.staging_dir]
         handle = self._submit([request], model_id, priority, progress_callback, folders)
@@ -515,17 +355,17 @@ class ParallelDownloadManager:
         if not file_specs:
             raise ValueError(f"{model_id}: file_specs is empty, there is nothing to download")
         folder = Path(local_dir).absolute()
-        url_of = _joined_to(source_url)
+        url_of = joined_to(source_url)
         for spec in file_specs:
             require_safe_path(spec.path)
-        _require_no_nesting([spec.path for spec in file_specs])
+        require_no_nesting([spec.path for spec in file_specs])
         requests = []
         for spec in file_specs:
             url = getattr(spec, "url", None)
             if url is None:
                 url = url_of(spec.path)
             else:
-                _require_http(spec.path, url)
+                require_http(spec.path, url)
             target = folder / spec.path
             if target.is_dir():
                 raise IsADirectoryError(f"{spec.path!r}: {target} is a folder")
@@ -534,7 +374,7 @@ class ParallelDownloadManager:
                 url,
                 target,
                 size=spec.size,
-                digest=_digest_of(spec),
+                digest=digest_of(spec),
                 etag=getattr(spec, "etag", None),
                 priority=getattr(spec, "priority", None),
             )
@@ -546,7 +386,7 @@ class ParallelDownloadManager:
         self, path: str, url: str, target: Path, *, size: int | None, digest: Digest | None, etag: str | None,
         priority: DownloadPriority | None,
     ) -> FileRequest:  # fmt: skip
-        _require_size(path, size)
+        require_size(path, size)
         version = digest.value if digest else etag
         former: tuple[str, ...] = ()
         if not version:  # a link that was signed anew leads to the same bytes
@@ -608,9 +448,9 @@ class ParallelDownloadManager:
             return {"success": False, "queue_id": queue_id, "error": f"unknown queue: {queue_id}"}
         over = True
         if isinstance(found, QueueRun):
-            handle = DownloadHandle(self._scheduler, found.outcome)
-            over = handle.wait(timeout)
-            found = handle._status()  # noqa: SLF001  the module's own class
+            outcome = found.outcome
+            over = DownloadHandle(self._scheduler, outcome).wait(timeout)
+            found = outcome.status or self._scheduler.status(found)
         else:
             self._scheduler.note_told(found.queue_id)
         return {**found.as_dict(), "success": over and not found.files_failed, "timed_out": not over}
@@ -749,78 +589,6 @@ class ParallelDownloadManager:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.shutdown(wait=kind is None)
-
-
-def _as_digest(value: Digest | str | None) -> Digest | None:
-    if value is None or isinstance(value, Digest):
-        return value
-    text = value.lower().removeprefix("sha256:")
-    return Digest("git-sha1" if len(text) == 40 else "sha256", text)
-
-
-def _digest_of(spec: FileSpec) -> Digest | None:
-    lfs = getattr(spec, "lfs", None)
-    for value in (getattr(spec, "digest", None), getattr(spec, "sha256", None), getattr(lfs, "sha256", None)):
-        if value is not None:
-            return _as_digest(value)
-    # The git object of an LFS file is its pointer, not its bytes.
-    return _as_digest(getattr(spec, "blob_id", None)) if lfs is None else None
-
-
-def _require_http(path: str, url: str) -> None:
-    """Refuse what no connection can be made to.
-
-    Raises:
-        InvalidUrlError: ``url`` is not of http or https, or has no host on which everybody agrees.
-    """
-    try:
-        parse_url(url, userinfo=True)
-    except InvalidUrlError as error:
-        raise InvalidUrlError(f"{path!r}: {error}") from None
-
-
-def _require_size(path: str, size: object) -> None:
-    """Refuse what is no number of bytes.
-
-    Raises:
-        ValueError: It is neither ``None`` nor an integer of 0 or more.
-    """
-    if size is not None and (not isinstance(size, int) or size < 0):
-        raise ValueError(f"{path!r}: size must be a number of bytes, or None if unknown, not {size!r}")
-
-
-def _joined_to(base: str) -> Callable[[str], str]:
-    """What makes a file's URL of its path: the path goes before the query, if ``base`` has one."""
-    _require_http("source_url", base)
-    head, _, query = base.partition("#")[0].partition("?")
-    head, tail = head.rstrip("/"), f"?{query}" if query else ""
-    return lambda path: f"{head}/{quote(path)}{tail}"
-
-
-def _require_no_nesting(paths: Sequence[str]) -> None:
-    """Refuse a file that would have to be the folder of another one.
-
-    Raises:
-        ValueError: One is; the message names it.
-    """
-    names = {posixpath.normpath(path) for path in paths}
-    for name in names:
-        end = name.find("/")
-        while end > 0:
-            if name[:end] in names:
-                raise ValueError(f"{name[:end]!r} cannot be a file and the folder of {name!r}")
-            end = name.find("/", end + 1)
-
-
-def _require_writable(folder: Path) -> None:
-    """Raise now what would otherwise be raised in a worker.
-
-    Raises:
-        OSError: The folder cannot be made or written to.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"cannot write to {folder}")
 
 
 #: Managers that are not shut down, by id. Changed by single operations on a dict, which the collector may interrupt.

@@ -29,10 +29,11 @@ from tests.support.hub import hub_environment
 from tests.support.repos import contents, make_repo, random_bytes
 
 from hf_haul.config import MiB, Settings
+from hf_haul.engine.handle import DownloadHandle
 from hf_haul.filesystem import HaulFileSystem
 from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
 from hf_haul.localhub import Account, LocalHub, Repo
-from hf_haul.manager import DownloadHandle, ParallelDownloadManager
+from hf_haul.manager import ParallelDownloadManager
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,8 +12,9 @@ from typing import Any
 from tests.support.repos import random_bytes
 
 from hf_haul.config import KiB, Settings
+from hf_haul.engine.handle import DownloadHandle
 from hf_haul.localhub import Account, LocalHub, Repo
-from hf_haul.manager import DownloadHandle, ParallelDownloadManager
+from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import FileDestination
 from hf_haul.task import Digest, FileRequest, RemoteFile
 

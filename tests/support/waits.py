@@ -15,8 +15,9 @@ from typing import Any
 from tests.support.engine import WEIGHTS, Rig, serve_files
 
 from hf_haul.config import KiB
+from hf_haul.engine.handle import DownloadHandle
 from hf_haul.localhub.testing.faults import Delay, Fault, Reset, Stall, Status
-from hf_haul.manager import DownloadHandle, ParallelDownloadManager
+from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import DownloadPriority, FileRequest
 
 __all__ = ["SECOND", "URGENT", "WAITS", "Kept", "keep_waiting", "our_threads", "until"]

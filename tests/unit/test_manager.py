@@ -463,8 +463,8 @@ def test_queueing_looks_at_each_folder_once(
     manager: ParallelDownloadManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
 ) -> None:
     made: list[Path] = []
-    real = module._require_writable
-    monkeypatch.setattr(module, "_require_writable", lambda folder: (made.append(folder), real(folder)))
+    real = module.require_writable
+    monkeypatch.setattr(module, "require_writable", lambda folder: (made.append(folder), real(folder)))
     manager.queue_model_download("m", [Spec(f"{i % 3}/{i}") for i in range(files)], URL, tmp_path)
     assert len(made) == min(files, 3)
 

@@ -17,9 +17,9 @@ from fsspec.implementations.local import make_path_posix, trailing_sep
 from fsspec.spec import AbstractFileSystem
 from huggingface_hub import HfFileSystem
 
+from hf_haul.engine.handle import DownloadHandle
 from hf_haul.errors import HttpStatusError, UnsafePathError
 from hf_haul.hub.repository import Repository
-from hf_haul.manager import DownloadHandle
 from hf_haul.task import DownloadProgress, DownloadState, RemoteFile
 
 __all__ = ["Pairs", "Report", "Target", "Unfinished", "raise_first"]

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from hf_haul.config import Settings, parse_rate, require_number
+from hf_haul.engine.handle import DownloadHandle, QueueProgress
 from hf_haul.errors import DownloadCancelledError, add_note
 from hf_haul.hub import repository as hub
-from hf_haul.manager import DownloadHandle, ParallelDownloadManager, QueueProgress, default_manager
+from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.task import DownloadPriority, DownloadProgress, DownloadState, FileRequest
 from hf_haul.threads import start_daemon
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
+from hf_haul.engine.handle import QueueProgress
 from hf_haul.errors import DownloadCancelledError
 from hf_haul.hub import call_options as calls
 from hf_haul.hub.call_options import Bars, CallOptions, raise_all
-from hf_haul.manager import QueueProgress
 from hf_haul.task import DownloadPriority, DownloadState
 
 IDLE = QueueProgress(
