@@ -19,7 +19,7 @@ SRC = Path(hf_haul.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "forks"),
     ("urls", "descriptors"),
-    ("halt", "redaction", "ranges", "task", "config", "processors", "threads"),
+    ("cancellation", "redaction", "ranges", "task", "config", "processors", "threads"),
     ("limiter", "metrics", "verify", "finalizers"),
     ("storage", "transports"),
     ("engine", "reading"),

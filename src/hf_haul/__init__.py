@@ -19,7 +19,7 @@ The modules, from the ground up; each imports only what stands above it here:
 - ``descriptors``: how many files may still be opened, and what to do when none can
 - ``threads``: threads that exist while there is work
 - ``finalizers``: what finalizers leave for others to do
-- ``halt``: one flag that stops a piece of work, and wakes it from whatever it waits for
+- ``cancellation``: CancelToken, which stops a piece of work and wakes it from whatever it waits for
 - ``ranges``: half-open byte ranges; the only place that knows HTTP's inclusive end
 - ``urls``: the one place that reads a URL: its host, its origin, what may be shown of it
 - ``redaction``: keeps secrets out of what libraries log and raise while they work for us

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import HaltedError
 from hf_haul.forks import renew_after_fork
-from hf_haul.halt import Halt
 
 __all__ = ["BandwidthLimiter"]
 
@@ -108,7 +108,7 @@ class BandwidthLimiter:
             self._throttled += seconds
         return seconds
 
-    def wait(self, nbytes: int, halt: Halt) -> float:
+    def wait(self, nbytes: int, cancel_token: CancelToken) -> float:
         """Take ``nbytes`` and wait until they may be used; a changed rate acts within 0.1 s.
 
         Returns:
@@ -127,7 +127,7 @@ class BandwidthLimiter:
         started = self._clock()
         halted = False
         while seconds > 0.0 and not halted:
-            halted = halt.wait(min(seconds, _SLICE_SECONDS))
+            halted = cancel_token.wait(min(seconds, _SLICE_SECONDS))
             with self._lock:
                 self._refill()
                 seconds = self._seconds_until(mark)

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import HaltedError
-from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.transports.pool import ConnectionPool
 
@@ -59,18 +59,18 @@ def _server() -> Iterator[str]:
 
 def measure(url: str, megabytes: int, threads: int, seconds: float) -> dict[str, Any]:
     """One rate with one number of threads."""
-    limiter, halt = BandwidthLimiter(megabytes * MB), Halt()
+    limiter, cancel_token = BandwidthLimiter(megabytes * MB), CancelToken()
     reads: list[list[tuple[float, int]]] = [[] for _ in range(threads)]
     ready = threading.Barrier(threads + 1)
 
     def work(mine: list[tuple[float, int]]) -> None:
         buffer = memoryview(bytearray(1 << 20))
-        with pool.open(url, None, halt) as response:
+        with pool.open(url, None, cancel_token) as response:
             ready.wait()
             try:
                 while True:
                     got = response.readinto(buffer[: limiter.quantum])
-                    limiter.wait(got, halt)
+                    limiter.wait(got, cancel_token)
                     mine.append((time.monotonic(), got))
             except HaltedError:
                 pass
@@ -81,9 +81,9 @@ def measure(url: str, megabytes: int, threads: int, seconds: float) -> dict[str,
             worker.start()
         ready.wait()
         began, cpu = time.monotonic(), time.process_time()
-        halt.wait(seconds)
+        cancel_token.wait(seconds)
         ended, cpu = time.monotonic(), time.process_time() - cpu
-        halt.set()
+        cancel_token.set()
         for worker in workers:
             worker.join()
     done = sorted((at, got) for mine in reads for at, got in mine if at <= ended)

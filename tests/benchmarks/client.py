@@ -229,7 +229,7 @@ def haul_parts(folder: str, parts: int, files: int) -> Work:
         version = None
         patience = 0.0
 
-        def open(self, want: ByteRange | None, halt: Any, *, fresh: bool = False) -> Zeros:
+        def open(self, want: ByteRange | None, cancel_token: Any, *, fresh: bool = False) -> Zeros:
             return Zeros(want)
 
     settings = Settings(part_size=part, max_concurrent_downloads=4)

@@ -80,8 +80,8 @@ def _without_stallguard(put: Put) -> None:
     seconds = _module("config").Settings.from_environment().stall_timeout
 
     @contextlib.contextmanager
-    def unwatched(_: object, halt: Any) -> Iterator[Any]:
-        yield stallguard.Watched(halt)
+    def unwatched(_: object, cancel_token: Any) -> Iterator[Any]:
+        yield stallguard.Watched(cancel_token)
 
     _replace(put, stallguard.StallGuard, "watching", unwatched)
     make = pool.__init__

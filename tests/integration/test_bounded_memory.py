@@ -27,7 +27,7 @@ URL = "http://source.test/files"
 CONTENT = b"x" * 100
 #: What belongs to running queues, by the names of its classes.
 OF_RUNNING = {
-    "DownloadTask", "FileRequest", "RemoteFile", "FileDestination", "ModelDownloadQueue", "QueueRun", "Transfer", "Part", "Halt",
+    "DownloadTask", "FileRequest", "RemoteFile", "FileDestination", "ModelDownloadQueue", "QueueRun", "Transfer", "Part", "CancelToken",
     "StagedFile", "Verifier", "PlannedFile", "DownloadMetrics", "Notifier", "OwnerWatch", "FakeSource", "_Job", "_Then",
 }  # fmt: skip
 

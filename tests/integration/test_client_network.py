@@ -19,9 +19,9 @@ from tests.support.hub import make_certificate
 from tests.support.wire import Connection, Wire, answer
 
 import hf_haul
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import CertificateError, ConnectionFailedError
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.halt import Halt
 from hf_haul.hub import repository as hub
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import NetworkPath
@@ -231,7 +231,7 @@ def well_behaved(connection: Connection) -> None:
 
 
 def read(pool: ConnectionPool, url: str, paths: Paths | None) -> bytes:
-    with pool.open(url, None, Halt(), network=paths) as response:
+    with pool.open(url, None, CancelToken(), network=paths) as response:
         return response.head()
 
 

@@ -18,8 +18,8 @@ from tests.support.waits import until
 
 import hf_haul
 from hf_haul import finalizers
+from hf_haul.cancellation import CancelToken
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.halt import Halt
 from hf_haul.manager import ParallelDownloadManager
 
 MODEL = "org/tiny"
@@ -77,7 +77,7 @@ def abandoned(fs: HaulFileSystem, manager: ParallelDownloadManager) -> dict[str,
     """All that can be dropped without being closed, by name."""
 
     def answer() -> object:
-        response = manager._pool.open(fs.url(NAME), {}, Halt())
+        response = manager._pool.open(fs.url(NAME), {}, CancelToken())
         response.readinto(memoryview(bytearray(1000)))
         return response
 

@@ -15,9 +15,9 @@ from tests.support.engine import PART, SMALL, TOKEN, WEIGHTS, Rig, leftovers, se
 from tests.support.repos import random_bytes
 from tests.support.waits import SECOND, until
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.config import KiB, Settings
 from hf_haul.errors import RetriesExhaustedError, SourceChangedError
-from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.localhub.requestlog import RequestRecord
 from hf_haul.localhub.testing.faults import GzipBody, Reset, Status, WrongTotal
@@ -408,7 +408,7 @@ def test_sources_are_read_without_a_destination(rig: Rig) -> None:
             RemoteFile(WEIGHTS, rig.url(WEIGHTS), SIZE, headers={"Authorization": TOKEN})
         )
         assert isinstance(source, HttpSource)
-        body = source.open(ByteRange(100, 1100), Halt())
+        body = source.open(ByteRange(100, 1100), CancelToken())
         data, got = bytearray(1000), 0
         while count := body.readinto(memoryview(data)[got:]):
             got += count

@@ -22,6 +22,7 @@ from tests.support.certs import Certificates, make_certificates
 from tests.support.wire import BOUND, Connection, Wire, answer, blackhole, until
 
 import hf_haul
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import (
     CertificateError,
     ConnectionFailedError,
@@ -29,7 +30,6 @@ from hf_haul.errors import (
     HaulError,
     TransferError,
 )
-from hf_haul.halt import Halt
 from hf_haul.transports.pool import ConnectionPool, PooledResponse
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def read(response: PooledResponse, size: int = 64 << 10) -> bytes:
 
 
 def get(pool: ConnectionPool, url: str, **more: Any) -> bytes:
-    with pool.open(url, None, Halt(), **more) as response:
+    with pool.open(url, None, CancelToken(), **more) as response:
         return read(response)
 
 
@@ -94,7 +94,7 @@ class Worker:
 def test_a_body_arrives_whole_whatever_the_size_of_the_reads(pool: ConnectionPool, size: int) -> None:
     body = BODY[: 50 * size] if size < 100 else BODY
     with Wire(lambda c: c.request() and c.send(answer(body))) as wire:
-        response = pool.open(wire.url(), None, Halt())
+        response = pool.open(wire.url(), None, CancelToken())
         assert response.status == 200
         assert response.length == len(body)
         assert response.headers["content-LENGTH"] == str(len(body))
@@ -107,7 +107,7 @@ def test_a_connection_serves_again_once_its_body_was_read(pool: ConnectionPool) 
     with Wire(well_behaved) as wire:
         reused = []
         for _ in range(5):
-            with pool.open(wire.url(), None, Halt()) as response:
+            with pool.open(wire.url(), None, CancelToken()) as response:
                 assert read(response) == BODY
                 reused.append(response.reused)
         assert reused == [False, True, True, True, True]
@@ -132,7 +132,7 @@ def test_a_body_left_unread_closes_its_connection(pool: ConnectionPool) -> None:
             closed.set()
 
     with Wire(serve) as wire:
-        with pool.open(wire.url(), None, Halt()) as response:
+        with pool.open(wire.url(), None, CancelToken()) as response:
             assert response.readinto(memoryview(bytearray(10))) == 10
         assert closed.wait(BOUND)
         assert pool.get_stats()["open_connections"] == 0
@@ -144,7 +144,7 @@ def test_draining_a_short_rest_keeps_the_connection(pool: ConnectionPool, size: 
         lambda c: [c.send(answer(b"x" * size, "302 Found", Location="/x")) for _ in iter(c.request, "")]
     ) as wire:
         for _ in range(3):
-            response = pool.open(wire.url(), None, Halt())
+            response = pool.open(wire.url(), None, CancelToken())
             assert response.status == 302
             response.drain()
         assert wire.accepted == 1
@@ -153,14 +153,14 @@ def test_draining_a_short_rest_keeps_the_connection(pool: ConnectionPool, size: 
 def test_draining_never_waits_for_a_long_rest(pool: ConnectionPool) -> None:
     with Wire(lambda c: (c.request(), c.send(answer(b"x", length=10**9)), c.closed_by_client())) as wire:
         began = time.monotonic()
-        pool.open(wire.url(), None, Halt()).drain()
+        pool.open(wire.url(), None, CancelToken()).drain()
         assert time.monotonic() - began < BOUND / 2
         assert pool.get_stats()["open_connections"] == 0
 
 
 def test_an_answer_without_a_length_ends_with_its_connection(pool: ConnectionPool) -> None:
     with Wire(lambda c: c.request() and c.send(b"HTTP/1.1 200 OK\r\n\r\n" + BODY)) as wire:
-        with pool.open(wire.url(), None, Halt()) as response:
+        with pool.open(wire.url(), None, CancelToken()) as response:
             assert response.length is None
             assert read(response) == BODY
         assert pool.get_stats()["open_connections"] == 0
@@ -188,7 +188,9 @@ def test_an_encoding_is_undone_only_when_asked_for(pool: ConnectionPool, decode:
 def test_what_is_asked_for_is_what_goes_over_the_wire(pool: ConnectionPool) -> None:
     with (
         Wire(well_behaved) as wire,
-        pool.open(wire.url("/a%20b?x=1&y=%2F"), {"range": "bytes=5-9", "X-Token": "t"}, Halt()) as response,
+        pool.open(
+            wire.url("/a%20b?x=1&y=%2F"), {"range": "bytes=5-9", "X-Token": "t"}, CancelToken()
+        ) as response,
     ):
         read(response)
     line, *headers = wire.heads[0].split("\r\n")
@@ -276,7 +278,7 @@ def test_the_traceback_of_a_refused_connection_keeps_secrets(pool: ConnectionPoo
 
 def test_the_bytes_before_a_break_are_not_lost(pool: ConnectionPool) -> None:
     with Wire(reset_in_body) as wire:
-        response = pool.open(wire.url(), None, Halt())
+        response = pool.open(wire.url(), None, CancelToken())
         data, buffer = bytearray(), memoryview(bytearray(4096))
         with pytest.raises(ConnectionFailedError):  # noqa: PT012  the loop is what raises
             while count := response.readinto(buffer):
@@ -375,7 +377,7 @@ def test_after_one_such_connection_a_new_one_is_made_and_no_other_idle_one_chose
             well_behaved(connection)
 
     def hold() -> bytes:
-        with pool.open(wire.url(), None, Halt()) as response:
+        with pool.open(wire.url(), None, CancelToken()) as response:
             both.wait(BOUND)
             return read(response)
 
@@ -465,7 +467,7 @@ def test_a_session_of_requests_counts_against_the_limits_too() -> None:
 
 def test_a_fresh_connection_is_outside_the_pool_and_closed_afterwards() -> None:
     with ConnectionPool(1, trust_env=False) as pool, Wire(well_behaved) as wire:
-        with pool.open(wire.url(), None, Halt()) as response:
+        with pool.open(wire.url(), None, CancelToken()) as response:
             assert get(pool, wire.url(), fresh=True) == BODY
             assert read(response) == BODY
         until(lambda: wire.open == 1)
@@ -488,14 +490,14 @@ class Blocked:
         self, phase: str, monkeypatch: pytest.MonkeyPatch, certificates: Certificates | None
     ) -> None:
         self.pool = ConnectionPool(1, trust_env=False, verify=False, connect_timeout=60, read_timeout=60)
-        self.halt = Halt()
+        self.cancel_token = CancelToken()
         self.undo: list[Callable[[], object]] = [self.pool.close]
         url = getattr(self, phase.replace(" ", "_"))(monkeypatch, certificates)
         self.worker = Worker(lambda: self.fetch(url))
         until(self.reached, phase)
 
     def fetch(self, url: str) -> None:
-        with self.pool.open(url, None, self.halt) as response:
+        with self.pool.open(url, None, self.cancel_token) as response:
             read(response)
 
     def wire(self, serve: Callable[[Connection], object], certificates: Certificates | None = None) -> Wire:
@@ -505,7 +507,7 @@ class Blocked:
 
     def place(self, *_: Any) -> str:
         wire = self.wire(well_behaved)
-        self.undo.append(self.pool.open(wire.url(), None, Halt()).release)
+        self.undo.append(self.pool.open(wire.url(), None, CancelToken()).release)
         self.reached = lambda: self.pool.get_stats()["waiting"] == 1
         return wire.url()
 
@@ -593,8 +595,8 @@ def blocked(
 
 
 WAKES: dict[str, tuple[Callable[[Blocked], object], type[HaulError]]] = {
-    "halted": (lambda b: b.halt.set(), HaltedError),
-    "woken": (lambda b: b.halt.wake(), ConnectionFailedError),
+    "halted": (lambda b: b.cancel_token.set(), HaltedError),
+    "woken": (lambda b: b.cancel_token.wake(), ConnectionFailedError),
     "pool closed": (lambda b: b.pool.close(), TransferError),
 }
 
@@ -616,27 +618,27 @@ def test_a_blocked_thread_is_woken_at_once_in_every_phase(blocked: Blocked, wake
 @pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
 @pytest.mark.parametrize("blocked", [p for p in PHASES if p != "place"], indirect=True)
 def test_a_woken_thread_leaves_its_place_to_others(blocked: Blocked) -> None:
-    blocked.halt.set()
+    blocked.cancel_token.set()
     blocked.worker.join()
     assert blocked.pool.get_stats()["open_connections"] == 0
     with Wire(well_behaved) as wire:
         assert get(blocked.pool, wire.url()) == BODY
 
 
-def test_a_halt_set_before_asks_for_nothing(pool: ConnectionPool) -> None:
-    halt = Halt()
-    halt.set()
+def test_a_cancel_token_set_before_asks_for_nothing(pool: ConnectionPool) -> None:
+    cancel_token = CancelToken()
+    cancel_token.set()
     with Wire(well_behaved) as wire, pytest.raises(HaltedError):
-        pool.open(wire.url(), None, halt)
+        pool.open(wire.url(), None, cancel_token)
     assert wire.accepted == 0
 
 
-def test_a_halt_after_the_body_leaves_the_connection_alone(pool: ConnectionPool) -> None:
-    halt = Halt()
+def test_a_cancel_token_after_the_body_leaves_the_connection_alone(pool: ConnectionPool) -> None:
+    cancel_token = CancelToken()
     with Wire(well_behaved) as wire:
-        with pool.open(wire.url(), None, halt) as response:
+        with pool.open(wire.url(), None, cancel_token) as response:
             assert read(response) == BODY
-        halt.set()
+        cancel_token.set()
         assert get(pool, wire.url()) == BODY
         assert wire.accepted == 1
 
@@ -650,11 +652,11 @@ def test_a_wake_during_one_request_does_not_touch_another(pool: ConnectionPool) 
         assert release.wait(BOUND)
         connection.send(answer(BODY))
 
-    halts = Halt(), Halt()
+    tokens = CancelToken(), CancelToken()
     with Wire(serve) as wire:
-        worker = Worker(lambda: read(pool.open(wire.url(), None, halts[0])))
+        worker = Worker(lambda: read(pool.open(wire.url(), None, tokens[0])))
         assert asked.wait(BOUND)
-        halts[1].set()
+        tokens[1].set()
         release.set()
         assert worker.join().result == BODY
 
@@ -662,7 +664,7 @@ def test_a_wake_during_one_request_does_not_touch_another(pool: ConnectionPool) 
 def test_bytes_that_arrive_beside_a_wake_are_never_taken_for_the_body(certificates: Certificates) -> None:
     # A TLS socket that is shut down half way hands out its ciphertext as if it were the body's bytes.
     with ConnectionPool(1, trust_env=False, verify=str(certificates.ca)) as pool:
-        halt, stop = Halt(), threading.Event()
+        cancel_token, stop = CancelToken(), threading.Event()
 
         def serve(connection: Connection) -> None:
             connection.request()
@@ -672,9 +674,9 @@ def test_bytes_that_arrive_beside_a_wake_are_never_taken_for_the_body(certificat
 
         with Wire(serve, certificates) as wire:
             for _ in range(20):
-                response = pool.open(wire.url(), None, halt)
+                response = pool.open(wire.url(), None, cancel_token)
                 buffer, taken = memoryview(bytearray(1 << 16)), bytearray()
-                waker = Worker(halt.wake)
+                waker = Worker(cancel_token.wake)
                 with pytest.raises(ConnectionFailedError):  # noqa: PT012  the loop is what raises
                     while count := response.readinto(buffer):
                         taken += bytes(set(buffer[:count]))
@@ -697,15 +699,15 @@ def test_a_closed_pool_closes_every_connection_and_takes_no_more() -> None:
 
     with Wire(serve) as wire:
         get(pool, wire.url("/whole"))
-        busy = pool.open(wire.url("/part"), None, Halt())
-        idle = pool.open(wire.url("/whole"), None, Halt())
+        busy = pool.open(wire.url("/part"), None, CancelToken())
+        idle = pool.open(wire.url("/whole"), None, CancelToken())
         read(idle)
         pool.close()
         with pytest.raises(TransferError, match="closed"):
             read(busy)
         busy.release()
         until(lambda: wire.open == 0)
-        for use in (lambda: pool.open(wire.url(), None, Halt()), pool.get_session):
+        for use in (lambda: pool.open(wire.url(), None, CancelToken()), pool.get_session):
             with pytest.raises(TransferError, match="closed") as caught:
                 use()
             assert not caught.value.retryable
@@ -713,10 +715,10 @@ def test_a_closed_pool_closes_every_connection_and_takes_no_more() -> None:
         pool.close()
 
 
-def test_closing_releases_those_who_wait_for_a_place_without_a_halt() -> None:
+def test_closing_releases_those_who_wait_for_a_place_without_a_cancel_token() -> None:
     pool = ConnectionPool(1, trust_env=False)
     with Wire(well_behaved) as wire:
-        response = pool.open(wire.url(), None, Halt())
+        response = pool.open(wire.url(), None, CancelToken())
         worker = Worker(lambda: pool.get_session().get(wire.url()))
         until(lambda: pool.get_stats()["waiting"] == 1)
         pool.close()
@@ -728,7 +730,7 @@ def test_nothing_is_left_open_for_the_garbage_collector() -> None:
     with ConnectionPool(4, trust_env=False) as pool, Wire(well_behaved) as wire:
         get(pool, wire.url())
         get(pool, wire.url(), fresh=True)
-        with pool.open(wire.url(), None, Halt()) as response:
+        with pool.open(wire.url(), None, CancelToken()) as response:
             response.readinto(memoryview(bytearray(5)))
     gc.collect()  # a socket left open would warn here, and warnings are errors
 
@@ -894,7 +896,7 @@ def through(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 def test_a_proxy_of_the_environment_forwards_http(through: Wire) -> None:
     with ConnectionPool(4) as pool:
         for _ in range(3):
-            with pool.open("http://hub.invalid/a?b=c", {"X": "y"}, Halt()) as response:
+            with pool.open("http://hub.invalid/a?b=c", {"X": "y"}, CancelToken()) as response:
                 assert read(response) == BODY
                 assert response.headers["Via"] == "proxy"
     assert through.accepted == 1
@@ -961,7 +963,7 @@ def test_a_socks_proxy_serves_within_the_limits() -> None:
             for _ in range(3):
                 assert get(pool, "http://hub.invalid/x") == BODY
             assert pool.get_stats()["open_connections"] == 1
-            with pool.open("http://hub.invalid/x", None, Halt()) as response:
+            with pool.open("http://hub.invalid/x", None, CancelToken()) as response:
                 worker = Worker(lambda: get(pool, "http://hub.invalid/x"))
                 until(lambda: pool.get_stats()["waiting"] == 1)
                 assert read(response) == BODY
@@ -970,7 +972,7 @@ def test_a_socks_proxy_serves_within_the_limits() -> None:
 
 
 def test_a_thread_blocked_in_its_proxy_is_woken() -> None:
-    halt, asked = Halt(), threading.Event()
+    cancel_token, asked = CancelToken(), threading.Event()
 
     def serve(connection: Connection) -> None:
         if connection.request():
@@ -978,10 +980,10 @@ def test_a_thread_blocked_in_its_proxy_is_woken() -> None:
             connection.closed_by_client()
 
     with Wire(serve) as wire, ConnectionPool(4, trust_env=False, proxies={"https": wire.url("")}) as pool:
-        worker = Worker(lambda: pool.open("https://hub.invalid/", None, halt))
+        worker = Worker(lambda: pool.open("https://hub.invalid/", None, cancel_token))
         assert asked.wait(BOUND)
         began = time.monotonic()
-        halt.set()
+        cancel_token.set()
         assert isinstance(worker.join().error, HaltedError)
         assert time.monotonic() - began < 1.0
 
@@ -1040,14 +1042,14 @@ def test_the_error_of_the_last_address_is_told_when_none_answers(
 def test_a_forked_child_makes_its_own_connections() -> None:
     code = """
         import os, threading
-        from hf_haul.halt import Halt
+        from hf_haul.cancellation import CancelToken
         from hf_haul.transports.pool import ConnectionPool
         from tests.integration.test_pool import BODY, get, read, well_behaved
         from tests.support.wire import Wire, until
 
         with Wire(well_behaved) as wire, ConnectionPool(2, trust_env=False) as pool:
             get(pool, wire.url())
-            busy = pool.open(wire.url(), None, Halt())
+            busy = pool.open(wire.url(), None, CancelToken())
             session = pool.get_session()
             assert pool.get_stats()["open_connections"] == 1
             pool._lock.acquire(); pool._places._lock.acquire()   # held by another thread, for all the child knows
@@ -1094,6 +1096,6 @@ def test_the_words_of_a_refusal_that_drip_are_not_waited_for(
         connection.send(answer(b"abc", "404 Not Found", length=1000))
         release.wait(BOUND)
 
-    with Wire(drip) as wire, pool.open(wire.url(), None, Halt()) as refused:
+    with Wire(drip) as wire, pool.open(wire.url(), None, CancelToken()) as refused:
         assert refused.head() == b"abc"
         release.set()

@@ -19,7 +19,7 @@ import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request
 from tests.support.waits import our_threads
 
-from hf_haul import halt, limiter, metrics, threads, verify
+from hf_haul import cancellation, limiter, metrics, threads, verify
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.engine import download_queue, errands, events, plan, scheduler, transfer, watchdog
 from hf_haul.engine import file_steps as filework
@@ -172,7 +172,7 @@ def gives_a_file(where: Any, name: str) -> bool:
 #: Each has its own way out of what goes wrong in it, which is tested where it is.
 LEFT_OUT = {(threads.ThreadGroup, "_run"), (threads._Daemon, "run"), (threads._Daemon, "_bootstrap")}
 MODULES = (
-    choice, concurrency, download_queue, errands, events, fetch, filework, halt, hashing, limiter, metrics, plan, run,
+    cancellation, choice, concurrency, download_queue, errands, events, fetch, filework, hashing, limiter, metrics, plan, run,
     scheduler, sources, staging, threads, transfer, verify, watchdog,
 )  # fmt: skip
 

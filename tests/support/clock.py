@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from hf_haul.halt import Halt
+from hf_haul.cancellation import CancelToken
 
-__all__ = ["FakeClock", "FakeHalt"]
+__all__ = ["FakeCancelToken", "FakeClock"]
 
 
 class FakeClock:
@@ -25,10 +25,10 @@ class FakeClock:
             self.now += seconds
 
 
-class FakeHalt(Halt):
-    """A halt whose waits take no time but move a fake clock.
+class FakeCancelToken(CancelToken):
+    """A cancel token whose waits take no time but move a fake clock.
 
-    ``during`` is called before each wait with its seconds, and may set the halt or change the world.
+    ``during`` is called before each wait with its seconds, and may set the token or change the world.
     """
 
     def __init__(self, clock: FakeClock, during: Callable[[float], None] = lambda seconds: None) -> None:

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.config import Settings
 from hf_haul.errors import ConnectionFailedError, RangeRefusedError
-from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
 from hf_haul.ranges import ByteRange
@@ -69,14 +69,14 @@ class FakeTransport:
     on_open: Callable[[], None] = lambda: None
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> FakeBody:
+    def open(self, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool = False) -> FakeBody:
         with self._changed:
             self.asked.append(None if want is None else (want.start, want.stop))
             self._changed.notify_all()
         self.on_open()
         if self.gate is not None:
             while not self.gate.wait(0.01):
-                halt.check()
+                cancel_token.check()
         fault = self.faults.pop(0) if self.faults else None
         if isinstance(fault, Exception):
             raise fault

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import ConnectionFailedError, RangeRefusedError
-from hf_haul.halt import Halt
 from hf_haul.ranges import ByteRange
 from hf_haul.task import Digest, DownloadPriority, FileRequest, RemoteFile
 from hf_haul.transports.base import Body
@@ -66,11 +66,11 @@ class FakeSource:
     on_read: Callable[[int], None] | None = None
     version: str | None = None
 
-    def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> Body:
+    def open(self, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool = False) -> Body:
         self.log.append(want)
         if self.on_open is not None:
             self.on_open(want)
-        halt.check()
+        cancel_token.check()
         fault = self.faults.pop(0) if self.faults else None
         if fault is not None:
             raise fault

@@ -167,11 +167,11 @@ def test_a_wait_ends_when_it_is_halted_and_where_nobody_can_halt_it_after_a_whil
     others = Holder(9)
     process.files.register(others, lambda each: each.held)
 
-    def halt() -> None:
+    def cancel() -> None:
         raise HaltedError
 
     with pytest.raises(HaltedError):
-        process.files.patiently(out_of_files, halt)
+        process.files.patiently(out_of_files, cancel)
     began = process.clock()
     with pytest.raises(TooManyOpenFilesError):
         process.files.patiently(out_of_files)

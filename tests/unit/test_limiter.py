@@ -7,10 +7,10 @@ import random
 import threading
 
 import pytest
-from tests.support.clock import FakeClock, FakeHalt
+from tests.support.clock import FakeCancelToken, FakeClock
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import HaltedError
-from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 
 KB, MB = 1000, 1_000_000
@@ -89,7 +89,7 @@ def test_a_request_larger_than_the_bucket_is_granted_and_paid_for_by_the_next() 
 def test_without_a_limit_nobody_waits() -> None:
     limiter = BandwidthLimiter(None)
     assert limiter.acquire_tokens(10**12) == 0.0
-    assert limiter.wait(10**12, Halt()) == 0.0
+    assert limiter.wait(10**12, CancelToken()) == 0.0
     assert limiter.quantum is None
     assert limiter.bucket_size == 0
     assert limiter.throttled_seconds == 0.0
@@ -147,7 +147,7 @@ def test_a_raised_rate_shortens_a_wait_under_way_to_the_moment() -> None:
         if clock.now >= 1001.0:
             limiter.max_bps = 1_000_000
 
-    waited = limiter.wait(10_100, FakeHalt(clock, raise_the_rate))  # 10 s at the old rate
+    waited = limiter.wait(10_100, FakeCancelToken(clock, raise_the_rate))  # 10 s at the old rate
     assert 1.0 <= waited <= 1.3
 
 
@@ -158,7 +158,7 @@ def test_an_unlimited_rate_ends_a_wait_within_a_tenth_of_a_second() -> None:
     def set_free(_: float) -> None:
         limiter.max_bps = None
 
-    assert limiter.wait(1_000_100, FakeHalt(clock, set_free)) <= 0.11
+    assert limiter.wait(1_000_100, FakeCancelToken(clock, set_free)) <= 0.11
 
 
 def test_a_lowered_rate_lengthens_a_wait_under_way() -> None:
@@ -168,7 +168,7 @@ def test_a_lowered_rate_lengthens_a_wait_under_way() -> None:
     def lower_the_rate(_: float) -> None:
         limiter.max_bps = 1000
 
-    assert limiter.wait(10_100, FakeHalt(clock, lower_the_rate)) == pytest.approx(10.0, rel=0.02)
+    assert limiter.wait(10_100, FakeCancelToken(clock, lower_the_rate)) == pytest.approx(10.0, rel=0.02)
 
 
 def test_debt_is_kept_when_the_rate_changes() -> None:
@@ -207,37 +207,37 @@ def test_the_rate_is_kept_across_many_changes(changes: int) -> None:
 def test_waiting_takes_as_long_as_the_tokens_say_and_is_counted() -> None:
     clock = FakeClock()
     limiter = BandwidthLimiter(1000, 100, clock=clock)
-    halt = FakeHalt(clock)
-    assert limiter.wait(100, halt) == 0.0
-    assert limiter.wait(2000, halt) == pytest.approx(2.0)
+    cancel_token = FakeCancelToken(clock)
+    assert limiter.wait(100, cancel_token) == 0.0
+    assert limiter.wait(2000, cancel_token) == pytest.approx(2.0)
     assert limiter.throttled_seconds == pytest.approx(2.0)
-    assert max(halt.waits) <= 0.1, "a change of the rate would be noticed too late"
+    assert max(cancel_token.waits) <= 0.1, "a change of the rate would be noticed too late"
     assert limiter.acquire_tokens(500) == pytest.approx(0.5)
     assert limiter.throttled_seconds == pytest.approx(2.5)
 
 
-def test_a_halt_ends_the_wait_and_counts_what_was_waited() -> None:
+def test_a_cancel_token_ends_the_wait_and_counts_what_was_waited() -> None:
     clock = FakeClock()
     limiter = BandwidthLimiter(1000, 100, clock=clock)
-    halt = FakeHalt(clock)
-    halt.during = lambda _: halt.set() if len(halt.waits) == 3 else None
+    cancel_token = FakeCancelToken(clock)
+    cancel_token.during = lambda _: cancel_token.set() if len(cancel_token.waits) == 3 else None
     with pytest.raises(HaltedError):
-        limiter.wait(100_000, halt)
+        limiter.wait(100_000, cancel_token)
     assert limiter.throttled_seconds == pytest.approx(0.2)
 
 
-def test_a_halt_wakes_a_thread_that_really_waits() -> None:
-    limiter, halt, ended = BandwidthLimiter(1, 1), Halt(), []
+def test_a_cancel_token_wakes_a_thread_that_really_waits() -> None:
+    limiter, cancel_token, ended = BandwidthLimiter(1, 1), CancelToken(), []
 
     def wait() -> None:
         try:
-            limiter.wait(10**9, halt)
+            limiter.wait(10**9, cancel_token)
         except HaltedError:
             ended.append("halted")
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
-    halt.set()
+    cancel_token.set()
     thread.join(10)
     assert ended == ["halted"]
 

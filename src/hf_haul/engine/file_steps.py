@@ -61,7 +61,7 @@ def open_file(
     Args:
         run: Its queue.
         transfer: The file; gets its staged file and its verifier.
-        probing: Gives a part without bytes, whose halt ends whatever takes long.
+        probing: Gives a part without bytes, whose cancel token ends whatever takes long.
         fetcher: Asks the source for a size that nobody told.
         settings: Whether to resume, to verify, and how to write.
 
@@ -130,7 +130,7 @@ def _claim(run: QueueRun, transfer: Transfer, size: int, probe: Part, **how: boo
             orphans=orphans,
             former_keys=former,
             watch=run.watch,
-            check=probe.halt.check,
+            check=probe.cancel_token.check,
             **how,
         )
     except StagedElsewhereError as error:
@@ -157,12 +157,12 @@ def _require_empty(
 
 
 def _is_present(transfer: Transfer, probing: Callable[[], AbstractContextManager[Part]]) -> bool:
-    """Whether the file is in place; a halt ends the look, as one at the bytes of a large file takes minutes."""
+    """Whether the file is in place; cancelling ends the look, as one at the bytes of a large file takes minutes."""
     destination = transfer.request.destination
     if not os.path.lexists(destination.path):
         return destination.is_present()
     with probing() as probe:
-        return destination.is_present(probe.halt.check)
+        return destination.is_present(probe.cancel_token.check)
 
 
 def _may_be_here_by_now(

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.config import MiB, Settings
 from hf_haul.descriptors import Descriptors, descriptors
 from hf_haul.engine.plan import MAX_PART, SMALL_FILE, part_size
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.engine.watchdog import part_to_share
-from hf_haul.halt import Halt
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
 from hf_haul.transports.base import Body, Transport
@@ -253,7 +253,7 @@ class _Broken:
         self.version: str | None = None
         self._error = error
 
-    def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> Body:
+    def open(self, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool = False) -> Body:
         """Raise why."""
-        del want, halt, fresh
+        del want, cancel_token, fresh
         raise self._error

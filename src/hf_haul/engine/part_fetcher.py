@@ -121,7 +121,7 @@ class PartFetcher:
             OSError: The disk refuses.
         """
         descriptors.measure()
-        part.halt.holds = 1
+        part.cancel_token.holds = 1
         began, received = self._clock(), part.received
         try:
             self._attempt(part, fresh=False)
@@ -146,9 +146,9 @@ class PartFetcher:
             transport = part.transfer.transport
             with self._calling(part):
                 try:
-                    body = transport.open(ByteRange(0, 1), part.halt)
+                    body = transport.open(ByteRange(0, 1), part.cancel_token)
                 except RangeRefusedError:  # an empty file has no first byte
-                    body = transport.open(None, part.halt)
+                    body = transport.open(None, part.cancel_token)
                 except SourceChangedError as error:
                     self._doubt(part, error)
             body.close()
@@ -170,7 +170,7 @@ class PartFetcher:
             staged.forget()
             part.position = 0
             with self._calling(part):
-                body = part.transfer.transport.open(None, part.halt)
+                body = part.transfer.transport.open(None, part.cancel_token)
             part.unanswered = 0
             part.reading_since = self._clock()
             try:
@@ -181,13 +181,13 @@ class PartFetcher:
                     self._note_trickle(part, self._clock() - began, got)
                     if not got:
                         return part.position
-                    part.halt.check()
+                    part.cancel_token.check()
                     staged.write(part.position, buffer[:got])
                     staged.record(part.position, part.position + got)
                     part.position += got
                     part.received += got
                     self._on_bytes(part, got)
-                    self._limiter.wait(got, part.halt)
+                    self._limiter.wait(got, part.cancel_token)
             finally:
                 part.reading_since = None
                 body.close()
@@ -226,12 +226,12 @@ class PartFetcher:
 
         try:
             return retrying(
-                halt=part.halt,
+                cancel_token=part.cancel_token,
                 progress=progress,
                 settings=self._once if self._is_lost(part.transfer.source, first) else self._settings,
                 on_retry=rest,
                 clock=self._clock,
-                patience=lambda: part.halt.patience,
+                server_wait=lambda: part.cancel_token.server_wait,
                 subject=part.transfer.task.file_path,
                 began=began,
             )(attempt)
@@ -255,7 +255,7 @@ class PartFetcher:
         self._with_retries(part, attempt, began, first)
 
     def _attempt(self, part: Part, *, fresh: bool) -> None:
-        part.halt.check()
+        part.cancel_token.check()
         transfer = part.transfer
         whole = transfer.mode == "whole" or (part.position == 0 and part.stop == transfer.size)
         if not whole and part.position >= part.stop:
@@ -266,14 +266,14 @@ class PartFetcher:
         began = self._clock()
         try:
             with self._calling(part):
-                body = transfer.transport.open(want, part.halt, fresh=fresh)
+                body = transfer.transport.open(want, part.cancel_token, fresh=fresh)
         except RangeRefusedError as error:
             part.refusals += 1
             error.retryable = want is None or part.refusals <= _REFUSALS
             raise
         except SourceChangedError as error:
             self._doubt(part, error)
-        self._history.first_byte(transfer.source, self._clock() - max(began, part.halt.turn_came))
+        self._history.first_byte(transfer.source, self._clock() - max(began, part.cancel_token.dequeued_at))
         part.unanswered = 0
         part.meter = SpeedMeter()  # the wait for the answer says nothing about the speed of what follows
         try:
@@ -330,7 +330,7 @@ class PartFetcher:
                 began = self._clock()
                 with self._calling(part):
                     got = body.readinto(buffer[:want])
-                part.halt.check()
+                part.cancel_token.check()
                 if not got:
                     raise ConnectionFailedError(
                         f"{part.transfer.task.file_path}: the body ended {part.remaining} bytes early"
@@ -350,7 +350,7 @@ class PartFetcher:
                     staged.record(claimed, part.position)
                     claimed, claimed_at = part.position, now
                     staged.require_ours()
-                limited = self._limiter.wait(got, part.halt)
+                limited = self._limiter.wait(got, part.cancel_token)
                 if limited:
                     self._on_limited(part, limited)
                 if verifier is not None and verifier.catching_up:
@@ -417,8 +417,8 @@ class PartFetcher:
                 slack, part.yields = IN_TOUCH // 2, True
             if behind <= slack:
                 break
-            with part.halt.lining_up():  # nobody helps by fetching half of it
-                halted = part.halt.wait(_LEAST_WAIT + (behind - slack) / _HASHED_BPS)
+            with part.cancel_token.queueing():  # nobody helps by fetching half of it
+                halted = part.cancel_token.wait(_LEAST_WAIT + (behind - slack) / _HASHED_BPS)
             if halted:
                 raise HaltedError
         part.yields = False
@@ -438,7 +438,7 @@ class PartFetcher:
         try:
             yield
         except ConnectionFailedError as error:
-            if part.halt.is_set():
+            if part.cancel_token.is_set():
                 raise
             if part.reading_since is not None and part.busy_since is not None:
                 self._note_trickle(part, self._clock() - part.busy_since, 0)

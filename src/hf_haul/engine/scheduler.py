@@ -157,7 +157,7 @@ class _Then:
     """What is to be done once the lock is free.
 
     Attributes:
-        stop: Parts to halt.
+        stop: Parts to cancel.
         do: Everything else, in order; what was begun is taken out.
         runs: Queues that may not end before it is done.
         disk: On which file system some of it may have to wait, if any.
@@ -355,7 +355,7 @@ class Scheduler:
                         transfer.task.move_to(DownloadState.PAUSED)
             ending = self._ending
         for part in stopped:
-            part.halt.set()
+            part.cancel_token.set()
         if ending:  # somebody waits for the last of them, and what is paused would never end
             for each in paused:
                 self.cancel(each)
@@ -714,7 +714,7 @@ class Scheduler:
 
     @contextlib.contextmanager
     def _probe(self, transfer: Transfer) -> Iterator[Part]:
-        """A part without bytes, known to the scheduler so that a halt reaches it."""
+        """A part without bytes, known to the scheduler so that cancelling reaches it."""
         probe = Part(transfer, ByteRange(0, 0), now=self._clock())
         with self._lock:
             transfer.parts.append(probe)
@@ -750,7 +750,7 @@ class Scheduler:
         """Do what was decided; without the lock."""
         interrupt: BaseException | None = None
         for part in then.stop:
-            part.halt.set()
+            part.cancel_token.set()
         while then.do:
             try:
                 then.do.popleft()()
@@ -778,7 +778,7 @@ class Scheduler:
             _surely(partial(self._carry_out, then))
             return
         for part in then.stop:
-            part.halt.set()
+            part.cancel_token.set()
         self._errands.add(then.disk, object(), partial(_surely, partial(self._carry_out, then)))
         if not self._errands.start():
             self._errands.run_here()
@@ -1215,7 +1215,7 @@ class Scheduler:
             part.take_all_to(transfer.size)
             others = [each for each in transfer.parts if each is not part]
         for each in others:
-            each.halt.set()
+            each.cancel_token.set()
 
     # ---- the ticker
 
@@ -1292,7 +1292,7 @@ class Scheduler:
                     self._errands.add(staged.device, staged, staged.beat)
             self._wake_workers()
         for part in leaving:
-            part.halt.set()
+            part.cancel_token.set()
         for part, why in hopeless:
             part.abandon(why)
         if tell:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Literal
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.engine.plan import next_part
 from hf_haul.errors import HaulError
-from hf_haul.halt import Halt
 from hf_haul.metrics import DownloadMetrics, SpeedMeter
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.staged_file import StagedFile
@@ -40,7 +40,7 @@ class Part:
         start: First byte.
         stop: End, exclusive.
         position: Up to where bytes are written.
-        halt: Ends the part's waits and wakes its blocking calls.
+        cancel_token: Ends the part's waits and wakes its blocking calls.
         leave: Whether to stop after the read under way; ``leave_asked_at`` says since when.
         busy_since: When the blocking call under way began, or ``None`` between calls.
         reading_since: Since when the body under way is read, or ``None`` before its first byte.
@@ -57,9 +57,9 @@ class Part:
     """
 
     __slots__ = (
-        "_lock", "_reads_to", "abandoned", "abandonments", "busy_since", "doubts", "halt", "leave", "leave_asked_at", "meter",
-        "position", "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop", "transfer",
-        "trickle", "unanswered", "yields",
+        "_lock", "_reads_to", "abandoned", "abandonments", "busy_since", "cancel_token", "doubts", "leave", "leave_asked_at",
+        "meter", "position", "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop",
+        "transfer", "trickle", "unanswered", "yields",
     )  # fmt: skip
 
     def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
@@ -69,7 +69,7 @@ class Part:
         self.position = span.start
         self._reads_to = span.start  # where the read under way ends
         self._lock = threading.Lock()
-        self.halt = Halt()
+        self.cancel_token = CancelToken()
         self.leave = False
         self.leave_asked_at = 0.0
         self.busy_since: float | None = None
@@ -125,19 +125,19 @@ class Part:
             self.abandonments += 1
             self.unanswered += self.reading_since is None
         self.abandoned = why
-        self.halt.wake()
+        self.cancel_token.wake()
 
     def seconds_in_call(self, now: float) -> float | None:
         """How long the network has kept the worker waiting; ``None`` while it waits for something else."""
         since = self.busy_since
-        if since is None or self.halt.in_line:
+        if since is None or self.cancel_token.queued:
             return None
-        return now - max(since, self.halt.turn_came)
+        return now - max(since, self.cancel_token.dequeued_at)
 
     @property
     def needed(self) -> bool:
         """Whether anybody still waits for its bytes: it was not told to stop, and nobody else has brought them."""
-        if self.leave or self.halt.is_set():
+        if self.leave or self.cancel_token.is_set():
             return False
         staged = self.transfer.staged
         return staged is None or bool(staged.missing(self.position, max(self.position, self.stop)))

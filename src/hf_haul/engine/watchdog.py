@@ -93,7 +93,13 @@ def part_to_share(
     slowest: Part | None = None
     longest = 0.0
     for part in parts:
-        if part.leave or part.rival is not None or not part.remaining or part.halt.in_line or part.resting:
+        if (
+            part.leave
+            or part.rival is not None
+            or not part.remaining
+            or part.cancel_token.queued
+            or part.resting
+        ):
             continue
         answer = usual_answer(part.transfer.source)
         if answer is None:

@@ -40,11 +40,11 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.config import MiB, Settings
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import HaltedError, HaulError, HttpStatusError, InvalidUrlError
 from hf_haul.forks import call_after_fork, call_before_fork, renew_locks_of
-from hf_haul.halt import Halt
 from hf_haul.hub.client_network import ClientNetwork
 from hf_haul.redaction import redacting
 from hf_haul.storage.hub_cache import RepoFolder, ShareBlob
@@ -1058,7 +1058,7 @@ class Repository:
         *,
         timeout: float | None,
         patient: bool = False,
-        halt: Halt | None = None,
+        cancel_token: CancelToken | None = None,
     ) -> FileMetadata:
         """Ask for one file's commit, etag and size.
 
@@ -1067,7 +1067,7 @@ class Repository:
             revision: Any revision.
             timeout: Seconds for one attempt.
             patient: Whether to try again after an error that may pass.
-            halt: Ends the waits between attempts.
+            cancel_token: Ends the waits between attempts.
 
         Raises:
             FileMetadataError: The answer lacks what a Hub sends.
@@ -1091,7 +1091,9 @@ class Repository:
             )
 
         try:
-            answer = ask_patiently(ask, patient=True, halt=halt) if patient else _surely(ask, path)
+            answer = (
+                ask_patiently(ask, patient=True, cancel_token=cancel_token) if patient else _surely(ask, path)
+            )
             if answer.commit_hash is None:
                 raise FileMetadataError(
                     f"Response from {redact(url)} is missing the '{constants.HUGGINGFACE_HEADER_X_REPO_COMMIT}' header, so it"
@@ -1154,15 +1156,17 @@ class Repository:
             else:
                 known[path] = found
         failed: dict[str, Exception] = {}
-        halt = Halt()
+        cancel_token = CancelToken()
 
         def ask(path: str) -> FileMetadata | Exception:
             try:
-                return self.metadata(path, commit, timeout=timeout, patient=True, halt=halt)
+                return self.metadata(path, commit, timeout=timeout, patient=True, cancel_token=cancel_token)
             except Exception as error:  # noqa: BLE001  one file's failure must not stop the others
                 return error
 
-        for path, answer in in_threads("hf-haul-metadata", _ASKING_THREADS, ask, unclear, halt.set).items():
+        for path, answer in in_threads(
+            "hf-haul-metadata", _ASKING_THREADS, ask, unclear, cancel_token.set
+        ).items():
             if isinstance(answer, FileMetadata):
                 known[path] = answer
             else:
@@ -1311,7 +1315,11 @@ def _credible_size(size: int | None, etag: str) -> int | None:
 
 
 def ask_patiently(
-    ask: Callable[[], T], *, patient: bool = False, what: str = "a repository", halt: Halt | None = None
+    ask: Callable[[], T],
+    *,
+    patient: bool = False,
+    what: str = "a repository",
+    cancel_token: CancelToken | None = None,
 ) -> T:
     """Ask until there is an answer, an error that will not pass, or no attempt left.
 
@@ -1322,18 +1330,20 @@ def ask_patiently(
         ask: The question.
         patient: Whether to ask again, too, where no connection is to be had at all.
         what: What is asked about, for messages.
-        halt: Ends the waits; a thread that Ctrl+C does not reach needs one.
+        cancel_token: Ends the waits; a thread that Ctrl+C does not reach needs one.
     """
-    return _ask(ask, busy=True, patient=patient, what=what, halt=halt)
+    return _ask(ask, busy=True, patient=patient, what=what, cancel_token=cancel_token)
 
 
 def _surely(ask: Callable[[], T], what: str) -> T:
     """Ask again where a connection broke, or where the answer is somebody's web page: a captive portal's, for instance."""
-    return _ask(ask, busy=False, patient=False, what=what, halt=None)
+    return _ask(ask, busy=False, patient=False, what=what, cancel_token=None)
 
 
-def _ask(ask: Callable[[], T], *, busy: bool, patient: bool, what: str, halt: Halt | None) -> T:
-    ask = partial(descriptors.patiently, ask, None if halt is None else halt.check)
+def _ask(
+    ask: Callable[[], T], *, busy: bool, patient: bool, what: str, cancel_token: CancelToken | None
+) -> T:
+    ask = partial(descriptors.patiently, ask, None if cancel_token is None else cancel_token.check)
     server_waits = ServerWaits()
     slow = False
     for wait in _WAITS:
@@ -1361,14 +1371,14 @@ def _ask(ask: Callable[[], T], *, busy: bool, patient: bool, what: str, halt: Ha
                 raise
             why = type(error).__name__
         logger.warning("%s: asking again in %.0f s", why, seconds)
-        _pause(seconds, halt)
+        _pause(seconds, cancel_token)
     return _ask_once_more(ask, what)
 
 
-def _pause(seconds: float, halt: Halt | None) -> None:
-    if halt is None:
+def _pause(seconds: float, cancel_token: CancelToken | None) -> None:
+    if cancel_token is None:
         time.sleep(seconds)
-    elif halt.wait(seconds):
+    elif cancel_token.wait(seconds):
         raise HaltedError
 
 

@@ -31,8 +31,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
     validate_hf_hub_args,
 )
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import UnsafePathError
-from hf_haul.halt import Halt
 from hf_haul.hub import repository as hub
 from hf_haul.hub.call_options import (
     CallOptions,
@@ -554,7 +554,7 @@ class _Snapshot:
             local = LocalFolder(self.local_dir)
             place = local.file(path)
             current = not self.force_download and (
-                _is_current(local, path, meta, Halt()) or destination.is_linked()
+                _is_current(local, path, meta, CancelToken()) or destination.is_linked()
             )
             cached = current or os.path.isfile(place)
             download = not current
@@ -587,7 +587,7 @@ def _is_refusal(error: Exception) -> bool:
 # ---- what is in a local_dir already
 
 
-def _is_current(local: LocalFolder, path: str, meta: hub.FileMetadata, halt: Halt) -> bool:
+def _is_current(local: LocalFolder, path: str, meta: hub.FileMetadata, cancel_token: CancelToken) -> bool:
     """Whether the file in a ``local_dir`` is what the repository has; hashes it where nothing is noted of it."""
     place = local.file(path)
     if not os.path.isfile(place):
@@ -601,10 +601,12 @@ def _is_current(local: LocalFolder, path: str, meta: hub.FileMetadata, halt: Hal
         return False
     if meta.size is not None and os.path.getsize(place) != meta.size:
         return False
-    return digest_of(place, digest.algorithm, halt.check) == digest
+    return digest_of(place, digest.algorithm, cancel_token.check) == digest
 
 
-def _settle(local: LocalFolder, folder: RepoFolder, path: str, meta: hub.FileMetadata, halt: Halt) -> bool:
+def _settle(
+    local: LocalFolder, folder: RepoFolder, path: str, meta: hub.FileMetadata, cancel_token: CancelToken
+) -> bool:
     """Bring a file of a ``local_dir`` up to date without the network, if that can be done.
 
     Returns:
@@ -615,7 +617,7 @@ def _settle(local: LocalFolder, folder: RepoFolder, path: str, meta: hub.FileMet
         same = noted is not None and (noted.commit, noted.etag) == (meta.commit, meta.etag)
         if same and is_lasting(meta.commit):
             return True
-        if not _is_current(local, path, meta, halt):
+        if not _is_current(local, path, meta, cancel_token):
             cached = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
             if not cached.is_linked():
                 return False
@@ -629,12 +631,12 @@ def _settle(local: LocalFolder, folder: RepoFolder, path: str, meta: hub.FileMet
 
 def _settle_all(local: LocalFolder, folder: RepoFolder, known: Mapping[str, hub.FileMetadata]) -> set[str]:
     """The files that need no download, settled by a few threads: some have to be hashed or copied."""
-    halt = Halt()
+    cancel_token = CancelToken()
 
     def settle(path: str) -> bool:
-        return _settle(local, folder, path, known[path], halt)
+        return _settle(local, folder, path, known[path], cancel_token)
 
-    settled = in_threads("hf-haul-local", _DEFAULT_WORKERS, settle, known, halt.set)
+    settled = in_threads("hf-haul-local", _DEFAULT_WORKERS, settle, known, cancel_token.set)
     return {path for path, done in settled.items() if done}
 
 
@@ -978,7 +980,7 @@ class _File:
 
     def _to_local_dir(self, folder: RepoFolder, local: LocalFolder, meta: hub.FileMetadata) -> str:
         local.prepare()
-        if self.force_download or not _settle(local, folder, self.name, meta, Halt()):
+        if self.force_download or not _settle(local, folder, self.name, meta, CancelToken()):
             self._fetch(meta, LocalDirDestination(local, self.name, meta.commit, meta.etag))
         return self._place(local)
 

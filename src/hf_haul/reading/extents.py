@@ -14,9 +14,9 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.config import MiB
 from hf_haul.forks import renew_after_fork
-from hf_haul.halt import Halt
 from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.reader import DEMAND, READ_AHEAD, Buffer, Job, Reads
 
@@ -38,7 +38,7 @@ class _Extent:
     ``data`` is set before ``job`` is done. ``waiters`` keep it from being dropped.
     """
 
-    __slots__ = ("buffer", "data", "halt", "job", "owner", "source", "start", "stop", "waiters")
+    __slots__ = ("buffer", "cancel_token", "data", "job", "owner", "source", "start", "stop", "waiters")
 
     def __init__(self, source: RangeSource, start: int, stop: int, owner: object, data: bytes = b"") -> None:
         self.source = source
@@ -48,13 +48,13 @@ class _Extent:
         self.buffer = None if data else Buffer(stop - start)
         self.data = data
         self.job = Job(None if data else self._fetch)
-        self.halt = Halt()
+        self.cancel_token = CancelToken()
         self.waiters = 0
 
     def _fetch(self) -> None:
         buffer = self.buffer
         assert buffer is not None
-        self.source.fill(self.start, buffer.view, self.halt)
+        self.source.fill(self.start, buffer.view, self.cancel_token)
         self.data = buffer.take()
         self.buffer = None
 
@@ -355,7 +355,7 @@ class Extents:
                         self._forget(extent)
             self._make_room()
         for extent in stopped:
-            extent.halt.set()
+            extent.cancel_token.set()
 
     # ---- under the lock
 

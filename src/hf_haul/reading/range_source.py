@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Final
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import (
     ConnectionFailedError,
@@ -21,7 +22,6 @@ from hf_haul.errors import (
 )
 from hf_haul.finalizers import when_gone
 from hf_haul.forks import renew_after_fork, renew_locks_of
-from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
 from hf_haul.ranges import ByteRange
@@ -40,7 +40,7 @@ renew_locks_of("tempfile")  # held while a thread looks for the folder of tempor
 _REFUSALS: Final = 2
 #: Bytes of a whole file that are kept in memory; a larger one goes to a temporary file.
 _IN_MEMORY: Final = 1 * MiB
-#: Seconds between two looks at a halt while another thread fetches the whole file.
+#: Seconds between two looks at a cancel token while another thread fetches the whole file.
 _LOOK_SECONDS: Final = 0.1
 _SMALLEST_UNIT: Final = 64 * KiB
 _LARGEST_UNIT: Final = 4 * MiB
@@ -96,22 +96,22 @@ def learn_size(
         watched.begin(clock(), history.answer_timeout(source, settings, watched.unanswered))
         try:
             try:
-                body = transport.open(ByteRange(0, 1), watched.halt)
+                body = transport.open(ByteRange(0, 1), watched.cancel_token)
             except RangeRefusedError:  # an empty file has no first byte
-                body = transport.open(None, watched.halt)
+                body = transport.open(None, watched.cancel_token)
         finally:
             watched.unanswered += watched.stalled is not None
             watched.end()
         body.close()
         return body.total
 
-    with guard.watching(Halt()) as watched:
+    with guard.watching(CancelToken()) as watched:
         size: int | None = retrying(
-            halt=watched.halt,
+            cancel_token=watched.cancel_token,
             progress=lambda: 0,
             settings=settings,
             on_retry=lambda _error, _seconds: None,
-            patience=lambda: watched.halt.patience,
+            server_wait=lambda: watched.cancel_token.server_wait,
             subject=remote.path,
         )(ask, watched)
     if size is None:
@@ -247,7 +247,7 @@ class RangeSource:
             return _UNKNOWN_UNIT
         return max(_SMALLEST_UNIT, min(int(speed * seconds), _LARGEST_UNIT))
 
-    def fill(self, start: int, view: memoryview, halt: Halt) -> None:
+    def fill(self, start: int, view: memoryview, cancel_token: CancelToken) -> None:
         """Read ``len(view)`` bytes from offset ``start`` into ``view``, all of them or raise.
 
         Raises:
@@ -257,7 +257,7 @@ class RangeSource:
         if not len(view):
             return
         fill = _Fill(start, view)
-        with self._guard.watching(halt) as watched:
+        with self._guard.watching(cancel_token) as watched:
             try:
                 self._attempt(fill, watched, fresh=False)
             except TransferError as error:
@@ -279,17 +279,17 @@ class RangeSource:
             self._attempt(fill, watched, fresh=attempts % 2 == 0)
 
         retrying(
-            halt=watched.halt,
+            cancel_token=watched.cancel_token,
             progress=lambda: fill.done,
             settings=self._settings,
             on_retry=lambda _error, _seconds: None,
             clock=self._clock,
-            patience=lambda: watched.halt.patience,
+            server_wait=lambda: watched.cancel_token.server_wait,
             subject=self.remote.path,
         )(attempt)
 
     def _attempt(self, fill: _Fill, watched: Watched, *, fresh: bool) -> None:
-        watched.halt.check()
+        watched.cancel_token.check()
         try:
             if self._refusals >= _REFUSALS:
                 self._fill_from_whole(fill, watched)
@@ -318,12 +318,12 @@ class RangeSource:
                 got = body.readinto(view[: self._settings.chunk_size if quantum is None else quantum])
         finally:
             trickle.note(self._clock() - began, got)
-        watched.halt.check()
+        watched.cancel_token.check()
         trickle.check(self.remote.path, self.origin)
         if not got:
             raise ConnectionFailedError(f"{self.remote.path}: the body ended early")
         self._history.read(self.origin, got, self._clock() - began)
-        self._limiter.wait(got, watched.halt)
+        self._limiter.wait(got, watched.cancel_token)
         return got
 
     @contextmanager
@@ -331,14 +331,14 @@ class RangeSource:
         timeout = self._history.answer_timeout(self.origin, self._settings, watched.unanswered)
         try:
             with self._waiting(watched, timeout) as began:
-                body = self._transport.open(want, watched.halt, fresh=fresh)
+                body = self._transport.open(want, watched.cancel_token, fresh=fresh)
         except RangeRefusedError as error:
             raise self._refused(error)  # noqa: B904  the same error
         except StalledError:
             watched.unanswered += 1
             raise
         watched.unanswered = 0
-        self._history.first_byte(self.origin, self._clock() - max(began, watched.halt.turn_came))
+        self._history.first_byte(self.origin, self._clock() - max(began, watched.cancel_token.dequeued_at))
         try:
             yield body
         finally:
@@ -357,7 +357,7 @@ class RangeSource:
         try:
             yield began
         except ConnectionFailedError as error:
-            if watched.stalled is None or watched.halt.is_set():
+            if watched.stalled is None or watched.cancel_token.is_set():
                 raise
             since = "" if answer_timeout is None else " since the request"
             hint = stall_hint(answered=answer_timeout is None)
@@ -398,7 +398,7 @@ class RangeSource:
                     fetched = self._fetching = threading.Event()
                     break
             while not others.wait(_LOOK_SECONDS):
-                watched.halt.check()
+                watched.cancel_token.check()
         try:
             self._whole = self._fetch_whole(watched, trickle)
             return self._whole

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import HaltedError, IntegrityError
 from hf_haul.finalizers import attend, defer
 from hf_haul.forks import renew_after_fork
-from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
 from hf_haul.reading.range_source import Checksum, RangeSource, learn_size
@@ -234,7 +234,7 @@ class _Batch:
     """Parts that are fetched at once, and of which one's failure is all's."""
 
     def __init__(self, threads: ReadThreads) -> None:
-        self.halt = Halt()
+        self.cancel_token = CancelToken()
         self._threads = threads
         self._jobs: list[Job] = []
         self._error: Exception | None = None
@@ -248,11 +248,11 @@ class _Batch:
         def work() -> None:
             try:
                 with view:
-                    source.fill(start, view, self.halt)
+                    source.fill(start, view, self.cancel_token)
             except Exception as error:
                 if self._error is None:
                     self._error = error
-                self.halt.set()
+                self.cancel_token.set()
                 raise
 
         job = Job(work)
@@ -272,7 +272,7 @@ class _Batch:
 
     def stop(self) -> None:
         """Begin nothing more, and break off what is under way."""
-        self.halt.set()
+        self.cancel_token.set()
         for job in self._jobs:
             job.cancel()
 
@@ -303,7 +303,7 @@ class _Flight:
         if len(self.batch):
             self.batch.wait(index)
         else:
-            self.span.source.fill(start, self.view(start, stop), self.batch.halt)
+            self.span.source.fill(start, self.view(start, stop), self.batch.cancel_token)
         return self.view(start, stop)
 
     def view(self, start: int, stop: int) -> memoryview:
@@ -419,7 +419,7 @@ class Reads:
             for a, b in split(start, start + len(view), source.unit, self.connections)
         ]
         if len(parts) == 1:  # no use in another thread
-            source.fill(*parts[0], Halt())
+            source.fill(*parts[0], CancelToken())
             return
         batch = _Batch(self.threads)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from hf_haul.halt import Halt
+from hf_haul.cancellation import CancelToken
 from hf_haul.ranges import ByteRange
 
 __all__ = ["Body", "Transport"]
@@ -43,12 +43,12 @@ class Transport(Protocol):
 
     version: str | None
 
-    def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> Body:
+    def open(self, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool = False) -> Body:
         """Ask for a range, or for the whole file.
 
         Args:
             want: The bytes; ``None`` for the whole file.
-            halt: Ends every wait, and wakes every blocking call.
+            cancel_token: Ends every wait, and wakes every blocking call.
             fresh: Use a new connection, outside any pool.
 
         Returns:

@@ -1,4 +1,4 @@
-"""One request as its halt sees it: whatever its thread blocks in, it can be ended from another thread."""
+"""One request as its cancel token sees it: whatever its thread blocks in, it can be ended from another thread."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import HaltedError, StalledError, TransferError
-from hf_haul.halt import Halt
 
 if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
@@ -38,12 +38,12 @@ class Call:
     """
 
     __slots__ = (
-        "_interrupt", "_lock", "_over", "halt", "host", "new", "phase", "pool_closed", "raw", "reused", "route",
+        "_interrupt", "_lock", "_over", "cancel_token", "host", "new", "phase", "pool_closed", "raw", "reused", "route",
         "since", "woken",
     )  # fmt: skip
 
-    def __init__(self, halt: Halt, host: str) -> None:
-        self.halt = halt
+    def __init__(self, cancel_token: CancelToken, host: str) -> None:
+        self.cancel_token = cancel_token
         self.host = host
         self.route: Route | None = None
         self.new = False  # whether an idle connection will not do
@@ -56,7 +56,7 @@ class Call:
         self._interrupt: Callable[[], object] | None = None
         self._over = False
         self.raw: BaseHTTPResponse | None = None
-        halt.add_waker(self.wake)
+        cancel_token.add_waker(self.wake)
 
     def enter(self, phase: str) -> None:
         """Begin a phase; its name stands in messages."""
@@ -101,7 +101,7 @@ class Call:
                 return
             self._over = True
             self._interrupt = None
-        self.halt.remove_waker(self.wake)
+        self.cancel_token.remove_waker(self.wake)
 
     def seconds(self) -> float:
         """Seconds since the phase began."""
@@ -111,7 +111,7 @@ class Call:
         """Raise what a wake means."""
         if not self.woken:
             return
-        if self.halt.is_set():
+        if self.cancel_token.is_set():
             raise HaltedError from cause
         if self.pool_closed:
             raise TransferError("the connection pool was closed") from cause

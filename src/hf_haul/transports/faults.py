@@ -76,7 +76,7 @@ def raise_translated(error: BaseException, call: Call, options: NetworkOptions) 
     """Raise ``error`` in our own words, which never hold a query, a user or a password.
 
     Raises:
-        HaltedError: The call was woken, and its halt is set.
+        HaltedError: The call was woken, and its cancel token is set.
         CertificateError: TLS refused the server.
         ConnectionFailedError: No connection, or it broke; a ``StalledError`` if it was woken.
         TransferError: The address is unusable, or the pool is closed.

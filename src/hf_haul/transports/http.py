@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import Final
 from urllib.parse import parse_qs
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import (
     ConnectionFailedError,
     HttpStatusError,
@@ -22,7 +23,6 @@ from hf_haul.errors import (
     StalledError,
     TransferError,
 )
-from hf_haul.halt import Halt
 from hf_haul.ranges import ByteRange, parse_content_range, parse_length
 from hf_haul.task import RemoteFile
 from hf_haul.transports.pacing import Pace
@@ -140,7 +140,7 @@ class HttpSource:
         self._home = parse_url(remote.url, userinfo=True)
         self.origin = self._home.origin
         self.resolved_count = 0
-        self._patience = 0.0  # seconds spent on waits that the source asked for
+        self._server_wait = 0.0  # seconds spent on waits that the source asked for
         self._pool = pool
         self._pace = pace
         self._compress = compress
@@ -160,49 +160,51 @@ class HttpSource:
             except InvalidUrlError as error:  # the source will say so itself
                 logger.debug("%s: where it was said to be is %s", remote.path, error)
 
-    def open(self, want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> HttpBody:
+    def open(self, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool = False) -> HttpBody:
         """Ask for a range; see :class:`hf_haul.transports.base.Transport`. Every error names the file."""
         try:
-            return self._open(want, halt, fresh=fresh)
+            return self._open(want, cancel_token, fresh=fresh)
         except TransferError as error:
             if self.remote.path not in str(error):
                 error.args = (f"{self.remote.path}: {error}", *error.args[1:])
             raise
 
-    def _open(self, want: ByteRange | None, halt: Halt, *, fresh: bool) -> HttpBody:
-        target = self._wait_for_target(halt)
+    def _open(self, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool) -> HttpBody:
+        target = self._wait_for_target(cancel_token)
         if target is not None:
-            response = self._ask(target, want, halt, fresh=fresh)
+            response = self._ask(target, want, cancel_token, fresh=fresh)
             if response.status in _REDIRECTS:  # the mirror behind it moved
                 self._forget(target)
-                return self._answer(self._follow(response, want, halt, fresh=fresh), want, halt)
+                return self._answer(
+                    self._follow(response, want, cancel_token, fresh=fresh), want, cancel_token
+                )
             if response.status in _EXPIRED and target != self._home:
                 self._forget(target)
                 response.release()
                 raise LinkExpiredError(
                     f"{redact(response.url)} answered {response.status}: its signed URL expired"
                 )
-            return self._answer(response, want, halt)
+            return self._answer(response, want, cancel_token)
         try:
-            response = self._follow(None, want, halt, fresh=fresh)
+            response = self._follow(None, want, cancel_token, fresh=fresh)
         finally:
             with self._changed:
                 self._resolving = False
                 self._changed.notify_all()
-        return self._answer(response, want, halt)
+        return self._answer(response, want, cancel_token)
 
     # ---- one resolve per file
 
-    def _wait_for_target(self, halt: Halt) -> HttpUrl | None:
+    def _wait_for_target(self, cancel_token: CancelToken) -> HttpUrl | None:
         """The known target, or ``None`` once it is this thread's turn to find it."""
 
         def wake() -> None:
             with self._changed:
                 self._changed.notify_all()
 
-        with halt.waking(wake), self._changed:
+        with cancel_token.waking(wake), self._changed:
             while True:
-                halt.check()
+                cancel_token.check()
                 if self._target is not None:
                     if self._clock() < self._target_expires:
                         return self._target
@@ -210,20 +212,22 @@ class HttpSource:
                 if not self._resolving:
                     self._resolving = True
                     return None
-                patience, began = self._patience, self._clock()
-                with halt.lining_up():
+                server_wait, began = self._server_wait, self._clock()
+                with cancel_token.queueing():
                     self._changed.wait()
                 # Whoever waits for one who was asked to wait was asked, too.
-                halt.patience += min(self._patience - patience, self._clock() - began)
+                cancel_token.server_wait += min(self._server_wait - server_wait, self._clock() - began)
 
-    def _ask(self, target: HttpUrl, want: ByteRange | None, halt: Halt, *, fresh: bool) -> PooledResponse:
+    def _ask(
+        self, target: HttpUrl, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool
+    ) -> PooledResponse:
         """Ask the known target, and forget it if nobody is there: the file's URL may lead elsewhere by now.
 
         One that has answered may miss one answer, so that a connection that breaks costs no resolve. One that is given up because it
         takes its time is there.
         """
         try:
-            response = self._get(target, want, halt, fresh=fresh)
+            response = self._get(target, want, cancel_token, fresh=fresh)
         except StalledError:
             raise
         except ConnectionFailedError:
@@ -254,12 +258,17 @@ class HttpSource:
             self._changed.notify_all()
 
     def _follow(
-        self, response: PooledResponse | None, want: ByteRange | None, halt: Halt, *, fresh: bool
+        self,
+        response: PooledResponse | None,
+        want: ByteRange | None,
+        cancel_token: CancelToken,
+        *,
+        fresh: bool,
     ) -> PooledResponse:
         url = self._home
         if response is None:
             self.resolved_count += 1
-            response = self._get(url, want, halt, fresh=fresh)
+            response = self._get(url, want, cancel_token, fresh=fresh)
         for _ in range(_MAX_HOPS):
             if response.status not in _REDIRECTS:
                 if response.status in _EXPIRED and url != self._home:
@@ -269,19 +278,19 @@ class HttpSource:
                     self._refused_fresh = 0
                     self._remember(url, answers=True)
                 return response
-            halt.answered()
+            cancel_token.answered()
             url = self._led_to(response)
             if url.origin != self._home.origin:
                 # Nobody has to wait until it has answered, which may take long. (On the own origin the token is in doubt.)
                 self._remember(url)
             try:
-                response = self._get(url, want, halt, fresh=fresh)
+                response = self._get(url, want, cancel_token, fresh=fresh)
             except TransferError as error:
                 if not isinstance(error, StalledError):
                     self._forget(url)  # the next attempt may be led elsewhere
                 raise
             if response.status in _TWO_KEYS and self._has_token(url):
-                response = self._without_token(response, url, want, halt, fresh=fresh)
+                response = self._without_token(response, url, want, cancel_token, fresh=fresh)
         raise TransferError(f"{redact(self.remote.url)}: more than {_MAX_HOPS} redirects")
 
     def _led_to(self, response: PooledResponse) -> HttpUrl:
@@ -305,7 +314,13 @@ class HttpSource:
         return url != self._home and any(k.lower() == "authorization" for k in self._headers_for(url))
 
     def _without_token(
-        self, response: PooledResponse, url: HttpUrl, want: ByteRange | None, halt: Halt, *, fresh: bool
+        self,
+        response: PooledResponse,
+        url: HttpUrl,
+        want: ByteRange | None,
+        cancel_token: CancelToken,
+        *,
+        fresh: bool,
     ) -> PooledResponse:
         """Ask a redirect's target once more, without the token.
 
@@ -314,7 +329,7 @@ class HttpSource:
         """
         response.drain()
         self._token_ends_here = True
-        response = self._get(url, want, halt, fresh=fresh)
+        response = self._get(url, want, cancel_token, fresh=fresh)
         if response.status in _TWO_KEYS:  # that was not it
             self._token_ends_here = False
         return response
@@ -337,7 +352,9 @@ class HttpSource:
 
     # ---- one request
 
-    def _get(self, url: HttpUrl, want: ByteRange | None, halt: Halt, *, fresh: bool) -> PooledResponse:
+    def _get(
+        self, url: HttpUrl, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool
+    ) -> PooledResponse:
         origin = url.origin
         headers = self._headers_for(url)
         decode = want is None and self._compress
@@ -345,11 +362,11 @@ class HttpSource:
         headers["Accept-Encoding"] = "gzip" if decode else "identity"
         if want is not None:
             headers["Range"] = want.header
-        self._patience += self._pace.wait(origin, halt)
+        self._server_wait += self._pace.wait(origin, cancel_token)
         logger.debug("GET %s%s %s", url.source, url.path, headers.get("Range", ""))
         # Whatever is encoded is undone: some do it unasked, and what a refusal says of its reason is to be read.
         response = self._pool.open(
-            str(url), headers, halt, fresh=fresh, decode=True, network=self.remote.network
+            str(url), headers, cancel_token, fresh=fresh, decode=True, network=self.remote.network
         )
         if response.status in _BUSY:
             told = self._pace.told(origin, response.status, response.headers)
@@ -390,9 +407,11 @@ class HttpSource:
         by = f", as {self.remote.announced_by} announced" if self.remote.announced_by else ""
         return f"expected {self.remote.size}{by}"
 
-    def _answer(self, response: PooledResponse, want: ByteRange | None, halt: Halt) -> HttpBody:
+    def _answer(
+        self, response: PooledResponse, want: ByteRange | None, cancel_token: CancelToken
+    ) -> HttpBody:
         try:
-            halt.check()
+            cancel_token.check()
             if response.status == 200:
                 return self._whole(response, want)
             if response.status == 206 and want is not None:

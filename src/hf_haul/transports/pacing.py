@@ -12,9 +12,9 @@ from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import HaltedError
 from hf_haul.forks import renew_after_fork
-from hf_haul.halt import Halt
 
 __all__ = ["MAX_BUSY_WAIT", "MAX_RATE_LIMIT_WAIT", "Pace", "ServerWaits", "parse_retry_after"]
 
@@ -88,7 +88,7 @@ def _http_date(value: str) -> float | None:
 class ServerWaits:
     """What one piece of work has waited because servers asked for it, and how much of that is left.
 
-    The one place where patience is bounded, for listings, metadata and bytes alike. A server that counts requests is obeyed
+    The one place where such waits are bounded, for listings, metadata and bytes alike. A server that counts requests is obeyed
     for :data:`MAX_RATE_LIMIT_WAIT` seconds in all: nothing is wrong, only the next request has to wait for its turn. One that
     is busy or broken is waited for :data:`MAX_BUSY_WAIT` seconds in all; then it is as good as gone. For one thread.
     """
@@ -117,7 +117,7 @@ class ServerWaits:
 
 
 class Pace:
-    """The patience that servers asked for, shared by all threads of one manager.
+    """The waits that servers asked for, shared by all threads of one manager.
 
     Locking: ``_lock`` guards ``_until`` and ``_spread``; nobody sleeps while holding it.
 
@@ -186,13 +186,13 @@ class Pace:
             return max(0.0, self._until.get(origin, 0.0) - self._clock())
 
     def waiting_for(self) -> dict[str, float]:
-        """The origins that asked for patience, and the seconds left for each."""
+        """The origins that asked for a wait, and the seconds left for each."""
         with self._lock:
             now = self._clock()
             return {origin: until - now for origin, until in self._until.items() if until > now}
 
-    def wait(self, origin: str, halt: Halt) -> float:
-        """Wait while ``origin`` asks for patience; ``halt.patience`` grows by it.
+    def wait(self, origin: str, cancel_token: CancelToken) -> float:
+        """Wait as long as ``origin`` asked for; ``cancel_token.server_wait`` grows by it.
 
         However often the pause is made longer meanwhile: after :data:`MAX_RATE_LIMIT_WAIT` seconds the caller asks for itself.
 
@@ -205,15 +205,15 @@ class Pace:
         if not self._until:  # the common case costs nothing
             return 0.0
         started = self._clock()
-        with halt.lining_up():
+        with cancel_token.queueing():
             while (seconds := self._delay(origin)) > 0.0:
                 left = MAX_RATE_LIMIT_WAIT - (self._clock() - started)
                 if left <= 0.0:
                     break
-                if halt.wait(min(seconds, left)):
+                if cancel_token.wait(min(seconds, left)):
                     raise HaltedError
         waited = self._clock() - started
-        halt.patience += waited
+        cancel_token.server_wait += waited
         return waited
 
     def _delay(self, origin: str) -> float:

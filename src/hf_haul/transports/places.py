@@ -113,7 +113,7 @@ class Places:
                 waiter.ready.wait()
             else:
                 call.enter("waiting for a place in the pool")
-                with call.halt.lining_up(), call.blocking(waiter.ready.set):
+                with call.cancel_token.queueing(), call.blocking(waiter.ready.set):
                     waiter.ready.wait()
         except BaseException as error:
             with self._lock:

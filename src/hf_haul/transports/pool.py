@@ -1,6 +1,6 @@
 """Connections for any number of threads: sessions, requests that can be woken, statistics.
 
-From the ground: ``calls`` is one request as its halt sees it, ``dialing`` makes connections that it can wake,
+From the ground: ``calls`` is one request as its cancel token sees it, ``dialing`` makes connections that it can wake,
 ``places`` counts connections and shares the idle ones, ``network`` knows the way to each host, ``response`` reads a
 body, ``faults`` translates what goes wrong; here is the public face.
 
@@ -24,11 +24,11 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.descriptors import descriptors, is_shortage
 from hf_haul.errors import HaltedError, TooManyOpenFilesError, TransferError
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import renew_after_fork
-from hf_haul.halt import Halt
 from hf_haul.redaction import redacting
 from hf_haul.task import NetworkPaths
 from hf_haul.transports.calls import Call, active
@@ -293,7 +293,7 @@ class ConnectionPool:
         self,
         url: str,
         headers: Mapping[str, str] | None,
-        halt: Halt,
+        cancel_token: CancelToken,
         *,
         fresh: bool = False,
         decode: bool = False,
@@ -304,18 +304,18 @@ class ConnectionPool:
         Args:
             url: Any http or https URL.
             headers: Go before the pool's own.
-            halt: Ends every wait and wakes every blocking call, here and while the body is read.
+            cancel_token: Ends every wait and wakes every blocking call, here and while the body is read.
             fresh: Use a new session and a new connection, outside the pool and its limits.
             decode: Whether a ``Content-Encoding`` is undone while reading.
             network: How hosts are reached, where the pool was not told itself.
 
         Raises:
-            HaltedError: The halt was set.
-            ConnectionFailedError: No connection, or it broke, or it was interrupted (``halt.wake``).
+            HaltedError: The cancel token was set.
+            ConnectionFailedError: No connection, or it broke, or it was interrupted (``cancel_token.wake``).
             CertificateError: TLS refused the server.
             TransferError: The address is unusable, or the pool is closed.
         """
-        halt.check()
+        cancel_token.check()
         catch_up()
         seat = self._seat()
         adapter = seat.adapter
@@ -323,7 +323,7 @@ class ConnectionPool:
             adapter = Adapter(Network(self._options, None))
             headers = {**(headers or {}), "Connection": "close"}
         request, parts = self._prepare(url, headers)
-        call = Call(halt, parts.host)
+        call = Call(cancel_token, parts.host)
         thread_id = threading.get_ident()
         with self._lock:
             self._calls.add(call)
@@ -403,9 +403,9 @@ class ConnectionPool:
         self._places.close_idle(0.0)
         call.enter("waiting for a file descriptor")
         try:
-            with call.halt.lining_up():
+            with call.cancel_token.queueing():
                 return descriptors.patiently(
-                    attempt, call.raise_if_woken, own=call.halt.holds, what="a connection"
+                    attempt, call.raise_if_woken, own=call.cancel_token.holds, what="a connection"
                 )
         except TooManyOpenFilesError:
             raise

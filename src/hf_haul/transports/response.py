@@ -99,7 +99,7 @@ class PooledResponse:
 
         Raises:
             ConnectionFailedError: The connection broke, or the body is shorter than announced.
-            HaltedError: The halt that opened this answer was set.
+            HaltedError: The cancel token that opened this answer was set.
         """
         if self._done or not len(buffer):
             return 0
@@ -143,7 +143,7 @@ class PooledResponse:
         """The first ``nbytes`` of the body, or what can be had of them: for messages, not for files.
 
         Raises:
-            HaltedError: The halt that opened this answer was set.
+            HaltedError: The cancel token that opened this answer was set.
         """
         data = bytearray(nbytes)
         view, filled = memoryview(data), 0
@@ -159,7 +159,7 @@ class PooledResponse:
         """Release the connection; a short rest of the body is read first, so that it can serve again.
 
         Raises:
-            HaltedError: The halt that opened this answer was set.
+            HaltedError: The cancel token that opened this answer was set.
         """
         rest = None if self.length is None else self.length - self.received
         try:

@@ -10,9 +10,9 @@ from typing import Final, NoReturn
 
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, RetriesExhaustedError, TransferError
-from hf_haul.halt import Halt
 from hf_haul.transports.pacing import MAX_RATE_LIMIT_WAIT, ServerWaits
 
 __all__ = ["Doubts", "Trickle", "is_retryable", "retrying", "stall_hint"]
@@ -116,17 +116,17 @@ class _Budget:
         self,
         settings: Settings,
         progress: Callable[[], int],
-        patience: Callable[[], float],
+        server_wait: Callable[[], float],
         clock: Callable[[], float],
         began: float | None,
     ) -> None:
         self._settings = settings
         self._progress = progress
-        self._patience = patience
+        self._server_wait = server_wait
         self._clock = clock
         self._bytes = progress()
         self._since = clock() if began is None else began
-        self._excused = patience()
+        self._excused = server_wait()
         self._told = 0.0
         self._waits = ServerWaits()
         self._waited_enough = False
@@ -141,7 +141,7 @@ class _Budget:
     @property
     def told(self) -> float:
         """Seconds since the last new byte that the server asked for."""
-        return self._told + self._patience() - self._excused
+        return self._told + self._server_wait() - self._excused
 
     def failed(self) -> None:
         """Count one failure, or start over if bytes came in."""
@@ -149,7 +149,7 @@ class _Budget:
         if done > self._bytes:
             self._bytes = done
             self._since = self._clock()
-            self._excused = self._patience()
+            self._excused = self._server_wait()
             self._told = 0.0
             self._waits = ServerWaits()
             self.failures = 0
@@ -195,12 +195,12 @@ def _error_of(state: RetryCallState) -> TransferError:
 
 def retrying(
     *,
-    halt: Halt,
+    cancel_token: CancelToken,
     progress: Callable[[], int],
     settings: Settings,
     on_retry: Callable[[BaseException, float], None],
     clock: Callable[[], float] = time.monotonic,
-    patience: Callable[[], float] = lambda: 0.0,
+    server_wait: Callable[[], float] = lambda: 0.0,
     jitter: Callable[[], float] = random.random,
     subject: str = "",
     began: float | None = None,
@@ -210,29 +210,29 @@ def retrying(
     One caller is for one part: ``retrying(...)(fetch, part)``. The budget is ``settings.max_retries``
     failures in a row and ``settings.give_up_after`` seconds, both without a new byte. Errors that no attempt
     can change are raised as they are; a spent budget raises :class:`RetriesExhaustedError` from the last error;
-    a halt raises :class:`HaltedError`, also in the middle of a wait.
+    a cancel token that is set raises :class:`HaltedError`, also in the middle of a wait.
 
     Args:
-        halt: Cuts every wait short.
+        cancel_token: Cuts every wait short.
         progress: Bytes received so far; any growth gives the whole budget back.
         settings: The budget and the waits.
         on_retry: Called before each wait with the error and the seconds to wait.
         clock: Seconds, monotonic.
-        patience: Seconds the worker has spent elsewhere on waits that the server asked for (``Pace.wait``).
+        server_wait: Seconds the worker has spent elsewhere on waits that the server asked for (``Pace.wait``).
         jitter: A number from 0 up to 1.
         subject: What is being fetched; stands in the message.
         began: When the first attempt began, on ``clock``, if that was before this call.
     """
-    budget = _Budget(settings, progress, patience, clock, began)
+    budget = _Budget(settings, progress, server_wait, clock, began)
 
     def sleep(seconds: float) -> None:
-        if halt.wait(seconds):
+        if cancel_token.wait(seconds):
             raise HaltedError
 
     def should_retry(error: BaseException) -> bool:
         if not is_retryable(error):
             return False
-        if halt.is_set():
+        if cancel_token.is_set():
             raise HaltedError from error
         budget.failed()
         return True

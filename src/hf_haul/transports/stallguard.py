@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.finalizers import attend
 from hf_haul.forks import renew_after_fork
-from hf_haul.halt import Halt
 from hf_haul.threads import ThreadGroup
 
 __all__ = ["StallGuard", "Watched"]
@@ -26,17 +26,17 @@ class Watched:
     """One reader's requests, one after the other.
 
     Attributes:
-        halt: What its requests are made with.
+        cancel_token: What its requests are made with.
         busy_since: When its present wait for the network began, ``None`` between two.
         stalled: Seconds it had waited when it was given up, ``None`` if it was not.
         timeout: Seconds that this wait may take; ``None`` for what the guard says.
         unanswered: Waits in a row that were given up before an answer came.
     """
 
-    __slots__ = ("busy_since", "halt", "stalled", "timeout", "unanswered")
+    __slots__ = ("busy_since", "cancel_token", "stalled", "timeout", "unanswered")
 
-    def __init__(self, halt: Halt) -> None:
-        self.halt = halt
+    def __init__(self, cancel_token: CancelToken) -> None:
+        self.cancel_token = cancel_token
         self.busy_since: float | None = None
         self.stalled: float | None = None
         self.timeout: float | None = None
@@ -55,9 +55,9 @@ class Watched:
     def seconds(self, now: float) -> float:
         """Seconds it has waited for the network; its turn in some line does not count."""
         began = self.busy_since
-        if began is None or self.halt.in_line:
+        if began is None or self.cancel_token.queued:
             return 0.0
-        return now - max(began, self.halt.turn_came)
+        return now - max(began, self.cancel_token.dequeued_at)
 
 
 class StallGuard:
@@ -83,15 +83,15 @@ class StallGuard:
         self._readers: set[Watched] = set()
 
     @contextmanager
-    def watching(self, halt: Halt) -> Iterator[Watched]:
-        """Watch a reader while the block runs; setting ``halt`` sets the reader's own."""
-        watched = Watched(Halt())
+    def watching(self, cancel_token: CancelToken) -> Iterator[Watched]:
+        """Watch a reader while the block runs; setting ``cancel_token`` sets the reader's own."""
+        watched = Watched(CancelToken())
         with self._lock:
             self._readers.add(watched)
         try:
             self._thread.wake()
             self._thread.start()  # where no thread is to be had, sockets have a time limit of their own
-            with halt.waking(watched.halt.set):
+            with cancel_token.waking(watched.cancel_token.set):
                 yield watched
         finally:
             with self._lock:
@@ -107,7 +107,7 @@ class StallGuard:
             if waited >= (self._timeout if reader.timeout is None else reader.timeout):
                 reader.stalled = waited
                 try:
-                    reader.halt.wake()
+                    reader.cancel_token.wake()
                 except Exception:  # the others have to be woken all the same
                     logger.warning("a stalled request could not be ended", exc_info=True)
 

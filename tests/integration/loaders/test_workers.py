@@ -149,11 +149,11 @@ def test_workers_read_while_the_parent_does(here: Any, method: str) -> None:
     names = sorted(fs.find(here.path("texts")))
     truth = [path.read_bytes() for path in sorted((here.folder / "texts").iterdir())]
     blob = (here.folder / "blob.bin").read_bytes()
-    halt = threading.Event()
+    stop = threading.Event()
     wrong = []
 
     def read_on() -> None:
-        while not halt.is_set():
+        while not stop.is_set():
             with fs.open(here.path("blob.bin")) as file:
                 wrong.extend(file for _ in range(3) if file.read(1_000_000) not in blob)
 
@@ -163,7 +163,7 @@ def test_workers_read_while_the_parent_does(here: Any, method: str) -> None:
     try:
         assert load(method, Texts(names, fs)) == dict(enumerate(truth))
     finally:
-        halt.set()
+        stop.set()
         for each in readers:
             each.join()
     assert not wrong

@@ -20,12 +20,12 @@ from tests.benchmarks import switches
 from tests.benchmarks.switches import SWITCHES, switch_off
 from tests.support.transport import FakeSource, MemoryDestination, request
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.config import KiB, Settings
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.scheduler import Scheduler
-from hf_haul.halt import Halt
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.storage.ownership import current_owner, sign, signature
 from hf_haul.storage.staged_file import StagedFile
@@ -143,14 +143,14 @@ def test_without_the_stallguard_nobody_watches_and_sockets_have_its_timeout(
     switch("stallguard", off)
     watching = threading.Event()
     monkeypatch.setattr(StallGuard, "_look", lambda _: watching.set())
-    guard, halt, woken = StallGuard(10.0, clock=lambda: 20.0), Halt(), []
-    with guard.watching(halt) as reader, reader.halt.waking(lambda: woken.append(True)):
+    guard, cancel_token, woken = StallGuard(10.0, clock=lambda: 20.0), CancelToken(), []
+    with guard.watching(cancel_token) as reader, reader.cancel_token.waking(lambda: woken.append(True)):
         reader.begin(0.0)
         guard.check()
         assert bool(woken) is not off
         assert off or watching.wait(10.0)
-        halt.set()
-        assert reader.halt.is_set()
+        cancel_token.set()
+        assert reader.cancel_token.is_set()
     assert watching.is_set() is not off
     with ConnectionPool(1, read_timeout=20.0) as pool:
         assert pool._options.read_timeout == (3.0 if off else 20.0)

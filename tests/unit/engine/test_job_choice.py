@@ -158,7 +158,7 @@ def test_nobody_races_for_bytes_that_are_on_disk_or_that_nobody_wants(tmp_path: 
             staged.write(0, memoryview(bytes(100)))
             staged.record(0, 100)
         elif why == "told to stop":
-            late.part.halt.set()
+            late.part.cancel_token.set()
         elif why == "told to leave":
             late.part.ask_to_leave(late.clock)
         job = late.next_job()

@@ -179,7 +179,7 @@ class SlowDigest:
         self.verifier.catching_up = True
         bench.transfer.verifier = self.verifier
         monkeypatch.setattr(fetch, "SMALL_FILE", 0)
-        monkeypatch.setattr(bench.part.halt, "wait", self.wait)
+        monkeypatch.setattr(bench.part.cancel_token, "wait", self.wait)
         self.lags: list[int] = []
 
     def wait(self, seconds: float) -> bool:
@@ -190,7 +190,7 @@ class SlowDigest:
         start = self.verifier.position
         self.verifier.feed(start, memoryview(DATA)[start : start + 2 * KiB], 0)
         self.then()
-        return self.bench.part.halt.is_set()
+        return self.bench.part.cancel_token.is_set()
 
 
 def test_a_part_waits_for_a_digest_that_is_far_behind(
@@ -233,7 +233,7 @@ def test_a_part_that_waits_for_a_digest_can_be_halted_and_asked_to_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
-    SlowDigest(bench, monkeypatch, bench.part.halt.set)
+    SlowDigest(bench, monkeypatch, bench.part.cancel_token.set)
     with pytest.raises(HaltedError):
         bench.fetch()
     assert bench.part.position == 5 * KiB
@@ -380,7 +380,7 @@ def test_what_a_limit_of_our_own_holds_back_is_no_drip(
     bench = Bench(tmp_path, FakeSource(DATA, step=90, on_read=lambda at: clock.advance(0.1)), clock)
     limiter = bench.fetcher._limiter
 
-    def wait(nbytes: int, halt: object) -> float:
+    def wait(nbytes: int, cancel_token: object) -> float:
         clock.advance(10.0)
         return 10.0
 

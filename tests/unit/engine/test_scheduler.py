@@ -738,7 +738,7 @@ def test_who_lost_a_race_is_stopped_in_the_same_breath_and_not_raced_again(tmp_p
     now += 5
     assert bench.scheduler._next_job() is None
     bench.scheduler._carry_out(then)
-    assert slow.halt.is_set()
+    assert slow.cancel_token.is_set()
     last = bench.scheduler._settle_job(first, HaltedError(), scheduler_module._Then())
     assert last is not None
     bench.scheduler._perform(last)

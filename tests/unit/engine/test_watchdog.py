@@ -106,7 +106,7 @@ def test_an_answer_may_take_longer_than_the_next_byte(bench: Bench, waiting: flo
 
 def test_who_waits_for_his_turn_is_not_given_up(bench: Bench) -> None:
     part = bench.part(bench.transfer(), age=60.0, bps=1e6, waiting=60.0)
-    with part.halt.lining_up():
+    with part.cancel_token.queueing():
         assert bench.hopeless(part) == []
 
 
@@ -203,7 +203,7 @@ def test_nothing_is_shared_that_gains_nothing(bench: Bench, why: str) -> None:
     elif why == "resting":
         part.resting = True
     elif why == "in line":
-        part.halt.in_line = True
+        part.cancel_token.queued = True
     elif why == "complete":
         part.position = part.stop
     assert part_to_share([part], bench.clock.now) is None
@@ -269,8 +269,8 @@ def test_a_part_that_waits_for_its_turn_is_not_stalled(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     part = bench.part(bench.transfer(), age=100.0, bps=1e6, waiting=60.0)
     assert bench.hopeless(part) == [part]
-    part.halt.in_line = True
+    part.cancel_token.queued = True
     assert bench.hopeless(part) == []
-    part.halt.in_line = False
-    part.halt.turn_came = bench.clock.now - 5.0
+    part.cancel_token.queued = False
+    part.cancel_token.dequeued_at = bench.clock.now - 5.0
     assert bench.hopeless(part) == []

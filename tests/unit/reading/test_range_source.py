@@ -11,6 +11,7 @@ from tests.support.repos import random_bytes
 from tests.support.sources import FakeTransport, make_source
 
 from hf_haul import finalizers
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import (
     ConnectionFailedError,
     HaltedError,
@@ -20,7 +21,6 @@ from hf_haul.errors import (
     ServerBusyError,
     SourceChangedError,
 )
-from hf_haul.halt import Halt
 from hf_haul.reading.range_source import Checksum, RangeSource
 
 DATA = random_bytes(300_000, "ranged")
@@ -28,7 +28,7 @@ DATA = random_bytes(300_000, "ranged")
 
 def fill(source: RangeSource, start: int, stop: int) -> bytes:
     buffer = bytearray(stop - start)
-    source.fill(start, memoryview(buffer), Halt())
+    source.fill(start, memoryview(buffer), CancelToken())
     return bytes(buffer)
 
 
@@ -114,17 +114,17 @@ def test_who_waits_for_a_whole_file_can_be_called_off_and_one_that_fails_is_foll
     first = threading.Thread(target=lambda: fill(source, 0, 10))
     first.start()
     assert transport.wait_for_requests(1)
-    halt, errors = Halt(), []
+    cancel_token, errors = CancelToken(), []
 
     def wait() -> None:
         try:
-            source.fill(0, memoryview(bytearray(10)), halt)
+            source.fill(0, memoryview(bytearray(10)), cancel_token)
         except HaltedError as error:
             errors.append(error)
 
     second = threading.Thread(target=wait)
     second.start()
-    halt.set()
+    cancel_token.set()
     second.join(10)
     assert len(errors) == 1
     third = threading.Thread(target=lambda: fill(source, 0, 10))
@@ -169,11 +169,11 @@ def test_a_head_that_comes_as_the_whole_file_is_cut_to_size() -> None:
     assert transport.sent == 50
 
 
-def test_a_halt_ends_a_read() -> None:
-    halt = Halt()
-    transport = FakeTransport(DATA, on_open=halt.set, faults=[ConnectionFailedError("woken")])
+def test_a_cancel_token_ends_a_read() -> None:
+    cancel_token = CancelToken()
+    transport = FakeTransport(DATA, on_open=cancel_token.set, faults=[ConnectionFailedError("woken")])
     with pytest.raises(HaltedError):
-        make_source(transport).fill(0, memoryview(bytearray(10)), halt)
+        make_source(transport).fill(0, memoryview(bytearray(10)), cancel_token)
     assert len(transport.asked) == 1
 
 

@@ -14,9 +14,9 @@ import pytest
 from tests.support.repos import random_bytes
 from tests.support.sources import FakeBody, FakeTransport, make_reads, remote_file
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, HttpStatusError, IntegrityError
-from hf_haul.halt import Halt
 from hf_haul.ranges import ByteRange
 from hf_haul.reading import reader
 from hf_haul.reading.range_source import RangeSource
@@ -155,16 +155,16 @@ def test_digests_are_not_checked_where_settings_say_so() -> None:
 def test_a_failed_part_calls_the_others_off() -> None:
     transport = FakeTransport(DATA)
     first, others_wait = threading.Lock(), threading.Event()
-    waiting: list[Halt] = []
+    waiting: list[CancelToken] = []
 
-    def opened(want: ByteRange | None, halt: Halt, *, fresh: bool = False) -> FakeBody:
+    def opened(want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool = False) -> FakeBody:
         if first.acquire(blocking=False):
             assert others_wait.wait(10)
             raise HttpStatusError("gone", status=404)
-        waiting.append(halt)
+        waiting.append(cancel_token)
         if len(waiting) == 3:
             others_wait.set()
-        assert halt.wait(10)
+        assert cancel_token.wait(10)
         raise HaltedError
 
     transport.open = opened  # type: ignore[method-assign]  # it fails in one part, and hangs in the others
@@ -172,7 +172,7 @@ def test_a_failed_part_calls_the_others_off() -> None:
     with pytest.raises(HttpStatusError):
         reads.readinto(source, 0, memoryview(bytearray(len(DATA))))
     assert len(waiting) == 3
-    assert all(halt.is_set() for halt in waiting)
+    assert all(cancel_token.is_set() for cancel_token in waiting)
 
 
 # ---- streams

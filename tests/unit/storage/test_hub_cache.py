@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.support.storage import COMMIT, ETAG, names_below, stage
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import HaltedError
-from hf_haul.halt import Halt
 from hf_haul.storage.destinations import (
     BlobDestination,
 )
@@ -222,10 +222,10 @@ def test_a_file_hashes_as_git_and_sha256sum_say(tmp_path: Path, algorithm: str, 
 
 
 def test_hashing_ends_when_halted(tmp_path: Path) -> None:
-    halt = Halt()
-    halt.set()
+    cancel_token = CancelToken()
+    cancel_token.set()
     with pytest.raises(HaltedError):
-        digest_of(stage(tmp_path / "f"), "sha256", halt.check)
+        digest_of(stage(tmp_path / "f"), "sha256", cancel_token.check)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symlinks need rights there")

@@ -1269,11 +1269,11 @@ def test_a_copy_of_much_ends_when_it_is_halted(tmp_path: Path, monkeypatch: pyte
     path = left_behind(tmp_path)
     monkeypatch.setattr(staging, "_is_shared", lambda *_: True)
 
-    def halt() -> None:
+    def cancel() -> None:
         raise HaltedError
 
     with pytest.raises(HaltedError):
-        claim(tmp_path, "etag", SIZE, check=halt)
+        claim(tmp_path, "etag", SIZE, check=cancel)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 

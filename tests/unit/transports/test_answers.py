@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from hf_haul.halt import Halt
+from hf_haul.cancellation import CancelToken
 from hf_haul.transports.answers import Answer, parse_headers
 from hf_haul.transports.dialing import WakeableConnection, WakeableTLSConnection
 from hf_haul.transports.pool import ConnectionPool
@@ -130,7 +130,7 @@ def test_a_chunked_answer_with_folded_headers_is_read_as_ever() -> None:
     pool = ConnectionPool(1, 1)
     try:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        with pool.open(url, {}, Halt()) as answer:
+        with pool.open(url, {}, CancelToken()) as answer:
             buffer = memoryview(bytearray(10))
             assert answer.headers["X-Odd"].split() == ["a", "b"]  # urllib3 2.3 leaves the fold in it
             assert answer.readinto(buffer) == 2

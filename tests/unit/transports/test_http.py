@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import urllib3
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import ConnectionFailedError, InvalidUrlError, StalledError, TransferError
-from hf_haul.halt import Halt
 from hf_haul.ranges import ByteRange
 from hf_haul.task import RemoteFile
 from hf_haul.transports.http import HttpSource, link_lifetime
@@ -47,7 +47,7 @@ class Pool:
         self.locations = list(locations)
         self.asked: list[tuple[str, dict[str, str]]] = []
 
-    def open(self, url: str, headers: Mapping[str, str], halt: Halt, **_: Any) -> Answer:
+    def open(self, url: str, headers: Mapping[str, str], cancel_token: CancelToken, **_: Any) -> Answer:
         self.asked.append((url, dict(headers)))
         if self.locations:
             return Answer(url, 302, {"Location": self.locations.pop(0)})
@@ -68,7 +68,7 @@ def follow(*locations: str, url: str = HUB, **more: Any) -> Pool:
     headers = {"Authorization": TOKEN, "Cookie": "c", "X-Key": "k", "User-Agent": "us"}
     remote = RemoteFile("a.bin", url, size=10, headers=headers, **more)
     source = HttpSource(remote, pool, Pace())  # type: ignore[arg-type]  # of what it needs
-    source.open(WANT, Halt()).close()
+    source.open(WANT, CancelToken()).close()
     assert all(headers["User-Agent"] == "us" for _, headers in pool.asked)
     return pool
 
@@ -115,7 +115,7 @@ def test_a_redirect_that_could_be_read_in_two_ways_is_refused(location: str) -> 
     pool = Pool(location)
     source = HttpSource(RemoteFile("a.bin", HUB, size=10), pool, Pace())  # type: ignore[arg-type]  # of what it needs
     with pytest.raises(InvalidUrlError, match=r"hub\.test/org/m/resolve/main/a\.bin redirects to no address"):
-        source.open(WANT, Halt())
+        source.open(WANT, CancelToken())
     assert len(pool.asked) == 1
     assert issubclass(InvalidUrlError, TransferError)
 
@@ -210,18 +210,18 @@ class Storages(Pool):
         self.down: set[str] = set()
         self.error: type[ConnectionFailedError] = ConnectionFailedError
 
-    def open(self, url: str, headers: Mapping[str, str], halt: Halt, **_: Any) -> Answer:
+    def open(self, url: str, headers: Mapping[str, str], cancel_token: CancelToken, **_: Any) -> Answer:
         self.locations = [self.storage] if url == HUB else []
         if url in self.down:
             self.asked.append((url, dict(headers)))
             raise self.error(f"{url}: Connection refused")
-        return super().open(url, headers, halt)
+        return super().open(url, headers, cancel_token)
 
     def ask(self, source: HttpSource) -> list[str]:
         """Ask once; returns what was asked for."""
         before = len(self.asked)
         with contextlib.suppress(ConnectionFailedError):
-            source.open(WANT, Halt()).close()
+            source.open(WANT, CancelToken()).close()
         return [url for url, _ in self.asked[before:]]
 
 

@@ -1,4 +1,4 @@
-"""When a server asks for patience, every thread that talks to it waits."""
+"""When a server asks for a wait, every thread that talks to it waits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from email.utils import formatdate
 
 import pytest
 from requests.structures import CaseInsensitiveDict
-from tests.support.clock import FakeClock, FakeHalt
+from tests.support.clock import FakeCancelToken, FakeClock
 
 from hf_haul.errors import HaltedError
 from hf_haul.transports.pacing import MAX_BUSY_WAIT, MAX_RATE_LIMIT_WAIT, Pace, ServerWaits, parse_retry_after
@@ -92,13 +92,13 @@ def test_everybody_waits_for_an_origin_that_asked_and_for_no_other() -> None:
     clock = FakeClock()
     pace = Pace(clock=clock, jitter=lambda: 0.0)
     pace.told(HUB, 429, {"Retry-After": "30"})
-    assert pace.wait(CDN, FakeHalt(clock)) == 0.0
+    assert pace.wait(CDN, FakeCancelToken(clock)) == 0.0
     assert pace.waiting_for() == {HUB: 30.0}
-    halt = FakeHalt(clock)
-    assert pace.wait(HUB, halt) == 30.0
+    cancel_token = FakeCancelToken(clock)
+    assert pace.wait(HUB, cancel_token) == 30.0
     assert pace.waiting_for() == {}
-    assert pace.wait(HUB, halt) == 0.0
-    assert halt.waits == [30.0]
+    assert pace.wait(HUB, cancel_token) == 0.0
+    assert cancel_token.waits == [30.0]
 
 
 def test_threads_come_back_one_after_the_other() -> None:
@@ -107,7 +107,7 @@ def test_threads_come_back_one_after_the_other() -> None:
         clock = FakeClock(0.0)
         pace = Pace(clock=clock, jitter=itertools.repeat(share).__next__)
         pace.pause(HUB, 10.0)
-        back.append(pace.wait(HUB, FakeHalt(clock)))
+        back.append(pace.wait(HUB, FakeCancelToken(clock)))
     assert back == sorted(set(back)), "some came back together"
     assert back[0] == 10.0
     assert back[-1] <= 11.0
@@ -117,7 +117,7 @@ def test_the_spread_of_a_long_pause_stays_short() -> None:
     clock = FakeClock()
     pace = Pace(clock=clock, jitter=lambda: 1.0)
     pace.pause(HUB, 300.0)
-    assert pace.wait(HUB, FakeHalt(clock)) == 302.0
+    assert pace.wait(HUB, FakeCancelToken(clock)) == 302.0
 
 
 def test_the_longest_pause_asked_for_counts() -> None:
@@ -131,20 +131,20 @@ def test_a_pause_made_longer_meanwhile_is_waited_for_too() -> None:
     clock = FakeClock()
     pace = Pace(clock=clock, jitter=lambda: 0.0)
     pace.pause(HUB, 5.0)
-    halt = FakeHalt(clock)
-    halt.during = lambda _: pace.pause(HUB, 20.0) if len(halt.waits) == 1 else None
-    assert pace.wait(HUB, halt) == 20.0
-    assert halt.waits == [5.0, 15.0]
+    cancel_token = FakeCancelToken(clock)
+    cancel_token.during = lambda _: pace.pause(HUB, 20.0) if len(cancel_token.waits) == 1 else None
+    assert pace.wait(HUB, cancel_token) == 20.0
+    assert cancel_token.waits == [5.0, 15.0]
 
 
-def test_a_halt_ends_the_wait() -> None:
+def test_a_cancel_token_ends_the_wait() -> None:
     clock = FakeClock()
     pace = Pace(clock=clock)
     pace.pause(HUB, 300.0)
-    halt = FakeHalt(clock)
-    halt.during = lambda _: halt.set()
+    cancel_token = FakeCancelToken(clock)
+    cancel_token.during = lambda _: cancel_token.set()
     with pytest.raises(HaltedError):
-        pace.wait(HUB, halt)
+        pace.wait(HUB, cancel_token)
     assert pace.seconds_left(HUB) == 300.0
 
 
@@ -152,9 +152,9 @@ def test_a_pause_that_others_make_longer_for_ever_ends_after_an_hour() -> None:
     clock = FakeClock()
     pace = Pace(clock=clock, jitter=lambda: 0.0)
     pace.pause(HUB, 1000.0)
-    halt = FakeHalt(clock)
-    halt.during = lambda _: pace.pause(HUB, 5000.0)
-    assert pace.wait(HUB, halt) == MAX_RATE_LIMIT_WAIT
+    cancel_token = FakeCancelToken(clock)
+    cancel_token.during = lambda _: pace.pause(HUB, 5000.0)
+    assert pace.wait(HUB, cancel_token) == MAX_RATE_LIMIT_WAIT
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_the_next_long_pause_is_said_again(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.INFO, "hf_haul"):
         for _ in range(2):
             pace.pause(HUB, 60.0)
-            pace.wait(HUB, FakeHalt(clock))
+            pace.wait(HUB, FakeCancelToken(clock))
     assert len(caplog.records) == 2
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.wire import BOUND, until
 
-from hf_haul.halt import Halt
+from hf_haul.cancellation import CancelToken
 from hf_haul.transports import places
 from hf_haul.transports.calls import Call
 from hf_haul.transports.places import NoPlaceError, Places
@@ -150,7 +150,7 @@ def test_a_full_host_makes_room_of_its_own_connections_only() -> None:
 def test_a_new_connection_can_be_asked_for_though_one_is_idle() -> None:
     rig = Rig(1, 1)
     idle = rig.idle(A)
-    call = Call(Halt(), "a")
+    call = Call(CancelToken(), "a")
     call.new = True
     assert rig.take(A, call) is None
     assert idle.is_closed
@@ -195,9 +195,9 @@ def test_a_place_that_comes_free_with_an_idle_connection_of_another_host_is_give
 def test_a_waiting_call_can_be_woken_and_leaves_the_line(wake: str) -> None:
     rig = Rig(1, 1)
     rig.take(A)
-    halt = Halt()
-    woken, behind = rig.later(A, Call(halt, "a")), rig.later(A)
-    getattr(halt, wake)()
+    cancel_token = CancelToken()
+    woken, behind = rig.later(A, Call(cancel_token, "a")), rig.later(A)
+    getattr(cancel_token, wake)()
     assert isinstance(woken.result(), NoPlaceError)
     assert rig.places.counts()["waiting"] == 1
     rig.places.release(A, None)
@@ -207,7 +207,7 @@ def test_a_waiting_call_can_be_woken_and_leaves_the_line(wake: str) -> None:
 def test_a_place_granted_in_the_moment_of_a_wake_is_passed_on() -> None:
     rig = Rig(1, 1)
     rig.take(A)
-    call = Call(Halt(), "a")
+    call = Call(CancelToken(), "a")
     woken = rig.later(A, call)
     with call._lock:  # the wake comes first, and is seen only after the grant
         call.woken = True

@@ -12,9 +12,9 @@ import requests
 import responses
 from tests.support.clock import FakeClock
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.descriptors import Descriptors
 from hf_haul.errors import ConnectionFailedError, HaltedError, TooManyOpenFilesError, TransferError
-from hf_haul.halt import Halt
 from hf_haul.transports import pool as pool_module
 from hf_haul.transports.pool import ConnectionPool
 
@@ -64,7 +64,7 @@ def in_threads(work: Callable[[], Any], count: int) -> list[Any]:
 
 
 def get(pool: ConnectionPool, url: str = URL, **headers: str) -> bytes:
-    with pool.open(url, headers, Halt()) as response:
+    with pool.open(url, headers, CancelToken()) as response:
         return response.head()
 
 
@@ -115,7 +115,7 @@ def test_headers_of_the_request_go_before_those_of_the_pool(
 
 def test_a_redirect_is_an_answer_like_any_other(pool: ConnectionPool, hub: responses.RequestsMock) -> None:
     hub.get(URL, status=302, headers={"Location": "http://cdn.invalid/x"})
-    with pool.open(URL, None, Halt()) as response:
+    with pool.open(URL, None, CancelToken()) as response:
         assert response.status == 302
         assert response.headers["location"] == "http://cdn.invalid/x"
         assert response.url == URL
@@ -127,7 +127,7 @@ def test_a_refusal_is_an_answer_and_asked_for_once(
     pool: ConnectionPool, hub: responses.RequestsMock, status: int
 ) -> None:
     hub.get(URL, status=status, body=b"no")
-    with pool.open(URL, None, Halt()) as response:
+    with pool.open(URL, None, CancelToken()) as response:
         assert (response.status, response.head()) == (status, b"no")
     assert len(hub.calls) == 1
 
@@ -141,7 +141,7 @@ def test_cookies_are_neither_kept_nor_sent(pool: ConnectionPool, hub: responses.
 
 def test_the_head_of_a_body_is_cut(pool: ConnectionPool, hub: responses.RequestsMock) -> None:
     hub.get(URL, body=b"0123456789")
-    with pool.open(URL, None, Halt()) as response:
+    with pool.open(URL, None, CancelToken()) as response:
         assert response.head(4) == b"0123"
         assert response.head(100) == b"456789"
         assert response.head(100) == b""
@@ -149,7 +149,7 @@ def test_the_head_of_a_body_is_cut(pool: ConnectionPool, hub: responses.Requests
 
 def test_reading_nothing_is_no_end(pool: ConnectionPool, hub: responses.RequestsMock) -> None:
     hub.get(URL, body=b"0123")
-    with pool.open(URL, None, Halt()) as response:
+    with pool.open(URL, None, CancelToken()) as response:
         assert response.readinto(memoryview(bytearray())) == 0
         assert response.head() == b"0123"
 
@@ -256,7 +256,7 @@ def test_a_session_with_a_body_under_way_is_in_use_however_long_it_takes(
     pool: ConnectionPool, clock: FakeClock, hub: responses.RequestsMock
 ) -> None:
     hub.get(URL, body=b"x")
-    with pool.open(URL, None, Halt()):
+    with pool.open(URL, None, CancelToken()):
         clock.advance(1e6)
         assert pool.cleanup_stale_sessions(60) == 0
     assert pool.cleanup_stale_sessions(60) == 0, "finishing is a use, too"
@@ -287,7 +287,7 @@ def test_a_session_of_an_ended_thread_stays_while_a_body_is_read_with_it(
     pool: ConnectionPool, hub: responses.RequestsMock
 ) -> None:
     hub.get(URL, body=b"x")
-    response = in_thread(lambda: pool.open(URL, None, Halt()))
+    response = in_thread(lambda: pool.open(URL, None, CancelToken()))
     for _ in range(10):
         in_threads(pool.get_session, 3)
     assert response.head() == b"x"
@@ -339,13 +339,13 @@ def test_a_request_waits_for_a_descriptor(
 ) -> None:
     hub.get(URL, b"content")
     shortage = Shortage(pool, monkeypatch, 20)
-    halt = Halt()
-    shortage.on_sleep = lambda: in_line.append(halt.in_line)
-    in_line: list[bool] = []
-    with pool.open(URL, {}, halt) as response:
+    cancel_token = CancelToken()
+    shortage.on_sleep = lambda: queued.append(cancel_token.queued)
+    queued: list[bool] = []
+    with pool.open(URL, {}, cancel_token) as response:
         assert response.head() == b"content"
-    assert set(in_line) == {True}, "the watchdog would take it for a stall"
-    assert not halt.in_line
+    assert set(queued) == {True}, "the watchdog would take it for a stall"
+    assert not cancel_token.queued
 
 
 def test_a_wait_for_a_descriptor_ends_with_an_error_that_says_so(
@@ -353,17 +353,17 @@ def test_a_wait_for_a_descriptor_ends_with_an_error_that_says_so(
 ) -> None:
     Shortage(pool, monkeypatch, 10**9)
     with pytest.raises(TooManyOpenFilesError, match="a connection: 256 of 256"):
-        pool.open(URL, {}, Halt())
+        pool.open(URL, {}, CancelToken())
 
 
 def test_a_wait_for_a_descriptor_ends_when_it_is_halted(
     pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shortage = Shortage(pool, monkeypatch, 10**9)
-    halt = Halt()
-    shortage.on_sleep = halt.set
+    cancel_token = CancelToken()
+    shortage.on_sleep = cancel_token.set
     with pytest.raises(HaltedError):
-        pool.open(URL, {}, halt)
+        pool.open(URL, {}, cancel_token)
     assert shortage.now < 1
 
 
@@ -373,4 +373,4 @@ def test_another_error_after_a_wait_for_a_descriptor_is_told_as_any(
     hub.get(URL, body=requests.ConnectionError(ConnectionResetError("reset")))
     Shortage(pool, monkeypatch, 3)
     with pytest.raises(ConnectionFailedError):
-        pool.open(URL, {}, Halt())
+        pool.open(URL, {}, CancelToken())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.support.clock import FakeClock, FakeHalt
+from tests.support.clock import FakeCancelToken, FakeClock
 
 from hf_haul.config import Settings
 from hf_haul.errors import (
@@ -45,23 +45,23 @@ class Part:
 
 class Rig:
     def __init__(
-        self, jitter: float = 1.0, patience: Callable[[], float] = lambda: 0.0, **settings: Any
+        self, jitter: float = 1.0, server_wait: Callable[[], float] = lambda: 0.0, **settings: Any
     ) -> None:
         self.clock = FakeClock()
-        self.halt = FakeHalt(self.clock)
+        self.cancel_token = FakeCancelToken(self.clock)
         self.retries: list[tuple[BaseException, float]] = []
         self.settings = Settings(**settings)
         self.jitter = jitter
-        self.patience = patience
+        self.server_wait = server_wait
 
     def fetch(self, part: Part) -> str:
         caller = retrying(
-            halt=self.halt,
+            cancel_token=self.cancel_token,
             progress=lambda: part.received,
             settings=self.settings,
             on_retry=lambda error, seconds: self.retries.append((error, seconds)),
             clock=self.clock,
-            patience=self.patience,
+            server_wait=self.server_wait,
             jitter=lambda: self.jitter,
         )
         result: str = caller(part.run, self.clock)
@@ -79,7 +79,7 @@ def test_a_first_success_costs_nothing() -> None:
     rig = Rig()
     assert rig.fetch(Part([(5, None)])) == "done"
     assert rig.retries == []
-    assert rig.halt.waits == []
+    assert rig.cancel_token.waits == []
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_waits_double_up_to_their_limit() -> None:
     rig = Rig(max_retries=8, give_up_after=1e9)
     with pytest.raises(RetriesExhaustedError):
         rig.fetch(Part(always(LOST)))
-    assert rig.halt.waits == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0]
-    assert [seconds for _, seconds in rig.retries] == rig.halt.waits
+    assert rig.cancel_token.waits == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0]
+    assert [seconds for _, seconds in rig.retries] == rig.cancel_token.waits
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5])
@@ -126,7 +126,7 @@ def test_waits_are_anywhere_between_nothing_and_their_limit(jitter: float) -> No
     rig = Rig(jitter=jitter, max_retries=3)
     with pytest.raises(RetriesExhaustedError):
         rig.fetch(Part(always(LOST)))
-    assert rig.halt.waits == [jitter * 1.0, jitter * 2.0, jitter * 4.0]
+    assert rig.cancel_token.waits == [jitter * 1.0, jitter * 2.0, jitter * 4.0]
 
 
 @pytest.mark.parametrize(("max_retries", "attempts"), [(0, 1), (1, 2), (2, 3), (8, 9)], ids=lambda n: str(n))
@@ -143,7 +143,7 @@ def test_a_link_that_drops_after_every_byte_is_slow_and_not_broken() -> None:
     part = Part([*always(LOST, nbytes=1) * 500, (1, None)], seconds_each=30.0)
     assert rig.fetch(part) == "done"
     assert part.attempts == 501
-    assert max(rig.halt.waits) <= 0.5, "progress did not give the short wait back"
+    assert max(rig.cancel_token.waits) <= 0.5, "progress did not give the short wait back"
 
 
 def test_the_budget_starts_anew_after_each_byte() -> None:
@@ -183,25 +183,25 @@ def test_a_server_that_is_only_ever_busy_is_waited_for_as_it_wishes_for_two_minu
     rig = Rig(jitter=0.0, max_retries=20, give_up_after=90.0)
     with pytest.raises(RetriesExhaustedError, match="503"):
         rig.fetch(Part(always(ServerBusyError("503", retry_after=told))))
-    assert rig.halt.waits == waits
+    assert rig.cancel_token.waits == waits
 
 
 def test_a_server_that_is_busy_for_long_is_asked_again_after_two_minutes() -> None:
     rig = Rig(jitter=0.0, max_retries=5, give_up_after=90.0)
     assert rig.fetch(Part([(0, ServerBusyError("503", retry_after=600.0)), (0, None)])) == "done"
-    assert rig.halt.waits == [120.0]
+    assert rig.cancel_token.waits == [120.0]
 
 
 def test_a_server_that_counts_requests_is_obeyed_for_an_hour_in_all() -> None:
     rig = Rig(jitter=0.0, max_retries=100, give_up_after=90.0)
     with pytest.raises(RetriesExhaustedError, match="3600 s that the server asked for"):
         rig.fetch(Part(always(too_many(1000.0))))
-    assert rig.halt.waits == [1000.0, 1000.0, 1000.0, 600.0]
+    assert rig.cancel_token.waits == [1000.0, 1000.0, 1000.0, 600.0]
 
 
 def test_waits_shared_with_other_threads_end_after_an_hour_too() -> None:
     spent = [0.0]
-    rig = Rig(jitter=0.0, max_retries=100, give_up_after=90.0, patience=lambda: spent[0])
+    rig = Rig(jitter=0.0, max_retries=100, give_up_after=90.0, server_wait=lambda: spent[0])
 
     class Patient(Part):
         def run(self, clock: FakeClock) -> str:
@@ -219,7 +219,7 @@ def test_a_byte_gives_the_patience_back() -> None:
     rig = Rig(jitter=0.0, max_retries=5, give_up_after=90.0)
     busy = ServerBusyError("503", retry_after=100.0)
     assert rig.fetch(Part([(1, busy), (1, busy), (1, busy), (1, None)])) == "done"
-    assert rig.halt.waits == [100.0, 100.0, 100.0]
+    assert rig.cancel_token.waits == [100.0, 100.0, 100.0]
 
 
 def test_a_server_is_obeyed_to_the_second_and_its_waits_do_not_count() -> None:
@@ -227,7 +227,7 @@ def test_a_server_is_obeyed_to_the_second_and_its_waits_do_not_count() -> None:
     busy = too_many(300.0)
     part = Part([(0, busy), (0, busy), (0, busy), (5, None)])
     assert rig.fetch(part) == "done"
-    assert rig.halt.waits == [300.0, 300.0, 300.0]
+    assert rig.cancel_token.waits == [300.0, 300.0, 300.0]
 
 
 def test_a_server_that_asks_for_patience_for_ever_is_given_up() -> None:
@@ -235,12 +235,12 @@ def test_a_server_that_asks_for_patience_for_ever_is_given_up() -> None:
     with pytest.raises(RetriesExhaustedError) as caught:
         rig.fetch(Part(always(too_many(300.0))))
     assert caught.value.retry_after == 300.0
-    assert len(rig.halt.waits) == 5
+    assert len(rig.cancel_token.waits) == 5
 
 
 def test_patience_spent_elsewhere_does_not_count_either() -> None:
     spent = [0.0]
-    rig = Rig(jitter=0.0, max_retries=10, give_up_after=100.0, patience=lambda: spent[0])
+    rig = Rig(jitter=0.0, max_retries=10, give_up_after=100.0, server_wait=lambda: spent[0])
 
     class Patient(Part):
         def run(self, clock: FakeClock) -> str:
@@ -265,30 +265,30 @@ def test_giving_up_tells_what_was_tried_for_how_long_and_why_it_failed() -> None
     assert not is_retryable(caught.value)
 
 
-def test_a_halt_cuts_the_wait_short() -> None:
+def test_a_cancel_token_cuts_the_wait_short() -> None:
     rig = Rig()
-    rig.halt.during = lambda _: rig.halt.set()
+    rig.cancel_token.during = lambda _: rig.cancel_token.set()
     part = Part(always(LOST))
     with pytest.raises(HaltedError):
         rig.fetch(part)
     assert part.attempts == 1
 
 
-def test_a_failure_of_a_halted_part_is_a_halt_and_no_retry() -> None:
+def test_a_failure_of_a_cancel_tokened_part_is_a_cancel_token_and_no_retry() -> None:
     rig = Rig()
 
     class Halted(Part):
         def run(self, clock: FakeClock) -> str:
-            rig.halt.set()
+            rig.cancel_token.set()
             return super().run(clock)
 
     with pytest.raises(HaltedError):
         rig.fetch(Halted(always(LOST)))
     assert rig.retries == []
-    assert rig.halt.waits == []
+    assert rig.cancel_token.waits == []
 
 
-def test_a_halt_inside_an_attempt_goes_straight_through() -> None:
+def test_a_cancel_token_inside_an_attempt_goes_straight_through() -> None:
     rig = Rig()
     part = Part(always(HaltedError()))
     with pytest.raises(HaltedError):

@@ -8,17 +8,23 @@ import time
 import pytest
 from tests.support.clock import FakeClock
 
-from hf_haul.halt import Halt
+from hf_haul.cancellation import CancelToken
 from hf_haul.transports.stallguard import StallGuard
 
 
 def test_only_a_reader_that_waits_too_long_for_the_network_is_woken() -> None:
     clock = FakeClock()
     guard = StallGuard(10.0, clock=clock)
-    with guard.watching(Halt()) as idle, guard.watching(Halt()) as fast, guard.watching(Halt()) as slow:
+    with (
+        guard.watching(CancelToken()) as idle,
+        guard.watching(CancelToken()) as fast,
+        guard.watching(CancelToken()) as slow,
+    ):
         woken: list[str] = []
         names = {"idle": idle, "fast": fast, "slow": slow}
-        contexts = [each.halt.waking(lambda name=name: woken.append(name)) for name, each in names.items()]
+        contexts = [
+            each.cancel_token.waking(lambda name=name: woken.append(name)) for name, each in names.items()
+        ]
         for context in contexts:
             context.__enter__()
         slow.begin(clock())
@@ -31,7 +37,7 @@ def test_only_a_reader_that_waits_too_long_for_the_network_is_woken() -> None:
         assert woken == ["slow"]
         assert slow.stalled == 10.0
         assert fast.stalled is None
-        assert not slow.halt.is_set()
+        assert not slow.cancel_token.is_set()
         for context in contexts:
             context.__exit__(None, None, None)
 
@@ -39,7 +45,7 @@ def test_only_a_reader_that_waits_too_long_for_the_network_is_woken() -> None:
 def test_an_answer_may_take_longer_than_the_next_byte() -> None:
     clock = FakeClock()
     guard = StallGuard(10.0, clock=clock)
-    with guard.watching(Halt()) as reader:
+    with guard.watching(CancelToken()) as reader:
         reader.begin(clock(), 60.0)
         clock.advance(59.0)
         guard.check()
@@ -56,14 +62,14 @@ def test_an_answer_may_take_longer_than_the_next_byte() -> None:
 def test_waiting_in_line_is_no_stall() -> None:
     clock = FakeClock()
     guard = StallGuard(10.0, clock=clock)
-    with guard.watching(Halt()) as reader:
+    with guard.watching(CancelToken()) as reader:
         reader.begin(clock())
-        reader.halt.in_line = True
+        reader.cancel_token.queued = True
         clock.advance(60.0)
         guard.check()
         assert reader.stalled is None
-        reader.halt.in_line = False
-        reader.halt.turn_came = clock()
+        reader.cancel_token.queued = False
+        reader.cancel_token.dequeued_at = clock()
         clock.advance(9.9)
         guard.check()
         assert reader.stalled is None
@@ -73,22 +79,22 @@ def test_waiting_in_line_is_no_stall() -> None:
 
 
 def test_calling_off_the_whole_ends_each_reader() -> None:
-    halt = Halt()
+    cancel_token = CancelToken()
     guard = StallGuard(10.0)
-    with guard.watching(halt) as one, guard.watching(halt) as two:
-        halt.set()
-        assert one.halt.is_set()
-        assert two.halt.is_set()
-    with guard.watching(halt) as late:
-        assert late.halt.is_set()
+    with guard.watching(cancel_token) as one, guard.watching(cancel_token) as two:
+        cancel_token.set()
+        assert one.cancel_token.is_set()
+        assert two.cancel_token.is_set()
+    with guard.watching(cancel_token) as late:
+        assert late.cancel_token.is_set()
 
 
 def test_a_forked_child_starts_with_nobody_to_watch() -> None:
     guard = StallGuard(10.0)
-    with guard.watching(Halt()):
+    with guard.watching(CancelToken()):
         guard._lock.acquire()
         guard._reset()
-        with guard.watching(Halt()):
+        with guard.watching(CancelToken()):
             assert len(guard._readers) == 1
     assert any(thread.name.startswith("hf-haul-stalls") for thread in threading.enumerate())
 
@@ -101,10 +107,10 @@ def test_where_no_thread_is_to_be_had_readers_go_unwatched_and_later_ones_do_not
             raise RuntimeError("can't start new thread")
 
         patch.setattr(threading.Thread, "start", refuse)
-        with guard.watching(Halt()) as reader:
-            assert not reader.halt.is_set()
+        with guard.watching(CancelToken()) as reader:
+            assert not reader.cancel_token.is_set()
     woken = threading.Event()
-    with guard.watching(Halt()) as reader, reader.halt.waking(woken.set):
+    with guard.watching(CancelToken()) as reader, reader.cancel_token.waking(woken.set):
         reader.begin(time.monotonic())
         assert woken.wait(10)
 
@@ -113,10 +119,13 @@ def test_one_that_cannot_be_woken_keeps_no_other_from_it(caplog: pytest.LogCaptu
     clock = FakeClock()
     guard = StallGuard(10.0, clock=clock)
     woken: list[str] = []
-    with guard.watching(Halt()) as one, guard.watching(Halt()) as two:
+    with guard.watching(CancelToken()) as one, guard.watching(CancelToken()) as two:
         for reader in (one, two):
             reader.begin(clock())
-        with one.halt.waking(threading.Lock().release), two.halt.waking(lambda: woken.append("two")):
+        with (
+            one.cancel_token.waking(threading.Lock().release),
+            two.cancel_token.waking(lambda: woken.append("two")),
+        ):
             clock.advance(10.0)
             guard.check()
             assert woken == ["two"]
@@ -135,7 +144,7 @@ def test_its_thread_survives_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(guard, "check", fail_once)
     woken = threading.Event()
-    with guard.watching(Halt()) as reader, reader.halt.waking(woken.set):
+    with guard.watching(CancelToken()) as reader, reader.cancel_token.waking(woken.set):
         reader.begin(time.monotonic())
         assert failed.wait(10)
         assert woken.wait(10)

@@ -1,4 +1,4 @@
-"""Halt: a request to stop that also wakes a worker blocked in I/O."""
+"""CancelToken: a request to stop that also wakes a worker blocked in I/O."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Final
 
 from hf_haul.errors import HaltedError
 
-__all__ = ["Halt"]
+__all__ = ["CancelToken"]
 
 #: Seconds of the longest wait of the main thread in one call: a signal that comes just before the system's call is seen
 #: only after it.
 _LONGEST_SECONDS: Final = 0.5
 
 
-class Halt:
+class CancelToken:
     """Pause, cancel or close, as one worker sees it.
 
-    Every wait of a worker (limiter, backoff, pace, a place in the pool) is a wait on its halt, and every
+    Every wait of a worker (limiter, backoff, pace, a place in the pool) is a wait on its cancel token, and every
     blocking call registers a waker for as long as it blocks. So one call to :meth:`set` ends them all.
 
     Locking: ``_lock`` guards ``_wakers``. Wakers run outside it; they may be called twice, and after the
     blocking call has ended, and must bear it.
 
     Attributes:
-        in_line: Whether the worker waits for its turn (a place in the pool, the pace a server asked for, another
+        queued: Whether the worker waits for its turn (a place in the pool, the pace a server asked for, another
             thread's answer, its file's digest) and not for the network: nothing is wrong with its connection then.
-        patience: Seconds it has waited because a server asked for it.
+        server_wait: Seconds it has waited because a server asked for it.
         holds: Files that the worker has open meanwhile; see `hf_haul.descriptors`.
-        turn_came: When it last stopped waiting so, or got an answer that sends it on to the next request, in seconds of
+        dequeued_at: When it last stopped waiting so, or got an answer that sends it on to the next request, in seconds of
             ``time.monotonic``.
     """
 
     def __init__(self) -> None:
-        self.in_line = False
-        self.patience = 0.0
+        self.queued = False
+        self.server_wait = 0.0
         self.holds = 0
-        self.turn_came = float("-inf")
+        self.dequeued_at = float("-inf")
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._wakers: list[Callable[[], None]] = []
@@ -86,26 +86,26 @@ class Halt:
             waker()
 
     @contextmanager
-    def lining_up(self) -> Iterator[None]:
+    def queueing(self) -> Iterator[None]:
         """Say that the worker waits for its turn while the block runs."""
-        self.in_line = True
+        self.queued = True
         try:
             yield
         finally:
-            self.turn_came = time.monotonic()
-            self.in_line = False
+            self.dequeued_at = time.monotonic()
+            self.queued = False
 
     def answered(self) -> None:
         """Say that the network answered, and that the worker goes on to wait for another answer, as after a redirect."""
-        self.turn_came = time.monotonic()
+        self.dequeued_at = time.monotonic()
 
     @contextmanager
     def waking(self, waker: Callable[[], None]) -> Iterator[None]:
-        """Have ``waker`` called when the halt is set or woken while the block runs.
+        """Have ``waker`` called when the token is set or woken while the block runs.
 
         Args:
             waker: Ends the block's blocking call from another thread, for instance by shutting its
-                socket down. Called at once if the halt is set already.
+                socket down. Called at once if the token is set already.
         """
         self.add_waker(waker)
         try:

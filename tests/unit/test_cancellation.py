@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.errors import HaltedError
-from hf_haul.halt import Halt
 
 BOUND = 20.0  # seconds; only a failure takes that long
 
@@ -20,101 +20,104 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_a_halt_begins_unset() -> None:
-    halt = Halt()
-    assert not halt.is_set()
-    assert not halt.wait(0.0)
-    halt.check()
+def test_a_cancel_token_begins_unset() -> None:
+    cancel_token = CancelToken()
+    assert not cancel_token.is_set()
+    assert not cancel_token.wait(0.0)
+    cancel_token.check()
 
 
 def test_setting_it_ends_a_wait_under_way() -> None:
-    halt = Halt()
+    cancel_token = CancelToken()
     answers: list[bool] = []
-    thread = in_thread(lambda: answers.append(halt.wait(BOUND)))
-    halt.set()
+    thread = in_thread(lambda: answers.append(cancel_token.wait(BOUND)))
+    cancel_token.set()
     thread.join(BOUND / 2)
     assert answers == [True]
 
 
-def test_a_set_halt_raises_on_every_check() -> None:
-    halt = Halt()
-    halt.set()
+def test_a_set_token_raises_on_every_check() -> None:
+    cancel_token = CancelToken()
+    cancel_token.set()
     for _ in range(2):
         with pytest.raises(HaltedError):
-            halt.check()
+            cancel_token.check()
 
 
 def test_setting_it_calls_the_waker_of_a_blocked_thread() -> None:
-    halt, blocked, woken = Halt(), threading.Event(), threading.Event()
+    cancel_token, blocked, woken = CancelToken(), threading.Event(), threading.Event()
 
     def block() -> None:
-        with halt.waking(woken.set):
+        with cancel_token.waking(woken.set):
             blocked.set()
             assert woken.wait(BOUND)
 
     thread = in_thread(block)
     assert blocked.wait(BOUND)
-    halt.set()
+    cancel_token.set()
     thread.join(BOUND / 2)
     assert not thread.is_alive()
 
 
 def test_waking_calls_the_wakers_and_sets_nothing() -> None:
-    halt, calls = Halt(), []
-    with halt.waking(lambda: calls.append("outer")), halt.waking(lambda: calls.append("inner")):
-        halt.wake()
+    cancel_token, calls = CancelToken(), []
+    with (
+        cancel_token.waking(lambda: calls.append("outer")),
+        cancel_token.waking(lambda: calls.append("inner")),
+    ):
+        cancel_token.wake()
     assert calls == ["outer", "inner"]
-    assert not halt.is_set()
+    assert not cancel_token.is_set()
 
 
-def test_a_waker_is_called_at_once_if_the_halt_is_set_already() -> None:
-    halt, calls = Halt(), []
-    halt.set()
-    with halt.waking(lambda: calls.append("called")):
+def test_a_waker_is_called_at_once_if_the_token_is_set_already() -> None:
+    cancel_token, calls = CancelToken(), []
+    cancel_token.set()
+    with cancel_token.waking(lambda: calls.append("called")):
         assert calls == ["called"]
 
 
 def test_a_waker_is_forgotten_when_its_block_ends_in_any_way() -> None:
-    halt, calls = Halt(), []
-    with halt.waking(lambda: calls.append("ended")):
+    cancel_token, calls = CancelToken(), []
+    with cancel_token.waking(lambda: calls.append("ended")):
         pass
-    with pytest.raises(RuntimeError), halt.waking(lambda: calls.append("raised")):
+    with pytest.raises(RuntimeError), cancel_token.waking(lambda: calls.append("raised")):
         raise RuntimeError
-    halt.set()
+    cancel_token.set()
     assert calls == []
 
 
-def test_wakers_run_without_the_lock_so_they_may_use_the_halt() -> None:
-    halt, calls = Halt(), []
+def test_wakers_run_without_the_lock_so_they_may_use_the_token() -> None:
+    cancel_token, calls = CancelToken(), []
 
     def waker() -> None:
-        with halt.waking(lambda: calls.append("nested")):
+        with cancel_token.waking(lambda: calls.append("nested")):
             calls.append("outer")
 
-    with halt.waking(waker):
-        thread = in_thread(halt.wake)
+    with cancel_token.waking(waker):
+        thread = in_thread(cancel_token.wake)
         thread.join(BOUND / 2)
     assert calls == ["outer"]
 
 
 def test_the_same_waker_may_be_registered_twice() -> None:
-    halt, calls = Halt(), []
+    cancel_token, calls = CancelToken(), []
 
     def waker() -> None:
         calls.append("called")
 
-    with halt.waking(waker):
-        with halt.waking(waker):
-            halt.wake()
-        halt.wake()
+    with cancel_token.waking(waker):
+        with cancel_token.waking(waker):
+            cancel_token.wake()
+        cancel_token.wake()
     assert len(calls) == 3
 
 
 def test_each_answer_of_a_chain_of_redirects_gets_its_own_time() -> None:
-    halt = Halt()
+    cancel_token = CancelToken()
     before = time.monotonic()
-    halt.answered()
-    assert before <= halt.turn_came <= time.monotonic()
+    cancel_token.answered()
+    assert before <= cancel_token.dequeued_at <= time.monotonic()
 
 
 def test_the_main_thread_waits_in_short_calls_since_one_may_miss_a_signal(
@@ -126,10 +129,10 @@ def test_the_main_thread_waits_in_short_calls_since_one_may_miss_a_signal(
         calls.append(seconds or 0.0)
         return len(calls) == 7
 
-    halt = Halt()
+    cancel_token = CancelToken()
     monkeypatch.setattr(threading.Event, "wait", wait)
-    assert not halt.wait(1.2)
+    assert not cancel_token.wait(1.2)
     assert sum(calls) == pytest.approx(1.2)
     assert max(calls) <= 0.5
-    assert halt.wait(60.0)
+    assert cancel_token.wait(60.0)
     assert len(calls) == 7
