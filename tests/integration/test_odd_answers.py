@@ -188,6 +188,17 @@ def test_a_size_that_the_hub_tells_wrongly_is_an_error_that_names_the_hub(
         doors.file(WEIGHTS)
 
 
+@pytest.mark.parametrize("encoding", ["gzip", " GZIP", "br"])
+def test_a_size_told_of_an_encoded_body_is_learned_from_the_bytes(doors: Doors, encoding: str) -> None:
+    def tune(answer: RawAnswer) -> None:
+        if answer.method == "HEAD":  # though identity was asked for
+            answer.set("Content-Encoding", encoding)
+            answer.set("Content-Length", "29")
+
+    doors.hub.tune = tune
+    assert doors.file(CONFIG) == FILES[CONFIG]
+
+
 def test_a_file_of_unknown_size_is_read_by_ranges_once_its_source_tells(doors: Doors) -> None:
     def tune(answer: RawAnswer) -> None:
         if answer.kind in {"tree", "paths-info"}:  # redacted: HEAD is asked, which does not say a size

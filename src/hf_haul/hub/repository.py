@@ -313,6 +313,20 @@ def _keep_at_home(request: Any) -> None:
                 del request.headers[name]
 
 
+def _drop_encoded_length(response: Any) -> None:
+    """Leave out of the answer to a HEAD what a body of it would measure encoded; a hook of huggingface_hub's client.
+
+    huggingface_hub takes it for the file's size, which is better learned from the bytes.
+    """
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if (
+        _origins_asked.get() is not None
+        and response.request.method == "HEAD"
+        and encoding not in {"", "identity"}
+    ):
+        response.headers.pop("Content-Length", None)
+
+
 def _origins_at_home(base: str) -> frozenset[str]:
     """Where a redirect may take what is meant for ``base``: a mirror's http that leads to its https, as httpx has it, too."""
     home = trusted_origins(base)
@@ -364,8 +378,10 @@ def asking(base: str) -> Iterator[None]:
         base: The Hub's URL.
     """
     hooks = getattr(get_session(), "event_hooks", None)
-    if isinstance(hooks, dict) and _keep_at_home not in hooks.setdefault("request", []):
-        hooks["request"].append(_keep_at_home)
+    if isinstance(hooks, dict):
+        for kind, hook in (("request", _keep_at_home), ("response", _drop_encoded_length)):
+            if hook not in hooks.setdefault(kind, []):
+                hooks[kind].append(hook)
     before = _origins_asked.set(_origins_at_home(base))
     try:
         with redacting():
