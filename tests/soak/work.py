@@ -45,7 +45,9 @@ _SETTLE: Final = 60.0  # seconds in which all threads and descriptors have to go
 _EPOCH: Final = 10.0  # seconds for which a cache is shared before there is a new one
 _WARM_UP: Final = 60.0  # seconds after which memory must not grow any more
 _RESTS: Final = 4  # moments of rest after that, the last at the end
-_REST: Final = 6.0  # seconds in which what goes on behind the tasks ends
+_REST: Final = (
+    20.0  # seconds in which what goes on behind the tasks ends, and threads that are idle, with their buffers
+)
 _PAUSE: Final = (
     0.02  # seconds between two things: who finds all in the cache must not keep the others from working
 )
