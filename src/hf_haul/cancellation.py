@@ -33,6 +33,7 @@ class CancelToken:
         holds: Files that the worker has open meanwhile; see `hf_haul.descriptors`.
         dequeued_at: When it last stopped waiting so, or got an answer that sends it on to the next request, in seconds of
             ``time.monotonic``.
+        slowest_hop: Seconds of the longest wait since :meth:`asks` for an answer that sent it on.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,8 @@ class CancelToken:
         self.server_wait = 0.0
         self.holds = 0
         self.dequeued_at = float("-inf")
+        self.slowest_hop = 0.0
+        self._asked_at = float("-inf")
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._wakers: list[Callable[[], None]] = []
@@ -95,9 +98,16 @@ class CancelToken:
             self.dequeued_at = time.monotonic()
             self.queued = False
 
+    def asks(self) -> None:
+        """Say that the worker is about to send a request."""
+        self.slowest_hop = 0.0
+        self._asked_at = time.monotonic()
+
     def answered(self) -> None:
         """Say that the network answered, and that the worker goes on to wait for another answer, as after a redirect."""
-        self.dequeued_at = time.monotonic()
+        now = time.monotonic()
+        self.slowest_hop = max(self.slowest_hop, now - max(self._asked_at, self.dequeued_at))
+        self.dequeued_at = now
 
     @contextmanager
     def waking(self, waker: Callable[[], None]) -> Iterator[None]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hf_haul.config import KiB, Settings
@@ -28,6 +28,8 @@ _HISTORY_HALF_LIFE: Final = 2.0
 _FIRST_READ: Final = 256 * KiB
 #: Weight of the latest time to first byte.
 _FIRST_BYTE_WEIGHT: Final = 0.2
+#: Share that an answer leaves of how slow the slowest is remembered to be: half after a dozen.
+_SLOWEST_FADES: Final = 0.95
 #: Shares of the seconds after which a file fails that a first request may wait for its answer, and any after it.
 _FIRST_ANSWER: Final = 0.75
 _LATER_ANSWERS: Final = 0.25
@@ -217,10 +219,24 @@ class SpeedMeter:
 
 
 @dataclass
+class _Answers:
+    """Seconds that answers took."""
+
+    usual: float | None = None
+    slowest: float = 0.0
+
+    def note(self, seconds: float) -> None:
+        before = seconds if self.usual is None else self.usual
+        self.usual = before + _FIRST_BYTE_WEIGHT * (seconds - before)
+        self.slowest = max(seconds, _SLOWEST_FADES * self.slowest)
+
+
+@dataclass
 class _Source:
     bytes: float = 0.0
     seconds: float = 0.0
-    first_byte: float | None = None
+    answers: _Answers = field(default_factory=_Answers)
+    large_answers: _Answers = field(default_factory=_Answers)
     total: int = 0
     reading: float = 0.0
 
@@ -250,13 +266,20 @@ class SourceHistory:
             known.bytes = known.bytes * fade + nbytes
             known.seconds = known.seconds * fade + seconds
 
-    def first_byte(self, source: str, seconds: float) -> None:
-        """Note the seconds from a request to its answer."""
+    def first_byte(self, source: str, seconds: float, *, large: bool = False) -> None:
+        """Note the seconds from a request to its answer; where redirects led on, to the slowest of their answers.
+
+        Args:
+            source: Who was asked.
+            seconds: How long.
+            large: Whether for a large file. Those often come from another place, and have to be scanned or fetched first.
+        """
         with self._lock:
             known = self._heard_of(source)
             known.reading += seconds
-            before = seconds if known.first_byte is None else known.first_byte
-            known.first_byte = before + _FIRST_BYTE_WEIGHT * (seconds - before)
+            known.answers.note(seconds)
+            if large:
+                known.large_answers.note(seconds)
 
     def _heard_of(self, source: str) -> _Source:
         known = self._sources.setdefault(source, _Source())
@@ -289,32 +312,40 @@ class SourceHistory:
             known = self._sources.get(source)
             return known.total / known.reading if known is not None and known.reading > 0 else 0.0
 
-    def first_byte_seconds(self, source: str) -> float | None:
-        """Seconds from a request to its answer, ``None`` while unknown."""
+    def first_byte_seconds(self, source: str, *, large: bool = False) -> float | None:
+        """Seconds from a request, or from one for a large file, to its answer, ``None`` while unknown."""
         with self._lock:
             known = self._sources.get(source)
-            return None if known is None else known.first_byte
+            if known is None:
+                return None
+            return known.large_answers.usual if large else known.answers.usual
 
-    def answer_timeout(self, source: str, settings: Settings, unanswered: int = 0) -> float:
+    def answer_timeout(
+        self, source: str, settings: Settings, unanswered: int = 0, *, large: bool = False
+    ) -> float:
         """Seconds to wait for the first byte of an answer.
 
         Some sources scan or fetch a file before they send its first byte, and take a minute for it. Another request would
         take as long, so one is waited for as long as is bearable. Only where others have been answered sooner by far,
-        something is wrong with this one; each further attempt then gets twice the time, in case the others were easier.
+        something is wrong with this one (a source may be slow for some requests only, so the slowest of late count); each further attempt then gets twice the time, in case the others were easier.
 
         Args:
             source: Who is asked.
             settings: What was set goes; else ``give_up_after`` bounds it.
             unanswered: Requests in a row for the same bytes that were given up without an answer.
+            large: Whether for a large file.
         """
         if settings.first_byte_timeout is not None:
             return min(settings.first_byte_timeout, settings.give_up_after)
         share = _LATER_ANSWERS if unanswered else _FIRST_ANSWER
         most = share * settings.give_up_after
-        usual = self.first_byte_seconds(source)
-        if usual is None:
-            return most
-        return min(most, max(_QUICK_ANSWER, _LATE * usual) * 2.0 ** min(unanswered, 10))
+        with self._lock:
+            known = self._sources.get(source)
+            answers = None if known is None else known.large_answers if large else known.answers
+            if answers is None or answers.usual is None:
+                return most
+            late = _LATE * answers.slowest
+        return min(most, max(_QUICK_ANSWER, late) * 2.0 ** min(unanswered, 10))
 
     def read_size(self, source: str, settings: Settings, file_size: int | None) -> int:
         """Bytes to read at a time, so that one read takes about a tenth of a second.
@@ -336,7 +367,7 @@ class SourceHistory:
             return {
                 name: {
                     "connection_speed_bps": known.bytes / known.seconds if known.seconds > 0 else None,
-                    "first_byte_seconds": known.first_byte,
+                    "first_byte_seconds": known.answers.usual,
                 }
                 for name, known in self._sources.items()
             }

@@ -29,6 +29,7 @@ class FakeBody:
     def __init__(self, transport: FakeTransport, body_range: ByteRange, cut: int | None) -> None:
         self.range: ByteRange | None = body_range
         self.total: int | None = len(transport.data)
+        self.whole = False
         self._transport = transport
         self._at = body_range.start
         self._stop = body_range.stop if cut is None else min(body_range.start + cut, body_range.stop)

@@ -24,6 +24,7 @@ class FakeBody:
     total: int | None
     step: int
     on_read: Callable[[int], None] | None = None
+    whole: bool = False
     closed: bool = False
     at: int = 0
 
@@ -84,7 +85,9 @@ class FakeSource:
         if self.cut:
             data = data[: self.cut.pop(0)]
         total = size if self.says_size else None
-        return FakeBody(data, span if self.says_size or want else None, total, self.step, self.on_read)
+        return FakeBody(
+            data, span if self.says_size or want else None, total, self.step, self.on_read, want is None
+        )
 
     def fetched(self) -> Iterator[int]:
         """Every offset asked for, repeated ones repeatedly."""

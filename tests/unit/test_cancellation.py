@@ -120,6 +120,17 @@ def test_each_answer_of_a_chain_of_redirects_gets_its_own_time() -> None:
     assert before <= cancel_token.dequeued_at <= time.monotonic()
 
 
+def test_the_slowest_of_a_chain_of_answers_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    token, times = CancelToken(), iter([10.0, 15.0, 16.0, 20.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    token.asks()
+    token.answered()
+    token.answered()
+    assert token.slowest_hop == 5.0
+    token.asks()
+    assert token.slowest_hop == 0.0
+
+
 def test_the_main_thread_waits_in_short_calls_since_one_may_miss_a_signal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

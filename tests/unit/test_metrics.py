@@ -289,3 +289,25 @@ def test_of_very_many_sources_those_heard_of_last_are_known() -> None:
     assert history.bytes_total("http://used") == 1100
     assert history.bytes_total("http://host4999") == 100
     assert history.bytes_total("http://forgotten") == 0
+
+
+def test_small_files_do_not_tell_how_long_the_answer_for_a_large_one_takes() -> None:
+    history = SourceHistory()
+    history.first_byte("http://a", 0.1)
+    assert history.first_byte_seconds("http://a", large=True) is None
+    assert history.answer_timeout("http://a", Settings()) == 10.0
+    assert history.answer_timeout("http://a", Settings(), large=True) == 67.5
+    history.first_byte("http://a", 4.1, large=True)
+    assert history.first_byte_seconds("http://a", large=True) == 4.1
+    assert history.first_byte_seconds("http://a") == pytest.approx(0.9)
+
+
+def test_a_source_that_is_slow_for_some_requests_only_gets_the_time_that_those_took() -> None:
+    history = SourceHistory()
+    history.first_byte("http://a", 12.0)
+    for _ in range(15):
+        history.first_byte("http://a", 0.05)
+    assert history.answer_timeout("http://a", Settings()) > 20.0
+    for _ in range(100):
+        history.first_byte("http://a", 0.05)
+    assert history.answer_timeout("http://a", Settings()) == 10.0

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.config import MiB, Settings
+from hf_haul.config import Settings
 from hf_haul.descriptors import Descriptors, descriptors
 from hf_haul.engine.plan import MAX_PART, SMALL_FILE, part_size
 from hf_haul.engine.queue_run import QueueRun
@@ -20,9 +19,6 @@ from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.source_limits import SourceLimits
 
 __all__ = ["Chooser", "TransportFactory"]
-
-#: Seconds to an answer that are long beside the time that a part takes.
-_SLOW_ANSWER: Final = 2.0
 
 TransportFactory = Callable[[FileRequest], Transport]
 
@@ -136,21 +132,36 @@ class Chooser:
         return total
 
     def take(self, transfer: Transfer) -> Part:
-        """Start the next part of a file that has work."""
-        return transfer.take(self._part_size(transfer), self._clock())
+        """Start the next part of a file that has work.
+
+        Every request to a source that answers slowly costs its answer's time, and what it would be divided by may have to
+        wait for the first answer, too: all of a file goes into one request. It is divided later, where that pays. The same
+        while nobody knows how long an answer takes; :meth:`narrow` makes it an ordinary part if it comes quickly.
+        """
+        usual = most = self._part_size(transfer)
+        if self._settings.part_size is None and transfer.mode == "ranged":
+            slow = self._sources.answers_slowly(transfer.source)
+            if slow is None:
+                most = sum(map(len, transfer.pending))
+            elif slow:
+                # But not many times as long as the answer takes.
+                most = max(MAX_PART, int(self._sources.most_per_part(transfer.source)))
+        part = transfer.take(most, self._clock())
+        part.oversized = part.stop - part.start > usual + usual // 4
+        return part
+
+    def narrow(self, part: Part) -> None:
+        """Make a part that has got its first bytes as long as others, unless it was answered slowly; the rest is for all."""
+        part.oversized = False
+        transfer = part.transfer
+        if transfer.mode == "ranged" and not self._sources.answers_slowly(transfer.source):
+            transfer.cut(part, self._part_size(transfer))
 
     def _may_begin(self, source: str) -> bool:
         return self._sources.free(source) > 0
 
     def _part_size(self, transfer: Transfer) -> int:
         source, sources = transfer.source, self._sources
-        answer = sources.usual_answer(source)
-        if answer is not None and answer >= _SLOW_ANSWER and self._settings.part_size is None:
-            # Every request costs its answer's time: what is left goes out with one for each connection, if that is not
-            # many times as long.
-            left = sum(map(len, transfer.pending)) + sum(part.remaining for part in transfer.parts)
-            share = -(-left // sources.limit(source))
-            return max(MiB, min(share, max(MAX_PART, int(sources.most_per_part(source)))))
         return part_size(transfer.size, sources.limit(source), self._settings, sources.most_per_part(source))
 
     def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer:
@@ -180,11 +191,14 @@ class Chooser:
             if p.needed
         ]
         now = self._clock()
-        found = part_to_share(parts, now, usual_answer=self._sources.usual_answer)
+        found = part_to_share(parts, now, usual_answer=self._usual_answer)
         if found is None:
             return None
         part, split = found
         return part.transfer.split(part, now) if split else part.transfer.race(part, now)
+
+    def _usual_answer(self, transfer: Transfer) -> float | None:
+        return self._sources.usual_answer(transfer.source, large=transfer.size > SMALL_FILE)
 
     def make_room_for(self, run: QueueRun, runs: Sequence[QueueRun], threads: int) -> None:
         """Have less urgent parts leave where a more urgent queue has nowhere to run.

@@ -257,13 +257,16 @@ class PartFetcher:
     def _attempt(self, part: Part, *, fresh: bool) -> None:
         part.cancel_token.check()
         transfer = part.transfer
-        whole = transfer.mode == "whole" or (part.position == 0 and part.stop == transfer.size)
+        # What may be divided later is asked for as a range, to see whether the source does ranges.
+        every = part.position == 0 and part.stop == transfer.size
+        whole = transfer.mode == "whole" or (every and not part.oversized)
         if not whole and part.position >= part.stop:
             return  # what was left was given to another part
         want = None if whole else ByteRange(part.position, part.stop)
         if whole:
             part.position = 0
         began = self._clock()
+        part.cancel_token.asks()
         try:
             with self._calling(part):
                 body = transfer.transport.open(want, part.cancel_token, fresh=fresh)
@@ -273,16 +276,19 @@ class PartFetcher:
             raise
         except SourceChangedError as error:
             self._doubt(part, error)
-        self._history.first_byte(transfer.source, self._clock() - max(began, part.cancel_token.dequeued_at))
+        seconds = self._clock() - max(began, part.cancel_token.dequeued_at)
+        slowest = max(seconds, part.cancel_token.slowest_hop)
+        self._history.first_byte(transfer.source, slowest, large=transfer.size > SMALL_FILE)
         part.unanswered = 0
         part.meter = SpeedMeter()  # the wait for the answer says nothing about the speed of what follows
         try:
             if want is None and transfer.mode == "whole":
                 self._forget(part, 0)
             self._check_version(part)
-            if want is not None and body.range is not None and body.range.stop > want.stop:
+            longer = want is not None and body.range is not None and body.range.stop > want.stop
+            if longer or (part.oversized and body.whole):
                 self._on_whole_file(part)
-            part.reading_since = self._clock()
+            part.received_before, part.reading_since = part.received, self._clock()
             self._read(part, body)
         finally:
             part.reading_since = None

@@ -1172,6 +1172,10 @@ class Scheduler:
         transfer.meter.add(nbytes)
         self._meter.add(nbytes)
         transfer.metrics.add_bytes(nbytes)
+        if part.oversized:
+            with self._deciding():
+                self._chooser.narrow(part)
+                self._wake_workers()
         if not len(self._workers):
             self._help_along(part)
         verifier, staged = transfer.verifier, transfer.staged
@@ -1278,7 +1282,10 @@ class Scheduler:
                 answer_timeout=self._answer_timeout,
                 limited=self.limiter.max_bps is not None,
             )
-            self._sources.sample(now, Counter(p.transfer.source for p in parts if p.yields))
+            yielding = Counter(p.transfer.source for p in parts if p.yields)
+            self._sources.sample(
+                now, yielding, Counter(p.transfer.source for p in parts if p.waits_long(now))
+            )
             self._chooser.shed(runs)
             for run in runs:
                 self._look_again(run, now)
@@ -1300,7 +1307,10 @@ class Scheduler:
                 run.post_progress()
 
     def _answer_timeout(self, part: Part) -> float:
-        return self.history.answer_timeout(part.transfer.source, self.settings, part.unanswered)
+        transfer = part.transfer
+        return self.history.answer_timeout(
+            transfer.source, self.settings, part.unanswered, large=transfer.size > SMALL_FILE
+        )
 
     @staticmethod
     def _look_again(run: QueueRun, now: float) -> None:

@@ -6,7 +6,7 @@ import threading
 from typing import Literal
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.engine.plan import next_part
+from hf_haul.engine.plan import MAX_PART, next_part
 from hf_haul.errors import HaulError
 from hf_haul.metrics import DownloadMetrics, SpeedMeter
 from hf_haul.ranges import ByteRange
@@ -19,6 +19,8 @@ from hf_haul.verify import Verifier
 
 __all__ = ["Part", "SupersededError", "Transfer"]
 
+#: Seconds that an answer takes where a connection that waits for it is no load.
+_LONG_WAIT = 0.5
 #: Refused ranges after which a source is taken to serve whole files only.
 _RANGE_REFUSALS = 2
 
@@ -45,6 +47,7 @@ class Part:
         busy_since: When the blocking call under way began, or ``None`` between calls.
         reading_since: Since when the body under way is read, or ``None`` before its first byte.
         received: Bytes that came over the network for this part, repeated ones included.
+        received_before: The same before the body under way.
         rival: The part that fetches the same bytes over another connection, if they race.
         abandoned: Why the watchdog woke the blocking call, if it did.
         resting: Whether the worker waits before its next attempt.
@@ -54,12 +57,13 @@ class Part:
         abandonments: How often the watchdog gave its connection up.
         unanswered: How often in a row it did so before an answer came.
         trickle: Whether what comes is worth waiting for.
+        oversized: Whether it was made longer than parts are, and has no bytes yet.
     """
 
     __slots__ = (
         "_lock", "_reads_to", "abandoned", "abandonments", "busy_since", "cancel_token", "doubts", "leave", "leave_asked_at",
-        "meter", "position", "reading_since", "received", "refusals", "resting", "rival", "start", "started_at", "stop",
-        "transfer", "trickle", "unanswered", "yields",
+        "meter", "oversized", "position", "reading_since", "received", "received_before", "refusals", "resting", "rival",
+        "start", "started_at", "stop", "transfer", "trickle", "unanswered", "yields",
     )  # fmt: skip
 
     def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
@@ -75,7 +79,7 @@ class Part:
         self.busy_since: float | None = None
         self.started_at = now
         self.reading_since: float | None = None
-        self.received = 0
+        self.received = self.received_before = 0
         self.meter = SpeedMeter()
         self.rival: Part | None = None
         self.abandoned: str | None = None
@@ -86,6 +90,7 @@ class Part:
         self.abandonments = 0
         self.unanswered = 0
         self.trickle = Trickle()
+        self.oversized = False
 
     def next_read(self, most: int) -> int:
         """For its worker: how many bytes to read next, which nobody else is given any more; 0 at the end.
@@ -108,6 +113,16 @@ class Part:
             upper = ByteRange(middle, self.stop)
             self.stop = middle
             return upper
+
+    def give_all_beyond(self, most: int) -> ByteRange | None:
+        """Give away what is more than ``most`` bytes beyond what is read; ``None`` if that is too little to share."""
+        with self._lock:
+            at = max(self.position, self._reads_to) + most
+            if at + most // 4 >= self.stop:
+                return None
+            rest = ByteRange(at, self.stop)
+            self.stop = at
+            return rest
 
     def take_all_to(self, stop: int) -> None:
         """Have it go on to ``stop``: the rest comes over its connection anyway."""
@@ -133,6 +148,12 @@ class Part:
         if since is None or self.cancel_token.queued:
             return None
         return now - max(since, self.cancel_token.dequeued_at)
+
+    def waits_long(self, now: float) -> bool:
+        """Whether it has waited for its answer for a while, which will not bring so much that its connection must count."""
+        if self.reading_since is not None or self.resting or self.remaining > MAX_PART:
+            return False
+        return (self.seconds_in_call(now) or 0.0) >= _LONG_WAIT
 
     @property
     def needed(self) -> bool:
@@ -235,6 +256,13 @@ class Transfer:
         upper = Part(self, span, now=now)
         self.parts.append(upper)
         return upper
+
+    def cut(self, part: Part, most: int) -> None:
+        """Leave about ``most`` bytes to a part, and return the rest to what is pending."""
+        rest = part.give_all_beyond(most) if part.needed and part.rival is None else None
+        if rest is not None:
+            self.pending.append(rest)
+            self.pending.sort()
 
     def superseded(self) -> list[Part]:
         """Parts in flight whose bytes others have brought."""

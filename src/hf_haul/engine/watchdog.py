@@ -8,7 +8,7 @@ from statistics import median
 from typing import Final
 
 from hf_haul.config import KiB, MiB
-from hf_haul.engine.transfer import Part
+from hf_haul.engine.transfer import Part, Transfer
 
 __all__ = ["hopeless_parts", "part_to_share"]
 
@@ -30,6 +30,8 @@ _WORTH_RACING: Final = 3.0
 #: The same as many times the seconds that a source takes to answer: a second request has to wait for its answer, too.
 _ANSWERS_WORTH_SPLITTING: Final = 2.0
 _ANSWERS_WORTH_RACING: Final = 3.0
+#: Share of that time for which a body has to have come before its speed is worth another request.
+_TELLING: Final = 0.25
 
 
 def hopeless_parts(
@@ -76,7 +78,7 @@ def hopeless_parts(
 
 
 def part_to_share(
-    parts: Sequence[Part], now: float, *, usual_answer: Callable[[str], float | None] = lambda _source: 0.0
+    parts: Sequence[Part], now: float, *, usual_answer: Callable[[Transfer], float | None] = lambda _file: 0.0
 ) -> tuple[Part, bool] | None:
     """The part that would finish last, if an idle connection can speed it up.
 
@@ -85,7 +87,7 @@ def part_to_share(
     Args:
         parts: Parts of files that are fetched by ranges.
         now: Seconds, on the clock of the parts.
-        usual_answer: Seconds in which a source answers; ``None`` while it has not.
+        usual_answer: Seconds in which the source of a file answers; ``None`` while it has not.
 
     Returns:
         The part, and whether to split it (else to race it); ``None`` if there is nothing worth it.
@@ -101,7 +103,7 @@ def part_to_share(
             or part.resting
         ):
             continue
-        answer = usual_answer(part.transfer.source)
+        answer = usual_answer(part.transfer)
         if answer is None:
             continue
         seconds = _seconds_left(part, now, answer)
@@ -120,9 +122,14 @@ def _seconds_left(part: Part, now: float, answer: float) -> float:
     hopeless = max(_WORTH_RACING, _ANSWERS_WORTH_RACING * answer)
     if (part.seconds_in_call(now) or 0.0) >= hopeless:
         return math.inf
-    age = now - part.started_at
-    speed: float = max(part.meter.speed(), part.received / age if age > 0 else 0.0)
+    # What a long answer took says nothing about the speed of what follows.
+    since = part.started_at if part.reading_since is None else part.reading_since
+    age, received = now - since, part.received
+    if part.reading_since is not None:
+        received -= part.received_before
+        if received and age < _TELLING * answer:
+            return 0.0
+    speed: float = max(part.meter.speed(), received / age if age > 0 else 0.0)
     if not speed:
-        since = part.started_at if part.reading_since is None else part.reading_since
         return 0.0 if now - since < hopeless else math.inf  # too young to judge, or too old to bear
     return part.remaining / speed

@@ -17,10 +17,12 @@ class Body(Protocol):
         range: Which bytes of the file follow; its stop is the file's end for a whole file of known size.
             ``None`` if the source does not say how long the file is.
         total: Bytes of the whole file, ``None`` if the source does not say.
+        whole: Whether it was sent as the whole file, and not as a range.
     """
 
     range: ByteRange | None
     total: int | None
+    whole: bool
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the start of ``buffer``; 0 at the end of the body.

@@ -103,9 +103,12 @@ def _same_kind(etag: str, remote: RemoteFile) -> bool:
 class HttpBody:
     """One answer's bytes, cut at the end of the range they were asked for."""
 
-    def __init__(self, response: PooledResponse, body_range: ByteRange | None, total: int | None) -> None:
+    def __init__(
+        self, response: PooledResponse, body_range: ByteRange | None, total: int | None, *, whole: bool
+    ) -> None:
         self.range = body_range
         self.total = total
+        self.whole = whole
         self._response = response
 
     def readinto(self, buffer: memoryview) -> int:
@@ -437,7 +440,7 @@ class HttpSource:
         total = length if encoding is None else None
         self._check_same(response, total)
         size = self.remote.size if total is None else total
-        return HttpBody(response, None if size is None else ByteRange(0, size), total)
+        return HttpBody(response, None if size is None else ByteRange(0, size), total, whole=True)
 
     def _ranged(self, response: PooledResponse, want: ByteRange) -> HttpBody:
         got = parse_content_range(response.headers.get("Content-Range"))
@@ -459,7 +462,7 @@ class HttpSource:
             raise RangeRefusedError(
                 f"{redact(response.url)} says that it sends {got.range.header}, but as {length} bytes"
             )
-        return HttpBody(response, got.range, got.total)
+        return HttpBody(response, got.range, got.total, whole=False)
 
     @staticmethod
     def _encoding(response: PooledResponse, length: int | None, expected: int | None) -> str | None:

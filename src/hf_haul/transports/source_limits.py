@@ -23,6 +23,9 @@ _FIRST_PART_SECONDS: Final = 0.1
 #: And as many times the seconds to a first byte, so that a connection spends little of its time between parts.
 _FIRST_BYTES_PER_PART: Final = 20.0
 
+#: Seconds to an answer that are long beside the time that a part takes.
+_SLOW_ANSWER: Final = 2.0
+
 #: Bytes that a request counts for.
 _REQUEST_BYTES: Final = 64 << 10
 #: Looks in a row that have to agree that a source's work is of another kind now.
@@ -86,6 +89,7 @@ class SourceLimits:
         self._active: dict[str, int] = {}
         self._peaks: dict[str, int] = {}  # since the last look
         self._resting: dict[str, int] = {}
+        self._unanswered: Mapping[str, int] = _NOBODY
         self._wanted: Counter[str] = Counter()
         self._requests: dict[str, int] = {}
         # Files in a row, the bytes received by then, and the kind of the last error.
@@ -105,9 +109,14 @@ class SourceLimits:
         seconds = _PART_SECONDS if self._controller(source).settled else _FIRST_PART_SECONDS
         return speed * max(seconds, _FIRST_BYTES_PER_PART * first_byte)
 
-    def usual_answer(self, source: str) -> float | None:
-        """Seconds in which a source answers a request; ``None`` while it has answered none."""
-        return self._history.first_byte_seconds(source)
+    def usual_answer(self, source: str, *, large: bool = False) -> float | None:
+        """Seconds in which a source answers a request, or one for a large file; ``None`` while it has answered none."""
+        return self._history.first_byte_seconds(source, large=large)
+
+    def answers_slowly(self, source: str) -> bool | None:
+        """Whether a request for a part of a large file costs much time; ``None`` while none has been answered."""
+        answer = self.usual_answer(source, large=True)
+        return None if answer is None else answer >= _SLOW_ANSWER
 
     def seconds(self, source: str, files: int, nbytes: int) -> float | None:
         """Seconds that one connection would need for so much of a source; ``None`` while its speed is unknown."""
@@ -128,11 +137,14 @@ class SourceLimits:
     def free(self, source: str) -> int:
         """Connections that may still be opened to a source.
 
-        None while half of all workers wait to try it again: the other half is for sources that answer.
+        None while half of all workers wait to try it again: the other half is for sources that answer. Where answers take
+        long, or none has come yet, those that wait for one burden no link, and leave their places to others.
         """
         if self._resting.get(source, 0) >= max(1, self._most // 2):
             return 0
-        return max(0, self.limit(source) - self._active.get(source, 0))
+        active = self._active.get(source, 0)
+        waiting = 0 if self.answers_slowly(source) is False else self._unanswered.get(source, 0)
+        return max(0, min(self.limit(source) + waiting, self._most) - active)
 
     def sheds(self, source: str) -> bool:
         """Whether connections beyond a source's limit are of no use, and should not end their parts first."""
@@ -219,16 +231,20 @@ class SourceLimits:
         lost, received, reason = self._lost.get(source, (0, 0, None))
         return (lost, reason) if self._history.bytes_total(source) == received else (0, None)
 
-    def sample(self, now: float, yielding: Mapping[str, int] = _NOBODY) -> bool:
+    def sample(
+        self, now: float, yielding: Mapping[str, int] = _NOBODY, unanswered: Mapping[str, int] = _NOBODY
+    ) -> bool:
         """Look at bytes, requests and the processor's load since the last look; call it about every 0.1 s, and twice as often until settled.
 
         Args:
             now: Seconds, monotonic.
             yielding: Connections that let their file's digest catch up, by source: in use, but not to judge by.
+            unanswered: Connections that have waited for an answer for a while, by source.
 
         Returns:
             Whether a limit grew.
         """
+        self._unanswered = unanswered
         at, used = self._used
         self._used = (now, time.process_time())
         busy = (self._used[1] - used) / (now - at) / self._processors if now > at else 0.0

@@ -30,7 +30,7 @@ class Lanes:
     def __init__(self, small: int, large: int, *, first_byte: float | None = 0.02) -> None:
         history = SourceHistory()
         if first_byte is not None:
-            history.first_byte(HUB, first_byte)
+            history.first_byte(HUB, first_byte, large=True)
             history.read(HUB, 20_000_000, 1.0)
         sources = self.sources = SourceLimits(Settings(initial_connections=16), history, clock=lambda: 0.0)
         self.queue = ModelDownloadQueue("org/m")
@@ -167,32 +167,58 @@ def test_nobody_races_for_bytes_that_are_on_disk_or_that_nobody_wants(tmp_path: 
         staged.close()
 
 
+def one_file(folder: Path, size: int, answer: float | None) -> tuple[Chooser, Transfer, SourceHistory]:
+    """A file at a source with four connections that has answered in so many seconds, if it has."""
+    history = SourceHistory()
+    if answer is not None:
+        history.first_byte(HUB, answer, large=True)
+        history.read(HUB, 20_000_000, 1.0)
+    sources = SourceLimits(Settings(initial_connections=4), history, clock=lambda: 0.0)
+    chooser = Chooser(Settings(), sources, Lanes.no_transport, lambda: 0.0)
+    wanted = request(MemoryDestination(folder, "a"), FakeSource(b""), size=size)
+    task = DownloadTask("org/m", "a", f"{HUB}/a", folder / "a", size)
+    transfer = Transfer(task, wanted, FakeSource(b""), DownloadMetrics())
+    transfer.source = HUB
+    transfer.pending = [ByteRange(0, size)]
+    return chooser, transfer, history
+
+
 @pytest.mark.parametrize(
     ("answer", "size", "part"),
     [
         pytest.param(0.02, 1000 * MiB, 8 * MiB, id="quick"),
-        pytest.param(8.0, 1000 * MiB, 250 * MiB, id="slow: one request for each connection"),
+        pytest.param(8.0, 1000 * MiB, 1000 * MiB, id="slow: one request"),
         pytest.param(8.0, 100_000 * MiB, 3200 * 10**6, id="slow, and large: as much as is long beside the answer"),
     ],
 )  # fmt: skip
 def test_parts_of_a_source_that_takes_long_to_answer_are_few(
     tmp_path: Path, answer: float, size: int, part: int
 ) -> None:
-    history = SourceHistory()
-    history.first_byte(HUB, answer)
-    history.read(HUB, 20_000_000, 1.0)
-    sources = SourceLimits(Settings(initial_connections=4), history, clock=lambda: 0.0)
-    chooser = Chooser(Settings(), sources, Lanes.no_transport, lambda: 0.0)
-    wanted = request(MemoryDestination(tmp_path, "a"), FakeSource(b""), size=size)
-    task = DownloadTask("org/m", "a", f"{HUB}/a", tmp_path / "a", size)
-    transfer = Transfer(task, wanted, FakeSource(b""), DownloadMetrics())
-    transfer.source = HUB
-    transfer.pending = [ByteRange(0, size)]
+    chooser, transfer, _ = one_file(tmp_path, size, answer)
     taken = chooser.take(transfer)
     assert taken.stop - taken.start == part
-    if size == 4 * part:
-        assert [each.stop - each.start for each in (chooser.take(transfer) for _ in range(3))] == [part] * 3
-        assert transfer.pending == []
+    assert taken.oversized is (answer > 1.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "stop"),
+    [
+        pytest.param(0.02, 8 * MiB + 1000, id="quick: what is read and a part as usual"),
+        pytest.param(8.0, 200 * MiB, id="slow: all of it"),
+    ],
+)
+def test_where_nobody_knows_how_long_an_answer_takes_all_is_asked_for_and_shared_if_it_comes_quickly(
+    tmp_path: Path, answer: float, stop: int
+) -> None:
+    chooser, transfer, history = one_file(tmp_path, 200 * MiB, None)
+    history.first_byte(HUB, 0.01)  # of a small file, which says nothing of large ones
+    taken = chooser.take(transfer)
+    assert (taken.start, taken.stop, taken.oversized, transfer.pending) == (0, 200 * MiB, True, [])
+    taken.position = 1000
+    history.first_byte(HUB, answer, large=True)
+    chooser.narrow(taken)
+    assert (taken.stop, taken.oversized) == (stop, False)
+    assert transfer.pending == ([ByteRange(stop, 200 * MiB)] if stop < 200 * MiB else [])
 
 
 class FewFiles(Descriptors):

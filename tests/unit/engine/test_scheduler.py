@@ -689,7 +689,9 @@ def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(tmp_path: Path) -> None:
     bench.scheduler._settle_job(opened, bench.scheduler._attempt(opened), scheduler_module._Then())
     (slow,) = opened.transfer.parts
     assert (slow.start, slow.stop) == (0, 16 * MiB)
-    bench.scheduler.history.first_byte(opened.transfer.source, 0.1)  # a source that has answered others
+    bench.scheduler.history.first_byte(
+        opened.transfer.source, 0.1, large=True
+    )  # a source that has answered others
     assert bench.scheduler._next_job() is None  # too young to judge
     now += 5
     job = bench.scheduler._next_job()

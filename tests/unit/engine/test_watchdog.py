@@ -225,7 +225,7 @@ def test_a_part_without_an_answer_is_shared_only_where_others_were_answered_soon
 ) -> None:
     part = bench.part(bench.transfer(), age=waiting, waiting=waiting, stop=rest)
     part.reading_since = None
-    found = part_to_share([part], bench.clock.now, usual_answer=lambda _source: usual)
+    found = part_to_share([part], bench.clock.now, usual_answer=lambda _file: usual)
     assert found == ((part, rest > MiB) if shared else None)
 
 
@@ -243,7 +243,18 @@ def test_a_slow_body_is_shared_if_that_is_worth_another_slow_answer(
 ) -> None:
     part = bench.part(bench.transfer(), age=20.0, bps=rest / seconds_left, stop=10**12)
     part.stop = part.position + rest
-    found = part_to_share([part], bench.clock.now, usual_answer=lambda _source: 8.0)
+    found = part_to_share([part], bench.clock.now, usual_answer=lambda _file: 8.0)
+    assert (found is not None) is shared
+
+
+@pytest.mark.parametrize(("reading", "shared"), [(0.01, False), (3.0, True)])
+def test_the_speed_of_a_body_is_not_judged_by_what_its_answer_took(
+    bench: Bench, reading: float, shared: bool
+) -> None:
+    part = bench.part(bench.transfer(), age=12.0, stop=100 * MiB)
+    part.position = part.received = 16 * KiB
+    part.reading_since = bench.clock.now - reading
+    found = part_to_share([part], bench.clock.now, usual_answer=lambda _file: 12.0)
     assert (found is not None) is shared
 
 

@@ -239,3 +239,28 @@ def test_of_very_many_sources_those_in_use_and_the_latest_are_known() -> None:
     assert known["http://busy"]["active"] == 1
     tables = [value for value in vars(made).values() if isinstance(value, dict)]
     assert max(len(table) for table in tables) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("answer", "free"),
+    [
+        pytest.param(None, 3, id="nobody was answered: those that wait leave their places"),
+        pytest.param(8.0, 3, id="slow: the same"),
+        pytest.param(0.1, 0, id="quick: what waits will come"),
+    ],
+)
+def test_connections_that_wait_for_a_slow_source_leave_their_places_to_others(
+    answer: float | None, free: int
+) -> None:
+    sources = limits(initial_connections=4, max_concurrent_downloads=8)
+    if answer is not None:
+        sources._history.first_byte(A, answer, large=True)
+    sources.enrol([A], 1)
+    sources.count(A, 4)
+    assert sources.free(A) == 0
+    sources.sample(1.0, unanswered={A: 3})
+    assert sources.free(A) == free
+    if free:
+        sources.count(A, 4)
+        sources.sample(2.0, unanswered={A: 8})
+        assert sources.free(A) == 0  # never more than there may be

@@ -1,0 +1,79 @@
+"""Sources that take long to their first byte: one such time for all files, and no request more than needed."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from tests.support.engine import SMALL, Rig, serve_files
+from tests.support.repos import random_bytes
+
+from hf_haul.config import MiB, Settings
+from hf_haul.localhub.testing.faults import Delay
+from hf_haul.transports import source_limits
+
+#: Seconds to a first byte in these tests, which count as slow.
+ANSWER = 1.5
+SETTINGS = Settings(durable=False)
+LARGE = tuple(f"{number}.safetensors" for number in range(3))
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(source_limits, "_SLOW_ANSWER", ANSWER / 2)
+    large = {path: random_bytes(12 * MiB, path) for path in LARGE}
+    with serve_files(tmp_path / "out", more=large) as rig:
+        rig.settings = SETTINGS
+        yield rig
+        rig.hub.faults.release()
+
+
+def asked(rig: Rig, kind: str) -> list[int]:
+    """Requests of a kind for each file that was asked for."""
+    return sorted(Counter(record.path for record in rig.hub.requests.of(kind)).values())
+
+
+@pytest.mark.parametrize(
+    ("lfs", "slow", "hops"),
+    [
+        pytest.param("direct", ("resolve",), 1, id="the Hub"),
+        pytest.param("redirect", ("cdn",), 1, id="the storage"),
+        pytest.param("redirect", ("resolve", "cdn"), 2, id="both"),
+    ],
+)
+def test_every_file_comes_with_one_request_and_in_the_time_of_one_answer(
+    rig: Rig, lfs: Literal["direct", "redirect"], slow: tuple[str, ...], hops: int
+) -> None:
+    rig.hub.options.lfs = lfs
+    for kind in slow:
+        rig.hub.faults.add(Delay(ANSWER), kind=kind, times=None)
+    began = time.monotonic()
+    outcome = rig.fetch(*LARGE)
+    seconds = time.monotonic() - began
+    assert outcome.errors == {}
+    assert all(map(rig.is_whole, LARGE))
+    assert asked(rig, "resolve") == [1, 1, 1]
+    assert asked(rig, "cdn") == ([1, 1, 1] if lfs == "redirect" else [])
+    assert seconds < hops * ANSWER + 10  # the machine may be busy; how often was asked tells
+
+
+def test_a_quick_answer_for_a_small_file_does_not_have_large_ones_divided(rig: Rig) -> None:
+    rig.hub.faults.add(Delay(ANSWER), kind="cdn", times=None)
+    with rig.manager() as manager:
+        assert manager.submit([rig.request(SMALL)], model_id="org/m").wait(40)
+        assert manager.submit([rig.request(path) for path in LARGE], model_id="org/m").wait(40)
+    assert asked(rig, "cdn") == [1, 1, 1]
+
+
+def test_a_source_that_answers_quickly_has_its_files_divided_from_the_first_answer_on(rig: Rig) -> None:
+    rig.hub.set_pace(10 * MiB)
+    outcome = rig.fetch("0.safetensors")
+    assert outcome.errors == {}
+    assert rig.is_whole("0.safetensors")
+    ranges = [record.range for record in rig.hub.requests.of("cdn")]
+    assert ranges[0] == f"bytes=0-{12 * MiB - 1}"
+    assert len(ranges) >= 2
