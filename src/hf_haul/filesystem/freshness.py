@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["Call", "Freshness"]
+__all__ = ["MAX_REVISIONS", "Call", "Freshness", "drop_oldest"]
 
 #: How a configuration file or a variable says no.
 _NO: Final = frozenset({"0", "false", "no", "off"})
 
 
-#: What is remembered of when it was looked at; anything else is looked at again when that is asked for.
-_MOST_LOOKED: Final = 10_000
+#: Revisions that are remembered, and when they were looked at; any other is looked at anew.
+MAX_REVISIONS: Final = 10_000
 
 
 @dataclass
@@ -103,6 +103,12 @@ class Freshness:
     def note(self, what: Hashable) -> None:
         """It was looked at just now."""
         self._looked.pop(what, None)
-        while len(self._looked) >= _MOST_LOOKED:
-            self._looked.pop(next(iter(self._looked)), None)
+        drop_oldest(self._looked)
         self._looked[what] = self._clock()
+
+
+def drop_oldest(kept: dict[Any, Any]) -> None:
+    """Make room for one more revision: the half of them goes that was noted first, once there are very many."""
+    if len(kept) >= MAX_REVISIONS:
+        for oldest in list(kept)[: MAX_REVISIONS // 2]:
+            kept.pop(oldest, None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import RepoFile, RepoFolder, constants
 
-from hf_haul.filesystem.freshness import Freshness
+from hf_haul.filesystem.freshness import Freshness, drop_oldest
 from hf_haul.hub.repository import (
     BadAnswerError,
     HubApi,
@@ -29,7 +29,8 @@ Pin = tuple[str, str, str]
 class PinnedApi(HubApi):
     """HfApi that remembers the commit each revision was at, and lists that commit from then on.
 
-    A listing, its pages and the files read later are then all of one version, however the branch moves meanwhile.
+    A listing, its pages and the files read later are then all of one version, however the branch moves meanwhile. Of very
+    many revisions, the latest are remembered.
     """
 
     def __init__(self, freshness: Freshness | None = None, **options: Any) -> None:
@@ -41,6 +42,8 @@ class PinnedApi(HubApi):
         """As in huggingface_hub; the commit is remembered, unless one is that listings may have been read at."""
         info = self._ask(repo_id, **options)
         pin = pin_of(options.get("repo_type"), repo_id, options.get("revision"))
+        if pin not in self.commits:
+            drop_oldest(self.commits)
         if info.sha is None or self.commits.setdefault(pin, info.sha) == info.sha:
             self._freshness.note(pin)
         return info

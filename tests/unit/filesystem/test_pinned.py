@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from huggingface_hub import RepoFolder
 
 from hf_haul.filesystem import pinned
 from hf_haul.filesystem.pinned import PinnedApi
-from hf_haul.hub.repository import SamePageError
+from hf_haul.hub.repository import HubApi, SamePageError
 
 SHA = "a" * 40
 FILES = [f"{folder}{i}" for folder in ("", "a/", "b/", "b/c/") for i in range(3)]
@@ -62,3 +63,21 @@ def test_a_single_folder_of_more_than_a_page_is_an_error_and_not_half_a_folder(
     monkeypatch.setitem(globals(), "PAGE", 2)
     with pytest.raises(SamePageError, match="the first 2 entries"):
         list(api.list_repo_tree("org/m", revision=SHA))
+
+
+def test_of_very_many_revisions_the_latest_are_remembered(
+    api: PinnedApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def repo_info(_: Any, repo_id: str, **__: Any) -> Any:
+        asked.append(repo_id)
+        return SimpleNamespace(sha=SHA)
+
+    monkeypatch.setattr(HubApi, "repo_info", repo_info)
+    for number in range(25_000):
+        api.pinned_commit("model", f"org/m{number}", "main")
+    assert len(api.commits) <= 10_000
+    asked.clear()
+    assert api.pinned_commit("model", "org/m24999", "main") == SHA
+    assert asked == []
