@@ -137,6 +137,23 @@ def test_listings_are_those_of_huggingface_hub(hub: LocalHub, fs: HaulFileSystem
         assert fs.info(f"{root}/README.md") == theirs.info(f"{root}/README.md")
 
 
+def test_of_very_many_repositories_that_are_asked_for_the_latest_are_remembered_without_frames(
+    fs: HaulFileSystem, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_haul.filesystem.core._EXISTING", 20)
+    names = [f"org/none-{number}/file" for number in range(60)]
+    for name in names:
+        assert not fs.exists(name)
+    known = fs._repo_and_revision_exists_cache
+    assert len(known) <= 22
+    assert [error.__traceback__ for exists, error in known.values() if not exists] == [None] * len(known)
+    hub.requests.clear()
+    assert not fs.exists(names[-1])
+    assert len(hub.requests) == 0
+    assert not fs.exists(names[0])
+    assert len(hub.requests) > 0
+
+
 def test_missing_things_are_not_found_and_cost_no_request_once_listed(
     hub: LocalHub, fs: HaulFileSystem
 ) -> None:

@@ -19,12 +19,13 @@ from huggingface_hub.hf_file_system import HfFileSystemResolvedBucketPath, HfFil
 
 from hf_haul.filesystem.copies import Pairs, Report, Target, Unfinished, raise_first
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
-from hf_haul.filesystem.freshness import Freshness
+from hf_haul.filesystem.freshness import Freshness, drop_oldest
 from hf_haul.filesystem.pinned import Pin, PinnedApi, pin_of
 from hf_haul.hub.repository import (
     FileMetadata,
     ListedFile,
     Repository,
+    detach_tracebacks,
     is_commit,
     is_listing_unknown,
     metadata_from_listing,
@@ -49,6 +50,8 @@ _CACHE_OPTIONS: Final = ("use_listings_cache", "listings_expiry_time")
 _EXPANSIONS: Final = 4096
 #: Revisions whose listings are remembered, and repositories.
 _REVISIONS: Final = 64
+#: Repositories, revisions and buckets of which it is remembered whether they exist, and why not.
+_EXISTING: Final = 1000
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 ResolvedPath = HfFileSystemResolvedRepositoryPath | HfFileSystemResolvedBucketPath
@@ -152,6 +155,19 @@ class HaulFileSystem(HfFileSystem):
             if self._freshness.is_due(pin) and not self._look_again(resolved.root, pin):
                 return super().resolve_path(path, revision=revision)  # raises what is to be raised
         return resolved
+
+    def _repo_and_revision_exist(
+        self, repo_type: str, repo_id: str, revision: str | None
+    ) -> tuple[bool, Exception | None]:
+        return _bounded(
+            self._repo_and_revision_exists_cache,
+            lambda: super(HaulFileSystem, self)._repo_and_revision_exist(repo_type, repo_id, revision),
+        )
+
+    def _bucket_exists(self, bucket_id: str) -> tuple[bool, Exception | None]:
+        return _bounded(
+            self._bucket_exists_cache, lambda: super(HaulFileSystem, self)._bucket_exists(bucket_id)
+        )
 
     def _look_again(self, root: str, pin: Pin) -> bool:
         """Go to the commit that a revision is at now; returns whether there still is one."""
@@ -776,6 +792,23 @@ for _name in (
     "isdir", "isfile", "ls", "modified", "open", "sizes", "ukey", "url",
 ):  # fmt: skip
     setattr(HaulFileSystem, _name, _is_one_call(getattr(HaulFileSystem, _name)))
+
+
+def _bounded(
+    known: dict[Any, tuple[bool, Exception | None]], look: Callable[[], tuple[bool, Exception | None]]
+) -> tuple[bool, Exception | None]:
+    """Whether something exists, and the error if not, from what is known or of the Hub; of very many, the latest stay known.
+
+    huggingface_hub keeps each one for ever, and with the errors all that their frames hold.
+    """
+    drop_oldest(known, _EXISTING)
+    try:
+        exists, error = look()
+    except KeyError:  # dropped by another thread, between huggingface_hub's look for it and its use
+        exists, error = look()
+    if error is not None:
+        detach_tracebacks(error)
+    return exists, error
 
 
 def _drop_absent(known: dict[Any, tuple[bool, Exception | None]]) -> None:

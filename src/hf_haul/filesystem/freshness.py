@@ -107,8 +107,8 @@ class Freshness:
         self._looked[what] = self._clock()
 
 
-def drop_oldest(kept: dict[Any, Any]) -> None:
-    """Make room for one more revision: the half of them goes that was noted first, once there are very many."""
-    if len(kept) >= MAX_REVISIONS:
-        for oldest in list(kept)[: MAX_REVISIONS // 2]:
+def drop_oldest(kept: dict[Any, Any], most: int = MAX_REVISIONS) -> None:
+    """Make room for one more: where there are ``most``, the half that came first goes."""
+    if len(kept) >= most:
+        for oldest in list(kept)[: most // 2]:
             kept.pop(oldest, None)
