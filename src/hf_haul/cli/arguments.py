@@ -1,0 +1,67 @@
+"""Options that several commands have, and how the values of options are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, Final
+
+from hf_haul.config import parse_rate
+
+__all__ = ["add_command", "add_engine_options", "read_count", "read_header", "read_port", "read_rate"]
+
+_MAX_PORT: Final = 65_535
+
+
+def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
+    """Add a command that ``run`` carries out; returns its parser."""
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: much more")
+    return parser
+
+
+def add_engine_options(parser: Any) -> None:
+    """Add the options of commands that download."""
+    parser.add_argument(
+        "--max-bandwidth",
+        type=read_rate,
+        metavar="RATE",
+        help="over all connections, such as 50MB/s or 400Mbit/s",
+    )
+    parser.add_argument("--max-connections", type=read_count, metavar="N", help="most connections at once")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def read_rate(text: str) -> int:
+    """Bytes per second."""
+    try:
+        rate = parse_rate(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not rate:
+        raise argparse.ArgumentTypeError(f"not a limit: {text!r}; leave the option out for none")
+    return rate
+
+
+def read_count(text: str) -> int:
+    """A number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"not a number above 0: {text!r}")
+    return int(text)
+
+
+def read_port(text: str) -> int:
+    """A port; 0 for any free one."""
+    if not text.isdecimal() or int(text) > _MAX_PORT:
+        raise argparse.ArgumentTypeError(f"not a port, which is a number from 0 to {_MAX_PORT}: {text!r}")
+    return int(text)
+
+
+def read_header(text: str) -> tuple[str, str]:
+    """The name and value of a header."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        # Not quoted: it may be a token.
+        raise argparse.ArgumentTypeError("not a header; write 'Name: value'")
+    return name.strip(), value.strip()

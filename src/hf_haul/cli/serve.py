@@ -1,0 +1,186 @@
+"""``hf-haul serve``: a folder or a Hub cache, for the machines around."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from hf_haul.cli.arguments import add_command, read_port, read_rate
+from hf_haul.cli.messages import OK, USAGE, say
+from hf_haul.config import serve_token
+
+__all__ = ["add_serve"]
+
+_MAX_NAMES: Final = 5  # repositories that a line has room for
+_MAX_GAPS: Final = 20  # lines about what is not there
+_COMMIT_DIGITS: Final = 7  # characters of a commit
+
+
+def add_serve(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "serve",
+        _serve,
+        "Share a folder or a Hub cache, as a small read-only Hub for the machines around.",
+    )
+    parser.add_argument(
+        "path", metavar="FOLDER", help="a Hub cache, a folder of <org>/<name>/, or one repository"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all; default: %(default)s"
+    )
+    parser.add_argument(
+        "--port", type=read_port, default=8000, help="0 for any free one; default: %(default)s"
+    )
+    tokens = parser.add_mutually_exclusive_group()
+    tokens.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="ask for the token in this file; HF_HAUL_SERVE_TOKEN may hold it, too. Needed beyond this machine",
+    )
+    tokens.add_argument(
+        "--token", help="the same, but others on this machine can read it in the list of processes"
+    )
+    parser.add_argument(
+        "--allow-anyone",
+        action="store_true",
+        help="ask for no token, although other machines can reach it: all that is served is public then",
+    )
+    parser.add_argument(
+        "--allowed-host",
+        metavar="NAME",
+        type=_host,
+        action="append",
+        default=[],
+        help="without a token: a further name under which it may be asked, besides this machine's own; repeatable",
+    )
+    parser.add_argument(
+        "--complete",
+        action="store_true",
+        help="vouch that all files are there of each commit in the cache that the Hub's listing was not kept of",
+    )
+    parser.add_argument(
+        "--hidden",
+        action="store_true",
+        help="in folders that are no cache, serve all files whose names begin with a dot, but never .git",
+    )
+    parser.add_argument(
+        "--pace", type=read_rate, metavar="RATE", help="limit over all connections, such as 50MB/s"
+    )
+    parser.add_argument("--certfile", metavar="PEM", help="a certificate, to serve https")
+    parser.add_argument("--keyfile", metavar="PEM", help="its key")
+
+
+def _host(text: str) -> str:
+    from hf_haul.localhub.hosts import host_name  # needs the extra "serve"
+
+    try:
+        return host_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from hf_haul.localhub import LocalHub, serve  # needs the extra "serve"
+    from hf_haul.localhub.hosts import urls_for_others
+    from hf_haul.localhub.sharing import require_token
+
+    try:
+        token = _serve_token(arguments)
+        require_token(arguments.host, token, allow_anyone=arguments.allow_anyone)
+    except (OSError, ValueError) as error:
+        say(f"error: {error}")
+        return USAGE
+
+    def ready(hub: LocalHub) -> None:
+        print(hub.url, flush=True)
+        served = sorted(repo.repo_id for repo in hub.catalog.all())
+        if not served:
+            say(
+                f"warning: {arguments.path} holds no repository: it is no Hub cache, and has neither files nor folders "
+                "called <org>/<name>. Nothing is shared until there is one"
+            )
+        say(f"sharing {_summary(served)} of {arguments.path} until Ctrl+C; use it with HF_ENDPOINT={hub.url}")
+        others = urls_for_others(hub.url, arguments.host)
+        if others:
+            say(f"on other machines: HF_ENDPOINT={' or '.join(others)}")
+        for line in _gaps(hub, complete=arguments.complete):
+            say(line)
+
+    more = {
+        "hidden": arguments.hidden,
+        "complete": arguments.complete,
+        "allow_anyone": arguments.allow_anyone,
+        "allowed_hosts": arguments.allowed_host,
+    }
+    serve(
+        arguments.path,
+        host=arguments.host,
+        port=arguments.port,
+        token=token,
+        max_bytes_per_s=arguments.pace,
+        certfile=arguments.certfile,
+        keyfile=arguments.keyfile,
+        on_ready=ready,
+        **{name: value for name, value in more.items() if value},
+    )
+    return OK
+
+
+def _serve_token(arguments: argparse.Namespace) -> str | None:
+    """The token to ask for.
+
+    Raises:
+        ValueError: It is empty, or the file holds no text.
+        OSError: The file cannot be read.
+    """
+    if arguments.token is not None:
+        say("warning: others on this machine can read --token in the list of processes; use --token-file")
+        source, token = "--token", arguments.token
+    elif arguments.token_file is not None:
+        source, token = arguments.token_file, Path(arguments.token_file).read_text("utf-8-sig", "replace")
+    else:
+        source, token = "HF_HAUL_SERVE_TOKEN", serve_token()
+    if token is not None and not token.strip():
+        raise ValueError(f"the token in {source} is empty")
+    return None if token is None else token.strip()
+
+
+def _gaps(hub: Any, *, complete: bool) -> Iterator[str]:
+    """What of the commits that are served is not here, or may not be."""
+    lines = [
+        line
+        for repo in sorted(hub.catalog.all(), key=lambda repo: repo.repo_id)
+        for holding in (repo.holdings() if hasattr(repo, "holdings") else ())
+        if not (complete and holding.listed is None) and (line := _gap(repo.repo_id, holding))
+    ]
+    yield from lines[:_MAX_GAPS]
+    if len(lines) > _MAX_GAPS:
+        yield f"... and {len(lines) - _MAX_GAPS} more"
+
+
+def _gap(repo_id: str, holding: Any) -> str | None:
+    where = f"{repo_id} at {', '.join(holding.names) or holding.commit[:_COMMIT_DIGITS]}"
+    if holding.listed is None:
+        return (
+            f"{where}: {_count_of(holding.files, 'file')}, and no listing that says whether these are all; a whole "
+            "snapshot can be had only with --complete"
+        )
+    if holding.files < holding.listed:
+        return f"{where}: {holding.files} of {_count_of(holding.listed, 'file')}"
+    return None
+
+
+def _count_of(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _summary(served: Sequence[str]) -> str:
+    """How many repositories there are, and which."""
+    if not served:
+        return "0 repositories"
+    shown = ", ".join(served[:_MAX_NAMES]) + (", ..." if len(served) > _MAX_NAMES else "")
+    return f"{len(served)} {'repository' if len(served) == 1 else 'repositories'} ({shown})"
