@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_haul.localhub import LocalHub, Repo
-from hf_haul.localhub.testing.faults import FaultRule, Stall
+from hf_haul.localhub.testing.faults import Stall
+from hf_haul.localhub.testing.rules import FaultRule
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 

@@ -26,7 +26,6 @@ from hf_haul.localhub.testing.faults import (
     Cut,
     Delay,
     Fault,
-    FaultRule,
     GzipBody,
     Html,
     IgnoreRange,
@@ -39,6 +38,7 @@ from hf_haul.localhub.testing.faults import (
     WrongRange,
     WrongTotal,
 )
+from hf_haul.localhub.testing.rules import FaultRule
 
 _EVERY: Final = 0.15  # seconds between two faults
 _FORGET_EVERY: Final = 12.0  # seconds; a rule that nothing fits must not lie in wait for ever

@@ -27,8 +27,9 @@ from hf_haul.localhub.routes_files import CDN_PREFIX, cdn, resolve
 from hf_haul.localhub.routing import FILE_KINDS, Route, parse
 from hf_haul.localhub.sending import Delivery, Pace, Sender, abort, reset
 from hf_haul.localhub.signing import Signer
-from hf_haul.localhub.testing.faults import Effects, Faults
+from hf_haul.localhub.testing.faults import Effects
 from hf_haul.localhub.testing.limits import Allowance, RateLimits
+from hf_haul.localhub.testing.rules import Faults
 
 __all__ = ["OTHER_LOOPBACK", "App"]
 

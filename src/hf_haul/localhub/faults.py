@@ -1,4 +1,4 @@
-"""The faults of :mod:`hf_haul.localhub.testing.faults`, under the name by which programs import them."""
+"""The faults of :mod:`hf_haul.localhub.testing.faults` and their rules, under the name by which programs import them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from hf_haul.localhub.testing.faults import (
     Delay,
     Effects,
     Fault,
-    FaultRule,
-    Faults,
     GzipBody,
     Headers,
     Html,
@@ -24,6 +22,7 @@ from hf_haul.localhub.testing.faults import (
     WrongRange,
     WrongTotal,
 )
+from hf_haul.localhub.testing.rules import FaultRule, Faults
 
 __all__ = [
     "ChangedEtag",

@@ -23,8 +23,8 @@ from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.requestlog import RequestLog
 from hf_haul.localhub.signing import Signer
-from hf_haul.localhub.testing.faults import Faults
 from hf_haul.localhub.testing.limits import RateLimits
+from hf_haul.localhub.testing.rules import Faults
 
 __all__ = ["LocalHub"]
 
