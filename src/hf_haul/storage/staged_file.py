@@ -160,6 +160,15 @@ class StagedElsewhereError(HaulError):
         super().__init__(f"{path.name} is being fetched by {self.who}")
 
 
+def _identity_of(status: os.stat_result) -> tuple[int, int]:
+    return (status.st_dev, status.st_ino)
+
+
+def is_open_here(status: os.stat_result) -> bool:
+    """Whether a staged file is open in this process."""
+    return _identity_of(status) in _open_here
+
+
 class StagedLostError(HaulError):
     """The staged file is no longer ours: somebody took this process for dead, or deleted it."""
 
@@ -204,7 +213,7 @@ class StagedFile:
         self._adding = threading.Lock()
         self._journal_lock = threading.Lock()
         self._write_lock = threading.Lock()
-        self._identity = self._stat_identity(os.fstat(fd))
+        self._identity = _identity_of(os.fstat(fd))
         _open_here.add(self._identity)
 
     # ---- what is done
@@ -224,11 +233,6 @@ class StagedFile:
         """Length of the contiguous prefix on disk."""
         with self._lock:
             return self._done.frontier(0)
-
-    def covers(self, start: int, stop: int) -> bool:
-        """Whether all of a range is on disk."""
-        with self._lock:
-            return self._done.covers(start, stop)
 
     # ---- bytes
 
@@ -276,8 +280,7 @@ class StagedFile:
                 self._done.add(start, stop)
             if self.sequential:
                 return
-            self._write_all(memoryview(self._pack(start, stop)), self._journal_end)
-            self._journal_end += _RECORD.size
+            self._append(start, stop)
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Read back what was written; returns the number of bytes."""
@@ -300,7 +303,7 @@ class StagedFile:
             if self.version is None and not self.resumed:
                 self.version = version
                 if not self.sequential:
-                    self._write_header(b"O")
+                    self._write_header()
             return self.version == version
 
     def forget(self, ranges: list[ByteRange] | None = None) -> None:
@@ -320,12 +323,38 @@ class StagedFile:
             self._nonce = secrets.randbits(32)
             os.ftruncate(self._fd, self.size + _HEADER_SIZE)
             self._journal_end = self.size + _HEADER_SIZE
-            self._write_header(b"O")
+            self._write_header()
             for run in kept:
-                self._write_all(memoryview(self._pack(run.start, run.stop)), self._journal_end)
-                self._journal_end += _RECORD.size
+                self._append(run.start, run.stop)
 
     # ---- life
+
+    def take_over(self) -> None:
+        """Become the owner: lock, and say so in the header."""
+        try_lock(self._fd)
+        if self.sequential:
+            self._touch()
+            sign(self._fd)
+        else:
+            with self._explained():
+                self._write_header()
+
+    def load(self, *, trust: bool) -> None:
+        """Read the claims that an earlier owner left."""
+        length = os.fstat(self._fd).st_size
+        if self.sequential:
+            self._done = RangeSet([ByteRange(0, min(length, self.size))] if trust else [])
+            if length > self._done.total:
+                os.ftruncate(self._fd, self._done.total)
+        else:
+            header = _read_header(self._fd, self.size, (self.key, *self.former_keys))
+            if header is not None and trust:
+                self._nonce = header.nonce
+                self.version = header.version
+                self._done, self._journal_end = _read_claims(self._fd, self.size, self._nonce)
+            else:
+                os.ftruncate(self._fd, self.size + _HEADER_SIZE)
+        self.resumed = self._done.total
 
     @property
     def device(self) -> int:
@@ -377,12 +406,12 @@ class StagedFile:
         private = _private_name(self.path.parent, self.key, _SEALED)
         try:
             # Not through a link: what would be published is the link.
-            if self._stat_identity(os.lstat(self.path)) != self._identity:
+            if _identity_of(os.lstat(self.path)) != self._identity:
                 raise StagedLostError(f"{self.path} was replaced by another process")
             if sys.platform == "win32":  # pragma: no cover - open files cannot be renamed there
                 self._close_fd()
             os.rename(self.path, private)
-            if self._stat_identity(os.lstat(private)) != self._identity:
+            if _identity_of(os.lstat(private)) != self._identity:
                 # Not our file: give it its name back, it belongs to whoever took us for dead.
                 _move_back(private, self.path)
                 raise StagedLostError(f"{self.path} was replaced by another process")
@@ -417,36 +446,32 @@ class StagedFile:
                 if self.sequential:
                     self._touch((0, 0))
                 else:
-                    self._write_header(b"R")
-            self._let_go()
+                    self._write_header(released=True)
+            self.let_go()
 
     def delete(self) -> None:
         """Remove the file from disk, if it is still ours."""
         with contextlib.suppress(OSError):
             if self.is_ours():
                 if sys.platform == "win32":  # pragma: no cover
-                    self._let_go()
+                    self.let_go()
                 os.unlink(self.path)
-        self._let_go()
+        self.let_go()
 
     def is_ours(self) -> bool:
         """Whether the name still leads to this file: nobody took or removed it."""
         with contextlib.suppress(FileNotFoundError):
-            return self._stat_identity(os.lstat(self.path)) == self._identity
+            return _identity_of(os.lstat(self.path)) == self._identity
         return False
 
-    # ---- inside
-
-    @staticmethod
-    def _stat_identity(stat: os.stat_result) -> tuple[int, int]:
-        return (stat.st_dev, stat.st_ino)
-
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Close the file where it will not be published: what the system has to say then is nobody's error."""
         try:
             self._close_fd()
         except OSError as error:  # network file systems tell of full disks and quotas here
             logger.warning("%s: %s; what was fetched last may be lost", self.path, error)
+
+    # ---- inside
 
     def _close_fd(self) -> None:
         fd, self._fd = self._fd, -1
@@ -487,51 +512,14 @@ class StagedFile:
             os.lseek(self._fd, offset, os.SEEK_SET)  # pragma: no cover - Windows
             return os.write(self._fd, data)  # pragma: no cover - Windows
 
-    def _pack(self, start: int, stop: int) -> bytes:
-        crc = zlib.crc32(b"%d-%d" % (start, stop), self._nonce)
-        return _RECORD.pack(start, stop, crc)
+    def _write_header(self, *, released: bool = False) -> None:
+        header = pack_header(self.key, self.size, self._nonce, self.version, released=released)
+        self._write_all(memoryview(header), self.size)
 
-    def _write_header(self, status: bytes) -> None:
-        about = {
-            "key": _short(self.key),
-            "size": self.size,
-            "nonce": self._nonce,
-            "version": self.version,
-            "owner": _fields_of(current_owner()),
-        }
-        body = json.dumps(about, separators=(",", ":")).encode()
-        head = _HEADER.pack(_MAGIC, status, len(body), zlib.crc32(body)) + body
-        self._write_all(memoryview(head.ljust(_HEADER_SIZE, b"\0")), self.size)
-
-    def _take_over(self) -> None:
-        """Become the owner: lock, and say so in the header."""
-        try_lock(self._fd)
-        if self.sequential:
-            self._touch()
-            sign(self._fd)
-        else:
-            with self._explained():
-                self._write_header(b"O")
-
-    def _load(self, *, trust: bool) -> None:
-        """Read the claims that an earlier owner left."""
-        length = os.fstat(self._fd).st_size
-        if self.sequential:
-            self._done = RangeSet([ByteRange(0, min(length, self.size))] if trust else [])
-            if length > self._done.total:
-                os.ftruncate(self._fd, self._done.total)
-        else:
-            header = _read_header(self._fd, self.size, (self.key, *self.former_keys))
-            if header is not None and trust:
-                self._nonce = header.nonce
-                self.version = header.version
-                self._read_journal()
-            else:
-                os.ftruncate(self._fd, self.size + _HEADER_SIZE)
-        self.resumed = self._done.total
-
-    def _read_journal(self) -> None:
-        self._done, self._journal_end = _read_claims(self._fd, self.size, self._nonce)
+    def _append(self, start: int, stop: int) -> None:
+        record = pack_record(start, stop, self._nonce)
+        self._write_all(memoryview(record), self._journal_end)
+        self._journal_end += len(record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -560,6 +548,20 @@ def _short(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def pack_header(key: str, size: int, nonce: int, version: str | None, *, released: bool) -> bytes:
+    """The header of a staged file: what content it is for, and that this process owns it, or has let go of it."""
+    about = {
+        "key": _short(key),
+        "size": size,
+        "nonce": nonce,
+        "version": version,
+        "owner": _fields_of(current_owner()),
+    }
+    body = json.dumps(about, separators=(",", ":")).encode()
+    head = _HEADER.pack(_MAGIC, b"R" if released else b"O", len(body), zlib.crc32(body)) + body
+    return head.ljust(_HEADER_SIZE, b"\0")
+
+
 def _read_header(fd: int, size: int, keys: Sequence[str]) -> _Header | None:
     """The header of a staged file for exactly this content, or ``None``."""
     try:
@@ -582,6 +584,11 @@ def _read_header(fd: int, size: int, keys: Sequence[str]) -> _Header | None:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         logger.debug("a header for %s that makes no sense is ignored: %s", keys[0], error)
         return None
+
+
+def pack_record(start: int, stop: int, nonce: int) -> bytes:
+    """A record of the journal: these bytes are there."""
+    return _RECORD.pack(start, stop, zlib.crc32(b"%d-%d" % (start, stop), nonce))
 
 
 def _read_claims(fd: int, size: int, nonce: int) -> tuple[RangeSet, int]:
@@ -783,7 +790,7 @@ def _create(
     fd = descriptors.patiently(lambda: os.open(path, flags, 0o666), check)
     staged = StagedFile(path, key, size, fd, sequential=sequential)
     try:
-        staged._take_over()  # noqa: SLF001  the module's own class
+        staged.take_over()
     except BaseException:
         staged.delete()
         raise
@@ -958,8 +965,8 @@ class _Adopter:
             return None
         staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=left.sequential)
         staged.former_keys = self._keys[1:]
-        staged._load(trust=trust)  # noqa: SLF001  the module's own class
-        staged._take_over()  # noqa: SLF001  the module's own class
+        staged.load(trust=trust)
+        staged.take_over()
         return self._still_ours(staged)
 
     def _claims_of(self, left: _Left) -> RangeSet:
@@ -997,7 +1004,7 @@ class _Adopter:
             StagedElsewhereError: Another process gave the file a name of its own meanwhile.
         """
         if not staged.is_ours():
-            staged._let_go()  # noqa: SLF001  the module's own class
+            staged.let_go()
             raise StagedElsewhereError(staged.path, None)
         return staged
 
@@ -1012,7 +1019,7 @@ class _Adopter:
             return self._copy(left, RangeSet([ByteRange(0, self._size)] if self._size else []))
         staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=self._sequential)
         os.ftruncate(left.fd, self._size)
-        staged._take_over()  # noqa: SLF001  the module's own class
+        staged.take_over()
         self._still_ours(staged)
         staged.record(0, self._size)
         staged.resumed = self._size
@@ -1092,7 +1099,7 @@ class _Adopter:
             if (
                 owner == current_owner()
             ):  # this very process; it may not have had the room to say that it let go
-                alive = (status.st_dev, status.st_ino) in _open_here
+                alive = is_open_here(status)
             else:
                 # A living owner's file has a header, or is locked: without either, it was cut or overwritten.
                 owned = other is not None or (status.st_size > 0 and not try_lock(fd))
@@ -1118,7 +1125,7 @@ class _Adopter:
             fd = descriptors.patiently(lambda: os.open(path, flags, 0o666), self._check, own=1)
             new = StagedFile(path, self._key, self._size, fd, sequential=self._sequential)
             new.version = None if left.header is None else left.header.version
-            new._take_over()  # noqa: SLF001  the module's own class
+            new.take_over()
             for run in list(done):
                 for at in range(run.start, run.stop, _COPY_STEP):
                     self._check()
