@@ -23,8 +23,8 @@ from hf_haul.localhub import LocalHub, Repo
 from hf_haul.localhub.requestlog import RequestLog
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
 from hf_haul.ranges import ByteRange
+from hf_haul.storage.claiming import claim
 from hf_haul.storage.destinations import FileDestination
-from hf_haul.storage.staged_file import claim
 from hf_haul.task import Digest, FileRequest, RemoteFile
 
 NAME = "huge.safetensors"

@@ -14,7 +14,7 @@ from tests.support.waits import SECOND, WAITS, keep_waiting, until
 from hf_haul.config import KiB
 from hf_haul.errors import DownloadCancelledError
 from hf_haul.localhub.testing.faults import Stall
-from hf_haul.storage.staged_file import claim
+from hf_haul.storage.claiming import claim
 from hf_haul.task import DownloadState
 
 CHUNK = 16 * KiB

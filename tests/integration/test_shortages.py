@@ -35,7 +35,7 @@ from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.scheduler import Scheduler
 from hf_haul.errors import HaulError
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.storage import staged_file as staging
+from hf_haul.storage import adoption, claiming, journal, staged_file, staged_names, sweeping
 from hf_haul.task import Digest, DownloadState, FileRequest
 from hf_haul.transports import concurrency
 from hf_haul.transports import source_limits as sources
@@ -172,8 +172,8 @@ def gives_a_file(where: Any, name: str) -> bool:
 #: Each has its own way out of what goes wrong in it, which is tested where it is.
 LEFT_OUT = {(threads.ThreadGroup, "_run"), (threads._Daemon, "run"), (threads._Daemon, "_bootstrap")}
 MODULES = (
-    cancellation, choice, concurrency, download_queue, errands, events, fetch, filework, hashing, limiter, metrics, plan, run,
-    scheduler, sources, staging, threads, transfer, verify, watchdog,
+    adoption, cancellation, choice, claiming, concurrency, download_queue, errands, events, fetch, filework, hashing, journal,
+    limiter, metrics, plan, run, scheduler, sources, staged_file, staged_names, sweeping, threads, transfer, verify, watchdog,
 )  # fmt: skip
 
 

@@ -19,12 +19,15 @@ from tests.support.repos import contents
 from hf_haul.config import MiB
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.ranges import ByteRange
-from hf_haul.storage import ownership
-from hf_haul.storage import staged_file as staging
+from hf_haul.storage import adoption, ownership
+from hf_haul.storage.adoption import StagedElsewhereError
+from hf_haul.storage.claiming import claim
 from hf_haul.storage.destinations import BlobDestination, FileDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
-from hf_haul.storage.staged_file import StagedElsewhereError, StagedFile, claim, scan_orphans
+from hf_haul.storage.staged_file import StagedFile
+from hf_haul.storage.staged_names import scan_orphans
+from hf_haul.storage.sweeping import sweep
 from hf_haul.task import Destination
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +91,7 @@ def claim_at(place: Destination, *, sequential: bool = False) -> StagedFile:
 @pytest.fixture(params=["of the host", "of another host"])
 def owner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where the other version ran: its processes are gone, or cannot be seen."""
-    monkeypatch.setattr(staging, "is_running", lambda _: False)  # the ids in names are those of its machine
+    monkeypatch.setattr(adoption, "is_running", lambda _: False)  # the ids in names are those of its machine
     if request.param == "of the host":
         me = ownership.Owner("host-of-0.1.0", "boot-of-0.1.0", os.getpid(), "2", "pid:[1]")
         monkeypatch.setattr(ownership, "_me", me)
@@ -123,7 +126,7 @@ def test_who_is_killed_while_it_renames_what_the_other_version_left_loses_nothin
     tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the name is of this version, and the header still of the other."""
-    monkeypatch.setattr(staging, "is_running", lambda _: False)
+    monkeypatch.setattr(adoption, "is_running", lambda _: False)
     (left,) = restore(tmp_path, case, "let go of")
     place = PLACES[case](tmp_path)
     left.rename(left.with_name(f"{place.staging_key}.00400001.haul.incomplete"))
@@ -158,7 +161,7 @@ def test_finishing_removes_what_the_other_version_left_of_the_same_file(tmp_path
         restore(tmp_path, case, way)
     place = PLACES[case](tmp_path)
     keys = (place.staging_key, *place.former_keys)
-    staging.sweep(place.staging_dir, dict.fromkeys(keys, len(DATA)), place.replaces)
+    sweep(place.staging_dir, dict.fromkeys(keys, len(DATA)), place.replaces)
     assert not list(tmp_path.rglob("*.incomplete"))
 
 

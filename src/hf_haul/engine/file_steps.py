@@ -22,18 +22,14 @@ from hf_haul.engine.plan import SMALL_FILE
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, SupersededError, Transfer
 from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
+from hf_haul.storage.adoption import StagedElsewhereError
+from hf_haul.storage.claiming import claim
 from hf_haul.storage.mounts import keeps_writes
 from hf_haul.storage.nodes import NodeDestination
 from hf_haul.storage.placing import require_place
-from hf_haul.storage.staged_file import (
-    StagedElsewhereError,
-    StagedFile,
-    StagedLostError,
-    claim,
-    scan_orphans,
-    sweep,
-    sweep_partials_of_upstream,
-)
+from hf_haul.storage.staged_file import StagedFile, StagedLostError
+from hf_haul.storage.staged_names import scan_orphans
+from hf_haul.storage.sweeping import sweep, sweep_partials_of_upstream
 from hf_haul.verify import Verifier, bears_out, hash_of
 
 __all__ = ["close_file", "open_file", "sweep_up", "verify_and_publish"]

@@ -68,7 +68,9 @@ from hf_haul.errors import (
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory, SpeedMeter
 from hf_haul.ranges import ByteRange
-from hf_haul.storage.staged_file import StagedElsewhereError, StagedLostError, scan_orphans
+from hf_haul.storage.adoption import StagedElsewhereError
+from hf_haul.storage.staged_file import StagedLostError
+from hf_haul.storage.staged_names import scan_orphans
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
 from hf_haul.threads import ThreadGroup
 from hf_haul.transports.source_limits import SourceLimits

@@ -15,7 +15,7 @@ from typing import Final
 from hf_haul.config import DiskCheck, MiB
 from hf_haul.errors import DiskFullError
 from hf_haul.storage.destinations import BlobDestination
-from hf_haul.storage.staged_file import scan_orphans
+from hf_haul.storage.staged_names import scan_orphans
 from hf_haul.task import FileRequest
 
 __all__ = ["check_space", "space_needed"]

@@ -13,7 +13,10 @@ from typing import Final
 
 from hf_haul.descriptors import descriptors
 
-__all__ = ["is_node_mode", "open_regular"]
+__all__ = ["NEW_FILE", "is_node_mode", "open_regular"]
+
+#: Flags with which :func:`os.open` makes a file where there was nothing, not even a link.
+NEW_FILE: Final[int] = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 #: No link is followed, and nothing is waited for. Windows knows neither flag.
 _AS_IT_IS: Final = (

@@ -13,7 +13,8 @@ import pytest
 from hf_haul.config import Settings
 from hf_haul.engine.file_steps import verify_and_publish
 from hf_haul.engine.transfer import Transfer
-from hf_haul.storage.staged_file import StagedLostError, claim
+from hf_haul.storage.claiming import claim
+from hf_haul.storage.staged_file import StagedLostError
 
 
 @dataclass

@@ -16,7 +16,7 @@ from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.metrics import DownloadMetrics, SourceHistory
 from hf_haul.ranges import ByteRange
-from hf_haul.storage.staged_file import claim
+from hf_haul.storage.claiming import claim
 from hf_haul.task import DownloadTask, FileRequest
 from hf_haul.transports.base import Transport
 from hf_haul.transports.source_limits import SourceLimits

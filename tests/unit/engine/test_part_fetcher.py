@@ -21,7 +21,7 @@ from hf_haul.errors import ConnectionFailedError, HaltedError, RetriesExhaustedE
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import DownloadMetrics, SourceHistory, SpeedMeter
 from hf_haul.ranges import ByteRange
-from hf_haul.storage.staged_file import claim
+from hf_haul.storage.claiming import claim
 from hf_haul.task import Digest, DownloadTask
 from hf_haul.verify import Verifier
 

@@ -17,7 +17,7 @@ from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Transfer
 from hf_haul.errors import DownloadCancelledError
-from hf_haul.storage.staged_file import claim
+from hf_haul.storage.claiming import claim
 from hf_haul.task import DownloadProgress, DownloadState, DownloadTask
 
 SIZE = 1000

@@ -33,7 +33,8 @@ from hf_haul.errors import (
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.ranges import ByteRange
 from hf_haul.storage import staged_file as staging_module
-from hf_haul.storage.staged_file import StagedFile, StagedLostError, claim
+from hf_haul.storage.claiming import claim
+from hf_haul.storage.staged_file import StagedFile, StagedLostError
 from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest
 from hf_haul.transports.base import Transport
 

@@ -16,7 +16,7 @@ from hf_haul.errors import ConnectionFailedError
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import DownloadMetrics, SourceHistory
 from hf_haul.ranges import ByteRange
-from hf_haul.storage.staged_file import claim
+from hf_haul.storage.claiming import claim
 from hf_haul.task import DownloadTask
 
 BOUND = 10.0

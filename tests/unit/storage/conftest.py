@@ -1,4 +1,4 @@
-"""A Hub cache and a ``local_dir`` to put files into."""
+"""A Hub cache and a ``local_dir`` to put files into, and owners that are dead."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_haul.storage import adoption
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
 
@@ -20,3 +21,10 @@ def folder(tmp_path: Path) -> RepoFolder:
 @pytest.fixture
 def local(tmp_path: Path) -> LocalFolder:
     return LocalFolder(str(tmp_path / "local"))
+
+
+@pytest.fixture
+def dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every owner but a new one is dead, as after a kill."""
+    monkeypatch.setattr(adoption, "judge", lambda *_args, **_more: "dead")
+    monkeypatch.setattr(adoption, "is_running", lambda _pid: False)

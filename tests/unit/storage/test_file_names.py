@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_haul.storage import staged_file as staging
 from hf_haul.storage.file_names import (
     STAGED_SUFFIX,
     cut_name,
@@ -20,6 +19,7 @@ from hf_haul.storage.file_names import (
     process_digits,
     temporary_name,
 )
+from hf_haul.storage.staged_names import SEALED_SUFFIX, private_name
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="counts bytes, as POSIX does")
 
@@ -55,7 +55,7 @@ def test_a_key_fits_with_what_comes_behind_it_and_another_key_has_another(
 
 
 def test_the_longest_name_of_a_staged_file_is_what_keys_leave_room_for() -> None:
-    path = staging._private_name(Path("folder"), "key", staging._SEALED)
+    path = private_name(Path("folder"), "key", SEALED_SUFFIX)
     assert len(path.name) == len("key") + STAGED_SUFFIX
 
 

@@ -16,12 +16,12 @@ from tests.support.transport import FakeSource, MemoryDestination, request
 from hf_haul.config import MiB
 from hf_haul.errors import DiskFullError
 from hf_haul.storage import free_space as disk
-from hf_haul.storage import staged_file as staging
+from hf_haul.storage import staged_names
+from hf_haul.storage.claiming import claim
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.free_space import check_space, space_needed
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
-from hf_haul.storage.staged_file import claim
 from hf_haul.task import Destination, FileRequest, RemoteFile
 
 SIZE = 16 * MiB
@@ -188,7 +188,7 @@ def test_a_folder_is_listed_once_for_all_of_its_files(
 
     def list_it(folder: Path) -> dict[str, list[Path]]:
         listed.append(folder)
-        return staging.scan_orphans(folder)
+        return staged_names.scan_orphans(folder)
 
     monkeypatch.setattr(disk, "scan_orphans", list_it)
     asked = [wanted(tmp_path, f"{i}.bin", SIZE) for i in range(50)]

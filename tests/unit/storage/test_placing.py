@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from tests.support.storage import COMMIT, ETAG, names_below, needs_pipes, stage
 
-from hf_haul.storage import hub_cache, local_folder, placing
-from hf_haul.storage import staged_file as staging
+from hf_haul.storage import hub_cache, local_folder, placing, sweeping
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.placing import require_place
@@ -144,11 +143,11 @@ def test_a_kill_before_a_rename_leaves_at_the_most_what_is_swept(
         with pytest.raises(Killed):
             doings[what]()
     (left,) = names_below(tmp_path) - known
-    monkeypatch.setattr(staging, "is_running", lambda _pid: False)
-    staging.sweep((tmp_path / left).parent, {})
+    monkeypatch.setattr(sweeping, "is_running", lambda _pid: False)
+    sweeping.sweep((tmp_path / left).parent, {})
     assert os.path.lexists(tmp_path / left)  # somebody on another host may be at it
     os.utime(tmp_path / left, (1, 1), follow_symlinks=False)
-    staging.sweep((tmp_path / left).parent, {})
+    sweeping.sweep((tmp_path / left).parent, {})
     assert names_below(tmp_path) == known
     staged_in = {tmp_path / "hub" / "models--org--name" / "blobs", Path(local.notes("a.bin")).parent}
     assert (tmp_path / left).parent in staged_in  # which downloads sweep

@@ -1,0 +1,476 @@
+"""Staged files that others left: whose they are, and how this process makes them its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from hf_haul.descriptors import descriptors
+from hf_haul.errors import HaulError
+from hf_haul.forks import call_after_fork
+from hf_haul.ranges import ByteRange, RangeSet
+from hf_haul.storage.file_names import PASSING
+from hf_haul.storage.journal import Header, header_of_other_size, read_at, read_claims, read_header
+from hf_haul.storage.ownership import (
+    Life,
+    Owner,
+    OwnerWatch,
+    current_owner,
+    is_running,
+    judge,
+    signature,
+    try_lock,
+)
+from hf_haul.storage.regular_files import NEW_FILE, open_regular
+from hf_haul.storage.staged_file import StagedFile, is_open_here
+from hf_haul.storage.staged_names import (
+    OFFSET_SUFFIX,
+    SEALED_SUFFIX,
+    SEQUENTIAL_SUFFIX,
+    giver_of,
+    move_back,
+    private_name,
+)
+
+__all__ = ["Adopter", "StagedElsewhereError"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a living process gets to publish a complete file.
+_PUBLICATION: Final = 10.0
+#: Seconds after which a file that is still empty is nobody's: its header follows its creation at once.
+_BIRTH: Final = 3.0
+#: Seconds that a living process gets to say that it owns a file after it gave it a private name.
+_TAKEOVER: Final = 2.0
+#: Bytes copied in one step.
+_COPY_STEP: Final = 1 << 20
+#: Folders and keys of which a thread of this process is taking over what is left.
+_taking_over: Final[set[tuple[Path, str]]] = set()
+
+
+_taking_over_lock = threading.Lock()
+
+
+def _take_over_nothing() -> None:
+    """In a forked child: the threads that take over others' files are the parent's."""
+    global _taking_over_lock
+    _taking_over_lock = threading.Lock()
+    _taking_over.clear()
+
+
+call_after_fork(_take_over_nothing)
+
+
+class StagedElsewhereError(HaulError):
+    """Another living process is fetching this file.
+
+    Attributes:
+        owner: Who, as far as known.
+        who: The same in words.
+    """
+
+    def __init__(self, path: Path, owner: Owner | None) -> None:
+        self.owner = owner
+        self.who = f"process {owner.pid} on {owner.host}" if owner else "another process"
+        super().__init__(f"{path.name} is being fetched by {self.who}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """A staged file that somebody left, open and judged.
+
+    Attributes:
+        path: Its name; ours alone, if it could be renamed.
+        name: The name under which it was found.
+        fd: It, open; only for reading if that is all we may.
+        header: What it says about itself.
+        owner: Whose it is, as far as it says.
+        life: Whether that owner is gone, or may come back: ``stale``.
+        shared: Whether somebody else could go on writing into it.
+    """
+
+    path: Path
+    name: Path
+    fd: int
+    header: Header | None
+    owner: Owner | None
+    life: Life
+    shared: bool
+
+    @property
+    def sequential(self) -> bool:
+        return self.name.name.endswith(SEQUENTIAL_SUFFIX)
+
+    @property
+    def sealed(self) -> bool:
+        return self.name.name.endswith(SEALED_SUFFIX)
+
+    @property
+    def only_to_copy(self) -> bool:
+        return self.shared or self.life == "stale"
+
+    def remove(self) -> None:
+        """Close it and remove it, unless its name leads elsewhere by now."""
+        identity = os.fstat(self.fd)
+        os.close(self.fd)  # Windows removes no open files
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.lstat(self.path), identity):
+                os.unlink(self.path)
+
+
+class Adopter:
+    """Takes over what dead owners left of one key.
+
+    A file becomes ours only if nobody else can write into it: it is of our own user, and has one name. Of any other
+    file the bytes are copied.
+
+    Attributes:
+        refused: What we have no right to, or what is no file.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        key: str,
+        size: int,
+        *,
+        former_keys: Sequence[str] = (),
+        sequential: bool = False,
+        resume: bool = True,
+        digest_known: bool = False,
+        watch: OwnerWatch | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._target = target
+        self._key = key
+        self._keys = (key, *former_keys)
+        self._size = size
+        self._sequential = sequential
+        self._resume = resume
+        self._digest_known = digest_known
+        self._watch = watch
+        self._check = check
+        self.refused: set[Path] = set()
+
+    def best_of(self, paths: list[Path]) -> StagedFile | None:
+        """The one of ``paths`` that holds the most, adopted; the others are removed.
+
+        Raises:
+            StagedElsewhereError: One of them has a living owner.
+        """
+        if not paths:
+            return None
+        with _alone(self._target.parent, self._key):
+            return self._best_of(self._of_one_name_each(paths))
+
+    def remove(self, paths: list[Path]) -> None:
+        """Remove those whose owner is gone; the others stay."""
+        with _alone(self._target.parent, self._key):
+            for path in self._of_one_name_each(paths):
+                with contextlib.suppress(StagedElsewhereError, OSError):  # somebody wants it; or no rights
+                    self._require_settled(path)
+                    self._take(path).remove()
+
+    def _of_one_name_each(self, paths: list[Path]) -> list[Path]:
+        """The same without second names of one file, which are removed: somebody was killed between a link and an unlink."""
+        seen: set[tuple[int, int]] = set()
+        kept = []
+        for path in sorted(paths, key=lambda each: each != self._target):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(path)
+                if (status.st_dev, status.st_ino) in seen:
+                    os.unlink(path)
+                else:
+                    seen.add((status.st_dev, status.st_ino))
+                    kept.append(path)
+        return kept
+
+    def _best_of(self, paths: list[Path]) -> StagedFile | None:
+        best: StagedFile | None = None
+        try:
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):  # published, or adopted, meanwhile
+                    try:
+                        staged = self._adopt(path)
+                    except (PermissionError, IsADirectoryError) as error:
+                        # Another user's, in a cache that several share, or no file at all: go on without it.
+                        logger.info("%s cannot be taken over: %s", path, error)
+                        self.refused.add(path)
+                        continue
+                    if staged is not None and best is not None:
+                        best, worse = sorted((best, staged), key=lambda each: each.done, reverse=True)
+                        worse.delete()
+                    else:
+                        best = staged or best
+        except BaseException:
+            if best is not None:
+                best.close()
+            raise
+        return best
+
+    def _adopt(self, path: Path) -> StagedFile | None:
+        """Take over ``path`` if its owner is gone; ``None`` if it was of no use, and was removed."""
+        self._require_settled(path)
+        left = self._take(path)
+        if left.sealed:
+            return self._unseal(left)
+        if left.sequential != self._sequential or (left.header is None and not left.sequential):
+            # Of the other kind; or killed before its header was written: nothing in it can be told from a hole.
+            left.remove()
+            return None
+        same_boot = left.owner is not None and left.owner.boot == current_owner().boot
+        trust = self._resume and (self._digest_known or (same_boot and not left.shared))
+        if left.only_to_copy:
+            if trust:
+                return self._copy(left, self._claims_of(left))
+            left.remove()
+            return None
+        staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=left.sequential)
+        staged.former_keys = self._keys[1:]
+        staged.load(trust=trust)
+        staged.take_over()
+        return self._still_ours(staged)
+
+    def _claims_of(self, left: _Left) -> RangeSet:
+        """What a file holds that is only copied from."""
+        if left.header is not None:
+            return read_claims(left.fd, self._size, left.header.nonce)[0]
+        length = min(os.fstat(left.fd).st_size, self._size)
+        return RangeSet([ByteRange(0, length)] if length else [])
+
+    def _require_settled(self, path: Path) -> None:
+        """Refuse a name that another living process gave just now.
+
+        It may be about to publish the file; or it has not said yet that it owns it: the header still names the dead
+        owner, so that two who look for orphans at the same moment would both take the file for theirs. Where we
+        cannot see that process, it finds its file gone.
+
+        Raises:
+            StagedElsewhereError: The name is new, and who gave it lives.
+        """
+        by = giver_of(path.name)
+        if by is None or by == os.getpid():
+            return
+        time_to_act = _PUBLICATION if path.name.endswith(SEALED_SUFFIX) else _TAKEOVER
+        status = os.lstat(path)
+        if time.time() - status.st_ctime < time_to_act and is_running(by) and not self._is_asleep(status):
+            raise StagedElsewhereError(path, replace(current_owner(), pid=by, started=""))
+
+    def _is_asleep(self, status: os.stat_result) -> bool:
+        return self._watch is not None and self._watch.is_asleep(status)
+
+    def _still_ours(self, staged: StagedFile) -> StagedFile:
+        """Look once more after a takeover: who was held up in it for long may have been robbed.
+
+        Raises:
+            StagedElsewhereError: Another process gave the file a name of its own meanwhile.
+        """
+        if not staged.is_ours():
+            staged.let_go()
+            raise StagedElsewhereError(staged.path, None)
+        return staged
+
+    def _unseal(self, left: _Left) -> StagedFile | None:
+        """Take over a complete file that was never published; its name says so until its new journal does."""
+        length = os.fstat(left.fd).st_size
+        # Killed between the rename and the cut, it still has its journal, which says the same.
+        if length < self._size or not (self._digest_known and self._resume):
+            left.remove()
+            return None
+        if left.shared:
+            return self._copy(left, RangeSet([ByteRange(0, self._size)] if self._size else []))
+        staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=self._sequential)
+        os.ftruncate(left.fd, self._size)
+        staged.take_over()
+        self._still_ours(staged)
+        staged.record(0, self._size)
+        staged.resumed = self._size
+        with contextlib.suppress(PermissionError):  # Windows renames no open files
+            path = self.private_name()
+            os.rename(left.path, path)
+            staged.path = path
+        return staged
+
+    def _take(self, path: Path) -> _Left:
+        """Give a file whose owner is gone a name of our own, so that nobody else takes it, too.
+
+        Raises:
+            StagedElsewhereError: It has a living owner, or another process takes it.
+            PermissionError: It is of no use to us.
+        """
+        first = self._look(path, path)
+        os.close(first.fd)  # Windows renames no open files
+        private = self._private(
+            next(
+                kind for kind in (SEQUENTIAL_SUFFIX, SEALED_SUFFIX, OFFSET_SUFFIX) if path.name.endswith(kind)
+            )
+        )
+        try:
+            _rename(path, private)  # succeeds for one process only
+        except (PermissionError, StagedElsewhereError):
+            if first.only_to_copy:  # that takes no more than to read it
+                return self._look(path, path)
+            raise
+        left: _Left | None = None
+        try:
+            # Somebody may have claimed or adopted the name between our look and our rename: look again.
+            left = self._look(private, path)
+            if left.life != "stale" and not try_lock(left.fd):
+                # Another adopter, from where process ids are others.
+                if not self._is_asleep(os.fstat(left.fd)):
+                    raise StagedElsewhereError(private, None)
+                left = replace(left, life="stale")
+        except StagedElsewhereError:
+            if left is not None:
+                os.close(left.fd)
+            move_back(private, path)
+            raise
+        return left
+
+    def _look(self, path: Path, name: Path) -> _Left:
+        """Open a file and judge its owner.
+
+        Args:
+            path: The file.
+            name: The name under which it was found.
+
+        Raises:
+            StagedElsewhereError: It has a living owner.
+            PermissionError: It may not be read, or is no regular file.
+        """
+        try:
+            fd = open_regular(path, os.O_RDWR, check=self._check)
+        except PermissionError:
+            fd = open_regular(path, os.O_RDONLY, check=self._check)
+        try:
+            left = self._judge(path, name, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return left
+
+    def _judge(self, path: Path, name: Path, fd: int) -> _Left:
+        status = os.fstat(fd)
+        shared = _is_shared(status, path.parent)
+        if name.name.endswith(SEALED_SUFFIX):  # its name says all
+            return _Left(path, name, fd, None, None, "dead", shared)
+        sequential = name.name.endswith(SEQUENTIAL_SUFFIX)
+        header = None if sequential else read_header(fd, self._size, self._keys)
+        other = header if header is not None or sequential else header_of_other_size(fd, self._keys)
+        owner = signature(fd) if other is None else other.owner
+        life = judge(path, fd, owner, released=other is not None and other.released)
+        if life == "alive":
+            if (
+                owner == current_owner()
+            ):  # this very process; it may not have had the room to say that it let go
+                alive = is_open_here(status)
+            else:
+                # A living owner's file has a header, or is locked: without either, it was cut or overwritten.
+                owned = other is not None or (status.st_size > 0 and not try_lock(fd))
+                alive = sequential or owned or time.time() - status.st_mtime < _BIRTH
+            if alive and not self._is_asleep(status):
+                raise StagedElsewhereError(path, owner)
+            life = "stale" if alive else "dead"
+        return _Left(path, name, fd, header, owner, life, shared)
+
+    def _copy(self, left: _Left, done: RangeSet) -> StagedFile | None:
+        """Copy what a file holds into a new one, and remove the old.
+
+        Its owner may only be asleep on another host. If it wakes up, it writes into the removed file.
+
+        Returns:
+            ``None`` if that owner woke up meanwhile and began anew.
+        """
+        fd = -1
+        new: StagedFile | None = None
+        try:
+            path = self.private_name()
+            fd = descriptors.patiently(lambda: os.open(path, NEW_FILE, 0o666), self._check, own=1)
+            new = StagedFile(path, self._key, self._size, fd, sequential=self._sequential)
+            new.version = None if left.header is None else left.header.version
+            new.take_over()
+            for run in list(done):
+                for at in range(run.start, run.stop, _COPY_STEP):
+                    self._check()
+                    data = read_at(left.fd, at, min(_COPY_STEP, run.stop - at))
+                    new.write(at, memoryview(data))
+                    new.record(at, at + len(data))
+            new.resumed = new.done
+        except BaseException:
+            if new is not None:
+                new.delete()
+            os.close(left.fd)
+            move_back(left.path, left.name)
+            raise
+        if left.life == "stale":
+            who = f"process {left.owner.pid} on {left.owner.host}" if left.owner else "another process"
+            logger.info("%s: %s has stood still for long; going on from a copy", left.name.name, who)
+        now = None if left.header is None else read_header(left.fd, self._size, self._keys)
+        if left.header is not None and (now is None or now.nonce != left.header.nonce):
+            new.delete()
+            os.close(left.fd)
+            move_back(left.path, left.name)
+            return None
+        left.remove()
+        return new
+
+    def private_name(self) -> Path:
+        """A name for the staged file that nobody else has."""
+        return self._private(SEQUENTIAL_SUFFIX if self._sequential else OFFSET_SUFFIX)
+
+    def _private(self, kind: str) -> Path:
+        return private_name(self._target.parent, self._key, kind)
+
+
+def _is_shared(status: os.stat_result, folder: Path) -> bool:
+    """Whether others could go on writing into a file after we took it over: it is not ours alone."""
+    if status.st_nlink > 1:
+        return True
+    if sys.platform == "win32" or status.st_uid == os.geteuid():
+        return False
+    # Some file systems tell of one owner, whoever makes a file.
+    try:
+        probe = private_name(folder, PASSING, OFFSET_SUFFIX)
+        fd = descriptors.patiently(lambda: os.open(probe, NEW_FILE, 0o600), own=1)
+    except OSError:
+        return True
+    try:
+        os.unlink(probe)
+        return os.fstat(fd).st_uid != status.st_uid
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _alone(directory: Path, key: str) -> Iterator[None]:
+    """Have one thread of this process at a time take over what is left of a key.
+
+    Raises:
+        StagedElsewhereError: Another thread is about it.
+    """
+    with _taking_over_lock:
+        if (directory, key) in _taking_over:
+            raise StagedElsewhereError(directory / key, current_owner())
+        _taking_over.add((directory, key))
+    try:
+        yield
+    finally:
+        with _taking_over_lock:
+            _taking_over.discard((directory, key))
+
+
+def _rename(path: Path, private: Path) -> None:
+    try:
+        os.rename(path, private)
+    except PermissionError as error:
+        if sys.platform == "win32":  # pragma: no cover - somebody has it open
+            raise StagedElsewhereError(path, None) from error
+        raise

@@ -1,0 +1,158 @@
+"""What stands behind the bytes of a staged file: a header that says whose it is, and records of what is done."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import reprlib
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from hf_haul.ranges import RangeSet
+from hf_haul.storage.ownership import Owner, current_owner, owner_from
+
+__all__ = [
+    "HEADER_SIZE",
+    "Header",
+    "header_of_other_size",
+    "kept_version",
+    "pack_header",
+    "pack_record",
+    "read_at",
+    "read_claims",
+    "read_header",
+]
+
+logger = logging.getLogger(__name__)
+
+_MAGIC: Final = b"hf-haul1"
+HEADER_SIZE: Final = 512
+_HEADER: Final = struct.Struct("<8scxxxII")  # magic, O(wned) or R(eleased), length and crc of the JSON
+#: Where the header of a file of unknown size is looked for: before its journal, at its end. Bytes.
+_TAIL: Final = 256 << 10
+_RECORD: Final = struct.Struct("<QQI")  # start, stop, crc of both and the file's nonce
+#: Characters of a version that are kept; the header has a fixed size.
+_VERSION_LIMIT: Final = 64
+#: Characters that those may take in JSON, where some letters take six.
+_VERSION_ROOM: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a staged file says about itself.
+
+    Attributes:
+        owner: The process that fetched it last, or does.
+        nonce: What the records of its journal are made with; those of another are void.
+        released: Whether the owner has let go of it.
+        version: What its source called the version of its bytes, where that was noted.
+    """
+
+    owner: Owner | None
+    nonce: int
+    released: bool
+    version: str | None
+
+
+@functools.lru_cache(maxsize=2)
+def _fields_of(owner: Owner) -> dict[str, Any]:
+    return asdict(owner)
+
+
+def kept_version(version: str) -> str:
+    """A version of any length and in any script, for the header, whose size is fixed."""
+    kept = version[:_VERSION_LIMIT]
+    if len(json.dumps(kept)) > _VERSION_ROOM:
+        return hashlib.sha256(version.encode("utf-8", "surrogatepass")).hexdigest()
+    return kept
+
+
+def _short(key: str) -> str:
+    """A key of any length, for the header, whose size is fixed."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def pack_header(key: str, size: int, nonce: int, version: str | None, *, released: bool) -> bytes:
+    """The header of a staged file: what content it is for, and that this process owns it, or has let go of it."""
+    about = {
+        "key": _short(key),
+        "size": size,
+        "nonce": nonce,
+        "version": version,
+        "owner": _fields_of(current_owner()),
+    }
+    body = json.dumps(about, separators=(",", ":")).encode()
+    head = _HEADER.pack(_MAGIC, b"R" if released else b"O", len(body), zlib.crc32(body)) + body
+    return head.ljust(HEADER_SIZE, b"\0")
+
+
+def read_header(fd: int, size: int, keys: Sequence[str]) -> Header | None:
+    """The header of a staged file for exactly this content, or ``None``."""
+    try:
+        raw = read_at(fd, size, HEADER_SIZE)
+        magic, status, length, crc = _HEADER.unpack_from(raw)
+        body = raw[_HEADER.size : _HEADER.size + length]
+        if magic != _MAGIC or zlib.crc32(body) != crc:
+            return None
+        about = json.loads(body)
+        if about["key"] not in map(_short, keys) or about["size"] != size:
+            return None
+        nonce, version = about["nonce"], about["version"]
+        if type(nonce) is not int or not 0 <= nonce < 1 << 32:
+            raise ValueError(f"a nonce of {reprlib.repr(nonce)}")
+        if version is not None and not isinstance(version, str):
+            raise ValueError(f"a version of {reprlib.repr(version)}")
+        return Header(owner_from(about["owner"]), nonce, status == b"R", version)
+    except (OSError, struct.error):  # shorter than that
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        logger.debug("a header for %s that makes no sense is ignored: %s", keys[0], error)
+        return None
+
+
+def pack_record(start: int, stop: int, nonce: int) -> bytes:
+    """A record of the journal: these bytes are there."""
+    return _RECORD.pack(start, stop, zlib.crc32(b"%d-%d" % (start, stop), nonce))
+
+
+def read_claims(fd: int, size: int, nonce: int) -> tuple[RangeSet, int]:
+    """What a journal claims, and where it ends. A torn or foreign record claims nothing."""
+    done, at = RangeSet(), size + HEADER_SIZE
+    stop_at = os.fstat(fd).st_size
+    while at < stop_at:
+        block = read_at(fd, at, _RECORD.size * 4096)
+        usable = len(block) - len(block) % _RECORD.size
+        valid = False
+        for start, stop, crc in _RECORD.iter_unpack(block[:usable]):
+            if start < stop <= size and zlib.crc32(b"%d-%d" % (start, stop), nonce) == crc:
+                done.add(start, stop)
+                valid = True
+        if not valid:  # no journal of ours: a hole of a terabyte, perhaps
+            break
+        at += usable
+    return done, at
+
+
+def read_at(fd: int, offset: int, length: int) -> bytes:
+    """Read from an offset, wherever the descriptor stands."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, length, offset)
+    os.lseek(fd, offset, os.SEEK_SET)  # pragma: no cover - Windows
+    return os.read(fd, length)  # pragma: no cover - Windows
+
+
+def header_of_other_size(fd: int, keys: Sequence[str]) -> Header | None:
+    """The header of a staged file for the same key and another size: the source has changed since, and nobody knew how."""
+    with contextlib.suppress(OSError):
+        start = max(0, os.fstat(fd).st_size - _TAIL)
+        at = read_at(fd, start, _TAIL).rfind(_MAGIC)
+        if at >= 0:
+            return read_header(fd, start + at, keys)
+    return None
