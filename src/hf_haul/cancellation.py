@@ -20,14 +20,14 @@ _LONGEST_SECONDS: Final = 0.5
 class CancelToken:
     """Pause, cancel or close, as one worker sees it.
 
-    Every wait of a worker (limiter, backoff, pace, a place in the pool) is a wait on its cancel token, and every
+    Every wait of a worker (limiter, backoff, pace, a slot in the pool) is a wait on its cancel token, and every
     blocking call registers a waker for as long as it blocks. So one call to :meth:`set` ends them all.
 
     Locking: ``_lock`` guards ``_wakers``. Wakers run outside it; they may be called twice, and after the
     blocking call has ended, and must bear it.
 
     Attributes:
-        queued: Whether the worker waits for its turn (a place in the pool, the pace a server asked for, another
+        queued: Whether the worker waits for its turn (a slot in the pool, the pace a server asked for, another
             thread's answer, its file's digest) and not for the network: nothing is wrong with its connection then.
         server_wait: Seconds it has waited because a server asked for it.
         holds: Files that the worker has open meanwhile; see `hf_haul.descriptors`.

@@ -47,7 +47,7 @@ from hf_haul.storage.safe_paths import require_safe_path
 from hf_haul.task import Destination, Digest, DownloadPriority, FileRequest, RemoteFile
 from hf_haul.transports.base import Transport
 from hf_haul.transports.http import HttpSource
-from hf_haul.transports.pacing import Pace
+from hf_haul.transports.pacing import RateLimits
 from hf_haul.transports.pool import ConnectionPool
 from hf_haul.urls import without_signature
 
@@ -156,7 +156,7 @@ class ParallelDownloadManager:
         settings = self.settings
         size = settings.connection_pool_size or settings.max_concurrent_downloads
         self._pid = os.getpid()
-        self._pace = Pace()
+        self._rate_limits = RateLimits()
         self._pool = ConnectionPool(
             size,
             settings.max_connections_per_host or size,
@@ -189,7 +189,7 @@ class ParallelDownloadManager:
             and remote.size <= SMALL_FILE
             and os.path.splitext(remote.path)[1].lower() in _TEXT_SUFFIXES
         )
-        return HttpSource(remote, self._pool, self._pace, compress=compress)
+        return HttpSource(remote, self._pool, self._rate_limits, compress=compress)
 
     # ---- reading without a destination
 
@@ -208,7 +208,7 @@ class ParallelDownloadManager:
         if self._closed:
             raise RuntimeError("the manager is shut down")
         assert self._engine is not None  # rebuilt by now in a forked child, and the pool with it
-        return HttpSource(remote, self._pool, self._pace)
+        return HttpSource(remote, self._pool, self._rate_limits)
 
     @property
     def extents(self) -> Extents:
@@ -489,7 +489,7 @@ class ParallelDownloadManager:
             "measured": engine.history.as_dict(),
             "max_bandwidth_bps": self._limiter.max_bps,
             "bandwidth_limited_time": self._limiter.throttled_seconds,
-            "asked_to_wait": self._pace.waiting_for(),
+            "asked_to_wait": self._rate_limits.waiting_for(),
             "pool": self._pool.get_stats(),
         }
 

@@ -245,7 +245,9 @@ class Chooser:
 
     def _sheds(self, transfer: Transfer) -> bool:
         # A file that comes in one piece would have to come again.
-        return transfer.mode == "ranged" and bool(transfer.parts) and self._sources.sheds(transfer.source)
+        return (
+            transfer.mode == "ranged" and bool(transfer.parts) and self._sources.drops_excess(transfer.source)
+        )
 
     def _parts_wanted(self, run: QueueRun) -> int:
         """How many more connections a queue could use now."""

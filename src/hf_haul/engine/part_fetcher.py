@@ -150,7 +150,7 @@ class PartFetcher:
                 except RangeRefusedError:  # an empty file has no first byte
                     body = transport.open(None, part.cancel_token)
                 except SourceChangedError as error:
-                    self._doubt(part, error)
+                    self._raise_source_changed(part, error)
             body.close()
             return body.total
 
@@ -275,7 +275,7 @@ class PartFetcher:
             error.retryable = want is None or part.refusals <= _REFUSALS
             raise
         except SourceChangedError as error:
-            self._doubt(part, error)
+            self._raise_source_changed(part, error)
         seconds = self._clock() - max(began, part.cancel_token.dequeued_at)
         slowest = max(seconds, part.cancel_token.slowest_hop)
         self._history.first_byte(transfer.source, slowest, large=transfer.size > SMALL_FILE)
@@ -317,12 +317,12 @@ class PartFetcher:
             error = SourceChangedError(
                 f"{transfer.task.file_path}: {transfer.source} serves another version ({version})"
             )
-            self._doubt(part, error)
+            self._raise_source_changed(part, error)
 
-    def _doubt(self, part: Part, error: SourceChangedError) -> NoReturn:
+    def _raise_source_changed(self, part: Part, error: SourceChangedError) -> NoReturn:
         """Raise the error, to be tried again or to be believed."""
         known = part.transfer.task.digest is not None
-        error.retryable = part.doubts.may_pass(self._clock(), self._settings, known=known)
+        error.retryable = part.change_retries.allow(self._clock(), self._settings, known=known)
         raise error
 
     def _read(self, part: Part, body: Body) -> None:
@@ -374,7 +374,7 @@ class PartFetcher:
             error = SourceChangedError(
                 f"{part.transfer.task.file_path}: the body is longer than {part.stop} bytes"
             )
-            self._doubt(part, error)
+            self._raise_source_changed(part, error)
 
     def _goes_on(self, part: Part, body: Body, buffer: memoryview) -> bool:
         """Whether a body of unknown length goes on where it should end; read to its end, its connection can serve again."""

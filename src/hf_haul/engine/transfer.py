@@ -13,7 +13,7 @@ from hf_haul.ranges import ByteRange
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.task import DownloadTask, FileRequest
 from hf_haul.transports.base import Transport
-from hf_haul.transports.retry import Doubts, Trickle
+from hf_haul.transports.retry import ChangeRetries, Trickle
 from hf_haul.urls import source_of
 from hf_haul.verify import Verifier
 
@@ -53,7 +53,7 @@ class Part:
         resting: Whether the worker waits before its next attempt.
         yields: Whether the worker waits until the digest has caught up, once; its speed says nothing meanwhile.
         refusals: How often the source refused its range.
-        doubts: How often the source seemed to serve another file.
+        change_retries: How often the source seemed to serve another file.
         abandonments: How often the watchdog gave its connection up.
         unanswered: How often in a row it did so before an answer came.
         trickle: Whether what comes is worth waiting for.
@@ -61,9 +61,9 @@ class Part:
     """
 
     __slots__ = (
-        "_lock", "_reads_to", "abandoned", "abandonments", "busy_since", "cancel_token", "doubts", "leave", "leave_asked_at",
-        "meter", "oversized", "position", "reading_since", "received", "received_before", "refusals", "resting", "rival",
-        "start", "started_at", "stop", "transfer", "trickle", "unanswered", "yields",
+        "_lock", "_reads_to", "abandoned", "abandonments", "busy_since", "cancel_token", "change_retries", "leave",
+        "leave_asked_at", "meter", "oversized", "position", "reading_since", "received", "received_before", "refusals", "resting",
+        "rival", "start", "started_at", "stop", "transfer", "trickle", "unanswered", "yields",
     )  # fmt: skip
 
     def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
@@ -86,7 +86,7 @@ class Part:
         self.resting = False
         self.yields = False
         self.refusals = 0
-        self.doubts = Doubts()
+        self.change_retries = ChangeRetries()
         self.abandonments = 0
         self.unanswered = 0
         self.trickle = Trickle()

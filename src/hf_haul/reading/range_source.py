@@ -27,7 +27,7 @@ from hf_haul.metrics import SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Body, Transport
-from hf_haul.transports.retry import Doubts, Trickle, is_retryable, retrying, stall_hint
+from hf_haul.transports.retry import ChangeRetries, Trickle, is_retryable, retrying, stall_hint
 from hf_haul.transports.stallguard import StallGuard, Watched
 from hf_haul.urls import source_of
 from hf_haul.verify import bears_out, new_hash
@@ -128,7 +128,7 @@ class _Fill:
         self.start = start
         self.view = view
         self.done = 0
-        self.doubts = Doubts()
+        self.change_retries = ChangeRetries()
         self.trickle = Trickle()
 
     @property
@@ -297,7 +297,7 @@ class RangeSource:
                 self._fill_from_range(fill, watched, fresh=fresh)
         except SourceChangedError as error:
             known = self.remote.etag is not None or self.remote.digest is not None
-            error.retryable = fill.doubts.may_pass(self._clock(), self._settings, known=known)
+            error.retryable = fill.change_retries.allow(self._clock(), self._settings, known=known)
             raise
 
     def _fill_from_range(self, fill: _Fill, watched: Watched, *, fresh: bool) -> None:

@@ -22,15 +22,13 @@ What it does not do: look at the clock, at threads or at sockets. Its owner feed
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from statistics import fmean
 from typing import Any, Final, Literal
 
-__all__ = ["ConcurrencyController", "Use"]
+__all__ = ["ConcurrencyController", "LoadSample"]
 
 Phase = Literal["start", "thrift", "steps", "hold"]
 
@@ -58,7 +56,7 @@ _SMALL: Final = 16
 _HOLD: Final = 5.0
 _LONGEST_HOLD: Final = 20.0
 #: Change of the goodput at an unchanged limit, up or down, twice in a row, that says that what was learned is out of date.
-_SURGE: Final = 1.25
+_OTHER_LEVEL: Final = 1.25
 _BUSY_PROCESSOR: Final = 0.85
 #: How busy a leap may make the processor, if its use grows with the connections.
 _LEAP_BUSY: Final = 0.95
@@ -88,7 +86,7 @@ _REFUSALS: Final = frozenset({"ServerBusyError"})
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class LoadSample:
     """What a source has brought, and what it takes.
 
     Attributes:
@@ -128,22 +126,20 @@ class ConcurrencyController:
     Args:
         initial: Connections to start with.
         maximum: Connections never exceeded.
-        clock: Seconds, monotonic; used where a call does not say the time.
     """
 
-    def __init__(self, initial: int, maximum: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, initial: int, maximum: int) -> None:
         if not 1 <= initial <= maximum:
             raise ValueError(f"need 1 <= initial <= maximum, not {initial} and {maximum}")
         self._initial = initial
         self._maximum = maximum
-        self._clock = clock
         self._limit = initial
         self._phase: Phase = "start"
         self._trial: _Trial | None = None
         self._goodput = 0.0  # at the present limit, smoothed; 0.0 while unknown
         self._first_byte: float | None = None
         # When connections came into use, and what there was by then.
-        self._begun: tuple[float, Use] | None = None
+        self._begun: tuple[float, LoadSample] | None = None
         self._flowing = False
         self._told_at: float | None = None
         self._looked_at: float | None = None
@@ -157,13 +153,13 @@ class ConcurrencyController:
         self._hold_until = 0.0
         self._hold = _HOLD
         self._probe_down = True  # a start in leaps is more likely to end too high than too low
-        self._each = 0.0  # bytes per second of one connection when it was best
+        self._best_each = 0.0  # bytes per second of one connection when it was best
         self._each_now = 0.0
-        self._undivided = 0.0  # the goodput before halves were tried
-        self._surges = 0
-        self._slumps = 0
+        self._before_halving = 0.0  # the goodput before halves were tried
+        self._rises = 0
+        self._falls = 0
         self._thrift: bool | None = None  # whether fewer connections brought as much; None until tried
-        self._sheds = False
+        self._drops_excess = False
         self._untried = 0  # the limit before some were given up without a trial
         self._breaks: deque[float] = deque(maxlen=_BREAKS)
         self._backed_off_at: float | None = None
@@ -180,9 +176,9 @@ class ConcurrencyController:
         return self._phase in {"steps", "hold"}
 
     @property
-    def sheds(self) -> bool:
+    def drops_excess(self) -> bool:
         """Whether connections beyond the limit are known to be of no use, and need not end their parts."""
-        return self._sheds
+        return self._drops_excess
 
     def first_byte(self, seconds: float) -> None:
         """Note the seconds from a request to its answer; a tick lasts at least three times that."""
@@ -192,41 +188,41 @@ class ConcurrencyController:
     def begin(self, now: float, bytes_total: float, reading_total: float | None = None) -> None:
         """Note that the first connection came into use, and the bytes and the seconds of reading by then."""
         if self._begun is None:
-            self._begun = (now, Use(bytes_total, bytes_total, 0, reading_total=reading_total))
+            self._begun = (now, LoadSample(bytes_total, bytes_total, 0, reading_total=reading_total))
 
-    def sample(self, now: float, use: Use) -> None:
+    def sample(self, now: float, load: LoadSample) -> None:
         """Look at the source; call it about every 0.1 s, twice as often while not settled.
 
         Args:
             now: Seconds, monotonic.
-            use: What came, and what it took.
+            load: What came, and what it took.
         """
         away = 0.0 if self._looked_at is None else now - self._looked_at
         self._looked_at = now
         if not self._flowing:
-            self._watch_flow(now, use)
+            self._watch_flow(now, load)
         if not self._flowing:
             return
         if self._tick_at is None or away > _GAP:
-            self._start_tick(now, use)
+            self._start_tick(now, load)
             return
         if self._trial is not None and now - self._trial.since > _FOLLOW + 4 * self._tick_seconds():
-            self._call_off(now, self._trial)
-        self._tick_samples.append(use.active)
-        self._tick_busy.append(use.cpu_busy)
-        self._tick_peak = max(self._tick_peak, use.active, use.peak)
+            self._abort_trial(now, self._trial)
+        self._tick_samples.append(load.active)
+        self._tick_busy.append(load.cpu_busy)
+        self._tick_peak = max(self._tick_peak, load.active, load.peak)
         seconds = now - self._tick_at
         if seconds < self._tick_seconds():
             return
-        rate = (use.goodput_total - self._tick_goodput) / seconds
-        nbytes = use.bytes_total - self._tick_bytes
-        told = self._tells(rate)
+        rate = (load.goodput_total - self._tick_goodput) / seconds
+        nbytes = load.bytes_total - self._tick_bytes
+        told = self._is_conclusive(rate)
         cpu_busy = fmean(self._tick_busy)
-        reading = self._share_of_reading(use, seconds)
-        self._start_tick(now, use)
+        reading = self._share_of_reading(load, seconds)
+        self._start_tick(now, load)
         if told:
             self._each_now = nbytes / seconds / self._limit
-            self._each = max(self._each, self._each_now)
+            self._best_each = max(self._best_each, self._each_now)
             self._judge(now, rate, cpu_busy, reading)
 
     def backoff(self, now: float, reason: str) -> None:
@@ -262,7 +258,7 @@ class ConcurrencyController:
         """Start over from the present limit."""
         del now  # nothing is pending after this
         self._forget_trials()
-        self._each = 0.0
+        self._best_each = 0.0
         self._phase = "start"
         self._goodput = 0.0
         self._hold = _HOLD
@@ -289,31 +285,31 @@ class ConcurrencyController:
         # Ticks are cut by samples a little late or early; a hair less keeps them from taking one more.
         return max(least, _FIRST_BYTES_PER_TICK * (self._first_byte or 0.0)) - 0.01
 
-    def _start_tick(self, now: float, use: Use) -> None:
+    def _start_tick(self, now: float, load: LoadSample) -> None:
         self._tick_at = now
-        self._tick_goodput = use.goodput_total
-        self._tick_bytes = use.bytes_total
-        self._tick_reading = use.reading_total
+        self._tick_goodput = load.goodput_total
+        self._tick_bytes = load.bytes_total
+        self._tick_reading = load.reading_total
         self._tick_samples = []
         self._tick_busy = []
         self._tick_peak = 0
 
-    def _share_of_reading(self, use: Use, seconds: float) -> float:
+    def _share_of_reading(self, load: LoadSample, seconds: float) -> float:
         """Share of the connections' time that reads took in this tick; 1.0 if nobody knows."""
-        if use.reading_total is None or self._tick_reading is None:
+        if load.reading_total is None or self._tick_reading is None:
             return 1.0
-        return (use.reading_total - self._tick_reading) / (seconds * self._limit)
+        return (load.reading_total - self._tick_reading) / (seconds * self._limit)
 
-    def _watch_flow(self, now: float, use: Use) -> None:
+    def _watch_flow(self, now: float, load: LoadSample) -> None:
         """Wait for the first bytes; a tick that began before them would make the rest look like growth."""
         if self._begun is None or self._first_byte is None:
             return
         began, before = self._begun
-        if use.goodput_total > before.goodput_total:
+        if load.goodput_total > before.goodput_total:
             self._flowing = True
             self._start_tick(min(began + self._first_byte, now), before)
 
-    def _call_off(self, now: float, trial: _Trial) -> None:
+    def _abort_trial(self, now: float, trial: _Trial) -> None:
         """End a trial that the connections in use do not follow."""
         self._trial = None
         # Too much under way for fewer; or not enough to do for more, and then more does no harm.
@@ -321,7 +317,7 @@ class ConcurrencyController:
             self._take_back(trial)
             self._rest(now, _HOLD)
 
-    def _tells(self, rate: float) -> bool:
+    def _is_conclusive(self, rate: float) -> bool:
         """Whether a tick says something about the limit: it was in use, and bytes flowed."""
         samples = self._tick_samples
         if not samples or rate <= 0.0:
@@ -355,7 +351,7 @@ class ConcurrencyController:
         idle = cpu_busy < _IDLE_PROCESSOR
         if self._untried and (idle or reading >= _MOSTLY_READING):
             before, self._untried = self._untried, 0
-            if idle or rate < _HALVING_PAYS * self._undivided:  # they read seldom for another reason
+            if idle or rate < _HALVING_PAYS * self._before_halving:  # they read seldom for another reason
                 self._limit = before
                 self.retune(now)
                 self._thrift = False
@@ -375,14 +371,14 @@ class ConcurrencyController:
     def _halve(self, now: float, reading: float) -> None:
         """Try half the connections; or, where they seldom read, go on with as many as have time for it."""
         if self._phase != "thrift":
-            self._phase, self._undivided = "thrift", self._goodput
+            self._phase, self._before_halving = "thrift", self._goodput
         if reading < _MOSTLY_READING:
             self._untried = self._untried or self._limit
             self._limit = min(self._limit // 2, ceil(self._limit * reading / _READING) or 1)
-            self._thrift = self._sheds = True
+            self._thrift = self._drops_excess = True
             self._goodput = 0.0  # less is no sign of another link: a digest may have fallen behind meanwhile
         else:
-            self._try(now, self._limit // 2, _HALVING_PAYS, self._undivided)
+            self._try(now, self._limit // 2, _HALVING_PAYS, self._before_halving)
 
     def _note_goodput(self, now: float, rate: float) -> None:
         stale = self._told_at is None or now - self._told_at > _HOLD
@@ -390,10 +386,10 @@ class ConcurrencyController:
         if stale or not self._goodput:
             self._goodput = rate
             return
-        self._surges = self._surges + 1 if rate >= _SURGE * self._goodput else 0
-        self._slumps = self._slumps + 1 if _SURGE * rate <= self._goodput else 0
+        self._rises = self._rises + 1 if rate >= _OTHER_LEVEL * self._goodput else 0
+        self._falls = self._falls + 1 if _OTHER_LEVEL * rate <= self._goodput else 0
         self._goodput = (self._goodput + rate) / 2
-        if self._phase == "hold" and max(self._surges, self._slumps) >= 2:
+        if self._phase == "hold" and max(self._rises, self._falls) >= 2:
             # The link, or the work, is another one than it was.
             self._phase, self._goodput, self._hold = "start", rate, _HOLD
 
@@ -439,7 +435,7 @@ class ConcurrencyController:
         """Nothing is being tried, and what was learned about fewer connections is out of date."""
         self._trial = None
         self._thrift = None
-        self._sheds = False
+        self._drops_excess = False
         self._untried = 0
 
     def _take_back(self, trial: _Trial) -> None:
@@ -462,7 +458,7 @@ class ConcurrencyController:
 
     def _probe(self, now: float, *, busy: bool) -> None:
         """Try the neighbours of a limit that has held: above and below in turn."""
-        if self._limit >= self._maximum and not busy and self._each_now >= _AS_FAST * self._each:
+        if self._limit >= self._maximum and not busy and self._each_now >= _AS_FAST * self._best_each:
             self._rest(now, self._hold)  # nobody is in another's way: fewer would bring less
             return
         down = self._probe_down or busy or self._limit >= self._maximum
@@ -482,7 +478,7 @@ class ConcurrencyController:
     def _try(
         self, now: float, limit: int, need: float, baseline: float | None = None, *, eager: bool = False
     ) -> None:
-        self._sheds = False
+        self._drops_excess = False
         self._trial = _Trial(self._limit, baseline or self._goodput, need, now, eager)
         self._limit = limit
 

@@ -18,7 +18,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 
 from hf_haul.threads import start_daemon
 from hf_haul.transports.answers import Answer
-from hf_haul.transports.calls import Call, WokenError
+from hf_haul.transports.request import InterruptibleRequest, WokenError
 
 __all__ = ["DialTimeoutError", "WakeableConnection", "WakeableTLSConnection", "WatchedConnection"]
 
@@ -35,7 +35,7 @@ class DialTimeoutError(ConnectTimeoutError):
     """No connection in time; urllib3's own class is also the base of other failures to connect."""
 
 
-def _look_up(host: str, port: int, seconds: float | None, call: Call | None) -> list[Address]:
+def _look_up(host: str, port: int, seconds: float | None, call: InterruptibleRequest | None) -> list[Address]:
     """Addresses of ``host``. A resolver cannot be interrupted, so it runs beside us."""
     look_up = partial(socket.getaddrinfo, host, port, socket.AF_UNSPEC, socket.SOCK_STREAM)
     with suppress(socket.gaierror):
@@ -160,7 +160,7 @@ class _Dialer:
 
 
 def _dial(
-    host: str, port: int, seconds: float | None, source: Any, options: Any, call: Call | None
+    host: str, port: int, seconds: float | None, source: Any, options: Any, call: InterruptibleRequest | None
 ) -> socket.socket:
     started = time.monotonic()
     addresses = _look_up(host.strip("[]"), port, seconds, call)
@@ -189,7 +189,7 @@ class WatchedConnection(HTTPConnection):
     """A connection that tells its call what the thread blocks in."""
 
     response_class = Answer
-    call: Call | None = None
+    call: InterruptibleRequest | None = None
 
     def connect(self) -> None:
         """Connect, and tell the call which socket it is."""

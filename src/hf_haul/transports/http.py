@@ -25,7 +25,7 @@ from hf_haul.errors import (
 )
 from hf_haul.ranges import ByteRange, parse_content_range, parse_length
 from hf_haul.task import RemoteFile
-from hf_haul.transports.pacing import Pace
+from hf_haul.transports.pacing import RateLimits
 from hf_haul.transports.pool import ConnectionPool, PooledResponse
 from hf_haul.transports.response import DECODABLE
 from hf_haul.urls import HttpUrl, join_url, parse_url, quote_header, redact
@@ -134,7 +134,7 @@ class HttpSource:
         self,
         remote: RemoteFile,
         pool: ConnectionPool,
-        pace: Pace,
+        rate_limits: RateLimits,
         *,
         compress: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -145,7 +145,7 @@ class HttpSource:
         self.resolved_count = 0
         self._server_wait = 0.0  # seconds spent on waits that the source asked for
         self._pool = pool
-        self._pace = pace
+        self._rate_limits = rate_limits
         self._compress = compress
         self._clock = clock
         self._changed = threading.Condition()
@@ -365,16 +365,18 @@ class HttpSource:
         headers["Accept-Encoding"] = "gzip" if decode else "identity"
         if want is not None:
             headers["Range"] = want.header
-        self._server_wait += self._pace.wait(origin, cancel_token)
+        self._server_wait += self._rate_limits.wait(origin, cancel_token)
         logger.debug("GET %s%s %s", url.source, url.path, headers.get("Range", ""))
         # Whatever is encoded is undone: some do it unasked, and what a refusal says of its reason is to be read.
         response = self._pool.open(
             str(url), headers, cancel_token, fresh=fresh, decode=True, network=self.remote.network
         )
         if response.status in _BUSY:
-            told = self._pace.told(origin, response.status, response.headers)
+            retry_after = self._rate_limits.note(origin, response.status, response.headers)
             response.drain()
-            busy = ServerBusyError(f"{redact(response.url)} answered {response.status}", retry_after=told)
+            busy = ServerBusyError(
+                f"{redact(response.url)} answered {response.status}", retry_after=retry_after
+            )
             busy.counts_requests = response.status == 429
             raise busy
         return response

@@ -1,4 +1,4 @@
-"""The way to each host: trusted certificates, proxies, and requests' adapter over shared places.
+"""The way to each host: trusted certificates, proxies, and requests' adapter over shared slots.
 
 One TLS context serves all connections: reading the trusted certificates takes 22 of the 24 ms that a new
 connection would cost otherwise.
@@ -24,9 +24,9 @@ from urllib3.util import Timeout, create_urllib3_context
 from hf_haul.errors import CertificateError, TransferError
 from hf_haul.redaction import redact_text
 from hf_haul.task import NetworkPath
-from hf_haul.transports.calls import active
-from hf_haul.transports.places import Places, placed
+from hf_haul.transports.request import active
 from hf_haul.transports.route import Route
+from hf_haul.transports.slots import ConnectionSlots, with_slots
 from hf_haul.urls import HttpUrl
 
 __all__ = ["Adapter", "Network", "NetworkOptions", "ca_from_environment", "needs_no_proxy"]
@@ -85,16 +85,16 @@ def ca_from_environment() -> tuple[str | None, str | None]:
 
 
 class Network:
-    """All that the sessions of one pool share: places, TLS context, urllib3's managers.
+    """All that the sessions of one pool share: slots, TLS context, urllib3's managers.
 
     One TLS context for all: reading the trusted certificates takes 22 of the 24 ms that a new connection costs.
 
     Locking: ``_lock`` guards the attributes below it.
     """
 
-    def __init__(self, options: NetworkOptions, places: Places | None) -> None:
+    def __init__(self, options: NetworkOptions, slots: ConnectionSlots | None) -> None:
         self.options = options
-        self.places = places
+        self.slots = slots
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
         self._proxy_managers: dict[Any, Any] = {}
@@ -103,7 +103,7 @@ class Network:
 
     def _adopt(self, manager: Any) -> Any:
         manager.pool_classes_by_scheme = {
-            scheme: partial(placed(cls), places=self.places)
+            scheme: partial(with_slots(cls), slots=self.slots)
             for scheme, cls in manager.pool_classes_by_scheme.items()
         }
         return manager
@@ -288,7 +288,7 @@ class Adapter(HTTPAdapter):
         return _LeanResponse(req, resp)
 
     def close(self) -> None:
-        """Nothing to do: the places own the connections."""
+        """Nothing to do: the slots own the connections."""
 
 
 class _LeanResponse(requests.Response):

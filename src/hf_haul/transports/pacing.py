@@ -16,7 +16,7 @@ from hf_haul.cancellation import CancelToken
 from hf_haul.errors import HaltedError
 from hf_haul.forks import renew_after_fork
 
-__all__ = ["MAX_BUSY_WAIT", "MAX_RATE_LIMIT_WAIT", "Pace", "ServerWaits", "parse_retry_after"]
+__all__ = ["MAX_BUSY_WAIT", "MAX_RATE_LIMIT_WAIT", "RateLimits", "ServerWaits", "parse_retry_after"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class ServerWaits:
         return min(seconds, left)
 
 
-class Pace:
+class RateLimits:
     """The waits that servers asked for, shared by all threads of one manager.
 
     Locking: ``_lock`` guards ``_until`` and ``_spread``; nobody sleeps while holding it.
@@ -139,14 +139,14 @@ class Pace:
         self._wall = wall
         self._jitter = jitter
         self._start_empty()
-        renew_after_fork(self, Pace._start_empty)
+        renew_after_fork(self, RateLimits._start_empty)
 
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
         self._until: dict[str, float] = {}
         self._spread: dict[str, float] = {}
 
-    def told(self, origin: str, status: int, headers: Mapping[str, str]) -> float | None:
+    def note(self, origin: str, status: int, headers: Mapping[str, str]) -> float | None:
         """Take note of an answer.
 
         Args:

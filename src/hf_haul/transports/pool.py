@@ -1,7 +1,7 @@
 """Connections for any number of threads: sessions, requests that can be woken, statistics.
 
-From the ground: ``calls`` is one request as its cancel token sees it, ``dialing`` makes connections that it can wake,
-``places`` counts connections and shares the idle ones, ``network`` knows the way to each host, ``response`` reads a
+From the ground: ``request`` is one request as its cancel token sees it, ``dialing`` makes connections that it can wake,
+``slots`` counts connections and shares the idle ones, ``network`` knows the way to each host, ``response`` reads a
 body, ``faults`` translates what goes wrong; here is the public face.
 
 We use ``requests``' adapter below ``Session.send``: cookies, ``.netrc`` and redirects are no use to a download and
@@ -31,11 +31,11 @@ from hf_haul.finalizers import catch_up
 from hf_haul.forks import renew_after_fork
 from hf_haul.redaction import redacting
 from hf_haul.task import NetworkPaths
-from hf_haul.transports.calls import Call, active
-from hf_haul.transports.faults import FOREIGN, is_stale, raise_translated
 from hf_haul.transports.network import Adapter, Network, NetworkOptions, ca_from_environment
-from hf_haul.transports.places import Places
+from hf_haul.transports.request import InterruptibleRequest, active
 from hf_haul.transports.response import PooledResponse
+from hf_haul.transports.slots import ConnectionSlots
+from hf_haul.transports.translation import FOREIGN, is_stale, raise_translated
 from hf_haul.urls import HttpUrl, parse_url
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionPool", "PooledResponse"]
 
 #: Threads whose statistics are kept.
-_MAX_TALLIES: Final = 256
+_MAX_STATS: Final = 256
 
 
 class _Mark:
@@ -52,7 +52,7 @@ class _Mark:
 
 
 @dataclass(eq=False)
-class _Seat:
+class _ThreadSession:
     """One thread's session, and what it did."""
 
     thread: weakref.ref[_Mark]  # dead when the thread is
@@ -65,7 +65,7 @@ class _Seat:
 
 
 @dataclass
-class _Tally:
+class _ThreadStats:
     requests: int = 0
     bytes: int = 0
     errors: int = 0
@@ -82,8 +82,8 @@ class _Tally:
 class ConnectionPool:
     """Connections to any number of hosts, never more than allowed, for any number of threads.
 
-    One ``requests.Session`` per thread over connections that all threads share. Idle connections count: when a place
-    is needed, the one unused for longest is closed. A thread without a place waits, in the order of asking.
+    One ``requests.Session`` per thread over connections that all threads share. Idle connections count: when a slot
+    is needed, the one unused for longest is closed. A thread without a slot waits, in the order of asking.
 
     In a forked child the pool starts empty; the parent's connections are never used there.
 
@@ -145,16 +145,16 @@ class ConnectionPool:
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
         self._local = threading.local()
-        self._seats: dict[int, _Seat] = {}
-        self._tallies: dict[int, _Tally] = {}
-        self._total = _Tally()
-        self._calls: set[Call] = set()
-        self._places = Places(self.max_connections, self.max_connections_per_host, self._clock)
-        self._network = Network(self._options, self._places)
+        self._sessions: dict[int, _ThreadSession] = {}
+        self._stats: dict[int, _ThreadStats] = {}
+        self._total = _ThreadStats()
+        self._calls: set[InterruptibleRequest] = set()
+        self._slots = ConnectionSlots(self.max_connections, self.max_connections_per_host, self._clock)
+        self._network = Network(self._options, self._slots)
 
     def reset_after_fork(self) -> None:
         """Start empty, in a forked child; called by itself there."""
-        self._places.abandon()
+        self._slots.abandon()
         self._start_empty()
 
     # ---- sessions
@@ -181,41 +181,41 @@ class ConnectionPool:
         Raises:
             TransferError: The pool is closed.
         """
-        return self._seat().session
+        return self._thread_session().session
 
-    def _seat(self) -> _Seat:
+    def _thread_session(self) -> _ThreadSession:
         if self._closed:
             raise TransferError("the connection pool is closed")
-        seat: _Seat | None = getattr(self._local, "seat", None)
+        entry: _ThreadSession | None = getattr(self._local, "entry", None)
         now = self._clock()
-        if seat is None or seat.closed:
+        if entry is None or entry.closed:
             session = self._create_session()
             adapter = cast("Adapter", session.get_adapter("https://"))
             mark = self._local.mark = _Mark()
-            seat = _Seat(weakref.ref(mark), session, adapter, created_at=now, last_used=now)
-            self._local.seat = seat
-            self._add_seat(seat)
-        seat.last_used = now
-        return seat
+            entry = _ThreadSession(weakref.ref(mark), session, adapter, created_at=now, last_used=now)
+            self._local.entry = entry
+            self._add_session(entry)
+        entry.last_used = now
+        return entry
 
-    def _add_seat(self, seat: _Seat) -> None:
+    def _add_session(self, entry: _ThreadSession) -> None:
         """Keep a new session; those of threads that have ended go when there are more than there can be connections."""
         ident = threading.get_ident()
-        left: list[_Seat] = []
+        left: list[_ThreadSession] = []
         with self._lock:
-            if ident in self._seats:  # of a thread that had the same number
-                left.append(self._seats.pop(ident))
-            if len(self._seats) >= self.max_connections:
-                ended = [i for i, s in self._seats.items() if s.thread() is None and not s.active]
-                left += [self._seats.pop(i) for i in ended]
-            self._seats[ident] = seat
+            if ident in self._sessions:  # of a thread that had the same number
+                left.append(self._sessions.pop(ident))
+            if len(self._sessions) >= self.max_connections:
+                ended = [i for i, s in self._sessions.items() if s.thread() is None and not s.active]
+                left += [self._sessions.pop(i) for i in ended]
+            self._sessions[ident] = entry
         for each in left:
-            self._close_seat(each)
+            self._close_session(each)
 
     @staticmethod
-    def _close_seat(seat: _Seat) -> None:
-        seat.closed = True
-        seat.session.close()
+    def _close_session(entry: _ThreadSession) -> None:
+        entry.closed = True
+        entry.session.close()
 
     def cleanup_stale_sessions(self, max_age: float) -> int:
         """Close sessions and idle connections unused for ``max_age`` seconds.
@@ -225,12 +225,12 @@ class ConnectionPool:
         """
         with self._lock:
             limit = self._clock() - max_age
-            stale = {i: s for i, s in self._seats.items() if s.last_used <= limit and not s.active}
+            stale = {i: s for i, s in self._sessions.items() if s.last_used <= limit and not s.active}
             for ident in stale:
-                del self._seats[ident]
-        for seat in stale.values():
-            self._close_seat(seat)
-        self._places.close_idle(max_age)
+                del self._sessions[ident]
+        for entry in stale.values():
+            self._close_session(entry)
+        self._slots.close_idle(max_age)
         return len(stale)
 
     # ---- statistics
@@ -247,34 +247,34 @@ class ConnectionPool:
             self._count(thread_id, bytes_downloaded, error)
 
     def _count(self, thread_id: int, bytes_downloaded: int, failed: bool) -> None:
-        if thread_id not in self._tallies and len(self._tallies) >= _MAX_TALLIES:
-            ended = (ident for ident in self._tallies if ident not in self._seats)
-            del self._tallies[next(ended, next(iter(self._tallies)))]
-        for tally in (self._tallies.setdefault(thread_id, _Tally()), self._total):
-            tally.requests += 1
-            tally.bytes += bytes_downloaded
-            tally.errors += bool(failed)
-        seat = self._seats.get(thread_id)
-        if seat is not None:
-            seat.last_used = self._clock()
+        if thread_id not in self._stats and len(self._stats) >= _MAX_STATS:
+            ended = (ident for ident in self._stats if ident not in self._sessions)
+            del self._stats[next(ended, next(iter(self._stats)))]
+        for stats in (self._stats.setdefault(thread_id, _ThreadStats()), self._total):
+            stats.requests += 1
+            stats.bytes += bytes_downloaded
+            stats.errors += bool(failed)
+        entry = self._sessions.get(thread_id)
+        if entry is not None:
+            entry.last_used = self._clock()
 
     def get_stats(self) -> dict[str, Any]:
         """Connections, and requests, bytes and errors in total and per thread, as plain values.
 
         Of threads that have ended, only some are there.
         """
-        counts = self._places.counts()
+        counts = self._slots.counts()
         with self._lock:
             now = self._clock()
             threads = {}
-            for ident, tally in self._tallies.items():
-                threads[ident] = tally.as_dict()
-                seat = self._seats.get(ident)
-                if seat is not None:
-                    threads[ident]["session_age_seconds"] = now - seat.created_at
-                    threads[ident]["idle_seconds"] = now - seat.last_used
+            for ident, stats in self._stats.items():
+                threads[ident] = stats.as_dict()
+                entry = self._sessions.get(ident)
+                if entry is not None:
+                    threads[ident]["session_age_seconds"] = now - entry.created_at
+                    threads[ident]["idle_seconds"] = now - entry.last_used
             total = self._total.as_dict()
-            sessions = len(self._seats)
+            sessions = len(self._sessions)
         return {
             "max_connections": self.max_connections,
             "max_connections_per_host": self.max_connections_per_host,
@@ -317,22 +317,22 @@ class ConnectionPool:
         """
         cancel_token.check()
         catch_up()
-        seat = self._seat()
-        adapter = seat.adapter
+        entry = self._thread_session()
+        adapter = entry.adapter
         if fresh:
             adapter = Adapter(Network(self._options, None))
             headers = {**(headers or {}), "Connection": "close"}
         request, parts = self._prepare(url, headers)
-        call = Call(cancel_token, parts.host)
+        call = InterruptibleRequest(cancel_token, parts.host)
         thread_id = threading.get_ident()
         with self._lock:
             self._calls.add(call)
-            seat.active += 1
+            entry.active += 1
 
         def finish(received: int, failed: bool) -> None:
             with self._lock:
                 self._calls.discard(call)
-                seat.active -= 1
+                entry.active -= 1
                 self._count(thread_id, received, failed)
 
         try:
@@ -368,7 +368,7 @@ class ConnectionPool:
         adapter: Adapter,
         request: requests.PreparedRequest,
         parts: HttpUrl,
-        call: Call,
+        call: InterruptibleRequest,
         paths: NetworkPaths | None,
     ) -> BaseHTTPResponse:
         try:
@@ -391,16 +391,16 @@ class ConnectionPool:
         adapter: Adapter,
         request: requests.PreparedRequest,
         parts: HttpUrl,
-        call: Call,
+        call: InterruptibleRequest,
         paths: NetworkPaths | None,
     ) -> BaseHTTPResponse:
         """Send it when a socket can be opened again."""
 
         def attempt() -> BaseHTTPResponse:
-            with self._places.attempting():
+            with self._slots.attempting():
                 return self._send_once(adapter, request, parts, call, paths)
 
-        self._places.close_idle(0.0)
+        self._slots.close_idle(0.0)
         call.enter("waiting for a file descriptor")
         try:
             with call.cancel_token.queueing():
@@ -417,7 +417,7 @@ class ConnectionPool:
         adapter: Adapter,
         request: requests.PreparedRequest,
         parts: HttpUrl,
-        call: Call,
+        call: InterruptibleRequest,
         paths: NetworkPaths | None,
     ) -> BaseHTTPResponse:
         network = adapter.network
@@ -443,18 +443,18 @@ class ConnectionPool:
     # ---- the end
 
     def close(self) -> None:
-        """Close every connection; those in use, and those waiting for a place, fail at once."""
+        """Close every connection; those in use, and those waiting for a slot, fail at once."""
         self._closed = True
         with self._lock:
             calls = list(self._calls)
         for call in calls:
             call.pool_closed = True
             call.wake()
-        self._places.close()
+        self._slots.close()
         with self._lock:
-            seats, self._seats = list(self._seats.values()), {}
-        for seat in seats:
-            self._close_seat(seat)
+            sessions, self._sessions = list(self._sessions.values()), {}
+        for entry in sessions:
+            self._close_session(entry)
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from urllib3.response import BaseHTTPResponse
 
-from hf_haul.transports.faults import FOREIGN
+from hf_haul.transports.translation import FOREIGN
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on

@@ -12,10 +12,10 @@ from urllib3.response import BaseHTTPResponse
 
 from hf_haul.errors import ConnectionFailedError, TransferError
 from hf_haul.finalizers import defer
-from hf_haul.transports.calls import Call
-from hf_haul.transports.faults import FOREIGN, FOREIGN_IN_BODY, raise_translated
 from hf_haul.transports.network import NetworkOptions
 from hf_haul.transports.receiving import DirectReader
+from hf_haul.transports.request import InterruptibleRequest
+from hf_haul.transports.translation import FOREIGN, FOREIGN_IN_BODY, raise_translated
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -57,7 +57,7 @@ class PooledResponse:
         self,
         raw: BaseHTTPResponse,
         url: str,
-        call: Call,
+        call: InterruptibleRequest,
         options: NetworkOptions,
         finish_with: Callable[[int, bool], None],
         *,
@@ -188,7 +188,7 @@ class PooledResponse:
         self.release()
 
     def __del__(self) -> None:
-        # Dropped without a release: its connection and its place would be lost for good.
+        # Dropped without a release: its connection and its slot would be lost for good.
         if not getattr(self, "_done", True):
             defer(self.release)
 

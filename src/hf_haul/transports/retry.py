@@ -15,7 +15,7 @@ from hf_haul.config import Settings
 from hf_haul.errors import HaltedError, RetriesExhaustedError, TransferError
 from hf_haul.transports.pacing import MAX_RATE_LIMIT_WAIT, ServerWaits
 
-__all__ = ["Doubts", "Trickle", "is_retryable", "retrying", "stall_hint"]
+__all__ = ["ChangeRetries", "Trickle", "is_retryable", "retrying", "stall_hint"]
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -29,12 +29,12 @@ def stall_hint(*, answered: bool) -> str:
 
 
 #: Times a range is asked for again after its source seemed to serve another file: a broken proxy looks the same.
-_DOUBTS: Final = 2
+_CHANGE_RETRIES: Final = 2
 #: Seconds for which it is asked where it is known what the file must be: no other file would do.
-_DOUBT_SECONDS: Final = 20.0
+_CHANGE_SECONDS: Final = 20.0
 
 
-class Doubts:
+class ChangeRetries:
     """How often a source seemed to serve another file than the one asked for, in one part or one read."""
 
     __slots__ = ("_since", "_times")
@@ -43,7 +43,7 @@ class Doubts:
         self._times = 0
         self._since = 0.0
 
-    def may_pass(self, now: float, settings: Settings, *, known: bool) -> bool:
+    def allow(self, now: float, settings: Settings, *, known: bool) -> bool:
         """Note that it seemed so once more; returns whether to ask again.
 
         Args:
@@ -54,8 +54,8 @@ class Doubts:
         if not self._times:
             self._since = now
         self._times += 1
-        patient = known and now - self._since < _DOUBT_SECONDS
-        return self._times <= (settings.max_retries if patient else _DOUBTS)
+        patient = known and now - self._since < _CHANGE_SECONDS
+        return self._times <= (settings.max_retries if patient else _CHANGE_RETRIES)
 
 
 #: Bytes per second below which a source is as good as gone, and for how many seconds of reading.
@@ -218,7 +218,7 @@ def retrying(
         settings: The budget and the waits.
         on_retry: Called before each wait with the error and the seconds to wait.
         clock: Seconds, monotonic.
-        server_wait: Seconds the worker has spent elsewhere on waits that the server asked for (``Pace.wait``).
+        server_wait: Seconds the worker has spent elsewhere on waits that the server asked for (``RateLimits.wait``).
         jitter: A number from 0 up to 1.
         subject: What is being fetched; stands in the message.
         began: When the first attempt began, on ``clock``, if that was before this call.

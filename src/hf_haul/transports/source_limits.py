@@ -11,9 +11,9 @@ from hf_haul.config import Settings
 from hf_haul.errors import LinkExpiredError, RetriesExhaustedError, SourceChangedError
 from hf_haul.metrics import MAX_SOURCES, SourceHistory
 from hf_haul.processors import usable_processors
-from hf_haul.transports.concurrency import ConcurrencyController, Use
+from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
 
-__all__ = ["SourceLimits"]
+__all__ = ["SourceLimits", "WorkloadType"]
 
 #: Seconds that one part should take one connection. A digest follows the contiguous prefix, and that grows no
 #: faster than the parts at its end: long parts leave most of the hashing for after the last byte.
@@ -35,7 +35,7 @@ _OTHER: Final = 2
 _NOBODY: Final[Mapping[str, int]] = {}
 
 
-class _Kind:
+class WorkloadType:
     """What takes the time of a source's connections: bytes, or requests for small files.
 
     How many connections are best for one says nothing about the other.
@@ -94,7 +94,7 @@ class SourceLimits:
         self._requests: dict[str, int] = {}
         # Files in a row, the bytes received by then, and the kind of the last error.
         self._lost: dict[str, tuple[int, int, type[BaseException] | None]] = {}
-        self._kinds: dict[str, _Kind] = {}
+        self._workloads: dict[str, WorkloadType] = {}
         self._processors = usable_processors()
         self._used = (clock(), time.process_time())
 
@@ -146,9 +146,9 @@ class SourceLimits:
         waiting = 0 if self.answers_slowly(source) is False else self._unanswered.get(source, 0)
         return max(0, min(self.limit(source) + waiting, self._most) - active)
 
-    def sheds(self, source: str) -> bool:
+    def drops_excess(self, source: str) -> bool:
         """Whether connections beyond a source's limit are of no use, and should not end their parts first."""
-        return self._controller(source).sheds
+        return self._controller(source).drops_excess
 
     def rest(self, source: str, by: int) -> None:
         """Note that a worker began to wait for its next attempt, or that it ended waiting."""
@@ -258,10 +258,13 @@ class SourceLimits:
             nbytes = self._history.bytes_total(source)
             # A small file is a round trip more than it is bytes.
             credit = self._requests.get(source, 0) * _REQUEST_BYTES
-            if self._kinds.setdefault(source, _Kind()).changes(nbytes, credit) and controller.settled:
+            if (
+                self._workloads.setdefault(source, WorkloadType()).changes(nbytes, credit)
+                and controller.settled
+            ):
                 controller.retune(now)
             active = self._active.get(source, 0) - yielding.get(source, 0)
-            use = Use(
+            load = LoadSample(
                 nbytes + credit,
                 nbytes,
                 active,
@@ -269,7 +272,7 @@ class SourceLimits:
                 busy,
                 self._history.reading_total(source),
             )
-            controller.sample(now, use)
+            controller.sample(now, load)
             grew = grew or controller.limit > before
         return grew
 
@@ -301,7 +304,7 @@ class SourceLimits:
         controller = self._controllers.get(source)
         if controller is None:
             self._make_room()
-            controller = ConcurrencyController(self._initial, self._most, clock=self._clock)
+            controller = ConcurrencyController(self._initial, self._most)
             self._controllers[source] = controller
         return controller
 
@@ -312,7 +315,7 @@ class SourceLimits:
         used = (self._wanted, self._active, self._resting)
         unused = [source for source in self._controllers if not any(counts.get(source) for counts in used)]
         tables: tuple[dict[str, Any], ...] = (
-            self._controllers, self._active, self._peaks, self._resting, self._requests, self._lost, self._kinds,
+            self._controllers, self._active, self._peaks, self._resting, self._requests, self._lost, self._workloads,
         )  # fmt: skip
         for source in unused[: MAX_SOURCES // 2]:
             for table in tables:

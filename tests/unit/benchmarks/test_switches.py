@@ -30,7 +30,7 @@ from hf_haul.limiter import BandwidthLimiter
 from hf_haul.storage.ownership import current_owner, sign, signature
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.task import Digest, DownloadPriority
-from hf_haul.transports.concurrency import ConcurrencyController, Use
+from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
 from hf_haul.transports.dialing import WakeableConnection, WakeableTLSConnection
 from hf_haul.transports.pool import ConnectionPool
 from hf_haul.transports.receiving import DirectReader
@@ -94,7 +94,7 @@ def _limits(cpu_busy: float, per_connection: float = 200e6) -> set[int]:
     limits = set()
     for number in range(1, 50):
         total += 0.1 * per_connection * 8
-        controller.sample(number * 0.1, Use(total, total, controller.limit, cpu_busy=cpu_busy))
+        controller.sample(number * 0.1, LoadSample(total, total, controller.limit, cpu_busy=cpu_busy))
         limits.add(controller.limit)
     return limits
 
@@ -129,10 +129,10 @@ def test_without_waitall_the_system_never_fills_buffers_by_itself(off: bool, swi
 
 
 @both
-@pytest.mark.parametrize("kind", [WakeableConnection, WakeableTLSConnection])
-def test_without_answers_the_standard_library_parses_headers(off: bool, kind: Any, switch: Any) -> None:
+@pytest.mark.parametrize("workload", [WakeableConnection, WakeableTLSConnection])
+def test_without_answers_the_standard_library_parses_headers(off: bool, workload: Any, switch: Any) -> None:
     switch("answers", off)
-    assert (kind("example.test").response_class is http.client.HTTPResponse) is off
+    assert (workload("example.test").response_class is http.client.HTTPResponse) is off
 
 
 @both
@@ -157,9 +157,9 @@ def test_without_the_stallguard_nobody_watches_and_sockets_have_its_timeout(
 
 
 @both
-@pytest.mark.parametrize("kind", [WakeableConnection, WakeableTLSConnection])
+@pytest.mark.parametrize("workload", [WakeableConnection, WakeableTLSConnection])
 def test_without_eyeballs_urllib3_connects(
-    off: bool, kind: Any, switch: Any, monkeypatch: pytest.MonkeyPatch
+    off: bool, workload: Any, switch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     switch("eyeballs", off)
     dialed = []
@@ -171,7 +171,7 @@ def test_without_eyeballs_urllib3_connects(
     monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [])
     with pytest.raises(Exception, match="example"):
-        kind("example.test", 80)._new_conn()
+        workload("example.test", 80)._new_conn()
     assert dialed == ([("example.test", 80)] if off else [])
 
 

@@ -79,7 +79,7 @@ def test_connections_to_a_source_of_other_queues_are_not_shared_out() -> None:
 class InFlight:
     """Two large files, each with three parts of 10 bytes under way, at a source with two connections too many."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, sheds: bool = True) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, drops_excess: bool = True) -> None:
         lanes = Lanes(0, 2)
         self.chooser = lanes.chooser
         self.run = QueueRun(lanes.queue, [], None, clock=lambda: 0.0)
@@ -90,7 +90,7 @@ class InFlight:
             for start in (20, 0, 10):  # in the order in which they began
                 transfer.parts.append(Part(transfer, ByteRange(start, start + 10), now=0.0))
             self.run.transfers[task.task_id] = transfer
-        monkeypatch.setattr(lanes.sources, "sheds", lambda source: sheds)
+        monkeypatch.setattr(lanes.sources, "drops_excess", lambda source: drops_excess)
         monkeypatch.setattr(lanes.sources, "limit", lambda source: 4)
 
     @property
@@ -109,7 +109,7 @@ def test_connections_of_no_use_leave_the_last_file_and_its_end(
 
 
 def test_nobody_leaves_where_all_may_be_of_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = InFlight(tmp_path, monkeypatch, sheds=False)
+    files = InFlight(tmp_path, monkeypatch, drops_excess=False)
     files.chooser.shed([files.run])
     assert files.leaving == []
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hf_haul.transports.concurrency import ConcurrencyController, Use
+from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
 
 MB = 1e6
 TICK = 0.1
@@ -75,8 +75,8 @@ class Line:
             if self.reading is not None:
                 self.read_seconds += self.reading(count) * count * TICK
                 reading = self.read_seconds
-            use = Use(goodput, self.total, count, cpu_busy=self.cpu(count), reading_total=reading)
-            self.controller.sample(self.now, use)
+            load = LoadSample(goodput, self.total, count, cpu_busy=self.cpu(count), reading_total=reading)
+            self.controller.sample(self.now, load)
             if self.limits[-1][1] != self.controller.limit:
                 self.limits.append((self.now, self.controller.limit))
         return self
@@ -211,7 +211,7 @@ def test_fast_connections_that_seldom_read_are_given_up_without_a_trial(
 
     line = Line(link, cpu=lambda n: 0.7, reading=lambda n: share, initial=8).run(1.5)
     assert [limit for _, limit in line.limits] == limits
-    assert line.controller.sheds
+    assert line.controller.drops_excess
     assert line.run(30).limit == 1
 
 
@@ -237,11 +237,11 @@ def test_connections_that_are_missed_after_all_come_back_for_good(idle: bool) ->
 def test_connections_in_a_trial_and_after_a_refusal_are_of_use() -> None:
     line = Line(lambda n, _: 1000 * MB, cpu=lambda n: 0.7).run(4)
     assert line.limit == 1
-    assert not line.controller.sheds
+    assert not line.controller.drops_excess
     line = Line(lambda n, _: 1000 * MB, cpu=lambda n: 0.7, reading=lambda n: 0.1, initial=8).run(0.2)
-    assert line.controller.sheds
+    assert line.controller.drops_excess
     line.controller.backoff(line.now, "ServerBusyError")
-    assert not line.controller.sheds
+    assert not line.controller.drops_excess
 
 
 def test_slow_connections_that_seldom_read_are_not_halved() -> None:
@@ -395,9 +395,9 @@ def test_what_came_until_the_first_look_is_a_tick() -> None:
     controller = ConcurrencyController(4, 32)
     controller.begin(10.0, 500.0)
     controller.first_byte(0.001)
-    controller.sample(10.02, Use(500.0, 500.0, 4))
+    controller.sample(10.02, LoadSample(500.0, 500.0, 4))
     assert controller.limit == 4, "nothing has come"
-    controller.sample(10.1, Use(8e6, 8e6, 4))
+    controller.sample(10.1, LoadSample(8e6, 8e6, 4))
     assert controller.limit == 8
 
 
@@ -407,7 +407,7 @@ def test_connections_that_end_between_two_looks_are_in_use_all_the_same() -> Non
         controller = ConcurrencyController(4, 32)
         controller.begin(0.0, 0.0)
         controller.first_byte(0.001)
-        controller.sample(0.1, Use(8e6, 8e6, active, peak))
+        controller.sample(0.1, LoadSample(8e6, 8e6, active, peak))
         limits.append(controller.limit)
     assert limits == [8, 4, 4]
 

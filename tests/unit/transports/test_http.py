@@ -15,7 +15,7 @@ from hf_haul.errors import ConnectionFailedError, InvalidUrlError, StalledError,
 from hf_haul.ranges import ByteRange
 from hf_haul.task import RemoteFile
 from hf_haul.transports.http import HttpSource, link_lifetime
-from hf_haul.transports.pacing import Pace
+from hf_haul.transports.pacing import RateLimits
 
 HUB = "https://hub.test/org/m/resolve/main/a.bin"
 TOKEN = "Bearer hf_secret"
@@ -67,7 +67,7 @@ def follow(*locations: str, url: str = HUB, **more: Any) -> Pool:
     pool = Pool(*locations)
     headers = {"Authorization": TOKEN, "Cookie": "c", "X-Key": "k", "User-Agent": "us"}
     remote = RemoteFile("a.bin", url, size=10, headers=headers, **more)
-    source = HttpSource(remote, pool, Pace())  # type: ignore[arg-type]  # of what it needs
+    source = HttpSource(remote, pool, RateLimits())  # type: ignore[arg-type]  # of what it needs
     source.open(WANT, CancelToken()).close()
     assert all(headers["User-Agent"] == "us" for _, headers in pool.asked)
     return pool
@@ -113,7 +113,7 @@ def test_a_redirect_to_another_origin_takes_nothing_secret_along(location: str) 
 )  # fmt: skip
 def test_a_redirect_that_could_be_read_in_two_ways_is_refused(location: str) -> None:
     pool = Pool(location)
-    source = HttpSource(RemoteFile("a.bin", HUB, size=10), pool, Pace())  # type: ignore[arg-type]  # of what it needs
+    source = HttpSource(RemoteFile("a.bin", HUB, size=10), pool, RateLimits())  # type: ignore[arg-type]  # of what it needs
     with pytest.raises(InvalidUrlError, match=r"hub\.test/org/m/resolve/main/a\.bin redirects to no address"):
         source.open(WANT, CancelToken())
     assert len(pool.asked) == 1
@@ -231,7 +231,7 @@ def test_a_storage_that_is_not_there_is_asked_once(known: bool) -> None:
     pool = Storages(old)
     pool.down = {old}
     source = HttpSource(
-        RemoteFile("a.bin", HUB, size=10, location=old if known else None), pool, Pace()  # type: ignore[arg-type]  # of what it needs
+        RemoteFile("a.bin", HUB, size=10, location=old if known else None), pool, RateLimits()  # type: ignore[arg-type]  # of what it needs
     )  # fmt: skip
     assert pool.ask(source) == ([old] if known else [HUB, old])
     pool.storage = new
@@ -241,7 +241,7 @@ def test_a_storage_that_is_not_there_is_asked_once(known: bool) -> None:
 def test_a_storage_that_answered_may_miss_one_answer_and_no_second() -> None:
     old, new = "https://old.test/x", "https://new.test/x"
     pool = Storages(old)
-    source = HttpSource(RemoteFile("a.bin", HUB, size=10), pool, Pace())  # type: ignore[arg-type]  # of what it needs
+    source = HttpSource(RemoteFile("a.bin", HUB, size=10), pool, RateLimits())  # type: ignore[arg-type]  # of what it needs
     assert pool.ask(source) == [HUB, old]
     for _ in range(3):
         pool.down = {old}
@@ -256,7 +256,7 @@ def test_a_storage_that_takes_its_time_is_not_looked_for_again() -> None:
     storage = "https://slow.test/x"
     pool = Storages(storage)
     pool.down, pool.error = {storage}, StalledError
-    source = HttpSource(RemoteFile("a.bin", HUB, size=10), pool, Pace())  # type: ignore[arg-type]  # of what it needs
+    source = HttpSource(RemoteFile("a.bin", HUB, size=10), pool, RateLimits())  # type: ignore[arg-type]  # of what it needs
     assert [pool.ask(source) for _ in range(3)] == [[HUB, storage], [storage], [storage]]
 
 

@@ -12,7 +12,13 @@ from requests.structures import CaseInsensitiveDict
 from tests.support.clock import FakeCancelToken, FakeClock
 
 from hf_haul.errors import HaltedError
-from hf_haul.transports.pacing import MAX_BUSY_WAIT, MAX_RATE_LIMIT_WAIT, Pace, ServerWaits, parse_retry_after
+from hf_haul.transports.pacing import (
+    MAX_BUSY_WAIT,
+    MAX_RATE_LIMIT_WAIT,
+    RateLimits,
+    ServerWaits,
+    parse_retry_after,
+)
 
 WALL = 1_800_000_000.0
 HUB, CDN = "https://hub:443", "https://cdn:443"
@@ -81,23 +87,23 @@ def date(offset: float) -> str:
 def test_an_answer_asks_for_patience_or_does_not(
     status: int, headers: dict[str, str], seconds: float | None
 ) -> None:
-    pace = Pace(clock=FakeClock(), wall=lambda: WALL, jitter=lambda: 0.0)
+    rate_limits = RateLimits(clock=FakeClock(), wall=lambda: WALL, jitter=lambda: 0.0)
     answer = CaseInsensitiveDict(headers)
     assert parse_retry_after(status, answer, wall=lambda: WALL) == seconds
-    assert pace.told(HUB, status, answer) == seconds
-    assert pace.seconds_left(HUB) == (seconds or 0.0)
+    assert rate_limits.note(HUB, status, answer) == seconds
+    assert rate_limits.seconds_left(HUB) == (seconds or 0.0)
 
 
 def test_everybody_waits_for_an_origin_that_asked_and_for_no_other() -> None:
     clock = FakeClock()
-    pace = Pace(clock=clock, jitter=lambda: 0.0)
-    pace.told(HUB, 429, {"Retry-After": "30"})
-    assert pace.wait(CDN, FakeCancelToken(clock)) == 0.0
-    assert pace.waiting_for() == {HUB: 30.0}
+    rate_limits = RateLimits(clock=clock, jitter=lambda: 0.0)
+    rate_limits.note(HUB, 429, {"Retry-After": "30"})
+    assert rate_limits.wait(CDN, FakeCancelToken(clock)) == 0.0
+    assert rate_limits.waiting_for() == {HUB: 30.0}
     cancel_token = FakeCancelToken(clock)
-    assert pace.wait(HUB, cancel_token) == 30.0
-    assert pace.waiting_for() == {}
-    assert pace.wait(HUB, cancel_token) == 0.0
+    assert rate_limits.wait(HUB, cancel_token) == 30.0
+    assert rate_limits.waiting_for() == {}
+    assert rate_limits.wait(HUB, cancel_token) == 0.0
     assert cancel_token.waits == [30.0]
 
 
@@ -105,9 +111,9 @@ def test_threads_come_back_one_after_the_other() -> None:
     back = []
     for share in (0.0, 0.25, 0.5, 0.99):
         clock = FakeClock(0.0)
-        pace = Pace(clock=clock, jitter=itertools.repeat(share).__next__)
-        pace.pause(HUB, 10.0)
-        back.append(pace.wait(HUB, FakeCancelToken(clock)))
+        rate_limits = RateLimits(clock=clock, jitter=itertools.repeat(share).__next__)
+        rate_limits.pause(HUB, 10.0)
+        back.append(rate_limits.wait(HUB, FakeCancelToken(clock)))
     assert back == sorted(set(back)), "some came back together"
     assert back[0] == 10.0
     assert back[-1] <= 11.0
@@ -115,46 +121,46 @@ def test_threads_come_back_one_after_the_other() -> None:
 
 def test_the_spread_of_a_long_pause_stays_short() -> None:
     clock = FakeClock()
-    pace = Pace(clock=clock, jitter=lambda: 1.0)
-    pace.pause(HUB, 300.0)
-    assert pace.wait(HUB, FakeCancelToken(clock)) == 302.0
+    rate_limits = RateLimits(clock=clock, jitter=lambda: 1.0)
+    rate_limits.pause(HUB, 300.0)
+    assert rate_limits.wait(HUB, FakeCancelToken(clock)) == 302.0
 
 
 def test_the_longest_pause_asked_for_counts() -> None:
-    pace = Pace(clock=FakeClock(), jitter=lambda: 0.0)
+    rate_limits = RateLimits(clock=FakeClock(), jitter=lambda: 0.0)
     for seconds in (5.0, 30.0, 2.0):
-        pace.pause(HUB, seconds)
-    assert pace.seconds_left(HUB) == 30.0
+        rate_limits.pause(HUB, seconds)
+    assert rate_limits.seconds_left(HUB) == 30.0
 
 
 def test_a_pause_made_longer_meanwhile_is_waited_for_too() -> None:
     clock = FakeClock()
-    pace = Pace(clock=clock, jitter=lambda: 0.0)
-    pace.pause(HUB, 5.0)
+    rate_limits = RateLimits(clock=clock, jitter=lambda: 0.0)
+    rate_limits.pause(HUB, 5.0)
     cancel_token = FakeCancelToken(clock)
-    cancel_token.during = lambda _: pace.pause(HUB, 20.0) if len(cancel_token.waits) == 1 else None
-    assert pace.wait(HUB, cancel_token) == 20.0
+    cancel_token.during = lambda _: rate_limits.pause(HUB, 20.0) if len(cancel_token.waits) == 1 else None
+    assert rate_limits.wait(HUB, cancel_token) == 20.0
     assert cancel_token.waits == [5.0, 15.0]
 
 
 def test_a_cancel_token_ends_the_wait() -> None:
     clock = FakeClock()
-    pace = Pace(clock=clock)
-    pace.pause(HUB, 300.0)
+    rate_limits = RateLimits(clock=clock)
+    rate_limits.pause(HUB, 300.0)
     cancel_token = FakeCancelToken(clock)
     cancel_token.during = lambda _: cancel_token.set()
     with pytest.raises(HaltedError):
-        pace.wait(HUB, cancel_token)
-    assert pace.seconds_left(HUB) == 300.0
+        rate_limits.wait(HUB, cancel_token)
+    assert rate_limits.seconds_left(HUB) == 300.0
 
 
 def test_a_pause_that_others_make_longer_for_ever_ends_after_an_hour() -> None:
     clock = FakeClock()
-    pace = Pace(clock=clock, jitter=lambda: 0.0)
-    pace.pause(HUB, 1000.0)
+    rate_limits = RateLimits(clock=clock, jitter=lambda: 0.0)
+    rate_limits.pause(HUB, 1000.0)
     cancel_token = FakeCancelToken(clock)
-    cancel_token.during = lambda _: pace.pause(HUB, 5000.0)
-    assert pace.wait(HUB, cancel_token) == MAX_RATE_LIMIT_WAIT
+    cancel_token.during = lambda _: rate_limits.pause(HUB, 5000.0)
+    assert rate_limits.wait(HUB, cancel_token) == MAX_RATE_LIMIT_WAIT
 
 
 @pytest.mark.parametrize(
@@ -167,10 +173,10 @@ def test_a_pause_that_others_make_longer_for_ever_ends_after_an_hour() -> None:
     ],
 )
 def test_a_long_pause_is_said_once(caplog: pytest.LogCaptureFixture, seconds: list[float], said: int) -> None:
-    pace = Pace(clock=FakeClock())
+    rate_limits = RateLimits(clock=FakeClock())
     with caplog.at_level(logging.INFO, "hf_haul"):
         for each in seconds:
-            pace.pause(HUB, each)
+            rate_limits.pause(HUB, each)
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     assert len(messages) == said
     assert all(HUB in message and re.search("(10|300) s$", message) for message in messages)
@@ -178,11 +184,11 @@ def test_a_long_pause_is_said_once(caplog: pytest.LogCaptureFixture, seconds: li
 
 def test_the_next_long_pause_is_said_again(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
-    pace = Pace(clock=clock, jitter=lambda: 0.0)
+    rate_limits = RateLimits(clock=clock, jitter=lambda: 0.0)
     with caplog.at_level(logging.INFO, "hf_haul"):
         for _ in range(2):
-            pace.pause(HUB, 60.0)
-            pace.wait(HUB, FakeCancelToken(clock))
+            rate_limits.pause(HUB, 60.0)
+            rate_limits.wait(HUB, FakeCancelToken(clock))
     assert len(caplog.records) == 2
 
 
@@ -210,12 +216,12 @@ def test_the_two_kinds_of_patience_are_separate() -> None:
 
 def test_origins_that_may_be_asked_again_are_not_kept_for_ever() -> None:
     clock = FakeClock()
-    pace = Pace(clock=clock)
-    pace.pause("http://patient", 10_000)
+    rate_limits = RateLimits(clock=clock)
+    rate_limits.pause("http://patient", 10_000)
     for number in range(5000):
-        pace.pause(f"http://host{number}", 1.0)  # nobody asks it again
+        rate_limits.pause(f"http://host{number}", 1.0)  # nobody asks it again
         clock.advance(0.1)
-    assert len(pace._until) <= 200
-    assert pace._until.keys() == pace._spread.keys()
-    assert pace.seconds_left("http://patient") > 0
-    assert pace.seconds_left("http://host4999") > 0
+    assert len(rate_limits._until) <= 200
+    assert rate_limits._until.keys() == rate_limits._spread.keys()
+    assert rate_limits.seconds_left("http://patient") > 0
+    assert rate_limits.seconds_left("http://host4999") > 0

@@ -21,7 +21,7 @@ from hf_haul.errors import (
     StalledError,
     TransferError,
 )
-from hf_haul.transports.retry import Doubts, Trickle, is_retryable, retrying
+from hf_haul.transports.retry import ChangeRetries, Trickle, is_retryable, retrying
 
 
 class Part:
@@ -318,8 +318,8 @@ def test_giving_up_tells_how_long_the_server_made_us_wait() -> None:
 def test_what_seems_another_file_is_believed_after_a_while(
     times: int, seconds: float, known: bool, again: bool
 ) -> None:
-    doubts, settings = Doubts(), Settings(max_retries=8)
-    answers = [doubts.may_pass(100.0 + seconds * (at > 0), settings, known=known) for at in range(times)]
+    change_retries, settings = ChangeRetries(), Settings(max_retries=8)
+    answers = [change_retries.allow(100.0 + seconds * (at > 0), settings, known=known) for at in range(times)]
     assert answers[-1] is again
 
 

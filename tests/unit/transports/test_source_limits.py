@@ -8,7 +8,7 @@ from hf_haul.config import KiB, MiB, Settings
 from hf_haul.errors import ServerBusyError
 from hf_haul.metrics import SourceHistory
 from hf_haul.transports.concurrency import ConcurrencyController
-from hf_haul.transports.source_limits import SourceLimits, _Kind
+from hf_haul.transports.source_limits import SourceLimits, WorkloadType
 
 A, B = "http://a.test", "http://b.test"
 
@@ -129,10 +129,10 @@ REQUEST = 64 * KiB  # what a request counts for
     ],
 )
 def test_the_kind_of_work_changes_when_two_looks_agree(looks: list[tuple[int, int]], changes: int) -> None:
-    kind, nbytes, credit, seen = _Kind(), 0, 0, 0
+    workload, nbytes, credit, seen = WorkloadType(), 0, 0, 0
     for got, earned in looks:
         nbytes, credit = nbytes + got, credit + earned
-        seen += kind.changes(nbytes, credit)
+        seen += workload.changes(nbytes, credit)
     assert seen == changes
 
 
@@ -190,7 +190,7 @@ def test_a_connection_that_lets_a_digest_catch_up_is_not_one_to_judge_by(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(ConcurrencyController, "sample", lambda _self, _now, use: seen.append(use.active))
+    monkeypatch.setattr(ConcurrencyController, "sample", lambda _self, _now, load: seen.append(load.active))
     sources = limits()
     sources.enrol([A], 1)
     sources.count(A, 2)
@@ -207,7 +207,7 @@ def test_limits_are_told_how_long_connections_read_since_they_came_into_use(
         ConcurrencyController, "begin", lambda _self, _now, _total, reading: seen.append(reading)
     )
     monkeypatch.setattr(
-        ConcurrencyController, "sample", lambda _self, _now, use: seen.append(use.reading_total)
+        ConcurrencyController, "sample", lambda _self, _now, load: seen.append(load.reading_total)
     )
     sources = limits()
     sources.enrol([A], 1)

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     from hf_haul.transports.route import Route
 
-__all__ = ["Call", "WokenError", "active"]
+__all__ = ["InterruptibleRequest", "WokenError", "active"]
 
 
 class WokenError(OSError):
     """The blocking call was ended from another thread."""
 
 
-class Call:
-    """One request, from the wait for a place to the end of the body.
+class InterruptibleRequest:
+    """One request, from the wait for a slot to the end of the body.
 
     Locking: ``_lock`` guards ``_interrupt`` and ``_over``. It is a leaf but for the interrupts called under it,
     which are short: a ``shutdown``, an ``Event.set``, a byte into a socket pair. Holding it makes sure that
@@ -131,7 +131,7 @@ def _shut_down(sock: Any) -> None:
 class _Active(threading.local):
     """The call a thread is opening; ``None`` when a session is used without a call."""
 
-    call: Call | None = None
+    call: InterruptibleRequest | None = None
 
 
 active = _Active()

@@ -13,10 +13,10 @@ import requests
 from urllib3.exceptions import HTTPError, LocationValueError, ProxyError, ReadTimeoutError, RequestError
 
 from hf_haul.errors import CertificateError, ConnectionFailedError, TransferError
-from hf_haul.transports.calls import Call
 from hf_haul.transports.dialing import DialTimeoutError
 from hf_haul.transports.network import NetworkOptions
-from hf_haul.transports.places import NoPlaceError
+from hf_haul.transports.request import InterruptibleRequest
+from hf_haul.transports.slots import NoSlotError
 
 __all__ = ["FOREIGN", "FOREIGN_IN_BODY", "is_stale", "raise_translated"]
 
@@ -72,7 +72,7 @@ def _tellable(error: BaseException) -> BaseException | None:
     return None if isinstance(innermost, telling) else innermost
 
 
-def raise_translated(error: BaseException, call: Call, options: NetworkOptions) -> NoReturn:
+def raise_translated(error: BaseException, call: InterruptibleRequest, options: NetworkOptions) -> NoReturn:
     """Raise ``error`` in our own words, which never hold a query, a user or a password.
 
     Raises:
@@ -88,7 +88,7 @@ def raise_translated(error: BaseException, call: Call, options: NetworkOptions) 
         error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, LocationValueError)
     ):
         raise TransferError(f"{call.host}: not a usable address: {type(error).__name__}") from None
-    if isinstance(error, NoPlaceError):
+    if isinstance(error, NoSlotError):
         raise TransferError("the connection pool is closed") from error
     what = _explain(error, options)
     if _is_certificate_fault(error, handshake="TLS" in call.phase):

@@ -12,16 +12,16 @@ from tests.support.clock import FakeClock
 from tests.support.wire import BOUND, until
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.transports import places
-from hf_haul.transports.calls import Call
-from hf_haul.transports.places import NoPlaceError, Places
+from hf_haul.transports import slots
+from hf_haul.transports.request import InterruptibleRequest
+from hf_haul.transports.slots import ConnectionSlots, NoSlotError
 
 
 class Host:
     """Stands in for urllib3's pool of one host."""
 
-    def __init__(self, place: str) -> None:
-        self.place = place
+    def __init__(self, authority: str) -> None:
+        self.authority = authority
 
 
 class Conn:
@@ -44,28 +44,28 @@ A, B, C = Host("a:443"), Host("b:443"), Host("c:443")
 class Rig:
     def __init__(self, total: int = 2, per_host: int = 2) -> None:
         self.clock = FakeClock()
-        self.places = Places(total, per_host, self.clock)
+        self.slots = ConnectionSlots(total, per_host, self.clock)
 
-    def take(self, host: Host, call: Call | None = None) -> Any:
-        return self.places.acquire(host, call)
+    def take(self, host: Host, call: InterruptibleRequest | None = None) -> Any:
+        return self.slots.acquire(host, call)
 
     def idle(self, host: Host, name: str = "") -> Conn:
         """A connection that was used and came back."""
         connection = Conn(name)
         assert self.take(host) is None, "there was an idle one"
         self.clock.advance(1)
-        self.places.release(host, connection)
+        self.slots.release(host, connection)
         return connection
 
-    def later(self, host: Host, call: Call | None = None) -> Later:
-        """Wait for a place in a thread."""
-        before = self.places.counts()["waiting"]
+    def later(self, host: Host, call: InterruptibleRequest | None = None) -> Later:
+        """Wait for a slot in a thread."""
+        before = self.slots.counts()["waiting"]
         later = Later(lambda: self.take(host, call))
-        until(lambda: self.places.counts()["waiting"] == before + 1, "the thread to wait")
+        until(lambda: self.slots.counts()["waiting"] == before + 1, "the thread to wait")
         return later
 
     def counts(self, *names: str) -> list[int]:
-        return [self.places.counts()[f"{name}_connections"] for name in names]
+        return [self.slots.counts()[f"{name}_connections"] for name in names]
 
 
 class Later:
@@ -75,7 +75,7 @@ class Later:
         def run() -> None:
             try:
                 self.got = work()
-            except NoPlaceError as error:
+            except NoSlotError as error:
                 self.got = error
 
         self.thread = threading.Thread(target=run, daemon=True)
@@ -91,7 +91,7 @@ def test_a_place_is_for_a_new_connection_where_none_is_idle() -> None:
     rig = Rig()
     assert rig.take(A) is None
     assert rig.counts("open", "busy", "idle") == [1, 1, 0]
-    rig.places.release(A, None)
+    rig.slots.release(A, None)
     assert rig.counts("open", "busy", "idle") == [0, 0, 0]
 
 
@@ -100,12 +100,12 @@ def test_the_idle_connection_used_last_serves_first() -> None:
     for _ in range(2):
         rig.take(A)
     older, younger = Conn("older"), Conn("younger")
-    rig.places.release(A, older)
-    rig.places.release(A, younger)
+    rig.slots.release(A, older)
+    rig.slots.release(A, younger)
     assert rig.take(A) is younger
     assert rig.take(A) is older
     assert rig.take(A) is None
-    assert rig.places.counts()["connections_reused"] == 2
+    assert rig.slots.counts()["connections_reused"] == 2
 
 
 def test_a_connection_that_came_back_closed_frees_its_place() -> None:
@@ -113,7 +113,7 @@ def test_a_connection_that_came_back_closed_frees_its_place() -> None:
     rig.take(A)
     closed = Conn()
     closed.close()
-    rig.places.release(A, closed)
+    rig.slots.release(A, closed)
     assert rig.counts("open", "idle") == [0, 0]
 
 
@@ -121,7 +121,7 @@ def test_an_idle_connection_serves_its_own_kind_only() -> None:
     rig = Rig(4, 4)
     rig.idle(A)
     assert rig.take(B) is None
-    twin = Host(A.place)  # the same host by another proxy, or verified another way
+    twin = Host(A.authority)  # the same host by another proxy, or verified another way
     assert rig.take(twin) is None
     assert rig.counts("idle") == [1]
 
@@ -130,19 +130,19 @@ def test_the_connection_unused_for_longest_makes_room() -> None:
     rig = Rig(2, 2)
     first, second = rig.idle(A), rig.idle(B)
     assert rig.take(A) is first
-    rig.places.release(A, first)
+    rig.slots.release(A, first)
     assert rig.take(C) is None
     assert second.is_closed
     assert not first.is_closed
     assert rig.counts("open", "idle", "busy") == [2, 1, 1]
-    assert rig.places.counts()["open_by_host"] == {"a:443": 1, "c:443": 1}
+    assert rig.slots.counts()["open_by_host"] == {"a:443": 1, "c:443": 1}
 
 
 def test_a_full_host_makes_room_of_its_own_connections_only() -> None:
     rig = Rig(5, 1)
     other = rig.idle(B)
     mine = rig.idle(A)
-    assert rig.take(Host(A.place)) is None
+    assert rig.take(Host(A.authority)) is None
     assert mine.is_closed
     assert not other.is_closed
 
@@ -150,7 +150,7 @@ def test_a_full_host_makes_room_of_its_own_connections_only() -> None:
 def test_a_new_connection_can_be_asked_for_though_one_is_idle() -> None:
     rig = Rig(1, 1)
     idle = rig.idle(A)
-    call = Call(CancelToken(), "a")
+    call = InterruptibleRequest(CancelToken(), "a")
     call.new = True
     assert rig.take(A, call) is None
     assert idle.is_closed
@@ -162,7 +162,7 @@ def test_those_who_wait_are_served_in_their_order() -> None:
     waiting = [rig.later(A) for _ in range(3)]
     connection = Conn()
     for number, later in enumerate(waiting):
-        rig.places.release(A, connection)
+        rig.slots.release(A, connection)
         assert later.result() is connection
         assert [w.got for w in waiting[number + 1 :]] == ["nothing yet"] * (2 - number)
     assert rig.counts("open", "busy") == [1, 1]
@@ -173,10 +173,10 @@ def test_who_waits_for_one_host_does_not_hold_up_who_waits_for_another() -> None
     rig.take(A)
     rig.take(B)
     for_a, for_b = rig.later(A), rig.later(B)
-    rig.places.release(B, None)
+    rig.slots.release(B, None)
     assert for_b.result() is None
     assert for_a.got == "nothing yet"
-    rig.places.release(A, None)
+    rig.slots.release(A, None)
     assert for_a.result() is None
 
 
@@ -185,10 +185,10 @@ def test_a_place_that_comes_free_with_an_idle_connection_of_another_host_is_give
     rig.take(A)
     for_b = rig.later(B)
     connection = Conn()
-    rig.places.release(A, connection)
+    rig.slots.release(A, connection)
     assert for_b.result() is None
     assert connection.is_closed
-    assert rig.places.counts()["open_by_host"] == {"b:443": 1}
+    assert rig.slots.counts()["open_by_host"] == {"b:443": 1}
 
 
 @pytest.mark.parametrize("wake", ["set", "wake"])
@@ -196,23 +196,23 @@ def test_a_waiting_call_can_be_woken_and_leaves_the_line(wake: str) -> None:
     rig = Rig(1, 1)
     rig.take(A)
     cancel_token = CancelToken()
-    woken, behind = rig.later(A, Call(cancel_token, "a")), rig.later(A)
+    woken, behind = rig.later(A, InterruptibleRequest(cancel_token, "a")), rig.later(A)
     getattr(cancel_token, wake)()
-    assert isinstance(woken.result(), NoPlaceError)
-    assert rig.places.counts()["waiting"] == 1
-    rig.places.release(A, None)
+    assert isinstance(woken.result(), NoSlotError)
+    assert rig.slots.counts()["waiting"] == 1
+    rig.slots.release(A, None)
     assert behind.result() is None
 
 
 def test_a_place_granted_in_the_moment_of_a_wake_is_passed_on() -> None:
     rig = Rig(1, 1)
     rig.take(A)
-    call = Call(CancelToken(), "a")
+    call = InterruptibleRequest(CancelToken(), "a")
     woken = rig.later(A, call)
     with call._lock:  # the wake comes first, and is seen only after the grant
         call.woken = True
-        rig.places.release(A, None)
-    assert isinstance(woken.result(), NoPlaceError)
+        rig.slots.release(A, None)
+    assert isinstance(woken.result(), NoSlotError)
     assert rig.counts("open") == [0]
 
 
@@ -220,7 +220,7 @@ def test_idle_connections_are_closed_by_the_time_of_their_last_use() -> None:
     rig = Rig(5, 5)
     old, young = rig.idle(A), rig.idle(B)
     rig.clock.advance(9.5)
-    assert rig.places.close_idle(10.0) == 1
+    assert rig.slots.close_idle(10.0) == 1
     assert old.is_closed
     assert not young.is_closed
     assert rig.counts("open") == [1]
@@ -230,7 +230,7 @@ def test_a_busy_connection_is_never_stale() -> None:
     rig = Rig()
     rig.take(A)
     rig.clock.advance(1e6)
-    assert rig.places.close_idle(0.0) == 0
+    assert rig.slots.close_idle(0.0) == 0
     assert rig.counts("busy") == [1]
 
 
@@ -240,16 +240,16 @@ def test_closing_ends_every_wait_and_every_idle_connection_and_the_busy_ones_as_
     idle = rig.idle(B)
     rig.take(B)
     waiting = [rig.later(A), rig.later(C)]
-    rig.places.release(B, idle)
+    rig.slots.release(B, idle)
     assert waiting[0].result() is None, "an idle connection made room"
-    rig.places.close()
-    assert isinstance(waiting[1].result(), NoPlaceError)
+    rig.slots.close()
+    assert isinstance(waiting[1].result(), NoSlotError)
     busy = Conn()
-    rig.places.release(A, busy)
-    rig.places.release(A, None)
+    rig.slots.release(A, busy)
+    rig.slots.release(A, None)
     assert busy.is_closed
     assert rig.counts("open") == [0]
-    with pytest.raises(NoPlaceError):
+    with pytest.raises(NoSlotError):
         rig.take(A)
 
 
@@ -257,13 +257,13 @@ def test_an_abandoned_pool_lets_go_of_everything_and_counts_nothing() -> None:
     rig = Rig(2, 2)
     idle = rig.idle(A)
     rig.take(B)
-    rig.places._lock.acquire()  # by a thread that the forked child does not have
-    rig.places.abandon()
+    rig.slots._lock.acquire()  # by a thread that the forked child does not have
+    rig.slots.abandon()
     assert idle.is_closed
     inherited = Conn()
-    rig.places.release(B, inherited)
+    rig.slots.release(B, inherited)
     assert inherited.is_closed
-    with pytest.raises(NoPlaceError):
+    with pytest.raises(NoSlotError):
         rig.take(A)
 
 
@@ -286,7 +286,7 @@ def test_no_limit_is_ever_exceeded_and_nobody_starves(total: int, per_host: int)
                     errors.append("a closed connection was handed out")
             with lock:
                 busy[host] -= 1
-            rig.places.release(host, connection if pick.random() < 0.8 else None)
+            rig.slots.release(host, connection if pick.random() < 0.8 else None)
 
     threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(8)]
     for thread in threads:
@@ -295,7 +295,7 @@ def test_no_limit_is_ever_exceeded_and_nobody_starves(total: int, per_host: int)
         thread.join(60)
     assert not errors
     assert seen == [1600]
-    counts = rig.places.counts()
+    counts = rig.slots.counts()
     assert counts["busy_connections"] == counts["waiting"] == 0
     assert (
         counts["open_connections"]
@@ -311,7 +311,7 @@ class Files:
     def __init__(self) -> None:
         self.most = 1000
         self.looks = 0
-        self.held: Callable[[Places], int] | None = None
+        self.held: Callable[[ConnectionSlots], int] | None = None
 
     def measure(self) -> None:
         self.looks += 1
@@ -319,14 +319,14 @@ class Files:
     def downloads(self) -> int:
         return self.most
 
-    def register(self, holder: Places, held: Callable[[Places], int]) -> None:
+    def register(self, holder: ConnectionSlots, held: Callable[[ConnectionSlots], int]) -> None:
         self.held = held
 
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> Files:
     files = Files()
-    monkeypatch.setattr(places, "descriptors", files)
+    monkeypatch.setattr(slots, "descriptors", files)
     return files
 
 
@@ -336,7 +336,7 @@ def test_there_are_no_more_connections_than_files_can_be_opened(files: Files) ->
     rig.take(A)
     rig.take(A)
     later = rig.later(A)
-    rig.places.release(A, Conn())
+    rig.slots.release(A, Conn())
     assert later.result() is not None
     assert files.looks == 3
     assert rig.counts("open") == [2]
@@ -349,7 +349,7 @@ def test_connections_that_became_too_many_are_not_kept_idle(files: Files) -> Non
     files.most = 2
     back = [Conn(str(number)) for number in range(4)]
     for connection in back:
-        rig.places.release(A, connection)
+        rig.slots.release(A, connection)
     assert [connection.is_closed for connection in back] == [True, True, False, False]
 
 
@@ -359,7 +359,7 @@ def test_who_waits_goes_on_where_more_files_can_be_opened(files: Files) -> None:
     rig.take(A)
     waiting = [rig.later(A), rig.later(A)]
     files.most = 5
-    rig.places.release(A, None)
+    rig.slots.release(A, None)
     assert [each.result() for each in waiting] == [None, None]
 
 
@@ -369,7 +369,7 @@ def test_idle_connections_and_attempts_are_held_by_nobody(files: Files) -> None:
     rig.idle(A)
     rig.take(B)
     rig.take(C)
-    assert files.held(rig.places) == 2
-    with rig.places.attempting():
-        assert files.held(rig.places) == 1
-    assert files.held(rig.places) == 2
+    assert files.held(rig.slots) == 2
+    with rig.slots.attempting():
+        assert files.held(rig.slots) == 1
+    assert files.held(rig.slots) == 2

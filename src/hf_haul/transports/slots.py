@@ -1,7 +1,7 @@
 """Who may have a connection: limits in all and per host, idle connections shared, waiters in order.
 
 Idle connections belong to no thread: a redirect from one host to another would otherwise cost each thread a
-connection to both. A place that becomes free is handed to the first who waits for it, not fought for.
+connection to both. A slot that becomes free is handed to the first who waits for it, not fought for.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import EmptyPoolError
 
 from hf_haul.descriptors import descriptors
-from hf_haul.transports.calls import Call, WokenError, active
 from hf_haul.transports.dialing import (
     WakeableConnection,
     WakeableTLSConnection,
     WatchedConnection,
 )
+from hf_haul.transports.request import InterruptibleRequest, WokenError, active
 
-__all__ = ["NoPlaceError", "Places", "PooledConnections", "placed"]
+__all__ = ["ConnectionSlots", "NoSlotError", "PooledConnections", "with_slots"]
 
 
-class NoPlaceError(EmptyPoolError):
-    """No place was taken: the wait for it was ended, or the pool is closed.
+class NoSlotError(EmptyPoolError):
+    """No slot was taken: the wait for it was ended, or the pool is closed.
 
-    urllib3 gives a place back after any other error, and must not after this one.
+    urllib3 gives a slot back after any other error, and must not after this one.
     """
 
 
@@ -49,10 +49,10 @@ class _Idle:
     since: float
 
 
-class Places:
+class ConnectionSlots:
     """Who may have a connection, and the idle ones.
 
-    Invariants: ``open`` counts busy and idle connections, never more than the limits; no waiter waits for a place
+    Invariants: ``open`` counts busy and idle connections, never more than the limits; no waiter waits for a slot
     that is free, nor for one that an idle connection holds.
 
     Locking: ``_lock`` guards everything. Connections are closed, and calls woken, outside it.
@@ -71,7 +71,7 @@ class Places:
         self._waiters: list[_Waiter] = []
         self._closed = False
         self.attempts = 0  # connections that are tried again and again, because no socket can be opened
-        descriptors.register(self, Places._busy)
+        descriptors.register(self, ConnectionSlots._busy)
 
     def _busy(self) -> int:
         return max(0, self._total - len(self._idle) - self.attempts)
@@ -92,13 +92,13 @@ class Places:
         """Connections that there may be now: fewer than allowed where the process may open few files."""
         return min(self.max_total, descriptors.downloads())
 
-    def acquire(self, pool: PooledConnections, call: Call | None) -> Any:
-        """A place: an idle connection, or ``None`` for a new one; waits for it if need be."""
+    def acquire(self, pool: PooledConnections, call: InterruptibleRequest | None) -> Any:
+        """A slot: an idle connection, or ``None`` for a new one; waits for it if need be."""
         new = call is not None and call.new
         descriptors.measure()
         with self._lock:
             if self._closed:
-                raise NoPlaceError(pool, "the connection pool is closed")
+                raise NoSlotError(pool, "the connection pool is closed")
             granted, connection, victim = self._take(pool, new=new)
             waiter = _Waiter(pool, new)
             if not granted:
@@ -107,12 +107,12 @@ class Places:
             victim.close()
         return connection if granted else self._wait(waiter, call)
 
-    def _wait(self, waiter: _Waiter, call: Call | None) -> Any:
+    def _wait(self, waiter: _Waiter, call: InterruptibleRequest | None) -> Any:
         try:
             if call is None:
                 waiter.ready.wait()
             else:
-                call.enter("waiting for a place in the pool")
+                call.enter("waiting for a connection slot")
                 with call.cancel_token.queueing(), call.blocking(waiter.ready.set):
                     waiter.ready.wait()
         except BaseException as error:
@@ -122,27 +122,29 @@ class Places:
             if waiter.granted:  # in the very moment of the wake: pass it on
                 self.release(waiter.pool, waiter.connection)
             if isinstance(error, WokenError):
-                raise NoPlaceError(waiter.pool, "interrupted") from error
+                raise NoSlotError(waiter.pool, "interrupted") from error
             raise
         if not waiter.granted:
-            raise NoPlaceError(waiter.pool, "the connection pool was closed")
+            raise NoSlotError(waiter.pool, "the connection pool was closed")
         return waiter.connection
 
     def _take(self, pool: PooledConnections, *, new: bool) -> tuple[bool, Any, Any]:
-        """Whether a place is granted, an idle connection for it, and one to close for it."""
+        """Whether a slot is granted, an idle connection for it, and one to close for it."""
         if not new:
             for connection in reversed(self._idle):
                 if self._idle[connection].pool is pool:
                     del self._idle[connection]
                     self.reused += 1
                     return True, connection, None
-        host, victim = pool.place, None
+        host, victim = pool.authority, None
         full_host = self._open.get(host, 0) >= self.max_per_host
         if full_host or self._total >= self._limit:
-            victim = next((c for c, i in self._idle.items() if not full_host or i.pool.place == host), None)
+            victim = next(
+                (c for c, i in self._idle.items() if not full_host or i.pool.authority == host), None
+            )
             if victim is None:
                 return False, None, None
-            self._forget(self._idle.pop(victim).pool.place)
+            self._forget(self._idle.pop(victim).pool.authority)
         self._open[host] = self._open.get(host, 0) + 1
         self._total += 1
         self.created += 1
@@ -155,11 +157,11 @@ class Places:
             del self._open[host]
 
     def release(self, pool: PooledConnections, connection: Any) -> None:
-        """Give a place back, with its connection if that may serve again."""
+        """Give a slot back, with its connection if that may serve again."""
         victims = []
         with self._lock:
             if connection is None or connection.is_closed or self._closed or self._total > self._limit:
-                self._forget(pool.place)
+                self._forget(pool.authority)
                 victims.append(connection)
             else:
                 self._idle[connection] = _Idle(pool, self._clock())
@@ -169,7 +171,7 @@ class Places:
                 victim.close()
 
     def _grant(self) -> list[Any]:
-        """Hand free places to those who wait, first come, first served."""
+        """Hand free slots to those who wait, first come, first served."""
         victims = []
         for waiter in list(self._waiters):
             granted, connection, victim = self._take(waiter.pool, new=waiter.new)
@@ -186,7 +188,7 @@ class Places:
             limit = self._clock() - older_than
             victims = [c for c, idle in self._idle.items() if idle.since <= limit]
             for victim in victims:
-                self._forget(self._idle.pop(victim).pool.place)
+                self._forget(self._idle.pop(victim).pool.authority)
             more = self._grant()
         for victim in (*victims, *more):
             if victim is not None:
@@ -238,20 +240,20 @@ class _NoConnections(queue.LifoQueue[Any]):
 
 
 class PooledConnections(HTTPConnectionPool):
-    """urllib3's pool of one host, with its connections kept in the places of the whole pool."""
+    """urllib3's pool of one host, with its connections kept in the slots of the whole pool."""
 
     ConnectionCls = WakeableConnection
     QueueCls = _NoConnections
 
-    def __init__(self, *args: Any, places: Places | None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, slots: ConnectionSlots | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.places = places
-        self.place = f"{self.host}:{self.port}"
+        self.slots = slots
+        self.authority = f"{self.host}:{self.port}"
 
     def _get_conn(self, timeout: float | None = None) -> Any:
         del timeout  # a wait ends by its call
         call = active.call
-        connection: Any = None if self.places is None else self.places.acquire(self, call)
+        connection: Any = None if self.slots is None else self.slots.acquire(self, call)
         if connection is None:
             connection = self._new_conn()
         elif not connection.is_connected:  # closed by the server while idle; urllib3 connects it anew
@@ -266,13 +268,13 @@ class PooledConnections(HTTPConnectionPool):
         if conn is not None and conn.call is not None:
             conn.let_go()
             conn.call = None
-        if self.places is not None:
-            self.places.release(self, conn)
+        if self.slots is not None:
+            self.slots.release(self, conn)
         elif conn is not None:
             conn.close()
 
     def close(self) -> None:
-        """Nothing to do: the places own the connections."""
+        """Nothing to do: the slots own the connections."""
 
 
 class _PooledTLSConnections(PooledConnections, HTTPSConnectionPool):
@@ -281,13 +283,13 @@ class _PooledTLSConnections(PooledConnections, HTTPSConnectionPool):
     ConnectionCls = WakeableTLSConnection
 
 
-def placed(cls: type[HTTPConnectionPool]) -> type[PooledConnections]:
-    """The class of urllib3's pools ``cls``, with its connections in our places."""
+def with_slots(cls: type[HTTPConnectionPool]) -> type[PooledConnections]:
+    """The class of urllib3's pools ``cls``, with its connections in our slots."""
     if cls is HTTPConnectionPool:
         return PooledConnections
     if cls is HTTPSConnectionPool:
         return _PooledTLSConnections
     # SOCKS: connecting is PySocks' business and cannot be interrupted; everything after it can.
     watched = type("_WatchedConnection", (WatchedConnection, cls.ConnectionCls), {})
-    placed = type("PooledConnections", (PooledConnections, cls), {"ConnectionCls": watched})
-    return cast("type[PooledConnections]", placed)
+    pooled = type("PooledConnections", (PooledConnections, cls), {"ConnectionCls": watched})
+    return cast("type[PooledConnections]", pooled)

@@ -6,7 +6,7 @@ import pytest
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.errors import HaltedError, StalledError, TransferError
-from hf_haul.transports.calls import Call, WokenError
+from hf_haul.transports.request import InterruptibleRequest, WokenError
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def calls() -> list[str]:
 
 def test_a_wake_runs_the_interrupt_of_the_moment(calls: list[str]) -> None:
     cancel_token = CancelToken()
-    call = Call(cancel_token, "hub")
+    call = InterruptibleRequest(cancel_token, "hub")
     call.interrupt_with(lambda: calls.append("first"))
     call.interrupt_with(lambda: calls.append("second"))
     cancel_token.wake()
@@ -25,7 +25,7 @@ def test_a_wake_runs_the_interrupt_of_the_moment(calls: list[str]) -> None:
 
 
 def test_an_interrupt_that_comes_after_the_wake_runs_at_once(calls: list[str]) -> None:
-    call = Call(CancelToken(), "hub")
+    call = InterruptibleRequest(CancelToken(), "hub")
     call.wake()
     call.interrupt_with(lambda: calls.append("late"))
     assert calls == ["late"]
@@ -34,12 +34,12 @@ def test_an_interrupt_that_comes_after_the_wake_runs_at_once(calls: list[str]) -
 def test_a_call_of_a_cancel_token_that_is_set_is_woken_from_the_beginning() -> None:
     cancel_token = CancelToken()
     cancel_token.set()
-    assert Call(cancel_token, "hub").woken
+    assert InterruptibleRequest(cancel_token, "hub").woken
 
 
 def test_a_wake_after_the_end_touches_nothing(calls: list[str]) -> None:
     cancel_token = CancelToken()
-    call = Call(cancel_token, "hub")
+    call = InterruptibleRequest(cancel_token, "hub")
     call.interrupt_with(lambda: calls.append("too late"))
     call.end()
     call.end()
@@ -50,7 +50,7 @@ def test_a_wake_after_the_end_touches_nothing(calls: list[str]) -> None:
 
 
 def test_blocking_raises_after_a_wake_and_forgets_its_interrupt(calls: list[str]) -> None:
-    call = Call(CancelToken(), "hub")
+    call = InterruptibleRequest(CancelToken(), "hub")
     with pytest.raises(WokenError), call.blocking(lambda: calls.append("interrupted")):
         call.wake()
     call.wake()
@@ -69,7 +69,7 @@ def test_what_a_wake_means_depends_on_who_called(
     act: object, error: type[Exception], words: str | None
 ) -> None:
     cancel_token = CancelToken()
-    call = Call(cancel_token, "hub")
+    call = InterruptibleRequest(cancel_token, "hub")
     call.enter("dozing")
     call.raise_if_woken()
     act(cancel_token, call)
