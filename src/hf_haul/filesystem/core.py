@@ -33,7 +33,7 @@ from hf_haul.hub.repository import (
 from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.range_source import Checksum, RangeSource
-from hf_haul.reading.reader import Reads, Wanted
+from hf_haul.reading.reader import RangeRequest, Reads
 from hf_haul.storage.destinations import FileDestination
 from hf_haul.storage.nodes import is_node
 from hf_haul.storage.safe_paths import require_safe_path
@@ -527,7 +527,7 @@ class HaulFileSystem(HfFileSystem):
         **kwargs: Any,
     ) -> list[bytes | Exception]:
         results: list[bytes | Exception] = [b""] * len(slices)
-        wanted: list[Wanted] = []
+        wanted: list[RangeRequest] = []
         owners: list[tuple[int, Target]] = []
         revision = kwargs.get("revision")
         sources: dict[str, Any] = {}
@@ -540,7 +540,7 @@ class HaulFileSystem(HfFileSystem):
             if isinstance(found, tuple):
                 target, source = found
                 a, b, _ = slice(start, end).indices(source.size)
-                wanted.append(Wanted(source, a, max(a, b)))
+                wanted.append(RangeRequest(source, a, max(a, b)))
                 owners.append((index, target))
             elif fail_fast and isinstance(found, Exception):
                 raise found

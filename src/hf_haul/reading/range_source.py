@@ -121,7 +121,7 @@ def learn_size(
     return size
 
 
-class _Fill:
+class _PendingFill:
     """A buffer on its way to being full."""
 
     def __init__(self, start: int, view: memoryview) -> None:
@@ -256,7 +256,7 @@ class RangeSource:
         """
         if not len(view):
             return
-        fill = _Fill(start, view)
+        fill = _PendingFill(start, view)
         with self._guard.watching(cancel_token) as watched:
             try:
                 self._attempt(fill, watched, fresh=False)
@@ -265,7 +265,7 @@ class RangeSource:
                     raise
                 self._retry(fill, watched, error)
 
-    def _retry(self, fill: _Fill, watched: Watched, first: TransferError) -> None:
+    def _retry(self, fill: _PendingFill, watched: Watched, first: TransferError) -> None:
         pending: TransferError | None = first
         attempts = 0
 
@@ -288,7 +288,7 @@ class RangeSource:
             subject=self.remote.path,
         )(attempt)
 
-    def _attempt(self, fill: _Fill, watched: Watched, *, fresh: bool) -> None:
+    def _attempt(self, fill: _PendingFill, watched: Watched, *, fresh: bool) -> None:
         watched.cancel_token.check()
         try:
             if self._refusals >= _REFUSALS:
@@ -300,7 +300,7 @@ class RangeSource:
             error.retryable = fill.change_retries.allow(self._clock(), self._settings, known=known)
             raise
 
-    def _fill_from_range(self, fill: _Fill, watched: Watched, *, fresh: bool) -> None:
+    def _fill_from_range(self, fill: _PendingFill, watched: Watched, *, fresh: bool) -> None:
         want = fill.missing
         with self._opened(want, watched, fresh=fresh) as body:
             if body.range is None or body.range.start != want.start or body.range.stop < want.stop:
@@ -383,7 +383,7 @@ class RangeSource:
 
     # ---- sources that do no ranges
 
-    def _fill_from_whole(self, fill: _Fill, watched: Watched) -> None:
+    def _fill_from_whole(self, fill: _PendingFill, watched: Watched) -> None:
         self._whole_file(watched, fill.trickle).read_into(fill.start, fill.view)
         fill.done = len(fill.view)
 

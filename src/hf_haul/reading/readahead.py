@@ -71,11 +71,9 @@ class ReadAhead:
 
     Attributes:
         size: Bytes of the file.
-        eager: Whether it is known to be read from start to end, so that the first read opens a window.
     """
 
     size: int
-    eager: bool = False
     _cursors: list[_Cursor] = field(default_factory=list)
     _jumps: int = 0
 
@@ -100,7 +98,7 @@ class ReadAhead:
             cursor.reads += 1
         self._cursors.insert(0, cursor)
         needed = _RANDOM_TRUST if self._jumps > _JUMPS else _TRUST
-        if cursor.reads < needed and not self.eager:
+        if cursor.reads < needed:
             return self._alone(start, stop, unit, first=first, jumped=jumped)
         return self._sequential(cursor, start, stop, unit)
 

@@ -32,7 +32,7 @@ from hf_haul.transports.stallguard import StallGuard
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-__all__ = ["DEMAND", "READ_AHEAD", "Buffer", "Job", "ReadThreads", "Reads", "Stream", "Wanted", "split"]
+__all__ = ["DEMAND", "READ_AHEAD", "Buffer", "Job", "RangeRequest", "ReadThreads", "Reads", "Stream", "split"]
 
 logger = logging.getLogger(__name__)
 
@@ -186,8 +186,8 @@ class ReadThreads:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A range of a file that somebody wants, from ``start`` up to ``stop``, inside the file."""
+class RangeRequest:
+    """A range of a file to be read, from ``start`` up to ``stop``, inside the file."""
 
     source: RangeSource
     start: int
@@ -221,7 +221,7 @@ class Buffer:
 
 
 @dataclass(slots=True)
-class _Span:
+class Span:
     """Neighbouring ranges of one file that are fetched together."""
 
     source: RangeSource
@@ -230,7 +230,7 @@ class _Span:
     indexes: list[int]
 
 
-class _Batch:
+class ReadBatch:
     """Parts that are fetched at once, and of which one's failure is all's."""
 
     def __init__(self, threads: ReadThreads) -> None:
@@ -283,22 +283,22 @@ class _Batch:
             self._threads.join(job)
 
 
-class _Flight:
-    """A span under way."""
+class PendingSpan:
+    """A span, and the parts in which it is fetched."""
 
-    def __init__(self, span: _Span, parts: list[tuple[int, int]], threads: ReadThreads) -> None:
+    def __init__(self, span: Span, parts: list[tuple[int, int]], threads: ReadThreads) -> None:
         self.span = span
         self.parts = parts
         self.buffer = Buffer(span.stop - span.start)
-        self.batch = _Batch(threads)
+        self.batch = ReadBatch(threads)
 
-    def launch(self) -> None:
-        """Have all parts fetched."""
+    def start(self) -> None:
+        """Begin to fetch all parts."""
         for start, stop in self.parts:
             self.batch.add(self.span.source, start, self.view(start, stop))
 
-    def land(self, index: int) -> memoryview:
-        """One part, when it has come; fetched in this thread if nothing was launched."""
+    def wait(self, index: int) -> memoryview:
+        """One part, when it has come; fetched in this thread if nothing was started."""
         start, stop = self.parts[index]
         if len(self.batch):
             self.batch.wait(index)
@@ -394,7 +394,7 @@ class Reads:
             TransferError: They cannot be had.
             IntegrityError: The whole file has another digest than announced.
         """
-        result = self.read_many([Wanted(source, start, stop)])[0]
+        result = self.read_many([RangeRequest(source, start, stop)])[0]
         if isinstance(result, BaseException):
             raise result
         return result
@@ -421,7 +421,7 @@ class Reads:
         if len(parts) == 1:  # no use in another thread
             source.fill(*parts[0], CancelToken())
             return
-        batch = _Batch(self.threads)
+        batch = ReadBatch(self.threads)
         try:
             for start, view in parts:
                 batch.add(source, start, view)
@@ -432,7 +432,7 @@ class Reads:
             raise
 
     def read_many(
-        self, wanted: Sequence[Wanted], *, max_gap: int | None = None, fail_fast: bool = True
+        self, wanted: Sequence[RangeRequest], *, max_gap: int | None = None, fail_fast: bool = True
     ) -> list[bytes | Exception]:
         """Many ranges of many files at once; neighbours are fetched together, large ones in parts.
 
@@ -449,45 +449,49 @@ class Reads:
             Exception: The first failure in the order of ``wanted``, with ``fail_fast``.
         """
         results: list[bytes | Exception] = [b""] * len(wanted)
-        flights = [_Flight(span, self._parts(span), self.threads) for span in _merge(wanted, max_gap)]
+        pending = [
+            PendingSpan(span, self._parts(span), self.threads) for span in merge_requests(wanted, max_gap)
+        ]
         try:
-            if len(flights) > 1 or (flights and len(flights[0].parts) > 1):  # else no use in another thread
-                for flight in flights:
-                    flight.launch()
-            for flight in flights:
+            if len(pending) > 1 or (pending and len(pending[0].parts) > 1):  # else no use in another thread
+                for reading in pending:
+                    reading.start()
+            for reading in pending:
                 try:
-                    self._settle(flight, wanted, results)
+                    self._collect(reading, wanted, results)
                 except Exception as error:
                     if fail_fast:
                         raise
-                    for index in flight.span.indexes:
+                    for index in reading.span.indexes:
                         results[index] = error
         except BaseException:
-            _call_off([flight.batch for flight in flights])
+            call_off_all([reading.batch for reading in pending])
             raise
         return results
 
-    def _settle(self, flight: _Flight, wanted: Sequence[Wanted], results: list[bytes | Exception]) -> None:
+    def _collect(
+        self, reading: PendingSpan, wanted: Sequence[RangeRequest], results: list[bytes | Exception]
+    ) -> None:
         """Wait for one span, and hand its ranges out."""
-        span = flight.span
+        span = reading.span
         whole = any(wanted[index].whole for index in span.indexes) and self._settings.verify
         checksum = Checksum(span.source.remote) if whole else None
-        for index in range(len(flight.parts)):
-            part = flight.land(index)
+        for index in range(len(reading.parts)):
+            part = reading.wait(index)
             if checksum is not None:
                 checksum.update(part)  # while the next ones arrive
             part.release()
-        data = flight.buffer.take()
+        data = reading.buffer.take()
         if checksum is not None:
             try:
                 checksum.check()
             except IntegrityError:
-                data = self._once_more(span.source)
+                data = self._refetch(span.source)
         for index in span.indexes:
             start, stop = wanted[index].start - span.start, wanted[index].stop - span.start
             results[index] = data if stop - start == len(data) else data[start:stop]
 
-    def _once_more(self, source: RangeSource) -> bytes:
+    def _refetch(self, source: RangeSource) -> bytes:
         """A whole file whose digest was wrong; a second time is an error."""
         buffer = Buffer(source.size)
         self.readinto(source, 0, buffer.view)
@@ -502,7 +506,7 @@ class Reads:
         ahead = max(1, min(self.connections, _STREAM_WINDOW // step))
         return Stream(self.threads, source, range(start, stop, step), stop, ahead)
 
-    def _parts(self, span: _Span) -> list[tuple[int, int]]:
+    def _parts(self, span: Span) -> list[tuple[int, int]]:
         return split(span.start, span.stop, span.source.unit, self.connections)
 
 
@@ -526,7 +530,7 @@ class Stream:
         self._source = source
         self._blocks = iter([(at, min(at + starts.step, stop)) for at in starts])
         self._ahead = ahead
-        self._flying: list[tuple[Buffer, _Batch]] = []
+        self._pending: list[tuple[Buffer, ReadBatch]] = []
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -542,26 +546,26 @@ class Stream:
             raise
 
     def _next(self) -> bytes:
-        for a, b in itertools.islice(self._blocks, self._ahead - len(self._flying)):
-            buffer, batch = Buffer(b - a), _Batch(self._threads)
-            self._flying.append((buffer, batch))
+        for a, b in itertools.islice(self._blocks, self._ahead - len(self._pending)):
+            buffer, batch = Buffer(b - a), ReadBatch(self._threads)
+            self._pending.append((buffer, batch))
             batch.add(self._source, a, buffer.view)
-        if not self._flying:
+        if not self._pending:
             raise StopIteration
-        buffer, batch = self._flying[0]
+        buffer, batch = self._pending[0]
         batch.wait(0)
-        del self._flying[0]
+        del self._pending[0]
         return buffer.take()
 
     def close(self) -> None:
         """Call off what is under way, soon; waits for nothing, since finalizers call it."""
-        flying, self._flying, self._closed = self._flying, [], True
-        if flying:
-            defer(lambda: _stop([batch for _, batch in flying]))
+        pending, self._pending, self._closed = self._pending, [], True
+        if pending:
+            defer(lambda: stop_all([batch for _, batch in pending]))
 
     def forget(self) -> None:
         """Let go of what is under way as it is: in a forked child it is the parent's."""
-        self._flying, self._closed = [], True
+        self._pending, self._closed = [], True
 
     def __enter__(self) -> Self:
         return self
@@ -575,40 +579,40 @@ class Stream:
         self.close()
 
 
-def _stop(batches: Sequence[_Batch]) -> None:
+def stop_all(batches: Sequence[ReadBatch]) -> None:
     for batch in batches:
         batch.stop()
 
 
-def _call_off(batches: Sequence[_Batch]) -> None:
+def call_off_all(batches: Sequence[ReadBatch]) -> None:
     """Stop several batches, and wait until no thread touches their buffers any more."""
-    _stop(batches)
+    stop_all(batches)
     for batch in batches:
         batch.call_off()
 
 
-def _merge(wanted: Sequence[Wanted], max_gap: int | None) -> list[_Span]:
+def merge_requests(wanted: Sequence[RangeRequest], max_gap: int | None) -> list[Span]:
     """Group ranges by file, and join those that are close enough; empty ones need nothing."""
     by_source: dict[RangeSource, list[int]] = {}
     for index, each in enumerate(wanted):
         if each.stop > each.start:
             by_source.setdefault(each.source, []).append(index)
-    spans: list[_Span] = []
+    spans: list[Span] = []
     for source, indexes in by_source.items():
         gap = min(source.unit // 4, _GAP) if max_gap is None else max_gap
-        last: _Span | None = None
+        last: Span | None = None
         for index in sorted(indexes, key=lambda i: (wanted[i].start, wanted[i].stop)):
             each = wanted[index]
             if last is not None and _joins(last, each, gap):
                 last.stop = max(last.stop, each.stop)
                 last.indexes.append(index)
             else:
-                last = _Span(source, each.start, each.stop, [index])
+                last = Span(source, each.start, each.stop, [index])
                 spans.append(last)
     return spans
 
 
-def _joins(span: _Span, each: Wanted, gap: int) -> bool:
+def _joins(span: Span, each: RangeRequest, gap: int) -> bool:
     if each.stop <= span.stop:
         return True
     return each.start <= span.stop + gap and each.stop - span.start <= _MERGED

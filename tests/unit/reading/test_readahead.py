@@ -115,10 +115,6 @@ def test_leaving_is_noticed() -> None:
     assert policy.advise(500 * MiB, 500 * MiB + 10, UNIT).jumped
 
 
-def test_an_eager_reader_gets_its_window_at_once() -> None:
-    assert ReadAhead(SIZE, eager=True).advise(0, 10, UNIT).ahead > 0
-
-
 def test_nothing_is_asked_for_beyond_the_end() -> None:
     policy = ReadAhead(10 * MiB)
     for at in range(0, 10 * MiB, MiB):

@@ -20,7 +20,7 @@ from hf_haul.errors import HaltedError, HttpStatusError, IntegrityError
 from hf_haul.ranges import ByteRange
 from hf_haul.reading import reader
 from hf_haul.reading.range_source import RangeSource
-from hf_haul.reading.reader import DEMAND, READ_AHEAD, Job, ReadThreads, Wanted, split
+from hf_haul.reading.reader import DEMAND, READ_AHEAD, Job, RangeRequest, ReadThreads, split
 
 DATA = random_bytes(4_000_000, "reader")
 KiB = 1 << 10
@@ -98,7 +98,7 @@ def test_any_ranges_come_back_in_their_order() -> None:
             a, b = sorted(noise.randrange(0, len(files[i].data) + 1) for _ in range(2))
             wanted.append((i, a, b))
         found = reads.read_many(
-            [Wanted(sources[i], a, b) for i, a, b in wanted], max_gap=noise.choice([None, 0, 7, 10_000])
+            [RangeRequest(sources[i], a, b) for i, a, b in wanted], max_gap=noise.choice([None, 0, 7, 10_000])
         )
         assert found == [files[i].data[a:b] for i, a, b in wanted]
 
@@ -108,7 +108,7 @@ def test_neighbours_are_asked_for_together_and_bytes_between_only_as_allowed() -
         transport = FakeTransport(DATA)
         reads, (source,) = make_reads(transport)
         ranges = [(5_000, 5_100), (1_000, 1_100), (1_200, 1_300), (1_050, 1_100)]
-        found = reads.read_many([Wanted(source, a, b) for a, b in ranges], max_gap=gap)
+        found = reads.read_many([RangeRequest(source, a, b) for a, b in ranges], max_gap=gap)
         assert found == [DATA[a:b] for a, b in ranges]
         assert len(transport.asked) == requests
 
@@ -117,7 +117,12 @@ def test_one_bad_file_spoils_only_its_own_ranges() -> None:
     bad = FakeTransport(DATA, faults=[HttpStatusError("gone", status=404) for _ in range(9)])
     good = FakeTransport(DATA[:1000])
     reads, (first, second) = make_reads(bad, good)
-    wanted = [Wanted(second, 0, 10), Wanted(first, 0, 10), Wanted(second, 20, 30), Wanted(first, 10, 20)]
+    wanted = [
+        RangeRequest(second, 0, 10),
+        RangeRequest(first, 0, 10),
+        RangeRequest(second, 20, 30),
+        RangeRequest(first, 10, 20),
+    ]
     found = reads.read_many(wanted, fail_fast=False)
     assert found[0] == DATA[:10]
     assert found[2] == DATA[20:30]
