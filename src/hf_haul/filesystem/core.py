@@ -31,9 +31,10 @@ from hf_haul.hub.repository import (
     metadata_from_listing,
 )
 from hf_haul.manager import ParallelDownloadManager, default_manager
+from hf_haul.reading.batches import RangeRequest
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.range_source import Checksum, RangeSource
-from hf_haul.reading.reader import RangeRequest, Reads
+from hf_haul.reading.reader import Reads
 from hf_haul.storage.destinations import FileDestination
 from hf_haul.storage.nodes import is_node
 from hf_haul.storage.safe_paths import require_safe_path

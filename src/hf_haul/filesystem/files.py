@@ -15,7 +15,8 @@ from hf_haul.forks import renew_after_fork
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.file_reader import FileReader
 from hf_haul.reading.range_source import RangeSource
-from hf_haul.reading.reader import Reads, Stream
+from hf_haul.reading.reader import Reads
+from hf_haul.reading.stream import Stream
 
 __all__ = ["HaulFile", "HaulStreamFile"]
 

@@ -16,7 +16,7 @@ from hf_haul.errors import ConnectionFailedError, HttpStatusError
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.file_reader import FileReader
 from hf_haul.reading.range_source import RangeSource
-from hf_haul.reading.reader import Job
+from hf_haul.reading.read_threads import Job
 
 KiB = 1 << 10
 MiB = 1 << 20

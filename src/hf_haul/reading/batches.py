@@ -1,0 +1,211 @@
+"""Ranges that are read together: which are neighbours, how they are cut into parts, and the parts under way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hf_haul.cancellation import CancelToken
+from hf_haul.config import KiB, MiB
+from hf_haul.reading.range_source import RangeSource
+from hf_haul.reading.read_threads import DEMAND, Job, ReadThreads
+
+__all__ = [
+    "Buffer",
+    "PendingSpan",
+    "RangeRequest",
+    "ReadBatch",
+    "Span",
+    "call_off_all",
+    "merge_requests",
+    "split",
+    "stop_all",
+]
+
+#: Ranges are merged up to this many bytes, and parts of a read are not larger than twice that.
+_MERGED: Final = 8 * MiB
+#: Parts are not smaller than this many bytes: below it, what a request costs this machine counts more than the link.
+_SMALLEST_PART: Final = 256 * KiB
+#: Bytes between two ranges that are rather fetched than asked around, at the most.
+_GAP: Final = 64 * KiB
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRequest:
+    """A range of a file to be read, from ``start`` up to ``stop``, inside the file."""
+
+    source: RangeSource
+    start: int
+    stop: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the whole file, whose digest can be checked."""
+        return self.start == 0 and self.stop == self.source.size
+
+
+class Buffer:
+    """Bytes to be filled in by several threads and then handed out, once.
+
+    BytesIO would save the copy at the end. But when the collector finds a view of one in a cycle, as a failed read leaves
+    it, Python 3.12.1 crashes (python/cpython#111049) and 3.13 complains aloud (python/cpython#111331).
+
+    Attributes:
+        view: Where to write; until :meth:`take`.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._bytes = bytearray(nbytes)
+        self.view = memoryview(self._bytes)
+
+    def take(self) -> bytes:
+        """The bytes."""
+        self.view.release()
+        taken, self._bytes = bytes(self._bytes), bytearray()
+        return taken
+
+
+@dataclass(slots=True)
+class Span:
+    """Neighbouring ranges of one file that are fetched together."""
+
+    source: RangeSource
+    start: int
+    stop: int
+    indexes: list[int]
+
+
+class ReadBatch:
+    """Parts that are fetched at once, and of which one's failure is all's."""
+
+    def __init__(self, threads: ReadThreads) -> None:
+        self.cancel_token = CancelToken()
+        self._threads = threads
+        self._jobs: list[Job] = []
+        self._error: Exception | None = None
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, source: RangeSource, start: int, view: memoryview) -> None:
+        """Fill ``view``, which is released then."""
+
+        def work() -> None:
+            try:
+                with view:
+                    source.fill(start, view, self.cancel_token)
+            except Exception as error:
+                if self._error is None:
+                    self._error = error
+                self.cancel_token.set()
+                raise
+
+        job = Job(work)
+        self._jobs.append(job)
+        self._threads.submit(DEMAND, job)
+
+    def wait(self, index: int) -> None:
+        """Wait for one part; raises what failed first, whichever part that was."""
+        job = self._jobs[index]
+        self._threads.join(job)
+        try:
+            job.result()
+        except Exception as error:
+            if self._error is None or self._error is error:
+                raise
+            raise self._error from self._error.__cause__  # this part was only called off
+
+    def stop(self) -> None:
+        """Begin nothing more, and break off what is under way."""
+        self.cancel_token.set()
+        for job in self._jobs:
+            job.cancel()
+
+    def call_off(self) -> None:
+        """Stop, and wait until no thread touches the buffers any more."""
+        self.stop()
+        for job in self._jobs:
+            self._threads.join(job)
+
+
+class PendingSpan:
+    """A span, and the parts in which it is fetched."""
+
+    def __init__(self, span: Span, parts: list[tuple[int, int]], threads: ReadThreads) -> None:
+        self.span = span
+        self.parts = parts
+        self.buffer = Buffer(span.stop - span.start)
+        self.batch = ReadBatch(threads)
+
+    def start(self) -> None:
+        """Begin to fetch all parts."""
+        for start, stop in self.parts:
+            self.batch.add(self.span.source, start, self.view(start, stop))
+
+    def wait(self, index: int) -> memoryview:
+        """One part, when it has come; fetched in this thread if nothing was started."""
+        start, stop = self.parts[index]
+        if len(self.batch):
+            self.batch.wait(index)
+        else:
+            self.span.source.fill(start, self.view(start, stop), self.batch.cancel_token)
+        return self.view(start, stop)
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """The part of the buffer for these bytes of the file."""
+        return self.buffer.view[start - self.span.start : stop - self.span.start]
+
+
+def split(start: int, stop: int, unit: int, connections: int) -> list[tuple[int, int]]:
+    """Cut a read into parts to be fetched at once.
+
+    A part is worth a request of its own (``unit`` bytes at the least), and there are about two for each connection,
+    so that a slow one holds up little.
+    """
+    nbytes = stop - start
+    unit = max(unit, _SMALLEST_PART)
+    if nbytes < 2 * unit or connections < 2:
+        return [(start, stop)]
+    step = min(max(unit, -(-nbytes // (2 * connections))), 2 * _MERGED)
+    return [(at, min(at + step, stop)) for at in range(start, stop, step)]
+
+
+def stop_all(batches: Sequence[ReadBatch]) -> None:
+    """Stop several batches; waits for nothing."""
+    for batch in batches:
+        batch.stop()
+
+
+def call_off_all(batches: Sequence[ReadBatch]) -> None:
+    """Stop several batches, and wait until no thread touches their buffers any more."""
+    stop_all(batches)
+    for batch in batches:
+        batch.call_off()
+
+
+def merge_requests(wanted: Sequence[RangeRequest], max_gap: int | None) -> list[Span]:
+    """Group ranges by file, and join those that are close enough; empty ones need nothing."""
+    by_source: dict[RangeSource, list[int]] = {}
+    for index, each in enumerate(wanted):
+        if each.stop > each.start:
+            by_source.setdefault(each.source, []).append(index)
+    spans: list[Span] = []
+    for source, indexes in by_source.items():
+        gap = min(source.unit // 4, _GAP) if max_gap is None else max_gap
+        last: Span | None = None
+        for index in sorted(indexes, key=lambda i: (wanted[i].start, wanted[i].stop)):
+            each = wanted[index]
+            if last is not None and _joins(last, each, gap):
+                last.stop = max(last.stop, each.stop)
+                last.indexes.append(index)
+            else:
+                last = Span(source, each.start, each.stop, [index])
+                spans.append(last)
+    return spans
+
+
+def _joins(span: Span, each: RangeRequest, gap: int) -> bool:
+    if each.stop <= span.stop:
+        return True
+    return each.start <= span.stop + gap and each.stop - span.start <= _MERGED
