@@ -9,11 +9,23 @@ from typing import Any
 
 import pytest
 import urllib3
+from tests.support.clock import FakeClock
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.errors import ConnectionFailedError, InvalidUrlError, StalledError, TransferError
+from hf_haul.errors import (
+    ConnectionFailedError,
+    HaltedError,
+    HttpStatusError,
+    InvalidUrlError,
+    LinkExpiredError,
+    RangeRefusedError,
+    ServerBusyError,
+    SourceChangedError,
+    StalledError,
+    TransferError,
+)
 from hf_haul.ranges import ByteRange
-from hf_haul.task import RemoteFile
+from hf_haul.task import Digest, RemoteFile
 from hf_haul.transports.http import HttpSource, link_lifetime
 from hf_haul.transports.pacing import RateLimits
 
@@ -259,6 +271,274 @@ def test_a_storage_that_takes_its_time_is_not_looked_for_again() -> None:
     source = HttpSource(RemoteFile("a.bin", HUB, size=10), pool, RateLimits())  # type: ignore[arg-type]  # of what it needs
     assert [pool.ask(source) for _ in range(3)] == [[HUB, storage], [storage], [storage]]
 
+
+# ---- answers
+
+
+class Reply(Answer):
+    """An answer as scripted, which says what became of it."""
+
+    def __init__(self, status: int, headers: Mapping[str, str] | None = None, *, body: bytes = b"") -> None:
+        super().__init__(HUB, status, headers or {})
+        self.body = body
+        self.ended: list[str] = []
+
+    def head(self) -> bytes:
+        return self.body
+
+    def drain(self) -> None:
+        self.ended.append("drained")
+
+    def release(self) -> None:
+        self.ended.append("released")
+
+    def leave_encoded(self) -> None:
+        self.ended.append("left encoded")
+
+
+class Script(Pool):
+    """Gives the replies one after the other."""
+
+    def __init__(self, *replies: Reply) -> None:
+        super().__init__()
+        self.replies = list(replies)
+
+    def open(self, url: str, headers: Mapping[str, str], cancel_token: CancelToken, **_: Any) -> Answer:
+        self.asked.append((url, dict(headers)))
+        reply = self.replies.pop(0)
+        reply.url = url
+        return reply
+
+
+SHA256 = Digest("sha256", "a" * 64)
+
+
+def source_of(*replies: Reply, size: int | None = 10, compress: bool = False, **more: Any) -> HttpSource:
+    remote = RemoteFile("a.bin", HUB, size=size, **more)
+    return HttpSource(remote, Script(*replies), RateLimits(jitter=lambda: 0.0), compress=compress)  # type: ignore[arg-type]
+
+
+def part(start: int, stop: int, total: int | str = 10, **headers: str) -> Reply:
+    return Reply(206, {"Content-Range": f"bytes {start}-{stop - 1}/{total}", **headers})
+
+
+MIDDLE = ByteRange(2, 6)
+
+
+@pytest.mark.parametrize(
+    ("reply", "want", "got", "total"),
+    [
+        pytest.param(part(2, 6), MIDDLE, MIDDLE, 10, id="206"),
+        pytest.param(part(2, 6, "*"), MIDDLE, MIDDLE, None, id="206 of who knows how many"),
+        pytest.param(
+            Reply(200, {"Content-Length": "10"}), WANT, WANT, 10, id="200 to a range from the start"
+        ),
+        pytest.param(Reply(200, {"Content-Length": "10"}), None, WANT, 10, id="200"),
+        pytest.param(Reply(200), None, WANT, None, id="200 that does not say how long it is"),
+    ],
+)
+def test_an_answer_with_the_bytes_asked_for_is_taken(
+    reply: Reply, want: ByteRange | None, got: ByteRange, total: int | None
+) -> None:
+    body = source_of(reply).open(want, CancelToken())
+    assert (body.range, body.total) == (got, total)
+    assert reply.ended == []
+    body.close()
+    assert reply.ended == ["released"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "said"),
+    [
+        pytest.param(Reply(200, {"Content-Length": "10"}), RangeRefusedError, "sent the whole file", id="200"),
+        pytest.param(Reply(206), RangeRefusedError, "without saying which bytes", id="206 without a range"),
+        pytest.param(part(3, 7), RangeRefusedError, "instead of bytes=2-5", id="206 of another range"),
+        pytest.param(part(2, 5), RangeRefusedError, "instead of bytes=2-5", id="206 that is too short"),
+        pytest.param(part(2, 7), RangeRefusedError, "instead of bytes=2-5", id="206 that is too long"),
+        pytest.param(
+            part(2, 6, **{"Content-Length": "3"}), RangeRefusedError, "but as 3 bytes", id="206 that contradicts itself"
+        ),
+        pytest.param(
+            part(2, 6, **{"Content-Encoding": "gzip"}), RangeRefusedError, "encoded a range", id="206 that is encoded"
+        ),
+        pytest.param(part(2, 6, 11), SourceChangedError, "says it has 11 bytes, expected 10", id="206 of another file"),
+        pytest.param(Reply(416), RangeRefusedError, "416", id="416"),
+        pytest.param(
+            Reply(416, {"Content-Range": "bytes */4"}), SourceChangedError, "says it has 4 bytes", id="416 of another file"
+        ),
+        pytest.param(Reply(404), HttpStatusError, "answered 404", id="404"),
+        pytest.param(Reply(403), HttpStatusError, "answered 403", id="403"),
+        pytest.param(Reply(204), HttpStatusError, "answered 204", id="204"),
+        pytest.param(Reply(302), HttpStatusError, "302 without a Location", id="302 to nowhere"),
+    ],
+)  # fmt: skip
+def test_an_answer_without_the_bytes_asked_for_is_refused(
+    reply: Reply, error: type[TransferError], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        source_of(reply).open(MIDDLE, CancelToken())
+    assert type(caught.value) is error
+    assert "a.bin" in str(caught.value)
+    assert set(reply.ended) & {"released", "drained"}, "its connection would be lost"
+
+
+def test_a_status_says_what_the_server_said_of_it() -> None:
+    with pytest.raises(HttpStatusError) as caught:
+        source_of(Reply(403, {"X-Error-Message": "gated"}, body=b"ask first")).open(WANT, CancelToken())
+    assert caught.value.status == 403
+    assert caught.value.headers["X-Error-Message"] == "gated"
+    assert caught.value.body == b"ask first"
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 509, 520, 524, 529])
+def test_a_server_that_is_busy_says_how_long_to_wait(status: int) -> None:
+    reply = Reply(status, {"Retry-After": "7"})
+    with pytest.raises(ServerBusyError) as caught:
+        source_of(reply).open(WANT, CancelToken())
+    assert caught.value.counts_requests is (status == 429)
+    assert caught.value.retry_after == (7.0 if status in {408, 425, 429} or status >= 500 else None)
+    assert reply.ended == ["drained"]
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "got", "total"), [(None, 10, 4, 4), (None, 3, 3, 8)], ids=["beyond its end", "inside"]
+)
+def test_a_range_of_a_file_of_unknown_size_may_end_with_the_file(
+    size: int | None, asked: int, got: int, total: int
+) -> None:
+    body = source_of(part(0, got, total), size=size).open(ByteRange(0, asked), CancelToken())
+    assert body.range == ByteRange(0, got)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_followed_once_for_all_parts(status: int) -> None:
+    source = source_of(Reply(status, {"Location": "https://cdn.test/x"}), part(0, 10), part(2, 6))
+    source.open(WANT, CancelToken()).close()
+    source.open(MIDDLE, CancelToken()).close()
+    pool: Any = source._pool
+    assert [url for url, _ in pool.asked] == [HUB, "https://cdn.test/x", "https://cdn.test/x"]
+    assert [headers["Range"] for _, headers in pool.asked] == ["bytes=0-9", "bytes=0-9", "bytes=2-5"]
+    assert source.resolved_count == 1
+
+
+def test_redirects_without_an_end_are_given_up() -> None:
+    source = source_of(*(Reply(302, {"Location": f"/{hop}"}) for hop in range(50)))
+    with pytest.raises(TransferError, match=r"more than \d+ redirects"):
+        source.open(WANT, CancelToken())
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_a_link_that_is_refused_later_has_expired_and_is_asked_for_anew(status: int) -> None:
+    link = {"Location": "https://cdn.test/x"}
+    refused = Reply(status)
+    source = source_of(Reply(302, link), part(0, 10), refused, Reply(302, link), part(0, 10))
+    source.open(WANT, CancelToken()).close()
+    with pytest.raises(LinkExpiredError, match="expired"):
+        source.open(WANT, CancelToken())
+    assert refused.ended == ["released"]
+    source.open(WANT, CancelToken()).close()
+    assert source.resolved_count == 2
+
+
+def test_a_fresh_link_that_is_refused_is_believed_after_a_while() -> None:
+    clock = FakeClock()
+    replies = [
+        each for _ in range(4) for each in (Reply(302, {"Location": "https://cdn.test/x"}), Reply(403))
+    ]
+    pool: Any = Script(*replies)
+    source = HttpSource(RemoteFile("a.bin", HUB, size=10), pool, RateLimits(), clock=clock)
+    for _ in range(3):
+        with pytest.raises(LinkExpiredError, match="fresh link"):
+            source.open(WANT, CancelToken())
+    clock.advance(5.0)
+    with pytest.raises(HttpStatusError, match="4 times"):
+        source.open(WANT, CancelToken())
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"X-Linked-Size": "11"}, "says it has 11 bytes, expected 10"),
+        ({"X-Linked-Etag": '"' + "b" * 64 + '"'}, "etag is b+, expected a+"),
+    ],
+    ids=["size", "etag"],
+)
+def test_a_redirect_to_another_file_is_refused(headers: dict[str, str], said: str) -> None:
+    source = source_of(
+        Reply(302, {"Location": "https://cdn.test/x", **headers}), etag="a" * 64, digest=SHA256
+    )
+    with pytest.raises(SourceChangedError, match=said):
+        source.open(WANT, CancelToken())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "changed"),
+    [
+        ({"ETag": '"a"'}, {"ETag": 'W/"a"'}, False),
+        ({"ETag": '"a"'}, {"ETag": '"b"'}, True),
+        ({"ETag": '"a"'}, {}, False),
+        ({"Last-Modified": "then"}, {"Last-Modified": "now"}, True),
+        ({"ETag": '"a"', "Last-Modified": "then"}, {"ETag": '"a"', "Last-Modified": "now"}, False),
+        ({"Last-Modified": "then"}, {"ETag": '"a"', "Last-Modified": "then"}, False),
+    ],
+)
+@pytest.mark.parametrize("digest", [None, SHA256], ids=["without a digest", "with a digest"])
+def test_a_file_that_changes_while_it_is_fetched_is_noticed_where_no_digest_tells(
+    first: dict[str, str], second: dict[str, str], changed: bool, digest: Digest | None
+) -> None:
+    source = source_of(part(0, 10, **first), part(2, 6, **second), digest=digest)
+    source.open(WANT, CancelToken()).close()
+    if changed and digest is None:
+        with pytest.raises(SourceChangedError, match="changed at its source"):
+            source.open(MIDDLE, CancelToken())
+    else:
+        source.open(MIDDLE, CancelToken()).close()
+
+
+@pytest.mark.parametrize(
+    ("compress", "want", "asked"), [(False, None, "identity"), (True, None, "gzip"), (True, WANT, "identity")]
+)
+def test_only_a_whole_body_may_come_compressed(compress: bool, want: ByteRange | None, asked: str) -> None:
+    source = source_of(Reply(200, {"Content-Length": "10"}), compress=compress)
+    source.open(want, CancelToken()).close()
+    pool: Any = source._pool
+    assert pool.asked[0][1]["Accept-Encoding"] == asked
+    assert ("Range" in pool.asked[0][1]) == (want is not None)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "length", "digest", "size", "outcome"),
+    [
+        pytest.param("gzip", "6", SHA256, 10, "decoded", id="can be undone and checked"),
+        pytest.param("gzip", "10", SHA256, 10, "left encoded", id="stored so"),
+        pytest.param("gzip", "6", None, None, "refused", id="nothing to check it by"),
+        pytest.param("aws-chunked", "6", None, 10, "refused", id="cannot be undone"),
+        pytest.param("aws-chunked", "6", SHA256, None, "left encoded", id="perhaps no encoding, and the digest tells"),
+    ],
+)  # fmt: skip
+def test_an_encoding_that_was_not_asked_for_is_undone_only_if_that_can_be_checked(
+    encoding: str, length: str, digest: Digest | None, size: int | None, outcome: str
+) -> None:
+    reply = Reply(200, {"Content-Length": length, "Content-Encoding": encoding})
+    source = source_of(reply, size=size, digest=digest)
+    if outcome == "refused":
+        with pytest.raises(RangeRefusedError, match="encoded as"):
+            source.open(None, CancelToken())
+        return
+    source.open(None, CancelToken())
+    assert reply.ended == (["left encoded"] if outcome == "left encoded" else [])
+
+
+def test_nobody_is_asked_for_one_who_was_cancelled() -> None:
+    source, cancelled = source_of(), CancelToken()
+    cancelled.set()
+    with pytest.raises(HaltedError):
+        source.open(WANT, cancelled)
+    pool: Any = source._pool
+    assert pool.asked == []
+
+
+# ---- links
 
 NOW = 1_800_000_000.0
 
