@@ -89,14 +89,18 @@ def test_calling_off_the_whole_ends_each_reader() -> None:
         assert late.cancel_token.is_set()
 
 
-def test_a_forked_child_starts_with_nobody_to_watch() -> None:
-    guard = StallGuard(10.0)
-    with guard.watching(CancelToken()):
-        guard._lock.acquire()
-        guard._reset()
-        with guard.watching(CancelToken()):
-            assert len(guard._readers) == 1
-    assert any(thread.name.startswith("hf-haul-stalls") for thread in threading.enumerate())
+def test_a_forked_child_starts_with_nobody_to_watch_and_watches_on_a_thread_of_its_own() -> None:
+    guard, woken = StallGuard(0.01), threading.Event()
+    with guard.watching(CancelToken()) as inherited:
+        guard._lock.acquire()  # by a thread that the child does not have
+        for renewed in (guard._thread._renew, guard._reset):
+            renewed()
+        with guard.watching(CancelToken()) as reader, reader.cancel_token.waking(woken.set):
+            assert guard._readers == {reader}
+            reader.begin(time.monotonic())
+            assert woken.wait(10)
+            assert len(guard._thread) == 1
+    assert inherited.stalled is None
 
 
 def test_where_no_thread_is_to_be_had_readers_go_unwatched_and_later_ones_do_not() -> None:
