@@ -1,8 +1,10 @@
 """Ranges of remote files in memory, and what to fetch before it is asked for.
 
-``range_source`` is one remote file read by ranges, every answer checked. ``reader`` does many such reads at once, on
-threads of its own; ``extents`` keeps what was read or is on its way; ``file_reader`` is one open file, which reads ahead
-as ``readahead`` and ``parquet`` suggest.
+- ``range_source``: one remote file, read by ranges, every answer checked.
+- ``reader``: many such reads at once. ``batches`` joins neighbours and cuts large reads into parts, ``read_threads``
+  fetches parts, the most urgent first, ``stream`` yields a file in order.
+- ``extents``: what was read, or is on its way, in bounded memory.
+- ``file_reader``: one open file, which reads ahead as ``readahead`` and ``parquet`` suggest.
 
 May import the shared modules at the top, ``storage`` and ``transports``; not ``engine``, which stands beside it.
 

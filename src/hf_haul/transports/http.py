@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from typing import Final
-from urllib.parse import parse_qs
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.errors import (
@@ -28,9 +25,11 @@ from hf_haul.task import RemoteFile
 from hf_haul.transports.pacing import RateLimits
 from hf_haul.transports.pool import ConnectionPool, PooledResponse
 from hf_haul.transports.response import DECODABLE
+from hf_haul.transports.signed_links import link_lifetime
+from hf_haul.transports.validators import is_comparable, kind_of, normalize_etag, versions_in
 from hf_haul.urls import HttpUrl, join_url, parse_url, quote_header, redact
 
-__all__ = ["HttpBody", "HttpSource", "link_lifetime", "normalize_etag"]
+__all__ = ["HttpBody", "HttpSource"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,59 +44,8 @@ _TWO_KEYS: Final = frozenset({400, 401, 403})
 #: late, and who checks the signatures may be down for a moment.
 _REFUSALS: Final = 3
 _REFUSED_SECONDS: Final = 5.0
-#: Begins a version that is a date, to tell it from an etag.
-_MODIFIED: Final = "modified "
 #: Seconds before its end at which a signed URL is no longer used.
 _LINK_MARGIN: Final = 10.0
-
-
-def normalize_etag(value: str | None) -> str | None:
-    """An etag without quotes and without the mark of a weak one."""
-    return value.removeprefix("W/").strip('"') if value else None
-
-
-def _versions(headers: Mapping[str, str]) -> dict[str, str]:
-    """What tells one version of a file from another, best first, by kind (RFC 9110, section 8.8)."""
-    etag, modified = normalize_etag(headers.get("ETag")), headers.get("Last-Modified")
-    found = {"etag": etag, "modified": modified and f"{_MODIFIED}{modified}"}
-    return {kind: value for kind, value in found.items() if value}
-
-
-def _kind_of(version: str) -> str:
-    return "modified" if version.startswith(_MODIFIED) else "etag"
-
-
-def link_lifetime(url: str, now: Callable[[], float] = time.time) -> float | None:
-    """Seconds a signed URL will still be good for, as its query says; ``None`` if it does not.
-
-    Reads AWS's ``X-Amz-Date`` with ``X-Amz-Expires``, Google's ``X-Goog-`` pair, CloudFront's ``Expires`` and
-    Azure's ``se``.
-    """
-    query = {
-        key.lower(): values[-1] for key, values in parse_qs(url.partition("?")[2].partition("#")[0]).items()
-    }
-    try:
-        for vendor in ("amz", "goog"):
-            signed, lifetime = query.get(f"x-{vendor}-date"), query.get(f"x-{vendor}-expires", "")
-            if (
-                signed
-                and re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", signed)
-                and re.fullmatch("[0-9]{1,9}", lifetime)
-            ):
-                at = datetime.strptime(signed, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
-                return at.timestamp() + int(lifetime) - now()
-        if re.fullmatch(r"[0-9]{9,11}", query.get("expires", "")):
-            return int(query["expires"]) - now()
-        until = datetime.fromisoformat(query["se"].replace("Z", "+00:00"))
-        # Azure's are UTC, also without a word; and Windows knows no local time for some.
-        return (until if until.tzinfo else until.replace(tzinfo=timezone.utc)).timestamp() - now()
-    except (KeyError, ValueError, OverflowError):  # none, or no date
-        return None
-
-
-def _same_kind(etag: str, remote: RemoteFile) -> bool:
-    """Whether an etag can be compared with the one we know; a mirror may name by md5 what we know by its digest."""
-    return remote.digest is None or re.fullmatch(rf"[0-9a-f]{{{len(remote.digest.value)}}}", etag) is not None
 
 
 class HttpBody:
@@ -400,7 +348,7 @@ class HttpSource:
     def _check_linked(self, headers: Mapping[str, str]) -> None:
         """Compare what a Hub's redirect says of the file with what we expect."""
         etag, size = normalize_etag(headers.get("X-Linked-Etag")), parse_length(headers.get("X-Linked-Size"))
-        if etag and self.remote.etag and etag != self.remote.etag and _same_kind(etag, self.remote):
+        if etag and self.remote.etag and etag != self.remote.etag and is_comparable(etag, self.remote):
             raise SourceChangedError(f"{self.remote.path}: etag is {etag}, expected {self.remote.etag}")
         if size is not None and self.remote.size is not None and size != self.remote.size:
             raise SourceChangedError(
@@ -510,11 +458,11 @@ class HttpSource:
             )
         if self.remote.digest is not None or response.status == 416:
             return  # the digest tells better: two nodes of one CDN may name the same bytes differently
-        said = _versions(response.headers)
+        said = versions_in(response.headers)
         with self._changed:
             known = self.version
             # Of the kind known already: not every node of a CDN sends both.
-            now = said.get(_kind_of(known)) if known is not None else next(iter(said.values()), None)
+            now = said.get(kind_of(known)) if known is not None else next(iter(said.values()), None)
             if now is None or now == known:
                 return
             self.version = now
