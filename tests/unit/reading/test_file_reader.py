@@ -46,16 +46,18 @@ def test_a_whole_file_is_checked_against_its_digest_also_when_read_into_a_buffer
         reader.read_into(0, memoryview(bytearray(1000)))
 
 
-def test_reading_on_fetches_ahead_and_only_if_that_is_allowed() -> None:
-    covered = {}
+def test_reading_on_fetches_ahead_and_only_if_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     for ahead in (True, False):
         reader, extents, source = make(FakeTransport(DATA), ahead=ahead)
-        for at in range(0, 200_000, 50_000):
-            assert reader.read(at, at + 50_000) == DATA[at : at + 50_000]
-        covered[ahead] = extents.covered_to(source, 0)
-        settle(extents)
-    assert covered[False] == 200_000
-    assert covered[True] > 200_000
+        sent_for: list[tuple[int, int]] = []
+        monkeypatch.setattr(
+            extents, "prefetch", lambda _, ranges, sent_for=sent_for, **__: sent_for.extend(ranges)
+        )
+        for at in range(0, 3 * MiB, MiB):
+            assert reader.read(at, at + MiB) == DATA[at : at + MiB]
+        assert bool(sent_for) == ahead
+        assert all(stop > start >= MiB for start, stop in sent_for)
+        assert extents.covered_to(source, 0) >= 3 * MiB
 
 
 def test_without_reading_ahead_no_byte_is_asked_for_that_is_not_read() -> None:
