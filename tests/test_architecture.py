@@ -19,8 +19,9 @@ SRC = Path(hf_haul.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "forks"),
     ("urls", "descriptors"),
+    ("digests",),
     ("cancellation", "redaction", "ranges", "task", "config", "processors", "threads"),
-    ("limiter", "metrics", "verify", "finalizers"),
+    ("limiter", "metrics", "finalizers"),
     ("storage", "transports"),
     ("engine", "reading"),
     ("manager",),

@@ -17,6 +17,7 @@ The modules, from the ground up; each imports only what stands above it here:
 - ``errors``: every exception raised on purpose
 - ``forks``: what a forked child renews: locks, threads, changes left half-made
 - ``descriptors``: how many files may still be opened, and what to do when none can
+- ``digests``: digests as sources announce them, and how they are computed
 - ``threads``: threads that exist while there is work
 - ``finalizers``: what finalizers leave for others to do
 - ``cancellation``: CancelToken, which stops a piece of work and wakes it from whatever it waits for
@@ -28,7 +29,6 @@ The modules, from the ground up; each imports only what stands above it here:
 - ``processors``: how much of the machine's processors this process may use
 - ``limiter``: BandwidthLimiter, a token bucket whose rate may change at any time
 - ``metrics``: what was measured: bytes, speeds, retries; speed by source
-- ``verify``: digests, computed while the bytes come in
 - ``storage``: what is on disk: staged files and their owners, destinations, the Hub cache, free space
 - ``transports``: how the bytes of a range are had: connections and how many, HTTP, retries, pace
 - ``engine``: what is fetched next, by whom, and what follows: queues, parts, scheduler, digests, events

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from hf_haul.config import Settings, parse_rate
 from hf_haul.descriptors import descriptors
+from hf_haul.digests import Digest
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.events import EventBus, Notifier, ProgressCallback
 from hf_haul.engine.file_specs import (
@@ -44,7 +45,7 @@ from hf_haul.storage.destinations import FileDestination
 from hf_haul.storage.free_space import check_space
 from hf_haul.storage.nodes import NodeDestination, is_node
 from hf_haul.storage.safe_paths import require_safe_path
-from hf_haul.task import Destination, Digest, DownloadPriority, FileRequest, RemoteFile
+from hf_haul.task import Destination, DownloadPriority, FileRequest, RemoteFile
 from hf_haul.transports.base import Transport
 from hf_haul.transports.http import HttpSource
 from hf_haul.transports.pacing import RateLimits

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import enum
 import itertools
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from hf_haul.digests import Digest
 
 if TYPE_CHECKING:
     import ssl
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TRANSITIONS",
     "Destination",
-    "Digest",
+    "Digest",  # of digests: pickles of earlier versions look for it here
     "DownloadPriority",
     "DownloadProgress",
     "DownloadState",
@@ -27,8 +30,11 @@ __all__ = [
     "NetworkPath",
     "NetworkPaths",
     "RemoteFile",
+    "bears_out",
     "new_id",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 class DownloadPriority(enum.IntEnum):
@@ -72,39 +78,6 @@ TRANSITIONS: Final[Mapping[DownloadState, frozenset[DownloadState]]] = {
     _S.FAILED: frozenset(),
     _S.CANCELLED: frozenset(),
 }
-
-
-#: sha256 and sha1 of no bytes, and git's object id of them.
-_OF_NOTHING: Final = frozenset({
-    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
-    "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
-})  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Digest:
-    r"""The digest that a source announces for a file.
-
-    Attributes:
-        algorithm: ``sha256`` of the bytes (LFS and Xet files), or ``git-sha1``: the sha1 of
-            ``blob <size>\0`` and the bytes (git's object id, for the others).
-        value: Lower-case hex digits.
-    """
-
-    algorithm: Literal["sha256", "git-sha1"]
-    value: str
-
-    def __post_init__(self) -> None:
-        length = {"sha256": 64, "git-sha1": 40}.get(self.algorithm)
-        if length is None:
-            raise ValueError(f"unknown digest algorithm {self.algorithm!r}: use sha256 or git-sha1")
-        if len(self.value) != length or not set(self.value) <= set("0123456789abcdef"):
-            raise ValueError(f"not a {self.algorithm} digest of {length} hex digits: {self.value!r}")
-
-    @property
-    def is_of_nothing(self) -> bool:
-        """Whether it is that of an empty file."""
-        return self.value in _OF_NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +146,37 @@ class RemoteFile:
     def __post_init__(self) -> None:
         if self.size == 0 and self.digest is not None and not self.digest.is_of_nothing:
             object.__setattr__(self, "size", None)
+
+
+def bears_out(remote: RemoteFile, hex_digest: Callable[[str], str]) -> bool:
+    """Whether bytes are right that do not have the digest which the form of their etag suggests.
+
+    An etag of 40 hex digits may be the sha1 of the bytes and not git's; and both forms may be a name that some mirror has
+    made up. Then the digest that its listing tells decides. Only where it tells none is the etag a name.
+
+    Args:
+        remote: The file.
+        hex_digest: The bytes' own digest, by the name of its algorithm.
+    """
+    if not remote.digest_is_etag or remote.digest is None:
+        return False
+    etag = remote.digest.value
+    if remote.digest.algorithm == "git-sha1" and hex_digest("sha1") == etag:
+        return True
+    if remote.confirm is None:
+        return False
+    try:
+        digest = remote.confirm()
+    except Exception as error:  # noqa: BLE001  whoever was asked may know it later: until then the etag counts
+        logger.debug("%s: nobody says what its digest is: %s", remote.path, error)
+        return False
+    if digest is not None:
+        return hex_digest(digest.algorithm) == digest.value
+    logger.warning(
+        "%s is not checked: its etag %s looks like a digest, but is not that of its bytes, and %s tells none",
+        remote.path, etag, remote.announced_by or "its source",
+    )  # fmt: skip
+    return True
 
 
 class Destination(Protocol):

@@ -135,7 +135,7 @@ def _hashing(place: Place) -> Callable[[], object]:
     target = place.folder / "local" / WEIGHTS
     target.parent.mkdir()
     target.write_bytes(bytes((place.served.folder / WEIGHTS).stat().st_size))
-    return place.hang(snapshot_module, "digest_of")
+    return place.hang(snapshot_module, "file_digest")
 
 
 BUSY = Status(503, retry_after=60)

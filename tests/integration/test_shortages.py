@@ -19,9 +19,9 @@ import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request
 from tests.support.waits import our_threads
 
-from hf_haul import cancellation, limiter, metrics, threads, verify
+from hf_haul import cancellation, limiter, metrics, threads
 from hf_haul.config import KiB, MiB, Settings
-from hf_haul.engine import download_queue, errands, events, plan, scheduler, transfer, watchdog
+from hf_haul.engine import download_queue, errands, events, plan, scheduler, transfer, verifier, watchdog
 from hf_haul.engine import file_steps as filework
 from hf_haul.engine import hasher as hashing
 from hf_haul.engine import job_choice as choice
@@ -173,7 +173,7 @@ def gives_a_file(where: Any, name: str) -> bool:
 LEFT_OUT = {(threads.ThreadGroup, "_run"), (threads._Daemon, "run"), (threads._Daemon, "_bootstrap")}
 MODULES = (
     adoption, cancellation, choice, claiming, concurrency, download_queue, errands, events, fetch, filework, hashing, journal,
-    limiter, metrics, plan, run, scheduler, sources, staged_file, staged_names, sweeping, threads, transfer, verify, watchdog,
+    limiter, metrics, plan, run, scheduler, sources, staged_file, staged_names, sweeping, threads, transfer, verifier, watchdog,
 )  # fmt: skip
 
 

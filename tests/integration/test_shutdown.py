@@ -17,9 +17,9 @@ from tests.support.hub import hub_environment, run_python
 from tests.support.waits import SECOND, WAITS, keep_waiting, our_threads, until
 
 from hf_haul.config import KiB
+from hf_haul.engine.verifier import Verifier
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
 from hf_haul.task import DownloadState
-from hf_haul.verify import Verifier
 
 SIZE = 600 * KiB
 

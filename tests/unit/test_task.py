@@ -6,6 +6,7 @@ import copy
 import hashlib
 import itertools
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hf_haul.task import (
     DownloadState,
     DownloadTask,
     RemoteFile,
+    bears_out,
     new_id,
 )
 
@@ -159,3 +161,35 @@ def test_a_size_of_nothing_beside_the_digest_of_something_is_none(
     size: int | None, digest: Digest | None, known: int | None
 ) -> None:
     assert RemoteFile("a", "http://hub.test/a", size, digest).size == known
+
+
+DIGESTS = {"sha256": "a" * 64, "git-sha1": "b" * 40, "sha1": "c" * 40}
+
+
+@pytest.mark.parametrize(
+    ("etag", "told", "right"),
+    [
+        pytest.param("c" * 40, None, True, id="the plain sha1"),
+        pytest.param("d" * 40, Digest("git-sha1", "b" * 40), True, id="git's, as the listing says"),
+        pytest.param("d" * 40, Digest("sha256", "a" * 64), True, id="sha256, as the listing says"),
+        pytest.param("d" * 64, Digest("git-sha1", "b" * 40), True, id="another kind than it looks like"),
+        pytest.param("d" * 64, Digest("sha256", "d" * 64), False, id="the listing says the same"),
+        pytest.param("d" * 64, Digest("git-sha1", "d" * 40), False, id="the listing says something else"),
+        pytest.param("d" * 64, None, True, id="nobody says: a name"),
+        pytest.param("d" * 64, OSError("busy"), False, id="nobody says for now"),
+    ],
+)
+def test_what_an_etag_that_looks_like_a_digest_is_decides_the_listing(
+    etag: str, told: Digest | Exception | None, right: bool
+) -> None:
+    def confirm() -> Digest | None:
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    digest = Digest("sha256" if len(etag) == 64 else "git-sha1", etag)
+    remote = RemoteFile("a", "http://hub.test/a", digest=digest, digest_is_etag=True, confirm=confirm)
+    assert bears_out(remote, DIGESTS.__getitem__) is right
+    assert not bears_out(replace(remote, digest_is_etag=False), DIGESTS.__getitem__), "a digest is a digest"
+    alone = bears_out(replace(remote, confirm=None), DIGESTS.__getitem__)
+    assert alone is (etag == "c" * 40), "and the Hub's etags are what they look like"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
+from hf_haul.digests import Digest
 from hf_haul.errors import InvalidUrlError
-from hf_haul.task import Digest
 from hf_haul.urls import parse_url
 
 __all__ = [

@@ -17,10 +17,12 @@ from typing import Final
 
 from hf_haul.config import Settings
 from hf_haul.descriptors import descriptors
+from hf_haul.digests import hash_of
 from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.engine.plan import SMALL_FILE
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, SupersededError, Transfer
+from hf_haul.engine.verifier import Verifier
 from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
 from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.claiming import claim
@@ -30,7 +32,7 @@ from hf_haul.storage.placing import require_place
 from hf_haul.storage.staged_file import StagedFile, StagedLostError
 from hf_haul.storage.staged_names import scan_orphans
 from hf_haul.storage.sweeping import sweep, sweep_partials_of_upstream
-from hf_haul.verify import Verifier, bears_out, hash_of
+from hf_haul.task import bears_out
 
 __all__ = ["close_file", "open_file", "sweep_up", "verify_and_publish"]
 

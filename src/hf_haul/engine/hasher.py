@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from hf_haul.engine.verifier import Verifier
 from hf_haul.processors import usable_processors
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.threads import ThreadGroup
-from hf_haul.verify import Verifier
 
 __all__ = ["Hasher"]
 

@@ -19,6 +19,7 @@ from hf_haul.descriptors import descriptors
 from hf_haul.engine.buffers import SpareBuffers
 from hf_haul.engine.plan import SMALL_FILE
 from hf_haul.engine.transfer import Part
+from hf_haul.engine.verifier import IN_TOUCH, Verifier
 from hf_haul.errors import (
     ConnectionFailedError,
     HaltedError,
@@ -33,7 +34,6 @@ from hf_haul.ranges import ByteRange
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.transports.base import Body
 from hf_haul.transports.retry import is_retryable, retrying, stall_hint
-from hf_haul.verify import IN_TOUCH, Verifier
 
 __all__ = ["PartFetcher"]
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.engine.plan import MAX_PART, next_part
+from hf_haul.engine.verifier import Verifier
 from hf_haul.errors import HaulError
 from hf_haul.metrics import DownloadMetrics, SpeedMeter
 from hf_haul.ranges import ByteRange
@@ -15,7 +16,6 @@ from hf_haul.task import DownloadTask, FileRequest
 from hf_haul.transports.base import Transport
 from hf_haul.transports.retry import ChangeRetries, Trickle
 from hf_haul.urls import source_of
-from hf_haul.verify import Verifier
 
 __all__ = ["Part", "SupersededError", "Transfer"]
 

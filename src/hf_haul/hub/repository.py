@@ -43,13 +43,14 @@ from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined] 
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import MiB, Settings
 from hf_haul.descriptors import descriptors
+from hf_haul.digests import Digest
 from hf_haul.errors import HaltedError, HaulError, HttpStatusError, InvalidUrlError
 from hf_haul.forks import call_after_fork, call_before_fork, renew_locks_of
 from hf_haul.hub.client_network import ClientNetwork
 from hf_haul.redaction import redacting
 from hf_haul.storage.hub_cache import RepoFolder, ShareBlob
 from hf_haul.storage.safe_paths import MOST_FOLDERS, require_safe_commit
-from hf_haul.task import Digest, RemoteFile
+from hf_haul.task import RemoteFile
 from hf_haul.threads import in_threads
 from hf_haul.transports.pacing import ServerWaits, parse_retry_after
 from hf_haul.urls import HttpUrl, join_url, origin_of, parse_url, quote_header, redact

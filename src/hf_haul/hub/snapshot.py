@@ -32,6 +32,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hf_haul.cancellation import CancelToken
+from hf_haul.digests import file_digest
 from hf_haul.errors import UnsafePathError
 from hf_haul.hub import repository as hub
 from hf_haul.hub.call_options import (
@@ -44,7 +45,7 @@ from hf_haul.hub.call_options import (
 from hf_haul.hub.presets import Preset, select
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
-from hf_haul.storage.hub_cache import RepoFolder, digest_of
+from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.safe_paths import is_among_notes, is_lasting, require_outside_notes, require_safe_path
 from hf_haul.task import (
@@ -601,7 +602,7 @@ def _is_current(local: LocalFolder, path: str, meta: hub.FileMetadata, cancel_to
         return False
     if meta.size is not None and os.path.getsize(place) != meta.size:
         return False
-    return digest_of(place, digest.algorithm, cancel_token.check) == digest
+    return file_digest(place, digest.algorithm, cancel_token.check) == digest
 
 
 def _settle(

@@ -12,6 +12,7 @@ from typing import IO, Any, Final
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import KiB, MiB, Settings
+from hf_haul.digests import new_hash
 from hf_haul.errors import (
     ConnectionFailedError,
     IntegrityError,
@@ -25,12 +26,11 @@ from hf_haul.forks import renew_after_fork, renew_locks_of
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
 from hf_haul.ranges import ByteRange
-from hf_haul.task import RemoteFile
+from hf_haul.task import RemoteFile, bears_out
 from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.retry import ChangeRetries, Trickle, is_retryable, retrying, stall_hint
 from hf_haul.transports.stallguard import StallGuard, Watched
 from hf_haul.urls import source_of
-from hf_haul.verify import bears_out, new_hash
 
 __all__ = ["Checksum", "RangeSource", "learn_size"]
 

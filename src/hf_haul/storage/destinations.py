@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from hf_haul.digests import Digest, file_digest
 from hf_haul.storage.file_names import STAGED_SUFFIX, cut_name, fit_key, name_length, name_limit
-from hf_haul.storage.hub_cache import RepoFolder, digest_of
+from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.placing import Folders, follow_link, replace_file, take_over_mode
 from hf_haul.storage.safe_paths import NAME_LIMIT, extended_path, is_lasting, require_safe_name
-from hf_haul.task import Digest
 
 __all__ = ["BlobDestination", "FileDestination", "HandedOverDestination", "LocalDirDestination"]
 
@@ -133,7 +133,7 @@ class BlobDestination:
 
     def _hashes_right(self, path: str, check: Callable[[], None] | None) -> bool:
         algorithm = {40: "git-sha1", 64: "sha256"}.get(len(self.etag))
-        return algorithm is not None and digest_of(path, algorithm, check).value == self.etag
+        return algorithm is not None and file_digest(path, algorithm, check).value == self.etag
 
     def _is_ours(self, check: Callable[[], None] | None) -> bool:
         if os.path.islink(self._pointer):
@@ -302,7 +302,7 @@ class FileDestination:
         if self.size is not None and size != self.size:
             return False
         if self.digest is not None:
-            return digest_of(self.file, self.digest.algorithm, check) == self.digest
+            return file_digest(self.file, self.digest.algorithm, check) == self.digest
         return self.size is not None
 
     def publish(self, staged: Path) -> None:

@@ -5,7 +5,6 @@ The layout is huggingface_hub's own, so that it finds what we publish and we fin
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -22,41 +21,14 @@ from hf_haul.storage.safe_paths import (
     require_safe_name,
     require_safe_path,
 )
-from hf_haul.task import Digest
 
-__all__ = ["RepoFolder", "digest_of"]
+__all__ = ["RepoFolder"]
 
 logger = logging.getLogger(__name__)
 
 
 #: Makes ``blobs/<etag>`` point into a store shared by all repositories: (blob path, xet hash, size) -> done.
 ShareBlob = Callable[[str, str, "int | None"], bool]
-
-
-def digest_of(
-    path: str | os.PathLike[str], algorithm: str, check: Callable[[], None] | None = None
-) -> Digest:
-    """Read a whole file and hash it.
-
-    Args:
-        path: The file.
-        algorithm: ``sha256`` or ``git-sha1``.
-        check: Called after each read; raises to end it.
-    """
-    size = os.stat(path).st_size
-    if algorithm == "git-sha1":
-        digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        kind: Digest = Digest("git-sha1", "0" * 40)
-    else:
-        digest = hashlib.sha256()
-        kind = Digest("sha256", "0" * 64)
-    buffer = memoryview(bytearray(1 << 20))
-    with descriptors.patiently(lambda: open(path, "rb", buffering=0), check) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-            if check is not None:
-                check()
-    return Digest(kind.algorithm, digest.hexdigest())
 
 
 class RepoFolder:

@@ -16,6 +16,7 @@ from hf_haul.config import KiB, Settings
 from hf_haul.engine import part_fetcher as fetch
 from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.engine.transfer import Part, Transfer
+from hf_haul.engine.verifier import Verifier
 from hf_haul.engine.watchdog import part_to_share
 from hf_haul.errors import ConnectionFailedError, HaltedError, RetriesExhaustedError, SourceChangedError
 from hf_haul.limiter import BandwidthLimiter
@@ -23,7 +24,6 @@ from hf_haul.metrics import DownloadMetrics, SourceHistory, SpeedMeter
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.claiming import claim
 from hf_haul.task import Digest, DownloadTask
-from hf_haul.verify import Verifier
 
 DATA = random.Random(5).randbytes(16 * KiB)
 PATIENCE = 90.0

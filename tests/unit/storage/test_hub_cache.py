@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 from tests.support.storage import COMMIT, ETAG, names_below, stage
 
-from hf_haul.cancellation import CancelToken
-from hf_haul.errors import HaltedError
 from hf_haul.storage.destinations import (
     BlobDestination,
 )
-from hf_haul.storage.hub_cache import RepoFolder, digest_of
+from hf_haul.storage.hub_cache import RepoFolder
 
 
 @pytest.mark.parametrize("symlinks", [True, False], ids=["symlinks", "no symlinks"])
@@ -207,25 +205,6 @@ def test_many_threads_may_publish_one_file(folder: RepoFolder) -> None:
         thread.join(10)
     assert failures == []
     assert BlobDestination(folder, COMMIT, "dir/a", ETAG).path.read_bytes() == b"content"
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "expected"),
-    [
-        ("sha256", "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"),
-        ("git-sha1", "6b584e8ece562ebffc15d38808cd6b98fc3d97ea"),
-    ],
-)
-def test_a_file_hashes_as_git_and_sha256sum_say(tmp_path: Path, algorithm: str, expected: str) -> None:
-    path = stage(tmp_path / "f", b"content")
-    assert digest_of(path, algorithm).value == expected
-
-
-def test_hashing_ends_when_halted(tmp_path: Path) -> None:
-    cancel_token = CancelToken()
-    cancel_token.set()
-    with pytest.raises(HaltedError):
-        digest_of(stage(tmp_path / "f"), "sha256", cancel_token.check)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symlinks need rights there")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from hf_haul.task import Digest, RemoteFile
+from hf_haul.digests import Digest, ReadInto, new_hash
 
-__all__ = ["IN_TOUCH", "RunningHash", "Verifier", "bears_out", "hash_of", "new_hash"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["IN_TOUCH", "Verifier"]
 
 #: Bytes that the digest may be behind a block that is handed to it; each holds a buffer for as long.
 IN_TOUCH: Final = 16 << 20
@@ -23,74 +19,6 @@ IN_TOUCH: Final = 16 << 20
 _BLOCK: Final = 1 << 20
 #: Each thread's block. A new one for each call would cost more in page faults than reading it full.
 _own: Final = threading.local()
-
-ReadInto = Callable[[int, memoryview], int]
-
-
-class RunningHash(Protocol):
-    """A digest that is not finished; what hashlib's have in common."""
-
-    def update(self, data: bytes | memoryview, /) -> None:
-        """Add bytes."""
-
-    def hexdigest(self) -> str:
-        """The digest of the bytes so far."""
-
-
-def new_hash(algorithm: str, size: int) -> RunningHash:
-    """The beginning of a digest of ``size`` bytes: ``sha256``, ``sha1``, or ``git-sha1``, whose header says the size."""
-    if algorithm == "sha256":
-        return hashlib.sha256()
-    header = b"blob %d\0" % size if algorithm == "git-sha1" else b""
-    return hashlib.sha1(header, usedforsecurity=False)
-
-
-def hash_of(read_into: ReadInto, size: int, algorithm: str, check: Callable[[], None]) -> str:
-    """Read a whole file and hash it.
-
-    Args:
-        read_into: Fills a buffer from an offset.
-        size: Bytes of the file.
-        algorithm: See :func:`new_hash`.
-        check: Called after each read; raises to end it.
-    """
-    digest, at, buffer = new_hash(algorithm, size), 0, memoryview(bytearray(_BLOCK))
-    while at < size and (count := read_into(at, buffer[: size - at])):
-        digest.update(buffer[:count])
-        at += count
-        check()
-    return digest.hexdigest()
-
-
-def bears_out(remote: RemoteFile, hex_digest: Callable[[str], str]) -> bool:
-    """Whether bytes are right that do not have the digest which the form of their etag suggests.
-
-    An etag of 40 hex digits may be the sha1 of the bytes and not git's; and both forms may be a name that some mirror has
-    made up. Then the digest that its listing tells decides. Only where it tells none is the etag a name.
-
-    Args:
-        remote: The file.
-        hex_digest: The bytes' own digest, by the name of its algorithm.
-    """
-    if not remote.digest_is_etag or remote.digest is None:
-        return False
-    etag = remote.digest.value
-    if remote.digest.algorithm == "git-sha1" and hex_digest("sha1") == etag:
-        return True
-    if remote.confirm is None:
-        return False
-    try:
-        digest = remote.confirm()
-    except Exception as error:  # noqa: BLE001  whoever was asked may know it later: until then the etag counts
-        logger.debug("%s: nobody says what its digest is: %s", remote.path, error)
-        return False
-    if digest is not None:
-        return hex_digest(digest.algorithm) == digest.value
-    logger.warning(
-        "%s is not checked: its etag %s looks like a digest, but is not that of its bytes, and %s tells none",
-        remote.path, etag, remote.announced_by or "its source",
-    )  # fmt: skip
-    return True
 
 
 class _Block(NamedTuple):

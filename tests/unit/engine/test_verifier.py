@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from dataclasses import replace
 
 import pytest
 
-from hf_haul.task import Digest, RemoteFile
-from hf_haul.verify import Verifier, bears_out, hash_of
+from hf_haul.engine.verifier import Verifier
+from hf_haul.task import Digest
 
 DATA = random.Random(3).randbytes(3 << 20)
 SHA256 = Digest("sha256", hashlib.sha256(DATA).hexdigest())
@@ -132,7 +131,7 @@ def test_what_lies_before_and_between_blocks_is_read_back() -> None:
 def test_blocks_out_of_order_too_far_ahead_or_hashed_already_do_no_harm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hf_haul.verify.IN_TOUCH", MIB)
+    monkeypatch.setattr("hf_haul.engine.verifier.IN_TOUCH", MIB)
     verifier = Verifier(SHA256, len(DATA))
     assert verifier.feed(0, memoryview(DATA)[:1000], 0)
     handed = Handed(verifier, (500, 600), (2000, 3000), (2500, 4000), (2000, 3000), (MIB + 1001, MIB + 2000))
@@ -183,49 +182,3 @@ def test_where_writes_may_be_lost_all_is_taken_from_the_disk() -> None:
     assert verifier.actual() == SHA256.value
     assert handed.taken == [False, False]
     assert [start for start, _ in handed.read] == [0, MIB, 2 * MIB]
-
-
-DIGESTS = {"sha256": "a" * 64, "git-sha1": "b" * 40, "sha1": "c" * 40}
-
-
-@pytest.mark.parametrize(
-    ("etag", "told", "right"),
-    [
-        pytest.param("c" * 40, None, True, id="the plain sha1"),
-        pytest.param("d" * 40, Digest("git-sha1", "b" * 40), True, id="git's, as the listing says"),
-        pytest.param("d" * 40, Digest("sha256", "a" * 64), True, id="sha256, as the listing says"),
-        pytest.param("d" * 64, Digest("git-sha1", "b" * 40), True, id="another kind than it looks like"),
-        pytest.param("d" * 64, Digest("sha256", "d" * 64), False, id="the listing says the same"),
-        pytest.param("d" * 64, Digest("git-sha1", "d" * 40), False, id="the listing says something else"),
-        pytest.param("d" * 64, None, True, id="nobody says: a name"),
-        pytest.param("d" * 64, OSError("busy"), False, id="nobody says for now"),
-    ],
-)
-def test_what_an_etag_that_looks_like_a_digest_is_decides_the_listing(
-    etag: str, told: Digest | Exception | None, right: bool
-) -> None:
-    def confirm() -> Digest | None:
-        if isinstance(told, Exception):
-            raise told
-        return told
-
-    digest = Digest("sha256" if len(etag) == 64 else "git-sha1", etag)
-    remote = RemoteFile("a", "http://hub.test/a", digest=digest, digest_is_etag=True, confirm=confirm)
-    assert bears_out(remote, DIGESTS.__getitem__) is right
-    assert not bears_out(replace(remote, digest_is_etag=False), DIGESTS.__getitem__), "a digest is a digest"
-    alone = bears_out(replace(remote, confirm=None), DIGESTS.__getitem__)
-    assert alone is (etag == "c" * 40), "and the Hub's etags are what they look like"
-
-
-@pytest.mark.parametrize("algorithm", ["sha256", "sha1", "git-sha1"])
-def test_a_file_read_back_has_its_digest(algorithm: str) -> None:
-    data = random.Random(5).randbytes(3_000_001)
-
-    def read_into(offset: int, view: memoryview) -> int:
-        some = data[offset : offset + min(len(view), 700_000)]
-        view[: len(some)] = some
-        return len(some)
-
-    header = b"blob 3000001\0" if algorithm == "git-sha1" else b""
-    wanted = hashlib.new("sha256" if algorithm == "sha256" else "sha1", header + data).hexdigest()
-    assert hash_of(read_into, len(data), algorithm, lambda: None) == wanted
