@@ -222,7 +222,7 @@ def test_locks_save_bandwidth_and_never_correctness(
 _MEASURE = """
 import resource, sys, threading
 from pathlib import Path
-from hf_haul.storage.hub_cache import FileDestination
+from hf_haul.storage.destinations import FileDestination
 from hf_haul.config import Settings
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import Digest, FileRequest, RemoteFile

@@ -406,7 +406,7 @@ def test_a_forked_child_downloads_with_the_manager_it_inherits_while_the_parent_
 HANDLES = """
 import os, sys
 from hf_haul.manager import ParallelDownloadManager
-from hf_haul.storage.hub_cache import FileDestination
+from hf_haul.storage.destinations import FileDestination
 from hf_haul.task import FileRequest, RemoteFile
 from pathlib import Path
 manager = ParallelDownloadManager()

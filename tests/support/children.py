@@ -28,7 +28,7 @@ from pathlib import Path
 from hf_haul.hub import snapshot
 from hf_haul.engine import queue_run as run
 from hf_haul.storage import ownership  # everything a child needs is imported before it is born
-from hf_haul.storage.hub_cache import FileDestination
+from hf_haul.storage.destinations import FileDestination
 from hf_haul.config import Settings
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import Digest, FileRequest, RemoteFile
