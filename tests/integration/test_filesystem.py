@@ -140,7 +140,7 @@ def test_listings_are_those_of_huggingface_hub(hub: LocalHub, fs: HaulFileSystem
 def test_of_very_many_repositories_that_are_asked_for_the_latest_are_remembered_without_frames(
     fs: HaulFileSystem, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_haul.filesystem.core._EXISTING", 20)
+    monkeypatch.setattr("hf_haul.filesystem.listings._EXISTING", 20)
     names = [f"org/none-{number}/file" for number in range(60)]
     for name in names:
         assert not fs.exists(name)
