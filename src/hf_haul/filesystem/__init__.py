@@ -1,8 +1,8 @@
 """``haul://``: the Hub as an fsspec filesystem whose reads and downloads are checked and parallel.
 
-``core`` is the filesystem, ``files`` are its open files, ``copies`` is what it does to copy files to disk, ``freshness``
-and ``pinned`` have all reads of one instance see a branch at one commit. Paths, listings and writing are
-``huggingface_hub.HfFileSystem``'s.
+``core`` is the filesystem, ``files`` are its open files, ``slices`` reads of many files at once, ``copies`` copying files to
+disk; all of them handle a ``target``, a file at one commit. ``listings``, ``freshness`` and ``pinned`` have all reads of one
+instance see a branch at one commit. Paths, listings and writing are ``huggingface_hub.HfFileSystem``'s.
 
 May import everything but ``cli`` and ``localhub``. Keeps invariant 8: files and filesystems work in a forked child, and
 survive pickling.

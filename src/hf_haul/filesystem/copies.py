@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback, NoOpCallback
 from fsspec.core import has_magic
@@ -18,53 +17,23 @@ from fsspec.spec import AbstractFileSystem
 from huggingface_hub import HfFileSystem
 
 from hf_haul.engine.handle import DownloadHandle
-from hf_haul.errors import HttpStatusError, UnsafePathError
-from hf_haul.hub.repository import Repository
-from hf_haul.task import DownloadProgress, DownloadState, RemoteFile
+from hf_haul.errors import UnsafePathError
+from hf_haul.filesystem.target import Target
+from hf_haul.manager import ParallelDownloadManager
+from hf_haul.reading.range_source import Checksum
+from hf_haul.reading.reader import Reads
+from hf_haul.storage.destinations import FileDestination
+from hf_haul.task import DownloadProgress, DownloadState, FileRequest
 
-__all__ = ["Pairs", "Report", "Target", "Unfinished", "raise_first"]
+__all__ = ["CallbackReport", "PairCollector", "PartialCopyMarker", "download", "stream_into"]
 
+#: Seconds between two looks at a running download: for its progress, and for its first failure.
+_LOOK_SECONDS: Final = 0.1
 #: In a folder that a ``get`` made and has not filled yet.
 _MARK: Final = ".haul-get.incomplete"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One file, pinned to a commit.
-
-    Attributes:
-        name: Its name in the filesystem.
-        place: Where it is to be copied to.
-        repository: Where it is.
-        path: Its name in the repository.
-        commit: At which commit.
-        remote: How to fetch it.
-        info: What the filesystem says of it.
-    """
-
-    name: str
-    place: str
-    repository: Repository
-    path: str
-    commit: str
-    remote: RemoteFile
-    info: dict[str, Any]
-
-    def explain(self, error: Exception) -> Exception:
-        """The error that huggingface_hub raises where a server refused the file."""
-        explained = self.repository.explain(self.path, self.commit, error)
-        return explained if isinstance(explained, Exception) else error
-
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Raise huggingface_hub's errors where a server refuses the file."""
-        try:
-            yield
-        except HttpStatusError as error:
-            raise self.explain(error) from error
-
-
-class Report:
+class CallbackReport:
     """Tells a callback of a download, in the thread that asked for it.
 
     Args:
@@ -82,10 +51,10 @@ class Report:
             self._targets.setdefault(target.name, []).append(target)
         self._open: dict[str, tuple[Callback, ExitStack]] = {}
         self._seen: dict[str, int] = {}
-        self._over: set[str] = set()
+        self._ended: set[str] = set()
 
     def __enter__(self) -> None:
-        """Nothing to do yet."""
+        """Begin; branches open when there is something to tell."""
 
     def __exit__(self, *_error: object) -> None:
         for _, stack in self._open.values():
@@ -93,19 +62,19 @@ class Report:
         self._open.clear()
 
     def tell(self, news: deque[DownloadProgress]) -> None:
-        """Pass on what has happened."""
+        """Pass on what has happened, in order."""
         while news:
             progress = news.popleft()
-            if progress.file_path not in self._over:
+            if progress.file_path not in self._ended:
                 self._advance(progress.file_path, progress.bytes_downloaded)
                 if progress.status is DownloadState.DONE:
                     self._end(progress.file_path)
 
     def finish(self) -> None:
-        """Everything is in place, whether it was told or not."""
+        """Bring files to their end whose last message did not come: all of them are there."""
         if not self.silent:
             for name in self._targets:
-                if name not in self._over:
+                if name not in self._ended:
                     self._end(name)
 
     def _advance(self, name: str, nbytes: int) -> None:
@@ -118,7 +87,7 @@ class Report:
     def _end(self, name: str) -> None:
         targets = self._targets[name]
         self._advance(name, targets[0].remote.size or 0)
-        self._over.add(name)
+        self._ended.add(name)
         _, stack = self._open.pop(name)
         stack.close()
         if self._branch:
@@ -130,13 +99,13 @@ class Report:
             child = self._callback
             if self._branch:
                 target = self._targets[name][0]
-                child = stack.enter_context(self._callback.branched(name, target.place))
+                child = stack.enter_context(self._callback.branched(name, target.lpath))
                 child.set_size(target.remote.size)
             self._open[name] = (child, stack)
         return self._open[name][0]
 
 
-class Pairs:
+class PairCollector:
     """Stands in for a filesystem while fsspec's own ``get`` decides which file goes where."""
 
     def __init__(self, fs: HfFileSystem) -> None:
@@ -147,7 +116,7 @@ class Pairs:
         return getattr(self._fs, name)
 
     def collect(self, rpath: str | list[str], lpath: Any, **options: Any) -> None:
-        """Have fsspec decide.
+        """Let fsspec decide.
 
         Raises:
             UnsafePathError: A name would lead out of its folder.
@@ -160,11 +129,11 @@ class Pairs:
             raise UnsafePathError(str(error)) from None
 
     def get_file(self, rpath: str, lpath: Any, **_options: Any) -> None:
-        """Note a file and its place."""
+        """Note a file, and where it goes."""
         self.pairs.append((rpath, lpath))
 
 
-class Unfinished:
+class PartialCopyMarker:
     """Remembers which folders a ``get`` has made and not filled yet, in a small file in each.
 
     By fsspec's rule a folder is copied *into* one that exists, and *as* one that does not: the same call, repeated
@@ -183,9 +152,9 @@ class Unfinished:
 
     @staticmethod
     def depends(rpath: str, lpath: Any) -> bool:
-        """Whether it depends on what exists where ``rpath`` goes."""
-        told = has_magic(rpath) or trailing_sep(rpath) or not isinstance(lpath, str) or trailing_sep(lpath)
-        return not told
+        """Whether fsspec decides by what exists at ``lpath``."""
+        given = has_magic(rpath) or trailing_sep(rpath) or not isinstance(lpath, str) or trailing_sep(lpath)
+        return not given
 
     def resumes(self) -> bool:
         """Whether the folder is what an earlier ``get`` of the same source has left."""
@@ -194,29 +163,84 @@ class Unfinished:
         except (OSError, UnicodeError):
             return False
 
-    def begin(self, places: Iterable[Any]) -> None:
-        """Note that the folder is being filled, if it is not there yet.
+    def begin(self, lpaths: Iterable[Any]) -> None:
+        """Mark the folder as being filled, if it is not there yet.
 
         Args:
-            places: Where the files go; one of them may have the mark's name.
+            lpaths: Where the files go; one of them may have the mark's name.
         """
-        taken = os.fspath(self._mark) in places
+        taken = os.fspath(self._mark) in lpaths
         if self.resumes() or (not taken and not self._folder.exists()):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._mark.write_text(self._source, encoding="utf-8", errors="surrogatepass")
             self._is_ours = True
 
     def end(self) -> None:
-        """Everything is in place."""
+        """Remove the mark: every file is there."""
         if self._is_ours:
             with contextlib.suppress(OSError):  # a folder that cannot be written to any more
                 self._mark.unlink(missing_ok=True)
 
 
-def raise_first(handle: DownloadHandle, targets: Iterable[Target]) -> None:
+def download(manager: ParallelDownloadManager, targets: list[Target], report: CallbackReport) -> None:
+    """Fetch files to where they go, and report on it in this thread."""
+    if not targets:
+        return
+    by_path: dict[str, Target] = {}
+    for target in targets:
+        by_path[os.path.abspath(target.lpath)] = target  # the last one wins, as if copied one by one
+    requests = []
+    for path, target in by_path.items():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        remote = target.remote
+        version = remote.etag or remote.url
+        # Without a digest an older file of the same size may be another version: fetch it again.
+        size = remote.size if remote.digest else None
+        requests.append(FileRequest(remote, FileDestination(Path(path), version, remote.digest, size)))
+    news: deque[DownloadProgress] = deque()
+    handle = manager.submit(
+        requests,
+        model_id=targets[0].repository.repo_id,
+        progress_callback=None if report.silent else news.append,
+    )
+    with report:
+        try:
+            while not handle.wait(_LOOK_SECONDS) and not handle.errors():
+                report.tell(news)
+            report.tell(news)
+            _raise_first(handle, targets)
+        except BaseException:
+            handle.cancel()
+            handle.wait()
+            raise
+        report.finish()
+
+
+def _raise_first(handle: DownloadHandle, targets: Iterable[Target]) -> None:
     """Raise the first failure of a download, if there is one, as huggingface_hub would."""
     for name, error in handle.errors():
         for target in targets:
             if target.name == name and isinstance(error, Exception):
                 raise target.explain(error) from error
         raise error
+
+
+def stream_into(outfile: IO[bytes], target: Target, reads: Reads, callback: Callback) -> None:
+    """Read a file and write it into an open one, which is left at the position it had, if it can seek."""
+    source = reads.source(target.remote)
+    position = outfile.tell() if _can_seek(outfile) else None
+    checksum = Checksum(source.remote)  # with its size, where nobody said it before
+    callback.set_size(source.size)
+    with target.explained(), reads.stream(source, 0, source.size) as blocks:
+        for block in blocks:
+            outfile.write(block)
+            checksum.update(block)
+            callback.relative_update(len(block))
+    checksum.check()
+    if position is not None:
+        outfile.seek(position)
+
+
+def _can_seek(file: IO[bytes]) -> bool:
+    seekable = getattr(file, "seekable", None)
+    return bool(seekable and seekable())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
@@ -15,9 +13,11 @@ from fsspec.utils import isfilelike
 from huggingface_hub import CommitOperationDelete, HfFileSystem, constants
 from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
 
-from hf_haul.filesystem.copies import Pairs, Report, Target, Unfinished, raise_first
+from hf_haul.filesystem.copies import CallbackReport, PairCollector, PartialCopyMarker, download, stream_into
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.listings import PinnedFileSystem
+from hf_haul.filesystem.slices import Slice, read_slices
+from hf_haul.filesystem.target import Target
 from hf_haul.hub.repository import (
     FileMetadata,
     ListedFile,
@@ -25,20 +25,15 @@ from hf_haul.hub.repository import (
     metadata_from_listing,
 )
 from hf_haul.manager import ParallelDownloadManager, default_manager
-from hf_haul.reading.batches import RangeRequest
 from hf_haul.reading.extents import Extents
-from hf_haul.reading.range_source import Checksum, RangeSource
+from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.reader import Reads
-from hf_haul.storage.destinations import FileDestination
 from hf_haul.storage.nodes import is_node
 from hf_haul.storage.safe_paths import require_safe_path
-from hf_haul.task import DownloadProgress, FileRequest
 from hf_haul.urls import redact
 
 __all__ = ["HaulFileSystem"]
 
-#: Seconds between two looks at a running download: for its progress, and for its first failure.
-_LOOK_SECONDS: Final = 0.1
 #: Repositories that are remembered.
 _REPOSITORIES: Final = 64
 
@@ -122,7 +117,7 @@ class HaulFileSystem(PinnedFileSystem):
             )
         return repository
 
-    def _target(self, path: str, revision: str | None = None, place: str = "") -> Target | None:
+    def _target(self, path: str, revision: str | None = None, lpath: str = "") -> Target | None:
         """The file at the Hub, pinned to a commit; ``None`` in a bucket, which has no commits."""
         resolved = self.resolve_path(path, revision=revision)
         if not isinstance(resolved, HfFileSystemResolvedRepositoryPath):
@@ -139,7 +134,7 @@ class HaulFileSystem(PinnedFileSystem):
         path = resolved.path_in_repo
         remote = repository.remote_file(path, self._metadata(repository, path, commit, info))
         # Under its full name, which tells files of several repositories apart in progress and messages.
-        return Target(name, place, repository, path, commit, replace(remote, path=name), info)
+        return Target(name, lpath, repository, path, commit, replace(remote, path=name), info)
 
     def _metadata(self, repository: Repository, path: str, commit: str, info: dict[str, Any]) -> FileMetadata:
         lfs = info.get("lfs")
@@ -268,41 +263,16 @@ class HaulFileSystem(PinnedFileSystem):
         return self._read_slices(slices, max_gap=max_gap, fail_fast=on_error != "return", **kwargs)
 
     def _read_slices(
-        self,
-        slices: Sequence[tuple[str, int | None, int | None]],
-        *,
-        max_gap: int | None = None,
-        fail_fast: bool,
-        **kwargs: Any,
+        self, slices: Sequence[Slice], *, max_gap: int | None = None, fail_fast: bool, **kwargs: Any
     ) -> list[bytes | Exception]:
-        results: list[bytes | Exception] = [b""] * len(slices)
-        wanted: list[RangeRequest] = []
-        owners: list[tuple[int, Target]] = []
-        revision = kwargs.get("revision")
-        sources: dict[str, Any] = {}
-        for index, (path, start, end) in enumerate(slices):
-            if path not in sources:
-                sources[path] = _attempt(self._source, path, revision)
-            found = sources[path]
-            if found is None:  # in a bucket
-                found = _attempt(self.cat_file, path, start, end, **kwargs)
-            if isinstance(found, tuple):
-                target, source = found
-                a, b, _ = slice(start, end).indices(source.size)
-                wanted.append(RangeRequest(source, a, max(a, b)))
-                owners.append((index, target))
-            elif fail_fast and isinstance(found, Exception):
-                raise found
-            else:
-                results[index] = found
-        done = self.reads.read_many(wanted, max_gap=max_gap, fail_fast=False)
-        for (index, target), result in zip(owners, done, strict=True):
-            results[index] = target.explain(result) if isinstance(result, Exception) else result
-        if fail_fast:
-            for outcome in results:
-                if isinstance(outcome, Exception):
-                    raise outcome
-        return results
+        return read_slices(
+            slices,
+            reads=self.reads,
+            source_of=functools.partial(self._source, revision=kwargs.get("revision")),
+            read_file=functools.partial(self.cat_file, **kwargs),
+            max_gap=max_gap,
+            fail_fast=fail_fast,
+        )
 
     def cat(
         self, path: str | list[str], recursive: bool = False, on_error: str = "raise", **kwargs: Any
@@ -417,17 +387,17 @@ class HaulFileSystem(PinnedFileSystem):
         if outfile is None and self.info(resolved.unresolve())["type"] == "directory":
             os.makedirs(lpath, exist_ok=True)
             return
-        target = self._target(rpath, revision, place=os.fspath(lpath) if outfile is None else "")
+        target = self._target(rpath, revision, lpath=os.fspath(lpath) if outfile is None else "")
         if target is None:
             super().get_file(rpath, lpath, callback=callback, outfile=outfile, **kwargs)
         elif outfile is not None:
-            self._stream_into(outfile, target, callback)
+            stream_into(outfile, target, self.reads, callback)
         elif is_node(lpath):
             with open(lpath, "wb") as node:
-                self._stream_into(node, target, callback)
+                stream_into(node, target, self.reads, callback)
         else:
             callback.set_size(target.remote.size)
-            self._download([target], Report([target], callback, branch=False))
+            download(self.manager, [target], CallbackReport([target], callback, branch=False))
 
     def get(
         self,
@@ -452,84 +422,37 @@ class HaulFileSystem(PinnedFileSystem):
             maxdepth: How many levels of folders.
             kwargs: ``revision``.
         """
-        unfinished = None
-        if recursive and isinstance(rpath, str) and Unfinished.depends(rpath, lpath):
+        marker = None
+        if recursive and isinstance(rpath, str) and PartialCopyMarker.depends(rpath, lpath):
             name = self.resolve_path(rpath, revision=kwargs.get("revision")).unresolve()
-            unfinished = Unfinished(f"{redact(self.endpoint)}/{name}", lpath)
-            if unfinished.resumes():
+            marker = PartialCopyMarker(f"{redact(self.endpoint)}/{name}", lpath)
+            if marker.resumes():
                 rpath = f"{rpath}/"  # "what is in it"
-        collector = Pairs(self)
+        collector = PairCollector(self)
         collector.collect(rpath, lpath, recursive=recursive, maxdepth=maxdepth, **kwargs)
         revision = kwargs.get("revision")
         resolved = [self.resolve_path(name, revision=revision) for name, _ in collector.pairs]
         for each in resolved:  # all of them before the first byte or folder is written
             if each.path:
                 require_safe_path(each.path)
-        if unfinished is not None and len(collector.pairs) > 1:  # a folder, itself included
-            unfinished.begin(place for _, place in collector.pairs)
+        if marker is not None and len(collector.pairs) > 1:  # a folder, itself included
+            marker.begin(lpath for _, lpath in collector.pairs)
         callback.set_size(len(collector.pairs))
         targets: list[Target] = []
-        for each, (name, place) in zip(resolved, collector.pairs, strict=True):
+        for each, (name, lpath) in zip(resolved, collector.pairs, strict=True):
             in_repository = isinstance(each, HfFileSystemResolvedRepositoryPath) and each.path
-            to_disk = not (isfilelike(place) or is_node(place))
+            to_disk = not (isfilelike(lpath) or is_node(lpath))
             if in_repository and to_disk and self.info(each.unresolve())["type"] == "file":
-                target = self._target(name, revision, place=os.fspath(place))
+                target = self._target(name, revision, lpath=os.fspath(lpath))
                 assert target is not None
                 targets.append(target)
                 continue
-            with callback.branched(name, place) as child:
-                self.get_file(name, place, callback=child, **kwargs)
+            with callback.branched(name, lpath) as child:
+                self.get_file(name, lpath, callback=child, **kwargs)
             callback.relative_update()
-        self._download(targets, Report(targets, callback, branch=True))
-        if unfinished is not None:
-            unfinished.end()
-
-    def _download(self, targets: list[Target], report: Report) -> None:
-        """Have the manager fetch files to their places, and report on it from this thread."""
-        if not targets:
-            return
-        by_place: dict[str, Target] = {}
-        for target in targets:
-            by_place[os.path.abspath(target.place)] = target  # the last one wins, as if copied one by one
-        requests = []
-        for place, target in by_place.items():
-            os.makedirs(os.path.dirname(place), exist_ok=True)
-            remote = target.remote
-            version = remote.etag or remote.url
-            # Without a digest an older file of the same size may be another version: fetch it again.
-            size = remote.size if remote.digest else None
-            requests.append(FileRequest(remote, FileDestination(Path(place), version, remote.digest, size)))
-        news: deque[DownloadProgress] = deque()
-        handle = self.manager.submit(
-            requests,
-            model_id=targets[0].repository.repo_id,
-            progress_callback=None if report.silent else news.append,
-        )
-        with report:
-            try:
-                while not handle.wait(_LOOK_SECONDS) and not handle.errors():
-                    report.tell(news)
-                report.tell(news)
-                raise_first(handle, targets)
-            except BaseException:
-                handle.cancel()
-                handle.wait()
-                raise
-            report.finish()
-
-    def _stream_into(self, outfile: IO[bytes], target: Target, callback: Callback) -> None:
-        source = self.reads.source(target.remote)
-        position = outfile.tell() if _can_seek(outfile) else None
-        checksum = Checksum(source.remote)  # with its size, where nobody said it before
-        callback.set_size(source.size)
-        with target.explained(), self.reads.stream(source, 0, source.size) as blocks:
-            for block in blocks:
-                outfile.write(block)
-                checksum.update(block)
-                callback.relative_update(len(block))
-        checksum.check()
-        if position is not None:
-            outfile.seek(position)
+        download(self.manager, targets, CallbackReport(targets, callback, branch=True))
+        if marker is not None:
+            marker.end()
 
 
 # Listings survive the pickling of instances into worker processes only in huggingface_hub's own cache of instances.
@@ -541,16 +464,3 @@ for _name in (
     "isdir", "isfile", "ls", "modified", "open", "sizes", "ukey", "url",
 ):  # fmt: skip
     setattr(HaulFileSystem, _name, _is_one_call(getattr(HaulFileSystem, _name)))
-
-
-def _attempt(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What ``work`` returns, or the exception it raises."""
-    try:
-        return work(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001  handed to the caller
-        return error
-
-
-def _can_seek(file: IO[bytes]) -> bool:
-    seekable = getattr(file, "seekable", None)
-    return bool(seekable and seekable())

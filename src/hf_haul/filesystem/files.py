@@ -9,7 +9,7 @@ from typing import Any, Final
 from huggingface_hub import HfFileSystem, HfFileSystemFile
 from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 
-from hf_haul.filesystem.copies import Target
+from hf_haul.filesystem.target import Target
 from hf_haul.finalizers import catch_up, defer
 from hf_haul.forks import renew_after_fork
 from hf_haul.reading.extents import Extents
