@@ -72,7 +72,8 @@ if TYPE_CHECKING:
     )
     from hf_haul.filesystem import HaulFileSystem
     from hf_haul.hub.acceleration import AccelerationWarning, accelerate
-    from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
+    from hf_haul.hub.single_file import hf_hub_download
+    from hf_haul.hub.snapshot import snapshot_download
     from hf_haul.limiter import BandwidthLimiter
     from hf_haul.manager import ParallelDownloadManager, default_manager
     from hf_haul.metrics import DownloadMetrics
@@ -175,7 +176,7 @@ _HOMES: Final = {
     "UnsafePathError": _ERRORS,
     "accelerate": "hf_haul.hub.acceleration",
     "default_manager": _MANAGER,
-    "hf_hub_download": "hf_haul.hub.snapshot",
+    "hf_hub_download": "hf_haul.hub.single_file",
     "snapshot_download": "hf_haul.hub.snapshot",
 }
 

@@ -22,12 +22,12 @@ import hf_haul
 from hf_haul.cancellation import CancelToken
 from hf_haul.errors import CertificateError, ConnectionFailedError
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.hub import repository as hub
+from hf_haul.hub import asking
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import NetworkPath
 from hf_haul.transports.pool import ConnectionPool
 
-http: Any = hub._http  # httpx or httpx2, whichever huggingface_hub speaks
+http: Any = asking.httpx  # httpx or httpx2, whichever huggingface_hub speaks
 DEAD = "http://127.0.0.1:9"
 
 

@@ -27,8 +27,9 @@ from tests.support.repos import random_bytes
 from hf_haul.config import KiB, Settings
 from hf_haul.errors import HaulError
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.hub import repository as hub_module
-from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
+from hf_haul.hub import asking
+from hf_haul.hub.single_file import hf_hub_download
+from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.transports import http, pacing, retry
 
@@ -50,7 +51,7 @@ SETTINGS = Settings(
 ALLOWED: tuple[type[BaseException], ...] = (
     HaulError,
     OSError,
-    hub_module._http.HTTPError,
+    asking.httpx.HTTPError,
     *(
         each
         for each in vars(upstream_errors).values()
@@ -304,7 +305,7 @@ def run(door: str, seed: str, folder: Path) -> None:
 @contextmanager
 def in_no_time(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let nothing wait for long that waits for a reason."""
-    patch.setattr(hub_module, "_WAITS", (0.0, 0.0))
+    patch.setattr(asking, "_WAITS", (0.0, 0.0))
     patch.setattr(pacing, "MAX_BUSY_WAIT", 0.02)
     patch.setattr(pacing, "MAX_RATE_LIMIT_WAIT", 0.02)
     patch.setattr(retry, "MAX_RATE_LIMIT_WAIT", 0.02)

@@ -20,9 +20,9 @@ from tests.support.waits import until
 
 from hf_haul.config import Settings
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.hub import repository as hub_module
-from hf_haul.hub import snapshot as snapshot_module
-from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
+from hf_haul.hub import local_dir, repository
+from hf_haul.hub.single_file import hf_hub_download
+from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.localhub.testing.faults import Delay, Fault, Stall, Status, Trickle
 from hf_haul.manager import ParallelDownloadManager
 
@@ -112,7 +112,7 @@ class Place:
 
 def _unclear(place: Place) -> None:
     """The listing tells no digests, so that each file is asked about."""
-    place.patch.setattr(hub_module, "metadata_from_listing", lambda *_: None)
+    place.patch.setattr(repository, "metadata_from_listing", lambda *_: None)
 
 
 def _metadata(fault: Fault) -> Callable[[Place], Callable[[], object]]:
@@ -135,7 +135,7 @@ def _hashing(place: Place) -> Callable[[], object]:
     target = place.folder / "local" / WEIGHTS
     target.parent.mkdir()
     target.write_bytes(bytes((place.served.folder / WEIGHTS).stat().st_size))
-    return place.hang(snapshot_module, "file_digest")
+    return place.hang(local_dir, "file_digest")
 
 
 BUSY = Status(503, retry_after=60)

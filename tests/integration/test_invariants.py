@@ -18,7 +18,7 @@ from tests.support.repos import random_bytes
 from hf_haul.config import KiB, MiB
 from hf_haul.engine import watchdog
 from hf_haul.errors import DiskFullError, IntegrityError
-from hf_haul.hub.snapshot import hf_hub_download
+from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.localhub import LocalHub, Repo
 from hf_haul.localhub.testing.faults import (
     Corrupt,

@@ -12,7 +12,7 @@ from tests.support.hub import ServedRepo, serve_repo
 from tests.support.repos import contents
 
 from hf_haul import hf_hub_download, snapshot_download
-from hf_haul.hub import repository as hub
+from hf_haul.hub import upstream_cache
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def keep_a_part(served: ServedRepo, where: dict[str, Any], tmp_path: Path) -> Pa
     kept.unlink()
     kept.write_text(json.dumps(data))
     # As a process that has read no listing yet.
-    getattr(hub._tree_cache(), "_IN_MEMORY_TREE_CACHE", {}).clear()
+    getattr(upstream_cache._tree_cache(), "_IN_MEMORY_TREE_CACHE", {}).clear()
     return kept
 
 

@@ -34,9 +34,10 @@ from hf_haul.errors import (
     UnsafePathError,
 )
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.hub import repository as hub_module
+from hf_haul.hub import tokens
 from hf_haul.hub.acceleration import accelerate
-from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
+from hf_haul.hub.single_file import hf_hub_download
+from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import Digest
 
@@ -357,7 +358,7 @@ def test_a_hub_that_cannot_be_asked_for_a_moment_bears_nothing_out(doors: Doors)
 def test_the_hubs_own_etags_are_what_they_look_like(
     doors: Doors, monkeypatch: pytest.MonkeyPatch, make: Callable[[bytes], str]
 ) -> None:
-    monkeypatch.setattr(hub_module, "_HUB_ENDPOINTS", (doors.hub.url,))
+    monkeypatch.setattr(tokens, "_HUB_ENDPOINTS", (doors.hub.url,))
     doors.hub.tune = name_versions(make)
     with pytest.raises(IntegrityError):
         doors.file(WEIGHTS)

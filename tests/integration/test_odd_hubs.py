@@ -17,7 +17,8 @@ from tests.support.repos import contents, make_repo
 from hf_haul.config import Settings
 from hf_haul.errors import UnsafePathError
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
+from hf_haul.hub.single_file import hf_hub_download
+from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.localhub import Account, LocalHub, Repo
 from hf_haul.localhub.testing.faults import Fault, Headers, Status
 from hf_haul.manager import ParallelDownloadManager

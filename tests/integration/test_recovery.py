@@ -25,8 +25,9 @@ from hf_haul.errors import (
     SourceChangedError,
     TransferError,
 )
-from hf_haul.hub import repository as hub
-from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
+from hf_haul.hub import asking
+from hf_haul.hub.single_file import hf_hub_download
+from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.localhub import Account, LocalHub
 from hf_haul.localhub.testing.faults import (
     ChangedEtag,
@@ -148,8 +149,8 @@ def test_a_fault_that_passes_fails_nothing_and_leaves_nothing(
 def test_a_fault_in_the_listing_that_passes_fails_no_snapshot(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, kind: str
 ) -> None:
-    monkeypatch.setattr(hub, "_WAITS", (0.01,) * 5)
-    monkeypatch.setattr(hub, "PATIENT_TIMEOUT", 1.0)
+    monkeypatch.setattr(asking, "_WAITS", (0.01,) * 5)
+    monkeypatch.setattr(asking, "PATIENT_TIMEOUT", 1.0)
     rule = rig.hub.faults.add(fault, kind=kind)
     with rig.manager() as manager:
         folder = snapshot_download(
@@ -177,8 +178,8 @@ def test_a_fault_in_the_listing_that_passes_fails_no_snapshot(
 def test_a_fault_in_the_metadata_that_passes_fails_no_download_of_a_file(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
-    monkeypatch.setattr(hub, "_WAITS", (0.01,) * 5)
-    monkeypatch.setattr(hub, "PATIENT_TIMEOUT", 1.0)
+    monkeypatch.setattr(asking, "_WAITS", (0.01,) * 5)
+    monkeypatch.setattr(asking, "PATIENT_TIMEOUT", 1.0)
     rule = rig.hub.faults.add(fault, kind="resolve*", method="HEAD")
     with rig.manager() as manager:
         path = hf_hub_download(

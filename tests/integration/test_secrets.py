@@ -23,7 +23,7 @@ from hf_haul.cli import command as cli
 from hf_haul.config import Settings
 from hf_haul.errors import InvalidUrlError
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.hub import repository as hub
+from hf_haul.hub import asking
 from hf_haul.localhub.testing.faults import Fault, Headers, Reset, Status
 from hf_haul.manager import ParallelDownloadManager
 
@@ -66,7 +66,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_WAITS", (0.01,))
+    monkeypatch.setattr(asking, "_WAITS", (0.01,))
     upstream = importlib.import_module("huggingface_hub.utils._http")
     monkeypatch.setattr(upstream, "time", SimpleNamespace(sleep=lambda _: None))
 

@@ -28,8 +28,9 @@ from tests.support.repos import make_sparse_file, random_bytes
 
 from hf_haul.config import Settings
 from hf_haul.errors import DownloadCancelledError, IntegrityError, UnsafePathError
-from hf_haul.hub import repository as hub_module
-from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
+from hf_haul.hub import asking, metadata, repository
+from hf_haul.hub.single_file import hf_hub_download
+from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.localhub import Account, LocalHub, Repo
 from hf_haul.localhub.testing.faults import Corrupt, Stall, Status
 from hf_haul.manager import DownloadHandle, ParallelDownloadManager
@@ -169,7 +170,7 @@ def test_a_busy_hub_is_asked_again_only_when_the_cache_does_not_help(
     served: ServedRepo, where: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(hub_module.time, "sleep", waits.append)
+    monkeypatch.setattr(asking.time, "sleep", waits.append)
     served.hub.faults.add(Status(503), kind="info", times=2)
     folder = snapshot_download("org/tiny", **where)
     assert digests(folder) == served.contents
@@ -224,9 +225,9 @@ def test_two_names_for_one_content_are_one_blob_and_one_transfer(tmp_path: Path)
 def test_no_file_is_written_where_one_name_would_leave_the_folder(
     where: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = hub_module.ListedFile(1, "a" * 40)
+    entry = metadata.ListedFile(1, "a" * 40)
     monkeypatch.setattr(
-        hub_module.Repository,
+        repository.Repository,
         "list_files",
         lambda self, commit, **_: {"config.json": entry, "..\\evil": entry},
     )
@@ -579,15 +580,15 @@ def test_a_file_too_big_for_one_request_upstream_is_planned_as_ranges(tmp_path: 
 def test_a_listing_with_a_name_that_leads_out_is_not_even_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_haul.hub import repository as hub_module
+    from hf_haul.hub import repository
 
-    real = hub_module.Repository.list_files
+    real = repository.Repository.list_files
 
-    def with_a_trap(self: hub_module.Repository, *args: Any, **more: Any) -> dict[str, Any]:
+    def with_a_trap(self: repository.Repository, *args: Any, **more: Any) -> dict[str, Any]:
         listing = dict(real(self, *args, **more))
         return {**listing, "../../trap": next(iter(listing.values()))}
 
-    monkeypatch.setattr(hub_module.Repository, "list_files", with_a_trap)
+    monkeypatch.setattr(repository.Repository, "list_files", with_a_trap)
     with serve_repo(tmp_path / "src") as served:
         cache = tmp_path / "cache"
         with pytest.raises(ValueError, match=r"cannot contain a '\.\.' path segment"):

@@ -23,7 +23,7 @@ from huggingface_hub import ResolvedRevision, constants, file_download, get_sess
 from huggingface_hub.utils import tqdm as hf_tqdm
 from tests.peers.trial import Trial, scenario
 
-from hf_haul.hub import repository as our_hub
+from hf_haul.hub import asking
 from hf_haul.localhub.testing.faults import Delay, Headers, Status
 
 GIT = b"a file that git keeps\n"
@@ -344,7 +344,7 @@ def a_hub_that_fails_is_replaced_by_the_cache(t: Trial) -> None:
 def an_error_of_the_proxy_is_not_swallowed(t: Trial) -> None:
     t.commit(FILES)
     t.snapshot("first")
-    http = our_hub._http
+    http = asking.httpx
 
     def refuse(request: Any) -> Any:
         raise http.ProxyError("the proxy refuses")
@@ -824,7 +824,7 @@ def requests_say_who_asks(t: Trial) -> None:
 @scenario(36)
 def a_client_factory_of_the_users_is_used(t: Trial) -> None:
     t.commit(FILES)
-    http = our_hub._http
+    http = asking.httpx
     set_client_factory(lambda: http.Client(follow_redirects=True, headers={"x-client": "mine"}))
     t.snapshot("snapshot")
     t.note("asked through it", {r.headers.get("x-client") for r in t.records("info")} == {"mine"})

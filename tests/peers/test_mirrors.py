@@ -31,7 +31,8 @@ from tests.support.repos import contents, make_repo, random_bytes
 from hf_haul.config import MiB, Settings
 from hf_haul.engine.handle import DownloadHandle
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.hub.snapshot import hf_hub_download, snapshot_download
+from hf_haul.hub.single_file import hf_hub_download
+from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.localhub import Account, LocalHub, Repo
 from hf_haul.manager import ParallelDownloadManager
 

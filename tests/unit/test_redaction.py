@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from tests.support.listening import listening
 
-from hf_haul.hub.repository import FileMetadata, Repository
+from hf_haul.hub.metadata import FileMetadata
+from hf_haul.hub.repository import Repository
 from hf_haul.localhub import Account
 from hf_haul.redaction import redact_error, redact_text, redacting
 from hf_haul.storage.destinations import FileDestination

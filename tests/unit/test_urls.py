@@ -15,7 +15,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from hf_haul.errors import InvalidUrlError
-from hf_haul.hub.repository import _http as httpx
+from hf_haul.hub.asking import httpx
 from hf_haul.urls import (
     HttpUrl,
     join_url,

@@ -34,7 +34,7 @@ def add_get(commands: Any) -> None:
 
 
 def _get(arguments: argparse.Namespace) -> int:
-    import hf_haul.hub.call_options  # noqa: F401  for the bar: Ctrl+C during a download must find no module half imported
+    import hf_haul.hub.bars  # noqa: F401  for the bar: Ctrl+C during a download must find no module half imported
     from hf_haul.manager import ParallelDownloadManager  # brings requests along
 
     target = _target(arguments.url, arguments.output)
@@ -68,7 +68,7 @@ def _target(url: str, output: str | None) -> Path:
 def _watch(manager: Any, task: str, name: str, *, quiet: bool) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from hf_haul.hub.call_options import raise_start
+    from hf_haul.hub.bars import raise_start
 
     found = 0
     with tqdm(

@@ -18,12 +18,8 @@ from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.listings import PinnedFileSystem
 from hf_haul.filesystem.slices import Slice, read_slices
 from hf_haul.filesystem.target import Target
-from hf_haul.hub.repository import (
-    FileMetadata,
-    ListedFile,
-    Repository,
-    metadata_from_listing,
-)
+from hf_haul.hub.metadata import FileMetadata, ListedFile, metadata_from_listing
+from hf_haul.hub.repository import Repository
 from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.range_source import RangeSource

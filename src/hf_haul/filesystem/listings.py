@@ -13,11 +13,9 @@ from huggingface_hub.hf_file_system import HfFileSystemResolvedBucketPath, HfFil
 
 from hf_haul.filesystem.freshness import Freshness, drop_oldest
 from hf_haul.filesystem.pinned import Pin, PinnedApi, pin_of
-from hf_haul.hub.repository import (
-    detach_tracebacks,
-    is_commit,
-    is_listing_unknown,
-)
+from hf_haul.hub.asking import is_listing_unknown
+from hf_haul.hub.fallback import detach_tracebacks
+from hf_haul.hub.metadata import is_commit
 
 __all__ = ["PinnedFileSystem", "ResolvedPath"]
 

@@ -8,16 +8,10 @@ from typing import Any
 from huggingface_hub import RepoFile, RepoFolder, constants
 
 from hf_haul.filesystem.freshness import Freshness, drop_oldest
-from hf_haul.hub.repository import (
-    BadAnswerError,
-    HubApi,
-    SamePageError,
-    ask_patiently,
-    entry_of,
-    is_commit,
-    tree_pages,
-    tree_url,
-)
+from hf_haul.hub.api import HubApi, entry_of
+from hf_haul.hub.asking import BadAnswerError, ask_patiently
+from hf_haul.hub.listing import SamePageError, tree_pages, tree_url
+from hf_haul.hub.metadata import is_commit
 from hf_haul.urls import redact
 
 __all__ = ["Pin", "PinnedApi", "pin_of"]

@@ -34,8 +34,13 @@ from typing import Any, Final
 from huggingface_hub import constants
 
 from hf_haul.forks import renew_after_fork
-from hf_haul.hub import repository as hub
-from hf_haul.hub.call_options import CallOptions, bars_of_one_file, raise_all
+from hf_haul.hub.asking import explain
+from hf_haul.hub.bars import bars_of_one_file
+from hf_haul.hub.call_options import CallOptions, raise_all
+from hf_haul.hub.client_network import client_network, with_clients_headers
+from hf_haul.hub.metadata import digest_from_etag
+from hf_haul.hub.repository import confirmation
+from hf_haul.hub.tokens import leads_home, trusted_origins
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import HandedOverDestination
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
@@ -195,7 +200,7 @@ class Acceleration:
             self._put(module, _STORE, self._instead_of_sharing(store))
         for each in (module, importlib.import_module(_HTTP_MODULE)):
             if hasattr(each, _IS_HOME):
-                self._put(each, _IS_HOME, hub.leads_home)
+                self._put(each, _IS_HOME, leads_home)
         return None
 
     def _put(self, module: Any, name: str, ours: Callable[..., Any]) -> None:
@@ -243,8 +248,8 @@ accelerate: Final = Acceleration()
 def _with_clients_headers(url: str, headers: dict[str, str]) -> Mapping[str, str]:
     """The headers, with those of the user's own client if the URL is the Hub's and not a storage's."""
     # Upstream has taken the token off where it is not; and without one only the endpoint in use is known.
-    at_home = "authorization" in headers or origin_of(url) in hub.trusted_origins(constants.ENDPOINT)
-    return hub.with_clients_headers(url, headers) if at_home else headers
+    at_home = "authorization" in headers or origin_of(url) in trusted_origins(constants.ENDPOINT)
+    return with_clients_headers(url, headers) if at_home else headers
 
 
 def _download(
@@ -270,17 +275,17 @@ def _download(
             path=filename,
             url=url_to_download,
             size=expected_size,
-            digest=None if etag is None else hub.digest_from_etag(etag),
+            digest=None if etag is None else digest_from_etag(etag),
             etag=etag,
             headers=_with_clients_headers(
                 url_to_download, {**headers, **({} if counter is None else {counter: "1"})}
             ),
-            network=hub.client_network(),
-            trusted_origins=hub.trusted_origins(url_to_download),
+            network=client_network(),
+            trusted_origins=trusted_origins(url_to_download),
             xet_hash=None if xet_file_data is None else xet_file_data.file_hash,
             announced_by="huggingface_hub",
             digest_is_etag=True,
-            confirm=hub.confirmation(url_to_download, headers),
+            confirm=confirmation(url_to_download, headers),
         ),
         destination=HandedOverDestination(destination_path, incomplete_path),
         fresh=force_download,
@@ -288,4 +293,4 @@ def _download(
     make_bars = bars_of_one_file(tqdm_class, filename, expected_size)
     errors = options.download([request], filename, make_bars)
     if errors:
-        raise_all([(path, hub.explain(error, url_to_download, filename)) for path, error in errors])
+        raise_all([(path, explain(error, url_to_download, filename)) for path, error in errors])

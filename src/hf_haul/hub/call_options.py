@@ -1,48 +1,43 @@
-"""One call of a public function: which manager it uses, how its bars move, which of its errors goes up."""
+"""One call of a public function: its arguments, which manager it uses, and which of its errors goes up."""
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from huggingface_hub import constants
+
 from hf_haul.config import Settings, parse_rate, require_number
-from hf_haul.engine.handle import DownloadHandle, QueueProgress
 from hf_haul.errors import DownloadCancelledError, add_note
-from hf_haul.hub import repository as hub
+from hf_haul.hub.bars import (
+    TICK,
+    Bars,
+    MakeBars,
+)
 from hf_haul.manager import ParallelDownloadManager, default_manager
-from hf_haul.task import DownloadPriority, DownloadProgress, DownloadState, FileRequest
-from hf_haul.threads import start_daemon
+from hf_haul.task import (
+    DownloadPriority,
+    DownloadProgress,
+    DownloadState,
+    FileRequest,
+)
 
 __all__ = [
-    "Bars",
     "CallOptions",
-    "MakeBars",
     "ProgressCallback",
-    "bars_of_a_snapshot",
-    "bars_of_one_file",
+    "absolute_path",
+    "checked_repo_type",
+    "effective_etag_timeout",
     "raise_all",
-    "raise_start",
 ]
 
-logger = logging.getLogger(__name__)
-
 ProgressCallback = Callable[[DownloadProgress], None]
-#: (all bytes, bytes there already) -> bars, each with what it counts: ``files`` or ``bytes``.
-MakeBars = Callable[[int, int], Sequence[tuple[str, Any]]]
-
-#: Seconds between two looks at a running download.
-_TICK: Final = 0.1
 #: Seconds that a cancelled download has to come to rest before its error goes up, and its bars to be closed.
 _CANCEL_GRACE: Final = 0.4
-#: Seconds that the bars have to say their last word; a blocked terminal must not hold a finished download.
-_BAR_GRACE: Final = 1.0
 _NOTES: Final = 50
-#: Characters of a path that a bar has room for.
-_SHOWN: Final = 40
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,7 @@ class CallOptions:
                     progress_callback=self.progress_callback,
                 )
                 bars = None if make_bars is None else Bars(handle, make_bars)
-                while not handle.wait(_TICK):
+                while not handle.wait(TICK):
                     if bars is not None:
                         bars.check()
             except BaseException:
@@ -155,160 +150,6 @@ class CallOptions:
             return errors
 
 
-class Bars:
-    """Progress bars over one download, kept by a thread of their own.
-
-    A terminal that blocks, or a slow imitation of tqdm, so never slows the download. An error that a bar of
-    the caller's raises ends the download, as it does upstream; but not the loss of the terminal.
-    """
-
-    def __init__(self, handle: DownloadHandle, make: MakeBars) -> None:
-        self._handle = handle
-        self._make = make
-        self._over = threading.Event()
-        self._error: BaseException | None = None
-        self._found = 0
-        # Where no thread is to be had, there are no bars.
-        self._thread = start_daemon(self._run, "hf-haul-bars")
-
-    def check(self) -> None:
-        """Raise what a bar raised."""
-        if self._error is not None:
-            raise self._error
-
-    def close(self, grace: float | None = None) -> None:
-        """Show the end and close the bars.
-
-        Args:
-            grace: Seconds to wait for them at the most; a second by default.
-        """
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join(_BAR_GRACE if grace is None else grace)
-
-    def _run(self) -> None:
-        try:
-            first = self._handle.progress()
-            # A small file may have come over the network before this line.
-            self._found = initial = _found(first)
-            bars = self._make(first.bytes_total, initial)
-            if all(getattr(bar, "disable", False) is True for _, bar in bars):
-                return
-            with (
-                ExitStack() as closing
-            ):  # all, whatever happens: one that is left to the collector takes a lock there
-                for _, bar in reversed(bars):
-                    closing.callback(getattr(bar, "close", lambda: None))
-                self._follow(bars, initial)
-        except BaseException as error:  # noqa: BLE001  goes up in the caller's thread, through check()
-            if _terminal_is_gone(error):
-                logger.warning("No more progress bars: %s", error)
-            else:
-                self._error = error
-
-    def _follow(self, bars: Sequence[tuple[str, Any]], initial: int) -> None:
-        shown = {"bytes": initial, "files": 0}
-        over = False
-        while not over:
-            over = self._over.wait(_TICK)
-            self._show(bars, shown)
-
-    def _show(self, bars: Sequence[tuple[str, Any]], shown: dict[str, int]) -> None:
-        now = self._handle.progress()
-        for kind, bar in bars:
-            done = now.bytes_done if kind == "bytes" else now.files_done
-            total = now.bytes_total if kind == "bytes" else now.files_total
-            if total and hasattr(bar, "total") and (bar.total or 0) < total:
-                bar.total = total
-            if kind == "bytes" and _found(now) > self._found:
-                shown[kind] += raise_start(bar, _found(now) - self._found)
-                self._found = _found(now)
-            if done != shown[kind]:
-                bar.update(done - shown[kind])
-                shown[kind] = done
-
-
-def _found(now: QueueProgress) -> int:
-    """Bytes that earlier calls left, as far as they have been looked for."""
-    return max(0, now.bytes_done - now.bytes_transferred)
-
-
-def raise_start(bar: Any, nbytes: int) -> int:
-    """Have a bar of tqdm's kind start further on: what was found there must not count as speed.
-
-    Returns:
-        By how many bytes the bar is further now: none, if it is of another kind, which has to be told in ``update``.
-    """
-    counters = ("initial", "n", "last_print_n")
-    if not all(isinstance(getattr(bar, name, None), int | float) for name in counters):
-        return 0
-    for name in counters:
-        setattr(bar, name, getattr(bar, name) + nbytes)
-    refresh = getattr(bar, "refresh", None)
-    if refresh is not None:
-        refresh()
-    return nbytes
-
-
-def bars_of_one_file(cls: Any, path: str, size: int | None) -> MakeBars | None:
-    """The bar that ``hf_hub_download`` shows; ``None`` where bars are switched off.
-
-    Args:
-        cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
-        path: The file.
-        size: Bytes, where known.
-    """
-    name = "huggingface_hub.http_get"
-    if hub.bars_are_off(cls, name):
-        return None
-
-    def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
-        bar = hub.make_bar(
-            cls,
-            name,
-            total=total or size,
-            initial=initial,
-            desc=path if len(path) <= _SHOWN else f"(…){path[-_SHOWN:]}",
-            unit="B",
-            unit_scale=True,
-        )
-        return [("bytes", bar)]
-
-    return make_bars
-
-
-def bars_of_a_snapshot(cls: Any, count: int) -> MakeBars | None:
-    """The bars that ``snapshot_download`` shows: files and bytes; ``None`` where they are switched off.
-
-    Args:
-        cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
-        count: Number of files.
-    """
-    name = "huggingface_hub.snapshot_download"
-    if hub.bars_are_off(cls, name):
-        return None
-
-    def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
-        files = hub.make_bar(cls, name, total=count, desc=f"Fetching {count} files")
-        transferred = hub.make_bar(
-            cls,
-            f"{name}.transfer",
-            total=total,
-            initial=initial,
-            desc="Downloading bytes",
-            unit="B",
-            unit_scale=True,
-        )
-        return [("files", files), ("bytes", transferred)]
-
-    return make_bars
-
-
-def _terminal_is_gone(error: BaseException) -> bool:
-    """Whether a bar failed only because nobody can see it: its pipe was closed, its terminal hung up."""
-    return isinstance(error, OSError) or (isinstance(error, ValueError) and "closed file" in str(error))
-
-
 def raise_all(errors: Sequence[tuple[str, BaseException]]) -> NoReturn:
     """Raise the first error, with the others as its notes."""
     (_, first), *others = errors
@@ -317,3 +158,27 @@ def raise_all(errors: Sequence[tuple[str, BaseException]]) -> NoReturn:
     if len(others) > _NOTES:
         add_note(first, f"and {len(others) - _NOTES} more files")
     raise first
+
+
+TqdmClass = Any  # upstream accepts any callable that imitates tqdm
+
+
+def checked_repo_type(repo_type: str | None) -> str:
+    """The kind of a repository, a model's by default; an error names those that there are."""
+    if repo_type not in constants.REPO_TYPES_WITH_KERNEL:
+        raise ValueError(
+            f"Invalid repo type: {repo_type}. Accepted repo types are: {constants.REPO_TYPES_WITH_KERNEL!s}"
+        )
+    return repo_type or "model"
+
+
+def absolute_path(path: str | Path) -> str:
+    """A folder that was given, from the root, without ``~`` and links."""
+    return str(Path(path).expanduser().resolve())
+
+
+def effective_etag_timeout(seconds: float) -> float:
+    """The environment's timeout, where one is set: it wins over the argument."""
+    if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:
+        return float(constants.HF_HUB_ETAG_TIMEOUT)
+    return seconds

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import base64
 import binascii
+import importlib
 import ssl
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
+
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
+    get_session,
+)
 
 from hf_haul.task import NetworkPath
 from hf_haul.urls import parse_url
 
-__all__ = ["ClientNetwork"]
+__all__ = ["ClientNetwork", "client_network", "with_clients_headers"]
 
 _NOT_CARRIED: Final = frozenset(
     {"host", "accept", "accept-encoding", "connection", "user-agent", "content-length", "x-amzn-trace-id"}
@@ -89,7 +96,7 @@ class ClientNetwork:
         try:
             # Also the way to the proxies of the environment, with httpx's reading of NO_PROXY.
             transport = self._client._transport_for_url(type(self._client.base_url)(url))  # noqa: SLF001  see the module's docstring
-            return _read(transport)
+            return read_page(transport)
         except (AttributeError, TypeError, ValueError):
             return None
 
@@ -122,14 +129,14 @@ def _lost_of(transport: Any) -> Iterator[str]:
         yield f"what its transport does ({type(transport).__name__})"
         return
     try:
-        _read(transport)
+        read_page(transport)
     except (AttributeError, TypeError, ValueError):
         yield f"what its transport does ({type(transport).__name__})"
     if getattr(getattr(transport, "_pool", None), "_uds", None) is not None:
         yield "its Unix socket"
 
 
-def _read(transport: Any) -> NetworkPath | None:
+def read_page(transport: Any) -> NetworkPath | None:
     """What a transport of httpx was made with."""
     if _plain_class(transport) is None:
         return None
@@ -185,3 +192,31 @@ def _copied(tls: ssl.SSLContext) -> ssl.SSLContext:
     if trusted:
         copy.load_verify_locations(cadata=trusted)
     return copy
+
+
+#: Hooks of huggingface_hub's client that do nothing about the network.
+_KNOWN_HOOKS: Final = frozenset({"hf_request_event_hook", "_keep_at_home"})
+_networks: Final[weakref.WeakKeyDictionary[Any, ClientNetwork]] = weakref.WeakKeyDictionary()
+
+
+def client_network() -> ClientNetwork | None:
+    """What the client of the user's own factory does about the network; ``None`` with huggingface_hub's own factory.
+
+    Warns:
+        UserWarning: Something of it cannot be carried over to the bytes; once for each client.
+    """
+    upstream = importlib.import_module("huggingface_hub.utils._http")
+    factory = getattr(upstream, "_GLOBAL_CLIENT_FACTORY", None)
+    if factory is getattr(upstream, "default_client_factory", None):
+        return None
+    client = get_session()
+    network = _networks.get(client)
+    if network is None:
+        network = _networks[client] = ClientNetwork(client, _KNOWN_HOOKS)
+    return network
+
+
+def with_clients_headers(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Headers as the client of the user's own factory would send them to the Hub, its own and its cookies included."""
+    network = client_network()
+    return headers if network is None else MappingProxyType(network.headers_for(url, headers))

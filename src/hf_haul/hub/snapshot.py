@@ -1,29 +1,22 @@
-"""``snapshot_download`` and ``hf_hub_download``: huggingface_hub's functions on our engine."""
+"""``snapshot_download``: huggingface_hub's function on our engine."""
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import logging
 import os
-import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, overload
 
 from huggingface_hub import DryRunFileInfo, ResolvedRevision, constants
-from huggingface_hub import hf_hub_download as upstream_hf_hub_download
 from huggingface_hub import snapshot_download as upstream_snapshot_download
 from huggingface_hub.errors import (
     DryRunError,
-    FileMetadataError,
-    HfHubHTTPError,
     IncompleteSnapshotError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
@@ -32,40 +25,56 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.digests import file_digest
 from hf_haul.errors import UnsafePathError
-from hf_haul.hub import repository as hub
+from hf_haul.hub.asking import (
+    UNREACHABLE,
+    ProxyError,
+    is_busy,
+    is_listing_unknown,
+    is_offline,
+    patient_timeout,
+)
+from hf_haul.hub.bars import bars_of_a_snapshot
 from hf_haul.hub.call_options import (
     CallOptions,
     ProgressCallback,
-    bars_of_a_snapshot,
-    bars_of_one_file,
+    TqdmClass,
+    absolute_path,
+    checked_repo_type,
+    effective_etag_timeout,
     raise_all,
 )
+from hf_haul.hub.fallback import Unanswered, detach_tracebacks, is_refusal
+from hf_haul.hub.listing import is_partial
+from hf_haul.hub.local_dir import is_current, settle_all
+from hf_haul.hub.metadata import FileMetadata, ListedFile, is_commit
 from hf_haul.hub.presets import Preset, select
+from hf_haul.hub.repository import Repository
+from hf_haul.hub.upstream_cache import (
+    cache_folder,
+    drop_tree,
+    is_shared,
+    missing_in_tree,
+    read_tree,
+    tree_folder,
+    write_tree,
+)
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
-from hf_haul.storage.safe_paths import is_among_notes, is_lasting, require_outside_notes, require_safe_path
+from hf_haul.storage.safe_paths import is_among_notes, is_lasting, require_safe_path
 from hf_haul.task import (
     Destination,
     DownloadPriority,
     FileRequest,
 )
-from hf_haul.threads import in_threads
 
-__all__ = ["hf_hub_download", "snapshot_download"]
+__all__ = ["snapshot_download"]
 
 logger = logging.getLogger(__name__)
 
-TqdmClass = Any  # upstream accepts any callable that imitates tqdm
-
 _DEFAULT_WORKERS: Final = 8
-_NO_METADATA: Final[tuple[type[Exception], ...]] = (*hub.UNREACHABLE, FileMetadataError)
-
-
-# ---- a whole snapshot
 
 
 @overload
@@ -216,9 +225,9 @@ def snapshot_download(
         max_workers=None if max_workers == _DEFAULT_WORKERS else max_workers,
     )
     return _Snapshot(
-        repository=hub.Repository(
+        repository=Repository(
             repo_id=repo_id,
-            repo_type=_repo_type(repo_type),
+            repo_type=checked_repo_type(repo_type),
             endpoint=endpoint,
             token=token,
             library_name=library_name,
@@ -227,9 +236,9 @@ def snapshot_download(
             headers=headers,
         ),
         revision=revision or constants.DEFAULT_REVISION,
-        cache_dir=_absolute(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
-        local_dir=None if local_dir is None else _absolute(local_dir),
-        etag_timeout=_etag_timeout(etag_timeout),
+        cache_dir=absolute_path(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
+        local_dir=None if local_dir is None else absolute_path(local_dir),
+        etag_timeout=effective_etag_timeout(etag_timeout),
         force_download=force_download,
         local_files_only=local_files_only,
         allow_patterns=allow_patterns,
@@ -241,26 +250,7 @@ def snapshot_download(
     ).run()
 
 
-def _repo_type(repo_type: str | None) -> str:
-    if repo_type not in constants.REPO_TYPES_WITH_KERNEL:
-        raise ValueError(
-            f"Invalid repo type: {repo_type}. Accepted repo types are: {constants.REPO_TYPES_WITH_KERNEL!s}"
-        )
-    return repo_type or "model"
-
-
-def _absolute(path: str | Path) -> str:
-    return str(Path(path).expanduser().resolve())
-
-
-def _etag_timeout(seconds: float) -> float:
-    """The environment's timeout, where one is set: it wins over the argument."""
-    if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:
-        return float(constants.HF_HUB_ETAG_TIMEOUT)
-    return seconds
-
-
-Listing = Mapping[str, hub.ListedFile]
+Listing = Mapping[str, ListedFile]
 
 
 def _all_safe(paths: Iterable[str]) -> bool:
@@ -277,7 +267,7 @@ def _all_safe(paths: Iterable[str]) -> bool:
 class _Snapshot:
     """One call of ``snapshot_download``."""
 
-    repository: hub.Repository
+    repository: Repository
     revision: str
     cache_dir: str
     local_dir: str | None
@@ -292,7 +282,7 @@ class _Snapshot:
     extras: CallOptions
 
     def run(self) -> str | list[DryRunFileInfo]:
-        if self.local_files_only or hub.is_offline():
+        if self.local_files_only or is_offline():
             # Upstream makes no request then, and its return values and errors are the ones to have.
             return self._upstream(local_files_only=self.local_files_only)
         found = self._find()
@@ -310,9 +300,9 @@ class _Snapshot:
         known, failed = self.repository.complete(
             {path: listing[path] for path in selected},
             commit,
-            timeout=hub.patient_timeout(),
+            timeout=patient_timeout(),
         )
-        folder = hub.cache_folder(self.repository, self.cache_dir)
+        folder = cache_folder(self.repository, self.cache_dir)
         if self.dry_run:
             if failed:
                 raise_all(list(failed.items()))
@@ -335,30 +325,30 @@ class _Snapshot:
         """The commit and its files; or what the cache has, where the Hub does not answer."""
         try:
             return self._ask(patient=False)
-        except _Unanswered as question:
+        except Unanswered as question:
             first = question
         try:
             return self._from_cache(first)
         except (LocalEntryNotFoundError, DryRunError):
-            if not hub.is_busy(first.error):
+            if not is_busy(first.error):
                 raise
             logger.info("Nothing complete in the cache: asking the Hub again")
         try:
             return self._ask(patient=True)
-        except _Unanswered as again:
+        except Unanswered as again:
             return self._from_cache(again)
 
     def _ask(self, *, patient: bool) -> tuple[str, Listing]:
         commit: str | None = None
         if isinstance(self.revision, ResolvedRevision):
             commit = self.revision.resolved
-        elif hub.is_commit(self.revision):
+        elif is_commit(self.revision):
             commit = self.revision
         fixed = commit is not None
         try:
             named: frozenset[str] = frozenset()
             if commit is None:
-                timeout = hub.patient_timeout() if patient else self.etag_timeout
+                timeout = patient_timeout() if patient else self.etag_timeout
                 answer = self.repository.look_up(self.revision, timeout=timeout, patient=patient)
                 commit, named = answer.commit, answer.files
             listing = self._kept_listing(commit, named)
@@ -368,34 +358,34 @@ class _Snapshot:
                     commit, patient=patient or not fixed, most=self.extras.max_listing
                 )
                 # With files in it that are left out, huggingface_hub would miss them in the local_dir.
-                kept = not self.dry_run and not hub.is_partial(found) and not self._notes_in(found)
+                kept = not self.dry_run and not is_partial(found) and not self._notes_in(found)
                 if kept and _all_safe(found):
-                    hub.write_tree(self._tree_folder(), commit, found)
+                    write_tree(self._tree_folder(), commit, found)
                 listing = found
             return commit, listing
-        except (hub.ProxyError, RevisionNotFoundError):
+        except (ProxyError, RevisionNotFoundError):
             raise
-        except hub.UNREACHABLE as error:
-            if hub.is_listing_unknown(error):
+        except UNREACHABLE as error:
+            if is_listing_unknown(error):
                 raise  # what the cache has may be a part of it just as well
-            hub.detach_tracebacks(error)
-            raise _Unanswered(error, commit) from None
+            detach_tracebacks(error)
+            raise Unanswered(error, commit) from None
 
     def _kept_listing(self, commit: str, named: frozenset[str]) -> Listing | None:
         """The listing that was kept of a commit, unless the Hub has just named a file that it lacks."""
         # What a mirror calls "main" today has other files tomorrow.
         if not is_lasting(commit) or self.force_download:
             return None
-        lacking = hub.missing_in_tree(self._tree_folder(), commit, named)
+        lacking = missing_in_tree(self._tree_folder(), commit, named)
         if lacking is None:
-            return hub.read_tree(self._tree_folder(), commit)
+            return read_tree(self._tree_folder(), commit)
         if not self.dry_run:
-            hub.drop_tree(self._tree_folder(), commit, lacking)
+            drop_tree(self._tree_folder(), commit, lacking)
         return None
 
     def _tree_folder(self) -> str:
         root = os.path.join(self.cache_dir, self.repository.folder_name)
-        return hub.tree_folder(root, self.local_dir)
+        return tree_folder(root, self.local_dir)
 
     def _select(self, listing: Listing) -> list[str]:
         paths = list(
@@ -420,7 +410,7 @@ class _Snapshot:
 
     # -- without the Hub
 
-    def _from_cache(self, question: _Unanswered) -> str | list[DryRunFileInfo]:
+    def _from_cache(self, question: Unanswered) -> str | list[DryRunFileInfo]:
         """What upstream makes of a Hub that does not answer: the cached snapshot, or its errors."""
         error = question.error
         revision = self.revision
@@ -444,7 +434,7 @@ class _Snapshot:
                 "outgoing traffic has been disabled. To enable repo look-ups and downloads online, set "
                 "'HF_HUB_OFFLINE=0' as environment variable."
             ) from error
-        if _is_refusal(error):
+        if is_refusal(error):
             raise error
         raise LocalEntryNotFoundError(
             f"Got: {type(error).__name__}: {error}"
@@ -485,11 +475,11 @@ class _Snapshot:
             return self.allow_patterns, self.ignore_patterns
         if isinstance(revision, ResolvedRevision):
             commit: str | None = revision.resolved
-        elif hub.is_commit(revision):
+        elif is_commit(revision):
             commit = revision
         else:
-            commit = hub.cache_folder(self.repository, self.cache_dir).read_ref(revision)
-        listing = None if commit is None else hub.read_tree(self._tree_folder(), commit)
+            commit = cache_folder(self.repository, self.cache_dir).read_ref(revision)
+        listing = None if commit is None else read_tree(self._tree_folder(), commit)
         notes = self._notes_in(listing or ())
         if listing is None or not (self.presets or notes):
             return self.allow_patterns, self.ignore_patterns
@@ -509,7 +499,7 @@ class _Snapshot:
                 error,
             )
 
-    def _into_cache(self, folder: RepoFolder, known: Mapping[str, hub.FileMetadata]) -> list[FileRequest]:
+    def _into_cache(self, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> list[FileRequest]:
         requests: list[FileRequest] = []
         for path, meta in known.items():
             destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
@@ -519,21 +509,21 @@ class _Snapshot:
             folder.prepare()
         return requests
 
-    def _into_local_dir(self, folder: RepoFolder, known: Mapping[str, hub.FileMetadata]) -> list[FileRequest]:
+    def _into_local_dir(self, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> list[FileRequest]:
         assert self.local_dir is not None
         local = LocalFolder(self.local_dir)
         if known:
             local.prepare()
         current: set[str] = set()
         if not self.force_download:
-            current = _settle_all(local, folder, known)
+            current = settle_all(local, folder, known)
         return [
             self._request(path, meta, LocalDirDestination(local, path, meta.commit, meta.etag))
             for path, meta in known.items()
             if path not in current
         ]
 
-    def _request(self, path: str, meta: hub.FileMetadata, destination: Destination) -> FileRequest:
+    def _request(self, path: str, meta: FileMetadata, destination: Destination) -> FileRequest:
         return FileRequest(
             remote=self.repository.remote_file(path, meta),
             destination=destination,
@@ -544,18 +534,18 @@ class _Snapshot:
         make_bars = bars_of_a_snapshot(self.tqdm_class, len(requests))
         return self.extras.download(requests, self.repository.repo_id, make_bars)
 
-    def _would(self, folder: RepoFolder, path: str, meta: hub.FileMetadata) -> DryRunFileInfo:
+    def _would(self, folder: RepoFolder, path: str, meta: FileMetadata) -> DryRunFileInfo:
         destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
         pointer = os.fspath(destination.path)
         if self.local_dir is None:
             place = pointer
-            cached = destination.is_linked() or destination.has_blob() or hub.is_shared(self.cache_dir, meta)
+            cached = destination.is_linked() or destination.has_blob() or is_shared(self.cache_dir, meta)
             download = self.force_download or not cached
         else:
             local = LocalFolder(self.local_dir)
             place = local.file(path)
             current = not self.force_download and (
-                _is_current(local, path, meta, CancelToken()) or destination.is_linked()
+                is_current(local, path, meta, CancelToken()) or destination.is_linked()
             )
             cached = current or os.path.isfile(place)
             download = not current
@@ -567,433 +557,3 @@ class _Snapshot:
             is_cached=cached,
             will_download=download,
         )
-
-
-class _Unanswered(Exception):  # noqa: N818  not an error of its own: it carries one
-    """The Hub did not answer; ``commit`` is what was known by then."""
-
-    def __init__(self, error: Exception, commit: str | None) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.commit = commit
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the Hub answered and its answer is what the caller has to see."""
-    return isinstance(error, RepositoryNotFoundError) or (
-        isinstance(error, HfHubHTTPError) and error.response.status_code == 401
-    )
-
-
-# ---- what is in a local_dir already
-
-
-def _is_current(local: LocalFolder, path: str, meta: hub.FileMetadata, cancel_token: CancelToken) -> bool:
-    """Whether the file in a ``local_dir`` is what the repository has; hashes it where nothing is noted of it."""
-    place = local.file(path)
-    if not os.path.isfile(place):
-        return False
-    noted = local.read_metadata(path)
-    if noted is not None and (noted.etag == meta.etag or noted.commit != meta.commit):
-        return noted.etag == meta.etag
-    # Nothing is known, or the same commit gives the file another etag, as mirrors do.
-    digest = hub.digest_from_etag(meta.etag)
-    if digest is None or digest.algorithm != "sha256":
-        return False
-    if meta.size is not None and os.path.getsize(place) != meta.size:
-        return False
-    return file_digest(place, digest.algorithm, cancel_token.check) == digest
-
-
-def _settle(
-    local: LocalFolder, folder: RepoFolder, path: str, meta: hub.FileMetadata, cancel_token: CancelToken
-) -> bool:
-    """Bring a file of a ``local_dir`` up to date without the network, if that can be done.
-
-    Returns:
-        Whether it is up to date now.
-    """
-    try:
-        noted = local.read_metadata(path)
-        same = noted is not None and (noted.commit, noted.etag) == (meta.commit, meta.etag)
-        if same and is_lasting(meta.commit):
-            return True
-        if not _is_current(local, path, meta, cancel_token):
-            cached = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
-            if not cached.is_linked():
-                return False
-            local.copy_in(os.fspath(cached.path), path)
-        local.write_metadata(path, meta.commit, meta.etag)
-        return True
-    except OSError as error:
-        logger.warning("Could not use what %s has of %s: %s", local.root, path, error)
-        return False
-
-
-def _settle_all(local: LocalFolder, folder: RepoFolder, known: Mapping[str, hub.FileMetadata]) -> set[str]:
-    """The files that need no download, settled by a few threads: some have to be hashed or copied."""
-    cancel_token = CancelToken()
-
-    def settle(path: str) -> bool:
-        return _settle(local, folder, path, known[path], cancel_token)
-
-    settled = in_threads("hf-haul-local", _DEFAULT_WORKERS, settle, known, cancel_token.set)
-    return {path for path, done in settled.items() if done}
-
-
-# ---- one file
-
-
-@overload
-def hf_hub_download(
-    repo_id: str,
-    filename: str,
-    *,
-    subfolder: str | None = None,
-    repo_type: str | None = None,
-    revision: str | None = None,
-    library_name: str | None = None,
-    library_version: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_dir: str | Path | None = None,
-    user_agent: dict[str, Any] | str | None = None,
-    force_download: bool = False,
-    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
-    token: bool | str | None = None,
-    local_files_only: bool = False,
-    headers: dict[str, str] | None = None,
-    endpoint: str | None = None,
-    tqdm_class: TqdmClass | None = None,
-    dry_run: Literal[False] = False,
-    priority: DownloadPriority = DownloadPriority.NORMAL,
-    max_bandwidth: float | str | None = None,
-    max_connections: int | None = None,
-    verify: bool | None = None,
-    progress_callback: ProgressCallback | None = None,
-    manager: ParallelDownloadManager | None = None,
-) -> str: ...
-
-
-@overload
-def hf_hub_download(
-    repo_id: str,
-    filename: str,
-    *,
-    subfolder: str | None = None,
-    repo_type: str | None = None,
-    revision: str | None = None,
-    library_name: str | None = None,
-    library_version: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_dir: str | Path | None = None,
-    user_agent: dict[str, Any] | str | None = None,
-    force_download: bool = False,
-    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
-    token: bool | str | None = None,
-    local_files_only: bool = False,
-    headers: dict[str, str] | None = None,
-    endpoint: str | None = None,
-    tqdm_class: TqdmClass | None = None,
-    dry_run: bool,
-    priority: DownloadPriority = DownloadPriority.NORMAL,
-    max_bandwidth: float | str | None = None,
-    max_connections: int | None = None,
-    verify: bool | None = None,
-    progress_callback: ProgressCallback | None = None,
-    manager: ParallelDownloadManager | None = None,
-) -> str | DryRunFileInfo: ...
-
-
-@validate_hf_hub_args
-def hf_hub_download(
-    repo_id: str,
-    filename: str,
-    *,
-    subfolder: str | None = None,
-    repo_type: str | None = None,
-    revision: str | None = None,
-    library_name: str | None = None,
-    library_version: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_dir: str | Path | None = None,
-    user_agent: dict[str, Any] | str | None = None,
-    force_download: bool = False,
-    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
-    token: bool | str | None = None,
-    local_files_only: bool = False,
-    headers: dict[str, str] | None = None,
-    endpoint: str | None = None,
-    tqdm_class: TqdmClass | None = None,
-    dry_run: bool = False,
-    priority: DownloadPriority = DownloadPriority.NORMAL,
-    max_bandwidth: float | str | None = None,
-    max_connections: int | None = None,
-    verify: bool | None = None,
-    progress_callback: ProgressCallback | None = None,
-    manager: ParallelDownloadManager | None = None,
-) -> str | DryRunFileInfo:
-    """Download one file of a repository, as :func:`huggingface_hub.hf_hub_download` does.
-
-    The arguments up to ``dry_run`` are upstream's and mean the same.
-
-    Args:
-        repo_id: ``org/name`` or ``name``.
-        filename: The file's path in the repository.
-        subfolder: A folder in the repository that ``filename`` is relative to.
-        repo_type: ``model`` (the default), ``dataset``, ``space`` or ``kernel``.
-        revision: Branch, tag, ``refs/pr/N`` or commit; ``main`` by default.
-        library_name: For the user agent.
-        library_version: For the user agent.
-        cache_dir: The cache; ``HF_HUB_CACHE`` by default.
-        local_dir: Put a plain file here and not into the cache.
-        user_agent: For the user agent.
-        force_download: Fetch the file anew.
-        etag_timeout: Seconds that the Hub may take to answer as long as the cache may help instead.
-        token: A token, ``True`` for the stored one, ``False`` for none.
-        local_files_only: Do not touch the network.
-        headers: Further headers for the Hub.
-        endpoint: The Hub's URL.
-        tqdm_class: A class, or any callable, that imitates tqdm.
-        dry_run: Tell what would be downloaded; nothing is written.
-        priority: Urgency among all downloads of the manager.
-        max_bandwidth: Limit in bytes per second, or a text such as ``50MB/s``.
-        max_connections: Most connections at once.
-        verify: Whether the digest is checked; it is by default.
-        progress_callback: Called with the file's progress.
-        manager: The manager to use; a process-wide one by default.
-
-    Returns:
-        The file's path, or what would be downloaded if ``dry_run``.
-
-    Raises:
-        huggingface_hub.errors.HfHubHTTPError: The Hub refuses; its subclasses say why.
-        huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and the cache does not help.
-        UnsafePathError: The file's name would lead out of its folder, or to the notes of ``local_dir``.
-        IntegrityError: The file's digest was wrong twice.
-        TransferError: The file could not be fetched; the subclasses say why.
-    """
-    extras = CallOptions(
-        priority=priority,
-        max_bandwidth=max_bandwidth,
-        max_connections=max_connections,
-        verify=verify,
-        progress_callback=progress_callback,
-        manager=manager,
-    )
-    if isinstance(revision, ResolvedRevision):
-        revision = revision.resolved
-    return _File(
-        repository=hub.Repository(
-            repo_id=repo_id,
-            repo_type=_repo_type(repo_type),
-            endpoint=endpoint,
-            token=token,
-            library_name=library_name,
-            library_version=library_version,
-            user_agent=user_agent,
-            headers=headers,
-        ),
-        name=f"{subfolder}/{filename}" if subfolder else filename,
-        revision=revision or constants.DEFAULT_REVISION,
-        cache_dir=_absolute(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
-        local_dir=None if local_dir is None else _absolute(local_dir),
-        etag_timeout=_etag_timeout(etag_timeout),
-        force_download=force_download,
-        local_files_only=local_files_only,
-        tqdm_class=tqdm_class,
-        dry_run=dry_run,
-        extras=extras,
-    ).run()
-
-
-@dataclass(frozen=True)
-class _File:
-    """One call of ``hf_hub_download``; the order of its decisions is upstream's."""
-
-    repository: hub.Repository
-    name: str
-    revision: str
-    cache_dir: str
-    local_dir: str | None
-    etag_timeout: float
-    force_download: bool
-    local_files_only: bool
-    tqdm_class: TqdmClass | None
-    dry_run: bool
-    extras: CallOptions
-
-    def run(self) -> str | DryRunFileInfo:
-        _ = self.repository.request_headers  # a missing token is an error even where none is needed
-        require_safe_path(self.name)
-        if self.local_dir is not None:
-            require_outside_notes(self.name)
-        if self.dry_run or self.local_files_only or hub.is_offline():
-            # At most one request is made then, and no download.
-            return self._upstream(local_files_only=self.local_files_only)
-        folder = hub.cache_folder(self.repository, self.cache_dir)
-        local = None if self.local_dir is None else LocalFolder(self.local_dir)
-        if hub.is_commit(self.revision) and not self.force_download:
-            place = self._in_place(folder, local)
-            if place is not None:
-                return place
-        meta = self._listed(folder)
-        if meta is None:
-            answer = self._ask(folder)
-            if not isinstance(answer, hub.FileMetadata):
-                return answer
-            meta = answer
-            self._check_kept_listing(folder, meta.commit)
-        if local is not None:
-            return self._to_local_dir(folder, local, meta)
-        return self._to_cache(folder, meta)
-
-    def _in_place(self, folder: RepoFolder, local: LocalFolder | None) -> str | None:
-        """The file of a pinned commit, if it is there: the case without any request."""
-        if local is None:
-            pointer = folder.pointer(self.revision, self.name)
-            try:
-                size = os.stat(pointer).st_size
-            except OSError:
-                return None
-            entry = hub.kept_entry(hub.tree_folder(folder.root, None), self.revision, self.name)
-            return pointer if entry is None or entry.bytes == size else None
-        noted = local.read_metadata(self.name)
-        if noted is not None and noted.commit == self.revision:
-            return self._place(local)
-        return None
-
-    def _place(self, local: LocalFolder) -> str:
-        """The file's path as upstream writes it, which drops the ``.`` of ``./config.json``."""
-        return os.path.normpath(local.file(self.name))
-
-    def _listed(self, folder: RepoFolder) -> hub.FileMetadata | None:
-        """Metadata from a listing that an earlier snapshot kept, for a pinned commit."""
-        if not hub.is_commit(self.revision) or self.force_download:
-            return None
-        entry = hub.kept_entry(hub.tree_folder(folder.root, self.local_dir), self.revision, self.name)
-        return None if entry is None else hub.metadata_from_listing(self.revision, entry)
-
-    def _check_kept_listing(self, folder: RepoFolder, commit: str) -> None:
-        """Drop the listing that was kept of a commit if it lacks this file, which the Hub has just described."""
-        kept_in, name = hub.tree_folder(folder.root, self.local_dir), posixpath.normpath(self.name)
-        if hub.missing_in_tree(kept_in, commit, (name,)) is not None:
-            hub.drop_tree(kept_in, commit, name)
-
-    # -- asking the Hub
-
-    def _ask(self, folder: RepoFolder) -> hub.FileMetadata | str:
-        """Metadata from the Hub; or the file that the cache has, where the Hub does not answer."""
-        try:
-            return self._head(folder, patient=False)
-        except _Unanswered as question:
-            error = question.error
-        if not self.force_download:
-            with contextlib.suppress(LocalEntryNotFoundError):
-                cached = self._upstream(local_files_only=True)
-                assert isinstance(cached, str)
-                return cached
-            if hub.is_transient(error):
-                logger.info("No local file found. Asking the Hub again")
-                try:
-                    return self._head(folder, patient=True)
-                except _Unanswered as again:
-                    error = again.error
-        verdict = self._verdict(error)
-        if verdict is error:
-            raise error
-        raise verdict from error
-
-    def _head(self, folder: RepoFolder, *, patient: bool) -> hub.FileMetadata:
-        timeout = hub.patient_timeout() if patient else self.etag_timeout
-        try:
-            return self.repository.metadata(self.name, self.revision, timeout=timeout, patient=patient)
-        except RemoteEntryNotFoundError as error:
-            if self.local_dir is None:
-                commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
-                if commit is not None:
-                    if posixpath.normpath(self.name) == self.name:  # "a.json/" says nothing of "a.json"
-                        folder.remember_missing(commit, self.name)
-                    folder.write_ref(self.revision, commit)
-            raise
-        except (hub.ProxyError, RevisionNotFoundError):
-            raise
-        except _NO_METADATA as error:
-            hub.detach_tracebacks(error)
-            raise _Unanswered(error, None) from None
-
-    def _verdict(self, error: Exception) -> Exception:
-        """What upstream raises when neither the Hub nor the cache has the file."""
-        if self.force_download:
-            return ValueError("Force download failed due to the above error.")
-        if _is_refusal(error):
-            return error
-        if isinstance(error, FileMetadataError):
-            return LocalEntryNotFoundError(
-                f"{error} We also cannot find the requested files in the local cache."
-            )
-        if hub.is_not_served(error):
-            return LocalEntryNotFoundError(f"{error}\nWe also cannot find the file in the local cache.")
-        return LocalEntryNotFoundError(
-            "An error happened while trying to locate the file on the Hub and we cannot find the requested files"
-            " in the local cache. Please check your connection and try again or make sure your Internet connection"
-            " is on."
-        )
-
-    def _upstream(self, *, local_files_only: bool) -> str | DryRunFileInfo:
-        repository = self.repository
-        with hub.asking(repository.base):
-            answer: str | DryRunFileInfo = upstream_hf_hub_download(
-                repository.repo_id,
-                self.name,
-                repo_type=repository.repo_type,
-                revision=self.revision,
-                library_name=repository.library_name,
-                library_version=repository.library_version,
-                cache_dir=self.cache_dir,
-                local_dir=self.local_dir,
-                user_agent=repository.user_agent,
-                force_download=self.force_download,
-                etag_timeout=self.etag_timeout,
-                token=repository.token,
-                local_files_only=local_files_only,
-                headers=repository.headers,
-                endpoint=repository.endpoint,
-                tqdm_class=self.tqdm_class,
-                dry_run=self.dry_run,
-            )
-        return answer
-
-    # -- to disk
-
-    def _to_cache(self, folder: RepoFolder, meta: hub.FileMetadata) -> str:
-        destination = BlobDestination(folder, meta.commit, self.name, meta.etag, meta.size, meta.xet_hash)
-        pointer = folder.pointer(meta.commit, self.name)
-        if not self.force_download and destination.is_linked():
-            # The cache may be read-only, and nothing has to be written.
-            with contextlib.suppress(OSError):
-                folder.write_ref(self.revision, meta.commit)
-            return pointer
-        folder.prepare()
-        folder.write_ref(self.revision, meta.commit)
-        if self.force_download or not destination.is_present():
-            self._fetch(meta, destination)
-        return pointer
-
-    def _to_local_dir(self, folder: RepoFolder, local: LocalFolder, meta: hub.FileMetadata) -> str:
-        local.prepare()
-        if self.force_download or not _settle(local, folder, self.name, meta, CancelToken()):
-            self._fetch(meta, LocalDirDestination(local, self.name, meta.commit, meta.etag))
-        return self._place(local)
-
-    def _fetch(self, meta: hub.FileMetadata, destination: Destination) -> None:
-        request = FileRequest(
-            remote=self.repository.remote_file(self.name, meta),
-            destination=destination,
-            fresh=self.force_download,
-        )
-        make_bars = bars_of_one_file(self.tqdm_class, self.name, meta.size)
-        errors = self.extras.download([request], self.repository.repo_id, make_bars)
-        if errors:
-            raise_all(
-                [(path, self.repository.explain(self.name, meta.commit, error)) for path, error in errors]
-            )

@@ -205,10 +205,11 @@ for _name, _function in {
 huggingface_hub.utils._http.time = SimpleNamespace(sleep=lambda _: None, time=time.time)
 
 if os.environ["HAUL_DOOR"] == "ours":
+    import hf_haul.hub.single_file as _our_file
     import hf_haul.hub.snapshot as _ours
 
     for _place in (huggingface_hub, file_download):
-        _place.hf_hub_download = _ours.hf_hub_download
+        _place.hf_hub_download = _our_file.hf_hub_download
     huggingface_hub.snapshot_download = _ours.snapshot_download
 
 

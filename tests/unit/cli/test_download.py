@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from huggingface_hub import DryRunFileInfo
 
-import hf_haul.hub.snapshot
 import hf_haul.localhub
 import hf_haul.manager
 from hf_haul.cli import command as cli
+from hf_haul.hub import single_file, snapshot
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
     """What the command asked the library for; every call returns a path."""
     seen: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-    for name in ("snapshot_download", "hf_hub_download"):
+    for module, name in ((snapshot, "snapshot_download"), (single_file, "hf_hub_download")):
 
         def fake(*args: Any, _name: str = name, **options: Any) -> str:
             seen.append(
@@ -25,7 +25,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
             )
             return "/there"
 
-        monkeypatch.setattr(hf_haul.hub.snapshot, name, fake)
+        monkeypatch.setattr(module, name, fake)
     return seen
 
 
@@ -144,7 +144,7 @@ def test_a_dry_run_shows_what_would_come(
         info("a.json", 512, fetch=True),
         info("c.txt", 9, fetch=False),
     ]
-    monkeypatch.setattr(hf_haul.hub.snapshot, "snapshot_download", lambda *_, **__: files)
+    monkeypatch.setattr(snapshot, "snapshot_download", lambda *_, **__: files)
     assert cli.main(["download", "org/m", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "[dry-run] Will download 2 files (out of 3) totalling 2.5 GB.",

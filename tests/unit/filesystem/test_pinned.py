@@ -9,7 +9,8 @@ from huggingface_hub import RepoFolder
 
 from hf_haul.filesystem import pinned
 from hf_haul.filesystem.pinned import PinnedApi
-from hf_haul.hub.repository import HubApi, SamePageError
+from hf_haul.hub.api import HubApi
+from hf_haul.hub.listing import SamePageError
 
 SHA = "a" * 40
 FILES = [f"{folder}{i}" for folder in ("", "a/", "b/", "b/c/") for i in range(3)]

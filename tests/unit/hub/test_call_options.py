@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from hf_haul.engine.handle import QueueProgress
 from hf_haul.errors import DownloadCancelledError
+from hf_haul.hub import bars as bars_module
 from hf_haul.hub import call_options as calls
-from hf_haul.hub.call_options import Bars, CallOptions, raise_all
+from hf_haul.hub.bars import Bars
+from hf_haul.hub.call_options import CallOptions, raise_all
 from hf_haul.task import DownloadPriority, DownloadState
 
 IDLE = QueueProgress(
@@ -273,7 +275,7 @@ def test_all_bars_are_closed_where_one_of_them_fails() -> None:
 
 
 def test_a_bar_that_blocks_holds_the_end_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "_BAR_GRACE", 0.01)
+    monkeypatch.setattr(bars_module, "_BAR_GRACE", 0.01)
     handle, release, blocked = Handle(), threading.Event(), threading.Event()
 
     class Stuck(Bar):

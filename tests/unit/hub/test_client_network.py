@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from hf_haul.hub import repository as hub
+from hf_haul.hub import asking, client_network, tokens
 from hf_haul.hub.client_network import ClientNetwork
 from hf_haul.task import NetworkPath
 
-http: Any = hub._http  # httpx or httpx2, whichever huggingface_hub speaks
+http: Any = asking.httpx  # httpx or httpx2, whichever huggingface_hub speaks
 HUB = "https://hub.test/a"
 CONTEXT = ssl.create_default_context()
 
@@ -161,13 +161,13 @@ def test_what_cannot_be_carried_over_is_said_with_what_to_do(make: Callable[[], 
         lambda: http.Client(
             transport=_Named(), auth=("user", "pass"), headers={"X": "y"}, cookies={"a": "b"}, timeout=3
         ),
-        lambda: http.Client(event_hooks={"request": [hub._keep_at_home], "response": [print]}),
+        lambda: http.Client(event_hooks={"request": [tokens._keep_at_home], "response": [print]}),
     ],
 )
 def test_nothing_is_said_where_all_is_carried_over(make: Callable[[], Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ClientNetwork(make(), hub._KNOWN_HOOKS)
+        ClientNetwork(make(), client_network._KNOWN_HOOKS)
 
 
 @pytest.mark.parametrize("client", [object(), http.MockTransport(lambda _: None)])

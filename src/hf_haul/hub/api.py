@@ -1,0 +1,68 @@
+"""huggingface_hub's own API, with an end to every wait, and with errors that name an answer that is none of a Hub."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+from urllib.parse import quote
+
+from huggingface_hub import HfApi, RepoFile, constants
+from huggingface_hub import RepoFolder as ListedFolder
+
+from hf_haul.hub.asking import patient_timeout, raise_for_status, understanding
+from hf_haul.hub.listing import BadListingError, fault_of_page, is_text, read_page
+from hf_haul.hub.tokens import asking
+from hf_haul.urls import redact
+
+__all__ = ["HubApi", "entry_of"]
+
+
+class HubApi(HfApi):
+    """huggingface_hub's own API, which ends every wait, and whose errors name an answer that is none of a Hub."""
+
+    def repo_info(self, repo_id: str, **options: Any) -> Any:
+        """As in huggingface_hub."""
+        if options.get("timeout") is None:  # for ever
+            options["timeout"] = patient_timeout()
+        with asking(self.endpoint), understanding(f"{redact(self.endpoint)}/{repo_id}"):
+            info = super().repo_info(repo_id, **options)
+            sha: object = info.sha
+            if sha is not None and not (isinstance(sha, str) and is_text(sha)):
+                raise TypeError(f"its commit is {reprlib.repr(sha)}")
+            return info
+
+    def get_paths_info(
+        self,
+        repo_id: str,
+        paths: list[str] | str,
+        *,
+        expand: bool = False,
+        revision: str | None = None,
+        repo_type: str | None = None,
+        token: str | bool | None = None,
+    ) -> list[RepoFile | ListedFolder]:
+        """As in huggingface_hub, which waits for ever."""
+        url = f"{self.endpoint}/api/{repo_type or constants.REPO_TYPE_MODEL}s/{repo_id}/paths-info"
+        url = f"{url}/{quote(revision or constants.DEFAULT_REVISION, safe='')}"
+        data = {"paths": [paths] if isinstance(paths, str) else paths, "expand": expand}
+        with asking(self.endpoint):
+            response = read_page(url, method="POST", data=data, headers=self._build_hf_headers(token=token))
+            raise_for_status(response)
+        with understanding(redact(url)):
+            page = response.json()
+        fault = fault_of_page(page)
+        if fault is not None:
+            raise BadListingError(url, fault)
+        return [entry_of(url, item) for item in page]
+
+
+def entry_of(url: str, item: dict[str, Any]) -> RepoFile | ListedFolder:
+    """An entry of a listing as huggingface_hub has it.
+
+    Raises:
+        BadAnswerError: Something in it is not what a Hub sends.
+    """
+    with understanding(f"{reprlib.repr(item['path'])} in {redact(url)}"):
+        make: Any = RepoFile if item["type"] == "file" else ListedFolder
+        entry: RepoFile | ListedFolder = make(**{"oid": "", **item})
+        return entry

@@ -1,0 +1,306 @@
+"""Asking the Hub: which errors will pass, how often and after what wait the question is asked again, what an answer means."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import reprlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    FileMetadataError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
+    hf_raise_for_status,
+)
+
+from hf_haul.cancellation import CancelToken
+from hf_haul.descriptors import descriptors
+from hf_haul.errors import HaltedError, HaulError, HttpStatusError
+from hf_haul.redaction import redacting
+from hf_haul.transports.pacing import ServerWaits, parse_retry_after
+from hf_haul.urls import redact
+
+__all__ = [
+    "ABOUT_THE_BODY",
+    "NO_LISTING",
+    "PATIENT_TIMEOUT",
+    "UNREACHABLE",
+    "BadAnswerError",
+    "ProxyError",
+    "ask_once",
+    "ask_patiently",
+    "ask_surely",
+    "explain",
+    "httpx",
+    "is_busy",
+    "is_listing_unknown",
+    "is_not_served",
+    "is_offline",
+    "is_transient",
+    "patient_timeout",
+    "raise_for_status",
+    "understanding",
+]
+
+logger = logging.getLogger(__name__)
+
+# huggingface_hub 1.x speaks httpx and 2.x httpx2: its errors say which.
+httpx: Any = importlib.import_module(
+    next(
+        base for base in HfHubHTTPError.__mro__ if not base.__module__.startswith("huggingface_hub")
+    ).__module__.partition(".")[0]
+)
+ProxyError: type[Exception] = httpx.ProxyError
+#: What huggingface_hub takes for "the Hub cannot be asked, look into the cache"; a ProxyError is none of it.
+UNREACHABLE: Final[tuple[type[Exception], ...]] = (
+    httpx.ConnectError,
+    httpx.TimeoutException,
+    OfflineModeIsEnabled,
+    HfHubHTTPError,
+)
+#: What comes out where an answer is read that is none of a Hub: of other types, without what it must have, nested for ever.
+_MISREAD: Final[tuple[type[Exception], ...]] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    httpx.DecodingError,
+    httpx.InvalidURL,
+)
+NO_LISTING: Final[tuple[type[Exception], ...]] = (*UNREACHABLE, FileMetadataError, *_MISREAD)
+#: Connections that could not be made, or that broke.
+_BROKEN_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.NetworkError, httpx.RemoteProtocolError)
+_TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.TimeoutException, *_BROKEN_ERRORS)
+_TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+#: Seconds that a request about metadata may take once we know that only the Hub can help, see :func:`patient_timeout`.
+#: A source that takes a minute to answer still does.
+PATIENT_TIMEOUT: Final = 75.0
+#: Seconds between attempts where the Hub names no time, as huggingface_hub waits.
+_WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
+#: Headers that no longer hold for a body that was decoded, or cut after its first bytes.
+ABOUT_THE_BODY: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+_LISTING_UNKNOWN: Final = "ListingUnknown"
+_ENTRY_NOT_SERVED: Final = "EntryNotServed"
+T = TypeVar("T")
+
+
+def is_offline() -> bool:
+    """Whether huggingface_hub was told to stay offline."""
+    return bool(constants.is_offline_mode())
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed a little later."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _TRANSIENT_STATUSES
+    return isinstance(error, _TRANSIENT_ERRORS)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether the Hub is there, but not able to answer right now. One that cannot be reached is not."""
+    if isinstance(error, httpx.ConnectTimeout):
+        return False
+    return is_transient(error) and isinstance(error, (HfHubHTTPError, httpx.TimeoutException))
+
+
+def is_listing_unknown(error: BaseException) -> bool:
+    """Whether a server that has some of a commit's files says that it was never told which files there are."""
+    return _error_code(error) == _LISTING_UNKNOWN
+
+
+def is_not_served(error: BaseException) -> bool:
+    """Whether a server that has some of a commit's files says that it lacks this one, which there may be elsewhere."""
+    return _error_code(error) == _ENTRY_NOT_SERVED
+
+
+def _error_code(error: BaseException) -> str | None:
+    return error.response.headers.get("X-Error-Code") if isinstance(error, HfHubHTTPError) else None
+
+
+class BadAnswerError(FileMetadataError):
+    """An answer that is not what a Hub sends."""
+
+    def __init__(self, what: str, error: BaseException) -> None:
+        super().__init__(
+            f"the answer about {what} cannot be understood: {type(error).__name__}: {reprlib.repr(str(error))}. If it comes"
+            " from a mirror or a proxy, set HF_ENDPOINT to another one or to the Hub itself."
+        )
+
+
+def raise_for_status(response: Any) -> None:
+    """Raise huggingface_hub's error for an answer that refuses, also where it cannot read what the answer says of it."""
+    try:
+        hf_raise_for_status(response)
+    except HfHubHTTPError:
+        raise
+    except _MISREAD as error:
+        raise HfHubHTTPError(
+            f"Status {response.status_code} for url {redact(str(response.url))}; what it says of the reason cannot be"
+            f" understood: {type(error).__name__}",
+            response=response,
+        ) from error
+
+
+@contextmanager
+def understanding(what: str) -> Iterator[None]:
+    """Have an answer that is none of a Hub end in an error that names it.
+
+    Raises:
+        BadAnswerError: It was read, and something was amiss.
+    """
+    try:
+        yield
+    except (
+        HaulError,
+        HFValidationError,
+        json.JSONDecodeError,
+    ):  # the last may be a captive portal's, and pass
+        raise
+    except _MISREAD as error:
+        raise BadAnswerError(what, error) from error
+
+
+def patient_timeout() -> float:
+    """Seconds that the Hub may take to answer where only it can help: what ``HF_HUB_ETAG_TIMEOUT`` says, if it is set."""
+    if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:
+        return float(constants.HF_HUB_ETAG_TIMEOUT)
+    return PATIENT_TIMEOUT
+
+
+def explain(error: BaseException, url: str, path: str = "") -> BaseException:
+    """The error that huggingface_hub raises for what a server said when it refused ``url``.
+
+    Args:
+        error: What the engine raised.
+        url: What was asked for.
+        path: The file's name, which a storage does not know, and so says nothing of it.
+
+    Returns:
+        huggingface_hub's error, or ``error`` itself if it is about anything but a refusal.
+    """
+    if not isinstance(error, HttpStatusError):
+        return error
+    kept = [
+        (name.encode("latin-1", "replace"), value.encode("latin-1", "replace"))
+        for name, value in error.headers.items()
+        if name.lower() not in ABOUT_THE_BODY
+    ]
+    response = httpx.Response(
+        error.status, headers=kept, content=error.body, request=httpx.Request("GET", error.url or url)
+    )
+    try:
+        raise_for_status(response)
+    except HfHubHTTPError as explained:
+        if path not in str(explained) and quote(path) not in str(explained):
+            explained.append_to_message(f"\nThe file is {path!r}.")
+        return explained
+    return error
+
+
+def ask_patiently(
+    ask: Callable[[], T],
+    *,
+    patient: bool = False,
+    what: str = "a repository",
+    cancel_token: CancelToken | None = None,
+) -> T:
+    """Ask until there is an answer, an error that will not pass, or no attempt left.
+
+    A Hub that is busy is waited for, as long as it says and as ``ServerWaits`` allows; one that lets every question time out
+    is asked twice only, because each takes long enough.
+
+    Args:
+        ask: The question.
+        patient: Whether to ask again, too, where no connection is to be had at all.
+        what: What is asked about, for messages.
+        cancel_token: Ends the waits; a thread that Ctrl+C does not reach needs one.
+    """
+    return _ask(ask, busy=True, patient=patient, what=what, cancel_token=cancel_token)
+
+
+def ask_surely(ask: Callable[[], T], what: str) -> T:
+    """Ask again where a connection broke, or where the answer is somebody's web page: a captive portal's, for instance."""
+    return _ask(ask, busy=False, patient=False, what=what, cancel_token=None)
+
+
+def _ask(
+    ask: Callable[[], T], *, busy: bool, patient: bool, what: str, cancel_token: CancelToken | None
+) -> T:
+    ask = partial(descriptors.patiently, ask, None if cancel_token is None else cancel_token.check)
+    server_waits = ServerWaits()
+    slow = False
+    for wait in _WAITS:
+        seconds = wait
+        try:
+            return ask_once(ask)
+        except json.JSONDecodeError:
+            why = "the Hub answered with something that is not JSON"
+        except HfHubHTTPError as error:
+            if not busy or not is_busy(error):
+                raise
+            granted = _seconds_until_asked_again(error, wait, server_waits)
+            if granted is None:
+                raise
+            seconds = granted
+            why = f"the Hub is busy (status {error.response.status_code})"
+        except httpx.TimeoutException as error:
+            connects = isinstance(error, httpx.ConnectTimeout)
+            if not (patient if connects else busy and not slow):
+                raise
+            slow = slow or not connects
+            why = f"no answer from the Hub ({type(error).__name__})"
+        except _BROKEN_ERRORS as error:
+            if isinstance(error, httpx.ConnectError) and not patient:
+                raise
+            why = type(error).__name__
+        logger.warning("%s: asking again in %.0f s", why, seconds)
+        _pause(seconds, cancel_token)
+    return _ask_once_more(ask, what)
+
+
+def _pause(seconds: float, cancel_token: CancelToken | None) -> None:
+    if cancel_token is None:
+        time.sleep(seconds)
+    elif cancel_token.wait(seconds):
+        raise HaltedError
+
+
+def _ask_once_more(ask: Callable[[], T], what: str) -> T:
+    try:
+        return ask_once(ask)
+    except json.JSONDecodeError as error:
+        raise BadAnswerError(what, error) from error
+
+
+def ask_once(ask: Callable[[], T]) -> T:
+    """Ask, with what is logged meanwhile freed of secrets."""
+    try:
+        with redacting():
+            return ask()
+    except httpx.TimeoutException as error:
+        error.args = (f"{error} (HF_HUB_ETAG_TIMEOUT sets how long is waited)", *error.args[1:])
+        raise
+
+
+def _seconds_until_asked_again(error: HfHubHTTPError, wait: float, server_waits: ServerWaits) -> float | None:
+    """What a busy Hub asks for, but never less than without a word; ``None`` if it has had its time."""
+    status = error.response.status_code
+    asked = parse_retry_after(status, error.response.headers)
+    if asked is None:
+        return wait
+    granted = server_waits.grant(asked, counts_requests=status == 429)
+    return None if granted is None else max(granted, wait)

@@ -1,0 +1,218 @@
+"""Progress bars, as huggingface_hub shows them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, Final
+
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
+    are_progress_bars_disabled,
+)
+from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
+
+from hf_haul.engine.handle import DownloadHandle, QueueProgress
+from hf_haul.hub import upstream_forks  # noqa: F401  a thread may fork while another moves a bar
+from hf_haul.threads import start_daemon
+
+__all__ = [
+    "TICK",
+    "Bars",
+    "MakeBars",
+    "bars_are_off",
+    "bars_of_a_snapshot",
+    "bars_of_one_file",
+    "make_bar",
+    "raise_start",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def bars_are_off(cls: Any, name: str) -> bool:
+    """Whether huggingface_hub was told to show no bars of this name, and the caller brings none of their own."""
+    cls = cls or hf_tqdm
+    ours = isinstance(cls, type) and issubclass(cls, hf_tqdm)
+    return ours and bool(are_progress_bars_disabled(name))
+
+
+def make_bar(cls: Any, name: str, **options: Any) -> Any:
+    """A progress bar of the caller's class, or huggingface_hub's with its rules about terminals.
+
+    Args:
+        cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
+        name: What huggingface_hub's own bars are switched off by.
+        options: What tqdm takes.
+    """
+    cls = cls or hf_tqdm
+    if isinstance(cls, type) and issubclass(cls, hf_tqdm):
+        options["disable"] = False if os.getenv("TQDM_POSITION") == "-1" else None
+        options["name"] = name
+    return cls(**options)
+
+
+#: (all bytes, bytes there already) -> bars, each with what it counts: ``files`` or ``bytes``.
+MakeBars = Callable[[int, int], Sequence[tuple[str, Any]]]
+#: Seconds between two looks at a running download.
+TICK: Final = 0.1
+#: Seconds that the bars have to say their last word; a blocked terminal must not hold a finished download.
+_BAR_GRACE: Final = 1.0
+#: Characters of a path that a bar has room for.
+_SHOWN: Final = 40
+
+
+class Bars:
+    """Progress bars over one download, kept by a thread of their own.
+
+    A terminal that blocks, or a slow imitation of tqdm, so never slows the download. An error that a bar of
+    the caller's raises ends the download, as it does upstream; but not the loss of the terminal.
+    """
+
+    def __init__(self, handle: DownloadHandle, make: MakeBars) -> None:
+        self._handle = handle
+        self._make = make
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._found = 0
+        # Where no thread is to be had, there are no bars.
+        self._thread = start_daemon(self._run, "hf-haul-bars")
+
+    def check(self) -> None:
+        """Raise what a bar raised."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self, grace: float | None = None) -> None:
+        """Show the end and close the bars.
+
+        Args:
+            grace: Seconds to wait for them at the most; a second by default.
+        """
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(_BAR_GRACE if grace is None else grace)
+
+    def _run(self) -> None:
+        try:
+            first = self._handle.progress()
+            # A small file may have come over the network before this line.
+            self._found = initial = _found(first)
+            bars = self._make(first.bytes_total, initial)
+            if all(getattr(bar, "disable", False) is True for _, bar in bars):
+                return
+            with (
+                ExitStack() as closing
+            ):  # all, whatever happens: one that is left to the collector takes a lock there
+                for _, bar in reversed(bars):
+                    closing.callback(getattr(bar, "close", lambda: None))
+                self._follow(bars, initial)
+        except BaseException as error:  # noqa: BLE001  goes up in the caller's thread, through check()
+            if _terminal_is_gone(error):
+                logger.warning("No more progress bars: %s", error)
+            else:
+                self._error = error
+
+    def _follow(self, bars: Sequence[tuple[str, Any]], initial: int) -> None:
+        shown = {"bytes": initial, "files": 0}
+        over = False
+        while not over:
+            over = self._over.wait(TICK)
+            self._show(bars, shown)
+
+    def _show(self, bars: Sequence[tuple[str, Any]], shown: dict[str, int]) -> None:
+        now = self._handle.progress()
+        for kind, bar in bars:
+            done = now.bytes_done if kind == "bytes" else now.files_done
+            total = now.bytes_total if kind == "bytes" else now.files_total
+            if total and hasattr(bar, "total") and (bar.total or 0) < total:
+                bar.total = total
+            if kind == "bytes" and _found(now) > self._found:
+                shown[kind] += raise_start(bar, _found(now) - self._found)
+                self._found = _found(now)
+            if done != shown[kind]:
+                bar.update(done - shown[kind])
+                shown[kind] = done
+
+
+def _found(now: QueueProgress) -> int:
+    """Bytes that earlier calls left, as far as they have been looked for."""
+    return max(0, now.bytes_done - now.bytes_transferred)
+
+
+def raise_start(bar: Any, nbytes: int) -> int:
+    """Have a bar of tqdm's kind start further on: what was found there must not count as speed.
+
+    Returns:
+        By how many bytes the bar is further now: none, if it is of another kind, which has to be told in ``update``.
+    """
+    counters = ("initial", "n", "last_print_n")
+    if not all(isinstance(getattr(bar, name, None), int | float) for name in counters):
+        return 0
+    for name in counters:
+        setattr(bar, name, getattr(bar, name) + nbytes)
+    refresh = getattr(bar, "refresh", None)
+    if refresh is not None:
+        refresh()
+    return nbytes
+
+
+def bars_of_one_file(cls: Any, path: str, size: int | None) -> MakeBars | None:
+    """The bar that ``hf_hub_download`` shows; ``None`` where bars are switched off.
+
+    Args:
+        cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
+        path: The file.
+        size: Bytes, where known.
+    """
+    name = "huggingface_hub.http_get"
+    if bars_are_off(cls, name):
+        return None
+
+    def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
+        bar = make_bar(
+            cls,
+            name,
+            total=total or size,
+            initial=initial,
+            desc=path if len(path) <= _SHOWN else f"(…){path[-_SHOWN:]}",
+            unit="B",
+            unit_scale=True,
+        )
+        return [("bytes", bar)]
+
+    return make_bars
+
+
+def bars_of_a_snapshot(cls: Any, count: int) -> MakeBars | None:
+    """The bars that ``snapshot_download`` shows: files and bytes; ``None`` where they are switched off.
+
+    Args:
+        cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
+        count: Number of files.
+    """
+    name = "huggingface_hub.snapshot_download"
+    if bars_are_off(cls, name):
+        return None
+
+    def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
+        files = make_bar(cls, name, total=count, desc=f"Fetching {count} files")
+        transferred = make_bar(
+            cls,
+            f"{name}.transfer",
+            total=total,
+            initial=initial,
+            desc="Downloading bytes",
+            unit="B",
+            unit_scale=True,
+        )
+        return [("files", files), ("bytes", transferred)]
+
+    return make_bars
+
+
+def _terminal_is_gone(error: BaseException) -> bool:
+    """Whether a bar failed only because nobody can see it: its pipe was closed, its terminal hung up."""
+    return isinstance(error, OSError) or (isinstance(error, ValueError) and "closed file" in str(error))

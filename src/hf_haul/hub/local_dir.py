@@ -1,0 +1,77 @@
+"""What is in a ``local_dir`` already, and what of it can be brought up to date without the network."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from hf_haul.cancellation import CancelToken
+from hf_haul.digests import file_digest
+from hf_haul.hub.metadata import FileMetadata, digest_from_etag
+from hf_haul.storage.destinations import BlobDestination
+from hf_haul.storage.hub_cache import RepoFolder
+from hf_haul.storage.local_folder import LocalFolder
+from hf_haul.storage.safe_paths import is_lasting
+from hf_haul.threads import in_threads
+
+__all__ = ["is_current", "settle", "settle_all"]
+
+logger = logging.getLogger(__name__)
+
+#: Threads that hash and copy.
+_THREADS: Final = 8
+
+
+def is_current(local: LocalFolder, path: str, meta: FileMetadata, cancel_token: CancelToken) -> bool:
+    """Whether the file in a ``local_dir`` is what the repository has; hashes it where nothing is noted of it."""
+    place = local.file(path)
+    if not os.path.isfile(place):
+        return False
+    noted = local.read_metadata(path)
+    if noted is not None and (noted.etag == meta.etag or noted.commit != meta.commit):
+        return noted.etag == meta.etag
+    # Nothing is known, or the same commit gives the file another etag, as mirrors do.
+    digest = digest_from_etag(meta.etag)
+    if digest is None or digest.algorithm != "sha256":
+        return False
+    if meta.size is not None and os.path.getsize(place) != meta.size:
+        return False
+    return file_digest(place, digest.algorithm, cancel_token.check) == digest
+
+
+def settle(
+    local: LocalFolder, folder: RepoFolder, path: str, meta: FileMetadata, cancel_token: CancelToken
+) -> bool:
+    """Bring a file of a ``local_dir`` up to date without the network, if that can be done.
+
+    Returns:
+        Whether it is up to date now.
+    """
+    try:
+        noted = local.read_metadata(path)
+        same = noted is not None and (noted.commit, noted.etag) == (meta.commit, meta.etag)
+        if same and is_lasting(meta.commit):
+            return True
+        if not is_current(local, path, meta, cancel_token):
+            cached = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
+            if not cached.is_linked():
+                return False
+            local.copy_in(os.fspath(cached.path), path)
+        local.write_metadata(path, meta.commit, meta.etag)
+        return True
+    except OSError as error:
+        logger.warning("Could not use what %s has of %s: %s", local.root, path, error)
+        return False
+
+
+def settle_all(local: LocalFolder, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> set[str]:
+    """The files that need no download, settled by a few threads: some have to be hashed or copied."""
+    cancel_token = CancelToken()
+
+    def settle_one(path: str) -> bool:
+        return settle(local, folder, path, known[path], cancel_token)
+
+    settled = in_threads("hf-haul-local", _THREADS, settle_one, known, cancel_token.set)
+    return {path for path, done in settled.items() if done}

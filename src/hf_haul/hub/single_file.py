@@ -1,0 +1,426 @@
+"""``hf_hub_download``: huggingface_hub's function on our engine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import posixpath
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, overload
+
+from huggingface_hub import DryRunFileInfo, ResolvedRevision, constants
+from huggingface_hub import hf_hub_download as upstream_hf_hub_download
+from huggingface_hub.errors import (
+    FileMetadataError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
+    validate_hf_hub_args,
+)
+
+from hf_haul.cancellation import CancelToken
+from hf_haul.hub.asking import (
+    UNREACHABLE,
+    ProxyError,
+    is_not_served,
+    is_offline,
+    is_transient,
+    patient_timeout,
+)
+from hf_haul.hub.bars import bars_of_one_file
+from hf_haul.hub.call_options import (
+    CallOptions,
+    ProgressCallback,
+    TqdmClass,
+    absolute_path,
+    checked_repo_type,
+    effective_etag_timeout,
+    raise_all,
+)
+from hf_haul.hub.fallback import Unanswered, detach_tracebacks, is_refusal
+from hf_haul.hub.local_dir import settle
+from hf_haul.hub.metadata import FileMetadata, is_commit, metadata_from_listing
+from hf_haul.hub.repository import Repository
+from hf_haul.hub.tokens import asking
+from hf_haul.hub.upstream_cache import (
+    cache_folder,
+    drop_tree,
+    kept_entry,
+    missing_in_tree,
+    tree_folder,
+)
+from hf_haul.manager import ParallelDownloadManager
+from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
+from hf_haul.storage.hub_cache import RepoFolder
+from hf_haul.storage.local_folder import LocalFolder
+from hf_haul.storage.safe_paths import require_outside_notes, require_safe_path
+from hf_haul.task import (
+    Destination,
+    DownloadPriority,
+    FileRequest,
+)
+
+__all__ = ["hf_hub_download"]
+
+logger = logging.getLogger(__name__)
+
+_NO_METADATA: Final[tuple[type[Exception], ...]] = (*UNREACHABLE, FileMetadataError)
+
+
+@overload
+def hf_hub_download(
+    repo_id: str,
+    filename: str,
+    *,
+    subfolder: str | None = None,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    force_download: bool = False,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    tqdm_class: TqdmClass | None = None,
+    dry_run: Literal[False] = False,
+    priority: DownloadPriority = DownloadPriority.NORMAL,
+    max_bandwidth: float | str | None = None,
+    max_connections: int | None = None,
+    verify: bool | None = None,
+    progress_callback: ProgressCallback | None = None,
+    manager: ParallelDownloadManager | None = None,
+) -> str: ...
+
+
+@overload
+def hf_hub_download(
+    repo_id: str,
+    filename: str,
+    *,
+    subfolder: str | None = None,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    force_download: bool = False,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    tqdm_class: TqdmClass | None = None,
+    dry_run: bool,
+    priority: DownloadPriority = DownloadPriority.NORMAL,
+    max_bandwidth: float | str | None = None,
+    max_connections: int | None = None,
+    verify: bool | None = None,
+    progress_callback: ProgressCallback | None = None,
+    manager: ParallelDownloadManager | None = None,
+) -> str | DryRunFileInfo: ...
+
+
+@validate_hf_hub_args
+def hf_hub_download(
+    repo_id: str,
+    filename: str,
+    *,
+    subfolder: str | None = None,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    force_download: bool = False,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    tqdm_class: TqdmClass | None = None,
+    dry_run: bool = False,
+    priority: DownloadPriority = DownloadPriority.NORMAL,
+    max_bandwidth: float | str | None = None,
+    max_connections: int | None = None,
+    verify: bool | None = None,
+    progress_callback: ProgressCallback | None = None,
+    manager: ParallelDownloadManager | None = None,
+) -> str | DryRunFileInfo:
+    """Download one file of a repository, as :func:`huggingface_hub.hf_hub_download` does.
+
+    The arguments up to ``dry_run`` are upstream's and mean the same.
+
+    Args:
+        repo_id: ``org/name`` or ``name``.
+        filename: The file's path in the repository.
+        subfolder: A folder in the repository that ``filename`` is relative to.
+        repo_type: ``model`` (the default), ``dataset``, ``space`` or ``kernel``.
+        revision: Branch, tag, ``refs/pr/N`` or commit; ``main`` by default.
+        library_name: For the user agent.
+        library_version: For the user agent.
+        cache_dir: The cache; ``HF_HUB_CACHE`` by default.
+        local_dir: Put a plain file here and not into the cache.
+        user_agent: For the user agent.
+        force_download: Fetch the file anew.
+        etag_timeout: Seconds that the Hub may take to answer as long as the cache may help instead.
+        token: A token, ``True`` for the stored one, ``False`` for none.
+        local_files_only: Do not touch the network.
+        headers: Further headers for the Hub.
+        endpoint: The Hub's URL.
+        tqdm_class: A class, or any callable, that imitates tqdm.
+        dry_run: Tell what would be downloaded; nothing is written.
+        priority: Urgency among all downloads of the manager.
+        max_bandwidth: Limit in bytes per second, or a text such as ``50MB/s``.
+        max_connections: Most connections at once.
+        verify: Whether the digest is checked; it is by default.
+        progress_callback: Called with the file's progress.
+        manager: The manager to use; a process-wide one by default.
+
+    Returns:
+        The file's path, or what would be downloaded if ``dry_run``.
+
+    Raises:
+        huggingface_hub.errors.HfHubHTTPError: The Hub refuses; its subclasses say why.
+        huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and the cache does not help.
+        UnsafePathError: The file's name would lead out of its folder, or to the notes of ``local_dir``.
+        IntegrityError: The file's digest was wrong twice.
+        TransferError: The file could not be fetched; the subclasses say why.
+    """
+    extras = CallOptions(
+        priority=priority,
+        max_bandwidth=max_bandwidth,
+        max_connections=max_connections,
+        verify=verify,
+        progress_callback=progress_callback,
+        manager=manager,
+    )
+    if isinstance(revision, ResolvedRevision):
+        revision = revision.resolved
+    return _File(
+        repository=Repository(
+            repo_id=repo_id,
+            repo_type=checked_repo_type(repo_type),
+            endpoint=endpoint,
+            token=token,
+            library_name=library_name,
+            library_version=library_version,
+            user_agent=user_agent,
+            headers=headers,
+        ),
+        name=f"{subfolder}/{filename}" if subfolder else filename,
+        revision=revision or constants.DEFAULT_REVISION,
+        cache_dir=absolute_path(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
+        local_dir=None if local_dir is None else absolute_path(local_dir),
+        etag_timeout=effective_etag_timeout(etag_timeout),
+        force_download=force_download,
+        local_files_only=local_files_only,
+        tqdm_class=tqdm_class,
+        dry_run=dry_run,
+        extras=extras,
+    ).run()
+
+
+@dataclass(frozen=True)
+class _File:
+    """One call of ``hf_hub_download``; the order of its decisions is upstream's."""
+
+    repository: Repository
+    name: str
+    revision: str
+    cache_dir: str
+    local_dir: str | None
+    etag_timeout: float
+    force_download: bool
+    local_files_only: bool
+    tqdm_class: TqdmClass | None
+    dry_run: bool
+    extras: CallOptions
+
+    def run(self) -> str | DryRunFileInfo:
+        _ = self.repository.request_headers  # a missing token is an error even where none is needed
+        require_safe_path(self.name)
+        if self.local_dir is not None:
+            require_outside_notes(self.name)
+        if self.dry_run or self.local_files_only or is_offline():
+            # At most one request is made then, and no download.
+            return self._upstream(local_files_only=self.local_files_only)
+        folder = cache_folder(self.repository, self.cache_dir)
+        local = None if self.local_dir is None else LocalFolder(self.local_dir)
+        if is_commit(self.revision) and not self.force_download:
+            place = self._in_place(folder, local)
+            if place is not None:
+                return place
+        meta = self._listed(folder)
+        if meta is None:
+            answer = self._ask(folder)
+            if not isinstance(answer, FileMetadata):
+                return answer
+            meta = answer
+            self._check_kept_listing(folder, meta.commit)
+        if local is not None:
+            return self._to_local_dir(folder, local, meta)
+        return self._to_cache(folder, meta)
+
+    def _in_place(self, folder: RepoFolder, local: LocalFolder | None) -> str | None:
+        """The file of a pinned commit, if it is there: the case without any request."""
+        if local is None:
+            pointer = folder.pointer(self.revision, self.name)
+            try:
+                size = os.stat(pointer).st_size
+            except OSError:
+                return None
+            entry = kept_entry(tree_folder(folder.root, None), self.revision, self.name)
+            return pointer if entry is None or entry.bytes == size else None
+        noted = local.read_metadata(self.name)
+        if noted is not None and noted.commit == self.revision:
+            return self._place(local)
+        return None
+
+    def _place(self, local: LocalFolder) -> str:
+        """The file's path as upstream writes it, which drops the ``.`` of ``./config.json``."""
+        return os.path.normpath(local.file(self.name))
+
+    def _listed(self, folder: RepoFolder) -> FileMetadata | None:
+        """Metadata from a listing that an earlier snapshot kept, for a pinned commit."""
+        if not is_commit(self.revision) or self.force_download:
+            return None
+        entry = kept_entry(tree_folder(folder.root, self.local_dir), self.revision, self.name)
+        return None if entry is None else metadata_from_listing(self.revision, entry)
+
+    def _check_kept_listing(self, folder: RepoFolder, commit: str) -> None:
+        """Drop the listing that was kept of a commit if it lacks this file, which the Hub has just described."""
+        kept_in, name = tree_folder(folder.root, self.local_dir), posixpath.normpath(self.name)
+        if missing_in_tree(kept_in, commit, (name,)) is not None:
+            drop_tree(kept_in, commit, name)
+
+    # -- asking the Hub
+
+    def _ask(self, folder: RepoFolder) -> FileMetadata | str:
+        """Metadata from the Hub; or the file that the cache has, where the Hub does not answer."""
+        try:
+            return self._head(folder, patient=False)
+        except Unanswered as question:
+            error = question.error
+        if not self.force_download:
+            with contextlib.suppress(LocalEntryNotFoundError):
+                cached = self._upstream(local_files_only=True)
+                assert isinstance(cached, str)
+                return cached
+            if is_transient(error):
+                logger.info("No local file found. Asking the Hub again")
+                try:
+                    return self._head(folder, patient=True)
+                except Unanswered as again:
+                    error = again.error
+        verdict = self._verdict(error)
+        if verdict is error:
+            raise error
+        raise verdict from error
+
+    def _head(self, folder: RepoFolder, *, patient: bool) -> FileMetadata:
+        timeout = patient_timeout() if patient else self.etag_timeout
+        try:
+            return self.repository.metadata(self.name, self.revision, timeout=timeout, patient=patient)
+        except RemoteEntryNotFoundError as error:
+            if self.local_dir is None:
+                commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
+                if commit is not None:
+                    if posixpath.normpath(self.name) == self.name:  # "a.json/" says nothing of "a.json"
+                        folder.remember_missing(commit, self.name)
+                    folder.write_ref(self.revision, commit)
+            raise
+        except (ProxyError, RevisionNotFoundError):
+            raise
+        except _NO_METADATA as error:
+            detach_tracebacks(error)
+            raise Unanswered(error, None) from None
+
+    def _verdict(self, error: Exception) -> Exception:
+        """What upstream raises when neither the Hub nor the cache has the file."""
+        if self.force_download:
+            return ValueError("Force download failed due to the above error.")
+        if is_refusal(error):
+            return error
+        if isinstance(error, FileMetadataError):
+            return LocalEntryNotFoundError(
+                f"{error} We also cannot find the requested files in the local cache."
+            )
+        if is_not_served(error):
+            return LocalEntryNotFoundError(f"{error}\nWe also cannot find the file in the local cache.")
+        return LocalEntryNotFoundError(
+            "An error happened while trying to locate the file on the Hub and we cannot find the requested files"
+            " in the local cache. Please check your connection and try again or make sure your Internet connection"
+            " is on."
+        )
+
+    def _upstream(self, *, local_files_only: bool) -> str | DryRunFileInfo:
+        repository = self.repository
+        with asking(repository.base):
+            answer: str | DryRunFileInfo = upstream_hf_hub_download(
+                repository.repo_id,
+                self.name,
+                repo_type=repository.repo_type,
+                revision=self.revision,
+                library_name=repository.library_name,
+                library_version=repository.library_version,
+                cache_dir=self.cache_dir,
+                local_dir=self.local_dir,
+                user_agent=repository.user_agent,
+                force_download=self.force_download,
+                etag_timeout=self.etag_timeout,
+                token=repository.token,
+                local_files_only=local_files_only,
+                headers=repository.headers,
+                endpoint=repository.endpoint,
+                tqdm_class=self.tqdm_class,
+                dry_run=self.dry_run,
+            )
+        return answer
+
+    # -- to disk
+
+    def _to_cache(self, folder: RepoFolder, meta: FileMetadata) -> str:
+        destination = BlobDestination(folder, meta.commit, self.name, meta.etag, meta.size, meta.xet_hash)
+        pointer = folder.pointer(meta.commit, self.name)
+        if not self.force_download and destination.is_linked():
+            # The cache may be read-only, and nothing has to be written.
+            with contextlib.suppress(OSError):
+                folder.write_ref(self.revision, meta.commit)
+            return pointer
+        folder.prepare()
+        folder.write_ref(self.revision, meta.commit)
+        if self.force_download or not destination.is_present():
+            self._fetch(meta, destination)
+        return pointer
+
+    def _to_local_dir(self, folder: RepoFolder, local: LocalFolder, meta: FileMetadata) -> str:
+        local.prepare()
+        if self.force_download or not settle(local, folder, self.name, meta, CancelToken()):
+            self._fetch(meta, LocalDirDestination(local, self.name, meta.commit, meta.etag))
+        return self._place(local)
+
+    def _fetch(self, meta: FileMetadata, destination: Destination) -> None:
+        request = FileRequest(
+            remote=self.repository.remote_file(self.name, meta),
+            destination=destination,
+            fresh=self.force_download,
+        )
+        make_bars = bars_of_one_file(self.tqdm_class, self.name, meta.size)
+        errors = self.extras.download([request], self.repository.repo_id, make_bars)
+        if errors:
+            raise_all(
+                [(path, self.repository.explain(self.name, meta.commit, error)) for path, error in errors]
+            )

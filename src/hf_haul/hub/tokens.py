@@ -1,0 +1,126 @@
+"""Where a token may go: the origins that are the Hub's own, and a hook that takes secrets off all other requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, Final
+
+from huggingface_hub import constants
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
+    get_session,
+)
+
+from hf_haul.errors import InvalidUrlError
+from hf_haul.redaction import redacting
+from hf_haul.urls import origin_of
+
+__all__ = ["asking", "is_hub", "leads_home", "trusted_origins"]
+
+#: Origins that huggingface_hub sends the token to besides the endpoint in use.
+_HUB_ENDPOINTS: Final = ("https://huggingface.co", "https://hub-ci.huggingface.co", "https://hf.co")
+
+
+def trusted_origins(url: str) -> frozenset[str]:
+    """Origins that may receive a token meant for ``url``, as ``scheme://host:port``."""
+    found = set()
+    for each in (*_HUB_ENDPOINTS, constants.ENDPOINT, url):
+        with suppress(InvalidUrlError):  # nothing is ever sent there
+            found.add(origin_of(each))
+    return frozenset(found)
+
+
+def is_hub(base: str) -> bool:
+    """Whether a URL leads to the Hub itself, whose etags are what they look like."""
+    try:
+        return origin_of(base) in {origin_of(each) for each in _HUB_ENDPOINTS}
+    except InvalidUrlError:
+        return False
+
+
+#: Headers of a request that say nothing about who asks.
+_ABOUT_NOBODY: Final = frozenset(
+    {
+        "host",
+        "user-agent",
+        "accept",
+        "accept-encoding",
+        "connection",
+        "range",
+        "x-amzn-trace-id",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+    }
+)
+_origins_asked: Final[ContextVar[frozenset[str] | None]] = ContextVar("hf_haul_origins_asked", default=None)
+
+
+def _keep_at_home(request: Any) -> None:
+    """Take off a request what may be secret, if it leads elsewhere; a hook of huggingface_hub's client.
+
+    huggingface_hub 1.x follows redirects of a file's metadata with the token, to any port of the same host.
+    """
+    allowed = _origins_asked.get()
+    if allowed is None:  # the application's own
+        return
+    try:
+        at_home = origin_of(str(request.url)) in allowed
+    except InvalidUrlError:
+        at_home = False
+    if not at_home:
+        for name in set(request.headers):
+            if name.lower() not in _ABOUT_NOBODY:
+                del request.headers[name]
+
+
+def _drop_encoded_length(response: Any) -> None:
+    """Leave out of the answer to a HEAD what a body of it would measure encoded; a hook of huggingface_hub's client.
+
+    huggingface_hub takes it for the file's size, which is better learned from the bytes.
+    """
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if (
+        _origins_asked.get() is not None
+        and response.request.method == "HEAD"
+        and encoding not in {"", "identity"}
+    ):
+        response.headers.pop("Content-Length", None)
+
+
+def _origins_at_home(base: str) -> frozenset[str]:
+    """Where a redirect may take what is meant for ``base``: a mirror's http that leads to its https, as httpx has it, too."""
+    home = trusted_origins(base)
+    better = {
+        f"https://{each[7:-3]}:443" for each in home if each.startswith("http://") and each.endswith(":80")
+    }
+    return home | better
+
+
+def leads_home(url: str, target: str) -> bool:
+    """Whether a redirect from ``url`` to ``target`` may be followed with the token."""
+    try:
+        return origin_of(target) in _origins_at_home(url)
+    except InvalidUrlError:
+        return False
+
+
+@contextmanager
+def asking(base: str) -> Iterator[None]:
+    """Have what huggingface_hub asks in this thread, while the block runs, told without secrets, and them sent home only.
+
+    Args:
+        base: The Hub's URL.
+    """
+    hooks = getattr(get_session(), "event_hooks", None)
+    if isinstance(hooks, dict):
+        for kind, hook in (("request", _keep_at_home), ("response", _drop_encoded_length)):
+            if hook not in hooks.setdefault(kind, []):
+                hooks[kind].append(hook)
+    before = _origins_asked.set(_origins_at_home(base))
+    try:
+        with redacting():
+            yield
+    finally:
+        _origins_asked.reset(before)

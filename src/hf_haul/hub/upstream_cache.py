@@ -1,0 +1,211 @@
+"""What huggingface_hub keeps in its cache besides files: the listings of commits, and blobs that repositories share."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from huggingface_hub import constants, file_download
+
+from hf_haul.hub.metadata import FileMetadata, ListedFile
+from hf_haul.hub.repository import Repository
+from hf_haul.storage.hub_cache import RepoFolder, ShareBlob
+
+__all__ = [
+    "cache_folder",
+    "drop_tree",
+    "is_shared",
+    "kept_entry",
+    "missing_in_tree",
+    "read_tree",
+    "tree_folder",
+    "write_tree",
+]
+
+logger = logging.getLogger(__name__)
+
+#: Listings that huggingface_hub keeps in memory; it has all of them on disk.
+_TREES_IN_MEMORY: Final = 8
+
+
+def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:
+    """The repository's folder in a Hub cache, with huggingface_hub's own answers about symlinks and sharing."""
+    root = os.path.join(cache_dir, repository.folder_name)
+    return RepoFolder(
+        cache_dir,
+        repository.folder_name,
+        symlinks=lambda: bool(file_download.are_symlinks_supported(root)),
+        share=_shared_store(cache_dir),
+    )
+
+
+def _shared_store(cache_dir: str) -> ShareBlob | None:
+    """A reader of the blob store that repositories share (huggingface_hub 2.x); nothing we fetch goes into it."""
+    try:
+        store = importlib.import_module("huggingface_hub.utils._shared_blobs")
+        enabled = store.shared_blobs_enabled()
+        link = store.try_link_from_shared_store
+    except (ImportError, AttributeError):
+        return None
+    if not enabled or not os.path.isdir(os.path.join(cache_dir, "blobs")):
+        return None
+
+    def share(blob: str, xet_hash: str, size: int | None) -> bool:
+        return bool(
+            file_download.are_symlinks_supported(cache_dir)
+            and link(blob_path=blob, xet_hash=xet_hash, cache_dir=cache_dir, expected_size=size)
+        )
+
+    return share
+
+
+def is_shared(cache_dir: str, metadata: FileMetadata) -> bool:
+    """Whether the blob store that repositories share has a file; does not touch the cache."""
+    try:
+        store = importlib.import_module("huggingface_hub.utils._shared_blobs")
+        known = store.has_shared_blob
+    except (ImportError, AttributeError):
+        return False
+    return (
+        metadata.xet_hash is not None
+        and not constants.HF_HUB_DISABLE_SYMLINKS
+        and bool(known(xet_hash=metadata.xet_hash, cache_dir=cache_dir, expected_size=metadata.size))
+    )
+
+
+def _tree_cache() -> Any:
+    try:
+        return importlib.import_module("huggingface_hub._tree_cache")
+    except ImportError:
+        return None
+
+
+def tree_folder(repo_folder: str, local_dir: str | None) -> str:
+    """Where huggingface_hub keeps the listings of a repository's commits."""
+    return repo_folder if local_dir is None else os.path.join(local_dir, ".cache", "huggingface")
+
+
+def read_tree(folder: str, commit: str) -> dict[str, ListedFile] | None:
+    """The listing of a commit, if huggingface_hub or we kept it.
+
+    Args:
+        folder: See :func:`tree_folder`.
+        commit: The commit.
+    """
+    entries = _kept_entries(folder, commit)
+    return None if entries is None else {path: _kept(entry) for path, entry in entries.items()}
+
+
+def kept_entry(folder: str, commit: str, path: str) -> ListedFile | None:
+    """One file of a kept listing, without a copy of all others; ``None`` if no listing was kept, or it lacks the file.
+
+    Args:
+        folder: See :func:`tree_folder`.
+        commit: The commit.
+        path: The file.
+    """
+    entry = (_kept_entries(folder, commit) or {}).get(path)
+    return None if entry is None else _kept(entry)
+
+
+def _kept_entries(folder: str, commit: str) -> Mapping[str, Any] | None:
+    cache = _tree_cache()
+    if cache is None or not os.path.isfile(_tree_path(folder, commit)):
+        return None  # whatever huggingface_hub still has in memory: somebody dropped it
+    entries: Mapping[str, Any] | None = cache.read_tree_cache(folder, commit)
+    _forget_old_trees(cache)
+    return entries
+
+
+def _forget_old_trees(cache: Any) -> None:
+    """Have huggingface_hub keep only the latest listings in memory; it would keep each one of every folder, for ever."""
+    memory, lock = (
+        getattr(cache, "_IN_MEMORY_TREE_CACHE", None),
+        getattr(cache, "_IN_MEMORY_TREE_CACHE_LOCK", None),
+    )
+    if isinstance(memory, dict) and lock is not None:
+        with lock:
+            for oldest in list(memory)[:-_TREES_IN_MEMORY]:
+                del memory[oldest]
+
+
+def _kept(entry: Any) -> ListedFile:
+    return ListedFile(entry.size, entry.blob_id, entry.lfs_sha256, entry.lfs_size, entry.xet_hash)
+
+
+def missing_in_tree(folder: str, commit: str, names: Collection[str]) -> str | None:
+    """One of some files that the kept listing of a commit lacks; ``None`` if it has them, or if there is no listing.
+
+    Args:
+        folder: See :func:`tree_folder`.
+        commit: The commit.
+        names: Files that the Hub has just named as files of the commit.
+    """
+    path = _tree_path(folder, commit)
+    try:
+        about = os.stat(path)
+        kept = _names_kept(path, about.st_mtime_ns, about.st_size)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None  # nobody uses one that cannot be read
+    return next((name for name in names if name not in kept), None)
+
+
+def drop_tree(folder: str, commit: str, lacking: str) -> None:
+    """Drop the kept listing of a commit: it was not the Hub's, or not all of it, and hides files from whoever uses it.
+
+    Args:
+        folder: See :func:`tree_folder`.
+        commit: The commit.
+        lacking: A file that it lacks.
+    """
+    path = _tree_path(folder, commit)
+    logger.warning("The listing kept in %s is dropped: it lacks %s", path, lacking)
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    memory = getattr(_tree_cache(), "_IN_MEMORY_TREE_CACHE", None)  # upstream's copy goes with it
+    if isinstance(memory, dict):
+        memory.pop(path, None)
+
+
+@lru_cache(maxsize=4)
+def _names_kept(path: str, mtime_ns: int, size: int) -> frozenset[str]:  # noqa: ARG001  they tell a new one from the old
+    """The files of a kept listing."""
+    with open(path, encoding="utf-8") as file:
+        return frozenset(json.load(file)["files"])
+
+
+def _tree_path(folder: str, commit: str) -> str:
+    """Where huggingface_hub keeps the listing of a commit."""
+    name = os.path.join(folder, "trees", f"{commit}.json")
+    place = getattr(_tree_cache(), "_tree_cache_path", None)  # it lengthens long paths on Windows
+    return name if place is None else str(place(folder, commit))
+
+
+def write_tree(folder: str, commit: str, listing: Mapping[str, ListedFile]) -> None:
+    """Keep the listing of a commit as huggingface_hub does, so that both find it offline.
+
+    Redacted listings are not kept, and failures are ignored: huggingface_hub's rules.
+    """
+    cache = _tree_cache()
+    if cache is not None:
+        cache.write_tree_cache(
+            folder,
+            commit,
+            {
+                path: cache.TreeCacheEntry(
+                    size=e.size,
+                    blob_id=e.blob_id,
+                    lfs_sha256=e.lfs_sha256,
+                    lfs_size=e.lfs_size,
+                    xet_hash=e.xet_hash,
+                )
+                for path, e in listing.items()
+            },
+        )
+        _forget_old_trees(cache)
