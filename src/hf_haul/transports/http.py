@@ -231,8 +231,9 @@ class HttpSource:
                 return response
             cancel_token.answered()
             url = self._led_to(response)
-            if url.origin != self._home.origin:
-                # Nobody has to wait until it has answered, which may take long. (On the own origin the token is in doubt.)
+            if url.origin != self._home.origin and not self._refused_fresh:
+                # Nobody has to wait until it has answered, which may take long. (On the own origin the token is in doubt;
+                # and where the last link was refused, one connection is enough to see whether this one is, too.)
                 self._remember(url)
             try:
                 response = self._get(url, want, cancel_token, fresh=fresh)
