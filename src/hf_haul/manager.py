@@ -218,7 +218,12 @@ class ParallelDownloadManager:
             if self._extents is None:
                 weak = weakref.proxy(self)
                 # Not the bound method: it would keep the manager alive, and so itself.
-                reads = Reads(lambda remote: weak.open_source(remote), self.settings, self.limiter)  # noqa: PLW0108  see above
+                reads = Reads(
+                    lambda remote: weak.open_source(remote),  # noqa: PLW0108  see above
+                    self.settings,
+                    self.limiter,
+                    self._scheduler.history,
+                )
                 self._extents = Extents(reads)
             return self._extents
 

@@ -245,9 +245,13 @@ class SourceHistory:
     """What each source (``scheme://host[:port]``) has shown so far. Safe for many threads.
 
     Of very many sources, those heard of last are known.
+
+    Args:
+        elsewhere: Another history, which says how quickly a source answers while this one does not know.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, elsewhere: SourceHistory | None = None) -> None:
+        self._elsewhere = elsewhere
         self._new_lock()
         self._sources: OrderedDict[str, _Source] = OrderedDict()  # the one heard of last at the end
         renew_after_fork(self, SourceHistory._new_lock)
@@ -316,9 +320,11 @@ class SourceHistory:
         """Seconds from a request, or from one for a large file, to its answer, ``None`` while unknown."""
         with self._lock:
             known = self._sources.get(source)
-            if known is None:
-                return None
-            return known.large_answers.usual if large else known.answers.usual
+            answers = _Answers() if known is None else known.large_answers if large else known.answers
+            usual = answers.usual
+        if usual is None and self._elsewhere is not None:
+            return self._elsewhere.first_byte_seconds(source, large=large)
+        return usual
 
     def answer_timeout(
         self, source: str, settings: Settings, unanswered: int = 0, *, large: bool = False

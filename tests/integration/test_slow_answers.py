@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from tests.support.engine import SMALL, Rig, serve_files
+from tests.support.engine import SMALL, TOKEN, Rig, serve_files
 from tests.support.repos import random_bytes
 
 from hf_haul.config import MiB, Settings
+from hf_haul.filesystem import HaulFileSystem
 from hf_haul.localhub.testing.faults import Delay
+from hf_haul.reading import range_source
 from hf_haul.transports import source_limits
 
 #: Seconds to a first byte in these tests, which count as slow.
@@ -24,7 +26,8 @@ LARGE = tuple(f"{number}.safetensors" for number in range(3))
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(source_limits, "_SLOW_ANSWER", ANSWER / 2)
+    for module in (source_limits, range_source):
+        monkeypatch.setattr(module, "_SLOW_ANSWER", ANSWER / 2)
     large = {path: random_bytes(12 * MiB, path) for path in LARGE}
     with serve_files(tmp_path / "out", more=large) as rig:
         rig.settings = SETTINGS
@@ -77,3 +80,21 @@ def test_a_source_that_answers_quickly_has_its_files_divided_from_the_first_answ
     ranges = [record.range for record in rig.hub.requests.of("cdn")]
     assert ranges[0] == f"bytes=0-{12 * MiB - 1}"
     assert len(ranges) >= 2
+
+
+@pytest.mark.parametrize("slow", ["resolve", "cdn"])
+@pytest.mark.parametrize("before", ["download", "read"])
+def test_a_read_is_one_request_once_a_download_or_another_read_was_answered_slowly(
+    rig: Rig, before: str, slow: str
+) -> None:
+    first, second, _ = LARGE
+    fs = HaulFileSystem(endpoint=rig.hub.url, token=TOKEN.removeprefix("Bearer "), skip_instance_cache=True)
+    rig.hub.faults.add(Delay(ANSWER), kind=slow, times=None)
+    with rig.manager() as fs.manager:
+        if before == "download":
+            assert fs.manager.submit([rig.request(first)], model_id="org/m").wait(40)
+        else:
+            assert fs.cat_file(f"org/m/{first}", 0, 1000) == rig.files[first][:1000]
+        assert fs.cat_file(f"org/m/{second}") == rig.files[second]
+    assert asked(rig, "resolve") == [1, 1]
+    assert asked(rig, "cdn") == [1, 1]

@@ -99,12 +99,15 @@ def remote_file(data: bytes, path: str = "file.bin") -> RemoteFile:
 
 
 def make_reads(
-    *transports: FakeTransport, settings: Settings = SETTINGS, suffix: str = ".bin"
+    *transports: FakeTransport,
+    settings: Settings = SETTINGS,
+    suffix: str = ".bin",
+    downloads: SourceHistory | None = None,
 ) -> tuple[Reads, list[RangeSource]]:
     """Reads over files in memory, and the files' sources."""
     remotes = [remote_file(each.data, f"file{i}{suffix}") for i, each in enumerate(transports)]
     by_path = {remote.path: each for remote, each in zip(remotes, transports, strict=True)}
-    reads = Reads(lambda remote: by_path[remote.path], settings, BandwidthLimiter(None))
+    reads = Reads(lambda remote: by_path[remote.path], settings, BandwidthLimiter(None), downloads)
     return reads, [reads.source(remote) for remote in remotes]
 
 

@@ -302,6 +302,18 @@ def test_small_files_do_not_tell_how_long_the_answer_for_a_large_one_takes() -> 
     assert history.first_byte_seconds("http://a") == pytest.approx(0.9)
 
 
+def test_another_history_says_how_quickly_a_source_answers_until_it_has_answered_here() -> None:
+    elsewhere = SourceHistory()
+    history = SourceHistory(elsewhere)
+    assert history.first_byte_seconds("http://a", large=True) is None
+    elsewhere.first_byte("http://a", 12.0, large=True)
+    history.first_byte("http://a", 0.1)
+    assert history.first_byte_seconds("http://a", large=True) == 12.0
+    assert history.first_byte_seconds("http://a") == 0.1
+    history.first_byte("http://a", 3.0, large=True)
+    assert history.first_byte_seconds("http://a", large=True) == 3.0
+
+
 def test_a_source_that_is_slow_for_some_requests_only_gets_the_time_that_those_took() -> None:
     history = SourceHistory()
     history.first_byte("http://a", 12.0)

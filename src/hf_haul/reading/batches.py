@@ -23,7 +23,7 @@ __all__ = [
     "stop_all",
 ]
 
-#: Ranges are merged up to this many bytes, and parts of a read are not larger than twice that.
+#: Ranges are merged up to this many bytes, and parts of a read are not larger than twice that, unless their source is slow.
 _MERGED: Final = 8 * MiB
 #: Parts are not smaller than this many bytes: below it, what a request costs this machine counts more than the link.
 _SMALLEST_PART: Final = 256 * KiB
@@ -161,13 +161,13 @@ def split(start: int, stop: int, unit: int, connections: int) -> list[tuple[int,
     """Cut a read into parts to be fetched at once.
 
     A part is worth a request of its own (``unit`` bytes at the least), and there are about two for each connection,
-    so that a slow one holds up little.
+    so that a slow one holds up little. Where a request is worth more than that, there are fewer.
     """
     nbytes = stop - start
     unit = max(unit, _SMALLEST_PART)
     if nbytes < 2 * unit or connections < 2:
         return [(start, stop)]
-    step = min(max(unit, -(-nbytes // (2 * connections))), 2 * _MERGED)
+    step = max(unit, min(-(-nbytes // (2 * connections)), 2 * _MERGED))
     return [(at, min(at + step, stop)) for at in range(start, stop, step)]
 
 

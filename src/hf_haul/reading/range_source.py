@@ -45,6 +45,12 @@ _LOOK_SECONDS: Final = 0.1
 _SMALLEST_UNIT: Final = 64 * KiB
 _LARGEST_UNIT: Final = 4 * MiB
 _UNKNOWN_UNIT: Final = 1 * MiB
+#: Bytes up to which a file's answers say nothing of those for larger ones.
+_SMALL_FILE: Final = 4 * MiB
+#: Seconds to an answer that cost more than connections gain.
+_SLOW_ANSWER: Final = 2.0
+#: Bytes of a request to a source that answers so while nobody knows how fast it sends.
+_SLOW_REQUEST: Final = 64 * MiB
 
 
 class Checksum:
@@ -226,6 +232,7 @@ class RangeSource:
         self._history = history
         self._guard = guard
         self._clock = clock
+        self._large = remote.size > _SMALL_FILE
         self.layout: Any = None
         self._whole: _WholeFile | None = None  # set once it is complete, so a child may go on with it
         self._reset()
@@ -246,6 +253,15 @@ class RangeSource:
         if speed is None or seconds is None:
             return _UNKNOWN_UNIT
         return max(_SMALLEST_UNIT, min(int(speed * seconds), _LARGEST_UNIT))
+
+    @property
+    def least_request(self) -> int:
+        """Bytes of the smallest parts that a read is divided into: of a source known to answer slowly, large ones."""
+        seconds = self._history.first_byte_seconds(self.origin, large=self._large)
+        if seconds is None or seconds < _SLOW_ANSWER:
+            return self.unit
+        speed = self._history.connection_speed(self.origin)
+        return _SLOW_REQUEST if speed is None else max(self.unit, int(speed * seconds))
 
     def fill(self, start: int, view: memoryview, cancel_token: CancelToken) -> None:
         """Read ``len(view)`` bytes from offset ``start`` into ``view``, all of them or raise.
@@ -328,7 +344,10 @@ class RangeSource:
 
     @contextmanager
     def _opened(self, want: ByteRange | None, watched: Watched, *, fresh: bool) -> Iterator[Body]:
-        timeout = self._history.answer_timeout(self.origin, self._settings, watched.unanswered)
+        timeout = self._history.answer_timeout(
+            self.origin, self._settings, watched.unanswered, large=self._large
+        )
+        watched.cancel_token.asks()
         try:
             with self._waiting(watched, timeout) as began:
                 body = self._transport.open(want, watched.cancel_token, fresh=fresh)
@@ -338,7 +357,9 @@ class RangeSource:
             watched.unanswered += 1
             raise
         watched.unanswered = 0
-        self._history.first_byte(self.origin, self._clock() - max(began, watched.cancel_token.dequeued_at))
+        seconds = self._clock() - max(began, watched.cancel_token.dequeued_at)
+        slowest = max(seconds, watched.cancel_token.slowest_hop)
+        self._history.first_byte(self.origin, slowest, large=self._large)
         try:
             yield body
         finally:

@@ -52,6 +52,7 @@ class Reads:
         open_transport: Gives a transport for a file.
         settings: Connections, retries and timeouts.
         limiter: The bandwidth limit.
+        downloads: What they measured, which says how quickly a source answers until reads have measured that.
     """
 
     def __init__(
@@ -59,13 +60,14 @@ class Reads:
         open_transport: Callable[[RemoteFile], Transport],
         settings: Settings,
         limiter: BandwidthLimiter,
+        downloads: SourceHistory | None = None,
     ) -> None:
         self.connections = min(_CONNECTIONS, settings.max_concurrent_downloads)
         self.threads = ReadThreads(self.connections)
         self._open_transport = open_transport
         self._settings = settings
         self._limiter = limiter
-        self._history = SourceHistory()
+        self._history = SourceHistory(downloads)
         self._guard = StallGuard(settings.stall_timeout)
         self._sources: weakref.WeakValueDictionary[_Key, RangeSource] = weakref.WeakValueDictionary()
         self._recent: OrderedDict[RangeSource, None] = OrderedDict()
@@ -132,7 +134,7 @@ class Reads:
         parts = [
             (a, view[a - start : b - start])
             for start, view in wanted
-            for a, b in split(start, start + len(view), source.unit, self.connections)
+            for a, b in split(start, start + len(view), source.least_request, self.connections)
         ]
         if len(parts) == 1:  # no use in another thread
             source.fill(*parts[0], CancelToken())
@@ -223,4 +225,4 @@ class Reads:
         return Stream(self.threads, source, range(start, stop, step), stop, ahead)
 
     def _parts(self, span: Span) -> list[tuple[int, int]]:
-        return split(span.start, span.stop, span.source.unit, self.connections)
+        return split(span.start, span.stop, span.source.least_request, self.connections)

@@ -21,6 +21,7 @@ MiB = 1 << 20
         pytest.param(5, 5 + 2 * MiB, 64 * KiB, 16, 8, id="no part below 256 KiB"),
         pytest.param(0, 64 * MiB, MiB, 16, 32, id="two for each connection"),
         pytest.param(0, 1024 * MiB, MiB, 16, 64, id="no part above 16 MiB"),
+        pytest.param(0, 1024 * MiB, 64 * MiB, 16, 16, id="no part that is not worth a request"),
         pytest.param(0, 64 * MiB, MiB, 1, 1, id="one connection"),
     ],
 )

@@ -12,8 +12,9 @@ from tests.support.repos import random_bytes
 from tests.support.sources import FakeBody, FakeTransport, make_reads, remote_file
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.config import Settings
+from hf_haul.config import MiB, Settings
 from hf_haul.errors import HaltedError, HttpStatusError, IntegrityError
+from hf_haul.metrics import SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.reading.batches import RangeRequest
 
@@ -163,3 +164,38 @@ def test_files_that_nobody_reads_any_more_are_forgotten_but_for_the_last_few() -
 def test_files_are_resolved_once_however_often_they_are_opened() -> None:
     reads, (source,) = make_reads(FakeTransport(DATA))
     assert reads.source(source.remote) is source
+
+
+@pytest.mark.parametrize(
+    ("measured", "answer", "requests"),
+    [
+        pytest.param("by nobody", 0.0, 12, id="unknown"),
+        pytest.param("by reads", 0.1, 12, id="quick"),
+        pytest.param("by reads", 12.0, 1, id="slow"),
+        pytest.param("by downloads", 12.0, 1, id="slow for downloads"),
+    ],
+)
+@pytest.mark.parametrize("into", [False, True], ids=["read", "readinto"])
+def test_a_large_read_is_one_request_where_the_source_is_known_to_answer_slowly(
+    measured: str, answer: float, requests: int, into: bool
+) -> None:
+    data = bytes(12 * MiB)
+    transport = FakeTransport(data)
+    downloads = SourceHistory()
+    reads, (source,) = make_reads(transport, downloads=downloads)
+    if measured != "by nobody":
+        history = reads._history if measured == "by reads" else downloads
+        history.first_byte(source.origin, answer, large=True)
+    if into:
+        reads.readinto(source, 0, memoryview(bytearray(len(data))))
+    else:
+        assert reads.read(source, 0, len(data)) == data
+    assert len(transport.asked) == requests
+
+
+def test_what_small_files_show_does_not_make_requests_for_large_ones_larger() -> None:
+    transport = FakeTransport(bytes(12 * MiB))
+    reads, (source,) = make_reads(transport)
+    reads._history.first_byte(source.origin, 12.0)
+    reads.read(source, 0, 12 * MiB)
+    assert len(transport.asked) == 12
