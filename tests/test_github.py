@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.support.wants import NO_SKIP
 
 ROOT = Path(__file__).parents[1]
 FORMS = sorted(path for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
@@ -54,3 +56,14 @@ def test_the_api_reference_is_built_by_ci_and_in_a_workflow() -> None:
     steps = [step.get("run", "") for step in workflow["jobs"]["docs"]["steps"]]
     assert any(".ci/api_reference.py" in step for step in steps)
     assert ".ci/api_reference.py" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+def test_in_ci_a_test_fails_for_want_of_a_program_or_a_library_and_has_them_all() -> None:
+    before, command, _ = (ROOT / ".ci/run").read_text(encoding="utf-8").partition('"$(command_of test)"')
+    assert command
+    assert f"export {NO_SKIP}=1\n" in before
+    installed = re.findall(r'--editable "\.\[([\w,]+)\]"', before)[0].split(",")
+    programs = re.findall(r"for program in ([a-z ]+);", before)[0].split()
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("*.py")))
+    assert set(re.findall(r'want_modules\(.*extra="(\w+)"\)', text)) - {"test"} == set(installed)
+    assert set(re.findall(r'want_program\("([a-z]+)"\)', text)) == set(programs)

@@ -18,6 +18,7 @@ from huggingface_hub import snapshot_download as snapshot_imported_earlier
 from huggingface_hub.errors import HfHubHTTPError
 from tests.support.hub import ServedRepo, hub_environment, run_python, serve_repo
 from tests.support.repos import random_bytes
+from tests.support.wants import want_modules
 from tests.support.wire import Connection, Wire, answer
 
 from hf_haul.config import Settings
@@ -347,7 +348,7 @@ print(rows.num_rows, sum(rows["x"]))
 
 
 def test_transformers_load_through_our_engine(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
+    want_modules("transformers", extra="test")
     tokenizer = {
         "version": "1.0",
         "added_tokens": [],
@@ -372,7 +373,7 @@ def test_transformers_load_through_our_engine(tmp_path: Path) -> None:
 
 
 def test_datasets_load_through_our_engine(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
+    want_modules("datasets", "pyarrow", extra="test")
     import io
 
     import pyarrow as pa

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from tests.support.hub import ServedRepo, hub_environment, serve_repo
 from tests.support.repos import contents
+from tests.support.wants import do_without
 
 from hf_haul.localhub import Account
 from hf_haul.localhub.testing.faults import Stall
@@ -213,7 +214,7 @@ def test_serve_shares_a_cache_that_download_can_use(
 def test_hf_haul_is_an_extension_of_hf(env: dict[str, str], tmp_path: Path) -> None:
     hf = Path(sys.executable).with_name("hf")
     if not hf.exists():
-        pytest.skip("huggingface_hub's command is not next to this Python")
+        do_without("huggingface_hub's command is not next to this Python")
     folder = tmp_path / "user/.local/share/hf/extensions/hf-haul"
     folder.mkdir(parents=True)
     script = folder / "hf-haul"
@@ -238,6 +239,6 @@ def test_hf_haul_is_an_extension_of_hf(env: dict[str, str], tmp_path: Path) -> N
 def test_the_console_script_is_installed() -> None:
     script = shutil.which("hf-haul", path=str(Path(sys.executable).parent))
     if script is None:
-        pytest.skip("hf-haul is not installed here, only on the path")
+        do_without("hf-haul is not installed here, only on the path")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.startswith("hf-haul ")

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from tests.support.hub import fill_xet_store, hub_environment, run_python
 from tests.support.repos import contents, random_bytes
+from tests.support.wants import want_modules
 
 from hf_haul.localhub import LocalHub, Repo
 
 pytestmark = [pytest.mark.xet]
-pytest.importorskip("hf_xet")
+want_modules("hf_xet", extra="test")
 
 DOWNLOAD = "from huggingface_hub import snapshot_download; print(snapshot_download('org/xet'))"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from tests.support.certs import Certificates, make_certificates
+from tests.support.wants import want_modules
 from tests.support.wire import BOUND, Connection, Wire, answer, blackhole, until
 
 import hf_haul
@@ -956,7 +957,7 @@ def socks(connection: Connection) -> None:
 
 
 def test_a_socks_proxy_serves_within_the_limits() -> None:
-    pytest.importorskip("socks", reason="needs PySocks")
+    want_modules("socks", extra="test")
     with Wire(socks) as wire:
         proxies = {"http": wire.url("").replace("http:", "socks5h:")}
         with ConnectionPool(1, trust_env=False, proxies=proxies) as pool:

@@ -14,6 +14,7 @@ import pytest
 from tests.support.engine import leftovers
 from tests.support.hub import fill_xet_store, hub_environment, run_python
 from tests.support.repos import contents, random_bytes
+from tests.support.wants import want_modules
 
 from hf_haul.localhub import LocalHub, Repo
 from hf_haul.localhub.testing.faults import Headers
@@ -176,7 +177,7 @@ print(snapshot_download(sys.argv[2], cache_dir=sys.argv[1], force_download=len(s
 def test_what_huggingface_hub_put_into_the_shared_store_is_read_and_never_written_through(
     folder: Path, tmp_path: Path, forced: bool
 ) -> None:
-    pytest.importorskip("hf_xet")
+    want_modules("hf_xet", extra="test")
     pytest.importorskip("huggingface_hub.utils._shared_blobs", reason="huggingface_hub 2.x has it")
     url, hashes = fill_xet_store(tmp_path / "store", folder / WEIGHTS)
     told = {WEIGHTS: hashes[folder / WEIGHTS]}

@@ -27,6 +27,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from tests.support.engine import leftovers
 from tests.support.hub import hub_environment
 from tests.support.repos import contents, make_repo, random_bytes
+from tests.support.wants import do_without, want_program
 
 from hf_haul.config import MiB, Settings
 from hf_haul.engine.handle import DownloadHandle
@@ -103,10 +104,10 @@ def olah_cli(tmp_path_factory: pytest.TempPathFactory) -> str:
         try:
             done = subprocess.run(step, capture_output=True, text=True, timeout=200, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            pytest.skip(f"olah could not be installed: {error}")
+            do_without(f"olah could not be installed: {error}")
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()
-            pytest.skip(f"olah could not be installed: {said[-1] if said else done.returncode}")
+            do_without(f"olah could not be installed: {said[-1] if said else done.returncode}")
     return str(programs / "olah-cli")
 
 
@@ -166,11 +167,9 @@ _KEEP = 'proxy_cache kept; proxy_cache_key "$uri"; proxy_cache_valid 200 206 1h;
 
 @contextmanager
 def _nginx(hub: LocalHub, folder: Path, *, keep: bool = False) -> Iterator[Origin]:
-    program = shutil.which("nginx") or shutil.which(
-        "nginx", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
-    )
-    if program is None or os.name == "nt":
-        pytest.skip("nginx is not on this machine")
+    if os.name == "nt":
+        pytest.skip("the configuration is for POSIX")
+    program = want_program("nginx")
     port = _free_port()
     config = folder / "nginx.conf"
     # Else its worker, started by root, becomes somebody who may not write here.

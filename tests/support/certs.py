@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from tests.support.wants import want_program
 
 __all__ = ["Certificates", "make_certificates"]
 
@@ -51,9 +50,7 @@ class Certificates:
 
 def make_certificates(folder: Path) -> Certificates:
     """Make an authority and a server certificate in ``folder``; skips the test where openssl is missing."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs the openssl command")
+    openssl = want_program("openssl")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "ca.cnf").write_text(_CA)
     (folder / "leaf.cnf").write_text(_LEAF)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.support.repos import contents, make_repo
+from tests.support.wants import want_program
 
 from hf_haul.localhub import LocalHub, Repo
 
@@ -120,9 +119,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
     The calling test is skipped where there is no ``openssl`` to make one.
     """
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("makes a certificate with openssl")
+    openssl = want_program("openssl")
     cert, key = folder / "cert.pem", folder / "key.pem"
     words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhub"
     names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
