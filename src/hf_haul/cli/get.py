@@ -68,7 +68,7 @@ def _target(url: str, output: str | None) -> Path:
 def _watch(manager: Any, task: str, name: str, *, quiet: bool) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from hf_haul.hub.bars import raise_start
+    from hf_haul.hub.bars import shift_bar_start
 
     found = 0
     with tqdm(
@@ -78,7 +78,7 @@ def _watch(manager: Any, task: str, name: str, *, quiet: bool) -> dict[str, Any]
             outcome: dict[str, Any] = manager.wait_for_model_completion(task, _TICK)
             bar.total = outcome["total_bytes"] or None
             if outcome["bytes_resumed"] != found:
-                found += raise_start(bar, outcome["bytes_resumed"] - found)
+                found += shift_bar_start(bar, outcome["bytes_resumed"] - found)
             bar.update(outcome["bytes_done"] - bar.n)
             if not outcome["timed_out"]:
                 return outcome

@@ -9,7 +9,7 @@ from huggingface_hub import RepoFile, RepoFolder, constants
 
 from hf_haul.filesystem.freshness import Freshness, drop_oldest
 from hf_haul.hub.api import HubApi, entry_of
-from hf_haul.hub.asking import BadAnswerError, ask_patiently
+from hf_haul.hub.asking import BadAnswerError, retry_busy
 from hf_haul.hub.listing import SamePageError, tree_pages, tree_url
 from hf_haul.hub.metadata import is_commit
 from hf_haul.urls import redact
@@ -43,7 +43,7 @@ class PinnedApi(HubApi):
         return info
 
     def _ask(self, repo_id: str, **options: Any) -> Any:
-        return ask_patiently(lambda: HubApi.repo_info(self, repo_id, **options))
+        return retry_busy(lambda: HubApi.repo_info(self, repo_id, **options))
 
     def latest_commit(self, pin: Pin) -> str | None:
         """The commit a revision is at by now, asked of the Hub and not remembered."""
@@ -62,7 +62,7 @@ class PinnedApi(HubApi):
     def get_paths_info(self, repo_id: str, paths: list[str] | str, **options: Any) -> Any:
         """As in huggingface_hub, at the commit first seen."""
         pinned = self._pinned(repo_id, options)
-        return ask_patiently(lambda: HubApi.get_paths_info(self, repo_id, paths, **pinned))
+        return retry_busy(lambda: HubApi.get_paths_info(self, repo_id, paths, **pinned))
 
     def _iter_repo_tree_pages(
         self,

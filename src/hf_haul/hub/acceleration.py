@@ -37,10 +37,10 @@ from hf_haul.forks import renew_after_fork
 from hf_haul.hub.asking import explain
 from hf_haul.hub.bars import bars_of_one_file
 from hf_haul.hub.call_options import CallOptions, raise_all
-from hf_haul.hub.client_network import client_network, with_clients_headers
+from hf_haul.hub.client_network import add_client_headers, client_network
 from hf_haul.hub.metadata import digest_from_etag
 from hf_haul.hub.repository import confirmation
-from hf_haul.hub.tokens import leads_home, trusted_origins
+from hf_haul.hub.tokens import may_follow_with_token, trusted_origins
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import HandedOverDestination
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
@@ -52,10 +52,10 @@ logger = logging.getLogger(__name__)
 
 _MODULE: Final = "huggingface_hub.file_download"
 _HTTP_MODULE: Final = "huggingface_hub.utils._http"
-_SEAM: Final = "_download_to_tmp_and_move"
-_STORE: Final = "publish_blob_to_shared_store"
+_DOWNLOAD_FUNCTION: Final = "_download_to_tmp_and_move"
+_SHARE_FUNCTION: Final = "publish_blob_to_shared_store"
 #: Says of a redirect whether it is followed, with the token; looked up in both modules.
-_IS_HOME: Final = "_is_same_or_hub_host"
+_REDIRECT_CHECK: Final = "_is_same_or_hub_host"
 #: What we were written for. Any other parameters may mean rules that we do not know.
 _PARAMETERS: Final = (
     "incomplete_path", "destination_path", "url_to_download", "headers", "expected_size", "filename",
@@ -94,7 +94,7 @@ class Acceleration:
         self._lock = threading.Lock()
         self._options: list[CallOptions] = []
         self._replaced: list[_Replacement] = []
-        self._here = threading.local()
+        self._thread_state = threading.local()
         renew_after_fork(self, Acceleration._after_fork)
 
     def _after_fork(self) -> None:
@@ -186,24 +186,28 @@ class Acceleration:
     def _replace(self) -> str | None:
         """Put ours in place; or return why not."""
         module = importlib.import_module(_MODULE)
-        seam = getattr(module, _SEAM, None)
+        seam = getattr(module, _DOWNLOAD_FUNCTION, None)
         parameters = () if seam is None else tuple(inspect.signature(seam).parameters)
         if seam is None or parameters != _PARAMETERS:
-            found = f"has no {_SEAM}" if seam is None else f"has {_SEAM}({', '.join(parameters)})"
+            found = (
+                f"has no {_DOWNLOAD_FUNCTION}"
+                if seam is None
+                else f"has {_DOWNLOAD_FUNCTION}({', '.join(parameters)})"
+            )
             return (
                 f"this huggingface_hub cannot be accelerated and stays as it is: it {found}. "
                 "hf_haul.snapshot_download and hf_haul.hf_hub_download work all the same."
             )
-        self._put(module, _SEAM, self._instead_of_downloading(seam))
-        store = getattr(module, _STORE, None)
+        self._patch(module, _DOWNLOAD_FUNCTION, self._replace_download(seam))
+        store = getattr(module, _SHARE_FUNCTION, None)
         if store is not None:
-            self._put(module, _STORE, self._instead_of_sharing(store))
+            self._patch(module, _SHARE_FUNCTION, self._replace_sharing(store))
         for each in (module, importlib.import_module(_HTTP_MODULE)):
-            if hasattr(each, _IS_HOME):
-                self._put(each, _IS_HOME, leads_home)
+            if hasattr(each, _REDIRECT_CHECK):
+                self._patch(each, _REDIRECT_CHECK, may_follow_with_token)
         return None
 
-    def _put(self, module: Any, name: str, ours: Callable[..., Any]) -> None:
+    def _patch(self, module: Any, name: str, ours: Callable[..., Any]) -> None:
         self._replaced.append(_Replacement(module, name, getattr(module, name), ours))
         setattr(module, name, ours)
 
@@ -217,7 +221,7 @@ class Acceleration:
                 )
         self._replaced.clear()
 
-    def _instead_of_downloading(self, original: Callable[..., None]) -> Callable[..., None]:
+    def _replace_download(self, original: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(original)
         def download_to_tmp_and_move(*args: Any, **kwargs: Any) -> None:
             options = self._options[-1:]
@@ -225,16 +229,16 @@ class Acceleration:
                 original(*args, **kwargs)
                 return
             call = dict(zip(_PARAMETERS, args, strict=False), **kwargs)
-            self._here.latest = None
+            self._thread_state.latest = None
             _download(options[0], **call)
-            self._here.latest = str(call["destination_path"])
+            self._thread_state.latest = str(call["destination_path"])
 
         return download_to_tmp_and_move
 
-    def _instead_of_sharing(self, original: Callable[..., bool]) -> Callable[..., bool]:
+    def _replace_sharing(self, original: Callable[..., bool]) -> Callable[..., bool]:
         @functools.wraps(original)
         def publish_blob_to_shared_store(*, blob_path: str, **kwargs: Any) -> bool:
-            if getattr(self._here, "latest", None) == str(blob_path):
+            if getattr(self._thread_state, "latest", None) == str(blob_path):
                 return False  # came over plain HTTP
             return original(blob_path=blob_path, **kwargs)
 
@@ -245,11 +249,11 @@ class Acceleration:
 accelerate: Final = Acceleration()
 
 
-def _with_clients_headers(url: str, headers: dict[str, str]) -> Mapping[str, str]:
+def _add_client_headers(url: str, headers: dict[str, str]) -> Mapping[str, str]:
     """The headers, with those of the user's own client if the URL is the Hub's and not a storage's."""
     # Upstream has taken the token off where it is not; and without one only the endpoint in use is known.
     at_home = "authorization" in headers or origin_of(url) in trusted_origins(constants.ENDPOINT)
-    return with_clients_headers(url, headers) if at_home else headers
+    return add_client_headers(url, headers) if at_home else headers
 
 
 def _download(
@@ -277,7 +281,7 @@ def _download(
             size=expected_size,
             digest=None if etag is None else digest_from_etag(etag),
             etag=etag,
-            headers=_with_clients_headers(
+            headers=_add_client_headers(
                 url_to_download, {**headers, **({} if counter is None else {counter: "1"})}
             ),
             network=client_network(),

@@ -9,9 +9,9 @@ from urllib.parse import quote
 from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub import RepoFolder as ListedFolder
 
-from hf_haul.hub.asking import patient_timeout, raise_for_status, understanding
-from hf_haul.hub.listing import BadListingError, fault_of_page, is_text, read_page
-from hf_haul.hub.tokens import asking
+from hf_haul.hub.asking import explain_misreads, patient_timeout, raise_for_status
+from hf_haul.hub.listing import BadListingError, is_encodable, page_problem, read_page
+from hf_haul.hub.tokens import protect_secrets
 from hf_haul.urls import redact
 
 __all__ = ["HubApi", "entry_of"]
@@ -24,10 +24,10 @@ class HubApi(HfApi):
         """As in huggingface_hub."""
         if options.get("timeout") is None:  # for ever
             options["timeout"] = patient_timeout()
-        with asking(self.endpoint), understanding(f"{redact(self.endpoint)}/{repo_id}"):
+        with protect_secrets(self.endpoint), explain_misreads(f"{redact(self.endpoint)}/{repo_id}"):
             info = super().repo_info(repo_id, **options)
             sha: object = info.sha
-            if sha is not None and not (isinstance(sha, str) and is_text(sha)):
+            if sha is not None and not (isinstance(sha, str) and is_encodable(sha)):
                 raise TypeError(f"its commit is {reprlib.repr(sha)}")
             return info
 
@@ -45,12 +45,12 @@ class HubApi(HfApi):
         url = f"{self.endpoint}/api/{repo_type or constants.REPO_TYPE_MODEL}s/{repo_id}/paths-info"
         url = f"{url}/{quote(revision or constants.DEFAULT_REVISION, safe='')}"
         data = {"paths": [paths] if isinstance(paths, str) else paths, "expand": expand}
-        with asking(self.endpoint):
+        with protect_secrets(self.endpoint):
             response = read_page(url, method="POST", data=data, headers=self._build_hf_headers(token=token))
             raise_for_status(response)
-        with understanding(redact(url)):
+        with explain_misreads(redact(url)):
             page = response.json()
-        fault = fault_of_page(page)
+        fault = page_problem(page)
         if fault is not None:
             raise BadListingError(url, fault)
         return [entry_of(url, item) for item in page]
@@ -62,7 +62,7 @@ def entry_of(url: str, item: dict[str, Any]) -> RepoFile | ListedFolder:
     Raises:
         BadAnswerError: Something in it is not what a Hub sends.
     """
-    with understanding(f"{reprlib.repr(item['path'])} in {redact(url)}"):
+    with explain_misreads(f"{reprlib.repr(item['path'])} in {redact(url)}"):
         make: Any = RepoFile if item["type"] == "file" else ListedFolder
         entry: RepoFile | ListedFolder = make(**{"oid": "", **item})
         return entry

@@ -32,16 +32,15 @@ from hf_haul.transports.pacing import ServerWaits, parse_retry_after
 from hf_haul.urls import redact
 
 __all__ = [
-    "ABOUT_THE_BODY",
-    "NO_LISTING",
+    "BODY_HEADERS",
+    "LISTING_ERRORS",
     "PATIENT_TIMEOUT",
     "UNREACHABLE",
     "BadAnswerError",
     "ProxyError",
     "ask_once",
-    "ask_patiently",
-    "ask_surely",
     "explain",
+    "explain_misreads",
     "httpx",
     "is_busy",
     "is_listing_unknown",
@@ -50,7 +49,8 @@ __all__ = [
     "is_transient",
     "patient_timeout",
     "raise_for_status",
-    "understanding",
+    "retry_broken",
+    "retry_busy",
 ]
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ UNREACHABLE: Final[tuple[type[Exception], ...]] = (
     HfHubHTTPError,
 )
 #: What comes out where an answer is read that is none of a Hub: of other types, without what it must have, nested for ever.
-_MISREAD: Final[tuple[type[Exception], ...]] = (
+_MISREAD_ERRORS: Final[tuple[type[Exception], ...]] = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -81,10 +81,10 @@ _MISREAD: Final[tuple[type[Exception], ...]] = (
     httpx.DecodingError,
     httpx.InvalidURL,
 )
-NO_LISTING: Final[tuple[type[Exception], ...]] = (*UNREACHABLE, FileMetadataError, *_MISREAD)
+LISTING_ERRORS: Final[tuple[type[Exception], ...]] = (*UNREACHABLE, FileMetadataError, *_MISREAD_ERRORS)
 #: Connections that could not be made, or that broke.
-_BROKEN_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.NetworkError, httpx.RemoteProtocolError)
-_TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.TimeoutException, *_BROKEN_ERRORS)
+_CONNECTION_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.NetworkError, httpx.RemoteProtocolError)
+_TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.TimeoutException, *_CONNECTION_ERRORS)
 _TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 #: Seconds that a request about metadata may take once we know that only the Hub can help, see :func:`patient_timeout`.
 #: A source that takes a minute to answer still does.
@@ -92,7 +92,7 @@ PATIENT_TIMEOUT: Final = 75.0
 #: Seconds between attempts where the Hub names no time, as huggingface_hub waits.
 _WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
 #: Headers that no longer hold for a body that was decoded, or cut after its first bytes.
-ABOUT_THE_BODY: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+BODY_HEADERS: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _LISTING_UNKNOWN: Final = "ListingUnknown"
 _ENTRY_NOT_SERVED: Final = "EntryNotServed"
 T = TypeVar("T")
@@ -147,7 +147,7 @@ def raise_for_status(response: Any) -> None:
         hf_raise_for_status(response)
     except HfHubHTTPError:
         raise
-    except _MISREAD as error:
+    except _MISREAD_ERRORS as error:
         raise HfHubHTTPError(
             f"Status {response.status_code} for url {redact(str(response.url))}; what it says of the reason cannot be"
             f" understood: {type(error).__name__}",
@@ -156,7 +156,7 @@ def raise_for_status(response: Any) -> None:
 
 
 @contextmanager
-def understanding(what: str) -> Iterator[None]:
+def explain_misreads(what: str) -> Iterator[None]:
     """Have an answer that is none of a Hub end in an error that names it.
 
     Raises:
@@ -170,7 +170,7 @@ def understanding(what: str) -> Iterator[None]:
         json.JSONDecodeError,
     ):  # the last may be a captive portal's, and pass
         raise
-    except _MISREAD as error:
+    except _MISREAD_ERRORS as error:
         raise BadAnswerError(what, error) from error
 
 
@@ -197,7 +197,7 @@ def explain(error: BaseException, url: str, path: str = "") -> BaseException:
     kept = [
         (name.encode("latin-1", "replace"), value.encode("latin-1", "replace"))
         for name, value in error.headers.items()
-        if name.lower() not in ABOUT_THE_BODY
+        if name.lower() not in BODY_HEADERS
     ]
     response = httpx.Response(
         error.status, headers=kept, content=error.body, request=httpx.Request("GET", error.url or url)
@@ -211,7 +211,7 @@ def explain(error: BaseException, url: str, path: str = "") -> BaseException:
     return error
 
 
-def ask_patiently(
+def retry_busy(
     ask: Callable[[], T],
     *,
     patient: bool = False,
@@ -232,7 +232,7 @@ def ask_patiently(
     return _ask(ask, busy=True, patient=patient, what=what, cancel_token=cancel_token)
 
 
-def ask_surely(ask: Callable[[], T], what: str) -> T:
+def retry_broken(ask: Callable[[], T], what: str) -> T:
     """Ask again where a connection broke, or where the answer is somebody's web page: a captive portal's, for instance."""
     return _ask(ask, busy=False, patient=False, what=what, cancel_token=None)
 
@@ -263,7 +263,7 @@ def _ask(
                 raise
             slow = slow or not connects
             why = f"no answer from the Hub ({type(error).__name__})"
-        except _BROKEN_ERRORS as error:
+        except _CONNECTION_ERRORS as error:
             if isinstance(error, httpx.ConnectError) and not patient:
                 raise
             why = type(error).__name__

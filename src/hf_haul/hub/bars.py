@@ -22,17 +22,17 @@ __all__ = [
     "TICK",
     "Bars",
     "MakeBars",
-    "bars_are_off",
+    "are_bars_disabled",
     "bars_of_a_snapshot",
     "bars_of_one_file",
     "make_bar",
-    "raise_start",
+    "shift_bar_start",
 ]
 
 logger = logging.getLogger(__name__)
 
 
-def bars_are_off(cls: Any, name: str) -> bool:
+def are_bars_disabled(cls: Any, name: str) -> bool:
     """Whether huggingface_hub was told to show no bars of this name, and the caller brings none of their own."""
     cls = cls or hf_tqdm
     ours = isinstance(cls, type) and issubclass(cls, hf_tqdm)
@@ -74,9 +74,9 @@ class Bars:
     def __init__(self, handle: DownloadHandle, make: MakeBars) -> None:
         self._handle = handle
         self._make = make
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._error: BaseException | None = None
-        self._found = 0
+        self._resumed = 0
         # Where no thread is to be had, there are no bars.
         self._thread = start_daemon(self._run, "hf-haul-bars")
 
@@ -91,7 +91,7 @@ class Bars:
         Args:
             grace: Seconds to wait for them at the most; a second by default.
         """
-        self._over.set()
+        self._ended.set()
         if self._thread is not None:
             self._thread.join(_BAR_GRACE if grace is None else grace)
 
@@ -99,7 +99,7 @@ class Bars:
         try:
             first = self._handle.progress()
             # A small file may have come over the network before this line.
-            self._found = initial = _found(first)
+            self._resumed = initial = _resumed(first)
             bars = self._make(first.bytes_total, initial)
             if all(getattr(bar, "disable", False) is True for _, bar in bars):
                 return
@@ -110,16 +110,16 @@ class Bars:
                     closing.callback(getattr(bar, "close", lambda: None))
                 self._follow(bars, initial)
         except BaseException as error:  # noqa: BLE001  goes up in the caller's thread, through check()
-            if _terminal_is_gone(error):
+            if _is_terminal_lost(error):
                 logger.warning("No more progress bars: %s", error)
             else:
                 self._error = error
 
     def _follow(self, bars: Sequence[tuple[str, Any]], initial: int) -> None:
         shown = {"bytes": initial, "files": 0}
-        over = False
-        while not over:
-            over = self._over.wait(TICK)
+        ended = False
+        while not ended:
+            ended = self._ended.wait(TICK)
             self._show(bars, shown)
 
     def _show(self, bars: Sequence[tuple[str, Any]], shown: dict[str, int]) -> None:
@@ -129,20 +129,20 @@ class Bars:
             total = now.bytes_total if kind == "bytes" else now.files_total
             if total and hasattr(bar, "total") and (bar.total or 0) < total:
                 bar.total = total
-            if kind == "bytes" and _found(now) > self._found:
-                shown[kind] += raise_start(bar, _found(now) - self._found)
-                self._found = _found(now)
+            if kind == "bytes" and _resumed(now) > self._resumed:
+                shown[kind] += shift_bar_start(bar, _resumed(now) - self._resumed)
+                self._resumed = _resumed(now)
             if done != shown[kind]:
                 bar.update(done - shown[kind])
                 shown[kind] = done
 
 
-def _found(now: QueueProgress) -> int:
+def _resumed(now: QueueProgress) -> int:
     """Bytes that earlier calls left, as far as they have been looked for."""
     return max(0, now.bytes_done - now.bytes_transferred)
 
 
-def raise_start(bar: Any, nbytes: int) -> int:
+def shift_bar_start(bar: Any, nbytes: int) -> int:
     """Have a bar of tqdm's kind start further on: what was found there must not count as speed.
 
     Returns:
@@ -168,7 +168,7 @@ def bars_of_one_file(cls: Any, path: str, size: int | None) -> MakeBars | None:
         size: Bytes, where known.
     """
     name = "huggingface_hub.http_get"
-    if bars_are_off(cls, name):
+    if are_bars_disabled(cls, name):
         return None
 
     def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
@@ -194,7 +194,7 @@ def bars_of_a_snapshot(cls: Any, count: int) -> MakeBars | None:
         count: Number of files.
     """
     name = "huggingface_hub.snapshot_download"
-    if bars_are_off(cls, name):
+    if are_bars_disabled(cls, name):
         return None
 
     def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
@@ -213,6 +213,6 @@ def bars_of_a_snapshot(cls: Any, count: int) -> MakeBars | None:
     return make_bars
 
 
-def _terminal_is_gone(error: BaseException) -> bool:
+def _is_terminal_lost(error: BaseException) -> bool:
     """Whether a bar failed only because nobody can see it: its pipe was closed, its terminal hung up."""
     return isinstance(error, OSError) or (isinstance(error, ValueError) and "closed file" in str(error))

@@ -25,7 +25,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from hf_haul.task import NetworkPath
 from hf_haul.urls import parse_url
 
-__all__ = ["ClientNetwork", "client_network", "with_clients_headers"]
+__all__ = ["ClientNetwork", "add_client_headers", "client_network"]
 
 _NOT_CARRIED: Final = frozenset(
     {"host", "accept", "accept-encoding", "connection", "user-agent", "content-length", "x-amzn-trace-id"}
@@ -49,10 +49,10 @@ class ClientNetwork:
     def __init__(self, client: Any, known_hooks: frozenset[str] = frozenset()) -> None:
         self._client = client
         self._paths: dict[str, NetworkPath | None] = {}
-        lost = list(dict.fromkeys(self._lost(known_hooks)))
-        if lost:
+        unsupported = list(dict.fromkeys(self._unsupported(known_hooks)))
+        if unsupported:
             warnings.warn(
-                f"Of the client that set_client_factory gave to huggingface_hub, the bytes do not get {', '.join(lost)}. What "
+                f"Of the client that set_client_factory gave to huggingface_hub, the bytes do not get {', '.join(unsupported)}. What "
                 "that does about certificates and proxies can be given to hf_haul.ParallelDownloadManager(verify_tls=..., "
                 "proxies=...), and that as manager=; headers can be given as headers=.",
                 UserWarning,
@@ -96,15 +96,15 @@ class ClientNetwork:
         try:
             # Also the way to the proxies of the environment, with httpx's reading of NO_PROXY.
             transport = self._client._transport_for_url(type(self._client.base_url)(url))  # noqa: SLF001  see the module's docstring
-            return read_page(transport)
+            return _path_of(transport)
         except (AttributeError, TypeError, ValueError):
             return None
 
-    def _lost(self, known_hooks: frozenset[str]) -> Iterator[str]:
+    def _unsupported(self, known_hooks: frozenset[str]) -> Iterator[str]:
         mounted = getattr(self._client, "_mounts", {}).values()
         for transport in (getattr(self._client, "_transport", None), *mounted):
             if transport is not None:
-                yield from _lost_of(transport)
+                yield from _unsupported_by(transport)
         auth = getattr(self._client, "auth", None)
         if auth is not None and type(auth).__name__ not in _SIMPLE_AUTH:
             yield f"its authentication ({type(auth).__name__})"
@@ -123,20 +123,20 @@ def _plain_class(transport: Any) -> type | None:
     return None
 
 
-def _lost_of(transport: Any) -> Iterator[str]:
+def _unsupported_by(transport: Any) -> Iterator[str]:
     plain: Any = _plain_class(transport)
     if plain is None or type(transport).handle_request is not plain.handle_request:
         yield f"what its transport does ({type(transport).__name__})"
         return
     try:
-        read_page(transport)
+        _path_of(transport)
     except (AttributeError, TypeError, ValueError):
         yield f"what its transport does ({type(transport).__name__})"
     if getattr(getattr(transport, "_pool", None), "_uds", None) is not None:
         yield "its Unix socket"
 
 
-def read_page(transport: Any) -> NetworkPath | None:
+def _path_of(transport: Any) -> NetworkPath | None:
     """What a transport of httpx was made with."""
     if _plain_class(transport) is None:
         return None
@@ -145,7 +145,7 @@ def read_page(transport: Any) -> NetworkPath | None:
     if getattr(
         pool, "_http2", False
     ):  # httpcore sets the context's protocols before each handshake, and so do we
-        tls = _copied(tls)
+        tls = _copy_context(tls)
     proxy, headers = _proxy_of(pool) if hasattr(pool, "_proxy_url") else (None, ())
     return NetworkPath(
         proxy=proxy,
@@ -184,7 +184,7 @@ def _userinfo(basic: str) -> str:
     return f"{quote(user, safe='')}:{quote(password, safe='')}"
 
 
-def _copied(tls: ssl.SSLContext) -> ssl.SSLContext:
+def _copy_context(tls: ssl.SSLContext) -> ssl.SSLContext:
     """A context that trusts the same; without a client's certificate, which cannot be had out of one."""
     copy = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     copy.check_hostname, copy.verify_mode = tls.check_hostname, tls.verify_mode
@@ -195,7 +195,7 @@ def _copied(tls: ssl.SSLContext) -> ssl.SSLContext:
 
 
 #: Hooks of huggingface_hub's client that do nothing about the network.
-_KNOWN_HOOKS: Final = frozenset({"hf_request_event_hook", "_keep_at_home"})
+_KNOWN_HOOKS: Final = frozenset({"hf_request_event_hook", "_strip_secrets"})
 _networks: Final[weakref.WeakKeyDictionary[Any, ClientNetwork]] = weakref.WeakKeyDictionary()
 
 
@@ -216,7 +216,7 @@ def client_network() -> ClientNetwork | None:
     return network
 
 
-def with_clients_headers(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+def add_client_headers(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
     """Headers as the client of the user's own factory would send them to the Hub, its own and its cookies included."""
     network = client_network()
     return headers if network is None else MappingProxyType(network.headers_for(url, headers))

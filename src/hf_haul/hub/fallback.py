@@ -7,7 +7,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-__all__ = ["Unanswered", "detach_tracebacks", "is_refusal"]
+__all__ = ["HubUnreachable", "detach_tracebacks", "is_refusal"]
 
 
 def detach_tracebacks(error: BaseException) -> None:
@@ -23,7 +23,7 @@ def detach_tracebacks(error: BaseException) -> None:
         pending += [current.__cause__, current.__context__]
 
 
-class Unanswered(Exception):  # noqa: N818  not an error of its own: it carries one
+class HubUnreachable(Exception):  # noqa: N818  not an error of its own: it carries one
     """The Hub did not answer; ``commit`` is what was known by then."""
 
     def __init__(self, error: Exception, commit: str | None) -> None:

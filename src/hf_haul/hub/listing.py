@@ -21,9 +21,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 
 from hf_haul.config import MiB, Settings
 from hf_haul.errors import InvalidUrlError
-from hf_haul.hub.asking import ABOUT_THE_BODY, ask_patiently, httpx, patient_timeout, raise_for_status
+from hf_haul.hub.asking import BODY_HEADERS, httpx, patient_timeout, raise_for_status, retry_busy
 from hf_haul.hub.metadata import LARGEST, ListedFile
-from hf_haul.hub.tokens import asking
+from hf_haul.hub.tokens import protect_secrets
 from hf_haul.storage.safe_paths import MOST_FOLDERS
 from hf_haul.urls import HttpUrl, join_url, parse_url, quote_header, redact
 
@@ -31,10 +31,10 @@ __all__ = [
     "BadListingError",
     "FileListing",
     "SamePageError",
-    "fault_of_page",
+    "is_encodable",
     "is_partial",
-    "is_text",
     "listed_file",
+    "page_problem",
     "read_page",
     "too_many_entries",
     "tree_pages",
@@ -63,7 +63,7 @@ class FileListing(dict[str, ListedFile]):
 
     partial = False
 
-    def hear(self, response: Any) -> None:
+    def note_headers(self, response: Any) -> None:
         """Take notice of what an answer's headers say."""
         if str(response.headers.get(_LISTING_HEADER, "")).strip().lower() == "partial":
             self.partial = True
@@ -160,7 +160,7 @@ def tree_pages(
     entries = empty = 0
     while url not in seen:
         seen.add(url)
-        response, page = ask_patiently(
+        response, page = retry_busy(
             partial(_page, base, url, params, headers), patient=patient, what=redact(url)
         )
         if on_answer is not None:
@@ -179,7 +179,7 @@ def tree_pages(
             return
         try:
             following = quote_header(following, response.headers.encoding)
-            url = _at_home(base, join_url(parse_url(url, userinfo=True), following))
+            url = _on_own_origin(base, join_url(parse_url(url, userinfo=True), following))
         except InvalidUrlError as error:
             raise BadListingError(url, f"its next page has no address that can be asked: {error}") from None
         params, last = None, page
@@ -189,7 +189,7 @@ def tree_pages(
 def _page(
     base: str, url: str, params: dict[str, Any] | None, headers: dict[str, str]
 ) -> tuple[Any, list[dict[str, Any]]]:
-    with asking(base):
+    with protect_secrets(base):
         response = _get(url, params=params, headers=headers)
         raise_for_status(response)
     try:
@@ -200,7 +200,7 @@ def _page(
         raise BadListingError(url, "its JSON is nested too deeply") from None
     except ValueError as error:  # bytes of no encoding, a number of thousands of digits
         raise BadListingError(url, f"{type(error).__name__}: {error}") from None
-    fault = fault_of_page(page)
+    fault = page_problem(page)
     if fault is not None:
         raise BadListingError(url, fault)
     return response, page
@@ -238,7 +238,7 @@ def read_page(url: str, *, headers: dict[str, str], **request: Any) -> Any:
         return httpx.Response(
             response.status_code,
             headers=[
-                (k, v) for k, v in response.headers.raw if k.lower().decode("latin-1") not in ABOUT_THE_BODY
+                (k, v) for k, v in response.headers.raw if k.lower().decode("latin-1") not in BODY_HEADERS
             ],
             content=bytes(body),
             request=response.request,
@@ -266,21 +266,21 @@ def _inflated(url: str, pieces: Iterator[bytes], encoding: str) -> Iterator[byte
         raise BadListingError(url, f"it is not what its Content-Encoding says: {error}") from None
 
 
-def fault_of_page(page: object) -> str | None:
+def page_problem(page: object) -> str | None:
     """What a page of a listing lacks to be one; ``None`` if nothing."""
     if not isinstance(page, list):
         return f"expected a list, got {reprlib.repr(page)}"
     for item in page:
         if not isinstance(item, dict) or not isinstance(item.get("path"), str):
             return f"an entry without a path: {reprlib.repr(item)}"
-        fault = _fault_of_entry(item)
+        fault = _entry_problem(item)
         if fault is not None:
             return f"{reprlib.repr(item['path'])} {fault}"
     return None
 
 
-def _fault_of_entry(item: Mapping[str, Any]) -> str | None:
-    if not is_text(item["path"]):
+def _entry_problem(item: Mapping[str, Any]) -> str | None:
+    if not is_encodable(item["path"]):
         return "is no text"
     if item["path"].count("/") > MOST_FOLDERS:
         return f"is in more than {MOST_FOLDERS} folders"
@@ -300,7 +300,7 @@ def _fault_of_entry(item: Mapping[str, Any]) -> str | None:
     return None
 
 
-def is_text(name: str) -> bool:
+def is_encodable(name: str) -> bool:
     """Whether a name can be written anywhere; half a pair of surrogates cannot."""
     try:
         name.encode()
@@ -309,7 +309,7 @@ def is_text(name: str) -> bool:
     return True
 
 
-def _at_home(base: str, page: HttpUrl) -> str:
+def _on_own_origin(base: str, page: HttpUrl) -> str:
     """The same page, asked of our own endpoint."""
     home = parse_url(base, userinfo=True)
     if page.origin == home.origin:

@@ -16,7 +16,7 @@ from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.safe_paths import is_lasting
 from hf_haul.threads import in_threads
 
-__all__ = ["is_current", "settle", "settle_all"]
+__all__ = ["is_current", "reuse_file", "reuse_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def is_current(local: LocalFolder, path: str, meta: FileMetadata, cancel_token: 
     return file_digest(place, digest.algorithm, cancel_token.check) == digest
 
 
-def settle(
+def reuse_file(
     local: LocalFolder, folder: RepoFolder, path: str, meta: FileMetadata, cancel_token: CancelToken
 ) -> bool:
     """Bring a file of a ``local_dir`` up to date without the network, if that can be done.
@@ -66,12 +66,12 @@ def settle(
         return False
 
 
-def settle_all(local: LocalFolder, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> set[str]:
+def reuse_files(local: LocalFolder, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> set[str]:
     """The files that need no download, settled by a few threads: some have to be hashed or copied."""
     cancel_token = CancelToken()
 
-    def settle_one(path: str) -> bool:
-        return settle(local, folder, path, known[path], cancel_token)
+    def reuse_one(path: str) -> bool:
+        return reuse_file(local, folder, path, known[path], cancel_token)
 
-    settled = in_threads("hf-haul-local", _THREADS, settle_one, known, cancel_token.set)
+    settled = in_threads("hf-haul-local", _THREADS, reuse_one, known, cancel_token.set)
     return {path for path, done in settled.items() if done}

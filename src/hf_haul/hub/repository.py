@@ -27,16 +27,16 @@ from hf_haul.digests import Digest
 from hf_haul.hub import upstream_forks  # noqa: F401  a thread may fork while another asks
 from hf_haul.hub.api import HubApi
 from hf_haul.hub.asking import (
-    NO_LISTING,
+    LISTING_ERRORS,
     ask_once,
-    ask_patiently,
-    ask_surely,
     explain,
+    explain_misreads,
     is_transient,
     patient_timeout,
-    understanding,
+    retry_broken,
+    retry_busy,
 )
-from hf_haul.hub.client_network import client_network, with_clients_headers
+from hf_haul.hub.client_network import add_client_headers, client_network
 from hf_haul.hub.listing import (
     FileListing,
     SamePageError,
@@ -54,7 +54,7 @@ from hf_haul.hub.metadata import (
     is_commit,
     metadata_from_listing,
 )
-from hf_haul.hub.tokens import asking, is_hub, trusted_origins
+from hf_haul.hub.tokens import is_hub, protect_secrets, trusted_origins
 from hf_haul.storage.safe_paths import require_safe_commit
 from hf_haul.task import RemoteFile
 from hf_haul.threads import in_threads
@@ -147,7 +147,7 @@ class Repository:
 
     @_cached_property
     def _frozen_headers(self) -> Mapping[str, str]:
-        return with_clients_headers(self.base, MappingProxyType(self.request_headers))
+        return add_client_headers(self.base, MappingProxyType(self.request_headers))
 
     @property
     def base(self) -> str:
@@ -191,21 +191,21 @@ class Repository:
             UnsafePathError: The commit cannot be the name of a folder.
             Exception: huggingface_hub's own errors.
         """
-        return self.look_up(revision, timeout=timeout, patient=patient).commit
+        return self.revision_info(revision, timeout=timeout, patient=patient).commit
 
-    def look_up(self, revision: str, *, timeout: float | None, patient: bool = False) -> RevisionInfo:
+    def revision_info(self, revision: str, *, timeout: float | None, patient: bool = False) -> RevisionInfo:
         """What the Hub says of a revision; see `resolve`."""
 
         def ask() -> RevisionInfo:
             info = self._api.repo_info(
                 self.repo_id, repo_type=self.repo_type, revision=revision, timeout=timeout
             )
-            with understanding(f"{redact(self.base)}/{self.repo_id}"):
+            with explain_misreads(f"{redact(self.base)}/{self.repo_id}"):
                 assert info.sha is not None, "Repo info returned from server must have a revision sha."
                 return RevisionInfo(require_safe_commit(info.sha), _siblings(info))
 
         what = f"{redact(self.base)}/{self.repo_id}"
-        return ask_patiently(ask, what=what) if patient else ask_surely(ask, what)
+        return retry_busy(ask, what=what) if patient else retry_broken(ask, what)
 
     def list_files(
         self, commit: str, *, patient: bool = True, most: int | None = None
@@ -228,7 +228,10 @@ class Repository:
         most = Settings.from_environment().max_listing if most is None else most
         found = FileListing()
         for entries, (path, entry) in enumerate(
-            self._entries(commit, "", recursive=True, patient=patient, most=most, on_answer=found.hear), 1
+            self._entries(
+                commit, "", recursive=True, patient=patient, most=most, on_answer=found.note_headers
+            ),
+            1,
         ):
             if entries > most:
                 raise too_many_entries(f"{self.base}/{self.repo_id}", most)
@@ -263,7 +266,7 @@ class Repository:
         self, commit: str, folder: str, listed: Mapping[str, ListedFile | None]
     ) -> Iterator[tuple[str, ListedFile]]:
         """The files of a folder that its listing leaves out, except those in folders it has."""
-        info = ask_patiently(
+        info = retry_busy(
             lambda: self._api.repo_info(
                 self.repo_id, repo_type=self.repo_type, revision=commit, timeout=patient_timeout()
             )
@@ -277,12 +280,12 @@ class Repository:
         told: dict[str, ListedFile] = {}
         for first in range(0, len(names), _PATHS_AT_ONCE):
             some = names[first : first + _PATHS_AT_ONCE]
-            told.update(ask_patiently(partial(self.single_files, some, commit)))
+            told.update(retry_busy(partial(self.paths_info, some, commit)))
         if not names or told.keys() != set(names):
             raise SamePageError(self.base, len(listed), folder or self.repo_id)
         yield from told.items()
 
-    def single_files(self, paths: list[str], commit: str) -> dict[str, ListedFile]:
+    def paths_info(self, paths: list[str], commit: str) -> dict[str, ListedFile]:
         """What the Hub says of single files; those it does not know are left out."""
         found = self._api.get_paths_info(self.repo_id, paths, revision=commit, repo_type=self.repo_type)
         return {
@@ -335,7 +338,7 @@ class Repository:
         url = self.url(path, revision)
 
         def ask() -> Any:
-            with asking(self.base), understanding(redact(url)):
+            with protect_secrets(self.base), explain_misreads(redact(url)):
                 return head()
 
         def head() -> Any:
@@ -350,9 +353,9 @@ class Repository:
 
         try:
             answer = (
-                ask_patiently(ask, patient=True, cancel_token=cancel_token)
+                retry_busy(ask, patient=True, cancel_token=cancel_token)
                 if patient
-                else ask_surely(ask, path)
+                else retry_broken(ask, path)
             )
             if answer.commit_hash is None:
                 raise FileMetadataError(
@@ -367,7 +370,7 @@ class Repository:
                 )
         except (FileMetadataError, HfHubHTTPError) as error:
             # A mirror that stores files under its own origin: the HEAD ran on to a plain file server.
-            listed = self._listed_instead(error, path, revision, url, timeout)
+            listed = self._metadata_from_listing_instead(error, path, revision, url, timeout)
             if listed is None:
                 raise
             return listed
@@ -384,7 +387,7 @@ class Repository:
             else None,
         )
 
-    def _listed_instead(
+    def _metadata_from_listing_instead(
         self, error: Exception, path: str, revision: str, url: str, timeout: float | None
     ) -> FileMetadata | None:
         if isinstance(error, HfHubHTTPError) and (
@@ -393,13 +396,13 @@ class Repository:
             return None
         try:
             commit = revision if is_commit(revision) else self.resolve(revision, timeout=timeout)
-            entry = self.single_files([path], commit).get(path)
-        except NO_LISTING as second:
+            entry = self.paths_info([path], commit).get(path)
+        except LISTING_ERRORS as second:
             logger.debug("No listing to make up for the metadata of %s: %s", path, second)
             return None
         return None if entry is None else metadata_from_listing(commit, entry)
 
-    def complete(
+    def complete_metadata(
         self, listing: Mapping[str, ListedFile], commit: str, *, timeout: float | None
     ) -> tuple[dict[str, FileMetadata], dict[str, Exception]]:
         """What is needed to download each file of a listing, with a request only where the listing lacks it.
@@ -486,10 +489,8 @@ class _Confirmation:
 
     def _ask(self) -> Digest | None:
         try:
-            entry = ask_once(lambda: self._repository.single_files([self._path], self._commit)).get(
-                self._path
-            )
-        except NO_LISTING as error:
+            entry = ask_once(lambda: self._repository.paths_info([self._path], self._commit)).get(self._path)
+        except LISTING_ERRORS as error:
             if is_transient(error):
                 raise
             logger.debug("No listing to tell the digest of %s: %s", self._path, error)

@@ -41,16 +41,16 @@ from hf_haul.hub.call_options import (
     effective_etag_timeout,
     raise_all,
 )
-from hf_haul.hub.fallback import Unanswered, detach_tracebacks, is_refusal
-from hf_haul.hub.local_dir import settle
+from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks, is_refusal
+from hf_haul.hub.local_dir import reuse_file
 from hf_haul.hub.metadata import FileMetadata, is_commit, metadata_from_listing
 from hf_haul.hub.repository import Repository
-from hf_haul.hub.tokens import asking
+from hf_haul.hub.tokens import protect_secrets
 from hf_haul.hub.upstream_cache import (
     cache_folder,
     drop_tree,
-    kept_entry,
     missing_in_tree,
+    read_tree_entry,
     tree_folder,
 )
 from hf_haul.manager import ParallelDownloadManager
@@ -260,21 +260,21 @@ class _File:
         folder = cache_folder(self.repository, self.cache_dir)
         local = None if self.local_dir is None else LocalFolder(self.local_dir)
         if is_commit(self.revision) and not self.force_download:
-            place = self._in_place(folder, local)
+            place = self._find_present(folder, local)
             if place is not None:
                 return place
-        meta = self._listed(folder)
+        meta = self._cached_metadata(folder)
         if meta is None:
             answer = self._ask(folder)
             if not isinstance(answer, FileMetadata):
                 return answer
             meta = answer
-            self._check_kept_listing(folder, meta.commit)
+            self._check_cached_listing(folder, meta.commit)
         if local is not None:
             return self._to_local_dir(folder, local, meta)
         return self._to_cache(folder, meta)
 
-    def _in_place(self, folder: RepoFolder, local: LocalFolder | None) -> str | None:
+    def _find_present(self, folder: RepoFolder, local: LocalFolder | None) -> str | None:
         """The file of a pinned commit, if it is there: the case without any request."""
         if local is None:
             pointer = folder.pointer(self.revision, self.name)
@@ -282,25 +282,25 @@ class _File:
                 size = os.stat(pointer).st_size
             except OSError:
                 return None
-            entry = kept_entry(tree_folder(folder.root, None), self.revision, self.name)
+            entry = read_tree_entry(tree_folder(folder.root, None), self.revision, self.name)
             return pointer if entry is None or entry.bytes == size else None
         noted = local.read_metadata(self.name)
         if noted is not None and noted.commit == self.revision:
-            return self._place(local)
+            return self._local_path(local)
         return None
 
-    def _place(self, local: LocalFolder) -> str:
+    def _local_path(self, local: LocalFolder) -> str:
         """The file's path as upstream writes it, which drops the ``.`` of ``./config.json``."""
         return os.path.normpath(local.file(self.name))
 
-    def _listed(self, folder: RepoFolder) -> FileMetadata | None:
+    def _cached_metadata(self, folder: RepoFolder) -> FileMetadata | None:
         """Metadata from a listing that an earlier snapshot kept, for a pinned commit."""
         if not is_commit(self.revision) or self.force_download:
             return None
-        entry = kept_entry(tree_folder(folder.root, self.local_dir), self.revision, self.name)
+        entry = read_tree_entry(tree_folder(folder.root, self.local_dir), self.revision, self.name)
         return None if entry is None else metadata_from_listing(self.revision, entry)
 
-    def _check_kept_listing(self, folder: RepoFolder, commit: str) -> None:
+    def _check_cached_listing(self, folder: RepoFolder, commit: str) -> None:
         """Drop the listing that was kept of a commit if it lacks this file, which the Hub has just described."""
         kept_in, name = tree_folder(folder.root, self.local_dir), posixpath.normpath(self.name)
         if missing_in_tree(kept_in, commit, (name,)) is not None:
@@ -312,7 +312,7 @@ class _File:
         """Metadata from the Hub; or the file that the cache has, where the Hub does not answer."""
         try:
             return self._head(folder, patient=False)
-        except Unanswered as question:
+        except HubUnreachable as question:
             error = question.error
         if not self.force_download:
             with contextlib.suppress(LocalEntryNotFoundError):
@@ -323,7 +323,7 @@ class _File:
                 logger.info("No local file found. Asking the Hub again")
                 try:
                     return self._head(folder, patient=True)
-                except Unanswered as again:
+                except HubUnreachable as again:
                     error = again.error
         verdict = self._verdict(error)
         if verdict is error:
@@ -339,14 +339,14 @@ class _File:
                 commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
                 if commit is not None:
                     if posixpath.normpath(self.name) == self.name:  # "a.json/" says nothing of "a.json"
-                        folder.remember_missing(commit, self.name)
+                        folder.note_absent(commit, self.name)
                     folder.write_ref(self.revision, commit)
             raise
         except (ProxyError, RevisionNotFoundError):
             raise
         except _NO_METADATA as error:
             detach_tracebacks(error)
-            raise Unanswered(error, None) from None
+            raise HubUnreachable(error, None) from None
 
     def _verdict(self, error: Exception) -> Exception:
         """What upstream raises when neither the Hub nor the cache has the file."""
@@ -368,7 +368,7 @@ class _File:
 
     def _upstream(self, *, local_files_only: bool) -> str | DryRunFileInfo:
         repository = self.repository
-        with asking(repository.base):
+        with protect_secrets(repository.base):
             answer: str | DryRunFileInfo = upstream_hf_hub_download(
                 repository.repo_id,
                 self.name,
@@ -408,9 +408,9 @@ class _File:
 
     def _to_local_dir(self, folder: RepoFolder, local: LocalFolder, meta: FileMetadata) -> str:
         local.prepare()
-        if self.force_download or not settle(local, folder, self.name, meta, CancelToken()):
+        if self.force_download or not reuse_file(local, folder, self.name, meta, CancelToken()):
             self._fetch(meta, LocalDirDestination(local, self.name, meta.commit, meta.etag))
-        return self._place(local)
+        return self._local_path(local)
 
     def _fetch(self, meta: FileMetadata, destination: Destination) -> None:
         request = FileRequest(

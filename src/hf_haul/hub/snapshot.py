@@ -44,16 +44,16 @@ from hf_haul.hub.call_options import (
     effective_etag_timeout,
     raise_all,
 )
-from hf_haul.hub.fallback import Unanswered, detach_tracebacks, is_refusal
+from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks, is_refusal
 from hf_haul.hub.listing import is_partial
-from hf_haul.hub.local_dir import is_current, settle_all
+from hf_haul.hub.local_dir import is_current, reuse_files
 from hf_haul.hub.metadata import FileMetadata, ListedFile, is_commit
 from hf_haul.hub.presets import Preset, select
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.upstream_cache import (
     cache_folder,
     drop_tree,
-    is_shared,
+    is_in_shared_store,
     missing_in_tree,
     read_tree,
     tree_folder,
@@ -297,7 +297,7 @@ class _Snapshot:
             named = ", ".join(notes[:3]) + (f" and {len(notes) - 3} more" if len(notes) > 3 else "")
             logger.warning("A local_dir keeps its own notes in .cache/huggingface. Left out: %s", named)
             selected = [path for path in selected if path not in notes]
-        known, failed = self.repository.complete(
+        known, failed = self.repository.complete_metadata(
             {path: listing[path] for path in selected},
             commit,
             timeout=patient_timeout(),
@@ -306,7 +306,7 @@ class _Snapshot:
         if self.dry_run:
             if failed:
                 raise_all(list(failed.items()))
-            return [self._would(folder, path, meta) for path, meta in known.items()]
+            return [self._dry_run_info(folder, path, meta) for path, meta in known.items()]
         self._write_ref(folder, commit)
         if self.local_dir is None:
             requests = self._into_cache(folder, known)
@@ -325,7 +325,7 @@ class _Snapshot:
         """The commit and its files; or what the cache has, where the Hub does not answer."""
         try:
             return self._ask(patient=False)
-        except Unanswered as question:
+        except HubUnreachable as question:
             first = question
         try:
             return self._from_cache(first)
@@ -335,7 +335,7 @@ class _Snapshot:
             logger.info("Nothing complete in the cache: asking the Hub again")
         try:
             return self._ask(patient=True)
-        except Unanswered as again:
+        except HubUnreachable as again:
             return self._from_cache(again)
 
     def _ask(self, *, patient: bool) -> tuple[str, Listing]:
@@ -349,9 +349,9 @@ class _Snapshot:
             named: frozenset[str] = frozenset()
             if commit is None:
                 timeout = patient_timeout() if patient else self.etag_timeout
-                answer = self.repository.look_up(self.revision, timeout=timeout, patient=patient)
+                answer = self.repository.revision_info(self.revision, timeout=timeout, patient=patient)
                 commit, named = answer.commit, answer.files
-            listing = self._kept_listing(commit, named)
+            listing = self._cached_listing(commit, named)
             if listing is None:
                 # With the commit just answered, the Hub is there: worth some patience at once.
                 found = self.repository.list_files(
@@ -369,9 +369,9 @@ class _Snapshot:
             if is_listing_unknown(error):
                 raise  # what the cache has may be a part of it just as well
             detach_tracebacks(error)
-            raise Unanswered(error, commit) from None
+            raise HubUnreachable(error, commit) from None
 
-    def _kept_listing(self, commit: str, named: frozenset[str]) -> Listing | None:
+    def _cached_listing(self, commit: str, named: frozenset[str]) -> Listing | None:
         """The listing that was kept of a commit, unless the Hub has just named a file that it lacks."""
         # What a mirror calls "main" today has other files tomorrow.
         if not is_lasting(commit) or self.force_download:
@@ -410,7 +410,7 @@ class _Snapshot:
 
     # -- without the Hub
 
-    def _from_cache(self, question: Unanswered) -> str | list[DryRunFileInfo]:
+    def _from_cache(self, question: HubUnreachable) -> str | list[DryRunFileInfo]:
         """What upstream makes of a Hub that does not answer: the cached snapshot, or its errors."""
         error = question.error
         revision = self.revision
@@ -516,7 +516,7 @@ class _Snapshot:
             local.prepare()
         current: set[str] = set()
         if not self.force_download:
-            current = settle_all(local, folder, known)
+            current = reuse_files(local, folder, known)
         return [
             self._request(path, meta, LocalDirDestination(local, path, meta.commit, meta.etag))
             for path, meta in known.items()
@@ -534,12 +534,14 @@ class _Snapshot:
         make_bars = bars_of_a_snapshot(self.tqdm_class, len(requests))
         return self.extras.download(requests, self.repository.repo_id, make_bars)
 
-    def _would(self, folder: RepoFolder, path: str, meta: FileMetadata) -> DryRunFileInfo:
+    def _dry_run_info(self, folder: RepoFolder, path: str, meta: FileMetadata) -> DryRunFileInfo:
         destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
         pointer = os.fspath(destination.path)
         if self.local_dir is None:
             place = pointer
-            cached = destination.is_linked() or destination.has_blob() or is_shared(self.cache_dir, meta)
+            cached = (
+                destination.is_linked() or destination.has_blob() or is_in_shared_store(self.cache_dir, meta)
+            )
             download = self.force_download or not cached
         else:
             local = LocalFolder(self.local_dir)

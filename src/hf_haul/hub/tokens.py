@@ -16,7 +16,7 @@ from hf_haul.errors import InvalidUrlError
 from hf_haul.redaction import redacting
 from hf_haul.urls import origin_of
 
-__all__ = ["asking", "is_hub", "leads_home", "trusted_origins"]
+__all__ = ["is_hub", "may_follow_with_token", "protect_secrets", "trusted_origins"]
 
 #: Origins that huggingface_hub sends the token to besides the endpoint in use.
 _HUB_ENDPOINTS: Final = ("https://huggingface.co", "https://hub-ci.huggingface.co", "https://hf.co")
@@ -40,7 +40,7 @@ def is_hub(base: str) -> bool:
 
 
 #: Headers of a request that say nothing about who asks.
-_ABOUT_NOBODY: Final = frozenset(
+_HARMLESS_HEADERS: Final = frozenset(
     {
         "host",
         "user-agent",
@@ -54,15 +54,15 @@ _ABOUT_NOBODY: Final = frozenset(
         "transfer-encoding",
     }
 )
-_origins_asked: Final[ContextVar[frozenset[str] | None]] = ContextVar("hf_haul_origins_asked", default=None)
+_allowed_origins: Final[ContextVar[frozenset[str] | None]] = ContextVar("hf_haul_origins_asked", default=None)
 
 
-def _keep_at_home(request: Any) -> None:
+def _strip_secrets(request: Any) -> None:
     """Take off a request what may be secret, if it leads elsewhere; a hook of huggingface_hub's client.
 
     huggingface_hub 1.x follows redirects of a file's metadata with the token, to any port of the same host.
     """
-    allowed = _origins_asked.get()
+    allowed = _allowed_origins.get()
     if allowed is None:  # the application's own
         return
     try:
@@ -71,7 +71,7 @@ def _keep_at_home(request: Any) -> None:
         at_home = False
     if not at_home:
         for name in set(request.headers):
-            if name.lower() not in _ABOUT_NOBODY:
+            if name.lower() not in _HARMLESS_HEADERS:
                 del request.headers[name]
 
 
@@ -82,14 +82,14 @@ def _drop_encoded_length(response: Any) -> None:
     """
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if (
-        _origins_asked.get() is not None
+        _allowed_origins.get() is not None
         and response.request.method == "HEAD"
         and encoding not in {"", "identity"}
     ):
         response.headers.pop("Content-Length", None)
 
 
-def _origins_at_home(base: str) -> frozenset[str]:
+def _redirect_origins(base: str) -> frozenset[str]:
     """Where a redirect may take what is meant for ``base``: a mirror's http that leads to its https, as httpx has it, too."""
     home = trusted_origins(base)
     better = {
@@ -98,16 +98,16 @@ def _origins_at_home(base: str) -> frozenset[str]:
     return home | better
 
 
-def leads_home(url: str, target: str) -> bool:
+def may_follow_with_token(url: str, target: str) -> bool:
     """Whether a redirect from ``url`` to ``target`` may be followed with the token."""
     try:
-        return origin_of(target) in _origins_at_home(url)
+        return origin_of(target) in _redirect_origins(url)
     except InvalidUrlError:
         return False
 
 
 @contextmanager
-def asking(base: str) -> Iterator[None]:
+def protect_secrets(base: str) -> Iterator[None]:
     """Have what huggingface_hub asks in this thread, while the block runs, told without secrets, and them sent home only.
 
     Args:
@@ -115,12 +115,12 @@ def asking(base: str) -> Iterator[None]:
     """
     hooks = getattr(get_session(), "event_hooks", None)
     if isinstance(hooks, dict):
-        for kind, hook in (("request", _keep_at_home), ("response", _drop_encoded_length)):
+        for kind, hook in (("request", _strip_secrets), ("response", _drop_encoded_length)):
             if hook not in hooks.setdefault(kind, []):
                 hooks[kind].append(hook)
-    before = _origins_asked.set(_origins_at_home(base))
+    before = _allowed_origins.set(_redirect_origins(base))
     try:
         with redacting():
             yield
     finally:
-        _origins_asked.reset(before)
+        _allowed_origins.reset(before)

@@ -20,10 +20,10 @@ from hf_haul.storage.hub_cache import RepoFolder, ShareBlob
 __all__ = [
     "cache_folder",
     "drop_tree",
-    "is_shared",
-    "kept_entry",
+    "is_in_shared_store",
     "missing_in_tree",
     "read_tree",
+    "read_tree_entry",
     "tree_folder",
     "write_tree",
 ]
@@ -65,7 +65,7 @@ def _shared_store(cache_dir: str) -> ShareBlob | None:
     return share
 
 
-def is_shared(cache_dir: str, metadata: FileMetadata) -> bool:
+def is_in_shared_store(cache_dir: str, metadata: FileMetadata) -> bool:
     """Whether the blob store that repositories share has a file; does not touch the cache."""
     try:
         store = importlib.import_module("huggingface_hub.utils._shared_blobs")
@@ -98,11 +98,11 @@ def read_tree(folder: str, commit: str) -> dict[str, ListedFile] | None:
         folder: See :func:`tree_folder`.
         commit: The commit.
     """
-    entries = _kept_entries(folder, commit)
-    return None if entries is None else {path: _kept(entry) for path, entry in entries.items()}
+    entries = _cached_entries(folder, commit)
+    return None if entries is None else {path: _to_listed_file(entry) for path, entry in entries.items()}
 
 
-def kept_entry(folder: str, commit: str, path: str) -> ListedFile | None:
+def read_tree_entry(folder: str, commit: str, path: str) -> ListedFile | None:
     """One file of a kept listing, without a copy of all others; ``None`` if no listing was kept, or it lacks the file.
 
     Args:
@@ -110,20 +110,20 @@ def kept_entry(folder: str, commit: str, path: str) -> ListedFile | None:
         commit: The commit.
         path: The file.
     """
-    entry = (_kept_entries(folder, commit) or {}).get(path)
-    return None if entry is None else _kept(entry)
+    entry = (_cached_entries(folder, commit) or {}).get(path)
+    return None if entry is None else _to_listed_file(entry)
 
 
-def _kept_entries(folder: str, commit: str) -> Mapping[str, Any] | None:
+def _cached_entries(folder: str, commit: str) -> Mapping[str, Any] | None:
     cache = _tree_cache()
     if cache is None or not os.path.isfile(_tree_path(folder, commit)):
         return None  # whatever huggingface_hub still has in memory: somebody dropped it
     entries: Mapping[str, Any] | None = cache.read_tree_cache(folder, commit)
-    _forget_old_trees(cache)
+    _evict_old_trees(cache)
     return entries
 
 
-def _forget_old_trees(cache: Any) -> None:
+def _evict_old_trees(cache: Any) -> None:
     """Have huggingface_hub keep only the latest listings in memory; it would keep each one of every folder, for ever."""
     memory, lock = (
         getattr(cache, "_IN_MEMORY_TREE_CACHE", None),
@@ -135,7 +135,7 @@ def _forget_old_trees(cache: Any) -> None:
                 del memory[oldest]
 
 
-def _kept(entry: Any) -> ListedFile:
+def _to_listed_file(entry: Any) -> ListedFile:
     return ListedFile(entry.size, entry.blob_id, entry.lfs_sha256, entry.lfs_size, entry.xet_hash)
 
 
@@ -150,7 +150,7 @@ def missing_in_tree(folder: str, commit: str, names: Collection[str]) -> str | N
     path = _tree_path(folder, commit)
     try:
         about = os.stat(path)
-        kept = _names_kept(path, about.st_mtime_ns, about.st_size)
+        kept = _cached_names(path, about.st_mtime_ns, about.st_size)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None  # nobody uses one that cannot be read
     return next((name for name in names if name not in kept), None)
@@ -174,7 +174,7 @@ def drop_tree(folder: str, commit: str, lacking: str) -> None:
 
 
 @lru_cache(maxsize=4)
-def _names_kept(path: str, mtime_ns: int, size: int) -> frozenset[str]:  # noqa: ARG001  they tell a new one from the old
+def _cached_names(path: str, mtime_ns: int, size: int) -> frozenset[str]:  # noqa: ARG001  they tell a new one from the old
     """The files of a kept listing."""
     with open(path, encoding="utf-8") as file:
         return frozenset(json.load(file)["files"])
@@ -208,4 +208,4 @@ def write_tree(folder: str, commit: str, listing: Mapping[str, ListedFile]) -> N
                 for path, e in listing.items()
             },
         )
-        _forget_old_trees(cache)
+        _evict_old_trees(cache)

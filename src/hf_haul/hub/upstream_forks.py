@@ -19,7 +19,7 @@ _FORK_SECONDS: Final = 1.0
 _forking: Final[list[tuple[Any, Any]]] = []
 
 
-def _spare_client() -> None:
+def _shield_client() -> None:
     """Have huggingface_hub's client stay as it is in a child that is forked now, and none be in the making.
 
     huggingface_hub closes it there, and so waits, for ever, for a lock of the client's that another thread may hold at the
@@ -57,7 +57,7 @@ def _renew_bar_locks() -> None:
             lock.locks = [fresh if isinstance(each, type(fresh)) else each for each in lock.locks]
 
 
-call_before_fork(_spare_client, _release_client)
+call_before_fork(_shield_client, _release_client)
 renew_locks_of("huggingface_hub")
 renew_locks_of("_strptime")  # the standard library's, for dates
 call_after_fork(_renew_bar_locks)

@@ -116,7 +116,7 @@ class RepoFolder:
         require_safe_path(revision)
         return os.path.join(self.root, "refs", *revision.split("/"))
 
-    def remember_missing(self, commit: str, path: str) -> None:
+    def note_absent(self, commit: str, path: str) -> None:
         """Note that the repository has no such file at this commit; a failure to do so is only logged.
 
         Nothing is noted of a commit that may have the file tomorrow.

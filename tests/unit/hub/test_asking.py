@@ -105,19 +105,19 @@ def test_other_failures_keep_their_own_error() -> None:
 def test_an_error_that_may_pass_is_waited_out(
     waits: Waits, error: Callable[[], Exception], waited: float
 ) -> None:
-    assert asking.ask_patiently(failing(error())) == "answer"
+    assert asking.retry_busy(failing(error())) == "answer"
     assert waits.seconds == [waited]
 
 
 def test_patience_ends_after_five_waits_with_the_last_error(waits: Waits) -> None:
     with pytest.raises(HfHubHTTPError, match="/5"):
-        asking.ask_patiently(failing(*(error_of(503, url=f"{ENDPOINT}/{i}") for i in range(6))))
+        asking.retry_busy(failing(*(error_of(503, url=f"{ENDPOINT}/{i}") for i in range(6))))
     assert waits.seconds == [1.0, 2.0, 4.0, 8.0, 8.0]
 
 
 def test_a_hub_that_never_answers_is_asked_twice(waits: Waits) -> None:
     with pytest.raises(http.ReadTimeout, match="1"):
-        asking.ask_patiently(failing(*(http.ReadTimeout(str(i)) for i in range(6))))
+        asking.retry_busy(failing(*(http.ReadTimeout(str(i)) for i in range(6))))
     assert waits.seconds == [1.0]
 
 
@@ -134,7 +134,7 @@ def test_patience_with_a_server_that_names_a_time_is_bounded_in_all(
 ) -> None:
     busy = [error_of(status, Retry_After=str(asked)) for _ in range(6)]
     with pytest.raises(HfHubHTTPError, match=str(status)):
-        asking.ask_patiently(failing(*busy))
+        asking.retry_busy(failing(*busy))
     assert waits.seconds == waited
 
 
@@ -160,7 +160,7 @@ def test_a_page_and_the_metadata_of_a_file_are_waited_for_as_everything_is(
 
 def test_the_error_of_a_question_that_nobody_answered_in_time_names_the_setting(waits: Waits) -> None:
     with pytest.raises(http.ReadTimeout, match=r"^slow \(HF_HUB_ETAG_TIMEOUT sets how long is waited\)$"):
-        asking.ask_patiently(failing(*(http.ReadTimeout("slow") for _ in range(6))))
+        asking.retry_busy(failing(*(http.ReadTimeout("slow") for _ in range(6))))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_the_error_of_a_question_that_nobody_answered_in_time_names_the_setting(
 )
 def test_an_error_that_will_not_pass_is_raised_at_once(waits: Waits, error: Callable[[], Exception]) -> None:
     with pytest.raises((HfHubHTTPError, http.ConnectError, http.ConnectTimeout)):
-        asking.ask_patiently(failing(error()))
+        asking.retry_busy(failing(error()))
     assert waits.seconds == []
 
 

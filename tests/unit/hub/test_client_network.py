@@ -161,7 +161,7 @@ def test_what_cannot_be_carried_over_is_said_with_what_to_do(make: Callable[[], 
         lambda: http.Client(
             transport=_Named(), auth=("user", "pass"), headers={"X": "y"}, cookies={"a": "b"}, timeout=3
         ),
-        lambda: http.Client(event_hooks={"request": [tokens._keep_at_home], "response": [print]}),
+        lambda: http.Client(event_hooks={"request": [tokens._strip_secrets], "response": [print]}),
     ],
 )
 def test_nothing_is_said_where_all_is_carried_over(make: Callable[[], Any]) -> None:

@@ -41,7 +41,7 @@ def test_only_files_without_a_digest_cost_a_request(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Repository, "metadata", metadata)
     listing = {"plain": ListedFile(7, SHA), "odd": ListedFile(7, "?"), "refused": ListedFile(7, "?")}
-    known, failed = repository().complete(listing, SHA, timeout=1)
+    known, failed = repository().complete_metadata(listing, SHA, timeout=1)
     assert sorted(asked) == ["odd", "refused"]
     assert known == {"plain": FileMetadata(SHA, SHA, 7), "odd": FileMetadata(SHA, SHA256, 5)}
     assert [(path, str(error)) for path, error in failed.items()] == [("refused", "no")]
@@ -198,7 +198,9 @@ def test_metadata_are_asked_for_by_several_threads_at_once(monkeypatch: pytest.M
         return FileMetadata(revision, SHA256, 5)
 
     monkeypatch.setattr(Repository, "metadata", metadata)
-    known, failed = repository().complete({str(i): ListedFile(1, "?") for i in range(4)}, SHA, timeout=1)
+    known, failed = repository().complete_metadata(
+        {str(i): ListedFile(1, "?") for i in range(4)}, SHA, timeout=1
+    )
     assert len(known) == 4
     assert failed == {}
 
@@ -208,13 +210,13 @@ def test_what_a_file_is_confirmed_by_is_asked_for_once(
 ) -> None:
     asked: list[list[str]] = []
 
-    def single_files(self: Repository, paths: list[str], commit: str) -> dict[str, ListedFile]:
+    def paths_info(self: Repository, paths: list[str], commit: str) -> dict[str, ListedFile]:
         asked.append(paths)
         if len(asked) == 1:
             raise error_of(503)
         return {"a": ListedFile(7, SHA)}
 
-    monkeypatch.setattr(Repository, "single_files", single_files)
+    monkeypatch.setattr(Repository, "paths_info", paths_info)
     file = repository().remote_file("a", FileMetadata(SHA, "d" * 40, 7))
     assert file.digest_is_etag
     confirm = file.confirm

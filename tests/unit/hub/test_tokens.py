@@ -48,11 +48,11 @@ def test_huggingface_hubs_client_takes_nothing_secret_elsewhere_for_us(redirecti
 
 def test_a_mirrors_http_may_lead_to_its_https(monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = []
-    monkeypatch.setattr(tokens, "get_session", lambda: allowed.append(tokens._origins_asked.get()))
-    with tokens.asking("http://mirror.test"):
+    monkeypatch.setattr(tokens, "get_session", lambda: allowed.append(tokens._allowed_origins.get()))
+    with tokens.protect_secrets("http://mirror.test"):
         tokens.get_session()
     assert {"http://mirror.test:80", "https://mirror.test:443"} <= allowed[-1]
-    with tokens.asking("http://mirror.test:8080"):
+    with tokens.protect_secrets("http://mirror.test:8080"):
         tokens.get_session()
     assert not {"https://mirror.test:443", "https://mirror.test:8080"} & allowed[-1]
 
@@ -65,8 +65,8 @@ def test_what_a_body_needs_stays_with_it_wherever_it_goes() -> None:
         "Authorization": "secret",
     }
     request = http.Request("POST", "http://thief.test/", headers=headers, content=b"{}")
-    with tokens.asking(ENDPOINT):
-        tokens._keep_at_home(request)
+    with tokens.protect_secrets(ENDPOINT):
+        tokens._strip_secrets(request)
     assert {"content-type", "content-length"} <= set(request.headers)
     assert "secret" not in repr(request.headers.raw)
 

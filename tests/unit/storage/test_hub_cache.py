@@ -37,7 +37,7 @@ def test_the_pointer_of_a_commit_that_moved_on_leads_to_its_new_bytes(
 
 
 def test_nothing_is_noted_as_missing_of_a_commit_that_may_move_on(folder: RepoFolder) -> None:
-    folder.remember_missing("main", "x")
+    folder.note_absent("main", "x")
     assert not (Path(folder.root) / ".no_exist").exists()
 
 
@@ -172,8 +172,8 @@ def test_a_ref_is_written_only_when_it_changes(folder: RepoFolder) -> None:
 
 
 def test_a_missing_file_is_remembered(folder: RepoFolder) -> None:
-    folder.remember_missing(COMMIT, "sub/nope.json")
-    folder.remember_missing(COMMIT, "sub/nope.json")
+    folder.note_absent(COMMIT, "sub/nope.json")
+    folder.note_absent(COMMIT, "sub/nope.json")
     assert (Path(folder.root) / ".no_exist" / COMMIT / "sub" / "nope.json").read_bytes() == b""
 
 
@@ -181,7 +181,7 @@ def test_a_missing_file_that_cannot_be_remembered_is_only_logged(
     folder: RepoFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     (Path(folder.root) / ".no_exist").write_text("in the way")
-    folder.remember_missing(COMMIT, "nope")
+    folder.note_absent(COMMIT, "nope")
     assert "nope" in caplog.text
 
 
@@ -212,5 +212,5 @@ def test_a_marker_is_not_made_through_a_link(folder: RepoFolder, tmp_path: Path)
     marker = Path(folder.root) / ".no_exist" / COMMIT / "a.json"
     marker.parent.mkdir(parents=True)
     marker.symlink_to(tmp_path / "elsewhere")
-    folder.remember_missing(COMMIT, "a.json")
+    folder.note_absent(COMMIT, "a.json")
     assert not (tmp_path / "elsewhere").exists()
