@@ -23,6 +23,7 @@ import functools
 import importlib
 import inspect
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 from huggingface_hub import constants
 
@@ -39,11 +41,11 @@ from hf_haul.hub.bars import bars_of_one_file
 from hf_haul.hub.call_options import CallOptions, raise_all
 from hf_haul.hub.client_network import add_client_headers, client_network
 from hf_haul.hub.metadata import digest_from_etag
-from hf_haul.hub.repository import confirmation
+from hf_haul.hub.repository import Repository
 from hf_haul.hub.tokens import may_follow_with_token, trusted_origins
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import HandedOverDestination
-from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
+from hf_haul.task import Digest, DownloadPriority, FileRequest, RemoteFile
 from hf_haul.urls import origin_of
 
 __all__ = ["Acceleration", "AccelerationWarning", "accelerate"]
@@ -61,6 +63,11 @@ _PARAMETERS: Final = (
     "incomplete_path", "destination_path", "url_to_download", "headers", "expected_size", "filename",
     "force_download", "etag", "xet_file_data", "tqdm_class",
 )  # fmt: skip
+
+#: The path of a file's URL, as ``hf_hub_url`` makes it.
+_RESOLVED: Final = re.compile(
+    r"/(?:(?P<kind>datasets|spaces|kernels)/)?(?P<repo_id>[^/?#]+(?:/[^/?#]+)?)/resolve/(?P<revision>[^/?#]+)/(?P<path>[^?#]+)"
+)
 
 
 class AccelerationWarning(UserWarning):
@@ -256,6 +263,24 @@ def _add_client_headers(url: str, headers: dict[str, str]) -> Mapping[str, str]:
     return add_client_headers(url, headers) if at_home else headers
 
 
+def _confirmation(url: str, headers: dict[str, str]) -> Callable[[], Digest | None] | None:
+    """Return what asks for the digest of the file at a URL; ``None`` where the URL does not name a repository's file.
+
+    Args:
+        url: Where it is downloaded from.
+        headers: Sent with the question.
+    """
+    base = constants.ENDPOINT.rstrip("/")
+    if not url.startswith(f"{base}/"):
+        base = "/".join(url.split("/", 3)[:3])
+    match = _RESOLVED.fullmatch(url[len(base) :])
+    if match is None:
+        return None
+    repo_type = (match["kind"] or "models")[:-1]
+    repository = Repository(match["repo_id"], repo_type, endpoint=base, token=False, headers=headers)
+    return repository.confirmation(unquote(match["path"]), unquote(match["revision"]))
+
+
 def _download(
     options: CallOptions,
     *,
@@ -289,7 +314,7 @@ def _download(
             xet_hash=None if xet_file_data is None else xet_file_data.file_hash,
             announced_by="huggingface_hub",
             digest_is_etag=True,
-            confirm=confirmation(url_to_download, headers),
+            confirm=_confirmation(url_to_download, headers),
         ),
         destination=HandedOverDestination(destination_path, incomplete_path),
         fresh=force_download,

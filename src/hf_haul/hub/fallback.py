@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from huggingface_hub.errors import (
+    FileMetadataError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 
-__all__ = ["HubUnreachable", "detach_tracebacks", "is_refusal"]
+from hf_haul.hub.asking import is_not_served
+
+__all__ = ["HubUnreachable", "detach_tracebacks", "file_error", "snapshot_error"]
 
 
 def detach_tracebacks(error: BaseException) -> None:
@@ -32,7 +37,48 @@ class HubUnreachable(Exception):  # noqa: N818  not an error of its own: it carr
         self.commit = commit
 
 
-def is_refusal(error: Exception) -> bool:
+def snapshot_error(error: Exception) -> Exception:
+    """Return what upstream raises when neither the Hub nor the cache has a snapshot.
+
+    Args:
+        error: Why the Hub cannot be asked; returned itself where the caller has to see it.
+    """
+    if isinstance(error, OfflineModeIsEnabled):
+        return LocalEntryNotFoundError(
+            "Cannot find an appropriate cached snapshot folder for the specified revision on the local disk and "
+            "outgoing traffic has been disabled. To enable repo look-ups and downloads online, set "
+            "'HF_HUB_OFFLINE=0' as environment variable."
+        )
+    if _is_refusal(error):
+        return error
+    return LocalEntryNotFoundError(
+        f"Got: {type(error).__name__}: {error}"
+        "\nAn error happened while trying to locate the files on the Hub, and we cannot find the appropriate"
+        " snapshot folder for the specified revision on the local disk. Please check your internet connection"
+        " and try again."
+    )
+
+
+def file_error(error: Exception) -> Exception:
+    """Return what upstream raises when neither the Hub nor the cache has a file.
+
+    Args:
+        error: Why the Hub cannot be asked; returned itself where the caller has to see it.
+    """
+    if _is_refusal(error):
+        return error
+    if isinstance(error, FileMetadataError):
+        return LocalEntryNotFoundError(f"{error} We also cannot find the requested files in the local cache.")
+    if is_not_served(error):
+        return LocalEntryNotFoundError(f"{error}\nWe also cannot find the file in the local cache.")
+    return LocalEntryNotFoundError(
+        "An error happened while trying to locate the file on the Hub and we cannot find the requested files"
+        " in the local cache. Please check your connection and try again or make sure your Internet connection"
+        " is on."
+    )
+
+
+def _is_refusal(error: Exception) -> bool:
     """Whether the Hub answered and its answer is what the caller has to see."""
     return isinstance(error, RepositoryNotFoundError) or (
         isinstance(error, HfHubHTTPError) and error.response.status_code == 401

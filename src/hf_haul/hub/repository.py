@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import unquote
 
 from huggingface_hub import HfApi, RepoFile, constants, file_download, hf_hub_url
 from huggingface_hub.errors import (
@@ -60,7 +58,7 @@ from hf_haul.task import RemoteFile
 from hf_haul.threads import in_threads
 from hf_haul.urls import redact
 
-__all__ = ["Repository", "confirmation"]
+__all__ = ["Repository"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +68,6 @@ T = TypeVar("T")
 _ASKING_THREADS: Final = 8
 #: Files asked about in one request. The Hub takes a thousand; mirrors ask it for one after the other.
 _PATHS_AT_ONCE: Final = 100
-#: The path of a file's URL, as ``hf_hub_url`` makes it.
-_RESOLVED: Final = re.compile(
-    r"/(?:(?P<kind>datasets|spaces|kernels)/)?(?P<repo_id>[^/?#]+(?:/[^/?#]+)?)/resolve/(?P<revision>[^/?#]+)/(?P<path>[^?#]+)"
-)
 
 
 def _siblings(info: Any) -> frozenset[str]:
@@ -451,13 +445,17 @@ class Repository:
             network=client_network(),
             announced_by=redact(self.base),
             digest_is_etag=not metadata.listed,
-            confirm=None if metadata.listed or self.is_hub else _Confirmation(self, path, metadata.commit),
+            confirm=None if metadata.listed else self.confirmation(path, metadata.commit),
         )
 
     @property
     def is_hub(self) -> bool:
         """Whether this is the Hub itself, whose etags are what they look like."""
         return is_hub(self.base)
+
+    def confirmation(self, path: str, revision: str) -> Callable[[], Digest | None] | None:
+        """Return what asks for the digest of a file, as ``RemoteFile.confirm`` does; ``None`` where its etag is the digest."""
+        return None if self.is_hub else _Confirmation(self, path, revision)
 
     def explain(self, path: str, commit: str, error: BaseException) -> BaseException:
         """The error that huggingface_hub raises for what a server said when it refused a file.
@@ -496,29 +494,3 @@ class _Confirmation:
             logger.debug("No listing to tell the digest of %s: %s", self._path, error)
             return None
         return None if entry is None else entry.digest
-
-
-def confirmation(url: str, headers: dict[str, str]) -> Callable[[], Digest | None] | None:
-    """Asks what the digest of the file at ``url`` is, as ``RemoteFile.confirm`` does.
-
-    Args:
-        url: Where it is downloaded from.
-        headers: Sent with the question.
-
-    Returns:
-        ``None`` where the URL does not say which file of which repository it is, or where it is the Hub's own.
-    """
-    base = constants.ENDPOINT.rstrip("/")
-    if not url.startswith(f"{base}/"):
-        base = "/".join(url.split("/", 3)[:3])
-    match = _RESOLVED.fullmatch(url[len(base) :])
-    if match is None:
-        return None
-    repository = Repository(
-        match["repo_id"], (match["kind"] or "models")[:-1], endpoint=base, token=False, headers=headers
-    )
-    return (
-        None
-        if repository.is_hub
-        else _Confirmation(repository, unquote(match["path"]), unquote(match["revision"]))
-    )

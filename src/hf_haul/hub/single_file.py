@@ -26,7 +26,6 @@ from hf_haul.cancellation import CancelToken
 from hf_haul.hub.asking import (
     UNREACHABLE,
     ProxyError,
-    is_not_served,
     is_offline,
     is_transient,
     patient_timeout,
@@ -41,7 +40,7 @@ from hf_haul.hub.call_options import (
     effective_etag_timeout,
     raise_all,
 )
-from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks, is_refusal
+from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks, file_error
 from hf_haul.hub.local_dir import reuse_file
 from hf_haul.hub.metadata import FileMetadata, is_commit, metadata_from_listing
 from hf_haul.hub.repository import Repository
@@ -325,7 +324,11 @@ class _File:
                     return self._head(folder, patient=True)
                 except HubUnreachable as again:
                     error = again.error
-        verdict = self._verdict(error)
+        verdict = (
+            ValueError("Force download failed due to the above error.")
+            if self.force_download
+            else file_error(error)
+        )
         if verdict is error:
             raise error
         raise verdict from error
@@ -347,24 +350,6 @@ class _File:
         except _NO_METADATA as error:
             detach_tracebacks(error)
             raise HubUnreachable(error, None) from None
-
-    def _verdict(self, error: Exception) -> Exception:
-        """What upstream raises when neither the Hub nor the cache has the file."""
-        if self.force_download:
-            return ValueError("Force download failed due to the above error.")
-        if is_refusal(error):
-            return error
-        if isinstance(error, FileMetadataError):
-            return LocalEntryNotFoundError(
-                f"{error} We also cannot find the requested files in the local cache."
-            )
-        if is_not_served(error):
-            return LocalEntryNotFoundError(f"{error}\nWe also cannot find the file in the local cache.")
-        return LocalEntryNotFoundError(
-            "An error happened while trying to locate the file on the Hub and we cannot find the requested files"
-            " in the local cache. Please check your connection and try again or make sure your Internet connection"
-            " is on."
-        )
 
     def _upstream(self, *, local_files_only: bool) -> str | DryRunFileInfo:
         repository = self.repository

@@ -1,4 +1,7 @@
-"""``snapshot_download``: huggingface_hub's function on our engine."""
+"""``snapshot_download``: huggingface_hub's function on our engine.
+
+A third of the file is the signature, which type checkers need three times, and what its arguments mean.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ from huggingface_hub.errors import (
     DryRunError,
     IncompleteSnapshotError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
@@ -44,7 +46,7 @@ from hf_haul.hub.call_options import (
     effective_etag_timeout,
     raise_all,
 )
-from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks, is_refusal
+from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks, snapshot_error
 from hf_haul.hub.listing import is_partial
 from hf_haul.hub.local_dir import is_current, reuse_files
 from hf_haul.hub.metadata import FileMetadata, ListedFile, is_commit
@@ -428,20 +430,10 @@ class _Snapshot:
             raise DryRunError(*found.args) from error
         except LocalEntryNotFoundError:
             pass
-        if isinstance(error, OfflineModeIsEnabled):
-            raise LocalEntryNotFoundError(
-                "Cannot find an appropriate cached snapshot folder for the specified revision on the local disk and "
-                "outgoing traffic has been disabled. To enable repo look-ups and downloads online, set "
-                "'HF_HUB_OFFLINE=0' as environment variable."
-            ) from error
-        if is_refusal(error):
+        verdict = snapshot_error(error)
+        if verdict is error:
             raise error
-        raise LocalEntryNotFoundError(
-            f"Got: {type(error).__name__}: {error}"
-            "\nAn error happened while trying to locate the files on the Hub, and we cannot find the appropriate"
-            " snapshot folder for the specified revision on the local disk. Please check your internet connection"
-            " and try again."
-        ) from error
+        raise verdict from error
 
     def _upstream(self, *, local_files_only: bool, revision: str | None = None) -> str | list[DryRunFileInfo]:
         repository = self.repository
