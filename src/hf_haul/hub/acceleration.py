@@ -1,20 +1,17 @@
 """Give code that calls huggingface_hub our engine, without changing it.
 
-Libraries import ``hf_hub_download`` and ``snapshot_download`` by name, long before anybody can replace them. But
-whoever calls them, each file's bytes come in through one function of ``huggingface_hub.file_download``, which looks it
-up when it needs it: ``_download_to_tmp_and_move``. That is what we replace. Which file to fetch, from where, the cache, its
-links, the errors and the bars all stay upstream's; what changes is how the bytes come: over several connections, resumed
-after a kill, verified, under one bandwidth limit.
+Libraries import ``hf_hub_download`` and ``snapshot_download`` by name, long before anybody can replace them. But all
+files are downloaded by one function that ``huggingface_hub.file_download`` looks up at each call:
+``_download_to_tmp_and_move``. This module replaces it. Which file to fetch, from where, the cache, its links, the errors and
+the bars stay upstream's; bytes come over several connections, resumed after a kill, verified, under one bandwidth limit.
 
-Besides, where a redirect of a file's metadata may take the token is judged as we judge it, by origin: huggingface_hub 1.x
-takes it to any port of the same host.
+It also replaces the check of whether a redirect may carry the token, by ours, which compares origins: huggingface_hub 1.x
+carries it to any port of the same host.
 
-What does not pass there stays as it was: reads through ``HfFileSystem`` (``haul://`` is for them), and how upstream
-behaves on Ctrl+C, which is to let files in flight come to their end.
+Unchanged are reads through ``HfFileSystem`` (use ``haul://``), and that upstream finishes files in flight on Ctrl+C.
 
-The function is private, so its parameters are checked first. A huggingface_hub in which they differ is left as it is, with
-a warning. Files that hf_xet would fetch come over HTTP too; being no Xet downloads, they are kept out of the blob
-store that repositories share.
+The function is private, so its parameters are checked first: a huggingface_hub in which they differ stays as it is, with
+a warning. Files that hf_xet would fetch come over HTTP, too, and are not published to the blob store that repositories share.
 """
 
 from __future__ import annotations
@@ -35,6 +32,7 @@ from urllib.parse import unquote
 
 from huggingface_hub import constants
 
+from hf_haul.digests import Digest
 from hf_haul.forks import renew_after_fork
 from hf_haul.hub.asking import explain
 from hf_haul.hub.bars import bars_of_one_file
@@ -45,7 +43,7 @@ from hf_haul.hub.repository import Repository
 from hf_haul.hub.tokens import may_follow_with_token, trusted_origins
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import HandedOverDestination
-from hf_haul.task import Digest, DownloadPriority, FileRequest, RemoteFile
+from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 from hf_haul.urls import origin_of
 
 __all__ = ["Acceleration", "AccelerationWarning", "accelerate"]
@@ -56,9 +54,9 @@ _MODULE: Final = "huggingface_hub.file_download"
 _HTTP_MODULE: Final = "huggingface_hub.utils._http"
 _DOWNLOAD_FUNCTION: Final = "_download_to_tmp_and_move"
 _SHARE_FUNCTION: Final = "publish_blob_to_shared_store"
-#: Says of a redirect whether it is followed, with the token; looked up in both modules.
+#: Whether a redirect is followed with the token; looked up in both modules.
 _REDIRECT_CHECK: Final = "_is_same_or_hub_host"
-#: What we were written for. Any other parameters may mean rules that we do not know.
+#: The parameters that we know. Others may mean other rules.
 _PARAMETERS: Final = (
     "incomplete_path", "destination_path", "url_to_download", "headers", "expected_size", "filename",
     "force_download", "etag", "xet_file_data", "tqdm_class",
@@ -76,7 +74,7 @@ class AccelerationWarning(UserWarning):
 
 @dataclass(frozen=True)
 class _Replacement:
-    """One function of upstream's, and what stands in its place while we are installed."""
+    """One function of upstream's, and its replacement."""
 
     module: Any
     name: str
@@ -85,15 +83,15 @@ class _Replacement:
 
 
 class Acceleration:
-    """Has every download of huggingface_hub in this process run on our engine, for a block or until further notice.
+    """Runs every download of huggingface_hub in this process on our engine, for a block or until uninstalled.
 
     Works for code that imported huggingface_hub before: ``transformers``, ``datasets``, ``diffusers``:
 
         with hf_haul.accelerate():
             tokenizer = AutoTokenizer.from_pretrained("org/model")
 
-    Locking: ``_lock`` guards who asked for it and what is in place; it is held while functions are exchanged, never
-    while one runs.
+    Locking: ``_lock`` guards the options and the replacements; it is held while functions are exchanged, never while
+    one runs.
     """
 
     def __init__(self) -> None:
@@ -123,14 +121,14 @@ class Acceleration:
         manager: ParallelDownloadManager | None = None,
         priority: DownloadPriority = DownloadPriority.NORMAL,
     ) -> Iterator[bool]:
-        """Accelerate for the length of a block, in all threads.
+        """Accelerate all threads for a block.
 
         Args:
             manager: The manager to use; a process-wide one by default.
             priority: Urgency of these downloads among all of the manager.
 
         Yields:
-            Whether it is done; see :meth:`install`.
+            Whether downloads are accelerated; see :meth:`install`.
 
         Warns:
             AccelerationWarning: huggingface_hub was left as it is.
@@ -155,7 +153,7 @@ class Acceleration:
             priority: Urgency of these downloads among all of the manager.
 
         Returns:
-            Whether it was done. ``False``, after a warning, if this huggingface_hub has no place for it.
+            Whether downloads are accelerated; ``False``, after a warning, if this huggingface_hub has other functions.
 
         Warns:
             AccelerationWarning: huggingface_hub was left as it is.
@@ -165,8 +163,8 @@ class Acceleration:
     def uninstall(self) -> None:
         """Undo the last :meth:`install` in force; the last of all gives huggingface_hub its functions back.
 
-        Does nothing if nothing is installed. A function that somebody else put over ours stays, and ours
-        below it hands everything on.
+        Does nothing if nothing is installed. A function that somebody else put over ours stays; ours then calls the
+        original.
         """
         with self._lock:
             latest = self._options[-1:]
@@ -191,21 +189,21 @@ class Acceleration:
                 self._restore()
 
     def _replace(self) -> str | None:
-        """Put ours in place; or return why not."""
+        """Replace upstream's functions; or return why not."""
         module = importlib.import_module(_MODULE)
-        seam = getattr(module, _DOWNLOAD_FUNCTION, None)
-        parameters = () if seam is None else tuple(inspect.signature(seam).parameters)
-        if seam is None or parameters != _PARAMETERS:
+        function = getattr(module, _DOWNLOAD_FUNCTION, None)
+        parameters = () if function is None else tuple(inspect.signature(function).parameters)
+        if function is None or parameters != _PARAMETERS:
             found = (
                 f"has no {_DOWNLOAD_FUNCTION}"
-                if seam is None
+                if function is None
                 else f"has {_DOWNLOAD_FUNCTION}({', '.join(parameters)})"
             )
             return (
                 f"this huggingface_hub cannot be accelerated and stays as it is: it {found}. "
                 "hf_haul.snapshot_download and hf_haul.hf_hub_download work all the same."
             )
-        self._patch(module, _DOWNLOAD_FUNCTION, self._replace_download(seam))
+        self._patch(module, _DOWNLOAD_FUNCTION, self._replace_download(function))
         store = getattr(module, _SHARE_FUNCTION, None)
         if store is not None:
             self._patch(module, _SHARE_FUNCTION, self._replace_sharing(store))
@@ -257,10 +255,10 @@ accelerate: Final = Acceleration()
 
 
 def _add_client_headers(url: str, headers: dict[str, str]) -> Mapping[str, str]:
-    """The headers, with those of the user's own client if the URL is the Hub's and not a storage's."""
+    """Return the headers, with those of the user's own client if the URL is the Hub's and not a storage's."""
     # Upstream has taken the token off where it is not; and without one only the endpoint in use is known.
-    at_home = "authorization" in headers or origin_of(url) in trusted_origins(constants.ENDPOINT)
-    return add_client_headers(url, headers) if at_home else headers
+    is_own = "authorization" in headers or origin_of(url) in trusted_origins(constants.ENDPOINT)
+    return add_client_headers(url, headers) if is_own else headers
 
 
 def _confirmation(url: str, headers: dict[str, str]) -> Callable[[], Digest | None] | None:
@@ -295,7 +293,7 @@ def _download(
     xet_file_data: Any = None,
     tqdm_class: Any = None,
 ) -> None:
-    """What upstream's function does, on our engine: bring a file to its place, whole and verified."""
+    """Download and verify a file on our engine, in place of upstream's function."""
     if destination_path.exists() and not force_download:
         return
     counter = getattr(constants, "X_HF_DOWNLOAD_COUNTER", None)

@@ -1,4 +1,4 @@
-"""huggingface_hub's own API, with an end to every wait, and with errors that name an answer that is none of a Hub."""
+"""huggingface_hub's own API, with a timeout for every request, and errors that name an answer no Hub sends."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["HubApi", "entry_of"]
 
 
 class HubApi(HfApi):
-    """huggingface_hub's own API, which ends every wait, and whose errors name an answer that is none of a Hub."""
+    """huggingface_hub's own API, with a timeout for every request and errors that name a malformed answer."""
 
     def repo_info(self, repo_id: str, **options: Any) -> Any:
-        """As in huggingface_hub."""
+        """As in huggingface_hub, but with a timeout."""
         if options.get("timeout") is None:  # for ever
             options["timeout"] = patient_timeout()
         with protect_secrets(self.endpoint), explain_misreads(f"{redact(self.endpoint)}/{repo_id}"):
@@ -41,7 +41,7 @@ class HubApi(HfApi):
         repo_type: str | None = None,
         token: str | bool | None = None,
     ) -> list[RepoFile | ListedFolder]:
-        """As in huggingface_hub, which waits for ever."""
+        """As in huggingface_hub, but with a timeout and a bounded answer."""
         url = f"{self.endpoint}/api/{repo_type or constants.REPO_TYPE_MODEL}s/{repo_id}/paths-info"
         url = f"{url}/{quote(revision or constants.DEFAULT_REVISION, safe='')}"
         data = {"paths": [paths] if isinstance(paths, str) else paths, "expand": expand}
@@ -50,14 +50,14 @@ class HubApi(HfApi):
             raise_for_status(response)
         with explain_misreads(redact(url)):
             page = response.json()
-        fault = page_problem(page)
-        if fault is not None:
-            raise BadListingError(url, fault)
+        problem = page_problem(page)
+        if problem is not None:
+            raise BadListingError(url, problem)
         return [entry_of(url, item) for item in page]
 
 
 def entry_of(url: str, item: dict[str, Any]) -> RepoFile | ListedFolder:
-    """An entry of a listing as huggingface_hub has it.
+    """Return an entry of a listing as huggingface_hub has it.
 
     Raises:
         BadAnswerError: Something in it is not what a Hub sends.

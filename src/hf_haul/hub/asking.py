@@ -1,4 +1,4 @@
-"""Asking the Hub: which errors will pass, how often and after what wait the question is asked again, what an answer means."""
+"""Requests to the Hub: which errors are transient, how often and after what delay a request is repeated."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ httpx: Any = importlib.import_module(
     ).__module__.partition(".")[0]
 )
 ProxyError: type[Exception] = httpx.ProxyError
-#: What huggingface_hub takes for "the Hub cannot be asked, look into the cache"; a ProxyError is none of it.
+#: Errors after which huggingface_hub looks into the cache. A ProxyError is not one of them.
 UNREACHABLE: Final[tuple[type[Exception], ...]] = (
     httpx.ConnectError,
     httpx.TimeoutException,
     OfflineModeIsEnabled,
     HfHubHTTPError,
 )
-#: What comes out where an answer is read that is none of a Hub: of other types, without what it must have, nested for ever.
+#: What parsing raises for an answer that no Hub sends: wrong types, missing fields, endless nesting.
 _MISREAD_ERRORS: Final[tuple[type[Exception], ...]] = (
     ArithmeticError,
     AssertionError,
@@ -81,17 +81,18 @@ _MISREAD_ERRORS: Final[tuple[type[Exception], ...]] = (
     httpx.DecodingError,
     httpx.InvalidURL,
 )
+#: What may be raised where a listing is asked for.
 LISTING_ERRORS: Final[tuple[type[Exception], ...]] = (*UNREACHABLE, FileMetadataError, *_MISREAD_ERRORS)
-#: Connections that could not be made, or that broke.
+#: A connection was refused, or broke.
 _CONNECTION_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.NetworkError, httpx.RemoteProtocolError)
 _TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.TimeoutException, *_CONNECTION_ERRORS)
 _TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
-#: Seconds that a request about metadata may take once we know that only the Hub can help, see :func:`patient_timeout`.
-#: A source that takes a minute to answer still does.
+#: Seconds that a metadata request may take when the cache cannot answer it, see :func:`patient_timeout`: enough for a
+#: source that needs a minute.
 PATIENT_TIMEOUT: Final = 75.0
-#: Seconds between attempts where the Hub names no time, as huggingface_hub waits.
+#: Seconds between attempts without a ``Retry-After``: huggingface_hub's.
 _WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
-#: Headers that no longer hold for a body that was decoded, or cut after its first bytes.
+#: Headers that are wrong for a decoded or truncated body.
 BODY_HEADERS: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _LISTING_UNKNOWN: Final = "ListingUnknown"
 _ENTRY_NOT_SERVED: Final = "EntryNotServed"
@@ -104,26 +105,26 @@ def is_offline() -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed a little later."""
+    """Whether the same request may succeed a little later."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _TRANSIENT_STATUSES
     return isinstance(error, _TRANSIENT_ERRORS)
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether the Hub is there, but not able to answer right now. One that cannot be reached is not."""
+    """Whether the Hub is reachable, but cannot answer right now."""
     if isinstance(error, httpx.ConnectTimeout):
         return False
     return is_transient(error) and isinstance(error, (HfHubHTTPError, httpx.TimeoutException))
 
 
 def is_listing_unknown(error: BaseException) -> bool:
-    """Whether a server that has some of a commit's files says that it was never told which files there are."""
+    """Whether a ``hf-haul serve`` has some files of a commit, but no listing of it."""
     return _error_code(error) == _LISTING_UNKNOWN
 
 
 def is_not_served(error: BaseException) -> bool:
-    """Whether a server that has some of a commit's files says that it lacks this one, which there may be elsewhere."""
+    """Whether a ``hf-haul serve`` has some files of a commit, but not this one, which may exist elsewhere."""
     return _error_code(error) == _ENTRY_NOT_SERVED
 
 
@@ -142,7 +143,7 @@ class BadAnswerError(FileMetadataError):
 
 
 def raise_for_status(response: Any) -> None:
-    """Raise huggingface_hub's error for an answer that refuses, also where it cannot read what the answer says of it."""
+    """Raise huggingface_hub's error for a refused request, even if huggingface_hub cannot parse the reason."""
     try:
         hf_raise_for_status(response)
     except HfHubHTTPError:
@@ -157,10 +158,13 @@ def raise_for_status(response: Any) -> None:
 
 @contextmanager
 def explain_misreads(what: str) -> Iterator[None]:
-    """Have an answer that is none of a Hub end in an error that names it.
+    """Turn what parsing an answer raises into an error that names the answer.
+
+    Args:
+        what: The answer's subject, for the message.
 
     Raises:
-        BadAnswerError: It was read, and something was amiss.
+        BadAnswerError: The answer is not what a Hub sends.
     """
     try:
         yield
@@ -168,26 +172,26 @@ def explain_misreads(what: str) -> Iterator[None]:
         HaulError,
         HFValidationError,
         json.JSONDecodeError,
-    ):  # the last may be a captive portal's, and pass
+    ):  # the last may be a captive portal's page
         raise
     except _MISREAD_ERRORS as error:
         raise BadAnswerError(what, error) from error
 
 
 def patient_timeout() -> float:
-    """Seconds that the Hub may take to answer where only it can help: what ``HF_HUB_ETAG_TIMEOUT`` says, if it is set."""
+    """Return the timeout in seconds of requests that the cache cannot answer: ``HF_HUB_ETAG_TIMEOUT``, where set."""
     if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:
         return float(constants.HF_HUB_ETAG_TIMEOUT)
     return PATIENT_TIMEOUT
 
 
 def explain(error: BaseException, url: str, path: str = "") -> BaseException:
-    """The error that huggingface_hub raises for what a server said when it refused ``url``.
+    """Return the error that huggingface_hub raises when a server refuses ``url`` in this way.
 
     Args:
         error: What the engine raised.
         url: What was asked for.
-        path: The file's name, which a storage does not know, and so says nothing of it.
+        path: The file's name, added to the message where the server did not name it.
 
     Returns:
         huggingface_hub's error, or ``error`` itself if it is about anything but a refusal.
@@ -218,26 +222,26 @@ def retry_busy(
     what: str = "a repository",
     cancel_token: CancelToken | None = None,
 ) -> T:
-    """Ask until there is an answer, an error that will not pass, or no attempt left.
+    """Ask, and repeat after transient errors until the attempts run out.
 
-    A Hub that is busy is waited for, as long as it says and as ``ServerWaits`` allows; one that lets every question time out
-    is asked twice only, because each takes long enough.
+    Obeys ``Retry-After`` as far as ``ServerWaits`` allows. Repeats a request that timed out only once, because each
+    attempt takes long enough.
 
     Args:
-        ask: The question.
-        patient: Whether to ask again, too, where no connection is to be had at all.
+        ask: Makes the request.
+        patient: Whether to repeat after a refused connection, too.
         what: What is asked about, for messages.
         cancel_token: Ends the waits; a thread that Ctrl+C does not reach needs one.
     """
-    return _ask(ask, busy=True, patient=patient, what=what, cancel_token=cancel_token)
+    return _retry(ask, busy=True, patient=patient, what=what, cancel_token=cancel_token)
 
 
 def retry_broken(ask: Callable[[], T], what: str) -> T:
-    """Ask again where a connection broke, or where the answer is somebody's web page: a captive portal's, for instance."""
-    return _ask(ask, busy=False, patient=False, what=what, cancel_token=None)
+    """Ask, and repeat after a broken connection or an answer that is not JSON: a captive portal's page, for instance."""
+    return _retry(ask, busy=False, patient=False, what=what, cancel_token=None)
 
 
-def _ask(
+def _retry(
     ask: Callable[[], T], *, busy: bool, patient: bool, what: str, cancel_token: CancelToken | None
 ) -> T:
     ask = partial(descriptors.patiently, ask, None if cancel_token is None else cancel_token.check)
@@ -252,7 +256,7 @@ def _ask(
         except HfHubHTTPError as error:
             if not busy or not is_busy(error):
                 raise
-            granted = _seconds_until_asked_again(error, wait, server_waits)
+            granted = _retry_delay(error, wait, server_waits)
             if granted is None:
                 raise
             seconds = granted
@@ -269,7 +273,7 @@ def _ask(
             why = type(error).__name__
         logger.warning("%s: asking again in %.0f s", why, seconds)
         _pause(seconds, cancel_token)
-    return _ask_once_more(ask, what)
+    return _last_attempt(ask, what)
 
 
 def _pause(seconds: float, cancel_token: CancelToken | None) -> None:
@@ -279,7 +283,7 @@ def _pause(seconds: float, cancel_token: CancelToken | None) -> None:
         raise HaltedError
 
 
-def _ask_once_more(ask: Callable[[], T], what: str) -> T:
+def _last_attempt(ask: Callable[[], T], what: str) -> T:
     try:
         return ask_once(ask)
     except json.JSONDecodeError as error:
@@ -287,7 +291,7 @@ def _ask_once_more(ask: Callable[[], T], what: str) -> T:
 
 
 def ask_once(ask: Callable[[], T]) -> T:
-    """Ask, with what is logged meanwhile freed of secrets."""
+    """Ask one time, with secrets redacted in what is logged meanwhile."""
     try:
         with redacting():
             return ask()
@@ -296,8 +300,8 @@ def ask_once(ask: Callable[[], T]) -> T:
         raise
 
 
-def _seconds_until_asked_again(error: HfHubHTTPError, wait: float, server_waits: ServerWaits) -> float | None:
-    """What a busy Hub asks for, but never less than without a word; ``None`` if it has had its time."""
+def _retry_delay(error: HfHubHTTPError, wait: float, server_waits: ServerWaits) -> float | None:
+    """Return the seconds to wait for a busy Hub, at least ``wait``; ``None`` once ``ServerWaits`` allows no more."""
     status = error.response.status_code
     asked = parse_retry_after(status, error.response.headers)
     if asked is None:

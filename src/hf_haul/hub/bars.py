@@ -33,18 +33,18 @@ logger = logging.getLogger(__name__)
 
 
 def are_bars_disabled(cls: Any, name: str) -> bool:
-    """Whether huggingface_hub was told to show no bars of this name, and the caller brings none of their own."""
+    """Whether huggingface_hub's bars of this name are disabled, and the caller brings none of their own."""
     cls = cls or hf_tqdm
     ours = isinstance(cls, type) and issubclass(cls, hf_tqdm)
     return ours and bool(are_progress_bars_disabled(name))
 
 
 def make_bar(cls: Any, name: str, **options: Any) -> Any:
-    """A progress bar of the caller's class, or huggingface_hub's with its rules about terminals.
+    """Return a progress bar of the caller's class, or huggingface_hub's with its rules about terminals.
 
     Args:
         cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
-        name: What huggingface_hub's own bars are switched off by.
+        name: The name by which huggingface_hub's own bars are disabled.
         options: What tqdm takes.
     """
     cls = cls or hf_tqdm
@@ -58,17 +58,17 @@ def make_bar(cls: Any, name: str, **options: Any) -> Any:
 MakeBars = Callable[[int, int], Sequence[tuple[str, Any]]]
 #: Seconds between two looks at a running download.
 TICK: Final = 0.1
-#: Seconds that the bars have to say their last word; a blocked terminal must not hold a finished download.
+#: Seconds for the bars to show the final state; a blocked terminal must not hold up a finished download.
 _BAR_GRACE: Final = 1.0
-#: Characters of a path that a bar has room for.
+#: Characters of a path that a bar shows.
 _SHOWN: Final = 40
 
 
 class Bars:
-    """Progress bars over one download, kept by a thread of their own.
+    """Progress bars of one download, updated by their own thread.
 
-    A terminal that blocks, or a slow imitation of tqdm, so never slows the download. An error that a bar of
-    the caller's raises ends the download, as it does upstream; but not the loss of the terminal.
+    So a terminal that blocks, or a slow imitation of tqdm, never slows the download. An error of the caller's bar ends
+    the download, as upstream; the loss of the terminal does not.
     """
 
     def __init__(self, handle: DownloadHandle, make: MakeBars) -> None:
@@ -77,7 +77,7 @@ class Bars:
         self._ended = threading.Event()
         self._error: BaseException | None = None
         self._resumed = 0
-        # Where no thread is to be had, there are no bars.
+        # Without a free thread, there are no bars.
         self._thread = start_daemon(self._run, "hf-haul-bars")
 
     def check(self) -> None:
@@ -86,10 +86,10 @@ class Bars:
             raise self._error
 
     def close(self, grace: float | None = None) -> None:
-        """Show the end and close the bars.
+        """Show the final state and close the bars.
 
         Args:
-            grace: Seconds to wait for them at the most; a second by default.
+            grace: Most seconds to wait for them; one by default.
         """
         self._ended.set()
         if self._thread is not None:
@@ -98,7 +98,7 @@ class Bars:
     def _run(self) -> None:
         try:
             first = self._handle.progress()
-            # A small file may have come over the network before this line.
+            # A small file may have been downloaded before this line.
             self._resumed = initial = _resumed(first)
             bars = self._make(first.bytes_total, initial)
             if all(getattr(bar, "disable", False) is True for _, bar in bars):
@@ -138,15 +138,15 @@ class Bars:
 
 
 def _resumed(now: QueueProgress) -> int:
-    """Bytes that earlier calls left, as far as they have been looked for."""
+    """Return the bytes that earlier calls left, as far as known."""
     return max(0, now.bytes_done - now.bytes_transferred)
 
 
 def shift_bar_start(bar: Any, nbytes: int) -> int:
-    """Have a bar of tqdm's kind start further on: what was found there must not count as speed.
+    """Move the start of a tqdm bar: resumed bytes must not count as speed.
 
     Returns:
-        By how many bytes the bar is further now: none, if it is of another kind, which has to be told in ``update``.
+        The bytes by which the bar moved: 0 for a bar that is not tqdm's and needs an ``update``.
     """
     counters = ("initial", "n", "last_print_n")
     if not all(isinstance(getattr(bar, name, None), int | float) for name in counters):
@@ -160,7 +160,7 @@ def shift_bar_start(bar: Any, nbytes: int) -> int:
 
 
 def bars_of_one_file(cls: Any, path: str, size: int | None) -> MakeBars | None:
-    """The bar that ``hf_hub_download`` shows; ``None`` where bars are switched off.
+    """Return what makes the bar of ``hf_hub_download``; ``None`` where bars are disabled.
 
     Args:
         cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
@@ -187,7 +187,7 @@ def bars_of_one_file(cls: Any, path: str, size: int | None) -> MakeBars | None:
 
 
 def bars_of_a_snapshot(cls: Any, count: int) -> MakeBars | None:
-    """The bars that ``snapshot_download`` shows: files and bytes; ``None`` where they are switched off.
+    """Return what makes the bars of ``snapshot_download``, files and bytes; ``None`` where they are disabled.
 
     Args:
         cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
@@ -214,5 +214,5 @@ def bars_of_a_snapshot(cls: Any, count: int) -> MakeBars | None:
 
 
 def _is_terminal_lost(error: BaseException) -> bool:
-    """Whether a bar failed only because nobody can see it: its pipe was closed, its terminal hung up."""
+    """Whether a bar failed because its pipe was closed or its terminal hung up."""
     return isinstance(error, OSError) or (isinstance(error, ValueError) and "closed file" in str(error))

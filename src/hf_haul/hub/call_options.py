@@ -1,4 +1,4 @@
-"""One call of a public function: its arguments, which manager it uses, and which of its errors goes up."""
+"""One call of a public function: its arguments, its manager, and which of its errors is raised."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 ProgressCallback = Callable[[DownloadProgress], None]
-#: Seconds that a cancelled download has to come to rest before its error goes up, and its bars to be closed.
+#: Seconds for a cancelled download to stop, and for its bars to close, before the error is raised.
 _CANCEL_GRACE: Final = 0.4
 _NOTES: Final = 50
 
@@ -44,7 +44,7 @@ _NOTES: Final = 50
 class CallOptions:
     """What hf-haul adds to the arguments of huggingface_hub's functions.
 
-    Each is checked when it is given, before a call writes anything, and by the name it has there.
+    Checks each argument, by its name there, before a call writes anything.
 
     Attributes:
         priority: Urgency among all downloads of the manager.
@@ -92,12 +92,12 @@ class CallOptions:
 
     @property
     def max_listing(self) -> int | None:
-        """Entries of a listing, at the most, where a manager was given; ``None`` for what the environment says."""
+        """Most entries of a listing, from the manager given; ``None`` for the environment's setting."""
         return None if self.manager is None else self.manager.settings.max_listing
 
     @contextmanager
     def engine(self) -> Iterator[ParallelDownloadManager]:
-        """The manager given, the process-wide one, or one of this call's own."""
+        """Yield the manager given, the process-wide one, or one for this call alone."""
         if self.manager is not None:
             yield self.manager
         elif not self._changes:
@@ -164,7 +164,7 @@ TqdmClass = Any  # upstream accepts any callable that imitates tqdm
 
 
 def checked_repo_type(repo_type: str | None) -> str:
-    """The kind of a repository, a model's by default; an error names those that there are."""
+    """Return the kind of a repository, a model by default; raise ``ValueError`` for an unknown one."""
     if repo_type not in constants.REPO_TYPES_WITH_KERNEL:
         raise ValueError(
             f"Invalid repo type: {repo_type}. Accepted repo types are: {constants.REPO_TYPES_WITH_KERNEL!s}"
@@ -173,12 +173,12 @@ def checked_repo_type(repo_type: str | None) -> str:
 
 
 def absolute_path(path: str | Path) -> str:
-    """A folder that was given, from the root, without ``~`` and links."""
+    """Return an absolute path, without ``~`` and links."""
     return str(Path(path).expanduser().resolve())
 
 
 def effective_etag_timeout(seconds: float) -> float:
-    """The environment's timeout, where one is set: it wins over the argument."""
+    """Return the timeout in seconds: the environment's, where set, else the argument."""
     if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:
         return float(constants.HF_HUB_ETAG_TIMEOUT)
     return seconds

@@ -1,8 +1,8 @@
-"""What the user's own client for huggingface_hub does about the network, for the bytes to do the same.
+"""The proxies and certificates of the user's own huggingface_hub client, for downloads to use as well.
 
-``huggingface_hub.set_client_factory`` is how a company's certificate, its proxies or the lack of them are told to
-huggingface_hub. The client, httpx's or httpx2's, is asked what it would do for an address; nothing of it is used to fetch
-bytes. httpx has no public way to ask for a transport's TLS context and proxy, so what is not as expected is left alone, and said.
+``huggingface_hub.set_client_factory`` is where a company's certificates and proxies are configured. This module asks that
+client, httpx's or httpx2's, how it would reach an address; no bytes are fetched with it. httpx has no public way to ask for
+a transport's TLS context and proxy; what is not as expected is left alone, with a warning.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ClientNetwork:
         known_hooks: Names of hooks that have nothing to do with the network.
 
     Warns:
-        UserWarning: Something of it cannot be carried over to the bytes.
+        UserWarning: Downloads cannot use something of it.
     """
 
     def __init__(self, client: Any, known_hooks: frozenset[str] = frozenset()) -> None:
@@ -60,7 +60,7 @@ class ClientNetwork:
             )
 
     def path_to(self, url: str) -> NetworkPath | None:
-        """What the client would do to ask for a URL; ``None`` where that cannot be told."""
+        """Return how the client reaches a URL; ``None`` if unknown."""
         origin = parse_url(url).origin
         try:
             return self._paths[origin]
@@ -72,7 +72,7 @@ class ClientNetwork:
         return path
 
     def headers_for(self, url: str, own: Mapping[str, str]) -> dict[str, str]:
-        """The headers that a request for a URL goes out with: the client's, then those of the request, then its auth.
+        """Return the headers that the client would send to a URL: its own, the request's, its authentication.
 
         Args:
             url: On the Hub.
@@ -116,7 +116,7 @@ class ClientNetwork:
 
 
 def _plain_class(transport: Any) -> type | None:
-    """The class of httpx itself that a transport is of."""
+    """Return httpx's own transport class that a transport derives from."""
     for cls in type(transport).__mro__:
         if cls.__name__ == "HTTPTransport" and cls.__module__.partition(".")[0] in {"httpx", "httpx2"}:
             return cls
@@ -137,7 +137,7 @@ def _unsupported_by(transport: Any) -> Iterator[str]:
 
 
 def _path_of(transport: Any) -> NetworkPath | None:
-    """What a transport of httpx was made with."""
+    """Return what a transport of httpx was made with."""
     if _plain_class(transport) is None:
         return None
     pool = transport._pool  # noqa: SLF001  see the module's docstring
@@ -185,7 +185,7 @@ def _userinfo(basic: str) -> str:
 
 
 def _copy_context(tls: ssl.SSLContext) -> ssl.SSLContext:
-    """A context that trusts the same; without a client's certificate, which cannot be had out of one."""
+    """Return a context that trusts the same; a client's certificate cannot be copied."""
     copy = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     copy.check_hostname, copy.verify_mode = tls.check_hostname, tls.verify_mode
     trusted = b"".join(tls.get_ca_certs(binary_form=True))
@@ -194,16 +194,16 @@ def _copy_context(tls: ssl.SSLContext) -> ssl.SSLContext:
     return copy
 
 
-#: Hooks of huggingface_hub's client that do nothing about the network.
+#: Request hooks of huggingface_hub and of ours.
 _KNOWN_HOOKS: Final = frozenset({"hf_request_event_hook", "_strip_secrets"})
 _networks: Final[weakref.WeakKeyDictionary[Any, ClientNetwork]] = weakref.WeakKeyDictionary()
 
 
 def client_network() -> ClientNetwork | None:
-    """What the client of the user's own factory does about the network; ``None`` with huggingface_hub's own factory.
+    """Return how the client of the user's own factory reaches the network; ``None`` with huggingface_hub's factory.
 
     Warns:
-        UserWarning: Something of it cannot be carried over to the bytes; once for each client.
+        UserWarning: Downloads cannot use something of it; once for each client.
     """
     upstream = importlib.import_module("huggingface_hub.utils._http")
     factory = getattr(upstream, "_GLOBAL_CLIENT_FACTORY", None)
@@ -217,6 +217,6 @@ def client_network() -> ClientNetwork | None:
 
 
 def add_client_headers(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Headers as the client of the user's own factory would send them to the Hub, its own and its cookies included."""
+    """Return headers as the client of the user's own factory would send them to the Hub, cookies included."""
     network = client_network()
     return headers if network is None else MappingProxyType(network.headers_for(url, headers))

@@ -16,7 +16,7 @@ __all__ = ["HubUnreachable", "detach_tracebacks", "file_error", "snapshot_error"
 
 
 def detach_tracebacks(error: BaseException) -> None:
-    """Drop the frames that an error and its causes keep alive, and with them what callers hold there."""
+    """Drop the tracebacks of an error and its causes, which keep the callers' frames alive."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -29,7 +29,12 @@ def detach_tracebacks(error: BaseException) -> None:
 
 
 class HubUnreachable(Exception):  # noqa: N818  not an error of its own: it carries one
-    """The Hub did not answer; ``commit`` is what was known by then."""
+    """The Hub did not answer.
+
+    Attributes:
+        error: Why.
+        commit: The commit, if it was known by then.
+    """
 
     def __init__(self, error: Exception, commit: str | None) -> None:
         super().__init__(str(error))
@@ -79,7 +84,7 @@ def file_error(error: Exception) -> Exception:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the Hub answered and its answer is what the caller has to see."""
+    """Whether the Hub answered with an error that the caller has to see."""
     return isinstance(error, RepositoryNotFoundError) or (
         isinstance(error, HfHubHTTPError) and error.response.status_code == 401
     )

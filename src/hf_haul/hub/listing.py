@@ -1,4 +1,4 @@
-"""The listing of a repository's files: its pages as the Hub and its mirrors send them, and what can be wrong with them."""
+"""Listings of a repository's files: pages as the Hub and its mirrors send them, checked and bounded."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ __all__ = [
     "tree_url",
 ]
 
-#: Bytes of one page of a listing, as sent and inflated, and seconds that it may take. The Hub sends a thousand entries of a
-#: few hundred bytes each.
+#: Most bytes of one page, compressed and inflated, and most seconds. The Hub sends a thousand entries of a few hundred
+#: bytes each.
 _PAGE_BYTES: Final = 256 * MiB
 _PAGE_SECONDS: Final = 300.0
-#: Bytes that are inflated at a time.
+#: Bytes to inflate at a time.
 _INFLATED: Final = MiB
-#: Pages in a row without an entry that are followed by another.
+#: Most empty pages in a row.
 _EMPTY_PAGES: Final = 100
-#: Of ``hf-haul serve``: what kind of listing this is, and that it knows of a file, or of a listing, that it lacks.
+#: ``partial`` where ``hf-haul serve`` does not have the Hub's own listing.
 _LISTING_HEADER: Final = "X-Haul-Listing"
 
 
@@ -57,25 +57,25 @@ class FileListing(dict[str, ListedFile]):
     """The files of a commit by path.
 
     Attributes:
-        partial: Whether the server said that it is not the Hub's own list; `serve` does so where somebody vouched
-            for what there is.
+        partial: Whether the server said that this is not the Hub's own listing, as ``hf-haul serve`` does where it
+            was told which files there are.
     """
 
     partial = False
 
     def note_headers(self, response: Any) -> None:
-        """Take notice of what an answer's headers say."""
+        """Note whether an answer says that the listing is partial."""
         if str(response.headers.get(_LISTING_HEADER, "")).strip().lower() == "partial":
             self.partial = True
 
 
 def is_partial(listing: Mapping[str, ListedFile]) -> bool:
-    """Whether the server said that a listing is not the Hub's own: it is then good for one call, and is not kept."""
+    """Whether the server said that a listing is not the Hub's own: use it for one call, do not cache it."""
     return isinstance(listing, FileListing) and listing.partial
 
 
 def listed_file(item: Mapping[str, Any]) -> ListedFile | None:
-    """A file of a listing; ``None`` for a folder."""
+    """Return a file of a listing; ``None`` for a folder."""
     if item["type"] != "file":
         return None
     lfs = item.get("lfs")
@@ -89,7 +89,7 @@ def listed_file(item: Mapping[str, Any]) -> ListedFile | None:
 
 
 class SamePageError(FileMetadataError):
-    """A listing that goes in a circle: asked for its next page, it gives one that was there before."""
+    """A mirror that answers with a page it has sent before when asked for the next one."""
 
     def __init__(self, base: str, entries: int, what: str) -> None:
         super().__init__(
@@ -109,14 +109,14 @@ class BadListingError(FileMetadataError):
 
 
 def too_many_entries(url: str, most: int) -> BadListingError:
-    """The error for a listing of more entries than are read at the most."""
+    """Return the error for a listing with more than ``most`` entries."""
     return BadListingError(
         url, f"it has more than {most} entries; HF_HAUL_MAX_LISTING sets how many are read at the most"
     )
 
 
 def tree_url(base: str, repo_type: str, repo_id: str, revision: str, folder: str) -> str:
-    """Where the listing of a folder is asked for."""
+    """Return the URL of the listing of a folder."""
     url = f"{base}/api/{repo_type}s/{repo_id}/tree/{quote(revision, safe='')}"
     return f"{url}/{quote(folder, safe='')}" if folder else url
 
@@ -132,10 +132,10 @@ def tree_pages(
     most: int | None = None,
     on_answer: Callable[[Any], None] | None = None,
 ) -> Iterator[tuple[list[dict[str, Any]], bool]]:
-    """The pages of a listing as the Hub sent them, and of each whether it is the last.
+    """Yield the pages of a listing as the Hub sent them, each with whether it is the last.
 
-    All of them are asked of the same origin. Mirrors pass ``Link`` on as they got it. Followed to the letter it
-    would lead past the mirror, and carry the token to whatever origin it names.
+    Requests all pages from the same origin. Mirrors pass on the Hub's ``Link`` header; followed to the letter, it would
+    bypass the mirror, and carry the token to whatever origin it names.
 
     Args:
         base: The Hub's URL.
@@ -143,13 +143,13 @@ def tree_pages(
         headers: Sent with each request.
         recursive: Whether folders in the folder are listed too.
         expand: Whether to ask for commits and scans too.
-        patient: Whether to try again where no connection is to be had at all.
-        most: Entries that are read at the most; ``None`` for what the settings say.
+        patient: Whether to repeat after a refused connection, too.
+        most: Most entries to read; ``None`` for the setting.
         on_answer: Called with each answer's response.
 
     Raises:
-        SamePageError: There are more pages, but this mirror gives one of them again and again.
-        BadListingError: A page holds something else than a listing, or more than a listing may have.
+        SamePageError: The mirror sends the same page again and again.
+        BadListingError: A page is not a listing, or the listing is too long.
         Exception: huggingface_hub's own errors.
     """
     params: dict[str, Any] | None = {"recursive": recursive, "expand": expand}
@@ -195,14 +195,14 @@ def _page(
     try:
         page = response.json()
     except json.JSONDecodeError:
-        raise  # somebody's web page, perhaps for a moment only
+        raise  # a captive portal's page, perhaps
     except RecursionError:
         raise BadListingError(url, "its JSON is nested too deeply") from None
     except ValueError as error:  # bytes of no encoding, a number of thousands of digits
         raise BadListingError(url, f"{type(error).__name__}: {error}") from None
-    fault = page_problem(page)
-    if fault is not None:
-        raise BadListingError(url, fault)
+    problem = page_problem(page)
+    if problem is not None:
+        raise BadListingError(url, problem)
     return response, page
 
 
@@ -212,7 +212,7 @@ def _get(url: str, *, params: dict[str, Any] | None, headers: dict[str, str]) ->
 
 
 def read_page(url: str, *, headers: dict[str, str], **request: Any) -> Any:
-    """Ask for a page of a listing, and read no more of the answer than a page may have.
+    """Request a page of a listing, and read no more than a page may have.
 
     Args:
         url: Where.
@@ -220,7 +220,7 @@ def read_page(url: str, *, headers: dict[str, str], **request: Any) -> Any:
         request: ``method``, and what else huggingface_hub's client takes.
 
     Raises:
-        BadListingError: It is larger, or takes longer, or is encoded in a way that was not asked for.
+        BadListingError: The page is too large, too slow, or in an encoding that was not asked for.
     """
     headers = {**headers, "Accept-Encoding": "gzip"}  # what can be inflated piece by piece
     deadline = monotonic() + _PAGE_SECONDS
@@ -246,7 +246,7 @@ def read_page(url: str, *, headers: dict[str, str], **request: Any) -> Any:
 
 
 def _inflated(url: str, pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """A body as it was before it was compressed, in pieces of a bounded size."""
+    """Yield a decompressed body in pieces of a bounded size."""
     if encoding.strip().lower() in {"", "identity"}:
         yield from pieces
         return
@@ -267,15 +267,15 @@ def _inflated(url: str, pieces: Iterator[bytes], encoding: str) -> Iterator[byte
 
 
 def page_problem(page: object) -> str | None:
-    """What a page of a listing lacks to be one; ``None`` if nothing."""
+    """Return what is wrong with a page of a listing; ``None`` if nothing."""
     if not isinstance(page, list):
         return f"expected a list, got {reprlib.repr(page)}"
     for item in page:
         if not isinstance(item, dict) or not isinstance(item.get("path"), str):
             return f"an entry without a path: {reprlib.repr(item)}"
-        fault = _entry_problem(item)
-        if fault is not None:
-            return f"{reprlib.repr(item['path'])} {fault}"
+        problem = _entry_problem(item)
+        if problem is not None:
+            return f"{reprlib.repr(item['path'])} {problem}"
     return None
 
 
@@ -301,7 +301,7 @@ def _entry_problem(item: Mapping[str, Any]) -> str | None:
 
 
 def is_encodable(name: str) -> bool:
-    """Whether a name can be written anywhere; half a pair of surrogates cannot."""
+    """Whether a name can be encoded; lone surrogates cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -310,11 +310,11 @@ def is_encodable(name: str) -> bool:
 
 
 def _on_own_origin(base: str, page: HttpUrl) -> str:
-    """The same page, asked of our own endpoint."""
-    home = parse_url(base, userinfo=True)
-    if page.origin == home.origin:
+    """Return the URL of the same page at our own endpoint."""
+    own = parse_url(base, userinfo=True)
+    if page.origin == own.origin:
         target = page.target
     else:
         start = page.path.find("/api/")
-        target = home.path.rstrip("/") + page.target[max(start, 0) :]
-    return replace(home, target=target).with_userinfo
+        target = own.path.rstrip("/") + page.target[max(start, 0) :]
+    return replace(own, target=target).with_userinfo

@@ -1,4 +1,4 @@
-"""What is in a ``local_dir`` already, and what of it can be brought up to date without the network."""
+"""Files that a ``local_dir`` has already: which are current, and which can be made so without a download."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ _THREADS: Final = 8
 
 
 def is_current(local: LocalFolder, path: str, meta: FileMetadata, cancel_token: CancelToken) -> bool:
-    """Whether the file in a ``local_dir`` is what the repository has; hashes it where nothing is noted of it."""
-    place = local.file(path)
-    if not os.path.isfile(place):
+    """Whether the file in a ``local_dir`` is the repository's; hashes it if there is no metadata of it."""
+    file = local.file(path)
+    if not os.path.isfile(file):
         return False
     noted = local.read_metadata(path)
     if noted is not None and (noted.etag == meta.etag or noted.commit != meta.commit):
         return noted.etag == meta.etag
-    # Nothing is known, or the same commit gives the file another etag, as mirrors do.
+    # No metadata, or another etag for the same commit, as mirrors have.
     digest = digest_from_etag(meta.etag)
     if digest is None or digest.algorithm != "sha256":
         return False
-    if meta.size is not None and os.path.getsize(place) != meta.size:
+    if meta.size is not None and os.path.getsize(file) != meta.size:
         return False
-    return file_digest(place, digest.algorithm, cancel_token.check) == digest
+    return file_digest(file, digest.algorithm, cancel_token.check) == digest
 
 
 def reuse_file(
     local: LocalFolder, folder: RepoFolder, path: str, meta: FileMetadata, cancel_token: CancelToken
 ) -> bool:
-    """Bring a file of a ``local_dir`` up to date without the network, if that can be done.
+    """Make a file of a ``local_dir`` current without a download, if possible.
 
     Returns:
-        Whether it is up to date now.
+        Whether it is current now.
     """
     try:
         noted = local.read_metadata(path)
@@ -67,11 +67,11 @@ def reuse_file(
 
 
 def reuse_files(local: LocalFolder, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> set[str]:
-    """The files that need no download, settled by a few threads: some have to be hashed or copied."""
+    """Return the files that need no download. Hashes and copies in a few threads."""
     cancel_token = CancelToken()
 
     def reuse_one(path: str) -> bool:
         return reuse_file(local, folder, path, known[path], cancel_token)
 
-    settled = in_threads("hf-haul-local", _THREADS, reuse_one, known, cancel_token.set)
-    return {path for path, done in settled.items() if done}
+    reused = in_threads("hf-haul-local", _THREADS, reuse_one, known, cancel_token.set)
+    return {path for path, done in reused.items() if done}

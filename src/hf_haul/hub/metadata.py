@@ -1,4 +1,4 @@
-"""What the Hub says of a revision and of one file: the commit, the size, and the etag, which is mostly the digest."""
+"""What is known of a revision and of a file: commit, size, and the etag, which is mostly the digest."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _XET_HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is a full commit id, which cannot come to mean something else."""
+    """Whether a revision is a full commit id, whose meaning never changes."""
     return _COMMIT.fullmatch(revision) is not None
 
 
 def digest_from_etag(etag: str) -> Digest | None:
-    """The digest that a Hub file's etag is: sha256 for LFS and Xet files, git's object id for the others.
+    """Return the digest in a Hub file's etag: sha256 for LFS and Xet files, git's object id for others.
 
     Returns:
         ``None`` where the etag is neither, as behind some mirrors.
@@ -87,10 +87,10 @@ class ListedFile:
 
 @dataclass(frozen=True, slots=True)
 class RevisionInfo:
-    """What a Hub says when it is asked for a revision.
+    """The Hub's answer about a revision.
 
     Attributes:
-        commit: The commit that it is at.
+        commit: The commit that it points to.
         files: Names of files that the commit has; not all of them, where a Hub leaves some out.
     """
 
@@ -120,7 +120,7 @@ class FileMetadata:
 
 
 def metadata_from_listing(commit: str, entry: ListedFile) -> FileMetadata | None:
-    """Metadata as a HEAD would tell it, or ``None`` if the listing does not hold them."""
+    """Return a file's metadata as a HEAD would; ``None`` if the listing lacks them."""
     digest = entry.digest
     if digest is None:
         return None
@@ -131,7 +131,7 @@ def metadata_from_listing(commit: str, entry: ListedFile) -> FileMetadata | None
 
 
 def credible_size(size: int | None, etag: str) -> int | None:
-    """A size as it was announced; ``None``, to be learned anew, where it cannot be that of the file."""
+    """Return the announced size; ``None`` if it cannot be the file's, and the download has to find out."""
     if size is None or not 0 <= size <= LARGEST:
         return None
     digest = digest_from_etag(etag)

@@ -71,7 +71,7 @@ _PATHS_AT_ONCE: Final = 100
 
 
 def _siblings(info: Any) -> frozenset[str]:
-    """The files that a repository's info names; huggingface_hub leaves those of a kernel as they came."""
+    """Return the names of files in a repository's info; huggingface_hub leaves those of a kernel unparsed."""
     found = getattr(info, "siblings", None) or ()
     names = (each.get("rfilename") if isinstance(each, dict) else each.rfilename for each in found)
     return frozenset(name for name in names if isinstance(name, str))
@@ -163,7 +163,7 @@ class Repository:
         return HubApi(endpoint=self.base, token=self.token, headers=self.request_headers)
 
     def url(self, path: str, revision: str) -> str:
-        """Where to ask for a file."""
+        """Return the URL of a file."""
         url: str = hf_hub_url(
             self.repo_id,
             path,
@@ -174,12 +174,12 @@ class Repository:
         return url
 
     def resolve(self, revision: str, *, timeout: float | None, patient: bool = False) -> str:
-        """The commit that a branch, tag or pull request is at.
+        """Return the commit that a branch, tag or pull request points to.
 
         Args:
             revision: What the user asked for.
             timeout: Seconds for one attempt.
-            patient: Whether to try again after an error that may pass.
+            patient: Whether to repeat after transient errors.
 
         Raises:
             UnsafePathError: The commit cannot be the name of a folder.
@@ -188,7 +188,7 @@ class Repository:
         return self.revision_info(revision, timeout=timeout, patient=patient).commit
 
     def revision_info(self, revision: str, *, timeout: float | None, patient: bool = False) -> RevisionInfo:
-        """What the Hub says of a revision; see `resolve`."""
+        """Return the commit of a revision and names of its files; see :meth:`resolve`."""
 
         def ask() -> RevisionInfo:
             info = self._api.repo_info(
@@ -204,19 +204,19 @@ class Repository:
     def list_files(
         self, commit: str, *, patient: bool = True, most: int | None = None
     ) -> dict[str, ListedFile]:
-        """Every file of a commit, by path; see also `is_partial`.
+        """List all files of a commit, by path; see also :func:`hf_haul.hub.listing.is_partial`.
 
-        Some mirrors (olah) answer with the first page whichever page is asked for. Then each folder is asked for
-        on its own, and what is left of a folder of more than a page is taken from the repository's info.
+        Some mirrors (olah) always answer with the first page. Then this lists each folder on its own, and takes the
+        rest of a folder of more than one page from the repository's info.
 
         Args:
             commit: The commit, or any revision.
-            patient: Whether to try again where no connection is to be had at all.
-            most: Entries that are read at the most; ``None`` for what the settings say.
+            patient: Whether to repeat after a refused connection, too.
+            most: Most entries to read; ``None`` for the setting.
 
         Raises:
-            SamePageError: A mirror keeps some of the files to itself.
-            BadListingError: A page holds something else than a listing, or more than a listing may have.
+            SamePageError: A mirror does not list all files.
+            BadListingError: A page is not a listing, or the listing is too long.
             Exception: huggingface_hub's own errors.
         """
         most = Settings.from_environment().max_listing if most is None else most
@@ -236,7 +236,7 @@ class Repository:
     def _entries(
         self, commit: str, folder: str, *, recursive: bool, **how: Any
     ) -> Iterator[tuple[str, ListedFile | None]]:
-        """What is in a folder; its folders have ``None`` for an entry."""
+        """Yield what is in a folder; with ``None`` for its folders."""
         found: dict[str, ListedFile | None] = {}
         try:
             for page in self._pages(commit, folder, recursive=recursive, **how):
@@ -259,7 +259,7 @@ class Repository:
     def _unlisted(
         self, commit: str, folder: str, listed: Mapping[str, ListedFile | None]
     ) -> Iterator[tuple[str, ListedFile]]:
-        """The files of a folder that its listing leaves out, except those in folders it has."""
+        """Yield the files of a folder that its listing omits, except those in listed folders."""
         info = retry_busy(
             lambda: self._api.repo_info(
                 self.repo_id, repo_type=self.repo_type, revision=commit, timeout=patient_timeout()
@@ -271,16 +271,16 @@ class Repository:
             for name in _siblings(info)
             if name.startswith(start) and start + name[len(start) :].partition("/")[0] not in listed
         ]
-        told: dict[str, ListedFile] = {}
+        found: dict[str, ListedFile] = {}
         for first in range(0, len(names), _PATHS_AT_ONCE):
             some = names[first : first + _PATHS_AT_ONCE]
-            told.update(retry_busy(partial(self.paths_info, some, commit)))
-        if not names or told.keys() != set(names):
+            found.update(retry_busy(partial(self.paths_info, some, commit)))
+        if not names or found.keys() != set(names):
             raise SamePageError(self.base, len(listed), folder or self.repo_id)
-        yield from told.items()
+        yield from found.items()
 
     def paths_info(self, paths: list[str], commit: str) -> dict[str, ListedFile]:
-        """What the Hub says of single files; those it does not know are left out."""
+        """Return what the Hub says of some files; omits those it does not know."""
         found = self._api.get_paths_info(self.repo_id, paths, revision=commit, repo_type=self.repo_type)
         return {
             item.path: ListedFile(
@@ -321,7 +321,7 @@ class Repository:
             path: The file.
             revision: Any revision.
             timeout: Seconds for one attempt.
-            patient: Whether to try again after an error that may pass.
+            patient: Whether to repeat after transient errors.
             cancel_token: Ends the waits between attempts.
 
         Raises:
@@ -399,17 +399,17 @@ class Repository:
     def complete_metadata(
         self, listing: Mapping[str, ListedFile], commit: str, *, timeout: float | None
     ) -> tuple[dict[str, FileMetadata], dict[str, Exception]]:
-        """What is needed to download each file of a listing, with a request only where the listing lacks it.
+        """Return what a download needs of each file of a listing; requests only what the listing lacks.
 
         Returns:
-            Metadata by path, and the errors of the files that had to be asked for and could not be.
+            Metadata by path, and errors by path where a request failed.
         """
         known: dict[str, FileMetadata] = {}
-        unclear: list[str] = []
+        unlisted: list[str] = []
         for path, entry in listing.items():
             found = metadata_from_listing(commit, entry)
             if found is None:
-                unclear.append(path)
+                unlisted.append(path)
             else:
                 known[path] = found
         failed: dict[str, Exception] = {}
@@ -422,7 +422,7 @@ class Repository:
                 return error
 
         for path, answer in in_threads(
-            "hf-haul-metadata", _ASKING_THREADS, ask, unclear, cancel_token.set
+            "hf-haul-metadata", _ASKING_THREADS, ask, unlisted, cancel_token.set
         ).items():
             if isinstance(answer, FileMetadata):
                 known[path] = answer
@@ -431,7 +431,7 @@ class Repository:
         return known, failed
 
     def remote_file(self, path: str, metadata: FileMetadata) -> RemoteFile:
-        """The file as the engine wants it: where it is, what it measures and hashes to."""
+        """Return the file as the engine takes it: URL, size, digest, headers."""
         return RemoteFile(
             path=path,
             url=self.url(path, metadata.commit),
@@ -450,7 +450,7 @@ class Repository:
 
     @property
     def is_hub(self) -> bool:
-        """Whether this is the Hub itself, whose etags are what they look like."""
+        """Whether this is the Hub itself, not a mirror; see :func:`hf_haul.hub.tokens.is_hub`."""
         return is_hub(self.base)
 
     def confirmation(self, path: str, revision: str) -> Callable[[], Digest | None] | None:
@@ -458,7 +458,7 @@ class Repository:
         return None if self.is_hub else _Confirmation(self, path, revision)
 
     def explain(self, path: str, commit: str, error: BaseException) -> BaseException:
-        """The error that huggingface_hub raises for what a server said when it refused a file.
+        """Return the error that huggingface_hub raises when a server refuses a file in this way.
 
         Args:
             path: The file.
@@ -472,7 +472,7 @@ class Repository:
 
 
 class _Confirmation:
-    """Asks what a file's digest is, where its etag is not that of its bytes; once there was an answer, no more."""
+    """Asks the Hub for a file's digest where the etag may be something else; remembers the answer."""
 
     def __init__(self, repository: Repository, path: str, commit: str) -> None:
         self._repository = repository

@@ -234,7 +234,7 @@ def hf_hub_download(
 
 @dataclass(frozen=True)
 class _File:
-    """One call of ``hf_hub_download``; the order of its decisions is upstream's."""
+    """One call of ``hf_hub_download``, which decides in upstream's order."""
 
     repository: Repository
     name: str
@@ -254,14 +254,14 @@ class _File:
         if self.local_dir is not None:
             require_outside_notes(self.name)
         if self.dry_run or self.local_files_only or is_offline():
-            # At most one request is made then, and no download.
+            # Upstream makes one request at most, and no download.
             return self._upstream(local_files_only=self.local_files_only)
         folder = cache_folder(self.repository, self.cache_dir)
         local = None if self.local_dir is None else LocalFolder(self.local_dir)
         if is_commit(self.revision) and not self.force_download:
-            place = self._find_present(folder, local)
-            if place is not None:
-                return place
+            present = self._find_present(folder, local)
+            if present is not None:
+                return present
         meta = self._cached_metadata(folder)
         if meta is None:
             answer = self._ask(folder)
@@ -274,7 +274,7 @@ class _File:
         return self._to_cache(folder, meta)
 
     def _find_present(self, folder: RepoFolder, local: LocalFolder | None) -> str | None:
-        """The file of a pinned commit, if it is there: the case without any request."""
+        """Return the file of a pinned commit, if present: the case without any request."""
         if local is None:
             pointer = folder.pointer(self.revision, self.name)
             try:
@@ -289,26 +289,26 @@ class _File:
         return None
 
     def _local_path(self, local: LocalFolder) -> str:
-        """The file's path as upstream writes it, which drops the ``.`` of ``./config.json``."""
+        """Return the file's path as upstream does, without the ``.`` of ``./config.json``."""
         return os.path.normpath(local.file(self.name))
 
     def _cached_metadata(self, folder: RepoFolder) -> FileMetadata | None:
-        """Metadata from a listing that an earlier snapshot kept, for a pinned commit."""
+        """Return metadata of a file of a pinned commit from the cached listing."""
         if not is_commit(self.revision) or self.force_download:
             return None
         entry = read_tree_entry(tree_folder(folder.root, self.local_dir), self.revision, self.name)
         return None if entry is None else metadata_from_listing(self.revision, entry)
 
     def _check_cached_listing(self, folder: RepoFolder, commit: str) -> None:
-        """Drop the listing that was kept of a commit if it lacks this file, which the Hub has just described."""
-        kept_in, name = tree_folder(folder.root, self.local_dir), posixpath.normpath(self.name)
-        if missing_in_tree(kept_in, commit, (name,)) is not None:
-            drop_tree(kept_in, commit, name)
+        """Delete the cached listing of a commit if it lacks this file, which the Hub has just described."""
+        folder_of_trees, name = tree_folder(folder.root, self.local_dir), posixpath.normpath(self.name)
+        if missing_in_tree(folder_of_trees, commit, (name,)) is not None:
+            drop_tree(folder_of_trees, commit, name)
 
     # -- asking the Hub
 
     def _ask(self, folder: RepoFolder) -> FileMetadata | str:
-        """Metadata from the Hub; or the file that the cache has, where the Hub does not answer."""
+        """Return metadata from the Hub, or the cached file's path where the Hub does not answer."""
         try:
             return self._head(folder, patient=False)
         except HubUnreachable as question:

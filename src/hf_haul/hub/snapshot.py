@@ -256,7 +256,7 @@ Listing = Mapping[str, ListedFile]
 
 
 def _all_safe(paths: Iterable[str]) -> bool:
-    """Whether no name could lead out of its folder: if one can, nothing is written, not even the list of names."""
+    """Whether no path leads out of its folder; otherwise nothing is written, not even the listing."""
     try:
         for path in paths:
             require_safe_path(path)
@@ -285,7 +285,7 @@ class _Snapshot:
 
     def run(self) -> str | list[DryRunFileInfo]:
         if self.local_files_only or is_offline():
-            # Upstream makes no request then, and its return values and errors are the ones to have.
+            # Upstream makes no request then; its return values and errors are the right ones.
             return self._upstream(local_files_only=self.local_files_only)
         found = self._find()
         if not isinstance(found, tuple):
@@ -297,7 +297,9 @@ class _Snapshot:
         notes = self._notes_in(selected)
         if notes:
             named = ", ".join(notes[:3]) + (f" and {len(notes) - 3} more" if len(notes) > 3 else "")
-            logger.warning("A local_dir keeps its own notes in .cache/huggingface. Left out: %s", named)
+            logger.warning(
+                "Left out, because a local_dir has its own metadata in .cache/huggingface: %s", named
+            )
             selected = [path for path in selected if path not in notes]
         known, failed = self.repository.complete_metadata(
             {path: listing[path] for path in selected},
@@ -324,11 +326,11 @@ class _Snapshot:
     # -- which commit, which files
 
     def _find(self) -> tuple[str, Listing] | str | list[DryRunFileInfo]:
-        """The commit and its files; or what the cache has, where the Hub does not answer."""
+        """Return the commit and its files, or the cached snapshot where the Hub does not answer."""
         try:
             return self._ask(patient=False)
-        except HubUnreachable as question:
-            first = question
+        except HubUnreachable as unreachable:
+            first = unreachable
         try:
             return self._from_cache(first)
         except (LocalEntryNotFoundError, DryRunError):
@@ -355,13 +357,13 @@ class _Snapshot:
                 commit, named = answer.commit, answer.files
             listing = self._cached_listing(commit, named)
             if listing is None:
-                # With the commit just answered, the Hub is there: worth some patience at once.
+                # The Hub has just told the commit, so it is reachable: repeat at once.
                 found = self.repository.list_files(
                     commit, patient=patient or not fixed, most=self.extras.max_listing
                 )
-                # With files in it that are left out, huggingface_hub would miss them in the local_dir.
-                kept = not self.dry_run and not is_partial(found) and not self._notes_in(found)
-                if kept and _all_safe(found):
+                # Offline, huggingface_hub would miss the files left out of a local_dir.
+                cacheable = not self.dry_run and not is_partial(found) and not self._notes_in(found)
+                if cacheable and _all_safe(found):
                     write_tree(self._tree_folder(), commit, found)
                 listing = found
             return commit, listing
@@ -374,8 +376,8 @@ class _Snapshot:
             raise HubUnreachable(error, commit) from None
 
     def _cached_listing(self, commit: str, named: frozenset[str]) -> Listing | None:
-        """The listing that was kept of a commit, unless the Hub has just named a file that it lacks."""
-        # What a mirror calls "main" today has other files tomorrow.
+        """Return the cached listing of a commit, unless the Hub has just named a file that it lacks."""
+        # A mirror's "main" may have other files tomorrow.
         if not is_lasting(commit) or self.force_download:
             return None
         lacking = missing_in_tree(self._tree_folder(), commit, named)
@@ -402,22 +404,22 @@ class _Snapshot:
             "ignore_patterns": self.ignore_patterns,
         }
         if listing and not paths:
-            told = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
-            logger.warning("No files matched %s.", told)
+            shown = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+            logger.warning("No files matched %s.", shown)
         return select(paths, self.presets)
 
     def _notes_in(self, paths: Iterable[str]) -> list[str]:
-        """Those files that would be taken for notes of the ``local_dir``."""
+        """Return the files that would be taken for metadata of the ``local_dir``."""
         return [] if self.local_dir is None else [path for path in paths if is_among_notes(path)]
 
     # -- without the Hub
 
-    def _from_cache(self, question: HubUnreachable) -> str | list[DryRunFileInfo]:
-        """What upstream makes of a Hub that does not answer: the cached snapshot, or its errors."""
-        error = question.error
+    def _from_cache(self, unreachable: HubUnreachable) -> str | list[DryRunFileInfo]:
+        """Return what upstream does when the Hub does not answer: the cached snapshot; or raise its errors."""
+        error = unreachable.error
         revision = self.revision
-        if question.commit not in (None, revision) and not isinstance(revision, ResolvedRevision):
-            revision = ResolvedRevision(resolved=question.commit, initial=revision)
+        if unreachable.commit not in (None, revision) and not isinstance(revision, ResolvedRevision):
+            revision = ResolvedRevision(resolved=unreachable.commit, initial=revision)
         try:
             return self._upstream(local_files_only=True, revision=revision)
         except IncompleteSnapshotError as found:
@@ -462,7 +464,7 @@ class _Snapshot:
         return answer
 
     def _patterns(self, revision: str) -> tuple[list[str] | str | None, list[str] | str | None]:
-        """Patterns that make upstream look for the files that we would fetch, if their listing was kept."""
+        """Return patterns that select for upstream the files that we would fetch, if their listing is cached."""
         if not self.presets and self.local_dir is None:
             return self.allow_patterns, self.ignore_patterns
         if isinstance(revision, ResolvedRevision):
@@ -481,7 +483,7 @@ class _Snapshot:
 
     def _write_ref(self, folder: RepoFolder, commit: str) -> None:
         if isinstance(self.revision, ResolvedRevision):
-            return  # whoever resolved it has noted it
+            return  # whoever resolved it has written it
         try:
             folder.write_ref(self.revision, commit)
         except OSError as error:
@@ -530,24 +532,24 @@ class _Snapshot:
         destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
         pointer = os.fspath(destination.path)
         if self.local_dir is None:
-            place = pointer
+            local_path = pointer
             cached = (
                 destination.is_linked() or destination.has_blob() or is_in_shared_store(self.cache_dir, meta)
             )
             download = self.force_download or not cached
         else:
             local = LocalFolder(self.local_dir)
-            place = local.file(path)
+            local_path = local.file(path)
             current = not self.force_download and (
                 is_current(local, path, meta, CancelToken()) or destination.is_linked()
             )
-            cached = current or os.path.isfile(place)
+            cached = current or os.path.isfile(local_path)
             download = not current
         return DryRunFileInfo(
             commit_hash=meta.commit,
             file_size=meta.size,
             filename=path,
-            local_path=place,
+            local_path=local_path,
             is_cached=cached,
             will_download=download,
         )

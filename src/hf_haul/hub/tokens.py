@@ -1,4 +1,4 @@
-"""Where a token may go: the origins that are the Hub's own, and a hook that takes secrets off all other requests."""
+"""Where a token may go: the Hub's own origins, and a hook that strips secrets from all other requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HUB_ENDPOINTS: Final = ("https://huggingface.co", "https://hub-ci.huggingface.c
 
 
 def trusted_origins(url: str) -> frozenset[str]:
-    """Origins that may receive a token meant for ``url``, as ``scheme://host:port``."""
+    """Return the origins that may receive a token meant for ``url``, as ``scheme://host:port``."""
     found = set()
     for each in (*_HUB_ENDPOINTS, constants.ENDPOINT, url):
         with suppress(InvalidUrlError):  # nothing is ever sent there
@@ -32,14 +32,14 @@ def trusted_origins(url: str) -> frozenset[str]:
 
 
 def is_hub(base: str) -> bool:
-    """Whether a URL leads to the Hub itself, whose etags are what they look like."""
+    """Whether a URL is the Hub's itself, not a mirror's: there, etags are digests."""
     try:
         return origin_of(base) in {origin_of(each) for each in _HUB_ENDPOINTS}
     except InvalidUrlError:
         return False
 
 
-#: Headers of a request that say nothing about who asks.
+#: Headers of a request that cannot hold a secret.
 _HARMLESS_HEADERS: Final = frozenset(
     {
         "host",
@@ -54,11 +54,12 @@ _HARMLESS_HEADERS: Final = frozenset(
         "transfer-encoding",
     }
 )
+#: Where this thread may send secrets; ``None`` for requests that are not ours.
 _allowed_origins: Final[ContextVar[frozenset[str] | None]] = ContextVar("hf_haul_origins_asked", default=None)
 
 
 def _strip_secrets(request: Any) -> None:
-    """Take off a request what may be secret, if it leads elsewhere; a hook of huggingface_hub's client.
+    """Strip what may be secret from a request to another origin. A request hook of huggingface_hub's client.
 
     huggingface_hub 1.x follows redirects of a file's metadata with the token, to any port of the same host.
     """
@@ -66,19 +67,19 @@ def _strip_secrets(request: Any) -> None:
     if allowed is None:  # the application's own
         return
     try:
-        at_home = origin_of(str(request.url)) in allowed
+        is_own = origin_of(str(request.url)) in allowed
     except InvalidUrlError:
-        at_home = False
-    if not at_home:
+        is_own = False
+    if not is_own:
         for name in set(request.headers):
             if name.lower() not in _HARMLESS_HEADERS:
                 del request.headers[name]
 
 
 def _drop_encoded_length(response: Any) -> None:
-    """Leave out of the answer to a HEAD what a body of it would measure encoded; a hook of huggingface_hub's client.
+    """Drop the length of an encoded body from the answer to a HEAD. A response hook of huggingface_hub's client.
 
-    huggingface_hub takes it for the file's size, which is better learned from the bytes.
+    huggingface_hub would take it for the file's size.
     """
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if (
@@ -90,12 +91,12 @@ def _drop_encoded_length(response: Any) -> None:
 
 
 def _redirect_origins(base: str) -> frozenset[str]:
-    """Where a redirect may take what is meant for ``base``: a mirror's http that leads to its https, as httpx has it, too."""
-    home = trusted_origins(base)
-    better = {
-        f"https://{each[7:-3]}:443" for each in home if each.startswith("http://") and each.endswith(":80")
+    """Return the origins a redirect from ``base`` may lead to with the token: from http to https, too, as in httpx."""
+    own = trusted_origins(base)
+    upgraded = {
+        f"https://{each[7:-3]}:443" for each in own if each.startswith("http://") and each.endswith(":80")
     }
-    return home | better
+    return own | upgraded
 
 
 def may_follow_with_token(url: str, target: str) -> bool:
@@ -108,7 +109,7 @@ def may_follow_with_token(url: str, target: str) -> bool:
 
 @contextmanager
 def protect_secrets(base: str) -> Iterator[None]:
-    """Have what huggingface_hub asks in this thread, while the block runs, told without secrets, and them sent home only.
+    """Keep secrets of huggingface_hub's requests in this thread out of logs and away from other origins, for a block.
 
     Args:
         base: The Hub's URL.

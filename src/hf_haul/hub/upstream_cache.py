@@ -1,4 +1,4 @@
-"""What huggingface_hub keeps in its cache besides files: the listings of commits, and blobs that repositories share."""
+"""huggingface_hub's cache besides files: listings of commits, and blobs that repositories share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TREES_IN_MEMORY: Final = 8
 
 
 def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:
-    """The repository's folder in a Hub cache, with huggingface_hub's own answers about symlinks and sharing."""
+    """Return the repository's folder in a Hub cache, with huggingface_hub's rules for symlinks and sharing."""
     root = os.path.join(cache_dir, repository.folder_name)
     return RepoFolder(
         cache_dir,
@@ -46,7 +46,7 @@ def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:
 
 
 def _shared_store(cache_dir: str) -> ShareBlob | None:
-    """A reader of the blob store that repositories share (huggingface_hub 2.x); nothing we fetch goes into it."""
+    """Return a reader of the blob store that repositories share (huggingface_hub 2.x); we never write to it."""
     try:
         store = importlib.import_module("huggingface_hub.utils._shared_blobs")
         enabled = store.shared_blobs_enabled()
@@ -66,7 +66,7 @@ def _shared_store(cache_dir: str) -> ShareBlob | None:
 
 
 def is_in_shared_store(cache_dir: str, metadata: FileMetadata) -> bool:
-    """Whether the blob store that repositories share has a file; does not touch the cache."""
+    """Whether the blob store that repositories share has a file. Does not change the cache."""
     try:
         store = importlib.import_module("huggingface_hub.utils._shared_blobs")
         known = store.has_shared_blob
@@ -87,12 +87,12 @@ def _tree_cache() -> Any:
 
 
 def tree_folder(repo_folder: str, local_dir: str | None) -> str:
-    """Where huggingface_hub keeps the listings of a repository's commits."""
+    """Return the folder in which huggingface_hub caches the listings of a repository's commits."""
     return repo_folder if local_dir is None else os.path.join(local_dir, ".cache", "huggingface")
 
 
 def read_tree(folder: str, commit: str) -> dict[str, ListedFile] | None:
-    """The listing of a commit, if huggingface_hub or we kept it.
+    """Return the cached listing of a commit; ``None`` if there is none.
 
     Args:
         folder: See :func:`tree_folder`.
@@ -103,7 +103,7 @@ def read_tree(folder: str, commit: str) -> dict[str, ListedFile] | None:
 
 
 def read_tree_entry(folder: str, commit: str, path: str) -> ListedFile | None:
-    """One file of a kept listing, without a copy of all others; ``None`` if no listing was kept, or it lacks the file.
+    """Return one file of a cached listing; ``None`` if there is no listing, or it lacks the file.
 
     Args:
         folder: See :func:`tree_folder`.
@@ -124,7 +124,7 @@ def _cached_entries(folder: str, commit: str) -> Mapping[str, Any] | None:
 
 
 def _evict_old_trees(cache: Any) -> None:
-    """Have huggingface_hub keep only the latest listings in memory; it would keep each one of every folder, for ever."""
+    """Keep only the latest listings in huggingface_hub's memory, which would keep all of them for ever."""
     memory, lock = (
         getattr(cache, "_IN_MEMORY_TREE_CACHE", None),
         getattr(cache, "_IN_MEMORY_TREE_CACHE_LOCK", None),
@@ -140,7 +140,7 @@ def _to_listed_file(entry: Any) -> ListedFile:
 
 
 def missing_in_tree(folder: str, commit: str, names: Collection[str]) -> str | None:
-    """One of some files that the kept listing of a commit lacks; ``None`` if it has them, or if there is no listing.
+    """Return one of ``names`` that the cached listing of a commit lacks; ``None`` if it lacks none, or there is no listing.
 
     Args:
         folder: See :func:`tree_folder`.
@@ -157,7 +157,7 @@ def missing_in_tree(folder: str, commit: str, names: Collection[str]) -> str | N
 
 
 def drop_tree(folder: str, commit: str, lacking: str) -> None:
-    """Drop the kept listing of a commit: it was not the Hub's, or not all of it, and hides files from whoever uses it.
+    """Delete the cached listing of a commit: it is not the Hub's, or incomplete, and would hide files.
 
     Args:
         folder: See :func:`tree_folder`.
@@ -165,7 +165,7 @@ def drop_tree(folder: str, commit: str, lacking: str) -> None:
         lacking: A file that it lacks.
     """
     path = _tree_path(folder, commit)
-    logger.warning("The listing kept in %s is dropped: it lacks %s", path, lacking)
+    logger.warning("Deleted the cached listing %s: it lacks %s", path, lacking)
     with contextlib.suppress(OSError):
         os.unlink(path)
     memory = getattr(_tree_cache(), "_IN_MEMORY_TREE_CACHE", None)  # upstream's copy goes with it
@@ -175,22 +175,22 @@ def drop_tree(folder: str, commit: str, lacking: str) -> None:
 
 @lru_cache(maxsize=4)
 def _cached_names(path: str, mtime_ns: int, size: int) -> frozenset[str]:  # noqa: ARG001  they tell a new one from the old
-    """The files of a kept listing."""
+    """Return the names of the files in a cached listing."""
     with open(path, encoding="utf-8") as file:
         return frozenset(json.load(file)["files"])
 
 
 def _tree_path(folder: str, commit: str) -> str:
-    """Where huggingface_hub keeps the listing of a commit."""
+    """Return the path at which huggingface_hub caches the listing of a commit."""
     name = os.path.join(folder, "trees", f"{commit}.json")
-    place = getattr(_tree_cache(), "_tree_cache_path", None)  # it lengthens long paths on Windows
-    return name if place is None else str(place(folder, commit))
+    path_of = getattr(_tree_cache(), "_tree_cache_path", None)  # it lengthens long paths on Windows
+    return name if path_of is None else str(path_of(folder, commit))
 
 
 def write_tree(folder: str, commit: str, listing: Mapping[str, ListedFile]) -> None:
-    """Keep the listing of a commit as huggingface_hub does, so that both find it offline.
+    """Cache the listing of a commit as huggingface_hub does, so that both find it offline.
 
-    Redacted listings are not kept, and failures are ignored: huggingface_hub's rules.
+    Skips redacted listings, and ignores failures: huggingface_hub's rules.
     """
     cache = _tree_cache()
     if cache is not None:

@@ -1,4 +1,4 @@
-"""What a fork must not do to huggingface_hub: wait for a lock that another thread held."""
+"""Forks beside threads that use huggingface_hub: no child waits for a lock that another thread held."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _forking: Final[list[tuple[Any, Any]]] = []
 
 
 def _shield_client() -> None:
-    """Have huggingface_hub's client stay as it is in a child that is forked now, and none be in the making.
+    """Before a fork, keep the child from closing huggingface_hub's client, and other threads from making one.
 
-    huggingface_hub closes it there, and so waits, for ever, for a lock of the client's that another thread may hold at the
-    fork. The child makes one of its own anyway. To make one takes locks of OpenSSL's, which nobody can make anew.
+    huggingface_hub closes the client in the child, and waits for ever for a lock of it that another thread held at the
+    fork. The child makes its own client anyway. Making one takes locks of OpenSSL's, which cannot be renewed.
     """
     lock = getattr(_upstream_http, "_CLIENT_LOCK", None)
     held = lock is not None and lock.acquire(timeout=_FORK_SECONDS)
@@ -46,7 +46,7 @@ def _do_nothing() -> None:
 
 
 def _renew_bar_locks() -> None:
-    """A thread that moves a bar holds a lock of tqdm's meanwhile; the half of it that is for processes stays as it is."""
+    """Renew tqdm's locks for threads, which a thread that moves a bar holds; those for processes stay."""
     fresh = threading.RLock()
     for cls in hf_tqdm.__mro__:
         lock: Any = vars(cls).get("_lock")
