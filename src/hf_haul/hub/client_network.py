@@ -52,9 +52,9 @@ class ClientNetwork:
         unsupported = list(dict.fromkeys(self._unsupported(known_hooks)))
         if unsupported:
             warnings.warn(
-                f"Of the client that set_client_factory gave to huggingface_hub, the bytes do not get {', '.join(unsupported)}. What "
-                "that does about certificates and proxies can be given to hf_haul.ParallelDownloadManager(verify_tls=..., "
-                "proxies=...), and that as manager=; headers can be given as headers=.",
+                "Downloads cannot use everything of the client that set_client_factory gave to huggingface_hub: they lack "
+                f"{', '.join(unsupported)}. Give certificates and proxies to hf_haul.ParallelDownloadManager("
+                "verify_tls=..., proxies=...), that as manager=, and headers as headers=.",
                 UserWarning,
                 stacklevel=2,
             )

@@ -62,7 +62,7 @@ def reuse_file(
         local.write_metadata(path, meta.commit, meta.etag)
         return True
     except OSError as error:
-        logger.warning("Could not use what %s has of %s: %s", local.root, path, error)
+        logger.warning("Could not reuse %s in %s: %s", path, local.root, error)
         return False
 
 
