@@ -309,7 +309,7 @@ def in_no_time(patch: pytest.MonkeyPatch) -> Iterator[None]:
     patch.setattr(pacing, "MAX_BUSY_WAIT", 0.02)
     patch.setattr(pacing, "MAX_RATE_LIMIT_WAIT", 0.02)
     patch.setattr(retry, "MAX_RATE_LIMIT_WAIT", 0.02)
-    patch.setattr(retry, "_DOUBT_SECONDS", 0.05)
+    patch.setattr(retry, "_CHANGE_SECONDS", 0.05)
     patch.setattr(http, "_REFUSED_SECONDS", 0.0)
     yield
 

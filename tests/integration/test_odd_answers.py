@@ -176,7 +176,7 @@ def test_a_size_that_is_not_that_of_the_answer_is_an_error_that_says_who_gave_it
 def test_a_size_that_the_hub_tells_wrongly_is_an_error_that_names_the_hub(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_haul.transports.retry._DOUBT_SECONDS", 0.0)
+    monkeypatch.setattr("hf_haul.transports.retry._CHANGE_SECONDS", 0.0)
 
     def tune(answer: RawAnswer) -> None:
         if answer.kind == "resolve":
