@@ -117,7 +117,11 @@ def test_the_api_reference_is_built_without_a_warning(tmp_path: Path) -> None:
     missing = {_name_of(path).replace(".", "/") + ".html" for path in SRC.rglob("*.py")} - pages
     assert missing == set()
     top = f"{hf_haul.__name__}.html"
-    for page in pages - {"index.html", top}:
+    for page in pages - {
+        "index.html",
+        top,
+        "hf_haul/cli/__main__.html",
+    }:  # pdoc leads to no name with an underscore
         above, _, name = page.removesuffix(".html").rpartition("/")
         assert f"{above.rpartition('/')[2]}/{name}.html" in (tmp_path / f"{above}.html").read_text(
             encoding="utf-8"
