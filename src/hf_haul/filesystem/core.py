@@ -37,7 +37,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _is_one_call(method: Method) -> Method:
-    """Have what a method does be one call in the sense of :class:`Freshness`."""
+    """Have what a method does be one call in the sense of :class:`~hf_haul.filesystem.freshness.Freshness`."""
 
     @functools.wraps(method)
     def call(fs: HaulFileSystem, *args: Any, **kwargs: Any) -> Any:
