@@ -166,7 +166,7 @@ def test_a_shutdown_does_not_wait_for_a_disk_that_hangs(
         assert answers(lambda: manager.shutdown(wait=False))
         assert "disk that does not answer" in caplog.text
         disk.release()
-        assert until(lambda: not manager._engine._workers._threads)
+        assert until(lambda: not manager._engine._workers._group._threads)
 
 
 def test_what_is_cancelled_is_let_go_of_once_its_disk_answers(

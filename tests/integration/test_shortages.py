@@ -21,7 +21,20 @@ from tests.support.waits import our_threads
 
 from hf_haul import cancellation, limiter, metrics, threads
 from hf_haul.config import KiB, MiB, Settings
-from hf_haul.engine import download_queue, errands, events, plan, scheduler, transfer, verifier, watchdog
+from hf_haul.engine import (
+    download_queue,
+    errands,
+    events,
+    jobs,
+    plan,
+    resilience,
+    scheduler,
+    ticker,
+    transfer,
+    verifier,
+    watchdog,
+    workers,
+)
 from hf_haul.engine import file_steps as filework
 from hf_haul.engine import hasher as hashing
 from hf_haul.engine import job_choice as choice
@@ -33,6 +46,7 @@ from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.scheduler import Scheduler
+from hf_haul.engine.workers import Workers
 from hf_haul.errors import HaulError
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.storage import adoption, claiming, journal, staged_file, staged_names, sweeping
@@ -172,8 +186,9 @@ def gives_a_file(where: Any, name: str) -> bool:
 #: Each has its own way out of what goes wrong in it, which is tested where it is.
 LEFT_OUT = {(threads.ThreadGroup, "_run"), (threads._Daemon, "run"), (threads._Daemon, "_bootstrap")}
 MODULES = (
-    adoption, cancellation, choice, claiming, concurrency, download_queue, errands, events, fetch, filework, hashing, journal,
-    limiter, metrics, plan, run, scheduler, sources, staged_file, staged_names, sweeping, threads, transfer, verifier, watchdog,
+    adoption, cancellation, choice, claiming, concurrency, download_queue, errands, events, fetch, filework, hashing,
+    jobs, journal, limiter, metrics, plan, resilience, run, scheduler, sources, staged_file, staged_names, sweeping,
+    threads, ticker, transfer, verifier, watchdog, workers,
 )  # fmt: skip
 
 
@@ -292,7 +307,7 @@ def test_a_shortage_that_comes_while_somebody_waits_has_them_help(
     waiting = threading.Thread(target=lambda: over.append(there.scheduler.wait(queue, BOUND)))
     waiting.start()
     refusal.holds = True
-    there.scheduler._workers.retire(BOUND)
+    there.scheduler._workers._group.retire(BOUND)
     if lost == "the ticker":
         refusal.holds = False
     there.scheduler.resume()
@@ -307,8 +322,8 @@ def test_a_wait_ends_in_time_where_it_has_to_do_the_work_and_the_next_goes_on(
 ) -> None:
     ticks = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: next(ticks) * 0.01, sleep=time.sleep)
-    monkeypatch.setattr(scheduler, "time", clock)
-    monkeypatch.setattr(scheduler, "_HELP_SECONDS", 0.0)
+    monkeypatch.setattr(workers, "time", clock)
+    monkeypatch.setattr(workers, "_HELP_SECONDS", 0.0)
     queue = there.submit("large1")
     there.sources["large1"].step = 64 * KiB
     waits = 0
@@ -375,9 +390,9 @@ def test_an_interrupt_anywhere_in_what_follows_loses_nothing(
 
         return call
 
-    for where, name in places(scheduler):
-        if where is Scheduler and name.startswith(
-            ("_settle", "_next", "_end", "_carry", "_perform", "_done", "_tell")
+    for where, name in (*places(scheduler), *places(workers)):
+        if where in {Scheduler, Workers} and name.strip("_").startswith(
+            ("settle", "next", "end", "carry", "perform", "done", "tell")
         ):
             monkeypatch.setattr(where, name, interrupt(getattr(where, name)))
     for _ in range(3):
@@ -404,7 +419,7 @@ def test_a_cancel_from_elsewhere_reaches_who_does_the_work(there: World, refusal
 def test_where_nobody_waits_and_no_thread_comes_a_queue_fails_and_says_why(
     there: World, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "_HELPLESS_SECONDS", 0.0)
+    monkeypatch.setattr(workers, "_HELPLESS_SECONDS", 0.0)
     queue = there.submit("large1", "small1")
     for _ in range(3):
         there.scheduler.keep_going()  # what asking for its state does

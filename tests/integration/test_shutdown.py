@@ -255,7 +255,7 @@ def test_nobody_waits_for_the_digest_of_a_file_that_was_cancelled(
 
 
 def test_an_idle_manager_keeps_no_thread_for_ever(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_haul.engine.scheduler._IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("hf_haul.engine.workers._IDLE_SECONDS", 0.05)
     with rig.manager() as manager:
         handle = manager.submit([rig.request(SMALL)], model_id="m")
         assert handle.wait(10)

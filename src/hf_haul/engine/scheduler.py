@@ -5,7 +5,7 @@ files from a kilobyte to a terabyte, while connections die, servers ask for pati
 cancel, or add something more urgent.
 
 What we chose. The unit of work is a *part*: one range, one connection, one worker. Under one lock a worker
-asks what is next (:meth:`Scheduler._next_job`), then does it without the lock: open a file's staging,
+asks what is next (:meth:`Scheduler.next_job`), then does it without the lock: open a file's staging,
 fetch a part, or finish a file. Afterwards, under the lock again, it says what became of it
 (:meth:`Scheduler._settle`). Running files go before new ones, so few files are open; two lanes keep small and
 large files from starving each other; a part can be cut short at any read, so something urgent never waits
@@ -27,16 +27,12 @@ What we do not do: dedicated threads per file, timeouts by polling in workers, w
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
-import math
 import threading
 import time
-import traceback
 from bisect import insort
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -48,12 +44,15 @@ from hf_haul.engine.events import EventBus, Notifier
 from hf_haul.engine.file_steps import close_file, open_file, sweep_up, verify_and_publish
 from hf_haul.engine.hasher import Hasher
 from hf_haul.engine.job_choice import Chooser, TransportFactory
+from hf_haul.engine.jobs import FollowUp, Job, JobKind
 from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.engine.plan import SMALL_FILE, PlannedFile
 from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.resilience import drop_frames, insist
 from hf_haul.engine.results import QueueStatus, Results
 from hf_haul.engine.transfer import Part, SupersededError, Transfer
 from hf_haul.engine.watchdog import hopeless_parts
+from hf_haul.engine.workers import Workers
 from hf_haul.errors import (
     DownloadCancelledError,
     HaltedError,
@@ -72,7 +71,6 @@ from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.staged_file import StagedLostError
 from hf_haul.storage.staged_names import scan_orphans
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
-from hf_haul.threads import ThreadGroup
 from hf_haul.transports.source_limits import SourceLimits
 from hf_haul.urls import source_of
 
@@ -80,16 +78,10 @@ __all__ = ["Scheduler"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks of the ticker.
-_TICK: Final = 0.1
-#: The same while a source's best number of connections is looked for.
-_FIRST_TICK: Final = 0.05
 #: Seconds a part gets to stop by itself before its connection is cut.
 _LEAVE_GRACE: Final = 0.3
 #: Seconds between two looks at a file that another process fetches.
 _ELSEWHERE_INTERVAL: Final = 0.25
-#: Seconds after which a worker without work ends.
-_IDLE_SECONDS: Final = 10.0
 #: Seconds for which a folder's list of orphans is good enough.
 _SCAN_INTERVAL: Final = 5.0
 #: How often a staged file may be lost to another process before its file fails.
@@ -98,83 +90,8 @@ _LOSSES: Final = 5
 _LOST_FILES: Final = 8
 #: How often a file may change at its source while it is fetched.
 _CHANGES: Final = 2
-#: Seconds between two looks whether something was left half-made, and of who waits whether to help.
-_LOOK_SECONDS: Final = 0.5
-#: Seconds that a thread which does the work while it waits may take longer than it was to wait, so that it gets somewhere.
-_HELP_SECONDS: Final = 1.0
-#: Seconds without a thread, or without an idea what to do next, after which running queues fail.
-_HELPLESS_SECONDS: Final = 30.0
-_CLUELESS_SECONDS: Final = 3.0
-#: Seconds before what must be done is tried again: memory may be short for a moment.
-_PAUSES: Final = (0.0, 0.02, 0.1, 0.3, 1.0, 2.0)
 #: Seconds that the end waits for threads: one that waits for a disk cannot be woken.
 _END_SECONDS: Final = 1.0
-
-Action = Callable[[], object]
-
-
-class _Kind(enum.Enum):
-    """What a worker does with a file."""
-
-    OPEN = enum.auto()
-    FETCH = enum.auto()
-    RENEW = enum.auto()
-    FINISH = enum.auto()
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """What one thread is at.
-
-    Attributes:
-        kind: ``OPEN``: look what is there, and claim it; ``FETCH``: a part; ``RENEW``: drop the bytes of an older version;
-            ``FINISH``: check and publish.
-        run: The file's queue.
-        transfer: The file.
-        part: What is fetched.
-        published: Whether it put the file in place.
-    """
-
-    kind: _Kind
-    run: QueueRun
-    transfer: Transfer
-    part: Part | None = None
-    published: bool = False
-
-    @property
-    def counts(self) -> bool:
-        """Whether it takes up one of its source's connections."""
-        return self.kind in {_Kind.OPEN, _Kind.FETCH}
-
-    @property
-    def asks(self) -> bool:
-        """Whether it sends requests: opening does where the size is unknown."""
-        return self.kind is _Kind.FETCH or (
-            self.kind is _Kind.OPEN and self.transfer.request.remote.size is None
-        )
-
-
-@dataclass(eq=False, slots=True)
-class _Then:
-    """What is to be done once the lock is free.
-
-    Attributes:
-        stop: Parts to cancel.
-        do: Everything else, in order; what was begun is taken out.
-        runs: Queues that may not end before it is done.
-        disk: On which file system some of it may have to wait, if any.
-    """
-
-    stop: list[Part] = field(default_factory=list)
-    do: deque[Action] = field(default_factory=deque)
-    runs: set[QueueRun] = field(default_factory=set)
-    disk: Hashable | None = None
-
-    def tell(self, run: QueueRun, action: Action) -> None:
-        """Add something that the user is to be told before a queue ends, or a file that is to be closed by then."""
-        run.untold.add(self)
-        self.runs.add(run)
-        self.do.append(action)
 
 
 class Scheduler:
@@ -205,7 +122,6 @@ class Scheduler:
         self._threads_allowed = threads
         self._clock = clock
         self._lock = threading.Lock()
-        self._ticker_waits = threading.Condition(self._lock)
         # Guarded by _lock, all of them:
         self._runs: list[QueueRun] = []
         self._known: dict[
@@ -215,25 +131,17 @@ class Scheduler:
         self._sources = SourceLimits(settings, self.history, clock=clock)
         self._chooser = Chooser(settings, self._sources, transport_for, clock)
         self._scanned: dict[Path, tuple[float, dict[str, list[Path]]]] = {}
-        self._held: dict[threading.Thread, _Job] = {}  # what each thread is at
-        self._left: deque[_Job] = deque()  # what was decided on, for whichever thread comes next
+        self._left: deque[Job] = deque()  # what was decided on, for whichever thread comes next
         self._rested: set[Part] = set()  # parts that wait for their next attempt, as counted
         self._unended: set[QueueRun] = set()  # queues that are over, but not said to be
-        self._owed: dict[threading.Thread, _Then] = {}  # what each thread has to carry out; not guarded
         self._paused = False
         self._ending = False  # no new queues
         self._closing = False  # no new work
-        self._clueless_since: float | None = None  # no idea what to do next since
-        self._helpless_since: float | None = None  # no thread to be had since
         self._meter = SpeedMeter()
         self._hasher = Hasher()
         self._errands = Errands()
-        self._workers = ThreadGroup(
-            "hf-haul-worker", settings.max_concurrent_downloads, self._next_work, idle_seconds=_IDLE_SECONDS
-        )
-        self._ticker = ThreadGroup("hf-haul-ticker", 1, self._next_ticking, idle_seconds=_IDLE_SECONDS)
-        self._helping = threading.local()  # until when a thread that waits does the work
-        self._ticked_at = -math.inf
+        self._workers = Workers(self, settings.max_concurrent_downloads, allowed=threads)
+        self._held = self._workers.held
         self._fetcher = PartFetcher(
             settings,
             limiter,
@@ -254,8 +162,7 @@ class Scheduler:
             with self._lock:
                 yield
         finally:
-            started = [self._workers.start(), self._ticker.start()]
-            if not all(started):
+            if not self._workers.start():
                 for run in list(self._runs):
                     run.done.nudge()
             self._hasher.start()
@@ -272,7 +179,7 @@ class Scheduler:
         for directory in {each.request.destination.staging_dir for each in planned}:
             for key, paths in self._orphans_in(directory).items():
                 run.orphans[directory, key] = list(paths)
-        then = _Then()
+        then = FollowUp()
         try:
             with self._deciding():
                 if self._ending:
@@ -290,7 +197,7 @@ class Scheduler:
             if run in self._runs:
                 self.cancel(run)
             raise
-        _surely(partial(self._carry_out, then))
+        insist(partial(self.carry_out, then))
         return run
 
     def _orphans_in(self, directory: Path) -> dict[str, list[Path]]:
@@ -310,7 +217,7 @@ class Scheduler:
         Returns:
             Whether there was anything to stop.
         """
-        then = _Then()
+        then = FollowUp()
         try:
             with self._deciding():
                 if run.over or run.queue.finished:
@@ -321,7 +228,7 @@ class Scheduler:
             self._have_carried_out(then)
         return True
 
-    def _stop_run(self, run: QueueRun, error: BaseException | None, then: _Then) -> None:
+    def _stop_run(self, run: QueueRun, error: BaseException | None, then: FollowUp) -> None:
         """End a queue; ``error`` is why, ``None`` for a cancel. Call with the lock held."""
         run.deferred.clear()
         run.waiting_for.clear()
@@ -335,7 +242,7 @@ class Scheduler:
             then.stop += transfer.parts
         self._mend_run(run, then)
 
-    def _drop_waiting(self, run: QueueRun, error: BaseException | None, then: _Then) -> None:
+    def _drop_waiting(self, run: QueueRun, error: BaseException | None, then: FollowUp) -> None:
         """Give up the files of a queue that were not begun; call with the lock held."""
         state = DownloadState.CANCELLED if error is None else DownloadState.FAILED
         for task in run.queue.drop_waiting():
@@ -455,93 +362,12 @@ class Scheduler:
             }
 
     def wait(self, run: QueueRun, timeout: float | None = None) -> bool:
-        """Wait for a queue; where no thread is to be had, do its work, and that of others, meanwhile.
-
-        Args:
-            run: The queue.
-            timeout: Seconds; ``None`` for as long as it takes. Who has to do the work may take a little longer.
-
-        Returns:
-            Whether the queue is over.
-        """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while not run.done.is_set():
-            left = deadline - time.monotonic()
-            if not self.keep_going() and left > 0:
-                self._help(run, deadline)
-            elif len(self._ticker):  # which nudges us if there are no workers any more
-                run.done.wait(None if timeout is None else max(0.0, left))
-            else:
-                run.done.wait(max(0.0, min(left, _TICK)))
-            if time.monotonic() >= deadline:
-                break
-        return run.done.is_set()
+        """See :meth:`Workers.wait`."""
+        return self._workers.wait(run, timeout)
 
     def keep_going(self) -> bool:
-        """See to it that there are threads for what is to be done, as far as the system gives any.
-
-        Returns:
-            ``False`` if nobody does it; then the caller has to, or it fails after a while.
-        """
-        if len(self._workers) and len(self._ticker):
-            self._helpless_since = None
-            return True
-        with self._deciding():
-            self._wake_workers()
-            waits = bool(self._runs or self._unended)
-        if len(self._workers) or not waits:
-            self._helpless_since = None
-            if waits and self._threads_allowed and not len(self._ticker):
-                self._tick_now_and_then()
-            return True
-        now = time.monotonic()
-        if self._helpless_since is None:
-            self._helpless_since = now
-        if now - self._helpless_since > _HELPLESS_SECONDS and not self._held and self._threads_allowed:
-            error = HaulError(
-                f"no thread could be started for {_HELPLESS_SECONDS:.0f} s, and nobody waits for the download: the system, or a"
-                " limit on threads, processes or memory, gives none"
-            )
-            self._fail_all(error)
-        return False
-
-    def _help(self, run: QueueRun, deadline: float) -> None:
-        """Do a piece of the work on the thread that waits for it."""
-        before = self._helping_until
-        self._helping.until = max(deadline, time.monotonic() + _HELP_SECONDS)
-        try:
-            self._tick_now_and_then()
-            work = self._next_work()
-            if work is not None:
-                work()
-            self._errands.run_here()
-            run.tell_here()  # whose callback may wait for another queue, and so come here again
-            self.events.tell_here()
-            if work is None:
-                run.done.wait(max(0.0, min(_TICK, deadline - time.monotonic())))
-        finally:
-            self._helping.until = before
-            if threading.current_thread() in self._held:  # an interrupt came just then
-                self._put_down()
-
-    @property
-    def _helping_until(self) -> float | None:
-        """Until when the calling thread does the work that it waits for; ``None`` if it does not."""
-        until: float | None = getattr(self._helping, "until", None)
-        return until
-
-    def _help_along(self, part: Part) -> None:
-        """After each read: what threads would do beside it, if the one that reads is all there is."""
-        until = self._helping_until
-        if until is None:
-            return
-        if time.monotonic() >= until and part.transfer.mode != "whole":  # that would have to come again
-            part.ask_to_leave(self._clock())
-        self._tick_now_and_then()
-
-    def _tick_now_and_then(self) -> None:
-        if not len(self._ticker) and time.monotonic() - self._ticked_at >= _TICK:
-            self.tick()
+        """See :meth:`Workers.keep_going`."""
+        return self._workers.keep_going()
 
     def shutdown(self, *, wait_for_work: bool) -> None:
         """Stop all threads; idempotent.
@@ -562,17 +388,16 @@ class Scheduler:
                 self.cancel(run)
             with self._lock:
                 self._closing = True
-                self._ticker_waits.notify_all()
             deadline = time.monotonic() + _END_SECONDS
-            closes = (self._workers.close, self._ticker.close, self._errands.close, self._hasher.close)
+            closes = (self._workers.close, self._errands.close, self._hasher.close)
             ended = [close(max(0.0, deadline - time.monotonic())) for close in closes]
             if not all(ended):
                 logger.warning("some threads wait for a disk that does not answer; they end once it does")
 
     def drain(self) -> None:
         """Do everything that can be done now on the calling thread; for programs and tests without threads."""
-        while (job := self._next_job()) is not None:
-            self._perform(job)
+        while (job := self.next_job()) is not None:
+            self._workers.perform(job)
         self._errands.run_here()
 
     # ---- workers
@@ -583,47 +408,29 @@ class Scheduler:
         One is enough: whoever finds work wakes the next. A worker that has settled a job looks for the next one
         itself, so that nobody is woken for nothing.
         """
-        if not self._threads_allowed or self._closing or not (self._runs or self._unended):
-            return
-        self._ticker.wake()
-        self._workers.wake()
+        if not self._closing and (self._runs or self._unended):
+            self._workers.wake()
+
+    def call_workers(self) -> bool:
+        """Wake workers if there is work; returns whether there is."""
+        with self._deciding():
+            self._wake_workers()
+            return bool(self._runs or self._unended)
+
+    def run_errands_here(self, run: QueueRun) -> None:
+        """Do what other threads would do beside the workers: for all, and the callbacks of one queue."""
+        self._errands.run_here()
+        run.tell_here()
+        self.events.tell_here()
 
     def _make_room_for(self, run: QueueRun) -> None:
         """Have less urgent parts leave where a more urgent queue has nowhere to run; call with the lock held."""
         if not self._paused:
-            threads = self.settings.max_concurrent_downloads - len(self._workers) + self._workers.idle
-            self._chooser.make_room_for(run, self._runs, threads)
+            self._chooser.make_room_for(run, self._runs, self._workers.available)
 
-    def _next_work(self) -> Action | None:
-        """For a thread of the workers: what to do next, with all that follows from it; ``None`` if there is nothing."""
-        try:
-            if threading.current_thread() in self._owed:
-                self._pay()
-            if threading.current_thread() in self._held:
-                raise HaulError("the thread that was at it met an unexpected error, which it logged")
-            job = self._next_job()
-            self._clueless_since = None
-        except BaseException as error:
-            self._owed[threading.current_thread()] = then = _Then()
-            self._recover(error, then)
-            self._pay()
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            self._note_clueless(error)
-            return None
-        return None if job is None else partial(self._perform, job)
-
-    def _note_clueless(self, error: BaseException) -> None:
-        """Fail what is running where it lasts that nobody can say what to do next; the ticker has workers try again."""
-        now = time.monotonic()
-        if self._clueless_since is None:
-            self._clueless_since = now
-            logger.warning("what to do next cannot be told", exc_info=error)
-        elif now - self._clueless_since > _CLUELESS_SECONDS:
-            self._fail_all(error)
-
-    def _fail_all(self, error: BaseException) -> None:
-        then = _Then()
+    def fail_all(self, error: BaseException) -> None:
+        """Fail every queue that is not paused."""
+        then = FollowUp()
         try:
             with self._deciding():
                 for run in list(self._runs):
@@ -632,8 +439,8 @@ class Scheduler:
         finally:
             self._have_carried_out(then)
 
-    def _next_job(self) -> _Job | None:
-        """What the calling thread is at from now on; ``None`` if there is nothing to do now."""
+    def next_job(self) -> Job | None:
+        """Return what the calling thread is at from now on; ``None`` if there is nothing to do now."""
         with self._deciding():
             if self._closing:
                 return None
@@ -644,7 +451,7 @@ class Scheduler:
                     self._wake_workers()  # there may be more where this came from
             return job
 
-    def _choose(self) -> _Job | None:
+    def _choose(self) -> Job | None:
         chosen = None if self._paused else self._chooser.next_job(self._runs)
         if chosen is None:
             return None
@@ -652,14 +459,14 @@ class Scheduler:
         transfer = chosen.transfer if isinstance(chosen, Part) else chosen
         task_id = transfer.task.task_id
         run = next(each for each in self._runs if task_id in each.transfers)
-        return _Job(_Kind.OPEN if part is None else _Kind.FETCH, run, transfer, part)
+        return Job(JobKind.OPEN if part is None else JobKind.FETCH, run, transfer, part)
 
-    def _hold(self, job: _Job) -> None:
+    def _hold(self, job: Job) -> None:
         """Note what the calling thread is at; call with the lock held."""
         self._held[threading.current_thread()] = job
         self._count(job, 1)
 
-    def _count(self, job: _Job, by: int) -> None:
+    def _count(self, job: Job, by: int) -> None:
         if job.counts:
             self._sources.count(job.transfer.source, by)
         if job.asks:
@@ -667,48 +474,15 @@ class Scheduler:
 
     # ---- doing it: without the lock
 
-    def _perform(self, first: _Job) -> None:
-        """Do a job, and those that follow from it."""
-        job: _Job | None = first
-        while job is not None:
-            error = self._attempt(job)
-            interrupt = self._interrupt_of(error)
-            self._owed[threading.current_thread()] = then = _Then()
-            try:
-                job = self._settle_job(job, error if interrupt is None else HaltedError(), then)
-            except BaseException as unexpected:  # noqa: BLE001  the file ends, and the worker goes on
-                self._recover(unexpected, then, job)
-                job, interrupt = None, interrupt or self._interrupt_of(unexpected)
-            try:
-                self._pay()
-            except KeyboardInterrupt as late:
-                interrupt = interrupt or late
-            if interrupt is not None:
-                if job is not None:
-                    self._put_down()
-                raise interrupt
-
-    def _interrupt_of(self, error: BaseException | None) -> BaseException | None:
-        """``error``, if it means the calling thread and not the file: an interrupt of who does the work while waiting."""
-        helps = self._helping_until is not None
-        return error if helps and isinstance(error, KeyboardInterrupt) else None
-
-    def _attempt(self, job: _Job) -> BaseException | None:
-        try:
-            self._do(job)
-        except BaseException as error:  # noqa: BLE001  a worker outlives every job; the file it was about fails
-            _free_frames(error)
-            return error
-        return None
-
-    def _do(self, job: _Job) -> None:
+    def do(self, job: Job) -> None:
+        """Do a job; without the lock."""
         run, transfer = job.run, job.transfer
-        if job.kind is _Kind.OPEN:
+        if job.kind is JobKind.OPEN:
             open_file(run, transfer, lambda: self._probe(transfer), self._fetcher, self.settings)
-        elif job.kind is _Kind.FETCH:
+        elif job.kind is JobKind.FETCH:
             assert job.part is not None
             self._fetcher.fetch(job.part)
-        elif job.kind is _Kind.RENEW:
+        elif job.kind is JobKind.RENEW:
             assert transfer.staged is not None
             transfer.staged.forget()
         else:
@@ -726,13 +500,13 @@ class Scheduler:
             with self._lock:
                 transfer.parts.remove(probe)
 
-    def _settle_job(self, job: _Job, error: BaseException | None, then: _Then) -> _Job | None:
+    def settle(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
         """Decide what follows a job; returns what the thread does next."""
         settle = {
-            _Kind.OPEN: self._settle_opening,
-            _Kind.FETCH: self._settle,
-            _Kind.RENEW: self._settle_renewal,
-            _Kind.FINISH: self._settle_finish,
+            JobKind.OPEN: self._settle_opening,
+            JobKind.FETCH: self._settle_part,
+            JobKind.RENEW: self._settle_renewal,
+            JobKind.FINISH: self._settle_finish,
         }[job.kind]
         with self._deciding():
             self._held.pop(threading.current_thread(), None)
@@ -742,13 +516,7 @@ class Scheduler:
                 self._hold(following)
             return following
 
-    def _pay(self) -> None:
-        """Carry out what the calling thread has to."""
-        me = threading.current_thread()
-        _surely(partial(self._carry_out, self._owed[me]))
-        del self._owed[me]
-
-    def _carry_out(self, then: _Then) -> None:
+    def carry_out(self, then: FollowUp) -> None:
         """Do what was decided; without the lock."""
         interrupt: BaseException | None = None
         for part in then.stop:
@@ -761,33 +529,33 @@ class Scheduler:
                 if isinstance(error, KeyboardInterrupt):
                     interrupt = error
         if then.runs:
-            more = _Then()
-            _surely(partial(self._note_told, then, more))
-            _surely(partial(self._carry_out, more))
+            more = FollowUp()
+            insist(partial(self._note_told, then, more))
+            insist(partial(self.carry_out, more))
         if interrupt is not None:
             raise interrupt
 
-    def _note_told(self, then: _Then, more: _Then) -> None:
+    def _note_told(self, then: FollowUp, more: FollowUp) -> None:
         """End the queues that waited for what is done now."""
         with self._lock:
             for run in then.runs:
                 run.untold.discard(then)
                 self._end_if_over(run, more)
 
-    def _have_carried_out(self, then: _Then) -> None:
+    def _have_carried_out(self, then: FollowUp) -> None:
         """Do what was decided, for a caller who does not wait for a disk."""
         if then.disk is None or not self._threads_allowed:
-            _surely(partial(self._carry_out, then))
+            insist(partial(self.carry_out, then))
             return
         for part in then.stop:
             part.cancel_token.set()
-        self._errands.add(then.disk, object(), partial(_surely, partial(self._carry_out, then)))
+        self._errands.add(then.disk, object(), partial(insist, partial(self.carry_out, then)))
         if not self._errands.start():
             self._errands.run_here()
 
     # ---- what is left half-made
 
-    def _recover(self, error: BaseException, then: _Then, job: _Job | None = None) -> None:
+    def recover(self, error: BaseException, then: FollowUp, job: Job | None = None) -> None:
         """Fail a file because of an error where none should be, and set everything else right.
 
         Args:
@@ -795,8 +563,8 @@ class Scheduler:
             then: Takes what is to be done without the lock.
             job: What went wrong; by default what the calling thread is at.
         """
-        _free_frames(error)
-        fails = self._interrupt_of(error) is None
+        drop_frames(error)
+        fails = self._workers.interrupt_of(error) is None
 
         def recover() -> None:
             with self._deciding():
@@ -806,9 +574,9 @@ class Scheduler:
                     wrong.transfer.failure = error
                 self._mend(then)
 
-        _surely(recover)
+        insist(recover)
 
-    def _put_down(self) -> None:
+    def put_down(self) -> None:
         """Leave what the calling thread is at to others, because it was interrupted."""
         with self._deciding():
             job = self._held.pop(threading.current_thread())
@@ -816,15 +584,15 @@ class Scheduler:
             self._left.append(job)
             self._wake_workers()
 
-    def _mend(self, then: _Then) -> None:
+    def _mend(self, then: FollowUp) -> None:
         """Have every file be as it follows from what the threads are at; call with the lock held."""
         for thread in [each for each in self._held if not each.is_alive()]:
             job = self._held.pop(thread)
             job.transfer.failure = job.transfer.failure or HaulError("the thread that was at it ended")
         for run in list(self._runs):
             self._mend_run(run, then)
-        for thread in [each for each in list(self._owed) if not each.is_alive()]:
-            then.do.append(partial(_surely, partial(self._carry_out, self._owed.pop(thread))))
+        for thread in [each for each in list(self._workers.owed) if not each.is_alive()]:
+            then.do.append(partial(insist, partial(self.carry_out, self._workers.owed.pop(thread))))
         self._rested &= {job.part for job in self._held.values() if job.part is not None}
         working = [job for job in self._held.values() if job.part not in self._rested]
         self._sources.recount(
@@ -836,7 +604,7 @@ class Scheduler:
             run.metrics.set_connections(sum(job.asks for job in working if job.run is run))
         self._wake_workers()
 
-    def _mend_run(self, run: QueueRun, then: _Then) -> None:
+    def _mend_run(self, run: QueueRun, then: FollowUp) -> None:
         for transfer in list(run.transfers.values()):
             self._mend_file(run, transfer, then)
         queue = run.queue
@@ -853,10 +621,10 @@ class Scheduler:
             self._drop_waiting(run, None, then)
         self._end_if_over(run, then)
 
-    def _mend_file(self, run: QueueRun, transfer: Transfer, then: _Then) -> None:
+    def _mend_file(self, run: QueueRun, transfer: Transfer, then: FollowUp) -> None:
         jobs = [job for job in (*self._held.values(), *self._left) if job.transfer is transfer]
-        transfer.opening = any(job.kind in {_Kind.OPEN, _Kind.RENEW} for job in jobs)
-        transfer.finishing = any(job.kind is _Kind.FINISH for job in jobs)
+        transfer.opening = any(job.kind in {JobKind.OPEN, JobKind.RENEW} for job in jobs)
+        transfer.finishing = any(job.kind is JobKind.FINISH for job in jobs)
         if not transfer.opening:  # whoever opens has a part of its own
             for part in [each for each in transfer.parts if all(job.part is not each for job in jobs)]:
                 transfer.give_back(part)
@@ -869,7 +637,7 @@ class Scheduler:
 
     # ---- what follows: with the lock held
 
-    def _settle_opening(self, job: _Job, error: BaseException | None, then: _Then) -> _Job | None:
+    def _settle_opening(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
         run, transfer = job.run, job.transfer
         transfer.opening = False
         if run.queue.cancelled and not isinstance(error, SupersededError):
@@ -890,7 +658,7 @@ class Scheduler:
                 return self._start_fetching(run, transfer)
         return None
 
-    def _start_fetching(self, run: QueueRun, transfer: Transfer) -> _Job | None:
+    def _start_fetching(self, run: QueueRun, transfer: Transfer) -> Job | None:
         """Decide what follows the opening of a file."""
         staged = transfer.staged
         assert staged is not None
@@ -907,7 +675,7 @@ class Scheduler:
             part = self._chooser.take(transfer)
             if transfer.pending:
                 self._wake_workers()
-            return _Job(_Kind.FETCH, run, transfer, part)
+            return Job(JobKind.FETCH, run, transfer, part)
         self._wake_workers()
         return None
 
@@ -931,7 +699,7 @@ class Scheduler:
         assert transfer.staged is not None
         return transfer.staged.sequential or transfer.mismatches > 0
 
-    def _settle(self, job: _Job, error: BaseException | None, then: _Then) -> _Job | None:
+    def _settle_part(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
         """Decide what follows a part."""
         run, transfer, part = job.run, job.transfer, job.part
         assert part is not None
@@ -967,7 +735,7 @@ class Scheduler:
             self._hash_soon(transfer)
         return self._settle_file(run, transfer, then) if self._at_rest(transfer) else None
 
-    def _settle_file(self, run: QueueRun, transfer: Transfer, then: _Then) -> _Job | None:
+    def _settle_file(self, run: QueueRun, transfer: Transfer, then: FollowUp) -> Job | None:
         """Decide what follows when nobody is at a file."""
         task = transfer.task
         if task.state is DownloadState.DONE:  # which was not noted everywhere
@@ -982,7 +750,7 @@ class Scheduler:
             self._put_back(run, transfer)
         elif transfer.outdated:
             transfer.opening = True  # nobody else touches it meanwhile
-            return _Job(_Kind.RENEW, run, transfer)
+            return Job(JobKind.RENEW, run, transfer)
         else:
             transfer.refill()
             if not transfer.pending:
@@ -996,7 +764,7 @@ class Scheduler:
             return False
         return transfer.outdated or transfer.changes < _CHANGES
 
-    def _settle_renewal(self, job: _Job, error: BaseException | None, then: _Then) -> _Job | None:
+    def _settle_renewal(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
         """Decide what follows when the bytes of a version that a source no longer serves were dropped."""
         transfer = job.transfer
         transfer.outdated = transfer.opening = False
@@ -1005,15 +773,15 @@ class Scheduler:
         self._wake_workers()
         return following
 
-    def _start_finishing(self, run: QueueRun, transfer: Transfer) -> _Job:
+    def _start_finishing(self, run: QueueRun, transfer: Transfer) -> Job:
         transfer.finishing = True
         if transfer.task.state is not DownloadState.VERIFYING:
             transfer.task.move_to(DownloadState.VERIFYING)
         if transfer.size > SMALL_FILE:
             self._wake_workers()  # for the connection that is free while this worker hashes
-        return _Job(_Kind.FINISH, run, transfer)
+        return Job(JobKind.FINISH, run, transfer)
 
-    def _settle_finish(self, job: _Job, error: BaseException | None, then: _Then) -> _Job | None:
+    def _settle_finish(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
         run, transfer = job.run, job.transfer
         transfer.finishing = False
         if not job.published:
@@ -1037,7 +805,7 @@ class Scheduler:
             self._done(run, transfer, transferred=True, then=then)
         return None
 
-    def _looks_elsewhere(self, run: QueueRun, transfer: Transfer, then: _Then) -> bool:
+    def _looks_elsewhere(self, run: QueueRun, transfer: Transfer, then: FollowUp) -> bool:
         """Set a file aside whose staged file somebody took, and who has its bytes; look there, or start anew.
 
         Returns:
@@ -1050,7 +818,7 @@ class Scheduler:
         run.losses[task_id] = losses + 1
         lost, transfer.staged = transfer.staged, None
         if lost is not None:
-            then.tell(run, partial(_surely, lost.close))
+            then.tell(run, partial(insist, lost.close))
         self._defer(run, transfer, 0.0)
         return True
 
@@ -1060,7 +828,7 @@ class Scheduler:
     def _at_rest(transfer: Transfer) -> bool:
         return not transfer.parts and not transfer.opening and not transfer.finishing
 
-    def _done(self, run: QueueRun, transfer: Transfer, *, transferred: bool, then: _Then) -> None:
+    def _done(self, run: QueueRun, transfer: Transfer, *, transferred: bool, then: FollowUp) -> None:
         run.succeed(transfer, transferred=transferred)
         then.tell(run, partial(self._tell_end, run, transfer))
         self._end_if_over(run, then)
@@ -1074,7 +842,9 @@ class Scheduler:
         run.post_task(task)
         self._emit(f"file_{task.state.value}", run, task, error=str(task.error))
 
-    def _give_up(self, run: QueueRun, transfer: Transfer, error: BaseException | None, then: _Then) -> None:
+    def _give_up(
+        self, run: QueueRun, transfer: Transfer, error: BaseException | None, then: FollowUp
+    ) -> None:
         """End a file without success; ``None`` means that it was cancelled."""
         state = DownloadState.CANCELLED if error is None else DownloadState.FAILED
         reason = error or DownloadCancelledError(f"{transfer.task.file_path}: cancelled")
@@ -1086,7 +856,7 @@ class Scheduler:
         # What is wrong was deleted.
         kept = staged.done if staged is not None and not isinstance(error, IntegrityError) else 0
         if staged is not None:
-            then.tell(run, partial(_surely, partial(close_file, transfer)))
+            then.tell(run, partial(insist, partial(close_file, transfer)))
             then.disk = staged.device
         run.fail(transfer.task, reason, state)
         run.drop(transfer, kept)
@@ -1095,7 +865,7 @@ class Scheduler:
         self._end_if_over(run, then)
 
     def _drop_hopeless(
-        self, run: QueueRun, transfer: Transfer, error: BaseException | None, then: _Then
+        self, run: QueueRun, transfer: Transfer, error: BaseException | None, then: FollowUp
     ) -> None:
         """Fail the waiting files of a source that has failed for one file after the other.
 
@@ -1116,7 +886,7 @@ class Scheduler:
 
     # ---- the end of a queue
 
-    def _end_if_over(self, run: QueueRun, then: _Then) -> None:
+    def _end_if_over(self, run: QueueRun, then: FollowUp) -> None:
         """Move a queue without open files to the finished ones, and have that said when all is written and told.
 
         Call with the lock held.
@@ -1130,7 +900,7 @@ class Scheduler:
         run.over = True
         if run.queue.completed:
             then.disk = run if then.disk is None else then.disk
-        then.do.append(partial(_surely, partial(self._end, run)))
+        then.do.append(partial(insist, partial(self._end, run)))
 
     def _end(self, run: QueueRun) -> None:
         """Say that a queue is over; once."""
@@ -1143,7 +913,7 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001  what stays is litter, and no reason to fail
             logger.debug("what is left of finished files stays: %s", error)
         finally:
-            _surely(partial(self._keep_result, run))
+            insist(partial(self._keep_result, run))
         self._emit("queue_done", run, failed=len(run.queue.failed))
 
     def _keep_result(self, run: QueueRun) -> None:
@@ -1179,7 +949,7 @@ class Scheduler:
                 self._chooser.narrow(part)
                 self._wake_workers()
         if not len(self._workers):
-            self._help_along(part)
+            self._workers.help_along(part, self._clock())
         verifier, staged = transfer.verifier, transfer.staged
         if verifier is None or staged is None or verifier.catching_up:
             return
@@ -1225,38 +995,19 @@ class Scheduler:
 
     # ---- the ticker
 
-    def _next_ticking(self) -> Action | None:
+    def has_work(self) -> bool:
+        """Return whether there is anything to look at."""
         with self._lock:
-            return self._tick_on if self._has_runs() else None
+            return bool(self._runs or self._unended) and not self._closing
 
-    def _has_runs(self) -> bool:
-        return bool(self._runs or self._unended) and not self._closing
+    def is_settled(self) -> bool:
+        """Return whether every source's best number of connections is known."""
+        with self._lock:
+            return self._sources.settled
 
-    def _tick_on(self) -> None:
-        """Look at everything again and again while there is something to look at."""
-        told = mended = 0.0
-        failing = False
-        while True:
-            with self._lock:
-                seconds = _TICK if self._sources.settled else _FIRST_TICK
-                self._ticker_waits.wait_for(lambda: self._closing, seconds)
-                if not self._has_runs():
-                    return
-            now = time.monotonic()
-            tell, mend = now - told >= _TICK, now - mended >= _LOOK_SECONDS
-            told, mended = now if tell else told, now if mend else mended
-            try:
-                self.tick(tell=tell)
-                if mend:
-                    self._mend_now()
-                failing = False
-            except BaseException:  # the next look may do better, and the watchdog must not end
-                if not failing:
-                    logger.warning("a look at what is in flight failed", exc_info=True)
-                failing = True
-
-    def _mend_now(self) -> None:
-        then = _Then(disk=self)
+    def mend(self) -> None:
+        """Set right what was left half-made."""
+        then = FollowUp(disk=self)
         try:
             with self._deciding():
                 self._mend(then)
@@ -1271,7 +1022,6 @@ class Scheduler:
             tell: Whether to post progress, which nobody wants more than ten times a second.
         """
         now = self._clock()
-        self._ticked_at = time.monotonic()
         with self._deciding():
             runs = list(self._runs)
             parts = [part for run in runs for t in run.transfers.values() for part in t.parts]
@@ -1331,51 +1081,3 @@ def _ids(run: QueueRun) -> list[str]:
     """What a queue is known by: its id, and that of its task if it has only one."""
     tasks = run.queue.tasks
     return [run.queue.queue_id, tasks[0].task_id] if len(tasks) == 1 else [run.queue.queue_id]
-
-
-def _surely(work: Action) -> None:
-    """Do what must be done, again where it fails; an interrupt goes up when it is done."""
-    interrupt: BaseException | None = None
-    for pause in (*_PAUSES, None):
-        try:
-            work()
-            break
-        except BaseException as error:  # memory, mostly, which may be there again in a moment
-            if pause is None:
-                raise
-            if isinstance(error, KeyboardInterrupt):
-                interrupt = error
-            logger.debug("trying again: %s", repr(error))
-            time.sleep(pause)
-    if interrupt is not None:
-        raise interrupt
-
-
-class _Traceback(Exception):  # noqa: N818  it only carries text
-    """Where an error came from, in words: the cause of one that nobody expected."""
-
-    def __str__(self) -> str:
-        return f"\n{self.args[0]}"
-
-
-def _free_frames(error: BaseException) -> None:
-    """Let go of the frames of an error, and of those that it came from.
-
-    Who keeps the error would keep all that they refer to: buffers, files, tokens, whole queues. Where an unexpected error
-    came from is kept in words.
-    """
-    if (
-        not isinstance(error, HaulError | OSError)
-        and error.__cause__ is None
-        and error.__traceback__ is not None
-    ):
-        with contextlib.suppress(Exception):  # no memory for it
-            error.__cause__ = _Traceback("".join(traceback.format_tb(error.__traceback__)))
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        each = pending.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            each.__traceback__ = None
-            pending += [each.__cause__, each.__context__]

@@ -14,7 +14,9 @@ from tests.support.transport import FakeSource, MemoryDestination, request, rese
 
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.engine import scheduler as scheduler_module
+from hf_haul.engine import workers
 from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.jobs import FollowUp, Job
 from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.queue_run import QueueRun
@@ -443,7 +445,7 @@ def test_a_queue_goes_on_with_one_source_while_another_is_full(bench: Bench) -> 
     quick = bench.file("z.json", b"{}")
     quick = replace(quick, remote=replace(quick.remote, url="http://other.test/z.json"))
     bench.submit(*slow, quick)
-    taken = [bench.scheduler._next_job() for _ in range(6)]
+    taken = [bench.scheduler.next_job() for _ in range(6)]
     names = [each.transfer.task.file_path for each in taken if each is not None and each.part is None]
     assert names == ["a0.json", "a1.json", "a2.json", "a3.json", "z.json"]
     assert taken[5] is None
@@ -659,9 +661,9 @@ def test_a_paused_file_gives_no_sign_of_life(
     """Another process need not wait until the pause is over: after a while it copies what is there."""
     scheduler, beats = bench.scheduler, []
     run = bench.submit(bench.file("a.bin"))
-    opened = scheduler._next_job()
+    opened = scheduler.next_job()
     assert opened is not None
-    scheduler._attempt(opened)
+    scheduler._workers.attempt(opened)
     monkeypatch.setattr(staging_module, "_BEAT_INTERVAL", 0.0)
     monkeypatch.setattr(scheduler, "_threads_allowed", True)
     monkeypatch.setattr(scheduler, "_wake_workers", lambda: None)
@@ -685,17 +687,17 @@ def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(tmp_path: Path) -> None:
     bench = Bench(tmp_path, part_size=64 * MiB)
     bench.scheduler._clock = bench.scheduler._chooser._clock = lambda: now
     bench.submit(bench.file("big.bin", bytes(16 * MiB)))
-    opened = bench.scheduler._next_job()
+    opened = bench.scheduler.next_job()
     assert opened is not None
-    bench.scheduler._settle_job(opened, bench.scheduler._attempt(opened), scheduler_module._Then())
+    bench.scheduler.settle(opened, bench.scheduler._workers.attempt(opened), FollowUp())
     (slow,) = opened.transfer.parts
     assert (slow.start, slow.stop) == (0, 16 * MiB)
     bench.scheduler.history.first_byte(
         opened.transfer.source, 0.1, large=True
     )  # a source that has answered others
-    assert bench.scheduler._next_job() is None  # too young to judge
+    assert bench.scheduler.next_job() is None  # too young to judge
     now += 5
-    job = bench.scheduler._next_job()
+    job = bench.scheduler.next_job()
     assert job is not None
     half = job.part
     assert half is not None
@@ -704,7 +706,7 @@ def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(tmp_path: Path) -> None:
     half.position = half.stop - 10
     slow.busy_since = now - 4
     half.busy_since = now
-    job = bench.scheduler._next_job()
+    job = bench.scheduler.next_job()
     assert job is not None
     rival = job.part
     assert rival is not None
@@ -718,16 +720,16 @@ def test_who_lost_a_race_is_stopped_in_the_same_breath_and_not_raced_again(tmp_p
     bench.scheduler._clock = bench.scheduler._chooser._clock = lambda: now
     run = bench.submit(bench.file("a.bin", bytes(1000)))
     bench.scheduler._fetcher.fetch = lambda part: None  # type: ignore[method-assign]
-    opening = bench.scheduler._next_job()
+    opening = bench.scheduler.next_job()
     assert opening is not None
     opened = opening.transfer
-    first = bench.scheduler._settle_job(opening, bench.scheduler._attempt(opening), scheduler_module._Then())
+    first = bench.scheduler.settle(opening, bench.scheduler._workers.attempt(opening), FollowUp())
     assert first is not None
     (slow,) = opened.parts
     bench.scheduler.history.first_byte(opened.source, 0.1)
     slow.busy_since = now
     now += 5
-    second = bench.scheduler._next_job()
+    second = bench.scheduler.next_job()
     assert second is not None
     quick = second.part
     assert quick is not None
@@ -736,15 +738,15 @@ def test_who_lost_a_race_is_stopped_in_the_same_breath_and_not_raced_again(tmp_p
     opened.staged.write(0, memoryview(bytes(1000)))
     opened.staged.record(0, 1000)
     quick.position = quick.stop
-    then = scheduler_module._Then()
-    bench.scheduler._settle_job(second, None, then)
+    then = FollowUp()
+    bench.scheduler.settle(second, None, then)
     now += 5
-    assert bench.scheduler._next_job() is None
-    bench.scheduler._carry_out(then)
+    assert bench.scheduler.next_job() is None
+    bench.scheduler.carry_out(then)
     assert slow.cancel_token.is_set()
-    last = bench.scheduler._settle_job(first, HaltedError(), scheduler_module._Then())
+    last = bench.scheduler.settle(first, HaltedError(), FollowUp())
     assert last is not None
-    bench.scheduler._perform(last)
+    bench.scheduler._workers.perform(last)
     assert run.done.is_set()
     assert bench.destinations["a.bin"].content == bytes(1000)
 
@@ -752,21 +754,21 @@ def test_who_lost_a_race_is_stopped_in_the_same_breath_and_not_raced_again(tmp_p
 def test_a_queue_that_comes_while_the_only_worker_ends_is_not_left_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler_module, "_IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "_IDLE_SECONDS", 0.01)
     bench = Bench(tmp_path, threads=True, max_concurrent_downloads=1)
     first, second = bench.file("a.bin"), bench.file("b.bin")
     runs: list[QueueRun] = []
     came = threading.Event()
-    look_for_work = bench.scheduler._next_job
+    look_for_work = bench.scheduler.next_job
 
-    def next_job() -> scheduler_module._Job | None:
+    def next_job() -> Job | None:
         job = look_for_work()
         if job is None and not came.is_set():  # it has decided to end, and has not ended yet
             runs.append(bench.submit(second))
             came.set()
         return job
 
-    monkeypatch.setattr(bench.scheduler, "_next_job", next_job)
+    monkeypatch.setattr(bench.scheduler, "next_job", next_job)
     try:
         assert bench.submit(first).done.wait(10)
         assert came.wait(10)

@@ -1,0 +1,79 @@
+"""What one thread is at, and what is to be done about it once the scheduler's lock is free."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.transfer import Part, Transfer
+
+__all__ = ["Action", "FollowUp", "Job", "JobKind"]
+
+Action = Callable[[], object]
+
+
+class JobKind(enum.Enum):
+    """What a worker does with a file."""
+
+    OPEN = enum.auto()
+    FETCH = enum.auto()
+    RENEW = enum.auto()
+    FINISH = enum.auto()
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """What one thread is at.
+
+    Attributes:
+        kind: ``OPEN``: look what is there, and claim it; ``FETCH``: a part; ``RENEW``: drop the bytes of an older version;
+            ``FINISH``: check and publish.
+        run: The file's queue.
+        transfer: The file.
+        part: What is fetched.
+        published: Whether it put the file in place.
+    """
+
+    kind: JobKind
+    run: QueueRun
+    transfer: Transfer
+    part: Part | None = None
+    published: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it takes up one of its source's connections."""
+        return self.kind in {JobKind.OPEN, JobKind.FETCH}
+
+    @property
+    def asks(self) -> bool:
+        """Whether it sends requests: opening does where the size is unknown."""
+        return self.kind is JobKind.FETCH or (
+            self.kind is JobKind.OPEN and self.transfer.request.remote.size is None
+        )
+
+
+@dataclass(eq=False, slots=True)
+class FollowUp:
+    """What is to be done once the lock is free.
+
+    Attributes:
+        stop: Parts to cancel.
+        do: Everything else, in order; what was begun is taken out.
+        runs: Queues that may not end before it is done.
+        disk: On which file system some of it may have to wait, if any.
+    """
+
+    stop: list[Part] = field(default_factory=list)
+    do: deque[Action] = field(default_factory=deque)
+    runs: set[QueueRun] = field(default_factory=set)
+    disk: Hashable | None = None
+
+    def tell(self, run: QueueRun, action: Action) -> None:
+        """Add something that the user is to be told before a queue ends, or a file that is to be closed by then."""
+        run.untold.add(self)
+        self.runs.add(run)
+        self.do.append(action)
