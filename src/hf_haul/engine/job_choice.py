@@ -79,7 +79,7 @@ class Chooser:
                 settled += len(run.transfers)
                 continue
             opened += len(run.transfers)
-            busy += sum(max(len(t.parts), t.opening, t.finishing) for t in run.transfers.values())
+            busy += sum(max(len(t.parts), t.is_one_workers) for t in run.transfers.values())
         most = self._files.downloads(settled)
         self._may_open = opened < most
         return busy < most
@@ -167,7 +167,6 @@ class Chooser:
     def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer:
         request = run.requests[task.task_id]
         transfer = Transfer(task, request, self._make_transport(request), run.metrics)
-        transfer.opening = True
         run.queue.start(task)
         run.transfers[task.task_id] = transfer
         task.move_to(DownloadState.RUNNING)

@@ -50,7 +50,7 @@ from hf_haul.engine.plan import SMALL_FILE, PlannedFile
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.resilience import drop_frames, insist
 from hf_haul.engine.results import QueueStatus, Results
-from hf_haul.engine.transfer import Part, SupersededError, Transfer
+from hf_haul.engine.transfer import Part, Phase, SupersededError, Transfer
 from hf_haul.engine.watchdog import hopeless_parts
 from hf_haul.engine.workers import Workers
 from hf_haul.errors import (
@@ -235,8 +235,8 @@ class Scheduler:
         self._left = deque(job for job in self._left if job.run is not run)
         self._drop_waiting(run, error, then)
         for transfer in run.transfers.values():
-            if error is not None and transfer.failure is None:
-                transfer.failure = error
+            if error is not None:
+                transfer.fail(error)
             if transfer.verifier is not None:
                 transfer.verifier.stop()
             then.stop += transfer.parts
@@ -570,8 +570,8 @@ class Scheduler:
             with self._deciding():
                 held = self._held.pop(threading.current_thread(), None)
                 wrong = job or held
-                if wrong is not None and wrong.transfer.failure is None and fails:
-                    wrong.transfer.failure = error
+                if wrong is not None and fails:
+                    wrong.transfer.fail(error)
                 self._mend(then)
 
         insist(recover)
@@ -588,7 +588,7 @@ class Scheduler:
         """Have every file be as it follows from what the threads are at; call with the lock held."""
         for thread in [each for each in self._held if not each.is_alive()]:
             job = self._held.pop(thread)
-            job.transfer.failure = job.transfer.failure or HaulError("the thread that was at it ended")
+            job.transfer.fail(HaulError("the thread that was at it ended"))
         for run in list(self._runs):
             self._mend_run(run, then)
         for thread in [each for each in list(self._workers.owed) if not each.is_alive()]:
@@ -623,9 +623,11 @@ class Scheduler:
 
     def _mend_file(self, run: QueueRun, transfer: Transfer, then: FollowUp) -> None:
         jobs = [job for job in (*self._held.values(), *self._left) if job.transfer is transfer]
-        transfer.opening = any(job.kind in {JobKind.OPEN, JobKind.RENEW} for job in jobs)
-        transfer.finishing = any(job.kind is JobKind.FINISH for job in jobs)
-        if not transfer.opening:  # whoever opens has a part of its own
+        if transfer.failure is not None:
+            transfer.fail(transfer.failure)
+        elif not jobs and transfer.staged is not None and transfer.phase in {Phase.OPENING, Phase.FINISHING}:
+            transfer.move_to(Phase.FETCHING)  # nobody is at it
+        if all(job.kind is not JobKind.OPEN for job in jobs):  # whoever opens has a part of its own
             for part in [each for each in transfer.parts if all(job.part is not each for job in jobs)]:
                 transfer.give_back(part)
         if transfer.failure is not None:
@@ -639,7 +641,6 @@ class Scheduler:
 
     def _settle_opening(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
         run, transfer = job.run, job.transfer
-        transfer.opening = False
         if run.queue.cancelled and not isinstance(error, SupersededError):
             self._give_up(run, transfer, None, then)
         elif isinstance(error, HaltedError) and transfer.failure is None:
@@ -662,6 +663,7 @@ class Scheduler:
         """Decide what follows the opening of a file."""
         staged = transfer.staged
         assert staged is not None
+        transfer.move_to(Phase.FETCHING)
         transfer.refill()
         if self._must_go_in_order(transfer):
             transfer.mode = "ordered"
@@ -684,6 +686,7 @@ class Scheduler:
         task = transfer.task
         task.move_to(DownloadState.QUEUED)
         del run.transfers[task.task_id]
+        transfer.end()
         run.queue.defer(task)
         run.deferred[task.task_id] = self._clock() + seconds
 
@@ -716,8 +719,9 @@ class Scheduler:
                 stop += transfer.parts
             error = error if transfer.refuses_for_good else None
         if isinstance(error, SourceChangedError) and self._can_start_anew(transfer):
-            transfer.changes += not transfer.outdated  # all its parts may see one change
-            transfer.outdated = True
+            if transfer.phase is not Phase.RESTARTING:  # all its parts may see one change
+                transfer.changes += 1
+                transfer.move_to(Phase.RESTARTING)
             stop += transfer.parts
             error = None
         # A rival that was slower, in the same breath: nobody may race it in turn, or it would never end.
@@ -725,15 +729,20 @@ class Scheduler:
         failed = error is not None and not isinstance(error, HaltedError)
         # A rival that works may still bring the bytes; one that has brought none shares the fault, and may not
         # make it last longer than one part's patience.
-        if failed and (rival is None or not rival.received) and transfer.failure is None:
-            transfer.failure = error
+        if (
+            error is not None
+            and failed
+            and (rival is None or not rival.received)
+            and transfer.failure is None
+        ):
+            transfer.fail(error)
             stop += transfer.parts
         for each in stop:
             each.ask_to_leave(self._clock())
         then.stop += stop
         if transfer.verifier is not None and transfer.parts:
             self._hash_soon(transfer)
-        return self._settle_file(run, transfer, then) if self._at_rest(transfer) else None
+        return None if transfer.parts else self._settle_file(run, transfer, then)
 
     def _settle_file(self, run: QueueRun, transfer: Transfer, then: FollowUp) -> Job | None:
         """Decide what follows when nobody is at a file."""
@@ -748,8 +757,7 @@ class Scheduler:
             self._give_up(run, transfer, transfer.failure or task.error, then)
         elif transfer.staged is None:
             self._put_back(run, transfer)
-        elif transfer.outdated:
-            transfer.opening = True  # nobody else touches it meanwhile
+        elif transfer.phase is Phase.RESTARTING:
             return Job(JobKind.RENEW, run, transfer)
         else:
             transfer.refill()
@@ -762,19 +770,21 @@ class Scheduler:
         """Whether a changed source is taken as it is now: nobody said beforehand what it should be."""
         if transfer.task.digest is not None or transfer.failure is not None:
             return False
-        return transfer.outdated or transfer.changes < _CHANGES
+        return transfer.phase is Phase.RESTARTING or transfer.changes < _CHANGES
 
     def _settle_renewal(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
         """Decide what follows when the bytes of a version that a source no longer serves were dropped."""
         transfer = job.transfer
-        transfer.outdated = transfer.opening = False
-        transfer.failure = transfer.failure or error
+        if error is not None:
+            transfer.fail(error)
+        elif transfer.phase is Phase.RESTARTING:
+            transfer.move_to(Phase.FETCHING)
         following = self._settle_file(job.run, transfer, then)
         self._wake_workers()
         return following
 
     def _start_finishing(self, run: QueueRun, transfer: Transfer) -> Job:
-        transfer.finishing = True
+        transfer.move_to(Phase.FINISHING)
         if transfer.task.state is not DownloadState.VERIFYING:
             transfer.task.move_to(DownloadState.VERIFYING)
         if transfer.size > SMALL_FILE:
@@ -783,12 +793,12 @@ class Scheduler:
 
     def _settle_finish(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
         run, transfer = job.run, job.transfer
-        transfer.finishing = False
         if not job.published:
             error = transfer.failure or error
         if error is None and not job.published:
             transfer.task.move_to(DownloadState.QUEUED)
             transfer.task.move_to(DownloadState.RUNNING)
+            transfer.move_to(Phase.FETCHING)
             transfer.mode = "whole" if transfer.mode == "whole" else "ordered"
             transfer.refill()
             if run.queue.cancelled:
@@ -824,13 +834,10 @@ class Scheduler:
 
     # ---- the end of a file: with the lock held
 
-    @staticmethod
-    def _at_rest(transfer: Transfer) -> bool:
-        return not transfer.parts and not transfer.opening and not transfer.finishing
-
     def _done(self, run: QueueRun, transfer: Transfer, *, transferred: bool, then: FollowUp) -> None:
         run.succeed(transfer, transferred=transferred)
         then.tell(run, partial(self._tell_end, run, transfer))
+        transfer.end()
         self._end_if_over(run, then)
 
     def _tell_end(self, run: QueueRun, transfer: Transfer) -> None:
@@ -860,6 +867,7 @@ class Scheduler:
             then.disk = staged.device
         run.fail(transfer.task, reason, state)
         run.drop(transfer, kept)
+        transfer.end()
         self._drop_hopeless(run, transfer, error, then)
         then.tell(run, partial(self._tell_end, run, transfer))
         self._end_if_over(run, then)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import threading
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.engine.plan import MAX_PART, next_part
@@ -17,12 +19,38 @@ from hf_haul.transports.base import Transport
 from hf_haul.transports.retry import ChangeRetries, Trickle
 from hf_haul.urls import source_of
 
-__all__ = ["Part", "SupersededError", "Transfer"]
+__all__ = ["PHASE_MOVES", "Part", "Phase", "SupersededError", "Transfer"]
 
 #: Seconds that an answer takes where a connection that waits for it is no load.
 _LONG_WAIT = 0.5
 #: Refused ranges after which a source is taken to serve whole files only.
 _RANGE_REFUSALS = 2
+
+
+class Phase(enum.Enum):
+    """Where a file is on its way."""
+
+    #: A worker looks what is on disk, and claims the staged file.
+    OPENING = enum.auto()
+    #: Parts are fetched, or wait for somebody to fetch them.
+    FETCHING = enum.auto()
+    #: Its source serves another version: its parts are on their way out, then what is staged is dropped.
+    RESTARTING = enum.auto()
+    #: A worker checks and publishes it.
+    FINISHING = enum.auto()
+    #: Nothing of it is begun any more; what is under way is on its way out.
+    ENDED = enum.auto()
+
+
+#: Every legal move. A missing pair is a mistake of the caller.
+PHASE_MOVES: Final[Mapping[Phase, frozenset[Phase]]] = {
+    Phase.OPENING: frozenset({Phase.FETCHING, Phase.ENDED}),
+    Phase.FETCHING: frozenset({Phase.RESTARTING, Phase.FINISHING, Phase.ENDED}),
+    Phase.RESTARTING: frozenset({Phase.FETCHING, Phase.ENDED}),
+    # A wrong digest has the file fetched again, once.
+    Phase.FINISHING: frozenset({Phase.FETCHING, Phase.ENDED}),
+    Phase.ENDED: frozenset(),
+}
 
 
 class SupersededError(HaulError):
@@ -190,12 +218,10 @@ class Transfer:
         mode: ``ranged`` for parts in parallel, ``ordered`` for one after the other, ``whole`` for a single
             request without a range.
         mismatches: How often the complete file had the wrong digest.
-        failure: What made the file fail; its other parts are on their way out.
+        phase: Where it is on its way; moved by :meth:`move_to`, :meth:`fail` and :meth:`end` only.
+        failure: What made the file fail, if anything did; then it has ended.
         changes: How often it was started anew because the source served another version.
         range_refusals: How often it refused a range for good, since it last served one.
-        outdated: Whether what is staged is an older version than its source serves.
-        opening: Whether a worker looks what is on disk.
-        finishing: Whether a worker checks and publishes the file.
     """
 
     def __init__(
@@ -214,11 +240,30 @@ class Transfer:
         self.mismatches = 0
         self.changes = 0
         self.range_refusals = 0
+        self.phase = Phase.OPENING
         self.failure: BaseException | None = None
-        self.outdated = False
-        self.opening = False
-        self.finishing = False
         self.meter = SpeedMeter()
+
+    def move_to(self, phase: Phase) -> None:
+        """Go on to another phase.
+
+        Raises:
+            ValueError: :data:`PHASE_MOVES` does not know the move.
+        """
+        if phase not in PHASE_MOVES[self.phase]:
+            raise ValueError(f"{self.task.file_path}: cannot move from {self.phase.name} to {phase.name}")
+        self.phase = phase
+
+    def end(self) -> None:
+        """Have nothing more of it begun, whatever phase it is in; harmless if it is done again."""
+        if self.phase is not Phase.ENDED:
+            self.move_to(Phase.ENDED)
+
+    def fail(self, error: BaseException) -> None:
+        """End it because of ``error``, unless something else was the reason before."""
+        if self.failure is None:
+            self.failure = error
+        self.end()
 
     @property
     def size(self) -> int:
@@ -228,12 +273,17 @@ class Transfer:
     @property
     def ending(self) -> bool:
         """Whether its parts are on their way out, for good or to start anew."""
-        return self.failure is not None or self.outdated
+        return self.phase in {Phase.RESTARTING, Phase.ENDED}
+
+    @property
+    def is_one_workers(self) -> bool:
+        """Whether a single worker has all of it, before its first part or after its last."""
+        return self.phase in {Phase.OPENING, Phase.FINISHING}
 
     @property
     def has_work(self) -> bool:
         """Whether a worker could take a part now."""
-        if not self.pending or self.staged is None or self.ending:
+        if not self.pending or self.phase is not Phase.FETCHING:
             return False
         return self.mode == "ranged" or not self.parts
 

@@ -13,7 +13,7 @@ from hf_haul.descriptors import Descriptors
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.job_choice import Chooser
 from hf_haul.engine.queue_run import QueueRun
-from hf_haul.engine.transfer import Part, Transfer
+from hf_haul.engine.transfer import Part, Phase, Transfer
 from hf_haul.metrics import DownloadMetrics, SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.claiming import claim
@@ -251,7 +251,7 @@ class Scarce:
     def next(self) -> Part | Transfer | None:
         job = self.chooser.next_job([self.run])
         if isinstance(job, Transfer):  # as a worker would, at once
-            job.opening = False
+            job.move_to(Phase.FETCHING)
             job.source = HUB
             job.staged = claim(self.folder, job.task.file_path, 100)
             job.pending = [ByteRange(start, start + 10) for start in range(0, 100, 10)]

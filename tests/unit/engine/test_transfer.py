@@ -11,7 +11,7 @@ from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.config import KiB, Settings
 from hf_haul.engine.part_fetcher import PartFetcher
-from hf_haul.engine.transfer import Part, Transfer
+from hf_haul.engine.transfer import PHASE_MOVES, Part, Phase, Transfer
 from hf_haul.errors import ConnectionFailedError
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import DownloadMetrics, SourceHistory
@@ -141,3 +141,99 @@ def test_a_part_whose_rest_was_given_away_before_it_is_tried_again_is_done(bench
     bench.source.on_open = lambda _want: part.take_all_to(part.position)
     bench.fetcher.fetch(part)
     assert len(bench.source.log) == 1
+
+
+# ---- phases
+
+
+def moved_to(bench: Bench, phase: Phase) -> Transfer:
+    """The file, brought to a phase by legal moves."""
+    way = {Phase.OPENING: [], Phase.FETCHING: [Phase.FETCHING], Phase.ENDED: [Phase.ENDED]}
+    for each in way.get(phase, [Phase.FETCHING, phase]):
+        bench.transfer.move_to(each)
+    assert bench.transfer.phase is phase
+    return bench.transfer
+
+
+@pytest.mark.parametrize("after", Phase, ids=lambda phase: phase.name)
+@pytest.mark.parametrize("before", Phase, ids=lambda phase: phase.name)
+def test_a_file_makes_the_moves_of_the_table_and_no_others(bench: Bench, before: Phase, after: Phase) -> None:
+    transfer = moved_to(bench, before)
+    if after in PHASE_MOVES[before]:
+        transfer.move_to(after)
+        assert transfer.phase is after
+    else:
+        with pytest.raises(ValueError, match=f"a.bin: cannot move from {before.name} to {after.name}"):
+            transfer.move_to(after)
+        assert transfer.phase is before
+
+
+@pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.name)
+def test_a_file_gives_work_only_while_it_is_fetched(bench: Bench, phase: Phase) -> None:
+    transfer = moved_to(bench, phase)
+    transfer.pending = [ByteRange(0, READ)]
+    assert transfer.has_work == (phase is Phase.FETCHING)
+    assert transfer.ending == (phase in {Phase.RESTARTING, Phase.ENDED})
+    assert transfer.is_one_workers == (phase in {Phase.OPENING, Phase.FINISHING})
+
+
+@pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.name)
+def test_a_file_can_fail_in_any_phase_and_keeps_its_first_reason(bench: Bench, phase: Phase) -> None:
+    transfer = moved_to(bench, phase)
+    first = ConnectionFailedError("reset by peer")
+    transfer.fail(first)
+    transfer.fail(OSError("disk full"))
+    transfer.end()
+    assert transfer.phase is Phase.ENDED
+    assert transfer.failure is first
+
+
+def test_parts_of_a_source_without_ranges_do_not_go_out_beside_each_other(bench: Bench) -> None:
+    transfer = moved_to(bench, Phase.FETCHING)
+    transfer.pending = [ByteRange(0, READ)]
+    assert transfer.has_work
+    transfer.mode = "ordered"
+    assert not transfer.has_work  # as there is a part in flight
+    transfer.give_back(bench.part)
+    assert transfer.has_work
+
+
+def test_what_a_part_has_not_fetched_goes_back_in_order(bench: Bench) -> None:
+    transfer = bench.transfer
+    transfer.pending = [ByteRange(12 * READ, len(DATA))]
+    bench.part.take_all_to(8 * READ)
+    bench.part.position = 3 * READ
+    bench.staged.write(5 * READ, memoryview(DATA)[5 * READ : 6 * READ])  # which another part has brought
+    bench.staged.record(5 * READ, 6 * READ)
+    transfer.give_back(bench.part)
+    assert transfer.parts == []
+    assert transfer.pending == [
+        ByteRange(3 * READ, 5 * READ), ByteRange(6 * READ, 8 * READ), ByteRange(12 * READ, len(DATA)),
+    ]  # fmt: skip
+
+
+def test_what_a_rival_still_fetches_does_not_go_back(bench: Bench) -> None:
+    rival = bench.transfer.race(bench.part, 0.0)
+    assert (rival.start, rival.stop, rival.rival, bench.part.rival) == (
+        bench.part.position, bench.part.stop, bench.part, rival,
+    )  # fmt: skip
+    bench.transfer.give_back(bench.part)
+    assert bench.transfer.pending == []
+    assert rival.rival is None
+    bench.transfer.give_back(rival)
+    assert bench.transfer.pending == [ByteRange(READ, len(DATA))]
+
+
+def test_a_source_that_refuses_ranges_is_taken_to_serve_whole_files_and_at_last_is_given_up(
+    bench: Bench,
+) -> None:
+    transfer = bench.transfer
+    became_whole = [transfer.note_refused_range() for _ in range(6)]
+    assert became_whole == [False, True, False, False, False, False]
+    assert transfer.mode == "whole"
+    assert not transfer.refuses_for_good
+    transfer.note_refused_range()
+    assert transfer.refuses_for_good
+    transfer.give_back(bench.part)
+    transfer.refill()
+    assert transfer.pending == [ByteRange(0, len(DATA))]
