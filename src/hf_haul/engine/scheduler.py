@@ -334,11 +334,6 @@ class Scheduler:
         with self._lock:
             return list(self._runs)
 
-    def forget(self, queue_id: str) -> None:
-        """Drop a finished queue's results."""
-        with self._lock:
-            self._results.forget(queue_id)
-
     def retune(self) -> dict[str, Any]:
         """Have every source look for its best number of connections anew; returns what changed, by source."""
         with self._deciding():
