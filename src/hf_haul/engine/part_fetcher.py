@@ -171,7 +171,7 @@ class PartFetcher:
             part.position = 0
             with self._calling(part):
                 body = part.transfer.transport.open(None, part.cancel_token)
-            part.unanswered = 0
+            part.note_answer()
             part.reading_since = self._clock()
             try:
                 while True:
@@ -279,7 +279,7 @@ class PartFetcher:
         seconds = self._clock() - max(began, part.cancel_token.dequeued_at)
         slowest = max(seconds, part.cancel_token.slowest_hop)
         self._history.first_byte(transfer.source, slowest, large=transfer.size > SMALL_FILE)
-        part.unanswered = 0
+        part.note_answer()
         part.meter = SpeedMeter()  # the wait for the answer says nothing about the speed of what follows
         try:
             if want is None and transfer.mode == "whole":

@@ -19,7 +19,7 @@ from hf_haul.transports.base import Transport
 from hf_haul.transports.retry import ChangeRetries, Trickle
 from hf_haul.urls import source_of
 
-__all__ = ["PHASE_MOVES", "Part", "Phase", "SupersededError", "Transfer"]
+__all__ = ["PHASE_MOVES", "Part", "PartProgress", "Phase", "SupersededError", "Transfer"]
 
 #: Seconds that an answer takes where a connection that waits for it is no load.
 _LONG_WAIT = 0.5
@@ -57,71 +57,53 @@ class SupersededError(HaulError):
     """A part whose bytes come, or came, some other way."""
 
 
-class Part:
-    """One range of a file, being fetched by one worker over one connection.
+class PartProgress:
+    """What the worker of a part writes, and nobody else: how far it is, and what it met.
 
-    The worker advances ``position``; the scheduler may lower ``stop`` at any time, to give the upper half to
-    somebody else, and may ask the worker to ``leave`` at its next read.
-
-    Locking: ``_lock`` makes one of looking how far the worker is and moving ``stop``, so that what a read under way will
-    bring is never given away. It is held for a moment, and is taken last.
+    Anybody may read it. ``_lock`` makes one of looking how far the worker is and moving ``stop``, so that what a read under way
+    will bring is never given away. It is held for a moment, and is taken last.
 
     Attributes:
-        start: First byte.
-        stop: End, exclusive.
         position: Up to where bytes are written.
-        cancel_token: Ends the part's waits and wakes its blocking calls.
-        leave: Whether to stop after the read under way; ``leave_asked_at`` says since when.
+        calls: How many blocking calls were begun.
         busy_since: When the blocking call under way began, or ``None`` between calls.
         reading_since: Since when the body under way is read, or ``None`` before its first byte.
         received: Bytes that came over the network for this part, repeated ones included.
         received_before: The same before the body under way.
-        rival: The part that fetches the same bytes over another connection, if they race.
-        abandoned: Why the watchdog woke the blocking call, if it did.
+        meter: Speed of the body under way.
         resting: Whether the worker waits before its next attempt.
         yields: Whether the worker waits until the digest has caught up, once; its speed says nothing meanwhile.
         refusals: How often the source refused its range.
         change_retries: How often the source seemed to serve another file.
-        abandonments: How often the watchdog gave its connection up.
-        unanswered: How often in a row it did so before an answer came.
         trickle: Whether what comes is worth waiting for.
-        oversized: Whether it was made longer than parts are, and has no bytes yet.
     """
 
     __slots__ = (
-        "_lock", "_reads_to", "abandoned", "abandonments", "busy_since", "cancel_token", "change_retries", "leave",
-        "leave_asked_at", "meter", "oversized", "position", "reading_since", "received", "received_before", "refusals", "resting",
-        "rival", "start", "started_at", "stop", "transfer", "trickle", "unanswered", "yields",
+        "_forgiven", "_lock", "_reads_to", "busy_since", "calls", "change_retries", "meter", "position", "reading_since",
+        "received", "received_before", "refusals", "resting", "trickle", "yields",
     )  # fmt: skip
 
-    def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
-        self.transfer = transfer
-        self.start = span.start
-        self.stop = span.stop
-        self.position = span.start
-        self._reads_to = span.start  # where the read under way ends
+    stop: int  # the scheduler's
+    unanswered_calls: int  # the scheduler's
+
+    def __init__(self, start: int) -> None:
         self._lock = threading.Lock()
-        self.cancel_token = CancelToken()
-        self.leave = False
-        self.leave_asked_at = 0.0
+        self.position = start
+        self._reads_to = start  # where the read under way ends
+        self._forgiven = 0  # calls given up without an answer, as of the last answer
+        self.calls = 0
         self.busy_since: float | None = None
-        self.started_at = now
         self.reading_since: float | None = None
         self.received = self.received_before = 0
         self.meter = SpeedMeter()
-        self.rival: Part | None = None
-        self.abandoned: str | None = None
         self.resting = False
         self.yields = False
         self.refusals = 0
         self.change_retries = ChangeRetries()
-        self.abandonments = 0
-        self.unanswered = 0
         self.trickle = Trickle()
-        self.oversized = False
 
     def next_read(self, most: int) -> int:
-        """For its worker: how many bytes to read next, which nobody else is given any more; 0 at the end.
+        """Return how many bytes to read next, which nobody else is given any more; 0 at the end.
 
         Args:
             most: Bytes of one read.
@@ -130,6 +112,61 @@ class Part:
             size = min(most, self.stop - self.position)
             self._reads_to = self.position + size
             return size
+
+    def begin_call(self, now: float) -> None:
+        """Note that the worker is about to wait for the network."""
+        self.calls += 1
+        self.busy_since = now
+
+    def note_answer(self) -> None:
+        """Note that the source has answered."""
+        self._forgiven = self.unanswered_calls
+
+    @property
+    def unanswered(self) -> int:
+        """How often in a row the watchdog gave the connection up before an answer came."""
+        return self.unanswered_calls - self._forgiven
+
+
+class Part(PartProgress):
+    """One range of a file, being fetched by one worker over one connection.
+
+    Each attribute is written by one owner: those of :class:`PartProgress` by the worker that fetches the part, those below by the
+    scheduler and its watchdog. The worker advances ``position``; the scheduler may lower ``stop`` at any time, to give the upper
+    half to somebody else, and may ask the worker to ``leave`` at its next read.
+
+    Attributes:
+        transfer: The file.
+        start: First byte.
+        stop: End, exclusive.
+        started_at: When it was begun, in seconds.
+        cancel_token: Ends the part's waits and wakes its blocking calls.
+        leave: Whether to stop after the read under way; ``leave_asked_at`` says since when.
+        rival: The part that fetches the same bytes over another connection, if they race.
+        abandonments: How often the watchdog gave its connection up.
+        unanswered_calls: How often it did so before an answer came.
+        oversized: Whether it was made longer than parts are, and has no bytes yet.
+    """
+
+    __slots__ = (
+        "_abandoned", "abandonments", "cancel_token", "leave", "leave_asked_at", "oversized", "rival", "start", "started_at",
+        "stop", "transfer", "unanswered_calls",
+    )  # fmt: skip
+
+    def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
+        super().__init__(span.start)
+        self.transfer = transfer
+        self.start = span.start
+        self.stop = span.stop
+        self.started_at = now
+        self.cancel_token = CancelToken()
+        self.leave = False
+        self.leave_asked_at = 0.0
+        self.rival: Part | None = None
+        self._abandoned: tuple[int, str] | None = None  # the number of the call, and why
+        self.abandonments = 0
+        self.unanswered_calls = 0
+        self.oversized = False
 
     def give_upper_half(self) -> ByteRange | None:
         """Give away the upper half of what no read is under way for; ``None`` if that is too little to share."""
@@ -157,21 +194,28 @@ class Part:
         with self._lock:
             self.stop = stop
 
-    def begin_call(self, now: float) -> None:
-        """Note that the worker is about to wait for the network."""
-        self.abandoned = None
-        self.busy_since = now
+    def ask_to_leave(self, now: float) -> None:
+        """Have the worker stop at its next read, and return the rest."""
+        if not self.leave:
+            self.leave = True
+            self.leave_asked_at = now
 
     def abandon(self, why: str) -> None:
         """Wake the blocking call under way and have it fail: its connection is given up."""
         if self.abandoned is None:
             self.abandonments += 1
-            self.unanswered += self.reading_since is None
-        self.abandoned = why
+            self.unanswered_calls += self.reading_since is None
+        self._abandoned = self.calls, why
         self.cancel_token.wake()
 
+    @property
+    def abandoned(self) -> str | None:
+        """Why the watchdog woke the blocking call under way, if it did."""
+        call, why = self._abandoned or (-1, None)
+        return why if call == self.calls else None
+
     def seconds_in_call(self, now: float) -> float | None:
-        """How long the network has kept the worker waiting; ``None`` while it waits for something else."""
+        """Return how long the network has kept the worker waiting; ``None`` while it waits for something else."""
         since = self.busy_since
         if since is None or self.cancel_token.queued:
             return None
@@ -195,12 +239,6 @@ class Part:
     def remaining(self) -> int:
         """Bytes still to come."""
         return max(0, self.stop - self.position)
-
-    def ask_to_leave(self, now: float) -> None:
-        """Have the worker stop at its next read, and return the rest."""
-        if not self.leave:
-            self.leave = True
-            self.leave_asked_at = now
 
 
 class Transfer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import random
 import threading
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request
 
+from hf_haul import engine
 from hf_haul.config import KiB, Settings
 from hf_haul.engine.part_fetcher import PartFetcher
-from hf_haul.engine.transfer import PHASE_MOVES, Part, Phase, Transfer
+from hf_haul.engine.transfer import PHASE_MOVES, Part, PartProgress, Phase, Transfer
 from hf_haul.errors import ConnectionFailedError
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import DownloadMetrics, SourceHistory
@@ -237,3 +239,54 @@ def test_a_source_that_refuses_ranges_is_taken_to_serve_whole_files_and_at_last_
     transfer.give_back(bench.part)
     transfer.refill()
     assert transfer.pending == [ByteRange(0, len(DATA))]
+
+
+# ---- who writes what of a part
+
+OF_THE_WORKER = set(PartProgress.__slots__)
+OF_THE_SCHEDULER = set(Part.__slots__)
+
+
+def written(tree: ast.AST) -> list[tuple[str, int]]:
+    """Attributes that are assigned to, and where."""
+    return [
+        (node.attr, node.lineno)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)
+    ]
+
+
+def classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+@pytest.mark.parametrize("path", sorted(Path(engine.__path__[0]).glob("*.py")), ids=lambda path: path.stem)
+def test_each_attribute_of_a_part_is_written_by_one_owner(path: Path) -> None:
+    """What two threads write without a common lock is wrong sooner or later, and nobody sees it in a test."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if path.stem == "transfer":
+        halves = classes(tree)
+        wrong = [each for each in written(halves["PartProgress"]) if each[0] not in OF_THE_WORKER]
+        wrong += [each for each in written(halves["Part"]) if each[0] not in OF_THE_SCHEDULER]
+        own = {name for name, _ in written(halves["Transfer"].body[1])}  # as the meter of the whole file
+        wrong += [each for each in written(halves["Transfer"]) if each[0] in OF_THE_WORKER - own]
+    elif path.stem == "part_fetcher":
+        wrong = [each for each in written(tree) if each[0] in OF_THE_SCHEDULER]
+    else:
+        own = {name for node in classes(tree).values() for name, _ in written(node)} & {"_lock"}
+        wrong = [each for each in written(tree) if each[0] in OF_THE_WORKER - own]
+    assert wrong == []
+
+
+def test_a_call_that_was_given_up_says_nothing_of_the_next(bench: Bench) -> None:
+    part = bench.part
+    part.begin_call(0.0)
+    part.abandon("no byte for 30 s")
+    part.abandon("no byte for 30 s")
+    assert (part.abandoned, part.abandonments, part.unanswered) == ("no byte for 30 s", 1, 1)
+    part.begin_call(1.0)
+    assert part.abandoned is None
+    part.note_answer()
+    part.reading_since = 1.0
+    part.abandon("too slow")
+    assert (part.abandoned, part.abandonments, part.unanswered) == ("too slow", 2, 0)
