@@ -26,9 +26,12 @@ from hf_haul.engine import (
     errands,
     events,
     jobs,
+    outcome,
     plan,
+    queues,
     resilience,
     scheduler,
+    settlement,
     ticker,
     transfer,
     verifier,
@@ -45,7 +48,9 @@ from hf_haul.engine.events import Notifier
 from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.queues import Queues
 from hf_haul.engine.scheduler import Scheduler
+from hf_haul.engine.settlement import Settlement
 from hf_haul.engine.workers import Workers
 from hf_haul.errors import HaulError
 from hf_haul.limiter import BandwidthLimiter
@@ -187,8 +192,8 @@ def gives_a_file(where: Any, name: str) -> bool:
 LEFT_OUT = {(threads.ThreadGroup, "_run"), (threads._Daemon, "run"), (threads._Daemon, "_bootstrap")}
 MODULES = (
     adoption, cancellation, choice, claiming, concurrency, download_queue, errands, events, fetch, filework, hashing,
-    jobs, journal, limiter, metrics, plan, resilience, run, scheduler, sources, staged_file, staged_names, sweeping,
-    threads, ticker, transfer, verifier, watchdog, workers,
+    jobs, journal, limiter, metrics, outcome, plan, queues, resilience, run, scheduler, settlement, sources,
+    staged_file, staged_names, sweeping, threads, ticker, transfer, verifier, watchdog, workers,
 )  # fmt: skip
 
 
@@ -390,9 +395,11 @@ def test_an_interrupt_anywhere_in_what_follows_loses_nothing(
 
         return call
 
-    for where, name in (*places(scheduler), *places(workers)):
-        if where in {Scheduler, Workers} and name.strip("_").startswith(
-            ("settle", "next", "end", "carry", "perform", "done", "tell")
+    for where, name in (
+        each for module in (scheduler, settlement, queues, workers) for each in places(module)
+    ):
+        if where in {Scheduler, Settlement, Queues, Workers} and name.strip("_").startswith(
+            ("settle", "next", "end", "carry", "perform", "follow", "let_go", "succeed", "tell")
         ):
             monkeypatch.setattr(where, name, interrupt(getattr(where, name)))
     for _ in range(3):

@@ -390,8 +390,14 @@ class Transfer:
 
     @property
     def refuses_for_good(self) -> bool:
-        """Whether the source refused so often that nothing is left to try."""
-        return self.range_refusals > 3 * _RANGE_REFUSALS
+        """Whether the source refused so often that one more refusal leaves nothing to try."""
+        return self.range_refusals >= 3 * _RANGE_REFUSALS
+
+    def restart(self) -> None:
+        """Have it started anew, as its source serves another version; all its parts may see one change."""
+        if self.phase is not Phase.RESTARTING:
+            self.changes += 1
+            self.move_to(Phase.RESTARTING)
 
     def note_refused_range(self) -> bool:
         """Count a refused range.

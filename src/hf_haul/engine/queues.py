@@ -1,0 +1,247 @@
+"""The queues that run, how their files and they themselves end, and what is known of those that are over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from bisect import insort
+from functools import partial
+from typing import Final
+
+from hf_haul.engine.events import EventBus
+from hf_haul.engine.file_steps import close_file, sweep_up
+from hf_haul.engine.jobs import FollowUp
+from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.resilience import insist
+from hf_haul.engine.results import QueueStatus, Results
+from hf_haul.engine.transfer import Transfer
+from hf_haul.errors import (
+    DownloadCancelledError,
+    HaulError,
+    IntegrityError,
+    RetriesExhaustedError,
+    SourceChangedError,
+    name_file,
+)
+from hf_haul.task import DownloadPriority, DownloadState, DownloadTask
+from hf_haul.transports.source_limits import SourceLimits
+from hf_haul.urls import source_of
+
+__all__ = ["Queues"]
+
+logger = logging.getLogger(__name__)
+
+#: Files in a row that a source may fail, each for as long as is bearable, before its others are not even tried.
+_LOST_FILES: Final = 8
+
+
+class Queues:
+    """All queues of one scheduler.
+
+    A queue whose last file is settled is over; it ends, and who waits for it is woken, once all its files are closed and its user
+    was told of them.
+
+    Locking: the scheduler's lock guards the attributes, and is held by whoever calls a method, but for :meth:`carry_out` and
+    what it calls.
+
+    Args:
+        lock: The scheduler's.
+        sources: Told which sources are wanted, and which fail.
+        events: Where to tell tools what happens.
+
+    Attributes:
+        running: Queues that are not over, most urgent first.
+        unended: Queues that are over, but not said to be.
+        paused: Whether all are paused.
+    """
+
+    def __init__(self, lock: threading.Lock, sources: SourceLimits, events: EventBus) -> None:
+        self._lock = lock
+        self._sources = sources
+        self._events = events
+        self.running: list[QueueRun] = []
+        self.unended: set[QueueRun] = set()
+        self.paused = False
+        # Queues whose end was not said yet, also by the id of their only task.
+        self._known: dict[str, QueueRun] = {}
+        self._results = Results()
+
+    @property
+    def left(self) -> bool:
+        """Whether there is a queue that has not ended."""
+        return bool(self.running or self.unended)
+
+    def add(self, run: QueueRun) -> None:
+        """Have a queue run."""
+        self._known.update(dict.fromkeys(_ids(run), run))
+        insort(self.running, run)
+        self._sources.enrol(run.sources, 1)
+
+    def move(self, run: QueueRun, priority: DownloadPriority) -> None:
+        """Give a running queue another priority."""
+        self.running.remove(run)
+        run.queue.priority = priority
+        insort(self.running, run)
+
+    def is_paused(self, run: QueueRun) -> bool:
+        """Return whether a queue is paused, alone or with all."""
+        return self.paused or run.queue.paused
+
+    def find(self, an_id: str) -> QueueRun | QueueStatus | None:
+        """Return a running queue, or the result of one that is over; ``None`` if unknown or forgotten."""
+        return self._known.get(an_id) or self._results.find(an_id)
+
+    def note_told(self, queue_id: str) -> None:
+        """Note that somebody got to know how a queue ended: others' results stay longer than this one."""
+        self._results.note_told(queue_id)
+
+    # ---- the end of a file
+
+    def succeed(self, run: QueueRun, transfer: Transfer, then: FollowUp, *, transferred: bool) -> None:
+        """End a file that is in place.
+
+        Args:
+            run: Its queue.
+            transfer: The file.
+            then: Takes what is to be done without the lock.
+            transferred: Whether we put it there.
+        """
+        run.succeed(transfer, transferred=transferred)
+        then.tell(run, partial(self._tell_end, run, transfer))
+        transfer.end()
+        self.end_if_over(run, then)
+
+    def give_up(self, run: QueueRun, transfer: Transfer, error: BaseException | None, then: FollowUp) -> None:
+        """End a file without success; ``None`` means that it was cancelled."""
+        state = DownloadState.CANCELLED if error is None else DownloadState.FAILED
+        reason = error or DownloadCancelledError(f"{transfer.task.file_path}: cancelled")
+        if not isinstance(reason, Exception):  # raised where the user waits, it would end the program
+            reason = HaulError(f"{transfer.task.file_path}: {reason!r} in a thread that was at it")
+            reason.__cause__ = error
+        name_file(reason, transfer.task.file_path)
+        staged = transfer.staged
+        # What is wrong was deleted.
+        kept = staged.done if staged is not None and not isinstance(error, IntegrityError) else 0
+        if staged is not None:
+            then.tell(run, partial(insist, partial(close_file, transfer)))
+            then.disk = staged.device
+        run.fail(transfer.task, reason, state)
+        run.drop(transfer, kept)
+        transfer.end()
+        self._drop_untried(run, transfer, error, then)
+        then.tell(run, partial(self._tell_end, run, transfer))
+        self.end_if_over(run, then)
+
+    def drop_waiting(self, run: QueueRun, error: BaseException | None, then: FollowUp) -> None:
+        """Give up the files of a queue that were not begun; ``None`` means that they were cancelled."""
+        state = DownloadState.CANCELLED if error is None else DownloadState.FAILED
+        for task in run.queue.drop_waiting():
+            run.fail(task, error or DownloadCancelledError(f"{task.file_path}: cancelled"), state)
+            then.tell(run, partial(self._tell_unbegun, run, task))
+
+    def _drop_untried(
+        self, run: QueueRun, transfer: Transfer, error: BaseException | None, then: FollowUp
+    ) -> None:
+        """Fail the waiting files of a source that has failed for one file after the other.
+
+        Or has served other versions than listed, as mirrors do that lag behind.
+        """
+        source = transfer.source
+        if not isinstance(error, RetriesExhaustedError | SourceChangedError):
+            return
+        if self._sources.note_lost_file(source, error) < _LOST_FILES:
+            return
+        for task in run.queue.drop_waiting(lambda task: source_of(task.source_url) == source):
+            run.deferred.pop(task.task_id, None)
+            reason = RetriesExhaustedError(
+                f"{task.file_path}: not tried, because {_LOST_FILES} files in a row from {source} failed; the last: {error}"
+            )
+            run.fail(task, reason, DownloadState.FAILED)
+            then.tell(run, partial(self._tell_unbegun, run, task))
+
+    def _tell_end(self, run: QueueRun, transfer: Transfer) -> None:
+        task = transfer.task
+        run.post(transfer)
+        self.emit(f"file_{task.state.value}", run, task, error=str(task.error) if task.error else None)
+
+    def _tell_unbegun(self, run: QueueRun, task: DownloadTask) -> None:
+        run.post_task(task)
+        self.emit(f"file_{task.state.value}", run, task, error=str(task.error))
+
+    # ---- the end of a queue
+
+    def end_if_over(self, run: QueueRun, then: FollowUp) -> None:
+        """Move a queue without open files to the finished ones, and have that said when all is written and told."""
+        if run.over or not run.queue.finished or run.queue.lost() or run.untold - {then}:
+            return
+        self.unended.add(run)
+        if run in self.running:
+            self.running.remove(run)
+            self._sources.enrol(run.sources, -1)
+        run.over = True
+        if run.queue.completed:
+            then.disk = run if then.disk is None else then.disk
+        then.do.append(partial(insist, partial(self._end, run)))
+
+    def carry_out(self, then: FollowUp) -> None:
+        """Do what was decided; without the lock."""
+        interrupt: BaseException | None = None
+        for part in then.stop:
+            part.cancel_token.set()
+        while then.do:
+            try:
+                then.do.popleft()()
+            except BaseException as error:  # the others have to be done all the same
+                logger.warning("unexpected error", exc_info=True)
+                if isinstance(error, KeyboardInterrupt):
+                    interrupt = error
+        if then.runs:
+            more = FollowUp()
+            insist(partial(self._end_told, then, more))
+            insist(partial(self.carry_out, more))
+        if interrupt is not None:
+            raise interrupt
+
+    def _end_told(self, then: FollowUp, more: FollowUp) -> None:
+        """End the queues that waited for what is done now."""
+        with self._lock:
+            for run in then.runs:
+                run.untold.discard(then)
+                self.end_if_over(run, more)
+
+    def _end(self, run: QueueRun) -> None:
+        """Say that a queue is over; once."""
+        with self._lock:
+            if run not in self.unended:
+                return
+            self.unended.discard(run)
+        try:
+            sweep_up(run)
+        except Exception as error:  # noqa: BLE001  what stays is litter, and no reason to fail
+            logger.debug("what is left of finished files stays: %s", error)
+        finally:
+            insist(partial(self._keep_result, run))
+        self.emit("queue_done", run, failed=len(run.queue.failed))
+
+    def _keep_result(self, run: QueueRun) -> None:
+        """Keep what a queue came to in plain values, let go of the queue, and say that it is over."""
+        status = run.finish()
+        ids = _ids(run)
+        with self._lock:
+            if run.queue.queue_id in self._known:
+                self._results.add(status, *ids[1:])
+            for each in ids:
+                self._known.pop(each, None)
+        run.outcome.settle(status)
+        run.done.set()
+
+    def emit(self, kind: str, run: QueueRun, task: DownloadTask | None = None, **details: object) -> None:
+        """Tell tools of something; needs no lock."""
+        queue = run.queue
+        self._events.emit(kind, task, model_id=queue.model_id, queue_id=queue.queue_id, **details)
+
+
+def _ids(run: QueueRun) -> list[str]:
+    """Return what a queue is known by: its id, and that of its task if it has only one."""
+    tasks = run.queue.tasks
+    return [run.queue.queue_id, tasks[0].task_id] if len(tasks) == 1 else [run.queue.queue_id]

@@ -1,0 +1,374 @@
+"""Does what is decided in ``outcome``, and sets right what an unexpected error left half-made.
+
+What each thread is at is noted, and everything else about running files follows from that: their parts, their phases, the
+counts of connections.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, MutableMapping
+from functools import partial
+from typing import Final
+
+from hf_haul.engine.job_choice import Chooser
+from hf_haul.engine.jobs import FollowUp, Job, JobKind
+from hf_haul.engine.outcome import (
+    Outcome,
+    Verdict,
+    after_finish,
+    after_last_part,
+    after_opening,
+    after_part,
+)
+from hf_haul.engine.plan import SMALL_FILE
+from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.queues import Queues
+from hf_haul.engine.resilience import insist
+from hf_haul.engine.transfer import Part, Phase, Transfer
+from hf_haul.errors import HaulError
+from hf_haul.task import DownloadState
+from hf_haul.transports.source_limits import SourceLimits
+
+__all__ = ["Settlement"]
+
+#: Seconds between two looks at a file that another process fetches.
+_ELSEWHERE_INTERVAL: Final = 0.25
+
+
+class Settlement:
+    """Moves files from one job to the next, and to their end.
+
+    Locking: the scheduler's lock guards the attributes, and is held by whoever calls a method. No method waits for anything: what
+    has to, goes into a :class:`FollowUp`.
+
+    Args:
+        queues: The running queues.
+        sources: What each source gets.
+        chooser: Gives the first part of a file that was opened.
+        held: What each thread is at.
+        wake: Wakes a worker.
+        hash_soon: Has what is on disk of a file hashed.
+        clock: Seconds, monotonic.
+
+    Attributes:
+        left: What was decided on, for whichever thread comes next.
+        rested: Parts that wait for their next attempt, as counted.
+    """
+
+    def __init__(
+        self,
+        queues: Queues,
+        sources: SourceLimits,
+        chooser: Chooser,
+        held: MutableMapping[threading.Thread, Job],
+        *,
+        wake: Callable[[], None],
+        hash_soon: Callable[[Transfer], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._queues = queues
+        self._sources = sources
+        self._chooser = chooser
+        self._held = held
+        self._wake = wake
+        self._hash_soon = hash_soon
+        self._clock = clock
+        self.left: deque[Job] = deque()
+        self.rested: set[Part] = set()
+
+    # ---- what threads are at
+
+    def next_job(self) -> Job | None:
+        """Give the calling thread something to do; ``None`` if there is nothing now."""
+        job = self.left.popleft() if self.left else self._choose()
+        if job is not None:
+            self._hold(job)
+            if self._sources.any_free():
+                self._wake()  # there may be more where this came from
+        return job
+
+    def _choose(self) -> Job | None:
+        chosen = None if self._queues.paused else self._chooser.next_job(self._queues.running)
+        if chosen is None:
+            return None
+        part = chosen if isinstance(chosen, Part) else None
+        transfer = chosen.transfer if isinstance(chosen, Part) else chosen
+        task_id = transfer.task.task_id
+        run = next(each for each in self._queues.running if task_id in each.transfers)
+        return Job(JobKind.OPEN if part is None else JobKind.FETCH, run, transfer, part)
+
+    def _hold(self, job: Job) -> None:
+        self._held[threading.current_thread()] = job
+        self._count(job, 1)
+
+    def _count(self, job: Job, by: int) -> None:
+        if job.counts:
+            self._sources.count(job.transfer.source, by)
+        if job.asks:
+            job.transfer.metrics.add_connections(by)
+
+    def put_down(self) -> None:
+        """Leave what the calling thread is at to others."""
+        job = self._held.pop(threading.current_thread())
+        self._count(job, -1)
+        self.left.append(job)
+        self._wake()
+
+    def note_rest(self, part: Part) -> None:
+        """Count a part that begins or ends to wait for its next attempt: meanwhile its connection is for others."""
+        if part.resting == (part in self.rested):
+            return
+        if part.resting:
+            self.rested.add(part)
+            self._wake()
+        else:
+            self.rested.discard(part)
+        by = 1 if part.resting else -1
+        self._sources.rest(part.transfer.source, by)
+        part.transfer.metrics.add_connections(-by)
+
+    # ---- what follows
+
+    def settle(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
+        """Decide what follows a job; returns what the thread does next."""
+        self._held.pop(threading.current_thread(), None)
+        self._count(job, -1)
+        following = self._follow(job.run, job.transfer, self._outcome_of(job, error, then), then)
+        if job.kind is JobKind.RENEW:
+            self._wake()
+        if following is not None:
+            self._hold(following)
+        return following
+
+    def _outcome_of(self, job: Job, error: BaseException | None, then: FollowUp) -> Outcome | None:
+        """Return what becomes of a job's file; ``None`` if others are still at it."""
+        run, transfer, cancelled = job.run, job.transfer, job.run.queue.cancelled
+        if job.kind is JobKind.OPEN:
+            return after_opening(transfer, error, cancelled=cancelled)
+        if job.kind is JobKind.FINISH:
+            return after_finish(
+                transfer,
+                error,
+                published=job.published,
+                cancelled=cancelled,
+                losses=run.losses.get(transfer.task.task_id, 0),
+            )
+        if job.kind is JobKind.FETCH:
+            self._settle_part(job, error, then)
+        elif error is not None:
+            transfer.fail(error)
+        elif transfer.phase is Phase.RESTARTING:
+            transfer.move_to(Phase.FETCHING)
+        return None if transfer.parts else self._outcome_at_rest(run, transfer)
+
+    @staticmethod
+    def _outcome_at_rest(run: QueueRun, transfer: Transfer) -> Outcome:
+        losses = run.losses.get(transfer.task.task_id, 0)
+        return after_last_part(transfer, cancelled=run.queue.cancelled, losses=losses)
+
+    def _settle_part(self, job: Job, error: BaseException | None, then: FollowUp) -> None:
+        transfer, part = job.transfer, job.part
+        assert part is not None
+        outcome = after_part(transfer, part.rival, error)
+        transfer.give_back(part)
+        self._sources.count_request(transfer.source)
+        if outcome.slow_down and error is not None:
+            self._sources.backoff(transfer.source, error)
+        stop: list[Part] = []
+        if error is None and part.received:
+            transfer.range_refusals = 0
+        if outcome.refused and transfer.note_refused_range():
+            stop += transfer.parts
+        if outcome.restart:
+            transfer.restart()
+            stop += transfer.parts
+        # A rival that was slower, in the same breath: nobody may race it in turn, or it would never end.
+        stop += transfer.superseded()
+        if outcome.failure is not None:
+            transfer.fail(outcome.failure)
+            stop += transfer.parts
+        for each in stop:
+            each.ask_to_leave(self._clock())
+        then.stop += stop
+        if transfer.verifier is not None and transfer.parts:
+            self._hash_soon(transfer)
+
+    def _follow(
+        self, run: QueueRun, transfer: Transfer, outcome: Outcome | None, then: FollowUp
+    ) -> Job | None:
+        """Do what was decided about a file; returns the job that it leads to."""
+        if outcome is None:
+            return None
+        verdict = outcome.verdict
+        if verdict is Verdict.OPENED:
+            return self._start_fetching(run, transfer)
+        if verdict is Verdict.GO_ON:
+            transfer.refill()
+            return None if transfer.pending else self._start_finishing(run, transfer)
+        if verdict is Verdict.RENEW:
+            return Job(JobKind.RENEW, run, transfer)
+        if verdict is Verdict.FETCH_AGAIN:
+            self._fetch_again(run, transfer, then)
+        else:
+            self._let_go(run, transfer, outcome, then)
+        return None
+
+    def _let_go(self, run: QueueRun, transfer: Transfer, outcome: Outcome, then: FollowUp) -> None:
+        """End a file, or set it aside."""
+        verdict, task_id = outcome.verdict, transfer.task.task_id
+        if verdict not in {Verdict.PUT_BACK, Verdict.LOOK_LATER}:
+            run.waiting_for.pop(task_id, None)
+        if verdict is Verdict.PUT_BACK:
+            self._put_back(run, transfer)
+        elif verdict is Verdict.LOOK_LATER:
+            run.waiting_for[task_id] = str(outcome.error)
+            self._defer(run, transfer, _ELSEWHERE_INTERVAL)
+        elif verdict is Verdict.LOOK_ELSEWHERE:
+            self._look_elsewhere(run, transfer, then)
+        elif verdict is Verdict.GIVE_UP:
+            self._queues.give_up(run, transfer, outcome.error, then)
+        else:
+            self._queues.succeed(run, transfer, then, transferred=verdict is Verdict.PUBLISHED)
+
+    def _start_fetching(self, run: QueueRun, transfer: Transfer) -> Job | None:
+        staged = transfer.staged
+        assert staged is not None
+        run.waiting_for.pop(transfer.task.task_id, None)
+        transfer.move_to(Phase.FETCHING)
+        transfer.refill()
+        if staged.sequential or transfer.mismatches > 0:
+            transfer.mode = "ordered"
+        run.resumed_bytes += staged.resumed
+        if not transfer.pending:
+            return self._start_finishing(run, transfer)
+        if staged.resumed and transfer.verifier is not None:
+            self._hash_soon(transfer)
+        if transfer.has_work and not self._queues.is_paused(run):
+            # The worker that opened the file fetches its first part: no need to look around again.
+            part = self._chooser.take(transfer)
+            if transfer.pending:
+                self._wake()
+            return Job(JobKind.FETCH, run, transfer, part)
+        self._wake()
+        return None
+
+    def _start_finishing(self, run: QueueRun, transfer: Transfer) -> Job:
+        transfer.move_to(Phase.FINISHING)
+        if transfer.task.state is not DownloadState.VERIFYING:
+            transfer.task.move_to(DownloadState.VERIFYING)
+        if transfer.size > SMALL_FILE:
+            self._wake()  # for the connection that is free while this worker hashes
+        return Job(JobKind.FINISH, run, transfer)
+
+    def _fetch_again(self, run: QueueRun, transfer: Transfer, then: FollowUp) -> None:
+        transfer.task.move_to(DownloadState.QUEUED)
+        transfer.task.move_to(DownloadState.RUNNING)
+        transfer.move_to(Phase.FETCHING)
+        transfer.mode = "whole" if transfer.mode == "whole" else "ordered"
+        transfer.refill()
+        if run.queue.cancelled:
+            self._queues.give_up(run, transfer, None, then)
+        else:
+            self._wake()
+
+    def _defer(self, run: QueueRun, transfer: Transfer, seconds: float) -> None:
+        """Set a file aside, and look at it again later, from the beginning."""
+        task = transfer.task
+        task.move_to(DownloadState.QUEUED)
+        del run.transfers[task.task_id]
+        transfer.end()
+        run.queue.defer(task)
+        run.deferred[task.task_id] = self._clock() + seconds
+
+    def _put_back(self, run: QueueRun, transfer: Transfer) -> None:
+        """Return a file that was halted before it was opened to its place in the queue."""
+        self._defer(run, transfer, 0.0)
+        task_id = transfer.task.task_id
+        del run.deferred[task_id]
+        run.queue.put_back(task_id)
+        self._wake()
+
+    def _look_elsewhere(self, run: QueueRun, transfer: Transfer, then: FollowUp) -> None:
+        """Set a file aside whose staged file somebody took, and who has its bytes; look there, or start anew."""
+        task_id = transfer.task.task_id
+        run.losses[task_id] = run.losses.get(task_id, 0) + 1
+        lost, transfer.staged = transfer.staged, None
+        if lost is not None:
+            then.tell(run, partial(insist, lost.close))
+        self._defer(run, transfer, 0.0)
+
+    def stop_run(self, run: QueueRun, error: BaseException | None, then: FollowUp) -> None:
+        """End a queue; ``error`` is why, ``None`` for a cancel."""
+        run.deferred.clear()
+        run.waiting_for.clear()
+        self.left = deque(job for job in self.left if job.run is not run)
+        self._queues.drop_waiting(run, error, then)
+        for transfer in run.transfers.values():
+            if error is not None:
+                transfer.fail(error)
+            if transfer.verifier is not None:
+                transfer.verifier.stop()
+            then.stop += transfer.parts
+        self._mend_run(run, then)
+
+    # ---- what is left half-made
+
+    def mend(self, then: FollowUp, owed: MutableMapping[threading.Thread, FollowUp]) -> None:
+        """Have every file be as it follows from what the threads are at.
+
+        Args:
+            then: Takes what is to be done without the lock.
+            owed: What each thread has to carry out; that of dead ones is taken over.
+        """
+        for thread in [each for each in self._held if not each.is_alive()]:
+            job = self._held.pop(thread)
+            job.transfer.fail(HaulError("the thread that was at it ended"))
+        for run in list(self._queues.running):
+            self._mend_run(run, then)
+        for thread in [each for each in list(owed) if not each.is_alive()]:
+            then.do.append(partial(insist, partial(self._queues.carry_out, owed.pop(thread))))
+        self.rested &= {job.part for job in self._held.values() if job.part is not None}
+        working = [job for job in self._held.values() if job.part not in self.rested]
+        self._sources.recount(
+            active=Counter(job.transfer.source for job in working if job.counts),
+            resting=Counter(part.transfer.source for part in self.rested),
+            wanted=[source for run in self._queues.running for source in run.sources],
+        )
+        for run in self._queues.running:
+            run.metrics.set_connections(sum(job.asks for job in working if job.run is run))
+        self._wake()
+
+    def _mend_run(self, run: QueueRun, then: FollowUp) -> None:
+        for transfer in list(run.transfers.values()):
+            self._mend_file(run, transfer, then)
+        queue = run.queue
+        for task in [each for each in queue.active.values() if each.task_id not in run.transfers]:
+            queue.active.pop(task.task_id)
+        for task in queue.lost():
+            if task.state.final:
+                queue.settle(task, ok=task.state is DownloadState.DONE)
+            else:
+                if task.state is not DownloadState.QUEUED:
+                    task.move_to(DownloadState.QUEUED)
+                queue.put_back_lost(task)
+        if queue.cancelled:
+            self._queues.drop_waiting(run, None, then)
+        self._queues.end_if_over(run, then)
+
+    def _mend_file(self, run: QueueRun, transfer: Transfer, then: FollowUp) -> None:
+        jobs = [job for job in (*self._held.values(), *self.left) if job.transfer is transfer]
+        if transfer.failure is not None:
+            transfer.fail(transfer.failure)
+        elif not jobs and transfer.staged is not None and transfer.phase in {Phase.OPENING, Phase.FINISHING}:
+            transfer.move_to(Phase.FETCHING)  # nobody is at it
+        if all(job.kind is not JobKind.OPEN for job in jobs):  # whoever opens has a part of its own
+            for part in [each for each in transfer.parts if all(job.part is not each for job in jobs)]:
+                transfer.give_back(part)
+        if transfer.failure is not None:
+            then.stop += transfer.parts
+        if not jobs and (not transfer.has_work or run.queue.cancelled or transfer.task.state.final):
+            job = self._follow(run, transfer, self._outcome_at_rest(run, transfer), then)
+            if job is not None:
+                self.left.append(job)
