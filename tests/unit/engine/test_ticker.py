@@ -1,0 +1,78 @@
+"""Looks at what is in flight: by a thread while there is work, or by whoever is there."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from hf_haul.engine import ticker as module
+from hf_haul.engine.ticker import Ticker
+
+BOUND = 10.0
+
+
+class Target:
+    """Has work for some looks; the second of them fails."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        self.seen: list[bool] = []
+        self.mended = 0
+        self.over = threading.Event()
+
+    def has_work(self) -> bool:
+        if len(self.seen) >= self.looks:
+            self.over.set()
+        return not self.over.is_set()
+
+    def is_settled(self) -> bool:
+        return len(self.seen) > 2
+
+    def tick(self, *, tell: bool = True) -> None:
+        self.seen.append(tell)
+        if len(self.seen) == 2:
+            raise MemoryError
+
+    def mend(self) -> None:
+        self.mended += 1
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_TICK", 0.001)
+    monkeypatch.setattr(module, "TICK", 0.002)
+
+
+def test_it_looks_until_there_is_no_work_and_survives_a_look_that_fails(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    target = Target(5)
+    ticker = Ticker(target, idle_seconds=0.0)
+    with caplog.at_level(logging.WARNING):
+        ticker.wake()
+        assert ticker.start()
+        assert target.over.wait(BOUND)
+        assert ticker.close(BOUND)
+    assert len(target.seen) == 5
+    assert target.mended >= 1
+    assert [record.message for record in caplog.records] == ["a look at what is in flight failed"]
+
+
+def test_whoever_is_there_looks_now_and_then_where_no_thread_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK", 1000.0)
+    target = Target(5)
+    ticker = Ticker(target, idle_seconds=0.0)
+    ticker.tick_here()
+    ticker.tick_here()
+    assert target.seen == [True]
+    assert len(ticker) == 0
+
+
+def test_closing_ends_the_wait_for_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_TICK", 1000.0)
+    ticker = Ticker(Target(1), idle_seconds=1000.0)
+    ticker.wake()
+    ticker.start()
+    assert ticker.close(BOUND)
