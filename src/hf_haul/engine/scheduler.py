@@ -1,25 +1,22 @@
-"""Worker threads, what each does next, adaptive concurrency and the watchdog.
+"""What is asked for, what is in flight, and the one lock over it: submit, pause, cancel, look, shut down.
 
-The problem. A few connections, threads and files have to serve queues of different urgency, each with
-files from a kilobyte to a terabyte, while connections die, servers ask for patience, and users pause,
-cancel, or add something more urgent.
+The problem. A few connections, threads and files have to serve queues of different urgency, each with files from a kilobyte
+to a terabyte, while connections die, servers ask for patience, and users pause, cancel, or add something more urgent.
 
-What we chose. The unit of work is a *part*: one range, one connection, one worker. Under one lock a worker
-asks what is next (:meth:`Scheduler.next_job`), then does it without the lock: open a file's staging,
-fetch a part, or finish a file. Afterwards, under the lock again, it says what became of it
-(:meth:`Scheduler._settle`). Running files go before new ones, so few files are open; two lanes keep small and
-large files from starving each other; a part can be cut short at any read, so something urgent never waits
-for something large. A ticker thread looks ten times a second (twenty times at the start) at what is in flight: it wakes
-connections that stall, samples the goodput for the adaptive limit, and posts progress.
+What we chose. The unit of work is a *part*: one range, one connection, one worker. Under one lock a worker asks what is next
+(:meth:`Scheduler.next_job`), then does it without the lock: open a file's staging, fetch a part, or finish a file. Afterwards,
+under the lock again, it says what became of it (:meth:`Scheduler.settle`). Running files go before new ones, so few files are
+open; two lanes keep small and large files from starving each other; a part can be cut short at any read, so something urgent
+never waits for something large. A ticker looks ten times a second (twenty times at the start) at what is in flight: it wakes
+connections that stall, samples the goodput for the adaptive limit, and posts progress (:meth:`Scheduler.tick`).
 
-Invariants. This class is the only owner of running state; ``_lock`` guards all of it. Nobody who holds it
-touches the network, the disk or a user's callback, or starts a thread: what is found missing is started once the lock is free
-(:meth:`Scheduler._deciding`).
+Who does what. ``workers`` has the threads, ``ticker`` the one that looks; ``job_choice`` says what is next, ``outcome`` what
+follows, ``settlement`` does that, and ``queues`` ends files and queues. They have no lock of their own: this class holds it for
+them. That is also why it is longer than others: it is where they meet, and most of it is one method for each thing that is
+asked of it.
 
-Whatever a worker meets, a lack of memory in these very lines included, its file ends or goes on, and who waits for it is woken.
-What each thread is at is noted (``_held``), and everything else about running files follows from that: their parts, their flags, the
-counts of connections. :meth:`Scheduler._mend` sets it right, after an unexpected error and now and then. Where no thread is to be
-had, a thread that waits for a queue does the work itself (:meth:`Scheduler.wait`).
+Invariants. ``_lock`` guards all running state. Nobody who holds it touches the network, the disk or a user's callback, or starts
+a thread: what is found missing is started once the lock is free (:meth:`Scheduler._deciding`).
 
 What we do not do: dedicated threads per file, timeouts by polling in workers, work queues between threads.
 """
