@@ -275,7 +275,7 @@ class ParallelDownloadManager:
         plan = make_plan(
             files, model_id=model_id, policy=self._policy, settings=self.settings, created_at=time.time
         )
-        check_space(files, engine.promised_bytes, engine.unsettled, self.settings.disk_check)
+        check_space(files, engine.reserved_bytes, engine.unsettled, self.settings.disk_check)
         for folder in folders:
             require_writable(folder)
         queue = ModelDownloadQueue(

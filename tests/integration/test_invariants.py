@@ -59,7 +59,7 @@ def nursery(tmp_path: Path) -> Iterator[Nursery]:
 
 
 def _make_trouble(rig: Rig, faults: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_WORTH_RACING", 0.2)
+    monkeypatch.setattr(watchdog, "_WORTH_HEDGING", 0.2)
     for nth, fault in enumerate(faults):
         if isinstance(fault, Corrupt):
             rig.hub.faults.add(fault, kind="cdn", covers=fault.offset)

@@ -97,7 +97,7 @@ def test_urgent_work_elsewhere_takes_nothing_from_a_source_with_its_own_connecti
         manager.submit([elsewhere], model_id="urgent", priority=HIGH)
         assert rig.hub.requests.wait_for(asked_for(URGENT), SECOND)
         manager._scheduler.tick()
-        assert not any(part.leave for part in manager._scheduler._parts_of(calm._run))
+        assert not any(part.preempted for part in manager._scheduler._parts_of(calm._run))
         assert calm.progress().connections == 4
         assert len(rig.hub.requests.of(path=WEIGHTS)) == 4
 
@@ -134,7 +134,7 @@ def test_a_paused_urgent_queue_takes_nothing(rig: Rig) -> None:
         manager.resume_downloads()
         assert until(lambda: calm.progress().connections == 2)
         manager._scheduler.tick()
-        assert not any(part.leave for part in manager._scheduler._parts_of(calm._run))
+        assert not any(part.preempted for part in manager._scheduler._parts_of(calm._run))
         assert rig.hub.requests.of(path=URGENT) == []
         assert urgent.state is DownloadState.PAUSED
 

@@ -240,7 +240,7 @@ def test_after_a_long_fault_each_new_attempt_gets_its_full_time(
 
 
 def test_near_the_end_a_crawling_connection_is_overtaken(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_WORTH_RACING", 0.3)
+    monkeypatch.setattr(watchdog, "_WORTH_HEDGING", 0.3)
     rig.hub.faults.add(Trickle(2000.0), kind="cdn", covers=MIDDLE)  # 32 s for its part
     started = time.monotonic()
     outcome = rig.fetch(WEIGHTS)
@@ -434,7 +434,7 @@ def test_a_small_pool_makes_threads_wait_and_nothing_fail(rig: Rig) -> None:
 def test_a_source_that_takes_long_to_its_first_byte_gets_no_request_more_than_it_needs(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, connections: int, part_size: int, requests: int
 ) -> None:
-    monkeypatch.setattr(watchdog, "_WORTH_RACING", 0.1)
+    monkeypatch.setattr(watchdog, "_WORTH_HEDGING", 0.1)
     rig.hub.faults.add(Delay(2.5), kind="cdn", times=None)
     outcome = rig.fetch(
         WEIGHTS, stall_timeout=1.5, first_byte_timeout=None, max_concurrent_downloads=connections, part_size=part_size, initial_connections=connections
@@ -491,7 +491,7 @@ def test_a_source_that_breaks_every_body_at_the_same_place_fails_even_if_it_serv
 def test_a_source_that_goes_dark_fails_its_file_although_idle_connections_help(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "_WORTH_RACING", 0.1)
+    monkeypatch.setattr(watchdog, "_WORTH_HEDGING", 0.1)
     rig.hub.faults.add(
         Stall(after=10_000), kind="cdn", times=None, covers=MIDDLE, when=lambda r: r.range != ""
     )

@@ -32,7 +32,7 @@ _LINGER: Final = 0.5
 _EVENTS_KEPT: Final = 10_000
 
 
-class _Teller(Generic[T]):
+class _CallbackThread(Generic[T]):
     """Calls one callback with messages, on one thread, which lives only while there is something to tell.
 
     Where no thread is to be had, messages wait for one, or for somebody who calls :meth:`flush`.
@@ -67,7 +67,7 @@ class _Teller(Generic[T]):
         self._threads.wake()
 
     def start(self) -> bool:
-        """Have what was put delivered soon; returns whether there is a thread to do so. Call it without a lock."""
+        """Deliver soon what was put; returns whether there is a thread to do so. Call it without a lock."""
         return self._threads.start()
 
     def flush(self, timeout: float = _PATIENCE, *, here: bool = True) -> bool:
@@ -135,7 +135,7 @@ class _Teller(Generic[T]):
                 self._changed.notify_all()
 
 
-class Notifier(_Teller[DownloadProgress]):
+class Notifier(_CallbackThread[DownloadProgress]):
     """Calls a user's progress callback, on a thread of its own.
 
     Of several messages about one file that wait, only the newest is delivered; a file's last message is always
@@ -144,7 +144,7 @@ class Notifier(_Teller[DownloadProgress]):
     """
 
     def post(self, progress: DownloadProgress) -> None:
-        """Have ``progress`` delivered soon; it replaces an older message about the same file."""
+        """Deliver ``progress`` soon; it replaces an older message about the same file."""
         with self._changed:
             known = self._waiting.get(progress.task_id)
             if known is None or not known.status.final:
@@ -190,7 +190,7 @@ class EventBus:
         renew_after_fork(self, EventBus._after_fork)
 
     def subscribe(self, observer: Callable[[DownloadEvent], None]) -> Callable[[], None]:
-        """Have ``observer`` told of every event from now on.
+        """Tell ``observer`` of every event from now on.
 
         Returns:
             Call it to unsubscribe.
@@ -257,7 +257,7 @@ class EventBus:
             observer.start_empty()
 
 
-class _Observer(_Teller[DownloadEvent]):
+class _Observer(_CallbackThread[DownloadEvent]):
     """One observer, its waiting events, and the thread that exists while there are any."""
 
     def __init__(self, callback: Callable[[DownloadEvent], None]) -> None:

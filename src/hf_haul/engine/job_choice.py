@@ -109,7 +109,7 @@ class Chooser:
         More would leave bandwidth unused, because a small file is mostly waiting; fewer, a rest of small files that no
         large one fills up. A quarter while nothing is known of the speeds.
         """
-        widest = self._sources.widest(run.sources)
+        highest_limit = self._sources.highest_limit(run.sources)
         to_fetch = run.queue.waiting_work(small=False)
         for transfer in run.transfers.values():
             if transfer.size > SMALL_FILE:
@@ -118,8 +118,8 @@ class Chooser:
                 to_fetch[transfer.source] = (files, nbytes)
         small, large = self._seconds_of(run.queue.waiting_work(small=True)), self._seconds_of(to_fetch)
         if small is None or large is None:
-            return max(1, widest // 4)
-        return max(1, min(round(widest * small / (small + large or 1.0)), widest - 1))
+            return max(1, highest_limit // 4)
+        return max(1, min(round(highest_limit * small / (small + large or 1.0)), highest_limit - 1))
 
     def _seconds_of(self, work: Mapping[str, tuple[int, int]]) -> float | None:
         """Seconds that one connection would need for it; ``None`` while unknown."""
@@ -179,7 +179,7 @@ class Chooser:
             return _Broken(error)
 
     def _share_a_part(self, runs: Sequence[QueueRun]) -> Part | None:
-        """Near the end, take half of the part that would finish last, or race it."""
+        """Near the end, take half of the part that would finish last, or hedge it."""
         parts = [
             p
             for run in runs
@@ -194,7 +194,7 @@ class Chooser:
         if found is None:
             return None
         part, split = found
-        return part.transfer.split(part, now) if split else part.transfer.race(part, now)
+        return part.transfer.split(part, now) if split else part.transfer.hedge(part, now)
 
     def _usual_answer(self, transfer: Transfer) -> float | None:
         return self._sources.usual_answer(transfer.source, large=transfer.size > SMALL_FILE)
@@ -216,11 +216,11 @@ class Chooser:
         if not lesser or run.queue.paused or run.queue.cancelled:
             return
         places = sum(self._sources.free(each) for each in run.sources)
-        wanted = self._parts_wanted(run) - min(threads, places) - sum(part.leave for part in lesser)
+        wanted = self._parts_wanted(run) - min(threads, places) - sum(part.preempted for part in lesser)
         now = self._clock()
         for part in lesser:
-            if wanted > 0 and not part.leave and (part.transfer.source in run.sources or threads <= 0):
-                part.ask_to_leave(now)
+            if wanted > 0 and not part.preempted and (part.transfer.source in run.sources or threads <= 0):
+                part.preempt(now)
                 wanted -= 1
 
     def shed(self, runs: Sequence[QueueRun]) -> None:
@@ -240,7 +240,7 @@ class Chooser:
             for part in sorted(transfer.parts, key=lambda each: each.start):
                 kept[source] += 1
                 if kept[source] > self._sources.limit(source):
-                    part.ask_to_leave(now)
+                    part.preempt(now)
 
     def _sheds(self, transfer: Transfer) -> bool:
         # A file that comes in one piece would have to come again.

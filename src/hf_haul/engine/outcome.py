@@ -113,21 +113,21 @@ def after_opening(transfer: Transfer, error: BaseException | None, *, cancelled:
     return Outcome(Verdict.OPENED) if failure is None else Outcome(Verdict.GIVE_UP, failure)
 
 
-def after_part(transfer: Transfer, rival: Part | None, error: BaseException | None) -> PartOutcome:
+def after_part(transfer: Transfer, hedge: Part | None, error: BaseException | None) -> PartOutcome:
     """Decide what follows a part, apart from what follows when it was the last.
 
     Args:
         transfer: The file.
-        rival: The part that fetches the same bytes, if there is one.
+        hedge: The part that fetches the same bytes, if there is one.
         error: What was raised.
     """
     refused = isinstance(error, RangeRefusedError)
     restart = isinstance(error, SourceChangedError) and _can_start_anew(transfer)
     bearable = (refused and not transfer.refuses_for_good) or restart or isinstance(error, HaltedError)
     failure = None if bearable else error
-    # A rival that works may still bring the bytes; one that has brought none shares the fault, and may not
+    # A hedge that works may still bring the bytes; one that has brought none shares the fault, and may not
     # make it last longer than one part's patience.
-    if transfer.failure is not None or (rival is not None and rival.received):
+    if transfer.failure is not None or (hedge is not None and hedge.received):
         failure = None
     return PartOutcome(
         slow_down=isinstance(error, ServerBusyError | RetriesExhaustedError),

@@ -73,10 +73,10 @@ class PartFetcher:
         history: Measured speeds per source.
         on_bytes: Told of every read: the part, and the number of bytes.
         on_retry: Told of every attempt that failed and will be repeated.
-        on_rest: Told when a part begins or ends to wait for its next attempt; ``part.resting`` says which.
+        on_backing_off: Told when a part begins or ends to wait for its next attempt; ``part.backing_off`` says which.
         on_whole_file: Asked when a source answers a range with the whole file: the part now covers it all.
         on_limited: Told of seconds spent in the limiter.
-        is_lost: Whether a source has just failed in the same way for another file as long as is bearable: then one attempt
+        is_failing: Whether a source has just failed in the same way for another file as long as is bearable: then one attempt
             must do.
     """
 
@@ -88,10 +88,10 @@ class PartFetcher:
         *,
         on_bytes: Callable[[Part, int], None],
         on_retry: Callable[[Part, BaseException], None],
-        on_rest: Callable[[Part], None],
+        on_backing_off: Callable[[Part], None],
         on_whole_file: Callable[[Part], None],
         on_limited: Callable[[Part, float], None],
-        is_lost: Callable[[str, BaseException | None], bool] = lambda _source, _error: False,
+        is_failing: Callable[[str, BaseException | None], bool] = lambda _source, _error: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -100,10 +100,10 @@ class PartFetcher:
         self._history = history
         self._on_bytes = on_bytes
         self._on_retry = on_retry
-        self._on_rest = on_rest
+        self._on_backing_off = on_backing_off
         self._on_whole_file = on_whole_file
         self._on_limited = on_limited
-        self._is_lost = is_lost
+        self._is_failing = is_failing
         self._clock = clock
         self._local = threading.local()
         self._spares = SpareBuffers(self._buffer_size)
@@ -209,16 +209,16 @@ class PartFetcher:
             furthest = max(furthest, part.position)
             return furthest
 
-        def rest(error: BaseException, seconds: float) -> None:
+        def back_off(error: BaseException, seconds: float) -> None:
             logger.debug("%s: trying again in %.1f s: %s", part.transfer.task.file_path, seconds, error)
             self._on_retry(part, error)
-            part.resting = True
-            self._on_rest(part)
+            part.backing_off = True
+            self._on_backing_off(part)
 
         def wake() -> None:
-            if part.resting:
-                part.resting = False
-                self._on_rest(part)
+            if part.backing_off:
+                part.backing_off = False
+                self._on_backing_off(part)
 
         def attempt() -> T:
             wake()
@@ -228,8 +228,8 @@ class PartFetcher:
             return retrying(
                 cancel_token=part.cancel_token,
                 progress=progress,
-                settings=self._once if self._is_lost(part.transfer.source, first) else self._settings,
-                on_retry=rest,
+                settings=self._once if self._is_failing(part.transfer.source, first) else self._settings,
+                on_retry=back_off,
                 clock=self._clock,
                 server_wait=lambda: part.cancel_token.server_wait,
                 subject=part.transfer.task.file_path,
@@ -332,7 +332,7 @@ class PartFetcher:
         buffer = self._buffer()
         claimed, claimed_at = part.position, self._clock()
         try:
-            while not part.leave and (want := part.next_read(self._read_size(part))):
+            while not part.preempted and (want := part.next_read(self._read_size(part))):
                 began = self._clock()
                 with self._calling(part):
                     got = body.readinto(buffer[:want])
@@ -367,7 +367,7 @@ class PartFetcher:
         if (
             body.total is None
             and part.stop == part.transfer.size
-            and not part.leave
+            and not part.preempted
             and self._goes_on(part, body, buffer)
         ):
             self._forget(part, part.start)  # what came is of another file
@@ -417,7 +417,7 @@ class PartFetcher:
         be read back.
         """
         slack = _MOST_UNHASHED
-        while verifier.catching_up and not part.leave:
+        while verifier.catching_up and not part.preempted:
             behind = staged.frontier() - verifier.position
             if self._could_be_in_touch(part, behind):
                 slack, part.yields = IN_TOUCH // 2, True

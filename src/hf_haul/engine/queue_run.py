@@ -79,7 +79,7 @@ class QueueRun:
         losses: How often a file's staged file was taken by another process, by task id.
         waiting_for: What such a file waits for, by task id.
         watch: What those processes do.
-        promised_bytes: Bytes of its files, as known when it was submitted.
+        reserved_bytes: Bytes of its files, as known when it was submitted.
         sources: Where its files come from: ``scheme://host:port`` as written in their URLs.
         metrics: Measured so far.
         resumed_bytes: Bytes that earlier sessions left.
@@ -109,7 +109,7 @@ class QueueRun:
         self.losses: dict[str, int] = {}
         self.waiting_for: dict[str, str] = {}
         self.watch = OwnerWatch(clock)
-        self.promised_bytes = sum(each.task.size or 0 for each in planned)
+        self.reserved_bytes = sum(each.task.size or 0 for each in planned)
         self.sources = frozenset(source_of(each.request.remote.url) for each in planned)
         self.metrics = DownloadMetrics(
             len(planned), sum(each.task.size or 0 for each in planned), clock=clock

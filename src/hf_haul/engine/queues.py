@@ -32,7 +32,7 @@ __all__ = ["Queues"]
 logger = logging.getLogger(__name__)
 
 #: Files in a row that a source may fail, each for as long as is bearable, before its others are not even tried.
-_LOST_FILES: Final = 8
+_FAILED_FILES: Final = 8
 
 
 class Queues:
@@ -75,7 +75,7 @@ class Queues:
         """Have a queue run."""
         self._known.update(dict.fromkeys(_ids(run), run))
         insort(self.running, run)
-        self._sources.enrol(run.sources, 1)
+        self._sources.register(run.sources, 1)
 
     def move(self, run: QueueRun, priority: DownloadPriority) -> None:
         """Give a running queue another priority."""
@@ -149,12 +149,12 @@ class Queues:
         source = transfer.source
         if not isinstance(error, RetriesExhaustedError | SourceChangedError):
             return
-        if self._sources.note_lost_file(source, error) < _LOST_FILES:
+        if self._sources.note_failed_file(source, error) < _FAILED_FILES:
             return
         for task in run.queue.drop_waiting(lambda task: source_of(task.source_url) == source):
             run.deferred.pop(task.task_id, None)
             reason = RetriesExhaustedError(
-                f"{task.file_path}: not tried, because {_LOST_FILES} files in a row from {source} failed; the last: {error}"
+                f"{task.file_path}: not tried, because {_FAILED_FILES} files in a row from {source} failed; the last: {error}"
             )
             run.fail(task, reason, DownloadState.FAILED)
             then.tell(run, partial(self._tell_unbegun, run, task))
@@ -177,7 +177,7 @@ class Queues:
         self.unended.add(run)
         if run in self.running:
             self.running.remove(run)
-            self._sources.enrol(run.sources, -1)
+            self._sources.register(run.sources, -1)
         run.over = True
         if run.queue.completed:
             then.disk = run if then.disk is None else then.disk

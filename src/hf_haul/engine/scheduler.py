@@ -49,7 +49,7 @@ from hf_haul.engine.resilience import drop_frames, insist
 from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.settlement import Settlement
 from hf_haul.engine.transfer import Part, Transfer
-from hf_haul.engine.watchdog import hopeless_parts
+from hf_haul.engine.watchdog import stalled_parts
 from hf_haul.engine.workers import Workers
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory, SpeedMeter
@@ -63,7 +63,7 @@ __all__ = ["Scheduler"]
 logger = logging.getLogger(__name__)
 
 #: Seconds a part gets to stop by itself before its connection is cut.
-_LEAVE_GRACE: Final = 0.3
+_PREEMPT_GRACE: Final = 0.3
 #: Seconds for which a folder's list of orphans is good enough.
 _SCAN_INTERVAL: Final = 5.0
 #: Seconds that the end waits for threads: one that waits for a disk cannot be woken.
@@ -124,10 +124,10 @@ class Scheduler:
             self.history,
             on_bytes=self._note_bytes,
             on_retry=self._note_retry,
-            on_rest=self._note_rest,
+            on_backing_off=self._note_backing_off,
             on_whole_file=self._note_whole_file,
             on_limited=self._note_limited,
-            is_lost=self._sources.is_lost,
+            is_failing=self._sources.is_failing,
             clock=clock,
         )
 
@@ -268,10 +268,10 @@ class Scheduler:
             self._queues.note_told(queue_id)
 
     @property
-    def promised_bytes(self) -> int:
+    def reserved_bytes(self) -> int:
         """Bytes of all running queues, written or not: known at once, and an upper bound where sizes are known."""
         with self._lock:
-            return sum(run.promised_bytes for run in self._queues.running)
+            return sum(run.reserved_bytes for run in self._queues.running)
 
     def unsettled(self) -> list[FileRequest]:
         """The files of running queues that are still to come, with their sizes as far as known by now."""
@@ -497,10 +497,10 @@ class Scheduler:
         with self._lock:
             self._sources.backoff(part.transfer.source, error)
 
-    def _note_rest(self, part: Part) -> None:
+    def _note_backing_off(self, part: Part) -> None:
         """While a part waits for its next attempt, its connection is for others: a bad file holds up nobody."""
         with self._deciding():
-            self._settlement.note_rest(part)
+            self._settlement.note_backing_off(part)
 
     def _note_limited(self, part: Part, seconds: float) -> None:
         part.transfer.metrics.add_limited(seconds)
@@ -548,8 +548,8 @@ class Scheduler:
         with self._deciding():
             runs = list(self._queues.running)
             parts = [part for run in runs for t in run.transfers.values() for part in t.parts]
-            leaving = [p for p in parts if p.leave and now - p.leave_asked_at > _LEAVE_GRACE]
-            hopeless = hopeless_parts(
+            overdue = [p for p in parts if p.preempted and now - p.preempted_at > _PREEMPT_GRACE]
+            stalled = stalled_parts(
                 parts,
                 self.settings.stall_timeout,
                 now,
@@ -573,9 +573,9 @@ class Scheduler:
                 if staged is not None and staged.needs_beat and self._threads_allowed:
                     self._errands.add(staged.device, staged, staged.beat)
             self._wake_workers()
-        for part in leaving:
+        for part in overdue:
             part.cancel_token.set()
-        for part, why in hopeless:
+        for part, why in stalled:
             part.abandon(why)
         if tell:
             for run in runs:

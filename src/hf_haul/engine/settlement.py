@@ -54,7 +54,6 @@ class Settlement:
 
     Attributes:
         left: What was decided on, for whichever thread comes next.
-        rested: Parts that wait for their next attempt, as counted.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Settlement:
         self._hash_soon = hash_soon
         self._clock = clock
         self.left: deque[Job] = deque()
-        self.rested: set[Part] = set()
+        self._backing_off: set[Part] = set()  # parts that wait for their next attempt, as counted
 
     # ---- what threads are at
 
@@ -116,17 +115,17 @@ class Settlement:
         self.left.append(job)
         self._wake()
 
-    def note_rest(self, part: Part) -> None:
+    def note_backing_off(self, part: Part) -> None:
         """Count a part that begins or ends to wait for its next attempt: meanwhile its connection is for others."""
-        if part.resting == (part in self.rested):
+        if part.backing_off == (part in self._backing_off):
             return
-        if part.resting:
-            self.rested.add(part)
+        if part.backing_off:
+            self._backing_off.add(part)
             self._wake()
         else:
-            self.rested.discard(part)
-        by = 1 if part.resting else -1
-        self._sources.rest(part.transfer.source, by)
+            self._backing_off.discard(part)
+        by = 1 if part.backing_off else -1
+        self._sources.note_backing_off(part.transfer.source, by)
         part.transfer.metrics.add_connections(-by)
 
     # ---- what follows
@@ -171,8 +170,8 @@ class Settlement:
     def _settle_part(self, job: Job, error: BaseException | None, then: FollowUp) -> None:
         transfer, part = job.transfer, job.part
         assert part is not None
-        outcome = after_part(transfer, part.rival, error)
-        transfer.give_back(part)
+        outcome = after_part(transfer, part.hedge, error)
+        transfer.release(part)
         self._sources.count_request(transfer.source)
         if outcome.slow_down and error is not None:
             self._sources.backoff(transfer.source, error)
@@ -184,13 +183,13 @@ class Settlement:
         if outcome.restart:
             transfer.restart()
             stop += transfer.parts
-        # A rival that was slower, in the same breath: nobody may race it in turn, or it would never end.
+        # A hedge that was slower, in the same breath: nobody may hedge it in turn, or it would never end.
         stop += transfer.superseded()
         if outcome.failure is not None:
             transfer.fail(outcome.failure)
             stop += transfer.parts
         for each in stop:
-            each.ask_to_leave(self._clock())
+            each.preempt(self._clock())
         then.stop += stop
         if transfer.verifier is not None and transfer.parts:
             self._hash_soon(transfer)
@@ -329,11 +328,11 @@ class Settlement:
             self._mend_run(run, then)
         for thread in [each for each in list(owed) if not each.is_alive()]:
             then.do.append(partial(insist, partial(self._queues.carry_out, owed.pop(thread))))
-        self.rested &= {job.part for job in self._held.values() if job.part is not None}
-        working = [job for job in self._held.values() if job.part not in self.rested]
+        self._backing_off &= {job.part for job in self._held.values() if job.part is not None}
+        working = [job for job in self._held.values() if job.part not in self._backing_off]
         self._sources.recount(
             active=Counter(job.transfer.source for job in working if job.counts),
-            resting=Counter(part.transfer.source for part in self.rested),
+            backing_off=Counter(part.transfer.source for part in self._backing_off),
             wanted=[source for run in self._queues.running for source in run.sources],
         )
         for run in self._queues.running:
@@ -365,7 +364,7 @@ class Settlement:
             transfer.move_to(Phase.FETCHING)  # nobody is at it
         if all(job.kind is not JobKind.OPEN for job in jobs):  # whoever opens has a part of its own
             for part in [each for each in transfer.parts if all(job.part is not each for job in jobs)]:
-                transfer.give_back(part)
+                transfer.release(part)
         if transfer.failure is not None:
             then.stop += transfer.parts
         if not jobs and (not transfer.has_work or run.queue.cancelled or transfer.task.state.final):

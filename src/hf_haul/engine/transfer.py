@@ -71,7 +71,7 @@ class PartProgress:
         received: Bytes that came over the network for this part, repeated ones included.
         received_before: The same before the body under way.
         meter: Speed of the body under way.
-        resting: Whether the worker waits before its next attempt.
+        backing_off: Whether the worker waits before its next attempt.
         yields: Whether the worker waits until the digest has caught up, once; its speed says nothing meanwhile.
         refusals: How often the source refused its range.
         change_retries: How often the source seemed to serve another file.
@@ -79,8 +79,8 @@ class PartProgress:
     """
 
     __slots__ = (
-        "_forgiven", "_lock", "_reads_to", "busy_since", "calls", "change_retries", "meter", "position", "reading_since",
-        "received", "received_before", "refusals", "resting", "trickle", "yields",
+        "_forgiven", "_lock", "_reads_to", "backing_off", "busy_since", "calls", "change_retries", "meter",
+        "position", "reading_since", "received", "received_before", "refusals", "trickle", "yields",
     )  # fmt: skip
 
     stop: int  # the scheduler's
@@ -96,7 +96,7 @@ class PartProgress:
         self.reading_since: float | None = None
         self.received = self.received_before = 0
         self.meter = SpeedMeter()
-        self.resting = False
+        self.backing_off = False
         self.yields = False
         self.refusals = 0
         self.change_retries = ChangeRetries()
@@ -133,7 +133,7 @@ class Part(PartProgress):
 
     Each attribute is written by one owner: those of :class:`PartProgress` by the worker that fetches the part, those below by the
     scheduler and its watchdog. The worker advances ``position``; the scheduler may lower ``stop`` at any time, to give the upper
-    half to somebody else, and may ask the worker to ``leave`` at its next read.
+    half to somebody else, and may preempt it: then the worker stops at its next read.
 
     Attributes:
         transfer: The file.
@@ -141,16 +141,16 @@ class Part(PartProgress):
         stop: End, exclusive.
         started_at: When it was begun, in seconds.
         cancel_token: Ends the part's waits and wakes its blocking calls.
-        leave: Whether to stop after the read under way; ``leave_asked_at`` says since when.
-        rival: The part that fetches the same bytes over another connection, if they race.
+        preempted: Whether to stop after the read under way; ``preempted_at`` says since when.
+        hedge: The part that fetches the same bytes over another connection, if there is one.
         abandonments: How often the watchdog gave its connection up.
         unanswered_calls: How often it did so before an answer came.
         oversized: Whether it was made longer than parts are, and has no bytes yet.
     """
 
     __slots__ = (
-        "_abandoned", "abandonments", "cancel_token", "leave", "leave_asked_at", "oversized", "rival", "start", "started_at",
-        "stop", "transfer", "unanswered_calls",
+        "_abandoned", "abandonments", "cancel_token", "hedge", "oversized", "preempted", "preempted_at",
+        "start", "started_at", "stop", "transfer", "unanswered_calls",
     )  # fmt: skip
 
     def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
@@ -160,9 +160,9 @@ class Part(PartProgress):
         self.stop = span.stop
         self.started_at = now
         self.cancel_token = CancelToken()
-        self.leave = False
-        self.leave_asked_at = 0.0
-        self.rival: Part | None = None
+        self.preempted = False
+        self.preempted_at = 0.0
+        self.hedge: Part | None = None
         self._abandoned: tuple[int, str] | None = None  # the number of the call, and why
         self.abandonments = 0
         self.unanswered_calls = 0
@@ -194,11 +194,11 @@ class Part(PartProgress):
         with self._lock:
             self.stop = stop
 
-    def ask_to_leave(self, now: float) -> None:
+    def preempt(self, now: float) -> None:
         """Have the worker stop at its next read, and return the rest."""
-        if not self.leave:
-            self.leave = True
-            self.leave_asked_at = now
+        if not self.preempted:
+            self.preempted = True
+            self.preempted_at = now
 
     def abandon(self, why: str) -> None:
         """Wake the blocking call under way and have it fail: its connection is given up."""
@@ -223,14 +223,14 @@ class Part(PartProgress):
 
     def waits_long(self, now: float) -> bool:
         """Whether it has waited for its answer for a while, which will not bring so much that its connection must count."""
-        if self.reading_since is not None or self.resting or self.remaining > MAX_PART:
+        if self.reading_since is not None or self.backing_off or self.remaining > MAX_PART:
             return False
         return (self.seconds_in_call(now) or 0.0) >= _LONG_WAIT
 
     @property
     def needed(self) -> bool:
         """Whether anybody still waits for its bytes: it was not told to stop, and nobody else has brought them."""
-        if self.leave or self.cancel_token.is_set():
+        if self.preempted or self.cancel_token.is_set():
             return False
         staged = self.transfer.staged
         return staged is None or bool(staged.missing(self.position, max(self.position, self.stop)))
@@ -347,7 +347,7 @@ class Transfer:
 
     def cut(self, part: Part, most: int) -> None:
         """Leave about ``most`` bytes to a part, and return the rest to what is pending."""
-        rest = part.give_all_beyond(most) if part.needed and part.rival is None else None
+        rest = part.give_all_beyond(most) if part.needed and part.hedge is None else None
         if rest is not None:
             self.pending.append(rest)
             self.pending.sort()
@@ -359,24 +359,24 @@ class Transfer:
         return [
             part
             for part in self.parts
-            if part.remaining and not part.leave and not self.staged.missing(part.position, part.stop)
+            if part.remaining and not part.preempted and not self.staged.missing(part.position, part.stop)
         ]
 
-    def race(self, part: Part, now: float) -> Part:
+    def hedge(self, part: Part, now: float) -> Part:
         """Start a second part for the same bytes as a slow one."""
-        rival = Part(self, ByteRange(part.position, part.stop), now=now)
-        rival.rival, part.rival = part, rival
-        self.parts.append(rival)
-        return rival
+        hedge = Part(self, ByteRange(part.position, part.stop), now=now)
+        hedge.hedge, part.hedge = part, hedge
+        self.parts.append(hedge)
+        return hedge
 
-    def give_back(self, part: Part) -> None:
+    def release(self, part: Part) -> None:
         """Take a part that ended out of flight, and keep what it has not fetched for somebody else."""
         self.parts.remove(part)
-        rival, part.rival = part.rival, None
-        if rival is not None:
-            rival.rival = None
-        if part.position < part.stop and rival is None and self.mode != "whole" and self.staged is not None:
-            # Not what a rival that was quicker has brought.
+        hedge, part.hedge = part.hedge, None
+        if hedge is not None:
+            hedge.hedge = None
+        if part.position < part.stop and hedge is None and self.mode != "whole" and self.staged is not None:
+            # Not what a hedge that was quicker has brought.
             self.pending += self.staged.missing(part.position, part.stop)
             self.pending.sort()
 

@@ -10,7 +10,7 @@ from typing import Final
 from hf_haul.config import KiB, MiB
 from hf_haul.engine.transfer import Part, Transfer
 
-__all__ = ["hopeless_parts", "part_to_share"]
+__all__ = ["part_to_share", "stalled_parts"]
 
 #: Seconds a connection gets before its speed is compared with others'.
 _WARM_UP: Final = 15.0
@@ -24,17 +24,17 @@ _MOST_GUESSES: Final = 2
 _FLOOR: Final = KiB
 #: Smallest half worth a request of its own.
 _MIN_HALF: Final = MiB
-#: Seconds that a part must still need before half of it is given away, and before it is raced.
+#: Seconds that a part must still need before half of it is given away, and before it is hedged.
 _WORTH_SPLITTING: Final = 0.5
-_WORTH_RACING: Final = 3.0
+_WORTH_HEDGING: Final = 3.0
 #: The same as many times the seconds that a source takes to answer: a second request has to wait for its answer, too.
 _ANSWERS_WORTH_SPLITTING: Final = 2.0
-_ANSWERS_WORTH_RACING: Final = 3.0
+_ANSWERS_WORTH_HEDGING: Final = 3.0
 #: Share of that time for which a body has to have come before its speed is worth another request.
 _TELLING: Final = 0.25
 
 
-def hopeless_parts(
+def stalled_parts(
     parts: Sequence[Part],
     stall_timeout: float,
     now: float,
@@ -90,17 +90,17 @@ def part_to_share(
         usual_answer: Seconds in which the source of a file answers; ``None`` while it has not.
 
     Returns:
-        The part, and whether to split it (else to race it); ``None`` if there is nothing worth it.
+        The part, and whether to split it (else to hedge it); ``None`` if there is nothing worth it.
     """
     slowest: Part | None = None
     longest = 0.0
     for part in parts:
         if (
-            part.leave
-            or part.rival is not None
+            part.preempted
+            or part.hedge is not None
             or not part.remaining
             or part.cancel_token.queued
-            or part.resting
+            or part.backing_off
         ):
             continue
         answer = usual_answer(part.transfer)
@@ -110,7 +110,7 @@ def part_to_share(
         if part.remaining >= 2 * _MIN_HALF:
             worth = max(_WORTH_SPLITTING, _ANSWERS_WORTH_SPLITTING * answer)
         else:
-            worth = max(_WORTH_RACING, _ANSWERS_WORTH_RACING * answer)
+            worth = max(_WORTH_HEDGING, _ANSWERS_WORTH_HEDGING * answer)
         if seconds >= worth and seconds > longest:
             slowest, longest = part, seconds
     if slowest is None:
@@ -119,8 +119,8 @@ def part_to_share(
 
 
 def _seconds_left(part: Part, now: float, answer: float) -> float:
-    hopeless = max(_WORTH_RACING, _ANSWERS_WORTH_RACING * answer)
-    if (part.seconds_in_call(now) or 0.0) >= hopeless:
+    bearable = max(_WORTH_HEDGING, _ANSWERS_WORTH_HEDGING * answer)
+    if (part.seconds_in_call(now) or 0.0) >= bearable:
         return math.inf
     # What a long answer took says nothing about the speed of what follows.
     since = part.started_at if part.reading_since is None else part.reading_since
@@ -131,5 +131,5 @@ def _seconds_left(part: Part, now: float, answer: float) -> float:
             return 0.0
     speed: float = max(part.meter.speed(), received / age if age > 0 else 0.0)
     if not speed:
-        return 0.0 if now - since < hopeless else math.inf  # too young to judge, or too old to bear
+        return 0.0 if now - since < bearable else math.inf  # too young to judge, or too old to bear
     return part.remaining / speed

@@ -286,5 +286,5 @@ class Workers:
         if until is None:
             return
         if time.monotonic() >= until and part.transfer.mode != "whole":  # that would have to come again
-            part.ask_to_leave(now)
+            part.preempt(now)
         self._ticker.tick_here()

@@ -88,7 +88,7 @@ class SourceLimits:
         self._controllers: dict[str, ConcurrencyController] = {}
         self._active: dict[str, int] = {}
         self._peaks: dict[str, int] = {}  # since the last look
-        self._resting: dict[str, int] = {}
+        self._backing_off: dict[str, int] = {}
         self._unanswered: Mapping[str, int] = _NOBODY
         self._wanted: Counter[str] = Counter()
         self._requests: dict[str, int] = {}
@@ -129,7 +129,7 @@ class SourceLimits:
         """Whether every source that a queue has files of has about as many connections as are good for it."""
         return all(self._controllers[source].settled for source in self._looked_after())
 
-    def widest(self, sources: Iterable[str]) -> int:
+    def highest_limit(self, sources: Iterable[str]) -> int:
         """Connections allowed to the one of some sources that is allowed most."""
         known = (self._controllers[source].limit for source in sources if source in self._controllers)
         return max(known, default=self._initial)
@@ -140,7 +140,7 @@ class SourceLimits:
         None while half of all workers wait to try it again: the other half is for sources that answer. Where answers take
         long, or none has come yet, those that wait for one burden no link, and leave their places to others.
         """
-        if self._resting.get(source, 0) >= max(1, self._most // 2):
+        if self._backing_off.get(source, 0) >= max(1, self._most // 2):
             return 0
         active = self._active.get(source, 0)
         waiting = 0 if self.answers_slowly(source) is False else self._unanswered.get(source, 0)
@@ -150,12 +150,12 @@ class SourceLimits:
         """Whether connections beyond a source's limit are of no use, and should not end their parts first."""
         return self._controller(source).drops_excess
 
-    def rest(self, source: str, by: int) -> None:
+    def note_backing_off(self, source: str, by: int) -> None:
         """Note that a worker began to wait for its next attempt, or that it ended waiting."""
-        self._resting[source] = self._resting.get(source, 0) + by
+        self._backing_off[source] = self._backing_off.get(source, 0) + by
         self.count(source, -by)
 
-    def enrol(self, sources: Iterable[str], by: int) -> None:
+    def register(self, sources: Iterable[str], by: int) -> None:
         """Note that queues with files of these sources came, or that they are over."""
         for source in sources:
             self._wanted[source] += by
@@ -178,18 +178,18 @@ class SourceLimits:
             self._peaks[source] = active
 
     def recount(
-        self, *, active: Mapping[str, int], resting: Mapping[str, int], wanted: Iterable[str]
+        self, *, active: Mapping[str, int], backing_off: Mapping[str, int], wanted: Iterable[str]
     ) -> None:
         """Take over what was counted anew, where something may have gone wrong between two counts.
 
         Args:
             active: Connections in use, by source.
-            resting: Workers that wait for their next attempt, by source.
+            backing_off: Workers that wait for their next attempt, by source.
             wanted: The sources of each queue, so that one may be there several times.
         """
         for source in {*self._active, *active}:
             self.count(source, active.get(source, 0) - self._active.get(source, 0))
-        self._resting = dict(resting)
+        self._backing_off = dict(backing_off)
         self._wanted = Counter(wanted)
 
     def count_request(self, source: str) -> None:
@@ -200,7 +200,7 @@ class SourceLimits:
         """Note trouble that may come from too many connections."""
         self._controller(source).backoff(self._clock(), type(error).__name__)
 
-    def note_lost_file(self, source: str, error: BaseException) -> int:
+    def note_failed_file(self, source: str, error: BaseException) -> int:
         """Note a file that was given up because its source failed for too long.
 
         Args:
@@ -215,7 +215,7 @@ class SourceLimits:
         self._lost[source] = (lost + 1, self._history.bytes_total(source), type(reason))
         return lost + 1
 
-    def is_lost(self, source: str, error: BaseException | None) -> bool:
+    def is_failing(self, source: str, error: BaseException | None) -> bool:
         """Whether the last file was given up for what ``error`` tells once more, and no byte has come since.
 
         A link that has expired is no such thing: the next one may well be good. Nor does a file of another version say
@@ -312,10 +312,10 @@ class SourceLimits:
         """Forget half of the sources once there are very many: those that are out of use for longest."""
         if len(self._controllers) < MAX_SOURCES:
             return
-        used = (self._wanted, self._active, self._resting)
+        used = (self._wanted, self._active, self._backing_off)
         unused = [source for source in self._controllers if not any(counts.get(source) for counts in used)]
         tables: tuple[dict[str, Any], ...] = (
-            self._controllers, self._active, self._peaks, self._resting, self._requests, self._lost, self._workloads,
+            self._controllers, self._active, self._peaks, self._backing_off, self._requests, self._lost, self._workloads,
         )  # fmt: skip
         for source in unused[: MAX_SOURCES // 2]:
             for table in tables:

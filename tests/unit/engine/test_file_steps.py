@@ -154,7 +154,7 @@ class Bench:
             SourceHistory(),
             on_bytes=lambda part, nbytes: None,
             on_retry=lambda part, error: None,
-            on_rest=lambda part: None,
+            on_backing_off=lambda part: None,
             on_whole_file=lambda part: None,
             on_limited=lambda part, seconds: None,
         )

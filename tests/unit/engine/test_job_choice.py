@@ -96,7 +96,7 @@ class InFlight:
     @property
     def leaving(self) -> list[tuple[str, int]]:
         parts = [part for transfer in self.run.transfers.values() for part in transfer.parts]
-        return [(part.transfer.task.file_path, part.start) for part in parts if part.leave]
+        return [(part.transfer.task.file_path, part.start) for part in parts if part.preempted]
 
 
 def test_connections_of_no_use_leave_the_last_file_and_its_end(
@@ -141,7 +141,7 @@ class Late:
         self.transfer.parts.append(self.part)
         self.run.transfers[task.task_id] = self.transfer
         lanes.sources.count(HUB, 1)
-        lanes.sources.enrol([HUB], 1)
+        lanes.sources.register([HUB], 1)
         self.clock = 3600.0
 
     def next_job(self) -> Part | Transfer | None:
@@ -160,9 +160,9 @@ def test_nobody_races_for_bytes_that_are_on_disk_or_that_nobody_wants(tmp_path: 
         elif why == "told to stop":
             late.part.cancel_token.set()
         elif why == "told to leave":
-            late.part.ask_to_leave(late.clock)
+            late.part.preempt(late.clock)
         job = late.next_job()
-        assert (isinstance(job, Part) and job.rival is late.part) == (why == "needed")
+        assert (isinstance(job, Part) and job.hedge is late.part) == (why == "needed")
     finally:
         staged.close()
 
@@ -244,7 +244,7 @@ class Scarce:
             task = DownloadTask("org/m", str(number), f"{HUB}/{number}", folder / str(number), 100 * MiB)
             queue.add(task)
             self.run.requests[task.task_id] = request(MemoryDestination(folder, str(number)), FakeSource(b""))
-        sources.enrol([HUB], 1)
+        sources.register([HUB], 1)
         self.chooser = Chooser(Settings(), sources, lambda _: FakeSource(b""), lambda: 0.0, FewFiles(most))
         self.folder = folder
 
@@ -272,7 +272,7 @@ def test_no_more_connections_and_files_are_in_use_than_can_be_opened(tmp_path: P
         ended = parts[0]
         assert isinstance(ended, Part)
         ended.position = ended.stop
-        ended.transfer.give_back(ended)
+        ended.transfer.release(ended)
         assert scarce.next() is not None, "what one gives back another takes"
         assert scarce.next() is None
 
@@ -285,7 +285,7 @@ def test_where_no_file_can_be_opened_those_that_are_open_go_on(tmp_path: Path) -
         for transfer in scarce.run.transfers.values():
             for part in list(transfer.parts):
                 part.position = part.stop
-                transfer.give_back(part)
+                transfer.release(part)
         again = [scarce.next() for _ in range(3)]
         assert again[2] is None
         assert set(scarce.run.transfers) == opened

@@ -136,9 +136,9 @@ def test_all_parts_of_a_file_see_its_last_change(transfer: Transfer) -> None:
 def test_a_rival_that_brings_bytes_keeps_a_fault_from_failing_the_file(
     transfer: Transfer, received: int
 ) -> None:
-    rival = Part(staged(transfer), ByteRange(0, 1000), now=0.0)
-    rival.received = received
-    assert after_part(transfer, rival, EXHAUSTED).failure is (None if received else EXHAUSTED)
+    hedge = Part(staged(transfer), ByteRange(0, 1000), now=0.0)
+    hedge.received = received
+    assert after_part(transfer, hedge, EXHAUSTED).failure is (None if received else EXHAUSTED)
 
 
 def _in_place(transfer: Transfer) -> None:

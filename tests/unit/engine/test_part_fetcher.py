@@ -49,7 +49,7 @@ class Bench:
             SourceHistory(),
             on_bytes=lambda part, nbytes: None,
             on_retry=lambda part, error: self.retries.append(error),
-            on_rest=lambda part: None,
+            on_backing_off=lambda part: None,
             on_whole_file=lambda part: None,
             on_limited=lambda part, seconds: None,
             clock=clock,
@@ -238,7 +238,7 @@ def test_a_part_that_waits_for_a_digest_can_be_halted_and_asked_to_leave(
         bench.fetch()
     assert bench.part.position == 5 * KiB
     other = Bench(tmp_path / "b", FakeSource(DATA), FakeClock())
-    SlowDigest(other, monkeypatch, lambda: other.part.ask_to_leave(0.0))
+    SlowDigest(other, monkeypatch, lambda: other.part.preempt(0.0))
     other.fetch()
     assert other.part.position == 5 * KiB
 

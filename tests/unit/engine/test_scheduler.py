@@ -708,9 +708,9 @@ def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(tmp_path: Path) -> None:
     half.busy_since = now
     job = bench.scheduler.next_job()
     assert job is not None
-    rival = job.part
-    assert rival is not None
-    assert (rival.start, rival.stop, rival.rival, slow.rival) == (slow.position, slow.stop, slow, rival)
+    hedge = job.part
+    assert hedge is not None
+    assert (hedge.start, hedge.stop, hedge.hedge, slow.hedge) == (slow.position, slow.stop, slow, hedge)
 
 
 def test_who_lost_a_race_is_stopped_in_the_same_breath_and_not_raced_again(tmp_path: Path) -> None:
@@ -733,7 +733,7 @@ def test_who_lost_a_race_is_stopped_in_the_same_breath_and_not_raced_again(tmp_p
     assert second is not None
     quick = second.part
     assert quick is not None
-    assert quick.rival is slow
+    assert quick.hedge is slow
     assert opened.staged is not None
     opened.staged.write(0, memoryview(bytes(1000)))
     opened.staged.record(0, 1000)

@@ -44,7 +44,7 @@ class Bench:
             SourceHistory(),
             on_bytes=lambda part, nbytes: None,
             on_retry=lambda part, error: None,
-            on_rest=lambda part: None,
+            on_backing_off=lambda part: None,
             on_whole_file=lambda part: None,
             on_limited=lambda part, seconds: None,
         )
@@ -196,7 +196,7 @@ def test_parts_of_a_source_without_ranges_do_not_go_out_beside_each_other(bench:
     assert transfer.has_work
     transfer.mode = "ordered"
     assert not transfer.has_work  # as there is a part in flight
-    transfer.give_back(bench.part)
+    transfer.release(bench.part)
     assert transfer.has_work
 
 
@@ -207,7 +207,7 @@ def test_what_a_part_has_not_fetched_goes_back_in_order(bench: Bench) -> None:
     bench.part.position = 3 * READ
     bench.staged.write(5 * READ, memoryview(DATA)[5 * READ : 6 * READ])  # which another part has brought
     bench.staged.record(5 * READ, 6 * READ)
-    transfer.give_back(bench.part)
+    transfer.release(bench.part)
     assert transfer.parts == []
     assert transfer.pending == [
         ByteRange(3 * READ, 5 * READ), ByteRange(6 * READ, 8 * READ), ByteRange(12 * READ, len(DATA)),
@@ -215,14 +215,14 @@ def test_what_a_part_has_not_fetched_goes_back_in_order(bench: Bench) -> None:
 
 
 def test_what_a_rival_still_fetches_does_not_go_back(bench: Bench) -> None:
-    rival = bench.transfer.race(bench.part, 0.0)
-    assert (rival.start, rival.stop, rival.rival, bench.part.rival) == (
-        bench.part.position, bench.part.stop, bench.part, rival,
+    hedge = bench.transfer.hedge(bench.part, 0.0)
+    assert (hedge.start, hedge.stop, hedge.hedge, bench.part.hedge) == (
+        bench.part.position, bench.part.stop, bench.part, hedge,
     )  # fmt: skip
-    bench.transfer.give_back(bench.part)
+    bench.transfer.release(bench.part)
     assert bench.transfer.pending == []
-    assert rival.rival is None
-    bench.transfer.give_back(rival)
+    assert hedge.hedge is None
+    bench.transfer.release(hedge)
     assert bench.transfer.pending == [ByteRange(READ, len(DATA))]
 
 
@@ -236,7 +236,7 @@ def test_a_source_that_refuses_ranges_is_taken_to_serve_whole_files_and_at_last_
     assert became_whole == [False, True, False, False, False, False]
     assert transfer.mode == "whole"
     assert transfer.refuses_for_good  # once more
-    transfer.give_back(bench.part)
+    transfer.release(bench.part)
     transfer.refill()
     assert transfer.pending == [ByteRange(0, len(DATA))]
 

@@ -11,7 +11,7 @@ from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.config import KiB, MiB
 from hf_haul.engine.transfer import Part, Transfer
-from hf_haul.engine.watchdog import hopeless_parts, part_to_share
+from hf_haul.engine.watchdog import part_to_share, stalled_parts
 from hf_haul.metrics import DownloadMetrics, SpeedMeter
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadTask
@@ -56,7 +56,7 @@ class Bench:
         return part
 
     def hopeless(self, *parts: Part, usual: float = 0.0, **options: Any) -> list[Part]:
-        found = hopeless_parts(parts, STALL, self.clock.now, usual_speed=lambda _source: usual, **options)
+        found = stalled_parts(parts, STALL, self.clock.now, usual_speed=lambda _source: usual, **options)
         return [part for part, _ in found]
 
 
@@ -83,7 +83,7 @@ def test_a_connection_without_a_byte_for_too_long_is_given_up(
 
 def test_the_reason_says_for_how_long_nothing_came(bench: Bench) -> None:
     part = bench.part(bench.transfer(), age=14.0, waiting=12.0)
-    found = hopeless_parts([part], STALL, bench.clock.now, usual_speed=lambda _source: 0.0)
+    found = stalled_parts([part], STALL, bench.clock.now, usual_speed=lambda _source: 0.0)
     assert found == [(part, "no byte for 12 s")]
 
 
@@ -98,7 +98,7 @@ def test_the_reason_says_for_how_long_nothing_came(bench: Bench) -> None:
 def test_an_answer_may_take_longer_than_the_next_byte(bench: Bench, waiting: float, given_up: bool) -> None:
     part = bench.part(bench.transfer(), waiting=waiting)
     part.reading_since = None
-    found = hopeless_parts(
+    found = stalled_parts(
         [part], STALL, bench.clock.now, usual_speed=lambda _source: 0.0, answer_timeout=lambda _part: 60.0
     )
     assert found == [(part, "no byte for 60 s since the request")] * given_up
@@ -187,7 +187,7 @@ def test_a_short_rest_is_raced_once_it_would_take_seconds(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "why", ["soon over", "leaving", "raced already", "resting", "in line", "complete", "just begun"]
+    "why", ["soon over", "leaving", "raced already", "backing_off", "in line", "complete", "just begun"]
 )
 def test_nothing_is_shared_that_gains_nothing(bench: Bench, why: str) -> None:
     transfer = bench.transfer()
@@ -197,11 +197,11 @@ def test_nothing_is_shared_that_gains_nothing(bench: Bench, why: str) -> None:
     if why == "soon over":
         part.stop = part.position + 10 * KiB
     elif why == "leaving":
-        part.ask_to_leave(bench.clock.now)
+        part.preempt(bench.clock.now)
     elif why == "raced already":
-        part.rival = part
-    elif why == "resting":
-        part.resting = True
+        part.hedge = part
+    elif why == "backing_off":
+        part.backing_off = True
     elif why == "in line":
         part.cancel_token.queued = True
     elif why == "complete":

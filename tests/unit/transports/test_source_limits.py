@@ -41,26 +41,26 @@ def test_a_busy_server_costs_its_source_alone() -> None:
 
 def test_a_resting_part_gives_its_connection_back_until_half_of_the_workers_rest() -> None:
     sources = limits(max_concurrent_downloads=8, initial_connections=2)
-    for resting in range(1, 5):
+    for backing_off in range(1, 5):
         sources.count(A, 1)
-        sources.rest(A, 1)
-        assert sources.free(A) == (2 if resting < 4 else 0)
+        sources.note_backing_off(A, 1)
+        assert sources.free(A) == (2 if backing_off < 4 else 0)
     assert sources.free(B) == 2
-    sources.rest(A, -1)
+    sources.note_backing_off(A, -1)
     assert sources.free(A) == 1
 
 
 def test_only_sources_that_a_queue_wants_count_as_free() -> None:
     sources = limits(initial_connections=1)
     assert not sources.any_free()
-    sources.enrol({A, B}, 1)
-    sources.enrol({A}, 1)
+    sources.register({A, B}, 1)
+    sources.register({A}, 1)
     sources.count(A, 1)
     sources.count(B, 1)
     assert not sources.any_free()
     sources.count(B, -1)
     assert sources.any_free()
-    sources.enrol({A, B}, -1)
+    sources.register({A, B}, -1)
     assert not sources.any_free()
 
 
@@ -139,7 +139,7 @@ def test_the_kind_of_work_changes_when_two_looks_agree(looks: list[tuple[int, in
 def test_a_limit_found_for_requests_is_looked_for_anew_when_bytes_come() -> None:
     history, now = SourceHistory(), 0.0
     sources = SourceLimits(Settings(), history, clock=lambda: now)
-    sources.enrol([A], 1)
+    sources.register([A], 1)
     controller = sources._controller(A)
 
     def look(nbytes: int, requests: int) -> str:
@@ -164,25 +164,25 @@ def test_a_source_that_no_queue_wants_is_not_looked_at(monkeypatch: pytest.Monke
     sources = SourceLimits(Settings(), SourceHistory(), clock=lambda: 0.0)
     looked_at: list[ConcurrencyController] = []
     monkeypatch.setattr(ConcurrencyController, "sample", lambda self, _now, _use: looked_at.append(self))
-    sources.enrol([A, B], 1)
+    sources.register([A, B], 1)
     for source in (A, B):
         sources.count(source, 1)
         sources.count(source, -1)
     sources.sample(0.1)
     assert looked_at == [sources._controller(A), sources._controller(B)]
-    sources.enrol([A], -1)
+    sources.register([A], -1)
     sources.sample(0.2)
     assert looked_at[2:] == [sources._controller(B)]
 
 
 def test_a_source_that_no_queue_wants_does_not_keep_others_from_being_settled() -> None:
     sources = SourceLimits(Settings(), SourceHistory(), clock=lambda: 0.0)
-    sources.enrol([A, B], 1)
+    sources.register([A, B], 1)
     for source in (A, B):
         sources.count(source, 1)
     sources._controller(B)._phase = "hold"
     assert not sources.settled
-    sources.enrol([A], -1)
+    sources.register([A], -1)
     assert sources.settled
 
 
@@ -192,7 +192,7 @@ def test_a_connection_that_lets_a_digest_catch_up_is_not_one_to_judge_by(
     seen: list[int] = []
     monkeypatch.setattr(ConcurrencyController, "sample", lambda _self, _now, load: seen.append(load.active))
     sources = limits()
-    sources.enrol([A], 1)
+    sources.register([A], 1)
     sources.count(A, 2)
     sources.sample(1.0)
     sources.sample(2.0, {A: 1, B: 1})
@@ -210,7 +210,7 @@ def test_limits_are_told_how_long_connections_read_since_they_came_into_use(
         ConcurrencyController, "sample", lambda _self, _now, load: seen.append(load.reading_total)
     )
     sources = limits()
-    sources.enrol([A], 1)
+    sources.register([A], 1)
     sources._history.read(A, 10, 0.25)
     sources.count(A, 1)
     sources._history.read(A, 10, 0.5)
@@ -220,22 +220,22 @@ def test_limits_are_told_how_long_connections_read_since_they_came_into_use(
 
 def test_of_very_many_sources_those_in_use_and_the_latest_are_known() -> None:
     made = limits()
-    made.enrol(["http://queued"], 1)
+    made.register(["http://queued"], 1)
     made.limit("http://queued")
     made.count("http://busy", 1)
-    made.rest("http://resting", 1)
+    made.note_backing_off("http://waiting", 1)
     for number in range(5000):
         source = f"http://host{number}"
-        made.enrol([source], 1)
+        made.register([source], 1)
         made.count(source, 1)
         made.sample(float(number))
         made.count_request(source)
-        made.note_lost_file(source, ServerBusyError("busy"))
+        made.note_failed_file(source, ServerBusyError("busy"))
         made.count(source, -1)
-        made.enrol([source], -1)
+        made.register([source], -1)
     known = made.snapshot()
     assert len(known) <= 1000
-    assert {"http://queued", "http://busy", "http://resting", "http://host4999"} <= known.keys()
+    assert {"http://queued", "http://busy", "http://waiting", "http://host4999"} <= known.keys()
     assert known["http://busy"]["active"] == 1
     tables = [value for value in vars(made).values() if isinstance(value, dict)]
     assert max(len(table) for table in tables) <= 1000
@@ -255,7 +255,7 @@ def test_connections_that_wait_for_a_slow_source_leave_their_places_to_others(
     sources = limits(initial_connections=4, max_concurrent_downloads=8)
     if answer is not None:
         sources._history.first_byte(A, answer, large=True)
-    sources.enrol([A], 1)
+    sources.register([A], 1)
     sources.count(A, 4)
     assert sources.free(A) == 0
     sources.sample(1.0, unanswered={A: 3})
