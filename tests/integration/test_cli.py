@@ -82,6 +82,14 @@ def test_an_unknown_repository_is_one_message(env: dict[str, str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("endpoint", ["", "hub.test:8080", "https://"])
+def test_an_endpoint_that_is_no_url_is_one_message(env: dict[str, str], endpoint: str) -> None:
+    done = _run({**env, "HF_ENDPOINT": endpoint}, "download", "org/tiny")
+    assert done.returncode == 1
+    assert done.stderr.startswith("hf-haul: error: HF_ENDPOINT, the Hub's URL, is not an http(s) URL: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT for a process of its own")
 @pytest.mark.parametrize("command", ["download", "get"])
 def test_an_interrupt_ends_it_within_two_seconds_and_the_next_call_goes_on(

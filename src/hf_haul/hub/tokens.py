@@ -107,13 +107,29 @@ def may_follow_with_token(url: str, target: str) -> bool:
         return False
 
 
+def _require_url(base: str) -> None:
+    """Say which setting is wrong where the Hub's URL is none: huggingface_hub asks, and says that a request's is none."""
+    try:
+        origin_of(base)
+    except InvalidUrlError as error:
+        name = "HF_ENDPOINT" if base == constants.ENDPOINT.rstrip("/") else "endpoint"
+        raise InvalidUrlError(
+            f"{name}, the Hub's URL, is {error}. Unset it, or set it to one such as https://huggingface.co"
+        ) from None
+
+
 @contextmanager
 def protect_secrets(base: str) -> Iterator[None]:
     """Keep secrets of huggingface_hub's requests in this thread out of logs and away from other origins, for a block.
 
     Args:
         base: The Hub's URL.
+
+    Raises:
+        InvalidUrlError: ``base`` is no URL, as where ``HF_ENDPOINT`` is set to nothing.
     """
+    if not constants.is_offline_mode():  # nothing is asked then
+        _require_url(base)
     hooks = getattr(get_session(), "event_hooks", None)
     if isinstance(hooks, dict):
         for kind, hook in (("request", _strip_secrets), ("response", _drop_encoded_length)):

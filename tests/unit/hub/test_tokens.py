@@ -3,13 +3,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import huggingface_hub
 import pytest
-from huggingface_hub import set_client_factory
+from huggingface_hub import constants, set_client_factory
 from tests.support.hub_answers import ENDPOINT, SHA, SHA256, http
 
+from hf_haul.errors import InvalidUrlError
 from hf_haul.hub import tokens
 from hf_haul.hub.repository import Repository
 
@@ -55,6 +57,20 @@ def test_a_mirrors_http_may_lead_to_its_https(monkeypatch: pytest.MonkeyPatch) -
     with tokens.protect_secrets("http://mirror.test:8080"):
         tokens.get_session()
     assert not {"https://mirror.test:443", "https://mirror.test:8080"} & allowed[-1]
+
+
+@pytest.mark.parametrize(("named", "endpoint"), [("HF_ENDPOINT", None), ("endpoint", "hub.test")])
+def test_a_hub_without_a_url_is_told_by_the_settings_name(
+    named: str, endpoint: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "")
+    home = Repository("org/m", endpoint=endpoint, token=False)
+    for ask in (home.resolve, partial(home.metadata, "a")):
+        with pytest.raises(InvalidUrlError, match=f"^{named}, the Hub's URL, is not an http"):
+            ask("main", timeout=3)
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: True)
+    with tokens.protect_secrets(""):  # the cache may have it
+        pass
 
 
 def test_what_a_body_needs_stays_with_it_wherever_it_goes() -> None:
