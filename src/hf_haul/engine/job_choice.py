@@ -136,13 +136,14 @@ class Chooser:
 
         Every request to a source that answers slowly costs its answer's time, and what it would be divided by may have to
         wait for the first answer, too: all of a file goes into one request. It is divided later, where that pays. The same
-        while nobody knows how long an answer takes; :meth:`narrow` makes it an ordinary part if it comes quickly.
+        while nobody knows how long an answer takes, up to the size of the largest part, as a storage may refuse ranges
+        of many gigabytes; :meth:`narrow` makes it an ordinary part if it comes quickly.
         """
         usual = most = self._part_size(transfer)
         if self._settings.part_size is None and transfer.mode == "ranged":
             slow = self._sources.answers_slowly(transfer.source)
             if slow is None:
-                most = sum(map(len, transfer.pending))
+                most = MAX_PART
             elif slow:
                 # But not many times as long as the answer takes.
                 most = max(MAX_PART, int(self._sources.most_per_part(transfer.source)))

@@ -12,6 +12,7 @@ from hf_haul.config import KiB, MiB, Settings
 from hf_haul.descriptors import Descriptors
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.job_choice import Chooser
+from hf_haul.engine.plan import MAX_PART
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, Phase, Transfer
 from hf_haul.metrics import DownloadMetrics, SourceHistory
@@ -204,21 +205,27 @@ def test_parts_of_a_source_that_takes_long_to_answer_are_few(
     ("answer", "stop"),
     [
         pytest.param(0.02, 8 * MiB + 1000, id="quick: what is read and a part as usual"),
-        pytest.param(8.0, 200 * MiB, id="slow: all of it"),
+        pytest.param(8.0, 60 * MiB, id="slow: all of it"),
     ],
 )
 def test_where_nobody_knows_how_long_an_answer_takes_all_is_asked_for_and_shared_if_it_comes_quickly(
     tmp_path: Path, answer: float, stop: int
 ) -> None:
-    chooser, transfer, history = one_file(tmp_path, 200 * MiB, None)
+    chooser, transfer, history = one_file(tmp_path, 60 * MiB, None)
     history.first_byte(HUB, 0.01)  # of a small file, which says nothing of large ones
     taken = chooser.take(transfer)
-    assert (taken.start, taken.stop, taken.oversized, transfer.pending) == (0, 200 * MiB, True, [])
+    assert (taken.start, taken.stop, taken.oversized, transfer.pending) == (0, 60 * MiB, True, [])
     taken.position = 1000
     history.first_byte(HUB, answer, large=True)
     chooser.narrow(taken)
     assert (taken.stop, taken.oversized) == (stop, False)
-    assert transfer.pending == ([ByteRange(stop, 200 * MiB)] if stop < 200 * MiB else [])
+    assert transfer.pending == ([ByteRange(stop, 60 * MiB)] if stop < 60 * MiB else [])
+
+
+def test_the_first_request_of_a_huge_file_is_no_longer_than_the_largest_part(tmp_path: Path) -> None:
+    chooser, transfer, _ = one_file(tmp_path, 60_000 * MiB, None)
+    taken = chooser.take(transfer)
+    assert (taken.start, taken.stop, taken.oversized) == (0, MAX_PART, True)
 
 
 class FewFiles(Descriptors):
