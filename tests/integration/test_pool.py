@@ -1053,7 +1053,7 @@ def test_a_forked_child_makes_its_own_connections() -> None:
             busy = pool.open(wire.url(), None, CancelToken())
             session = pool.get_session()
             assert pool.get_stats()["open_connections"] == 1
-            pool._lock.acquire(); pool._places._lock.acquire()   # held by another thread, for all the child knows
+            pool._lock.acquire(); pool._slots._lock.acquire()   # held by another thread, for all the child knows
             child = os.fork()
             if child == 0:
                 try:
@@ -1068,7 +1068,7 @@ def test_a_forked_child_makes_its_own_connections() -> None:
                 except BaseException:
                     import traceback; traceback.print_exc()
                     os._exit(1)
-            pool._lock.release(); pool._places._lock.release()
+            pool._lock.release(); pool._slots._lock.release()
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
             assert read(busy) == BODY, "the child took the parent's bytes, or closed its connection"
             assert get(pool, wire.url()) == BODY
