@@ -182,6 +182,25 @@ def test_a_busy_hub_is_asked_again_only_when_the_cache_does_not_help(
     assert waits == [1.0]
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_one_file_in_the_cache_is_no_snapshot_where_the_hub_is_only_busy(
+    served: ServedRepo, where: dict[str, Any], monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(asking.time, "sleep", lambda _: None)
+    hf_hub_download("org/tiny", "config.json", **where)
+    served.hub.faults.add(Status(status), kind="info", times=1)
+    assert digests(snapshot_download("org/tiny", **where)) == served.contents
+
+
+def test_what_is_in_the_cache_is_taken_where_the_hub_stays_busy(
+    served: ServedRepo, where: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking.time, "sleep", lambda _: None)
+    hf_hub_download("org/tiny", "config.json", **where)
+    served.hub.faults.add(Status(503), kind="info", times=None)
+    assert set(digests(snapshot_download("org/tiny", **where))) == {"config.json"}
+
+
 def test_a_dry_run_tells_the_truth_and_writes_nothing(
     served: ServedRepo, where: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -332,11 +332,15 @@ class _Snapshot:
         except HubUnreachable as unreachable:
             first = unreachable
         try:
-            return self._from_cache(first)
+            cached = self._from_cache(first)
         except (LocalEntryNotFoundError, DryRunError):
             if not is_busy(first.error):
                 raise
             logger.info("Nothing complete in the cache: asking the Hub again")
+        else:
+            if not is_busy(first.error) or self._has_listing(cached, first.commit):
+                return cached
+            logger.info("Nothing tells whether the cached snapshot is complete: asking the Hub again")
         try:
             return self._ask(patient=True)
         except HubUnreachable as again:
@@ -436,6 +440,18 @@ class _Snapshot:
         if verdict is error:
             raise error
         raise verdict from error
+
+    def _has_listing(self, cached: str | list[DryRunFileInfo], commit: str | None) -> bool:
+        """Whether a cached snapshot was compared with the listing of its commit.
+
+        Without a listing huggingface_hub takes what is there for the snapshot, be it one file that ``hf_hub_download`` put
+        there: right for a Hub that cannot be reached, and not for one that is busy at the moment.
+        """
+        if not isinstance(cached, str):
+            return True
+        if commit is None and self.local_dir is None:
+            commit = os.path.basename(cached)
+        return commit is not None and read_tree(self._tree_folder(), commit) is not None
 
     def _upstream(self, *, local_files_only: bool, revision: str | None = None) -> str | list[DryRunFileInfo]:
         repository = self.repository
