@@ -42,7 +42,7 @@ from hf_haul.hub.metadata import digest_from_etag
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.tokens import may_follow_with_token, trusted_origins
 from hf_haul.manager import ParallelDownloadManager
-from hf_haul.storage.destinations import HandedOverDestination
+from hf_haul.storage.destinations import UpstreamDestination
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 from hf_haul.urls import origin_of
 
@@ -314,7 +314,7 @@ def _download(
             digest_is_etag=True,
             confirm=_confirmation(url_to_download, headers),
         ),
-        destination=HandedOverDestination(destination_path, incomplete_path),
+        destination=UpstreamDestination(destination_path, incomplete_path),
         fresh=force_download,
     )
     make_bars = bars_of_one_file(tqdm_class, filename, expected_size)

@@ -13,7 +13,7 @@ from hf_haul.hub.metadata import FileMetadata, digest_from_etag
 from hf_haul.storage.destinations import BlobDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
-from hf_haul.storage.safe_paths import is_lasting
+from hf_haul.storage.safe_paths import is_content_addressed
 from hf_haul.threads import in_threads
 
 __all__ = ["is_current", "reuse_file", "reuse_files"]
@@ -52,7 +52,7 @@ def reuse_file(
     try:
         noted = local.read_metadata(path)
         same = noted is not None and (noted.commit, noted.etag) == (meta.commit, meta.etag)
-        if same and is_lasting(meta.commit):
+        if same and is_content_addressed(meta.commit):
             return True
         if not is_current(local, path, meta, cancel_token):
             cached = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)

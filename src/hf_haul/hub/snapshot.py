@@ -65,7 +65,7 @@ from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
-from hf_haul.storage.safe_paths import is_among_notes, is_lasting, require_safe_path
+from hf_haul.storage.safe_paths import is_among_notes, is_content_addressed, require_safe_path
 from hf_haul.task import (
     Destination,
     DownloadPriority,
@@ -382,7 +382,7 @@ class _Snapshot:
     def _cached_listing(self, commit: str, named: frozenset[str]) -> Listing | None:
         """Return the cached listing of a commit, unless the Hub has just named a file that it lacks."""
         # A mirror's "main" may have other files tomorrow.
-        if not is_lasting(commit) or self.force_download:
+        if not is_content_addressed(commit) or self.force_download:
             return None
         lacking = missing_in_tree(self._tree_folder(), commit, named)
         if lacking is None:

@@ -20,13 +20,13 @@ from hf_haul.ranges import ByteRange, RangeSet
 from hf_haul.storage.file_names import PASSING
 from hf_haul.storage.journal import Header, header_of_other_size, read_at, read_claims, read_header
 from hf_haul.storage.ownership import (
-    Life,
     Owner,
+    OwnerStatus,
     OwnerWatch,
     current_owner,
     is_running,
-    judge,
-    signature,
+    owner_status,
+    read_owner_xattr,
     try_lock,
 )
 from hf_haul.storage.regular_files import NEW_FILE, open_regular
@@ -93,7 +93,7 @@ class _Left:
         fd: It, open; only for reading if that is all we may.
         header: What it says about itself.
         owner: Whose it is, as far as it says.
-        life: Whether that owner is gone, or may come back: ``stale``.
+        status: Whether that owner is gone, or may come back: ``stale``.
         shared: Whether somebody else could go on writing into it.
     """
 
@@ -102,7 +102,7 @@ class _Left:
     fd: int
     header: Header | None
     owner: Owner | None
-    life: Life
+    status: OwnerStatus
     shared: bool
 
     @property
@@ -115,7 +115,7 @@ class _Left:
 
     @property
     def only_to_copy(self) -> bool:
-        return self.shared or self.life == "stale"
+        return self.shared or self.status == "stale"
 
     def remove(self) -> None:
         """Close it and remove it, unless its name leads elsewhere by now."""
@@ -323,11 +323,11 @@ class Adopter:
         try:
             # Somebody may have claimed or adopted the name between our look and our rename: look again.
             left = self._look(private, path)
-            if left.life != "stale" and not try_lock(left.fd):
+            if left.status != "stale" and not try_lock(left.fd):
                 # Another adopter, from where process ids are others.
                 if not self._is_asleep(os.fstat(left.fd)):
                     raise StagedElsewhereError(private, None)
-                left = replace(left, life="stale")
+                left = replace(left, status="stale")
         except StagedElsewhereError:
             if left is not None:
                 os.close(left.fd)
@@ -365,9 +365,9 @@ class Adopter:
         sequential = name.name.endswith(SEQUENTIAL_SUFFIX)
         header = None if sequential else read_header(fd, self._size, self._keys)
         other = header if header is not None or sequential else header_of_other_size(fd, self._keys)
-        owner = signature(fd) if other is None else other.owner
-        life = judge(path, fd, owner, released=other is not None and other.released)
-        if life == "alive":
+        owner = read_owner_xattr(fd) if other is None else other.owner
+        verdict = owner_status(path, fd, owner, released=other is not None and other.released)
+        if verdict == "alive":
             if (
                 owner == current_owner()
             ):  # this very process; it may not have had the room to say that it let go
@@ -378,8 +378,8 @@ class Adopter:
                 alive = sequential or owned or time.time() - status.st_mtime < _BIRTH
             if alive and not self._is_asleep(status):
                 raise StagedElsewhereError(path, owner)
-            life = "stale" if alive else "dead"
-        return _Left(path, name, fd, header, owner, life, shared)
+            verdict = "stale" if alive else "dead"
+        return _Left(path, name, fd, header, owner, verdict, shared)
 
     def _copy(self, left: _Left, done: RangeSet) -> StagedFile | None:
         """Copy what a file holds into a new one, and remove the old.
@@ -410,7 +410,7 @@ class Adopter:
             os.close(left.fd)
             move_back(left.path, left.name)
             raise
-        if left.life == "stale":
+        if left.status == "stale":
             who = f"process {left.owner.pid} on {left.owner.host}" if left.owner else "another process"
             logger.info("%s: %s has stood still for long; going on from a copy", left.name.name, who)
         now = None if left.header is None else read_header(left.fd, self._size, self._keys)

@@ -16,9 +16,9 @@ from hf_haul.storage.file_names import STAGED_SUFFIX, cut_name, fit_key, name_le
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.placing import Folders, follow_link, replace_file, take_over_mode
-from hf_haul.storage.safe_paths import NAME_LIMIT, extended_path, is_lasting, require_safe_name
+from hf_haul.storage.safe_paths import NAME_LIMIT, extended_path, is_content_addressed, require_safe_name
 
-__all__ = ["BlobDestination", "FileDestination", "HandedOverDestination", "LocalDirDestination"]
+__all__ = ["BlobDestination", "FileDestination", "LocalDirDestination", "UpstreamDestination"]
 
 #: Bytes of a version in a staging key: a dot and hex digits.
 _VERSION: Final = 17
@@ -92,7 +92,7 @@ class BlobDestination:
 
         A commit that is only the name of a branch may have moved on since: then it has to be this very blob.
         """
-        return self._fits(self._pointer) and (is_lasting(self.commit) or self._is_ours(check))
+        return self._fits(self._pointer) and (is_content_addressed(self.commit) or self._is_ours(check))
 
     def has_blob(self) -> bool:
         """Whether the bytes are there, linked or not, as far as their size tells."""
@@ -121,7 +121,7 @@ class BlobDestination:
     @property
     def _replaces(self) -> bool:
         """Whether a pointer that is there may lead to other bytes."""
-        return not (is_lasting(self.commit) and self._fits(self._pointer))
+        return not (is_content_addressed(self.commit) and self._fits(self._pointer))
 
     def _fits(self, path: str) -> bool:
         """Whether there is a file of the right size, or of any where that is not known."""
@@ -314,7 +314,7 @@ class FileDestination:
 
 
 @dataclass(frozen=True, slots=True)
-class HandedOverDestination:
+class UpstreamDestination:
     """A file that somebody else links and notes: only its bytes are ours to bring.
 
     Attributes:

@@ -16,7 +16,7 @@ from hf_haul.storage.regular_files import open_regular
 from hf_haul.storage.safe_paths import (
     FOLDER_LIMIT,
     extended_path,
-    is_lasting,
+    is_content_addressed,
     require_safe_commit,
     require_safe_name,
     require_safe_path,
@@ -106,7 +106,7 @@ class RepoFolder:
         Raises:
             OSError: It cannot be written.
         """
-        if (revision == commit and is_lasting(commit)) or self.read_ref(revision) == commit:
+        if (revision == commit and is_content_addressed(commit)) or self.read_ref(revision) == commit:
             return
         path = self._ref(revision)
         os.makedirs(extended_path(os.path.dirname(path), FOLDER_LIMIT), exist_ok=True)
@@ -123,7 +123,7 @@ class RepoFolder:
         """
         require_safe_path(path)
         marker = os.path.join(self.root, ".no_exist", require_safe_commit(commit), *path.split("/"))
-        if not is_lasting(commit):
+        if not is_content_addressed(commit):
             return
         try:
             os.makedirs(extended_path(os.path.dirname(marker), FOLDER_LIMIT), exist_ok=True)

@@ -24,18 +24,18 @@ from hf_haul.storage.regular_files import open_regular
 
 __all__ = [
     "ASLEEP_AFTER",
-    "Life",
     "Owner",
+    "OwnerStatus",
     "OwnerWatch",
     "current_owner",
-    "erase",
     "is_running",
-    "judge",
     "owner_from",
-    "sign",
-    "signature",
+    "owner_status",
+    "read_owner_xattr",
+    "remove_owner_xattr",
     "this_process",
     "try_lock",
+    "write_owner_xattr",
 ]
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ _ATTRIBUTE: Final = "user.hf_haul.owner"
 _UNSIGNED_AFTER: Final = 5.0
 
 #: ``stale``: gone as far as we can see, without proof.
-Life = Literal["alive", "dead", "stale"]
+OwnerStatus = Literal["alive", "dead", "stale"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,27 +196,27 @@ def try_lock(fd: int) -> bool:
     return True
 
 
-def sign(fd: int) -> None:
+def write_owner_xattr(fd: int) -> None:
     """Note the calling process as the owner of a file that has no room for it, where the file system can."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setxattr(fd, _ATTRIBUTE, json.dumps(asdict(current_owner())).encode())
 
 
-def signature(fd: int) -> Owner | None:
-    """Who signed a file; ``None`` if nobody did, or nobody could."""
+def read_owner_xattr(fd: int) -> Owner | None:
+    """Return the owner in a file's extended attributes; ``None`` if there is none."""
     if sys.platform == "linux":
         try:
             return owner_from(json.loads(os.getxattr(fd, _ATTRIBUTE)))
         except OSError:
             pass
         except (ValueError, RecursionError) as error:
-            logger.debug("a signature that is none is ignored: %s", error)
+            logger.debug("an extended attribute that names no owner is ignored: %s", error)
     return None
 
 
-def erase(fd: int) -> None:
-    """Remove the signature."""
+def remove_owner_xattr(fd: int) -> None:
+    """Remove the owner from the file's extended attributes."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.removexattr(fd, _ATTRIBUTE)
@@ -234,7 +234,7 @@ def _locks_tell_the_truth(path: Path) -> bool:
         os.close(fd)
 
 
-def judge(path: Path, fd: int, owner: Owner | None, *, released: bool) -> Life:
+def owner_status(path: Path, fd: int, owner: Owner | None, *, released: bool) -> OwnerStatus:
     """Judge the owner of a staged file.
 
     Args:

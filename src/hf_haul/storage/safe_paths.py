@@ -20,7 +20,7 @@ __all__ = [
     "NAME_LIMIT",
     "extended_path",
     "is_among_notes",
-    "is_lasting",
+    "is_content_addressed",
     "require_outside_notes",
     "require_safe_commit",
     "require_safe_name",
@@ -147,7 +147,7 @@ def require_safe_commit(commit: str) -> str:
     return commit
 
 
-def is_lasting(commit: str) -> bool:
+def is_content_addressed(commit: str) -> bool:
     """Whether a commit's name is made from its content, and so cannot come to mean something else."""
     return _LASTING.fullmatch(commit) is not None
 

@@ -58,7 +58,7 @@ from hf_haul.storage.journal import (
     read_claims,
     read_header,
 )
-from hf_haul.storage.ownership import erase, sign, try_lock
+from hf_haul.storage.ownership import remove_owner_xattr, try_lock, write_owner_xattr
 from hf_haul.storage.staged_names import SEALED_SUFFIX, move_back, private_name
 
 __all__ = ["StagedFile", "StagedLostError"]
@@ -251,7 +251,7 @@ class StagedFile:
         try_lock(self._fd)
         if self.sequential:
             self._touch()
-            sign(self._fd)
+            write_owner_xattr(self._fd)
         else:
             with self._explained():
                 self._write_header()
@@ -340,7 +340,7 @@ class StagedFile:
         else:
             os.ftruncate(self._fd, self.size)
             if self.sequential:
-                erase(self._fd)
+                remove_owner_xattr(self._fd)
         self._close_fd()
         return private
 

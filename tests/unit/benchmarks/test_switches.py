@@ -27,7 +27,7 @@ from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.scheduler import Scheduler
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.storage.ownership import current_owner, sign, signature
+from hf_haul.storage.ownership import current_owner, read_owner_xattr, write_owner_xattr
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.task import Digest, DownloadPriority
 from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
@@ -179,13 +179,13 @@ def test_without_eyeballs_urllib3_connects(
 @linux_only
 def test_without_attributes_nobody_signs(off: bool, switch: Any, tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file:
-        sign(file.fileno())
-        if signature(file.fileno()) is None:
+        write_owner_xattr(file.fileno())
+        if read_owner_xattr(file.fileno()) is None:
             pytest.skip("this file system keeps no extended attributes")
         switch("attributes", off)
-        assert signature(file.fileno()) == (None if off else current_owner())
+        assert read_owner_xattr(file.fileno()) == (None if off else current_owner())
     with (tmp_path / "another").open("wb") as file:
-        sign(file.fileno())
+        write_owner_xattr(file.fileno())
         assert bool(os.listxattr(file.fileno())) is not off
 
 

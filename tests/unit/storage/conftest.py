@@ -26,5 +26,5 @@ def local(tmp_path: Path) -> LocalFolder:
 @pytest.fixture
 def dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every owner but a new one is dead, as after a kill."""
-    monkeypatch.setattr(adoption, "judge", lambda *_args, **_more: "dead")
+    monkeypatch.setattr(adoption, "owner_status", lambda *_args, **_more: "dead")
     monkeypatch.setattr(adoption, "is_running", lambda _pid: False)

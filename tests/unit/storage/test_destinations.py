@@ -14,8 +14,8 @@ from hf_haul.errors import UnsafePathError
 from hf_haul.storage.destinations import (
     BlobDestination,
     FileDestination,
-    HandedOverDestination,
     LocalDirDestination,
+    UpstreamDestination,
 )
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
@@ -105,7 +105,7 @@ def test_nothing_takes_the_place_of_a_pipe_that_was_made_while_its_file_was_fetc
     destinations: dict[str, Any] = {
         "local_dir": LocalDirDestination(local, "a/b.bin", COMMIT, ETAG),
         "file": FileDestination(tmp_path / "b.bin"),
-        "handed over": HandedOverDestination(tmp_path / "b.bin", staged),
+        "handed over": UpstreamDestination(tmp_path / "b.bin", staged),
     }
     destination = destinations.get(kind) or BlobDestination(folder, COMMIT, "a/b.bin", ETAG)
     place = Path(folder.blob(ETAG)) if kind == "link in a cache" else destination.path
@@ -140,7 +140,7 @@ def test_long_etags_have_keys_that_fit(folder: RepoFolder, local: LocalFolder, t
     keys = [
         BlobDestination(folder, COMMIT, "a", etag).staging_key,
         LocalDirDestination(local, "a", COMMIT, etag).staging_key,
-        HandedOverDestination(tmp_path / "a", tmp_path / f"{'h' * 240}.incomplete").staging_key,
+        UpstreamDestination(tmp_path / "a", tmp_path / f"{'h' * 240}.incomplete").staging_key,
     ]
     assert all(len(f"{key}.01234567.sealed.incomplete") <= 255 for key in keys)
     assert keys[0] == etag
@@ -224,7 +224,7 @@ def test_keys_that_did_not_fit_are_former_ones(
     etag = "e" * 200
     assert LocalDirDestination(local, "a", COMMIT, etag).former_keys[0].endswith(etag)
     assert BlobDestination(folder, COMMIT, "a", etag).former_keys == ()
-    assert HandedOverDestination(tmp_path / "a", tmp_path / "k.incomplete").former_keys == ()
+    assert UpstreamDestination(tmp_path / "a", tmp_path / "k.incomplete").former_keys == ()
 
 
 def test_a_place_knows_other_versions_of_its_file_and_no_other_file(
@@ -246,7 +246,7 @@ def test_a_place_knows_other_versions_of_its_file_and_no_other_file(
     assert not long.replaces(FileDestination(tmp_path / ("n" * 201), "1").staging_key), (
         "no telling whose it is"
     )
-    assert not HandedOverDestination(tmp_path / "a", tmp_path / "k.incomplete").replaces("k")
+    assert not UpstreamDestination(tmp_path / "a", tmp_path / "k.incomplete").replaces("k")
 
 
 def test_locks_are_where_huggingface_hub_has_them(
@@ -262,4 +262,4 @@ def test_locks_are_where_huggingface_hub_has_them(
     assert theirs.lock_path == noted.upstream_lock
     assert theirs.incomplete_path(ETAG).name == f"{noted.staging_key}.incomplete"
     assert FileDestination(tmp_path / "a").upstream_lock is None
-    assert HandedOverDestination(tmp_path / "a", tmp_path / "k.incomplete").upstream_lock is None
+    assert UpstreamDestination(tmp_path / "a", tmp_path / "k.incomplete").upstream_lock is None

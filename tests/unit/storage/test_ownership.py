@@ -58,7 +58,7 @@ def test_an_owner_is_judged_by_what_can_be_proven(
         monkeypatch.setattr(ownership, "try_lock", lambda _fd: True)
     fd = os.open(path, os.O_RDWR)
     try:
-        assert ownership.judge(path, fd, owner(**changes), released=False) == expected
+        assert ownership.owner_status(path, fd, owner(**changes), released=False) == expected
     finally:
         os.close(fd)
         os.close(holder)
@@ -85,7 +85,7 @@ def test_a_file_that_nobody_signed_is_waited_for_only_as_long_as_signing_takes(
     try:
         if locked:
             assert ownership.try_lock(holder)
-        assert ownership.judge(path, fd, None, released=False) == expected
+        assert ownership.owner_status(path, fd, None, released=False) == expected
     finally:
         os.close(fd)
         os.close(holder)

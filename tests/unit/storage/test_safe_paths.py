@@ -12,7 +12,7 @@ from hf_haul.storage.destinations import (
 from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.safe_paths import (
     extended_path,
-    is_lasting,
+    is_content_addressed,
     require_safe_commit,
     require_safe_name,
     require_safe_path,
@@ -127,7 +127,7 @@ def test_a_commit_that_would_leave_the_snapshots_is_refused(name: str) -> None:
 )
 def test_only_an_id_made_from_content_lasts(name: str, lasting: bool) -> None:
     assert require_safe_commit(name) == name
-    assert is_lasting(name) is lasting
+    assert is_content_addressed(name) is lasting
 
 
 @pytest.mark.parametrize(
