@@ -205,7 +205,7 @@ def test_the_parts_of_a_tebibyte_are_cut_in_no_time_and_in_no_memory(
         plan = make_plan(
             [request], model_id="m", policy=DefaultPolicy(), settings=SETTINGS, created_at=lambda: 0.0
         )
-        assert plan.total_bytes == TERA
+        assert [planned.task.size for planned in plan.files] == [TERA]
         limit = part_size(TERA, connections, SETTINGS)
         pending = [ByteRange(0, TERA)]
         count = position = 0

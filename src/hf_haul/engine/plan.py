@@ -35,11 +35,9 @@ class Plan:
 
     Attributes:
         files: First to last.
-        total_bytes: Bytes of all files whose size is known.
     """
 
     files: tuple[PlannedFile, ...]
-    total_bytes: int
 
 
 def make_plan(
@@ -57,7 +55,6 @@ def make_plan(
     """
     seen: set[object] = set()
     planned: list[PlannedFile] = []
-    total = 0
     now = created_at()
     for request in requests:
         remote = request.remote
@@ -67,7 +64,6 @@ def make_plan(
         seen.add(target)
         if remote.size is not None and remote.size < 0:
             raise ValueError(f"{remote.path!r}: size must be 0 or more, not {remote.size}")
-        total += remote.size or 0
         priority, order = policy(remote.path, remote.size)
         task = DownloadTask(
             model_id=model_id,
@@ -84,7 +80,7 @@ def make_plan(
         )
         planned.append(PlannedFile(request, task))
     planned.sort(key=lambda each: each.task.sort_key)
-    return Plan(tuple(planned), total)
+    return Plan(tuple(planned))
 
 
 def part_size(size: int, connections: int, settings: Settings, most: float = MAX_PART) -> int:

@@ -180,11 +180,6 @@ class RateLimits:
             del self._until[origin]
             del self._spread[origin]
 
-    def seconds_left(self, origin: str) -> float:
-        """Seconds until ``origin`` may be asked again; 0.0 if now."""
-        with self._lock:
-            return max(0.0, self._until.get(origin, 0.0) - self._clock())
-
     def waiting_for(self) -> dict[str, float]:
         """The origins that asked for a wait, and the seconds left for each."""
         with self._lock:

@@ -91,7 +91,7 @@ def test_an_answer_asks_for_patience_or_does_not(
     answer = CaseInsensitiveDict(headers)
     assert parse_retry_after(status, answer, wall=lambda: WALL) == seconds
     assert rate_limits.note(HUB, status, answer) == seconds
-    assert rate_limits.seconds_left(HUB) == (seconds or 0.0)
+    assert rate_limits.waiting_for().get(HUB, 0.0) == (seconds or 0.0)
 
 
 def test_everybody_waits_for_an_origin_that_asked_and_for_no_other() -> None:
@@ -130,7 +130,7 @@ def test_the_longest_pause_asked_for_counts() -> None:
     rate_limits = RateLimits(clock=FakeClock(), jitter=lambda: 0.0)
     for seconds in (5.0, 30.0, 2.0):
         rate_limits.pause(HUB, seconds)
-    assert rate_limits.seconds_left(HUB) == 30.0
+    assert rate_limits.waiting_for().get(HUB, 0.0) == 30.0
 
 
 def test_a_pause_made_longer_meanwhile_is_waited_for_too() -> None:
@@ -151,7 +151,7 @@ def test_a_cancel_token_ends_the_wait() -> None:
     cancel_token.during = lambda _: cancel_token.set()
     with pytest.raises(HaltedError):
         rate_limits.wait(HUB, cancel_token)
-    assert rate_limits.seconds_left(HUB) == 300.0
+    assert rate_limits.waiting_for().get(HUB, 0.0) == 300.0
 
 
 def test_a_pause_that_others_make_longer_for_ever_ends_after_an_hour() -> None:
@@ -223,5 +223,5 @@ def test_origins_that_may_be_asked_again_are_not_kept_for_ever() -> None:
         clock.advance(0.1)
     assert len(rate_limits._until) <= 200
     assert rate_limits._until.keys() == rate_limits._spread.keys()
-    assert rate_limits.seconds_left("http://patient") > 0
-    assert rate_limits.seconds_left("http://host4999") > 0
+    assert rate_limits.waiting_for().get("http://patient", 0.0) > 0
+    assert rate_limits.waiting_for().get("http://host4999", 0.0) > 0
