@@ -161,9 +161,7 @@ def root(here: Any) -> Any:
         return UPath(here.url())
 
 
-@pytest.mark.xfail(
-    reason="universal_pathlib does not know the protocol: no entry point of ours tells it (issue 15)"
-)
+@pytest.mark.xfail(reason="universal_pathlib does not know the protocol: no entry point of ours tells it")
 def test_upath_knows_the_protocol(here: Any) -> None:
     want_modules("upath", extra="loaders")
     from upath import UPath
