@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from hf_haul.localhub import faults as known
-from hf_haul.localhub.testing import faults
+from hf_haul.localhub.testing import faults, rules
 
 SRC = Path(__file__).parents[3] / "src"
 
@@ -46,5 +46,6 @@ print(sorted(client), sorted(own - {"hf_haul.errors", "hf_haul.config"}))
 
 
 def test_faults_keep_the_name_by_which_programs_import_them() -> None:
-    assert known.__all__ == faults.__all__
-    assert all(getattr(known, name) is getattr(faults, name) for name in known.__all__)
+    homes = {name: home for home in (faults, rules) for name in home.__all__}
+    assert set(known.__all__) == set(homes)
+    assert all(getattr(known, name) is getattr(home, name) for name, home in homes.items())
