@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 #: Descriptors per download: its file, its socket, and, while it connects, up to four more, but not all do so at once.
 _PER_DOWNLOAD: Final = 4
-#: Descriptors left for what is short: metadata requests, notes, looks into folders.
+#: Descriptors left for what takes a moment: metadata requests, metadata files, listings of folders.
 _RESERVE: Final = 8
 #: Seconds after which it is measured again, where there are few and where there are many.
 _FEW, _MANY = 0.25, 5.0
@@ -41,9 +41,9 @@ _TOO_FEW: Final = 6
 #: Seconds between two attempts to open something.
 _PAUSE: Final = 0.05
 #: Seconds to wait where nobody of ours will close anything.
-_PATIENCE: Final = 5.0
+_ALONE_TIMEOUT: Final = 5.0
 #: Seconds to wait in all where nobody can end the wait.
-_MOST_PATIENCE: Final = 30.0
+_TIMEOUT: Final = 30.0
 
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -152,20 +152,21 @@ class Descriptors:
             return 1 << 30
         return max(1, (self._room - settled - _RESERVE) // _PER_DOWNLOAD)
 
-    def patiently(
+    def retry_on_shortage(
         self,
         work: Callable[[], T],
         check: Callable[[], None] | None = None,
         own: int = 0,
         what: str = "a file",
     ) -> T:
-        """Do what opens something, and try again while nothing can be opened.
+        """Call ``work``, and call it again while the process has too few file descriptors.
 
         Args:
             work: Opens a file or a connection, or does nothing. Call it without a lock held.
             check: Called between attempts; raises to end the wait. Without it a wait ends after half a minute.
             own: How many descriptors the caller holds meanwhile.
-            what: What it opens. Where nobody will close anything, the patience is that of all together who open the same.
+            what: What it opens, for messages. Where nobody will close anything, all callers with the same ``what`` share
+                one time limit.
 
         Raises:
             TooManyOpenFilesError: Nothing can be opened, and nobody of ours will close anything.
@@ -193,7 +194,7 @@ class Descriptors:
                     if self._others_hold():
                         self._alone_since.pop(what, None)
                     alone = now - self._alone_since.setdefault(what, now)
-                    if alone > _PATIENCE or (check is None and now - began > _MOST_PATIENCE):
+                    if alone > _ALONE_TIMEOUT or (check is None and now - began > _TIMEOUT):
                         raise self._error(what) from error
         finally:
             self._waiting.pop(thread, None)

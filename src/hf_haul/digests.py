@@ -98,7 +98,7 @@ def file_digest(
     """
     digest = new_hash(algorithm, os.stat(path).st_size)
     buffer = memoryview(bytearray(_BLOCK))
-    with descriptors.patiently(lambda: open(path, "rb", buffering=0), check) as file:
+    with descriptors.retry_on_shortage(lambda: open(path, "rb", buffering=0), check) as file:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
             if check is not None:

@@ -62,7 +62,7 @@ logger = logging.getLogger(__name__)
 #: Seconds without a byte that any connection may take, however long the settings are willing to wait.
 _LONGEST_READ: Final = 86_400.0
 #: Seconds that a shutdown waits for callbacks that do not return.
-_PATIENCE: Final = 2.0
+_CALLBACK_GRACE: Final = 2.0
 
 _TEXT_SUFFIXES: Final = frozenset(
     {".json", ".txt", ".md", ".csv", ".jsonl", ".yaml", ".yml", ".xml", ".html", ".py"}
@@ -587,7 +587,7 @@ class ParallelDownloadManager:
                 telling: list[Notifier | EventBus] = [*self._notifiers, self.events]
             del extents  # with the files that were too large for memory
             catch_up()
-            deadline = time.monotonic() + _PATIENCE
+            deadline = time.monotonic() + _CALLBACK_GRACE
             for each in telling:
                 each.flush(deadline - time.monotonic())
 

@@ -67,7 +67,7 @@ def test_connections_that_begin_no_handshake_make_room_too(
     repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hf_haul.localhub.server.most_connections", lambda: 5)
-    monkeypatch.setattr(connections, "_PATIENCE", 0.05)
+    monkeypatch.setattr(connections, "_HANDSHAKE_GRACE", 0.05)
     cert, key = make_certificate(tmp_path)
     with LocalHub(repo, certfile=cert, keyfile=key) as hub, ExitStack() as stack:
         host, _, port = hub.url.removeprefix("https://").rpartition(":")

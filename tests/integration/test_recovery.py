@@ -150,7 +150,7 @@ def test_a_fault_in_the_listing_that_passes_fails_no_snapshot(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, kind: str
 ) -> None:
     monkeypatch.setattr(asking, "_WAITS", (0.01,) * 5)
-    monkeypatch.setattr(asking, "PATIENT_TIMEOUT", 1.0)
+    monkeypatch.setattr(asking, "UNCACHED_TIMEOUT", 1.0)
     rule = rig.hub.faults.add(fault, kind=kind)
     with rig.manager() as manager:
         folder = snapshot_download(
@@ -179,7 +179,7 @@ def test_a_fault_in_the_metadata_that_passes_fails_no_download_of_a_file(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setattr(asking, "_WAITS", (0.01,) * 5)
-    monkeypatch.setattr(asking, "PATIENT_TIMEOUT", 1.0)
+    monkeypatch.setattr(asking, "UNCACHED_TIMEOUT", 1.0)
     rule = rig.hub.faults.add(fault, kind="resolve*", method="HEAD")
     with rig.manager() as manager:
         path = hf_hub_download(

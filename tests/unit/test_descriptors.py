@@ -112,9 +112,9 @@ def test_few_descriptors_are_told_once_and_again_when_there_are_fewer(
 
 def test_what_can_be_opened_is_opened_at_once() -> None:
     process = Process()
-    assert process.files.patiently(lambda: 7) == 7
+    assert process.files.retry_on_shortage(lambda: 7) == 7
     with pytest.raises(FileNotFoundError):
-        process.files.patiently(lambda: os.listdir("/nowhere/at/all"))
+        process.files.retry_on_shortage(lambda: os.listdir("/nowhere/at/all"))
 
 
 def test_a_shortage_is_waited_out_while_others_hold_some() -> None:
@@ -130,7 +130,7 @@ def test_a_shortage_is_waited_out_while_others_hold_some() -> None:
             out_of_files()
         return "opened"
 
-    assert process.files.patiently(work, lambda: None, own=1) == "opened"
+    assert process.files.retry_on_shortage(work, lambda: None, own=1) == "opened"
 
 
 def test_where_nobody_will_close_anything_an_error_says_what_is_missing() -> None:
@@ -139,7 +139,7 @@ def test_where_nobody_will_close_anything_an_error_says_what_is_missing() -> Non
     holder = Holder(1)
     process.files.register(holder, lambda each: each.held)
     with pytest.raises(TooManyOpenFilesError, match=r"a connection: 256 of 256 are open.*ulimit") as caught:
-        process.files.patiently(out_of_files, lambda: None, own=1, what="a connection")
+        process.files.retry_on_shortage(out_of_files, lambda: None, own=1, what="a connection")
     assert caught.value.errno == errno.EMFILE
     assert is_shortage(caught.value)
     assert 4 < process.clock() - began < 10
@@ -149,16 +149,16 @@ def test_all_who_wait_for_the_same_share_one_patience() -> None:
     process = Process(256, 256)
     for _ in range(3):
         with pytest.raises(TooManyOpenFilesError):
-            process.files.patiently(out_of_files, lambda: None, what="a connection")
-        process.files.patiently(lambda: None)  # a file can be opened, which is something else
+            process.files.retry_on_shortage(out_of_files, lambda: None, what="a connection")
+        process.files.retry_on_shortage(lambda: None)  # a file can be opened, which is something else
     began = process.clock()
     with pytest.raises(TooManyOpenFilesError):
-        process.files.patiently(out_of_files, lambda: None, what="a connection")
+        process.files.retry_on_shortage(out_of_files, lambda: None, what="a connection")
     assert process.clock() - began < 1
-    process.files.patiently(lambda: None, what="a connection")
+    process.files.retry_on_shortage(lambda: None, what="a connection")
     began = process.clock()
     with pytest.raises(TooManyOpenFilesError):
-        process.files.patiently(out_of_files, lambda: None, what="a connection")
+        process.files.retry_on_shortage(out_of_files, lambda: None, what="a connection")
     assert process.clock() - began > 4
 
 
@@ -171,10 +171,10 @@ def test_a_wait_ends_when_it_is_halted_and_where_nobody_can_halt_it_after_a_whil
         raise HaltedError
 
     with pytest.raises(HaltedError):
-        process.files.patiently(out_of_files, cancel)
+        process.files.retry_on_shortage(out_of_files, cancel)
     began = process.clock()
     with pytest.raises(TooManyOpenFilesError):
-        process.files.patiently(out_of_files)
+        process.files.retry_on_shortage(out_of_files)
     assert 20 < process.clock() - began < 60
 
 
@@ -185,7 +185,7 @@ def test_another_error_in_a_later_attempt_is_raised_as_it_is() -> None:
         raise next(errors)
 
     with pytest.raises(PermissionError):
-        Process().files.patiently(work)
+        Process().files.retry_on_shortage(work)
 
 
 def test_a_shortage_is_known_by_what_an_error_was_made_from() -> None:

@@ -41,10 +41,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Bytes that may be on disk without a claim in the journal; a kill costs at most these and one read.
-_UNCLAIMED_BYTES: Final = 512 * KiB
+#: Bytes that may be on disk without a record in the journal; a kill costs at most these and one read.
+_UNRECORDED_BYTES: Final = 512 * KiB
 #: Seconds for which they may be.
-_UNCLAIMED_SECONDS: Final = 1.0
+_UNRECORDED_SECONDS: Final = 1.0
 #: Times a range is asked for again after a refusal: one broken node of a CDN is no reason to fetch all of a file in
 #: a single stream.
 _REFUSALS: Final = 2
@@ -330,7 +330,7 @@ class PartFetcher:
         verifier = part.transfer.verifier
         assert staged is not None
         buffer = self._buffer()
-        claimed, claimed_at = part.position, self._clock()
+        recorded, recorded_at = part.position, self._clock()
         try:
             while not part.preempted and (want := part.next_read(self._read_size(part))):
                 began = self._clock()
@@ -352,9 +352,9 @@ class PartFetcher:
                 part.position += got
                 part.received += got
                 self._on_bytes(part, got)
-                if part.position - claimed >= _UNCLAIMED_BYTES or now - claimed_at >= _UNCLAIMED_SECONDS:
-                    staged.record(claimed, part.position)
-                    claimed, claimed_at = part.position, now
+                if part.position - recorded >= _UNRECORDED_BYTES or now - recorded_at >= _UNRECORDED_SECONDS:
+                    staged.record(recorded, part.position)
+                    recorded, recorded_at = part.position, now
                     staged.require_ours()
                 limited = self._limiter.wait(got, part.cancel_token)
                 if limited:
@@ -362,8 +362,8 @@ class PartFetcher:
                 if verifier is not None and verifier.catching_up:
                     self._let_digest_follow(part, staged, verifier)
         finally:
-            if part.position > claimed:
-                staged.record(claimed, part.position)
+            if part.position > recorded:
+                staged.record(recorded, part.position)
         if (
             body.total is None
             and part.stop == part.transfer.size

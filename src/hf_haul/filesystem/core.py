@@ -145,7 +145,7 @@ class HaulFileSystem(PinnedFileSystem):
             found = metadata_from_listing(commit, entry)
             if found is not None:
                 return found
-        return repository.metadata(path, commit, timeout=constants.HF_HUB_ETAG_TIMEOUT, patient=True)
+        return repository.metadata(path, commit, timeout=constants.HF_HUB_ETAG_TIMEOUT, retry=True)
 
     def _source(self, path: str, revision: str | None = None) -> tuple[Target, RangeSource] | None:
         """The file and where to read it from; ``None`` in a bucket."""

@@ -114,8 +114,8 @@ class HaulFile(HfFileSystemFile):
             self.loc = at
             return at
 
-    def _claim(self, length: int) -> tuple[int, int]:
-        """Take the next ``length`` bytes (all that is left, if negative) for this thread: their start and stop."""
+    def _take(self, length: int) -> tuple[int, int]:
+        """Move this thread's position past the next ``length`` bytes (all, if negative); return their start and stop."""
         self._require_open()
         with self._position:
             start = self._here()
@@ -127,8 +127,8 @@ class HaulFile(HfFileSystemFile):
             self.loc = stop
             return start, stop
 
-    def _unclaim(self, start: int, stop: int) -> None:
-        """Put back what could not be read."""
+    def _give_back(self, start: int, stop: int) -> None:
+        """Move the position back over what could not be read."""
         with self._position:
             if self.loc == stop:
                 self.loc = start
@@ -172,11 +172,11 @@ class HaulFile(HfFileSystemFile):
         Args:
             length: Bytes; negative or ``None`` for all that is left.
         """
-        start, stop = self._claim(-1 if length is None else int(length))
+        start, stop = self._take(-1 if length is None else int(length))
         try:
             return self.pread(start, stop)
         except BaseException:
-            self._unclaim(start, stop)
+            self._give_back(start, stop)
             raise
 
     def read_buffer(self, nbytes: int = -1) -> memoryview:
@@ -186,14 +186,14 @@ class HaulFile(HfFileSystemFile):
     def readinto(self, b: Any) -> int:
         """Fill a buffer from the position on; returns how many bytes there were."""
         view = memoryview(b).cast("B")
-        start, stop = self._claim(len(view))
+        start, stop = self._take(len(view))
         try:
             if isinstance(self.cache, _ReaderCache):
                 self.cache.readinto(start, view[: stop - start])
             else:
                 view[: stop - start] = self.pread(start, stop)
         except BaseException:
-            self._unclaim(start, stop)
+            self._give_back(start, stop)
             raise
         return stop - start
 
@@ -216,7 +216,7 @@ class HaulFile(HfFileSystemFile):
             offset, kept = self._lines
             i = kept.find(mark, start - offset) if offset <= start else -1
             if i >= 0:  # nearly always
-                self._claim(i + len(mark) - (start - offset))
+                self._take(i + len(mark) - (start - offset))
                 return kept[start - offset : i + len(mark)]
         end = self.size if limit < 0 else min(self.size, start + limit)
         found: list[bytes] = []
@@ -233,7 +233,7 @@ class HaulFile(HfFileSystemFile):
             found.append(data)
             at += len(data)
             tail = seen[len(seen) - len(mark) + 1 :] if len(mark) > 1 else b""
-        self._claim(at - start)
+        self._take(at - start)
         return b"".join(found)
 
     def _line_data(self, at: int, block: int | None) -> bytes:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub import RepoFolder as ListedFolder
 
-from hf_haul.hub.asking import explain_misreads, patient_timeout, raise_for_status
+from hf_haul.hub.asking import explain_misreads, raise_for_status, uncached_timeout
 from hf_haul.hub.listing import BadListingError, is_encodable, page_problem, read_page
 from hf_haul.hub.tokens import protect_secrets
 from hf_haul.urls import redact
@@ -23,7 +23,7 @@ class HubApi(HfApi):
     def repo_info(self, repo_id: str, **options: Any) -> Any:
         """As in huggingface_hub, but with a timeout."""
         if options.get("timeout") is None:  # for ever
-            options["timeout"] = patient_timeout()
+            options["timeout"] = uncached_timeout()
         with protect_secrets(self.endpoint), explain_misreads(f"{redact(self.endpoint)}/{repo_id}"):
             info = super().repo_info(repo_id, **options)
             sha: object = info.sha

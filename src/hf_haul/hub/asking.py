@@ -34,7 +34,7 @@ from hf_haul.urls import redact
 __all__ = [
     "BODY_HEADERS",
     "LISTING_ERRORS",
-    "PATIENT_TIMEOUT",
+    "UNCACHED_TIMEOUT",
     "UNREACHABLE",
     "BadAnswerError",
     "ProxyError",
@@ -47,10 +47,10 @@ __all__ = [
     "is_not_served",
     "is_offline",
     "is_transient",
-    "patient_timeout",
     "raise_for_status",
     "retry_broken",
     "retry_busy",
+    "uncached_timeout",
 ]
 
 logger = logging.getLogger(__name__)
@@ -87,9 +87,9 @@ LISTING_ERRORS: Final[tuple[type[Exception], ...]] = (*UNREACHABLE, FileMetadata
 _CONNECTION_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.NetworkError, httpx.RemoteProtocolError)
 _TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.TimeoutException, *_CONNECTION_ERRORS)
 _TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
-#: Seconds that a metadata request may take when the cache cannot answer it, see :func:`patient_timeout`: enough for a
+#: Seconds that a metadata request may take when the cache cannot answer it, see :func:`uncached_timeout`: enough for a
 #: source that needs a minute.
-PATIENT_TIMEOUT: Final = 75.0
+UNCACHED_TIMEOUT: Final = 75.0
 #: Seconds between attempts without a ``Retry-After``: huggingface_hub's.
 _WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
 #: Headers that are wrong for a decoded or truncated body.
@@ -178,11 +178,11 @@ def explain_misreads(what: str) -> Iterator[None]:
         raise BadAnswerError(what, error) from error
 
 
-def patient_timeout() -> float:
+def uncached_timeout() -> float:
     """Return the timeout in seconds of requests that the cache cannot answer: ``HF_HUB_ETAG_TIMEOUT``, where set."""
     if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:
         return float(constants.HF_HUB_ETAG_TIMEOUT)
-    return PATIENT_TIMEOUT
+    return UNCACHED_TIMEOUT
 
 
 def explain(error: BaseException, url: str, path: str = "") -> BaseException:
@@ -218,7 +218,7 @@ def explain(error: BaseException, url: str, path: str = "") -> BaseException:
 def retry_busy(
     ask: Callable[[], T],
     *,
-    patient: bool = False,
+    retry_connect: bool = False,
     what: str = "a repository",
     cancel_token: CancelToken | None = None,
 ) -> T:
@@ -229,22 +229,22 @@ def retry_busy(
 
     Args:
         ask: Makes the request.
-        patient: Whether to repeat after a refused connection, too.
+        retry_connect: Whether to repeat after a refused connection, too.
         what: What is asked about, for messages.
         cancel_token: Ends the waits; a thread that Ctrl+C does not reach needs one.
     """
-    return _retry(ask, busy=True, patient=patient, what=what, cancel_token=cancel_token)
+    return _retry(ask, busy=True, retry_connect=retry_connect, what=what, cancel_token=cancel_token)
 
 
 def retry_broken(ask: Callable[[], T], what: str) -> T:
     """Ask, and repeat after a broken connection or an answer that is not JSON: a captive portal's page, for instance."""
-    return _retry(ask, busy=False, patient=False, what=what, cancel_token=None)
+    return _retry(ask, busy=False, retry_connect=False, what=what, cancel_token=None)
 
 
 def _retry(
-    ask: Callable[[], T], *, busy: bool, patient: bool, what: str, cancel_token: CancelToken | None
+    ask: Callable[[], T], *, busy: bool, retry_connect: bool, what: str, cancel_token: CancelToken | None
 ) -> T:
-    ask = partial(descriptors.patiently, ask, None if cancel_token is None else cancel_token.check)
+    ask = partial(descriptors.retry_on_shortage, ask, None if cancel_token is None else cancel_token.check)
     server_waits = ServerWaits()
     slow = False
     for wait in _WAITS:
@@ -263,12 +263,12 @@ def _retry(
             why = f"the Hub is busy (status {error.response.status_code})"
         except httpx.TimeoutException as error:
             connects = isinstance(error, httpx.ConnectTimeout)
-            if not (patient if connects else busy and not slow):
+            if not (retry_connect if connects else busy and not slow):
                 raise
             slow = slow or not connects
             why = f"no answer from the Hub ({type(error).__name__})"
         except _CONNECTION_ERRORS as error:
-            if isinstance(error, httpx.ConnectError) and not patient:
+            if isinstance(error, httpx.ConnectError) and not retry_connect:
                 raise
             why = type(error).__name__
         logger.warning("%s: asking again in %.0f s", why, seconds)

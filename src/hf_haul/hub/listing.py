@@ -21,7 +21,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 
 from hf_haul.config import MiB, Settings
 from hf_haul.errors import InvalidUrlError
-from hf_haul.hub.asking import BODY_HEADERS, httpx, patient_timeout, raise_for_status, retry_busy
+from hf_haul.hub.asking import BODY_HEADERS, httpx, raise_for_status, retry_busy, uncached_timeout
 from hf_haul.hub.metadata import LARGEST, ListedFile
 from hf_haul.hub.tokens import protect_secrets
 from hf_haul.storage.safe_paths import MOST_FOLDERS
@@ -128,7 +128,7 @@ def tree_pages(
     *,
     recursive: bool,
     expand: bool = False,
-    patient: bool = True,
+    retry_connect: bool = True,
     most: int | None = None,
     on_answer: Callable[[Any], None] | None = None,
 ) -> Iterator[tuple[list[dict[str, Any]], bool]]:
@@ -143,7 +143,7 @@ def tree_pages(
         headers: Sent with each request.
         recursive: Whether folders in the folder are listed too.
         expand: Whether to ask for commits and scans too.
-        patient: Whether to repeat after a refused connection, too.
+        retry_connect: Whether to repeat after a refused connection, too.
         most: Most entries to read; ``None`` for the setting.
         on_answer: Called with each answer's response.
 
@@ -161,7 +161,7 @@ def tree_pages(
     while url not in seen:
         seen.add(url)
         response, page = retry_busy(
-            partial(_page, base, url, params, headers), patient=patient, what=redact(url)
+            partial(_page, base, url, params, headers), retry_connect=retry_connect, what=redact(url)
         )
         if on_answer is not None:
             on_answer(response)
@@ -225,7 +225,7 @@ def read_page(url: str, *, headers: dict[str, str], **request: Any) -> Any:
     headers = {**headers, "Accept-Encoding": "gzip"}  # what can be inflated piece by piece
     deadline = monotonic() + _PAGE_SECONDS
     body = bytearray()
-    with get_session().stream(url=url, headers=headers, timeout=patient_timeout(), **request) as response:
+    with get_session().stream(url=url, headers=headers, timeout=uncached_timeout(), **request) as response:
         if response.is_stream_consumed:  # by a hook of the user's
             body += response.content
         else:

@@ -30,9 +30,9 @@ from hf_haul.hub.asking import (
     explain,
     explain_misreads,
     is_transient,
-    patient_timeout,
     retry_broken,
     retry_busy,
+    uncached_timeout,
 )
 from hf_haul.hub.client_network import add_client_headers, client_network
 from hf_haul.hub.listing import (
@@ -173,21 +173,21 @@ class Repository:
         )
         return url
 
-    def resolve(self, revision: str, *, timeout: float | None, patient: bool = False) -> str:
+    def resolve(self, revision: str, *, timeout: float | None, retry: bool = False) -> str:
         """Return the commit that a branch, tag or pull request points to.
 
         Args:
             revision: What the user asked for.
             timeout: Seconds for one attempt.
-            patient: Whether to repeat after transient errors.
+            retry: Whether to repeat after transient errors.
 
         Raises:
             UnsafePathError: The commit cannot be the name of a folder.
             Exception: huggingface_hub's own errors.
         """
-        return self.revision_info(revision, timeout=timeout, patient=patient).commit
+        return self.revision_info(revision, timeout=timeout, retry=retry).commit
 
-    def revision_info(self, revision: str, *, timeout: float | None, patient: bool = False) -> RevisionInfo:
+    def revision_info(self, revision: str, *, timeout: float | None, retry: bool = False) -> RevisionInfo:
         """Return the commit of a revision and names of its files; see :meth:`resolve`."""
 
         def ask() -> RevisionInfo:
@@ -199,10 +199,10 @@ class Repository:
                 return RevisionInfo(require_safe_commit(info.sha), _siblings(info))
 
         what = f"{redact(self.base)}/{self.repo_id}"
-        return retry_busy(ask, what=what) if patient else retry_broken(ask, what)
+        return retry_busy(ask, what=what) if retry else retry_broken(ask, what)
 
     def list_files(
-        self, commit: str, *, patient: bool = True, most: int | None = None
+        self, commit: str, *, retry_connect: bool = True, most: int | None = None
     ) -> dict[str, ListedFile]:
         """List all files of a commit, by path; see also :func:`hf_haul.hub.listing.is_partial`.
 
@@ -211,7 +211,7 @@ class Repository:
 
         Args:
             commit: The commit, or any revision.
-            patient: Whether to repeat after a refused connection, too.
+            retry_connect: Whether to repeat after a refused connection, too.
             most: Most entries to read; ``None`` for the setting.
 
         Raises:
@@ -223,7 +223,12 @@ class Repository:
         found = FileListing()
         for entries, (path, entry) in enumerate(
             self._entries(
-                commit, "", recursive=True, patient=patient, most=most, on_answer=found.note_headers
+                commit,
+                "",
+                recursive=True,
+                retry_connect=retry_connect,
+                most=most,
+                on_answer=found.note_headers,
             ),
             1,
         ):
@@ -262,7 +267,7 @@ class Repository:
         """Yield the files of a folder that its listing omits, except those in listed folders."""
         info = retry_busy(
             lambda: self._api.repo_info(
-                self.repo_id, repo_type=self.repo_type, revision=commit, timeout=patient_timeout()
+                self.repo_id, repo_type=self.repo_type, revision=commit, timeout=uncached_timeout()
             )
         )
         start = f"{folder}/" if folder else ""
@@ -312,7 +317,7 @@ class Repository:
         revision: str,
         *,
         timeout: float | None,
-        patient: bool = False,
+        retry: bool = False,
         cancel_token: CancelToken | None = None,
     ) -> FileMetadata:
         """Ask for one file's commit, etag and size.
@@ -321,7 +326,7 @@ class Repository:
             path: The file.
             revision: Any revision.
             timeout: Seconds for one attempt.
-            patient: Whether to repeat after transient errors.
+            retry: Whether to repeat after transient errors.
             cancel_token: Ends the waits between attempts.
 
         Raises:
@@ -347,8 +352,8 @@ class Repository:
 
         try:
             answer = (
-                retry_busy(ask, patient=True, cancel_token=cancel_token)
-                if patient
+                retry_busy(ask, retry_connect=True, cancel_token=cancel_token)
+                if retry
                 else retry_broken(ask, path)
             )
             if answer.commit_hash is None:
@@ -417,7 +422,7 @@ class Repository:
 
         def ask(path: str) -> FileMetadata | Exception:
             try:
-                return self.metadata(path, commit, timeout=timeout, patient=True, cancel_token=cancel_token)
+                return self.metadata(path, commit, timeout=timeout, retry=True, cancel_token=cancel_token)
             except Exception as error:  # noqa: BLE001  one file's failure must not stop the others
                 return error
 

@@ -28,7 +28,7 @@ from hf_haul.hub.asking import (
     ProxyError,
     is_offline,
     is_transient,
-    patient_timeout,
+    uncached_timeout,
 )
 from hf_haul.hub.bars import bars_of_one_file
 from hf_haul.hub.call_options import (
@@ -56,7 +56,7 @@ from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
-from hf_haul.storage.safe_paths import require_outside_notes, require_safe_path
+from hf_haul.storage.safe_paths import require_outside_metadata, require_safe_path
 from hf_haul.task import (
     Destination,
     DownloadPriority,
@@ -194,7 +194,7 @@ def hf_hub_download(
     Raises:
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses; its subclasses say why.
         huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and the cache does not help.
-        UnsafePathError: The file's name would lead out of its folder, or to the notes of ``local_dir``.
+        UnsafePathError: The file's name would lead out of its folder, or into the metadata folder of ``local_dir``.
         IntegrityError: The file's digest was wrong twice.
         TransferError: The file could not be fetched; the subclasses say why.
     """
@@ -252,7 +252,7 @@ class _File:
         _ = self.repository.request_headers  # a missing token is an error even where none is needed
         require_safe_path(self.name)
         if self.local_dir is not None:
-            require_outside_notes(self.name)
+            require_outside_metadata(self.name)
         if self.dry_run or self.local_files_only or is_offline():
             # Upstream makes one request at most, and no download.
             return self._upstream(local_files_only=self.local_files_only)
@@ -310,7 +310,7 @@ class _File:
     def _ask(self, folder: RepoFolder) -> FileMetadata | str:
         """Return metadata from the Hub, or the cached file's path where the Hub does not answer."""
         try:
-            return self._head(folder, patient=False)
+            return self._head(folder, retry=False)
         except HubUnreachable as question:
             error = question.error
         if not self.force_download:
@@ -321,7 +321,7 @@ class _File:
             if is_transient(error):
                 logger.info("No local file found. Asking the Hub again")
                 try:
-                    return self._head(folder, patient=True)
+                    return self._head(folder, retry=True)
                 except HubUnreachable as again:
                     error = again.error
         verdict = (
@@ -333,10 +333,10 @@ class _File:
             raise error
         raise verdict from error
 
-    def _head(self, folder: RepoFolder, *, patient: bool) -> FileMetadata:
-        timeout = patient_timeout() if patient else self.etag_timeout
+    def _head(self, folder: RepoFolder, *, retry: bool) -> FileMetadata:
+        timeout = uncached_timeout() if retry else self.etag_timeout
         try:
-            return self.repository.metadata(self.name, self.revision, timeout=timeout, patient=patient)
+            return self.repository.metadata(self.name, self.revision, timeout=timeout, retry=retry)
         except RemoteEntryNotFoundError as error:
             if self.local_dir is None:
                 commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)

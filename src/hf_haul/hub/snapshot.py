@@ -34,7 +34,7 @@ from hf_haul.hub.asking import (
     is_busy,
     is_listing_unknown,
     is_offline,
-    patient_timeout,
+    uncached_timeout,
 )
 from hf_haul.hub.bars import bars_of_a_snapshot
 from hf_haul.hub.call_options import (
@@ -65,7 +65,7 @@ from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
-from hf_haul.storage.safe_paths import is_among_notes, is_content_addressed, require_safe_path
+from hf_haul.storage.safe_paths import is_content_addressed, is_in_metadata_folder, require_safe_path
 from hf_haul.task import (
     Destination,
     DownloadPriority,
@@ -294,17 +294,17 @@ class _Snapshot:
         selected = self._select(listing)
         for path in selected:
             require_safe_path(path)
-        notes = self._notes_in(selected)
-        if notes:
-            named = ", ".join(notes[:3]) + (f" and {len(notes) - 3} more" if len(notes) > 3 else "")
+        reserved = self._in_metadata_folder(selected)
+        if reserved:
+            named = ", ".join(reserved[:3]) + (f" and {len(reserved) - 3} more" if len(reserved) > 3 else "")
             logger.warning(
                 "Left out, because a local_dir has its own metadata in .cache/huggingface: %s", named
             )
-            selected = [path for path in selected if path not in notes]
+            selected = [path for path in selected if path not in reserved]
         known, failed = self.repository.complete_metadata(
             {path: listing[path] for path in selected},
             commit,
-            timeout=patient_timeout(),
+            timeout=uncached_timeout(),
         )
         folder = cache_folder(self.repository, self.cache_dir)
         if self.dry_run:
@@ -328,7 +328,7 @@ class _Snapshot:
     def _find(self) -> tuple[str, Listing] | str | list[DryRunFileInfo]:
         """Return the commit and its files, or the cached snapshot where the Hub does not answer."""
         try:
-            return self._ask(patient=False)
+            return self._ask(retry=False)
         except HubUnreachable as unreachable:
             first = unreachable
         try:
@@ -342,11 +342,11 @@ class _Snapshot:
                 return cached
             logger.info("Nothing tells whether the cached snapshot is complete: asking the Hub again")
         try:
-            return self._ask(patient=True)
+            return self._ask(retry=True)
         except HubUnreachable as again:
             return self._from_cache(again)
 
-    def _ask(self, *, patient: bool) -> tuple[str, Listing]:
+    def _ask(self, *, retry: bool) -> tuple[str, Listing]:
         commit: str | None = None
         if isinstance(self.revision, ResolvedRevision):
             commit = self.revision.resolved
@@ -356,17 +356,17 @@ class _Snapshot:
         try:
             named: frozenset[str] = frozenset()
             if commit is None:
-                timeout = patient_timeout() if patient else self.etag_timeout
-                answer = self.repository.revision_info(self.revision, timeout=timeout, patient=patient)
+                timeout = uncached_timeout() if retry else self.etag_timeout
+                answer = self.repository.revision_info(self.revision, timeout=timeout, retry=retry)
                 commit, named = answer.commit, answer.files
             listing = self._cached_listing(commit, named)
             if listing is None:
                 # The Hub has just told the commit, so it is reachable: repeat at once.
                 found = self.repository.list_files(
-                    commit, patient=patient or not fixed, most=self.extras.max_listing
+                    commit, retry_connect=retry or not fixed, most=self.extras.max_listing
                 )
                 # Offline, huggingface_hub would miss the files left out of a local_dir.
-                cacheable = not self.dry_run and not is_partial(found) and not self._notes_in(found)
+                cacheable = not self.dry_run and not is_partial(found) and not self._in_metadata_folder(found)
                 if cacheable and _all_safe(found):
                     write_tree(self._tree_folder(), commit, found)
                 listing = found
@@ -412,9 +412,9 @@ class _Snapshot:
             logger.warning("No files matched %s.", shown)
         return select(paths, self.presets)
 
-    def _notes_in(self, paths: Iterable[str]) -> list[str]:
-        """Return the files that would be taken for metadata of the ``local_dir``."""
-        return [] if self.local_dir is None else [path for path in paths if is_among_notes(path)]
+    def _in_metadata_folder(self, paths: Iterable[str]) -> list[str]:
+        """Return the files that would lie in the metadata folder of the ``local_dir``."""
+        return [] if self.local_dir is None else [path for path in paths if is_in_metadata_folder(path)]
 
     # -- without the Hub
 
@@ -490,10 +490,10 @@ class _Snapshot:
         else:
             commit = cache_folder(self.repository, self.cache_dir).read_ref(revision)
         listing = None if commit is None else read_tree(self._tree_folder(), commit)
-        notes = self._notes_in(listing or ())
-        if listing is None or not (self.presets or notes):
+        reserved = self._in_metadata_folder(listing or ())
+        if listing is None or not (self.presets or reserved):
             return self.allow_patterns, self.ignore_patterns
-        return [glob.escape(path) for path in self._select(listing) if path not in notes], None
+        return [glob.escape(path) for path in self._select(listing) if path not in reserved], None
 
     # -- to disk
 

@@ -39,7 +39,7 @@ _FLAGS: Final = (
 def is_shown(parts: Sequence[str], *, hidden: bool = False) -> bool:
     """Whether a file with this path in a folder is part of a repository.
 
-    Never shown are ``.git``, notes of downloads, left-overs of tools, unfinished downloads, and the tokens that
+    Never shown are ``.git``, metadata of downloads, left-overs of tools, unfinished downloads, and the tokens that
     huggingface_hub keeps.
 
     Args:

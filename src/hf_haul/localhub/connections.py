@@ -38,7 +38,7 @@ _PER_CONNECTION: Final = 2  # descriptors: itself, and the file that it is sent
 _HEADER_SECONDS: Final = 20.0  # from the first byte of a request to the end of its headers
 _KEEP_ALIVE: Final = 75.0  # seconds between two requests
 _HANDSHAKE_SECONDS: Final = 15.0
-_PATIENCE: Final = 1.0  # seconds of a handshake after which it makes room for others
+_HANDSHAKE_GRACE: Final = 1.0  # seconds of a handshake after which it makes room for others
 _LOOK_EVERY: Final = 5.0  # seconds; only while there are connections
 _SHORTAGE_WAIT: Final = 0.5  # seconds
 _STALLED_SECONDS: Final = 300.0  # in which a client takes not a byte of an answer
@@ -278,10 +278,12 @@ class Connections:
                 self._end_slow_handshake()
             self._changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _PATIENCE if self._shaking_hands else None)
+                await asyncio.wait_for(
+                    self._changed.wait(), _HANDSHAKE_GRACE if self._shaking_hands else None
+                )
 
     def _end_slow_handshake(self) -> None:
-        slow = asyncio.get_running_loop().time() - _PATIENCE
+        slow = asyncio.get_running_loop().time() - _HANDSHAKE_GRACE
         task = next((task for task, start in self._shaking_hands.items() if start < slow), None)
         if task is not None:
             task.cancel()

@@ -68,8 +68,8 @@ class FolderRepo(FollowingRepo):
 
     def holdings(self) -> list[Holding]:
         """How much is here of the commit that was last downloaded into the folder."""
-        notes = self.root / ".cache" / "huggingface"
-        listings = [path for path in notes.glob("trees/*.json") if stamp(path) is not None]
+        metadata = self.root / ".cache" / "huggingface"
+        listings = [path for path in metadata.glob("trees/*.json") if stamp(path) is not None]
         if not listings:
             return []
         newest = max(listings, key=lambda path: path.lstat().st_mtime_ns)

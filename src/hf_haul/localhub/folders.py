@@ -22,7 +22,7 @@ SHA1: Final = re.compile(r"[0-9a-f]{40}")
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-_MOST_NOTE: Final = 4096  # bytes of a note beside a file
+_MOST_METADATA: Final = 4096  # bytes of a note beside a file
 #: Files in huggingface_hub's home, beside its cache: the user's own tokens.
 _TOKENS: Final = frozenset({"token", "stored_tokens"})
 
@@ -44,7 +44,7 @@ def scan_folder(
     confinement = confinement or Confinement([root])
     for path in files_below(root, confinement):
         name = path.relative_to(root).as_posix()
-        yield file_entry(path, name, _noted_etag(root, name, path), digests, confinement)
+        yield file_entry(path, name, _etag_in_metadata(root, name, path), digests, confinement)
 
 
 def files_below(root: Path, confinement: Confinement) -> Iterator[Path]:
@@ -76,13 +76,13 @@ def warn_of_link(path: Path) -> None:
     logger.warning("%s is not served: it is a link that leads out of what is served", path)
 
 
-def _noted_etag(root: Path, name: str, path: Path) -> str:
-    notes = root / ".cache" / "huggingface" / "download"
+def _etag_in_metadata(root: Path, name: str, path: Path) -> str:
+    metadata = root / ".cache" / "huggingface" / "download"
     try:
-        # A repository that was cloned here could bring links to anything in place of notes.
-        with open_regular(notes / f"{name}.metadata", Confinement([notes], every_name=True)) as file:
-            _commit, etag, when = file.read(_MOST_NOTE).decode("utf-8").split()
-        # A file changed since is not what the note says; a second is for coarse file systems.
+        # A repository that was cloned here could bring links to anything in place of metadata.
+        with open_regular(metadata / f"{name}.metadata", Confinement([metadata], every_name=True)) as file:
+            _commit, etag, when = file.read(_MOST_METADATA).decode("utf-8").split()
+        # A file changed since is not what the metadata says; a second is for coarse file systems.
         return etag if path.stat().st_mtime - 1 <= float(when) else ""
     except (OSError, ValueError):
         return ""

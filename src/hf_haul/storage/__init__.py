@@ -5,7 +5,7 @@ A file that is being fetched is a *staged file* (``staged_file``): bytes at thei
 (``destinations``: a blob of a ``hub_cache``, a file of a ``local_folder``, any path; ``nodes``: devices and pipes), which
 publishes it by rename (``placing``). ``safe_paths`` refuses names that would lead elsewhere.
 
-What survives a kill: every byte the journal claims, for whoever asks for the file next, and no half-made file under its
+What survives a kill: every byte that the journal records, for whoever asks for the file next, and no half-made file under its
 final name. The names on disk and in extended attributes are a contract with other versions, which may share the folder.
 
 May import the shared modules at the top, and no other package: nothing here knows where bytes come from.
@@ -13,7 +13,7 @@ May import the shared modules at the top, and no other package: nothing here kno
 Invariants kept here:
 
 1. Bytes are written only at their own offset; writing them twice is harmless.
-2. The journal never claims a byte that a killed process did not write.
+2. The journal never records a byte that a killed process did not write.
 3. A blob, or a file in ``local_dir``, appears only by rename of a verified staged file; nothing writes through a link.
 4. Locks save bandwidth, never correctness.
 """

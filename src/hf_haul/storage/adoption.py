@@ -18,7 +18,7 @@ from hf_haul.errors import HaulError
 from hf_haul.forks import call_after_fork
 from hf_haul.ranges import ByteRange, RangeSet
 from hf_haul.storage.file_names import PASSING
-from hf_haul.storage.journal import Header, header_of_other_size, read_at, read_claims, read_header
+from hf_haul.storage.journal import Header, header_of_other_size, read_at, read_header, read_records
 from hf_haul.storage.ownership import (
     Owner,
     OwnerStatus,
@@ -176,7 +176,7 @@ class Adopter:
         with _alone(self._target.parent, self._key):
             for path in self._of_one_name_each(paths):
                 with contextlib.suppress(StagedElsewhereError, OSError):  # somebody wants it; or no rights
-                    self._require_settled(path)
+                    self._require_not_just_named(path)
                     self._take(path).remove()
 
     def _of_one_name_each(self, paths: list[Path]) -> list[Path]:
@@ -218,7 +218,7 @@ class Adopter:
 
     def _adopt(self, path: Path) -> StagedFile | None:
         """Take over ``path`` if its owner is gone; ``None`` if it was of no use, and was removed."""
-        self._require_settled(path)
+        self._require_not_just_named(path)
         left = self._take(path)
         if left.sealed:
             return self._unseal(left)
@@ -230,7 +230,7 @@ class Adopter:
         trust = self._resume and (self._digest_known or (same_boot and not left.shared))
         if left.only_to_copy:
             if trust:
-                return self._copy(left, self._claims_of(left))
+                return self._copy(left, self._recorded_in(left))
             left.remove()
             return None
         staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=left.sequential)
@@ -239,22 +239,22 @@ class Adopter:
         staged.take_over()
         return self._still_ours(staged)
 
-    def _claims_of(self, left: _Left) -> RangeSet:
-        """What a file holds that is only copied from."""
+    def _recorded_in(self, left: _Left) -> RangeSet:
+        """Return the bytes that a file holds which is only copied from."""
         if left.header is not None:
-            return read_claims(left.fd, self._size, left.header.nonce)[0]
+            return read_records(left.fd, self._size, left.header.nonce)[0]
         length = min(os.fstat(left.fd).st_size, self._size)
         return RangeSet([ByteRange(0, length)] if length else [])
 
-    def _require_settled(self, path: Path) -> None:
-        """Refuse a name that another living process gave just now.
+    def _require_not_just_named(self, path: Path) -> None:
+        """Refuse a file that another living process renamed a moment ago.
 
         It may be about to publish the file; or it has not said yet that it owns it: the header still names the dead
         owner, so that two who look for orphans at the same moment would both take the file for theirs. Where we
         cannot see that process, it finds its file gone.
 
         Raises:
-            StagedElsewhereError: The name is new, and who gave it lives.
+            StagedElsewhereError: The name is new, and the process that gave it is alive.
         """
         by = giver_of(path.name)
         if by is None or by == os.getpid():
@@ -393,7 +393,7 @@ class Adopter:
         new: StagedFile | None = None
         try:
             path = self.private_name()
-            fd = descriptors.patiently(lambda: os.open(path, NEW_FILE, 0o666), self._check, own=1)
+            fd = descriptors.retry_on_shortage(lambda: os.open(path, NEW_FILE, 0o666), self._check, own=1)
             new = StagedFile(path, self._key, self._size, fd, sequential=self._sequential)
             new.version = None if left.header is None else left.header.version
             new.take_over()
@@ -439,7 +439,7 @@ def _is_shared(status: os.stat_result, folder: Path) -> bool:
     # Some file systems tell of one owner, whoever makes a file.
     try:
         probe = private_name(folder, PASSING, OFFSET_SUFFIX)
-        fd = descriptors.patiently(lambda: os.open(probe, NEW_FILE, 0o600), own=1)
+        fd = descriptors.retry_on_shortage(lambda: os.open(probe, NEW_FILE, 0o600), own=1)
     except OSError:
         return True
     try:

@@ -45,8 +45,8 @@ def claim(
             reboot are not trusted.
         orphans: What :func:`scan_orphans` found for this key; all but the best of them are removed.
         former_keys: Other keys that earlier versions of hf-haul gave the same content; their files count as its own.
-        watch: Remembers from call to call what living owners do: of one that is asleep the bytes are copied. Without,
-            none ever is.
+        watch: Remembers from call to call what living owners do; the bytes of one that is asleep are copied. Without
+            it they never are.
         check: Called now and then while bytes are copied; raises to end it.
 
     Raises:
@@ -71,7 +71,7 @@ def claim(
     for _ in range(100):
         staged = adopter.best_of(left)
         if staged is not None:
-            return _settle(staged, target, keep=resume)
+            return _rename_to_target(staged, target, keep=resume)
         if left:  # renamed under our eyes: see what became of it
             found = scan_orphans(directory)
             left = [path for each in (key, *former_keys) for path in found.get(each, ())]
@@ -94,14 +94,14 @@ def claim(
 def _create(
     path: Path, key: str, size: int, *, sequential: bool, check: Callable[[], None] = lambda: None
 ) -> StagedFile:
-    """Make a staged file that was not there.
+    """Create a staged file.
 
     Raises:
-        FileExistsError: Something was there.
+        FileExistsError: Something of that name is there already.
         FileNotFoundError: The folder is not there.
         OSError: The folder cannot be written.
     """
-    fd = descriptors.patiently(lambda: os.open(path, NEW_FILE, 0o666), check)
+    fd = descriptors.retry_on_shortage(lambda: os.open(path, NEW_FILE, 0o666), check)
     staged = StagedFile(path, key, size, fd, sequential=sequential)
     try:
         staged.take_over()
@@ -111,8 +111,8 @@ def _create(
     return staged
 
 
-def _settle(staged: StagedFile, target: Path, *, keep: bool) -> StagedFile:
-    """Give an adopted file the claim's name again, if that is free, so that others find it there."""
+def _rename_to_target(staged: StagedFile, target: Path, *, keep: bool) -> StagedFile:
+    """Rename an adopted file to ``target``, if that name is free, so that other processes find it there."""
     if not keep:
         staged.forget()
     if staged.path != target:

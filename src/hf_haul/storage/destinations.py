@@ -164,12 +164,12 @@ class LocalDirDestination:
     commit: str
     etag: str
     _path: str = field(init=False, repr=False)
-    _notes: str = field(init=False, repr=False)
+    _metadata_path: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_safe_name(self.etag, what="etag")
         object.__setattr__(self, "_path", self.folder.file(self.name))
-        object.__setattr__(self, "_notes", self.folder.notes(self.name))
+        object.__setattr__(self, "_metadata_path", self.folder.metadata_path(self.name))
 
     @property
     def path(self) -> Path:
@@ -179,12 +179,12 @@ class LocalDirDestination:
     @property
     def staging_dir(self) -> Path:
         """Next to the file's metadata, where huggingface_hub stages too."""
-        return Path(os.path.dirname(self._notes))
+        return Path(os.path.dirname(self._metadata_path))
 
     @property
     def staging_key(self) -> str:
         """A hash of the file's name, and its etag."""
-        return fit_key(self._key_of_upstream, os.path.dirname(self._notes))
+        return fit_key(self._key_of_upstream, os.path.dirname(self._metadata_path))
 
     @property
     def former_keys(self) -> tuple[str, ...]:
@@ -197,8 +197,8 @@ class LocalDirDestination:
 
     @property
     def upstream_lock(self) -> Path:
-        """One per file, beside its notes."""
-        return Path(self._notes).with_suffix(".lock")
+        """One per file, beside its metadata."""
+        return Path(self._metadata_path).with_suffix(".lock")
 
     @property
     def _key_of_upstream(self) -> str:
@@ -206,7 +206,7 @@ class LocalDirDestination:
 
     @property
     def _short_name(self) -> str:
-        name = os.path.basename(self._notes).encode("utf-8", "surrogatepass")
+        name = os.path.basename(self._metadata_path).encode("utf-8", "surrogatepass")
         return base64.urlsafe_b64encode(hashlib.sha1(name, usedforsecurity=False).digest()).decode()
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
@@ -315,7 +315,7 @@ class FileDestination:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamDestination:
-    """A file that somebody else links and notes: only its bytes are ours to bring.
+    """A file that huggingface_hub links and describes itself: only its bytes are ours to bring.
 
     Attributes:
         file: The final place.

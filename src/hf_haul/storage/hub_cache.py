@@ -93,7 +93,7 @@ class RepoFolder:
     def read_ref(self, revision: str) -> str | None:
         """The commit that a branch or tag was last seen at, or ``None``."""
         try:
-            with descriptors.patiently(lambda: open(self._ref(revision), encoding="utf-8")) as file:
+            with descriptors.retry_on_shortage(lambda: open(self._ref(revision), encoding="utf-8")) as file:
                 return file.read()
         except OSError:
             return None

@@ -26,8 +26,8 @@ __all__ = [
     "pack_header",
     "pack_record",
     "read_at",
-    "read_claims",
     "read_header",
+    "read_records",
 ]
 
 logger = logging.getLogger(__name__)
@@ -122,8 +122,8 @@ def pack_record(start: int, stop: int, nonce: int) -> bytes:
     return _RECORD.pack(start, stop, zlib.crc32(b"%d-%d" % (start, stop), nonce))
 
 
-def read_claims(fd: int, size: int, nonce: int) -> tuple[RangeSet, int]:
-    """What a journal claims, and where it ends. A torn or foreign record claims nothing."""
+def read_records(fd: int, size: int, nonce: int) -> tuple[RangeSet, int]:
+    """Return the bytes that a journal records, and where it ends. A torn or foreign record counts for nothing."""
     done, at = RangeSet(), size + HEADER_SIZE
     stop_at = os.fstat(fd).st_size
     while at < stop_at:

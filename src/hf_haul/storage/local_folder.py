@@ -1,4 +1,4 @@
-"""A ``local_dir``: plain files, and notes about them as huggingface_hub writes and reads them."""
+"""A ``local_dir``: plain files, and metadata about them as huggingface_hub writes and reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from hf_haul.errors import TooManyOpenFilesError
 from hf_haul.storage.file_names import passing_name
 from hf_haul.storage.placing import Folders, copy_to_new, discard, replace_file, tag_folder, write_atomically
 from hf_haul.storage.regular_files import open_regular
-from hf_haul.storage.safe_paths import FOLDER_LIMIT, extended_path, require_outside_notes, require_safe_path
+from hf_haul.storage.safe_paths import (
+    FOLDER_LIMIT,
+    extended_path,
+    require_outside_metadata,
+    require_safe_path,
+)
 
 __all__ = ["LocalFolder", "LocalMetadata"]
 
@@ -36,49 +41,49 @@ class LocalMetadata:
 
 
 class LocalFolder:
-    """A ``local_dir``: plain files, and notes about them below ``.cache/huggingface``."""
+    """A ``local_dir``: plain files, and metadata about them in ``.cache/huggingface``."""
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._notes = os.path.join(root, ".cache", "huggingface")
+        self._metadata_folder = os.path.join(root, ".cache", "huggingface")
         self._folders = Folders()
         self._prepared = False  # set without a lock: two threads that prepare it at once do no harm
 
     def prepare(self) -> None:
-        """Make the folder for notes, mark it as a cache and hide it from git. Once."""
+        """Make the metadata folder, mark it as a cache and hide it from git; only the first call does."""
         if self._prepared:
             return
-        self._folders.make(os.path.join(self._notes, "download"))
-        tag_folder(self._notes)
-        with contextlib.suppress(OSError), open(os.path.join(self._notes, ".gitignore"), "x") as f:
+        self._folders.make(os.path.join(self._metadata_folder, "download"))
+        tag_folder(self._metadata_folder)
+        with contextlib.suppress(OSError), open(os.path.join(self._metadata_folder, ".gitignore"), "x") as f:
             f.write("*")
         self._prepared = True
 
     def file(self, name: str) -> str:
-        """The file itself.
+        """Return the path of the file itself.
 
         Raises:
-            UnsafePathError: ``name`` would leave the folder, or lies among its notes.
+            UnsafePathError: ``name`` leads out of the folder, or into its metadata folder.
         """
         require_safe_path(name)
-        require_outside_notes(name)
+        require_outside_metadata(name)
         return extended_path(os.path.join(self.root, *name.split("/")), FOLDER_LIMIT)
 
-    def notes(self, name: str) -> str:
-        """The file that holds the metadata of ``name``."""
+    def metadata_path(self, name: str) -> str:
+        """Return the path of the file that holds the metadata of ``name``."""
         require_safe_path(name)
-        require_outside_notes(name)
-        path = os.path.join(self._notes, "download", *name.split("/"))
+        require_outside_metadata(name)
+        path = os.path.join(self._metadata_folder, "download", *name.split("/"))
         return extended_path(f"{path}.metadata", FOLDER_LIMIT)
 
     def read_metadata(self, name: str) -> LocalMetadata | None:
-        """What is noted about a file, if it still holds.
+        """Return the metadata of a file, if it still describes the file.
 
         Returns:
-            ``None`` where nothing is noted, the note is damaged (it is then removed), or the file is gone or
-            was changed more than a second after the note was written.
+            ``None`` where there is no metadata, it is damaged (it is then removed), or the file is gone or was changed
+            more than a second after the metadata was written.
         """
-        path = self.notes(name)
+        path = self.metadata_path(name)
         try:
             with open(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
                 commit, etag, timestamp = (file.readline().strip() for _ in range(3))
@@ -96,8 +101,8 @@ class LocalFolder:
         return metadata if changed - 1 <= metadata.timestamp else None
 
     def write_metadata(self, name: str, commit: str, etag: str) -> None:
-        """Note that ``name`` is what ``commit`` has under ``etag``, as of now; a failure to do so is only a warning."""
-        path = self.notes(name)
+        """Write the metadata of ``name``: its commit, its etag, and the time now; a failure is only a warning."""
+        path = self.metadata_path(name)
         try:
             self.prepare()
             text = f"{commit}\n{etag}\n{time.time()}\n"
@@ -126,7 +131,7 @@ class LocalFolder:
             OSError: It could not be copied.
         """
         self.prepare()
-        temporary = passing_name(os.path.join(self._notes, "download"))
+        temporary = passing_name(os.path.join(self._metadata_folder, "download"))
         try:
             copy_to_new(source, temporary)
             self.publish(temporary, name)

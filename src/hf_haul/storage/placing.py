@@ -78,7 +78,9 @@ class Folders:
 def _probe_mode(folder: str) -> int | None:
     probe = passing_name(folder)
     try:
-        fd = descriptors.patiently(lambda: os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        fd = descriptors.retry_on_shortage(
+            lambda: os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        )
     except OSError:
         return None
     try:
@@ -210,8 +212,8 @@ def discard(path: str) -> None:
 def copy_to_new(source: str, target: str) -> None:
     """Copy a file to a name that is not taken, not even by a link."""
     with (
-        descriptors.patiently(lambda: open(source, "rb")) as old,
-        descriptors.patiently(lambda: open(target, "xb"), own=1) as new,
+        descriptors.retry_on_shortage(lambda: open(source, "rb")) as old,
+        descriptors.retry_on_shortage(lambda: open(target, "xb"), own=1) as new,
     ):
         shutil.copyfileobj(old, new, _COPY_STEP)
 
@@ -226,7 +228,7 @@ def write_atomically(path: str, text: str, through: str) -> None:
     """
     temporary = passing_name(through)
     try:
-        with descriptors.patiently(lambda: open(temporary, "x", encoding="utf-8")) as file:
+        with descriptors.retry_on_shortage(lambda: open(temporary, "x", encoding="utf-8")) as file:
             file.write(text)
         replace_file(temporary, path)
     except OSError:

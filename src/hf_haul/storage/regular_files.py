@@ -57,7 +57,7 @@ def open_regular(
         OSError: It cannot be opened.
     """
     try:
-        fd = descriptors.patiently(lambda: os.open(path, flags | _AS_IT_IS, mode), check, own)
+        fd = descriptors.retry_on_shortage(lambda: os.open(path, flags | _AS_IT_IS, mode), check, own)
     except OSError as error:
         if error.errno in _NO_FILE:
             raise _no_file(path) from error

@@ -19,9 +19,9 @@ __all__ = [
     "MOST_FOLDERS",
     "NAME_LIMIT",
     "extended_path",
-    "is_among_notes",
     "is_content_addressed",
-    "require_outside_notes",
+    "is_in_metadata_folder",
+    "require_outside_metadata",
     "require_safe_commit",
     "require_safe_name",
     "require_safe_path",
@@ -38,8 +38,8 @@ MOST_FOLDERS: Final = 255
 _LASTING: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 #: Paths that are safe at a glance, as nearly all are: no separators but single slashes, every name begins with a letter.
 _PLAIN_PATH: Final = re.compile(r"\w[\w.+\- ]*(?:/\w[\w.+\- ]*)*")
-#: The folders of a ``local_dir``'s notes, one in the other, by all the names that Windows has for them.
-_NOTES_NAMES: Final = (r"\.cache|cache~\d+|ca[0-9a-f]{4}~\d+", r"huggingface|huggin~\d+|hu[0-9a-f]{4}~\d+")
+#: The metadata folder of a ``local_dir``, and the folder it is in, by all the names that Windows has for them.
+_METADATA_NAMES: Final = (r"\.cache|cache~\d+|ca[0-9a-f]{4}~\d+", r"huggingface|huggin~\d+|hu[0-9a-f]{4}~\d+")
 #: Code points that macOS leaves out when it compares names.
 _UNSEEN: Final = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 
@@ -82,8 +82,8 @@ def _require_few_folders(path: str, what: str) -> None:
         )
 
 
-def is_among_notes(path: str) -> bool:
-    """Whether a repository path leads to where a ``local_dir`` keeps its notes: ``.cache/huggingface``.
+def is_in_metadata_folder(path: str) -> bool:
+    """Return whether a path leads into huggingface_hub's metadata folder of a ``local_dir``: ``.cache/huggingface``.
 
     Names are compared as loosely as any system does: Windows and macOS do not tell upper from lower case, macOS neither
     the forms of one letter nor letters that cannot be seen, Windows drops dots and blanks at the end of a name, cuts it
@@ -92,7 +92,7 @@ def is_among_notes(path: str) -> bool:
     if "cache" not in path.casefold() and path.isascii() and "~" not in path:
         return False
     names = [name for name in map(_folded, path.replace("\\", "/").split("/")) if name]
-    return len(names) > 1 and all(map(re.fullmatch, _NOTES_NAMES, names))
+    return len(names) > 1 and all(map(re.fullmatch, _METADATA_NAMES, names))
 
 
 def _folded(name: str) -> str:
@@ -103,15 +103,15 @@ def _folded(name: str) -> str:
     return seen.rstrip(" .")
 
 
-def require_outside_notes(path: str) -> None:
-    """Refuse a repository path that would be taken for a note of a ``local_dir``: notes say which files are verified.
+def require_outside_metadata(path: str) -> None:
+    """Refuse a path in the metadata folder of a ``local_dir``: what is there says which files are verified.
 
     Raises:
-        UnsafePathError: It would.
+        UnsafePathError: The path leads there.
     """
-    if is_among_notes(path):
+    if is_in_metadata_folder(path):
         raise UnsafePathError(
-            f"Invalid filename '{path}': a local_dir keeps its own notes in .cache/huggingface. "
+            f"Invalid filename '{path}': a local_dir keeps its own metadata in .cache/huggingface. "
             "Download it into the cache, without local_dir."
         )
 

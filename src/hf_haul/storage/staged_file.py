@@ -11,9 +11,9 @@ What we chose. One file holds both, the bytes and the record of what is done:
 
 Renaming it moves both at once, deleting it (``hf cache prune`` finds ``*.incomplete``) leaves nothing, and
 publishing it is: verify, rename to a private name that says so (``.sealed``), cut the tail off, rename. Bytes are written at their own offset only, so writing
-them twice is harmless. A record is appended after the bytes it claims were handed to the kernel, so a kill at
-any moment loses claims, never bytes. After a power failure the kernel's memory is gone too: then a record may
-claim more than the disk holds, which the digest finds out, or, for a file without a digest, the changed boot
+them twice is harmless. A record is appended after its bytes were handed to the kernel, so a kill at
+any moment loses records, never bytes. After a power failure the kernel's memory is gone too: then a record may
+name more than the disk holds, which the digest finds out, or, for a file without a digest, the changed boot
 id, after which we start anew.
 
 Who owns it. ``<key>.haul.incomplete`` is created exclusively, which is the claim; no lock is needed for that.
@@ -55,8 +55,8 @@ from hf_haul.storage.journal import (
     kept_version,
     pack_header,
     pack_record,
-    read_claims,
     read_header,
+    read_records,
 )
 from hf_haul.storage.ownership import remove_owner_xattr, try_lock, write_owner_xattr
 from hf_haul.storage.staged_names import SEALED_SUFFIX, move_back, private_name
@@ -154,7 +154,7 @@ class StagedFile:
     # ---- bytes
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Write bytes at their offset; claim them with :meth:`record` afterwards.
+        """Write bytes at their offset; call :meth:`record` afterwards.
 
         Raises:
             DiskFullError: The disk is full; what was written before stays for a resume.
@@ -164,7 +164,7 @@ class StagedFile:
             self._write_all(data, offset)
 
     def add(self, offset: int, data: memoryview) -> bool:
-        """Write what of ``data`` is not there yet and count it; claim it with :meth:`record` afterwards.
+        """Write what of ``data`` is not there yet, and count it; call :meth:`record` afterwards.
 
         Bytes that are there stay: their digest may have been taken already, and connections that race for the same
         range need not bring the same.
@@ -186,7 +186,7 @@ class StagedFile:
         return gaps == [ByteRange(offset, stop)]
 
     def record(self, start: int, stop: int) -> None:
-        """Claim bytes that :meth:`write` has handed to the kernel.
+        """Record in the journal bytes that :meth:`write` has handed to the kernel.
 
         Raises:
             DiskFullError: The disk is full; a kill would now cost these bytes, and only these.
@@ -224,7 +224,7 @@ class StagedFile:
             return self.version == version
 
     def forget(self, ranges: list[ByteRange] | None = None) -> None:
-        """Take claims back: those in ``ranges``, or all of them."""
+        """Take back what is recorded: of the bytes in ``ranges``, or of all."""
         with self._journal_lock:
             with self._lock:
                 for run in ranges if ranges is not None else [ByteRange(0, self.size)]:
@@ -257,7 +257,7 @@ class StagedFile:
                 self._write_header()
 
     def load(self, *, trust: bool) -> None:
-        """Read the claims that an earlier owner left."""
+        """Read the records that an earlier owner left."""
         length = os.fstat(self._fd).st_size
         if self.sequential:
             self._done = RangeSet([ByteRange(0, min(length, self.size))] if trust else [])
@@ -268,7 +268,7 @@ class StagedFile:
             if header is not None and trust:
                 self._nonce = header.nonce
                 self.version = header.version
-                self._done, self._journal_end = read_claims(self._fd, self.size, self._nonce)
+                self._done, self._journal_end = read_records(self._fd, self.size, self._nonce)
             else:
                 os.ftruncate(self._fd, self.size + HEADER_SIZE)
         self.resumed = self._done.total

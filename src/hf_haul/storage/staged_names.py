@@ -37,7 +37,10 @@ def scan_orphans(directory: Path) -> dict[str, list[Path]]:
     process of ours stages through one, but for those that were about to be renamed.
     """
     found: dict[str, list[Path]] = {}
-    with contextlib.suppress(OSError), descriptors.patiently(lambda: os.scandir(directory)) as entries:
+    with (
+        contextlib.suppress(OSError),
+        descriptors.retry_on_shortage(lambda: os.scandir(directory)) as entries,
+    ):
         for entry in entries:
             match = STAGED_NAME.fullmatch(entry.name)  # huggingface_hub's own end in .incomplete, too
             if match is not None and (match[1] == PASSING or not entry.is_symlink()):

@@ -375,7 +375,7 @@ class ConnectionPool:
             return self._send_once(adapter, request, parts, call, paths)
         except FOREIGN as error:
             if is_shortage(error) and not call.woken:
-                return self._send_patiently(adapter, request, parts, call, paths)
+                return self._send_on_shortage(adapter, request, parts, call, paths)
             # The server may close an idle connection in the moment we choose it. Nothing was answered, and a
             # GET may be repeated: that is no failure, and no matter for the retry budget.
             if not call.reused or call.woken or not is_stale(error):
@@ -386,7 +386,7 @@ class ConnectionPool:
         except FOREIGN as error:
             raise_translated(error, call, self._options)
 
-    def _send_patiently(
+    def _send_on_shortage(
         self,
         adapter: Adapter,
         request: requests.PreparedRequest,
@@ -394,7 +394,7 @@ class ConnectionPool:
         call: InterruptibleRequest,
         paths: NetworkPaths | None,
     ) -> BaseHTTPResponse:
-        """Send it when a socket can be opened again."""
+        """Send the request once a socket can be opened again."""
 
         def attempt() -> BaseHTTPResponse:
             with self._slots.attempting():
@@ -404,7 +404,7 @@ class ConnectionPool:
         call.enter("waiting for a file descriptor")
         try:
             with call.cancel_token.queueing():
-                return descriptors.patiently(
+                return descriptors.retry_on_shortage(
                     attempt, call.raise_if_woken, own=call.cancel_token.holds, what="a connection"
                 )
         except TooManyOpenFilesError:

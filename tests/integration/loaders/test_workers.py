@@ -24,7 +24,7 @@ from tests.support.loader_files import COLUMNS, PARTS, ROWS
 from hf_haul.filesystem import HaulFileSystem
 
 #: Seconds that a worker may take, with its imports, on a busy machine.
-_PATIENCE: Final = 45.0
+_TIMEOUT: Final = 45.0
 _WORKERS: Final = 3
 
 
@@ -84,14 +84,12 @@ def load(method: str, dataset: Any) -> dict[int, Any]:
         found = {}
         for _ in range(len(dataset)):
             try:
-                index, sample = answered.get(timeout=_PATIENCE)
+                index, sample = answered.get(timeout=_TIMEOUT)
             except queue.Empty:
-                pytest.fail(
-                    f"no sample for {_PATIENCE:.0f} s; workers: {[each.exitcode for each in workers]}"
-                )
+                pytest.fail(f"no sample for {_TIMEOUT:.0f} s; workers: {[each.exitcode for each in workers]}")
             found[index] = sample
         for each in workers:
-            each.join(_PATIENCE)
+            each.join(_TIMEOUT)
         assert [each.exitcode for each in workers] == [0] * _WORKERS
         return found
     finally:
@@ -176,7 +174,7 @@ def test_an_open_file_goes_on_in_a_worker_where_it_was(here: Any, method: str) -
         assert file.read(100) == truth[:100]
         context = multiprocessing.get_context(method)
         with context.Pool(1) as pool:
-            assert pool.apply_async(_read_on, (pickle.dumps(file),)).get(_PATIENCE) == truth[100:200]
+            assert pool.apply_async(_read_on, (pickle.dumps(file),)).get(_TIMEOUT) == truth[100:200]
         assert file.read(100) == truth[100:200]
 
 

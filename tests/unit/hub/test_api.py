@@ -86,11 +86,11 @@ def test_single_files_are_asked_about_as_huggingface_hub_does_but_not_for_ever(
         assert (found.path, found.size, found.blob_id) == ("a b", 7, SHA)
     theirs, ours = asked
     assert (ours.method, ours.url, ours.content) == (theirs.method, theirs.url, theirs.content)
-    assert set(ours.extensions["timeout"].values()) == {asking.PATIENT_TIMEOUT}
+    assert set(ours.extensions["timeout"].values()) == {asking.UNCACHED_TIMEOUT}
 
 
 def test_a_revision_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     info = json.dumps({"id": "org/name", "sha": SHA}).encode()
     asked = serve_all(monkeypatch, lambda _: http.Response(200, content=info))
     assert HubApi(ENDPOINT, token=False).repo_info("org/name").sha == SHA
-    assert set(asked[0].extensions["timeout"].values()) == {asking.PATIENT_TIMEOUT}
+    assert set(asked[0].extensions["timeout"].values()) == {asking.UNCACHED_TIMEOUT}

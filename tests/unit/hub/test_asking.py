@@ -36,7 +36,7 @@ def test_the_time_out_of_questions_about_metadata_is_huggingface_hubs_where_it_i
     monkeypatch: pytest.MonkeyPatch, seconds: int, expected: float
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", seconds)
-    assert asking.patient_timeout() == expected
+    assert asking.uncached_timeout() == expected
     asked = serve_all(monkeypatch, lambda _: http.Response(200, content=b"[]"))
     repository().list_files(SHA)
     assert asked[0].extensions["timeout"]["read"] == expected
@@ -154,7 +154,7 @@ def test_a_page_and_the_metadata_of_a_file_are_waited_for_as_everything_is(
         return answer
 
     monkeypatch.setattr(file_download, "get_hf_file_metadata", asked)
-    assert repository().metadata("a", SHA, timeout=3, patient=True).etag == SHA256
+    assert repository().metadata("a", SHA, timeout=3, retry=True).etag == SHA256
     assert waits.seconds == [120.0, 3600.0]
 
 

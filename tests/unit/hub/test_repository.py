@@ -116,7 +116,7 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> list[dict[str,
 
 def test_metadata_come_from_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answer_with(monkeypatch, head(size=None))
-    found = repository().metadata("a", "refs/pr/1", timeout=3, patient=True)
+    found = repository().metadata("a", "refs/pr/1", timeout=3, retry=True)
     assert found == FileMetadata(SHA, SHA256, None, location="http://x")
     assert asked[0]["url"] == f"{ENDPOINT}/org/name/resolve/refs%2Fpr%2F1/a"
     assert (asked[0]["timeout"], asked[0]["retry_on_errors"]) == (3, False)

@@ -52,7 +52,7 @@ def test_metadata_older_than_their_file_by_more_than_a_second_count_for_nothing(
 def test_damaged_metadata_are_removed_with_a_warning(
     local: LocalFolder, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
-    path = Path(local.notes("a"))
+    path = Path(local.metadata_path("a"))
     path.parent.mkdir(parents=True)
     path.write_text(text, encoding="latin-1")
     with caplog.at_level(logging.WARNING):
@@ -95,9 +95,9 @@ def test_a_note_that_cannot_be_written_is_a_warning_and_the_file_is_in_place(
     name = "n" * 250 if "too long" in why else "sub/model.bin"
     staged = stage(Path(local.root) / "staged")
     if "taken" in why:
-        os.makedirs(local.notes(name))
+        os.makedirs(local.metadata_path(name))
     elif "file" in why:
-        stage(Path(os.path.dirname(local.notes(name))))
+        stage(Path(os.path.dirname(local.metadata_path(name))))
     destination = LocalDirDestination(local, name, COMMIT, ETAG)
     destination.publish(staged)
     assert destination.path.read_bytes() == b"content"
@@ -111,7 +111,7 @@ def test_a_note_that_cannot_be_written_is_a_warning_and_the_file_is_in_place(
 def test_a_note_that_is_no_file_is_not_read(local: LocalFolder, tmp_path: Path, what: str) -> None:
     local.write_metadata("a.bin", COMMIT, ETAG)
     stage(Path(local.file("a.bin")))
-    note = Path(local.notes("a.bin"))
+    note = Path(local.metadata_path("a.bin"))
     assert local.read_metadata("a.bin") is not None
     if what == "a link":
         note.rename(tmp_path / "elsewhere")

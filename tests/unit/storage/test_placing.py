@@ -149,7 +149,7 @@ def test_a_kill_before_a_rename_leaves_at_the_most_what_is_swept(
     os.utime(tmp_path / left, (1, 1), follow_symlinks=False)
     sweeping.sweep((tmp_path / left).parent, {})
     assert names_below(tmp_path) == known
-    staged_in = {tmp_path / "hub" / "models--org--name" / "blobs", Path(local.notes("a.bin")).parent}
+    staged_in = {tmp_path / "hub" / "models--org--name" / "blobs", Path(local.metadata_path("a.bin")).parent}
     assert (tmp_path / left).parent in staged_in  # which downloads sweep
 
 

@@ -72,8 +72,8 @@ def test_a_path_that_is_no_text_is_refused(path: str) -> None:
 def test_a_path_to_the_notes_of_a_local_dir_is_refused_however_it_is_written(
     local: LocalFolder, path: str
 ) -> None:
-    for use in (local.file, local.notes, lambda name: LocalDirDestination(local, name, COMMIT, "e")):
-        with pytest.raises(UnsafePathError, match="notes"):
+    for use in (local.file, local.metadata_path, lambda name: LocalDirDestination(local, name, COMMIT, "e")):
+        with pytest.raises(UnsafePathError, match="own metadata"):
             use(path)
 
 
