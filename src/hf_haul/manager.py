@@ -1,6 +1,7 @@
 """ParallelDownloadManager: the public face of the engine; it wires and forwards.
 
-Half of the file is what the methods and settings of the public API mean; one class has them, and its docstrings are the reference.
+The file is this long because one class has the whole public API, and half of the file is what its methods and settings mean:
+the docstrings are the reference.
 """
 
 from __future__ import annotations

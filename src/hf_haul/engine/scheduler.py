@@ -1,5 +1,8 @@
 """What is asked for, what is in flight, and the one lock over it: submit, pause, cancel, look, shut down.
 
+The file is this long because the one lock has one owner: everything that can be asked of the engine, by users, by workers
+and by the ticker, is a method here that takes the lock. What is decided under it is in the modules named below.
+
 The problem. A few connections, threads and files have to serve queues of different urgency, each with files from a kilobyte
 to a terabyte, while connections die, servers ask for patience, and users pause, cancel, or add something more urgent.
 
@@ -12,8 +15,7 @@ connections that stall, samples the goodput for the adaptive limit, and posts pr
 
 Who does what. ``workers`` has the threads, ``ticker`` the one that looks; ``job_choice`` says what is next, ``outcome`` what
 follows, ``settlement`` does that, and ``queues`` ends files and queues. They have no lock of their own: this class holds it for
-them. That is also why it is longer than others: it is where they meet, and most of it is one method for each thing that is
-asked of it.
+them.
 
 Invariants. ``_lock`` guards all running state. Nobody who holds it touches the network, the disk or a user's callback, or starts
 a thread: what is found missing is started once the lock is free (:meth:`Scheduler._deciding`).

@@ -1,6 +1,7 @@
 """``snapshot_download``: huggingface_hub's function on our engine.
 
-A third of the file is the signature, which type checkers need three times, and what its arguments mean.
+The file is this long because type checkers need the signature three times: that, and what its arguments mean, is a third
+of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,21 @@
-"""Staged files that others left: whose they are, and how this process makes them its own."""
+"""Staged files that other processes left: whose they are, and how this process takes them over.
+
+A process claims a content by creating ``<key>.haul.incomplete`` exclusively, which needs no lock. A second process that
+finds the file asks ``ownership`` whether its owner is alive:
+
+* The owner is dead: the second process *adopts* the file by renaming it to a private name,
+  ``<key>.<digits>.haul.incomplete``; of several processes only one succeeds. Until the header names the new owner, the
+  process id in the digits, and a lock, tell others that the file is taken.
+* Nothing proves that the owner is dead, or it lives and does nothing because it was stopped: only the bytes are copied.
+  When the owner wakes up, it writes into a file that nobody will publish.
+
+Before a staged file is published, it is renamed to a private name and its identity is compared. A process that is killed
+between two of these steps leaves a private name behind: the next run looks for those, keeps the file that holds the most,
+and removes the others.
+
+Several users may share the folder. So no name in it is followed as a link, a header is checked before it is used, and a
+file that somebody else could go on writing into (another user's, or one with a second name) is copied and never adopted.
+"""
 
 from __future__ import annotations
 

@@ -1,33 +1,22 @@
 """A staged file: bytes at offsets, and a record of them that survives a crash.
 
-The problem. A download of hours is killed, its container is restarted on another host, two jobs share a
-cache on a file system whose locks lie. Whatever happens, a byte that was fetched once should not be fetched
-again, and a wrong byte must never reach a name that somebody reads.
+The problem. A download of hours is killed, its container is restarted on another host, two jobs share a cache on a file
+system whose locks lie. Whatever happens, a byte that was fetched once should not be fetched again, and a wrong byte must
+never reach a name that somebody reads.
 
 What we chose. One file holds both, the bytes and the record of what is done:
 
     0                      size              size + 512
     | the file's own bytes | header: owner   | journal: (start, stop) records, appended
 
-Renaming it moves both at once, deleting it (``hf cache prune`` finds ``*.incomplete``) leaves nothing, and
-publishing it is: verify, rename to a private name that says so (``.sealed``), cut the tail off, rename. Bytes are written at their own offset only, so writing
-them twice is harmless. A record is appended after its bytes were handed to the kernel, so a kill at
-any moment loses records, never bytes. After a power failure the kernel's memory is gone too: then a record may
-name more than the disk holds, which the digest finds out, or, for a file without a digest, the changed boot
-id, after which we start anew.
+Renaming it moves both at once, and deleting it (``hf cache prune`` finds ``*.incomplete``) leaves nothing. To publish it:
+verify its digest, rename it to a private name that ends in ``.sealed``, cut off the header and the journal, rename it to
+its final name. Bytes are written at their own offset only, so writing them twice is harmless. A record is appended after
+its bytes were handed to the kernel, so a kill at any moment loses records, never bytes. A power failure loses the
+kernel's memory, too: then a record may name more than the disk holds. The digest finds that out; a file without a digest
+is fetched anew when the boot id in its header is not the machine's.
 
-Who owns it. ``<key>.haul.incomplete`` is created exclusively, which is the claim; no lock is needed for that.
-A second process that finds it looks whether the owner is alive (``ownership`` says how). A file of a dead owner
-is *adopted* by renaming it to a name of our own, ``<key>.<digits>.haul.incomplete`` (a rename succeeds for one
-process only). Until its header names us, too, the process id in the digits, and a lock, tell others who find that
-name that it is taken. Where death cannot be proven, only its bytes are copied, and so they are of an owner that is
-there and does nothing, because it was stopped: a sleeper that wakes up writes into a file nobody will publish. The staged file is renamed to a private name, and its identity compared, before it is
-published. Whoever is killed between two of these steps leaves a private name behind: the next run scans for those,
-keeps the one that holds the most, and removes the rest.
-
-Others may write to the folder, too: a cache is shared by several users. So no name in it is followed as a link, what a
-header says is checked before it is used, and a file that somebody else could go on writing into (of another user, or
-with a second name) is copied from and never becomes ours.
+``adoption`` says whose a staged file is, and how another process takes it over.
 
 What we do not do: share one staged file between living processes; trust a size; trust a lock.
 """
