@@ -35,7 +35,7 @@ from hf_haul.engine.file_specs import (
     require_writable,
 )
 from hf_haul.engine.handle import DownloadHandle
-from hf_haul.engine.plan import SMALL_FILE, make_plan
+from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy, PriorityPolicy
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.results import QueueStatus
@@ -43,6 +43,7 @@ from hf_haul.engine.scheduler import Scheduler
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
+from hf_haul.metrics import SMALL_FILE
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.reader import Reads
 from hf_haul.storage.destinations import FileDestination

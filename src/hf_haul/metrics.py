@@ -10,13 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from hf_haul.config import KiB, Settings
+from hf_haul.config import KiB, MiB, Settings
 from hf_haul.forks import renew_after_fork
 
-__all__ = ["MAX_SOURCES", "DownloadMetrics", "SourceHistory", "SpeedMeter"]
+__all__ = ["MAX_SOURCES", "SMALL_FILE", "DownloadMetrics", "SourceHistory", "SpeedMeter", "is_slow_answer"]
 
 #: Sources that are known at once; a mirror may name a new one with each redirect.
 MAX_SOURCES: Final = 1000
+#: A file of at most so many bytes is one request, for which a round trip costs more than its bytes; how soon its source
+#: answers says nothing of larger files, some of which a server fetches or scans before it sends the first byte.
+SMALL_FILE: Final = 4 * MiB
+#: Seconds to an answer that cost more than another request gains.
+_SLOW_ANSWER: Final = 2.0
 
 #: Seconds over which the peak speed is averaged; a shorter look would measure the buffers of the system.
 _PEAK_WINDOW: Final = 1.0
@@ -377,6 +382,11 @@ class SourceHistory:
                 }
                 for name, known in self._sources.items()
             }
+
+
+def is_slow_answer(seconds: float) -> bool:
+    """Return whether a source that takes so many seconds to answer should get few and large requests."""
+    return seconds >= _SLOW_ANSWER
 
 
 def _power_of_two(number: int) -> int:

@@ -622,7 +622,7 @@ def test_a_listing_with_a_name_that_leads_out_is_not_even_noted(
 
 
 class TestNotesOfARepository:
-    """A repository that lists files where a ``local_dir`` keeps its own notes."""
+    """A repository that lists files where a ``local_dir`` keeps its own metadata."""
 
     NOTE = ".cache/huggingface/download/config.json.metadata"
     FILES: ClassVar[dict[str, bytes]] = {
@@ -665,7 +665,7 @@ class TestNotesOfARepository:
 
     def test_one_of_them_is_refused(self, where: dict[str, Any], tmp_path: Path) -> None:
         for more in ({}, {"dry_run": True}, {"local_files_only": True}):
-            with pytest.raises(UnsafePathError, match="notes"):
+            with pytest.raises(UnsafePathError, match="own metadata"):
                 hf_hub_download("org/forger", self.NOTE, local_dir=tmp_path / "local", **more, **where)
         assert not (tmp_path / "local").exists()
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from hf_haul.engine.plan import SMALL_FILE
+from hf_haul.metrics import SMALL_FILE
 from hf_haul.task import DownloadPriority, DownloadTask, new_id
 from hf_haul.urls import source_of
 

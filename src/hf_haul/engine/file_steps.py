@@ -19,11 +19,11 @@ from hf_haul.config import Settings
 from hf_haul.descriptors import descriptors
 from hf_haul.digests import hash_of
 from hf_haul.engine.part_fetcher import PartFetcher
-from hf_haul.engine.plan import SMALL_FILE
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, SupersededError, Transfer
 from hf_haul.engine.verifier import Verifier
 from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
+from hf_haul.metrics import SMALL_FILE
 from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.claiming import claim
 from hf_haul.storage.mounts import keeps_writes

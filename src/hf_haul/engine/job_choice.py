@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import Settings
 from hf_haul.descriptors import Descriptors, descriptors
-from hf_haul.engine.plan import MAX_PART, SMALL_FILE, part_size
+from hf_haul.engine.plan import MAX_PART, part_size
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.engine.watchdog import part_to_share
+from hf_haul.metrics import SMALL_FILE
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
 from hf_haul.transports.base import Body, Transport

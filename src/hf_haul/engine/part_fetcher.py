@@ -17,7 +17,6 @@ from typing import Final, NoReturn, TypeVar
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.descriptors import descriptors
 from hf_haul.engine.buffers import SpareBuffers
-from hf_haul.engine.plan import SMALL_FILE
 from hf_haul.engine.transfer import Part
 from hf_haul.engine.verifier import IN_TOUCH, Verifier
 from hf_haul.errors import (
@@ -29,7 +28,7 @@ from hf_haul.errors import (
     TransferError,
 )
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.metrics import SourceHistory, SpeedMeter
+from hf_haul.metrics import SMALL_FILE, SourceHistory, SpeedMeter
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.transports.base import Body

@@ -11,10 +11,7 @@ from hf_haul.engine.priority import PriorityPolicy
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadTask, FileRequest
 
-__all__ = ["MAX_PART", "SMALL_FILE", "Plan", "PlannedFile", "make_plan", "next_part", "part_size"]
-
-#: Below this a file is one request, and a round trip costs more than its bytes: the small lane. Bytes.
-SMALL_FILE: Final = 4 * MiB
+__all__ = ["MAX_PART", "Plan", "PlannedFile", "make_plan", "next_part", "part_size"]
 
 _MIN_PART: Final = 8 * MiB
 #: Largest part of a file, unless its source takes long to answer. Bytes.

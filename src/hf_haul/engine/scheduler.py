@@ -44,7 +44,7 @@ from hf_haul.engine.hasher import Hasher
 from hf_haul.engine.job_choice import Chooser, TransportFactory
 from hf_haul.engine.jobs import FollowUp, Job, JobKind
 from hf_haul.engine.part_fetcher import PartFetcher
-from hf_haul.engine.plan import SMALL_FILE, PlannedFile
+from hf_haul.engine.plan import PlannedFile
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.queues import Queues
 from hf_haul.engine.resilience import drop_frames, insist
@@ -54,7 +54,7 @@ from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.engine.watchdog import stalled_parts
 from hf_haul.engine.workers import Workers
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.metrics import SourceHistory, SpeedMeter
+from hf_haul.metrics import SMALL_FILE, SourceHistory, SpeedMeter
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.staged_names import scan_orphans
 from hf_haul.task import DownloadPriority, DownloadState, FileRequest

@@ -22,12 +22,12 @@ from hf_haul.engine.outcome import (
     after_opening,
     after_part,
 )
-from hf_haul.engine.plan import SMALL_FILE
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.queues import Queues
 from hf_haul.engine.resilience import insist
 from hf_haul.engine.transfer import Part, Phase, Transfer
 from hf_haul.errors import HaulError
+from hf_haul.metrics import SMALL_FILE
 from hf_haul.task import DownloadState
 from hf_haul.transports.source_limits import SourceLimits
 

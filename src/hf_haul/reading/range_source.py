@@ -24,7 +24,7 @@ from hf_haul.errors import (
 from hf_haul.finalizers import when_gone
 from hf_haul.forks import renew_after_fork, renew_locks_of
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.metrics import SourceHistory
+from hf_haul.metrics import SMALL_FILE, SourceHistory, is_slow_answer
 from hf_haul.ranges import ByteRange
 from hf_haul.task import RemoteFile, bears_out
 from hf_haul.transports.base import Body, Transport
@@ -45,11 +45,7 @@ _LOOK_SECONDS: Final = 0.1
 _SMALLEST_UNIT: Final = 64 * KiB
 _LARGEST_UNIT: Final = 4 * MiB
 _UNKNOWN_UNIT: Final = 1 * MiB
-#: Bytes up to which a file's answers say nothing of those for larger ones.
-_SMALL_FILE: Final = 4 * MiB
-#: Seconds to an answer that cost more than connections gain.
-_SLOW_ANSWER: Final = 2.0
-#: Bytes of a request to a source that answers so while nobody knows how fast it sends.
+#: Bytes of a request to a source that answers slowly, while its speed is unknown.
 _SLOW_REQUEST: Final = 64 * MiB
 
 
@@ -232,7 +228,7 @@ class RangeSource:
         self._history = history
         self._guard = guard
         self._clock = clock
-        self._large = remote.size > _SMALL_FILE
+        self._large = remote.size > SMALL_FILE
         self.layout: Any = None
         self._whole: _WholeFile | None = None  # set once it is complete, so a child may go on with it
         self._reset()
@@ -258,7 +254,7 @@ class RangeSource:
     def least_request(self) -> int:
         """Bytes of the smallest parts that a read is divided into: of a source known to answer slowly, large ones."""
         seconds = self._history.first_byte_seconds(self.origin, large=self._large)
-        if seconds is None or seconds < _SLOW_ANSWER:
+        if seconds is None or not is_slow_answer(seconds):
             return self.unit
         speed = self._history.connection_speed(self.origin)
         return _SLOW_REQUEST if speed is None else max(self.unit, int(speed * seconds))

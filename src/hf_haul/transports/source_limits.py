@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hf_haul.config import Settings
 from hf_haul.errors import LinkExpiredError, RetriesExhaustedError, SourceChangedError
-from hf_haul.metrics import MAX_SOURCES, SourceHistory
+from hf_haul.metrics import MAX_SOURCES, SourceHistory, is_slow_answer
 from hf_haul.processors import usable_processors
 from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
 
@@ -22,9 +22,6 @@ _PART_SECONDS: Final = 0.4
 _FIRST_PART_SECONDS: Final = 0.1
 #: And as many times the seconds to a first byte, so that a connection spends little of its time between parts.
 _FIRST_BYTES_PER_PART: Final = 20.0
-
-#: Seconds to an answer that are long beside the time that a part takes.
-_SLOW_ANSWER: Final = 2.0
 
 #: Bytes that a request counts for.
 _REQUEST_BYTES: Final = 64 << 10
@@ -116,7 +113,7 @@ class SourceLimits:
     def answers_slowly(self, source: str) -> bool | None:
         """Whether a request for a part of a large file costs much time; ``None`` while none has been answered."""
         answer = self.usual_answer(source, large=True)
-        return None if answer is None else answer >= _SLOW_ANSWER
+        return None if answer is None else is_slow_answer(answer)
 
     def seconds(self, source: str, files: int, nbytes: int) -> float | None:
         """Seconds that one connection would need for so much of a source; ``None`` while its speed is unknown."""
