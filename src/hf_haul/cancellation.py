@@ -53,7 +53,7 @@ class CancelToken:
         self.wake()
 
     def is_set(self) -> bool:
-        """Whether the worker was asked to stop."""
+        """Return whether the worker was asked to stop."""
         return self._event.is_set()
 
     def wait(self, seconds: float) -> bool:
@@ -90,7 +90,7 @@ class CancelToken:
 
     @contextmanager
     def queueing(self) -> Iterator[None]:
-        """Say that the worker waits for its turn while the block runs."""
+        """Note that the worker waits for its turn while the block runs."""
         self.queued = True
         try:
             yield
@@ -99,19 +99,19 @@ class CancelToken:
             self.queued = False
 
     def asks(self) -> None:
-        """Say that the worker is about to send a request."""
+        """Note that the worker is about to send a request."""
         self.slowest_hop = 0.0
         self._asked_at = time.monotonic()
 
     def answered(self) -> None:
-        """Say that the network answered, and that the worker goes on to wait for another answer, as after a redirect."""
+        """Note that the network answered, and that the worker waits for another answer, as in a redirect."""
         now = time.monotonic()
         self.slowest_hop = max(self.slowest_hop, now - max(self._asked_at, self.dequeued_at))
         self.dequeued_at = now
 
     @contextmanager
     def waking(self, waker: Callable[[], None]) -> Iterator[None]:
-        """Have ``waker`` called when the token is set or woken while the block runs.
+        """Call ``waker`` whenever the token is set or woken while the block runs.
 
         Args:
             waker: Ends the block's blocking call from another thread, for instance by shutting its
@@ -124,7 +124,7 @@ class CancelToken:
             self.remove_waker(waker)
 
     def add_waker(self, waker: Callable[[], None]) -> None:
-        """Have ``waker`` called as in :meth:`waking`, until :meth:`remove_waker`."""
+        """Call ``waker`` whenever the token is set or woken, until :meth:`remove_waker`."""
         with self._lock:
             self._wakers.append(waker)
         try:

@@ -41,7 +41,7 @@ def _parse_quantity(text: str, *, what: str, per_second: bool) -> int:
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes, from a number or a text such as ``16MiB`` or ``1.5GB``.
+    """Return the bytes that a number or a text such as ``16MiB`` or ``1.5GB`` means.
 
     Raises:
         ValueError: The text is no size.
@@ -50,7 +50,7 @@ def parse_size(text: str | int) -> int:
 
 
 def parse_rate(text: str | float | None, name: str | None = None) -> int | None:
-    """Bytes per second, from a number or a text such as ``50MB/s`` or ``400Mbit/s``.
+    """Return the bytes per second that a number or a text such as ``50MB/s`` or ``400Mbit/s`` means.
 
     Args:
         text: The number or the text.
@@ -80,7 +80,7 @@ def parse_rate(text: str | float | None, name: str | None = None) -> int | None:
 
 
 def _is_number(value: object, *, whole: bool = False) -> bool:
-    """Whether it counts or measures something; ``True`` and ``False`` do not."""
+    """Return whether a value counts or measures something; ``True`` and ``False`` do not."""
     return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
 
 
@@ -200,7 +200,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **changes: Any) -> Settings:
-        """Defaults, changed by huggingface_hub's time-out, by ``HF_HAUL_*`` variables, and by ``changes``, in this order.
+        """Return the defaults, changed by ``HF_HUB_DOWNLOAD_TIMEOUT``, ``HF_HAUL_*``, and ``changes``.
 
         Each field can be set: ``HF_HAUL_MAX_BANDWIDTH_BPS=50MB/s``, ``HF_HAUL_DISK_CHECK=warn``,
         ``HF_HAUL_MAX_CONCURRENT_DOWNLOADS=8``. ``HF_HAUL_MAX_BANDWIDTH`` and ``HF_HAUL_MAX_CONNECTIONS``
@@ -243,7 +243,9 @@ class Settings:
 
 
 def serve_token(environ: Mapping[str, str] | None = None) -> str | None:
-    """The token that ``hf-haul serve`` asks for, from ``HF_HAUL_SERVE_TOKEN``: a secret, and so no setting.
+    """Return the token that ``hf-haul serve`` asks for, from ``HF_HAUL_SERVE_TOKEN``.
+
+    It is a secret, and so no setting.
 
     Args:
         environ: The variables; the process's own if ``None``.
@@ -255,7 +257,7 @@ def serve_token(environ: Mapping[str, str] | None = None) -> str | None:
 
 
 def _upstream_timeout(environ: Mapping[str, str]) -> float | None:
-    """Seconds that ``HF_HUB_DOWNLOAD_TIMEOUT`` says, read as huggingface_hub does; ``None`` if it is not set."""
+    """Return the seconds that ``HF_HUB_DOWNLOAD_TIMEOUT`` sets, read as huggingface_hub does, or ``None``."""
     text = environ.get("HF_HUB_DOWNLOAD_TIMEOUT", "").strip()
     try:
         seconds = int(text) if text else 0

@@ -49,7 +49,7 @@ _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def is_shortage(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was made from, says that no file can be opened any more."""
+    """Return whether an error, or one of its causes, says that no file can be opened any more."""
     seen: set[int] = set()
     todo = deque([error])
     while todo:
@@ -65,7 +65,7 @@ def is_shortage(error: BaseException | None) -> bool:
 
 
 def _limit() -> int | None:
-    """Descriptors that this process may have; ``None`` where there is no such limit."""
+    """Return the descriptors that this process may have; ``None`` where there is no such limit."""
     try:
         import resource
     except ImportError:  # Windows
@@ -75,7 +75,7 @@ def _limit() -> int | None:
 
 
 def _count() -> int | None:
-    """Descriptors that are open now; ``None`` where the system does not say."""
+    """Return the descriptors that are open now; ``None`` where the system does not say."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         try:
             return len(os.listdir(folder)) - 1  # but for the one that this takes
@@ -116,7 +116,7 @@ class Descriptors:
         self._holders: dict[int, tuple[weakref.ref[Any], Callable[[Any], int]]] = {}
 
     def register(self, holder: T, held: Callable[[T], int]) -> None:
-        """Have what ``holder`` holds counted as ours, for as long as it lives.
+        """Count what ``holder`` holds as this library's, for as long as the holder lives.
 
         Args:
             holder: Whoever opens files or sockets. It is not kept alive.
@@ -126,7 +126,10 @@ class Descriptors:
         self._holders[id(holder)] = (weakref.ref(holder), held)
 
     def measure(self) -> None:
-        """Look how many there are, if it is time to. Call without a lock: it asks the system."""
+        """Measure how many descriptors are free, if it is time to.
+
+        Call it without a lock: it asks the system.
+        """
         now = self._clock()
         if now < self._next:
             return
@@ -143,7 +146,7 @@ class Descriptors:
         self._tell(free, limit)
 
     def downloads(self, settled: int = 0) -> int:
-        """The most connections, and the most files, that may be in use at once, as last measured.
+        """Return the most connections, and the most files, that may be in use at once, as last measured.
 
         Args:
             settled: How many of those that we hold will not be closed soon.
@@ -206,7 +209,7 @@ class Descriptors:
         return result
 
     def forget_others(self) -> None:
-        """In a forked child: nobody else waits here."""
+        """Forget, in a forked child, the threads that wait in the parent."""
         self._waiting.clear()
         self._alone_since.clear()
         self._next = 0.0
@@ -222,7 +225,7 @@ class Descriptors:
         return total
 
     def _others_hold(self) -> bool:
-        """Whether somebody of ours who waits for nothing will close something."""
+        """Return whether a download or read that waits for no descriptor holds one, and so will close it."""
         return self._held() > sum(list(self._waiting.values()))
 
     def _tell(self, free: int, limit: int) -> None:

@@ -52,17 +52,17 @@ class Digest:
 
 
 class RunningHash(Protocol):
-    """A digest that is not finished; what hashlib's have in common."""
+    """A digest that is being computed: what all of hashlib's have in common."""
 
     def update(self, data: bytes | memoryview, /) -> None:
         """Add bytes."""
 
     def hexdigest(self) -> str:
-        """The digest of the bytes so far."""
+        """Return the digest of the bytes so far."""
 
 
 def new_hash(algorithm: str, size: int) -> RunningHash:
-    """The beginning of a digest of ``size`` bytes: ``sha256``, ``sha1``, or ``git-sha1``, whose header says the size."""
+    """Return a new hash: ``sha256``, ``sha1``, or ``git-sha1``, which begins with the ``size`` in bytes."""
     if algorithm == "sha256":
         return hashlib.sha256()
     header = b"blob %d\0" % size if algorithm == "git-sha1" else b""

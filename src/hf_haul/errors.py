@@ -136,7 +136,7 @@ class StalledError(ConnectionFailedError):
 
 
 class ServerBusyError(TransferError):
-    """The server asked for patience: 408, 425, 429 or a 5xx status.
+    """The server asked the client to wait: 408, 425, 429 or a 5xx status.
 
     Attributes:
         counts_requests: Whether it was 429: nothing is wrong, only the next request has to wait for its turn.
@@ -147,7 +147,10 @@ class ServerBusyError(TransferError):
 
 
 class InvalidUrlError(TransferError, ValueError):
-    """No URL of http or https, or one that could be read in two ways; a server's may hold no user or password."""
+    """No URL of http or https, or one that could be read in two ways.
+
+    A server's may hold no user or password.
+    """
 
 
 class LinkExpiredError(TransferError):
@@ -207,7 +210,7 @@ class RetriesExhaustedError(TransferError):
 
 
 def name_file(error: Exception, path: str) -> None:
-    """Have an error say which file it is about, if it does not yet: in its message, or beside one that somebody else wrote.
+    """Make an error say which file it is about: in its message, or as a note on another library's error.
 
     Args:
         error: What a download ended in.
@@ -227,7 +230,7 @@ def name_file(error: Exception, path: str) -> None:
 
 
 def add_note(error: BaseException, text: str) -> None:
-    """What 3.11's ``BaseException.add_note`` does, in Python 3.10 too."""
+    """Add a note, as 3.11's ``BaseException.add_note`` does, in Python 3.10 too."""
     if hasattr(error, "add_note"):
         error.add_note(text)
     else:

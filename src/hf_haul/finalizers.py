@@ -1,4 +1,4 @@
-"""What finalizers leave for others to do.
+"""Work that finalizers leave for ordinary code to do.
 
 A finalizer (``__del__``, a weak reference's callback, the ``finally`` of a generator that nobody reads to its end) runs where
 the last reference goes, or where the garbage collector happens to run: in any thread, at any allocation, also in the middle
@@ -40,7 +40,7 @@ _numbers: Final = itertools.count()
 
 
 class _Deferred:
-    """The work, and the thread that does it.
+    """The deferred work, and the thread that does it.
 
     No lock: ``SimpleQueue.put`` is made to be called from finalizers, and everything else is a single assignment. At the
     worst there are two threads for a while.
@@ -89,12 +89,12 @@ _deferred = _Deferred()
 
 
 def defer(work: Work) -> None:
-    """Have ``work()`` done soon, in ordinary code; returns at once, and may be called from a finalizer."""
+    """Queue ``work()`` to be called soon in ordinary code; return at once. A finalizer may call it."""
     _deferred.work.put(work)
 
 
 def attend() -> None:
-    """See that what finalizers leave in the next seconds is done at once.
+    """Make sure that what finalizers defer in the next seconds is done at once.
 
     Call it without a lock, because it may start a thread; where none is to be had, it does what is left.
     """
@@ -102,13 +102,13 @@ def attend() -> None:
 
 
 def catch_up() -> None:
-    """See that what finalizers have left is done, if there is anything; call it without a lock."""
+    """Make sure that what finalizers have deferred is done; call it without a lock."""
     if not _deferred.work.empty():
         _deferred.attend()
 
 
 def when_gone(owner: object, work: Work) -> None:
-    """Have ``work()`` done in ordinary code soon after ``owner`` is gone, and a thread there for it until then.
+    """Call ``work()`` in ordinary code soon after ``owner`` is collected, on a thread kept until then.
 
     Call it without a lock, as :func:`attend`. ``work`` must not keep ``owner`` alive.
     """

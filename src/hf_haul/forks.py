@@ -1,4 +1,4 @@
-"""What a forked child renews: locks that other threads held, threads it does not have, changes left half-made.
+"""What a forked child renews: locks that other threads held, threads it does not have, changes half done.
 
 A child of ``os.fork`` has one thread, and a copy of all memory as it was at that moment: a lock that another thread of the
 parent held stays locked for ever, and what that thread was changing stays as it was in the middle of the change. So whatever
@@ -43,7 +43,7 @@ _SWEEP_EVERY: Final = 256
 
 
 def renew_after_fork(owner: T, renew: Callable[[T], None]) -> None:
-    """Have ``renew(owner)`` called in every child that is forked while ``owner`` lives.
+    """Call ``renew(owner)`` in every child that is forked while ``owner`` lives.
 
     Args:
         owner: Whatever has locks, threads or state that other threads change. It is not kept alive.
@@ -60,12 +60,12 @@ def renew_after_fork(owner: T, renew: Callable[[T], None]) -> None:
 
 
 def call_after_fork(renew: Callable[[], None]) -> None:
-    """Have ``renew()`` called in every forked child: for the state of a module."""
+    """Call ``renew()`` in every forked child, for the state of a module."""
     _modules.append(renew)
 
 
 def renew_locks_of(package: str) -> None:
-    """Have the locks that are variables of a package's modules be new in every forked child, where nobody else sees to that.
+    """Renew, in every forked child, the module-level locks of a package that does not do so itself.
 
     Args:
         package: Its name. What the locks guard has to bear a change that is not finished.
@@ -74,7 +74,7 @@ def renew_locks_of(package: str) -> None:
 
 
 def call_before_fork(prepare: Callable[[], None], undo: Callable[[], None]) -> None:
-    """Have something prepared for a child whose own code would come too late.
+    """Call ``prepare()`` before each fork and ``undo()`` after it, for what a child would do too late.
 
     Args:
         prepare: Called in the parent right before the fork, by the thread that forks; it must not wait.
@@ -90,7 +90,7 @@ def _call_all(calls: list[Callable[[], None]]) -> None:
 
 
 def _drop_imports() -> None:
-    """Have a child import anew what other threads of its parent were about to: nobody will finish that here.
+    """Make a child import anew the modules that other threads of its parent were importing.
 
     ``hf_haul``, as huggingface_hub, imports most of its modules when they are first used. CPython keeps the lock of a module
     that is being imported as it is in a child, where whoever needs the module waits for it for ever.

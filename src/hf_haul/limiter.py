@@ -85,7 +85,7 @@ class BandwidthLimiter:
 
     @property
     def quantum(self) -> int | None:
-        """Bytes to ask for at a time, for a smooth flow: 5 ms worth, 16 to 256 KiB; ``None`` without a limit."""
+        """Bytes to ask for at a time for a smooth flow: 5 ms worth, 16 to 256 KiB; ``None`` without limit."""
         rate = self._rate
         return None if rate is None else min(max(int(rate / 200), 16 << 10), 256 << 10)
 
@@ -139,14 +139,14 @@ class BandwidthLimiter:
         return waited
 
     def _after_fork(self) -> None:
-        """Go on in a forked child with the rate, and no debt: what was booked there belongs to the parent's threads."""
+        """Keep the rate, and drop the debt, in a forked child: the debt is the parent's."""
         self._lock = threading.Lock()
         self._bucket = self._bucket_for(self._rate)
         self._balance = self._bucket
         self._at = self._clock()
 
     def _take(self, nbytes: int) -> float:
-        """Book ``nbytes`` and return their place in the stream of all bytes ever taken."""
+        """Book ``nbytes`` and return their position in the stream of all bytes ever taken."""
         if nbytes < 0:
             raise ValueError(f"cannot take {nbytes} bytes")
         if self._rate is not None:
@@ -156,7 +156,7 @@ class BandwidthLimiter:
         return self._taken
 
     def _seconds_until(self, mark: float) -> float:
-        """Seconds until the bytes up to ``mark`` may pass, at the present rate."""
+        """Return the seconds until the bytes up to ``mark`` may pass, at the present rate."""
         if self._rate is None:
             return 0.0
         # Everything taken so far, plus the balance, is what may have passed by now.

@@ -200,7 +200,7 @@ class ParallelDownloadManager:
     # ---- reading without a destination
 
     def open_source(self, remote: RemoteFile) -> Transport:
-        """A source to read ranges of one file from, over this manager's connections and at their pace.
+        """Return a source that reads ranges of one file over this manager's connections, within its limits.
 
         Every answer is checked to be the range asked for, and the file's URL is resolved once for all of them. The
         caller owns retries, and asks :attr:`limiter` for what it reads.
@@ -272,7 +272,7 @@ class ParallelDownloadManager:
         progress_callback: ProgressCallback | None,
         folders: Collection[Path] = (),
     ) -> DownloadHandle:
-        """Queue files whose URLs are checked; makes the folders once everything else is found to be right."""
+        """Queue files whose URLs are checked; create the folders once everything else is valid."""
         if self._closed:
             raise RuntimeError("the manager is shut down")
         priority = DownloadPriority(priority)
@@ -467,7 +467,7 @@ class ParallelDownloadManager:
         return {**found.as_dict(), "success": over and not found.files_failed, "timed_out": not over}
 
     def get_model_queue_status(self, queue_id: str) -> dict[str, Any] | None:
-        """How far a queue has come: the values of :meth:`wait_for_model_completion`, and more while it runs.
+        """Return how far a queue has come: what :meth:`wait_for_model_completion` returns, and more.
 
         These are ``priority``, ``active_tasks``, ``bytes_done`` (on disk, those of earlier sessions included),
         ``speed_bps`` and ``connections`` (both now), and ``waiting_for`` (another process that fetches a file).
@@ -485,7 +485,7 @@ class ParallelDownloadManager:
         return found.as_dict()
 
     def get_download_stats(self) -> dict[str, Any]:
-        """Plain values about the whole manager.
+        """Return plain values about the whole manager.
 
         Returns:
             ``queues``, ``files_active``, ``files_waiting``, ``connections``, ``speed_bps``, ``threads``, ``paused``;
@@ -609,7 +609,7 @@ _default: ParallelDownloadManager | None = None
 
 
 def default_manager() -> ParallelDownloadManager:
-    """The process-wide manager, made from ``HF_HAUL_*`` settings at first use and closed at exit."""
+    """Return the process-wide manager, made from ``HF_HAUL_*`` settings at first use and closed at exit."""
     global _default
     with _default_lock:
         if _default is None or _default._closed:  # noqa: SLF001  the module's own class

@@ -106,11 +106,11 @@ class DownloadMetrics:
             self.peak_connections = max(self.peak_connections, self.connections)
 
     def set_connections(self, number: int) -> None:
-        """Take over how many connections are in use, where that was counted anew."""
+        """Set how many connections are in use, after they were counted anew."""
         self.add_connections(number - self.connections)
 
     def add_file(self, *, ok: bool) -> None:
-        """Count a file that came to its end."""
+        """Count a file that ended."""
         with self._lock:
             if ok:
                 self.files_done += 1
@@ -139,11 +139,11 @@ class DownloadMetrics:
         return self._finished is not None
 
     def duration(self) -> float:
-        """Seconds since the start, up to the end once there is one."""
+        """Return the seconds since the start, up to the end once there is one."""
         return (self._clock() if self._finished is None else self._finished) - self._started
 
     def completion_rate(self) -> float:
-        """Percentage of the files that are in place; 100.0 if there are none to fetch."""
+        """Return the percentage of the files that are in place; 100.0 if there are none to fetch."""
         return 100.0 * self.files_done / self.files_total if self.files_total else 100.0
 
     @property
@@ -163,7 +163,7 @@ class DownloadMetrics:
         return max(self._peak, self.average_speed_bps)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Return all of it as plain values."""
         return {
             "duration_seconds": self.duration(),
             "completion_rate": self.completion_rate(),
@@ -209,7 +209,7 @@ class SpeedMeter:
             self._level += nbytes
 
     def speed(self) -> float:
-        """Bytes per second."""
+        """Return the bytes per second."""
         with self._lock:
             self._fade()
             # What a steady stream of one byte per second would have left by now.
@@ -247,7 +247,7 @@ class _Source:
 
 
 class SourceHistory:
-    """What each source (``scheme://host[:port]``) has shown so far. Safe for many threads.
+    """What is known of each source (``scheme://host[:port]``). Safe for many threads.
 
     Of very many sources, those heard of last are known.
 
@@ -266,7 +266,7 @@ class SourceHistory:
         self._lock = threading.Lock()
 
     def read(self, source: str, nbytes: int, seconds: float) -> None:
-        """Note one read: its bytes, and the seconds one connection took for them."""
+        """Record one read: its bytes, and the seconds one connection took for them."""
         with self._lock:
             known = self._heard_of(source)
             known.total += nbytes
@@ -276,7 +276,7 @@ class SourceHistory:
             known.seconds = known.seconds * fade + seconds
 
     def first_byte(self, source: str, seconds: float, *, large: bool = False) -> None:
-        """Note the seconds from a request to its answer; where redirects led on, to the slowest of their answers.
+        """Record the seconds from a request to its answer, with redirects to the slowest of the answers.
 
         Args:
             source: Who was asked.
@@ -298,31 +298,34 @@ class SourceHistory:
         return known
 
     def bytes_total(self, source: str) -> int:
-        """Bytes received from it so far."""
+        """Return the bytes received from it so far."""
         with self._lock:
             known = self._sources.get(source)
             return 0 if known is None else known.total
 
     def reading_total(self, source: str) -> float:
-        """Seconds that connections waited for its answers and took to read them so far, summed over all."""
+        """Return the seconds that all connections together spent waiting for answers and reading them."""
         with self._lock:
             known = self._sources.get(source)
             return 0.0 if known is None else known.reading
 
     def connection_speed(self, source: str) -> float | None:
-        """Bytes per second that one connection gets, ``None`` while unknown."""
+        """Return the bytes per second that one connection gets, ``None`` while unknown."""
         with self._lock:
             known = self._sources.get(source)
             return known.bytes / known.seconds if known is not None and known.seconds > 0 else None
 
     def average_speed(self, source: str) -> float:
-        """Bytes per second that one connection has had since the first, waits for answers included; 0 while unknown."""
+        """Return the mean bytes per second of one connection, waits for answers included; 0 while unknown."""
         with self._lock:
             known = self._sources.get(source)
             return known.total / known.reading if known is not None and known.reading > 0 else 0.0
 
     def first_byte_seconds(self, source: str, *, large: bool = False) -> float | None:
-        """Seconds from a request, or from one for a large file, to its answer, ``None`` while unknown."""
+        """Return the seconds from a request (``large``: for a large file) to its answer.
+
+        The result is ``None`` while unknown.
+        """
         with self._lock:
             known = self._sources.get(source)
             answers = _Answers() if known is None else known.large_answers if large else known.answers
@@ -334,7 +337,7 @@ class SourceHistory:
     def answer_timeout(
         self, source: str, settings: Settings, unanswered: int = 0, *, large: bool = False
     ) -> float:
-        """Seconds to wait for the first byte of an answer.
+        """Return the seconds to wait for the first byte of an answer.
 
         Some sources scan or fetch a file before they send its first byte, and take a minute for it. Another request would
         take as long, so one is waited for as long as is bearable. Only where others have been answered sooner by far,
@@ -359,7 +362,7 @@ class SourceHistory:
         return min(most, max(_QUICK_ANSWER, late) * 2.0 ** min(unanswered, 10))
 
     def read_size(self, source: str, settings: Settings, file_size: int | None) -> int:
-        """Bytes to read at a time, so that one read takes about a tenth of a second.
+        """Return the bytes to read at a time, so that one read takes about a tenth of a second.
 
         Args:
             source: Where the bytes come from.
@@ -373,7 +376,7 @@ class SourceHistory:
         return size if file_size is None or file_size >= size else max(file_size, 1)
 
     def as_dict(self) -> dict[str, dict[str, float | None]]:
-        """All of it as plain values, by source."""
+        """Return all of it as plain values, by source."""
         with self._lock:
             return {
                 name: {
@@ -390,5 +393,5 @@ def is_slow_answer(seconds: float) -> bool:
 
 
 def _power_of_two(number: int) -> int:
-    """The largest power of two that is not above ``number``; 1 at the least."""
+    """Return the largest power of two that is not above ``number``; 1 at the least."""
     return 1 << max(0, number.bit_length() - 1)

@@ -14,7 +14,7 @@ _HIERARCHIES: Final = Path("/sys/fs/cgroup")
 
 
 def usable_processors(membership: Path = _MEMBERSHIP, hierarchies: Path = _HIERARCHIES) -> float:
-    """Processors that the scheduler lets this process use: a container or a batch job seldom has all of them.
+    """Return how many processors this process may use: a container or batch job seldom has all of them.
 
     Args:
         membership: The control groups that the process belongs to; see cgroups(7).
@@ -42,14 +42,17 @@ def usable_processors(membership: Path = _MEMBERSHIP, hierarchies: Path = _HIERA
 
 
 def _quotas(hierarchy: Path, path: str) -> list[float]:
-    """What a group and those around it allow. In a container its own group may be the root of what can be seen."""
+    """Return the limits of a control group and its parents.
+
+    In a container its own may be the visible root.
+    """
     group = PurePosixPath(path.lstrip("/"))
     found = (_quota(hierarchy / each) for each in (group, *group.parents))
     return [quota for quota in found if quota is not None]
 
 
 def _quota(group: Path) -> float | None:
-    """Processors that one group allows, ``None`` if it sets no limit or none that makes sense."""
+    """Return how many processors one control group allows; ``None`` without a sensible limit."""
     for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         with suppress(OSError, ValueError, ArithmeticError):  # no such file, or "max" for no limit
             quota, period = map(int, " ".join((group / file).read_text() for file in files).split())

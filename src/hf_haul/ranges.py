@@ -36,7 +36,7 @@ class ByteRange:
 
 @dataclass(frozen=True, slots=True)
 class ContentRange:
-    """What a ``Content-Range`` header says: the bytes that follow, and the size of the whole.
+    """The value of a ``Content-Range`` header: the bytes that follow, and the size of the whole.
 
     Attributes:
         range: The bytes in the body; ``None`` in a 416, which has none.
@@ -53,7 +53,7 @@ _CONTENT_RANGE: Final = re.compile(
 
 
 def parse_length(value: str | None) -> int | None:
-    """Bytes, from a header that says how long something is; ``None`` if it is missing, or none that a file can have."""
+    """Return the bytes that a length header says; ``None`` if it is missing or invalid."""
     return int(value) if value is not None and re.fullmatch(_DIGITS, value) else None
 
 
@@ -151,18 +151,18 @@ class RangeSet:
         self._stops[low:high] = kept_stops
 
     def covers(self, start: int, stop: int) -> bool:
-        """Whether every byte from ``start`` up to ``stop`` is in the set."""
+        """Return whether every byte from ``start`` up to ``stop`` is in the set."""
         return self.frontier(start) >= stop
 
     def frontier(self, start: int = 0) -> int:
-        """The first offset at or after ``start`` that is not in the set."""
+        """Return the first offset at or after ``start`` that is not in the set."""
         i = bisect_right(self._starts, start) - 1
         if i >= 0 and self._stops[i] > start:
             return self._stops[i]
         return start
 
     def missing(self, start: int, stop: int) -> list[ByteRange]:
-        """The runs between ``start`` and ``stop`` that are not in the set, in order."""
+        """Return the runs between ``start`` and ``stop`` that are not in the set, in order."""
         holes: list[ByteRange] = []
         at = start
         for i in range(bisect_right(self._stops, start), len(self._starts)):

@@ -1,4 +1,4 @@
-"""Keeps secrets out of what libraries log and raise while they work for us.
+"""Redacts secrets in what libraries log and raise while they work for us.
 
 urllib3, httpx and their kin log whole URLs and whole headers, and quote them in their errors: the signature of a storage's
 URL, an endpoint's password. What they do within :func:`redacting` is told without. What they do for the application,
@@ -47,19 +47,19 @@ _for_us: Final[ContextVar[bool]] = ContextVar("hf_haul_redacting", default=False
 
 
 def redact_text(text: str) -> str:
-    """``text`` with every URL as :func:`hf_haul.urls.redact` shows it, and without credentials."""
+    """Return ``text`` without credentials, and with every URL as :func:`hf_haul.urls.redact` shows it."""
     text = _URL.sub(lambda match: redact(match[0]) + _open_query(match[0]), text)
     return _CREDENTIALS.sub(r"\1 ...", _QUERY.sub(lambda match: _open_query(match[0]), text))
 
 
 def _open_query(text: str) -> str:
-    """What may be shown of a query, its question mark included."""
+    """Return the part of a query that may be shown, its question mark included."""
     _, mark, query = text.partition("?")
     return mark + query if _OPEN_QUERY.fullmatch(query.rstrip("),.:;]")) else ""
 
 
 def redact_error(error: BaseException) -> None:
-    """Redact the messages and notes of an error that a library raised, and of all it was made from."""
+    """Redact the messages and notes of an error that a library raised, and of its causes."""
     seen: set[int] = set()
     pending = [error]
     while pending:
@@ -78,7 +78,7 @@ def redact_error(error: BaseException) -> None:
 
 
 class _Redaction(logging.Filter):
-    """Redacts the records of what is done for us, and leaves all others alone."""
+    """Redacts log records made on our behalf, and leaves all others alone."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not _for_us.get():
@@ -101,7 +101,7 @@ _covered = 0
 
 
 def _cover() -> None:
-    """Look after the loggers that exist by now; a logger once made is never removed."""
+    """Add the filter to all loggers that exist by now; loggers are never removed."""
     global _covered
     known = logging.root.manager.loggerDict
     if len(known) == _covered:
@@ -115,7 +115,7 @@ def _cover() -> None:
 
 @contextmanager
 def redacting() -> Iterator[None]:
-    """Have what libraries log and raise in this thread, while the block runs, told without secrets."""
+    """Redact what libraries log and raise in this thread while the block runs."""
     _cover()
     before = _for_us.set(True)
     try:

@@ -46,7 +46,7 @@ class DownloadPriority(enum.IntEnum):
 
 
 class DownloadState(str, enum.Enum):
-    """Where a file, or a whole queue, is in its life."""
+    """The state of a file, or of a whole queue."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -82,7 +82,7 @@ TRANSITIONS: Final[Mapping[DownloadState, frozenset[DownloadState]]] = {
 
 @dataclass(frozen=True, slots=True)
 class NetworkPath:
-    """How one origin is reached, where the caller has a client of their own that says so.
+    """How one origin is reached, where the caller's own client says so.
 
     Attributes:
         proxy: The proxy's URL, with its password; ``None`` for none.
@@ -103,7 +103,7 @@ class NetworkPaths(Protocol):
     """Knows how origins are reached."""
 
     def path_to(self, url: str) -> NetworkPath | None:
-        """The way to a URL's origin; ``None`` for the way of whoever asks."""
+        """Return the path to a URL's origin; ``None`` for the manager's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class RemoteFile:
 
 
 def bears_out(remote: RemoteFile, hex_digest: Callable[[str], str]) -> bool:
-    """Whether bytes are right that do not have the digest which the form of their etag suggests.
+    """Return whether bytes are right although their digest is not what the form of the etag suggests.
 
     An etag of 40 hex digits may be the sha1 of the bytes and not git's; and both forms may be a name that some mirror has
     made up. Then the digest that its listing tells decides. Only where it tells none is the etag a name.
@@ -196,17 +196,17 @@ class Destination(Protocol):
 
     @property
     def former_keys(self) -> tuple[str, ...]:
-        """Keys under which earlier versions of hf-haul staged the same content, where those differ."""
+        """Keys under which earlier versions of hf-haul staged the same content, if others."""
 
     def replaces(self, key: str) -> bool:
-        """Whether what is staged in ``staging_dir`` under ``key`` is another version of the file in this very place."""
+        """Return whether ``key`` in ``staging_dir`` belongs to another version of the same file."""
 
     @property
     def upstream_lock(self) -> Path | None:
-        """What huggingface_hub locks while it fetches this file, as ``<staging key>.incomplete`` or so; ``None`` if nothing."""
+        """The lock that huggingface_hub holds while it fetches this file; ``None`` if there is none."""
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
-        """Whether the file is in place already, for instance by another process's work.
+        """Return whether the file is in place already, for instance because another process fetched it.
 
         Links what has to be linked, so that ``True`` means that nothing is left to be done.
 
@@ -224,7 +224,7 @@ class Destination(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileRequest:
-    """One file that somebody wants: what, to where, how urgently.
+    """One wanted file: its source, its destination, its urgency.
 
     Attributes:
         remote: The file at its source.
@@ -244,7 +244,7 @@ _sequence = itertools.count()
 
 
 def new_id(kind: str) -> str:
-    """An id that is unique within and across processes, such as ``task-4f0c...``."""
+    """Return an id that is unique within and across processes, such as ``task-4f0c...``."""
     return f"{kind}-{secrets.token_hex(8)}"
 
 
@@ -296,7 +296,7 @@ class DownloadTask:
         return (self.priority, self.order, self.sequence)
 
     def move_to(self, state: DownloadState) -> None:
-        """Change the state, by the table.
+        """Change the state, if the table of transitions allows it.
 
         Raises:
             RuntimeError: The move is not in :data:`TRANSITIONS`: a bug in hf-haul.

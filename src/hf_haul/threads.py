@@ -68,7 +68,7 @@ def _start(work: Callable[[Callable[[], None]], object], name: str) -> threading
 
 
 class _Unwaited(threading.Event):
-    """An event that nobody waits for."""
+    """An event for callers that do not wait."""
 
     def wait(self, timeout: float | None = None) -> bool:
         del timeout
@@ -76,7 +76,7 @@ class _Unwaited(threading.Event):
 
 
 class _Daemon(threading.Thread):
-    """A daemon thread that tells whoever starts it also of its early death.
+    """A daemon thread whose early death is also reported to its starter.
 
     ``Thread.start`` waits for an event that the new thread sets. One that finds no memory on its way there never does,
     and ``start`` waits for ever (https://github.com/python/cpython/issues/140746). So that event is not waited for, but a
@@ -93,7 +93,7 @@ class _Daemon(threading.Thread):
 
     @property
     def _bootstrap(self) -> Callable[[], None]:
-        """What ``Thread.start`` has the new thread call."""
+        """Run as ``Thread.start`` has the new thread do."""
         method: Callable[[], None] = super()._bootstrap  # type: ignore[misc]  # CPython's, not in the stubs
         self._running = weakref.ref(method)
         return method
@@ -104,7 +104,7 @@ class _Daemon(threading.Thread):
         work(self._begun.release)
 
     def wait_until_begun(self) -> bool:
-        """Wait until the thread says that it has begun; returns whether it did."""
+        """Wait until the thread says that it has begun; return whether it did."""
         while not self._begun.acquire(timeout=_LOOK_SECONDS):
             gone = self._running is not None and self._running() is None
             if gone and not self._begun.acquire(blocking=False):
@@ -114,7 +114,7 @@ class _Daemon(threading.Thread):
 
 
 class ThreadGroup:
-    """A changing number of threads that take work from their owner until there is none.
+    """A changing number of threads that do their owner's work until there is none.
 
     The owner keeps the work, in whatever order it likes, under a lock of its own. After adding some it calls :meth:`wake`,
     which is cheap and may be done under that lock, and then :meth:`start`, without any lock.
@@ -151,7 +151,7 @@ class ThreadGroup:
         self._closing = False
 
     def __len__(self) -> int:
-        """Threads there are."""
+        """Return the threads there are."""
         return len(self._threads)
 
     @property
@@ -160,7 +160,7 @@ class ThreadGroup:
         return self._idle
 
     def wake(self) -> None:
-        """Have one thread look for work: one that is idle, or else one more, to be started by :meth:`start`."""
+        """Wake an idle thread, or mark one to be started by :meth:`start`."""
         with self._changed:
             if self._closing:
                 return
@@ -172,7 +172,7 @@ class ThreadGroup:
                 self._wanted += 1
 
     def start(self) -> bool:
-        """Start the threads that :meth:`wake` found missing. Call it without a lock.
+        """Start the threads that :meth:`wake` marked. Call it without a lock.
 
         Returns:
             Whether somebody will do the work. If not, the system gives no thread, and the caller has to do it, or to fail it.
@@ -187,7 +187,7 @@ class ThreadGroup:
             return bool(self._threads) or not (self._calls or self._closing)
 
     def _start_one(self) -> bool:
-        """Start a thread, if one is missing; returns whether to go on."""
+        """Start a thread, if one is missing; return whether to go on."""
         with self._changed:
             if not self._wanted:
                 return False
@@ -206,7 +206,7 @@ class ThreadGroup:
         return started
 
     def retire(self, timeout: float | None = None) -> bool:
-        """Have the threads end once they find no work, and wait for them; later work gets new ones.
+        """End the threads once they find no work, and wait for them; later work gets new ones.
 
         Args:
             timeout: Seconds to wait at the most.
@@ -224,7 +224,7 @@ class ThreadGroup:
                 self._retiring -= 1
 
     def close(self, timeout: float | None = None) -> bool:
-        """Have the threads end after the work they are at, and wait for them; no more are started.
+        """End the threads after their current work, and wait for them; no more are started.
 
         Args:
             timeout: Seconds to wait at the most.
@@ -239,7 +239,7 @@ class ThreadGroup:
         return self.join(timeout)
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the threads there are have ended; not for the calling one.
+        """Wait until all threads but the calling one have ended.
 
         Args:
             timeout: Seconds to wait at the most, for all of them together.
@@ -270,7 +270,7 @@ class ThreadGroup:
                 self._threads.discard(me)
 
     def _do_all(self, me: threading.Thread) -> None:
-        """Do what there is to do, until there was nothing for a while; then the thread is no longer one of the group's."""
+        """Do work until there was none for a while; then the thread leaves the group."""
         try:
             while self._do_next() or self._wait(me):
                 pass
@@ -279,7 +279,7 @@ class ThreadGroup:
             time.sleep(_SHORTAGE_SECONDS)
 
     def _do_next(self) -> bool:
-        """Do a piece of work; returns whether there was one."""
+        """Do a piece of work; return whether there was one."""
         try:
             work = self._take()
         except BaseException:  # not tried again before the next call of wake: it would only fail again
@@ -296,7 +296,7 @@ class ThreadGroup:
         return True
 
     def _wait(self, me: threading.Thread) -> bool:
-        """Wait for a call of :meth:`wake`; returns whether to look for work again."""
+        """Wait for a call of :meth:`wake`; return whether to look for work again."""
         with self._changed:
             self._idle += 1
             try:
@@ -316,7 +316,7 @@ class ThreadGroup:
 def in_threads(
     name: str, limit: int, work: Callable[[K], V], items: Iterable[K], stop: Callable[[], object]
 ) -> dict[K, V]:
-    """Do some work for each of several things, on a few threads, and wait for all of it.
+    """Do some work for each of several items on a few threads, and wait for all of it.
 
     Unlike an executor it lets the caller go at an interrupt, and at the first error: what was not begun never is, and what is
     under way is told to stop, and waited for no longer than a moment. Where no thread is to be had, the caller does the work.
@@ -347,7 +347,7 @@ def in_threads(
 
 
 class _Batch(Generic[K, V]):
-    """Work for several things, done by whatever threads come."""
+    """Work for several items, done by whatever threads come."""
 
     def __init__(self, work: Callable[[K], V], items: Iterable[K]) -> None:
         self._work = work

@@ -1,4 +1,4 @@
-r"""The one place that reads a URL: who may get what is secret, where the connection goes, what may be shown.
+r"""The one place that reads a URL: who may get secrets, where the connection goes, what may be shown.
 
 Parsers differ. The host of ``http://a\@b/`` is ``b`` to Python's and ``a`` to urllib3's: judged by the one and sent by
 the other, a redirect to it took a token to ``a``. So every URL is read here, and written anew: what is judged is what is
@@ -79,7 +79,7 @@ _SIGNED_BY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class HttpUrl:
-    """An http(s) URL that every parser reads alike. Its text is what is sent.
+    """An http(s) URL that every parser reads alike, as the text that is sent.
 
     Attributes:
         scheme: ``http`` or ``https``.
@@ -113,7 +113,7 @@ class HttpUrl:
 
     @property
     def with_userinfo(self) -> str:
-        """The text with user and password, for a client that makes a header of them itself."""
+        """Return the text with user and password, for a client that makes a header of them itself."""
         userinfo = "" if self.userinfo is None else f"{self.userinfo}@"
         return str(self).replace("://", f"://{userinfo}", 1)
 
@@ -169,7 +169,7 @@ def parse_url(url: str, *, userinfo: bool = False) -> HttpUrl:
 
 
 def join_url(base: HttpUrl, reference: str) -> HttpUrl:
-    """Where a reference leads that stands in an answer to ``base``: a ``Location``, the next page of a listing.
+    """Return the target of a reference in an answer to ``base``: a ``Location``, the next page of a listing.
 
     Args:
         base: What was asked for.
@@ -187,7 +187,7 @@ def join_url(base: HttpUrl, reference: str) -> HttpUrl:
 
 
 def origin_of(url: str) -> str:
-    """``scheme://host:port`` of a URL, with the scheme's default port filled in; a user and a password are left out.
+    """Return ``scheme://host:port`` of a URL, with its default port, without user and password.
 
     Raises:
         InvalidUrlError: It is no URL that has an origin.
@@ -196,7 +196,7 @@ def origin_of(url: str) -> str:
 
 
 def source_of(url: str) -> str:
-    """What speeds and limits are kept by: the same without a default port, and without an error for any text."""
+    """Return the key for speeds and limits: the origin without a default port; never raises."""
     try:
         return parse_url(url, userinfo=True).source
     except InvalidUrlError:
@@ -204,7 +204,7 @@ def source_of(url: str) -> str:
 
 
 def quote_header(value: str, encoding: str = "latin-1") -> str:
-    """A URL out of a header, with its bytes beyond ASCII percent-encoded as they came.
+    """Return a URL from a header, with its bytes beyond ASCII percent-encoded as they came.
 
     Servers that quote nothing (nginx, MinIO) send the UTF-8 of a file's name; Python reads headers as Latin-1.
 
@@ -220,7 +220,7 @@ def quote_header(value: str, encoding: str = "latin-1") -> str:
 
 
 def without_signature(url: str) -> str:
-    """``url`` without what was only added to it to sign it: what two links to one object have in common.
+    """Return ``url`` without its signature: what two links to one object have in common.
 
     Known are the signatures of AWS, Google Cloud Storage, CloudFront, Azure, Akamai and the Hub. All else stays as it is,
     letter by letter: it may tell one object from another.
@@ -244,14 +244,14 @@ def without_signature(url: str) -> str:
 
 
 def _is_akamai_token(field: str) -> bool:
-    """Whether a parameter of a query, which may have any name, is one of Akamai's tokens."""
+    """Return whether a query parameter, which may have any name, is a token of Akamai's."""
     name, _, value = unquote(field).partition("=")
     parts = dict(part.partition("=")[::2] for part in value.split("~"))
     return name == "__gda__" or (parts.get("exp", "").isdecimal() and "hmac" in parts)
 
 
 def redact(url: str) -> str:
-    """``url`` without what may be secret, to be shown: no user, no password, no query, no fragment."""
+    """Return ``url`` fit to be shown: without user, password, query and fragment."""
     shown, *_ = re.split(r"[?#]", _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", url), maxsplit=1)
     try:
         urlsplit(shown)
@@ -276,7 +276,7 @@ def _quote(text: str) -> str:
 
 
 def _read_host(text: str) -> str | None:
-    """A host as it is sent; ``None`` if it is none."""
+    """Return a host as it is sent; ``None`` if it is invalid."""
     if text.startswith("["):
         try:
             ipaddress.IPv6Address(text[1:-1])
@@ -289,7 +289,7 @@ def _read_host(text: str) -> str | None:
 
 
 def _in_ascii(label: str) -> str | None:
-    """A label beyond ASCII in its form for the DNS, where all versions of IDNA agree on it."""
+    """Return the DNS form of a label beyond ASCII, where all versions of IDNA agree on it."""
     label = re.sub("[A-Z]+", lambda match: match[0].lower(), label)
     agreed = label == label.lower() == unicodedata.normalize("NFKC", label) and label[:4] != "xn--"
     if not agreed or not all(c in "-_" or c.isalnum() or unicodedata.combining(c) for c in label):

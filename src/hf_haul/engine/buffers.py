@@ -28,7 +28,7 @@ class SpareBuffers:
             self._free.put(None)
 
     def take(self, seconds: float) -> memoryview | None:
-        """Take one, waiting at most so many seconds; ``None`` if there is none by then."""
+        """Return a spare buffer, waiting at most so many seconds, or ``None``."""
         try:
             buffer = self._free.get(timeout=seconds)
         except queue.Empty:
@@ -36,5 +36,5 @@ class SpareBuffers:
         return memoryview(bytearray(self._nbytes)) if buffer is None else buffer
 
     def put(self, buffer: memoryview) -> None:
-        """Put one back, or another of the same size."""
+        """Return a buffer to the pool, or another of the same size."""
         self._free.put(buffer)

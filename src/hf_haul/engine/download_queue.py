@@ -106,7 +106,7 @@ class ModelDownloadQueue:
         return not self.active and not self.deferred and not len(self)
 
     def first_high(self, may_begin: MayBegin = _anywhere) -> DownloadTask | None:
-        """The HIGH file that goes first, if any is waiting.
+        """Return the HIGH file that goes first, if any is waiting.
 
         Args:
             may_begin: Whether a source may have another connection.
@@ -114,7 +114,7 @@ class ModelDownloadQueue:
         return self._peek(_HIGH, may_begin)
 
     def first_of_lanes(self, *, prefer_small: bool, may_begin: MayBegin = _anywhere) -> DownloadTask | None:
-        """The file that goes first once no HIGH one is left; priority decides inside a lane only.
+        """Return the file that goes first once no HIGH one is left; priority decides inside a lane only.
 
         Args:
             prefer_small: Whether the small lane is still below its share.
@@ -126,7 +126,7 @@ class ModelDownloadQueue:
         return small if prefer_small else large
 
     def waiting_work(self, *, small: bool) -> dict[str, tuple[int, int]]:
-        """Files and bytes that wait in a lane, by source."""
+        """Return how many files, and how many bytes, wait in a lane, by source."""
         wanted = _SMALL if small else _LARGE
         return {
             source: (len(lane), self._bytes[wanted, source])
@@ -158,7 +158,7 @@ class ModelDownloadQueue:
         self.active.pop(task.task_id, None)
 
     def lost(self) -> list[DownloadTask]:
-        """Tasks that are neither waiting, active, deferred, completed nor failed: something went wrong between two of them."""
+        """Return the tasks that an error left in no state, although they are not over."""
         elsewhere = len(self) + len(self.active) + len(self.deferred)
         if elsewhere + len(self.completed) + len(self.failed) == len(self.tasks):
             return []

@@ -1,4 +1,4 @@
-"""Disk work that nobody waits for, such as letting go of files and showing signs of life: one at a time for each file system."""
+"""Disk work that nobody waits for, such as closing files: one piece at a time for each file system."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Errands:
         self._threads = ThreadGroup("hf-haul-errand", _MOST, self._next)
 
     def add(self, where: Hashable, what: Hashable, work: Work) -> None:
-        """Have something done soon. Call :meth:`start` afterwards, without a lock.
+        """Queue work that is to be done soon. Call :meth:`start` afterwards, without a lock.
 
         Args:
             where: The file system, or whatever else has its work done in order.

@@ -42,7 +42,7 @@ class FileSpec(Protocol):
 
 
 def as_digest(value: Digest | str | None) -> Digest | None:
-    """Return a digest as it is, and hex digits as what they are by their number.
+    """Return a digest as it is, and hex digits as the digest that their number means.
 
     Raises:
         ValueError: They are none.
@@ -64,7 +64,7 @@ def digest_of(spec: FileSpec) -> Digest | None:
 
 
 def require_http(path: str, url: str) -> None:
-    """Refuse what no connection can be made to.
+    """Refuse a URL that no connection can be made to.
 
     Raises:
         InvalidUrlError: ``url`` is not of http or https, or has no host on which everybody agrees.
@@ -76,7 +76,7 @@ def require_http(path: str, url: str) -> None:
 
 
 def require_size(path: str, size: object) -> None:
-    """Refuse what is no number of bytes.
+    """Refuse a size that is no number of bytes.
 
     Raises:
         ValueError: It is neither ``None`` nor an integer of 0 or more.
@@ -86,7 +86,7 @@ def require_size(path: str, size: object) -> None:
 
 
 def joined_to(base: str) -> Callable[[str], str]:
-    """Return what makes a file's URL of its path: the path goes before the query, if ``base`` has one."""
+    """Return a function that makes a file's URL of its path, which goes before the query of ``base``."""
     require_http("source_url", base)
     head, _, query = base.partition("#")[0].partition("?")
     head, tail = head.rstrip("/"), f"?{query}" if query else ""
@@ -94,7 +94,7 @@ def joined_to(base: str) -> Callable[[str], str]:
 
 
 def require_no_nesting(paths: Sequence[str]) -> None:
-    """Refuse a file that would have to be the folder of another one.
+    """Refuse a file whose path is also the folder of another file.
 
     Raises:
         ValueError: One is; the message names it.
@@ -109,7 +109,7 @@ def require_no_nesting(paths: Sequence[str]) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise now what would otherwise be raised in a worker.
+    """Raise now the error that writing to a destination would raise in a worker.
 
     Raises:
         OSError: The folder cannot be made or written to.

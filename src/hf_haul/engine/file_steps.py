@@ -107,7 +107,7 @@ def open_file(
 
 
 def _claim(run: QueueRun, transfer: Transfer, size: int, probe: Part, **how: bool) -> StagedFile:
-    """See :func:`claim`; says whom it waits for.
+    """Claim the staged file with :func:`claim`; report which process it waits for.
 
     Raises:
         StagedElsewhereError: A living process has the file.
@@ -141,7 +141,7 @@ def _claim(run: QueueRun, transfer: Transfer, size: int, probe: Part, **how: boo
 def _require_empty(
     transfer: Transfer, probing: Callable[[], AbstractContextManager[Part]], fetcher: PartFetcher
 ) -> None:
-    """Ask the source of a file that is said to be empty: some say 0 for "unknown", and no digest would tell.
+    """Ask the source of a file listed with 0 bytes for its size: some mean "unknown".
 
     Raises:
         SourceChangedError: It is not empty.
@@ -155,7 +155,10 @@ def _require_empty(
 
 
 def _is_present(transfer: Transfer, probing: Callable[[], AbstractContextManager[Part]]) -> bool:
-    """Whether the file is in place; cancelling ends the look, as one at the bytes of a large file takes minutes."""
+    """Return whether the file is in place.
+
+    Cancelling ends the look, as one at the bytes of a large file takes minutes.
+    """
     destination = transfer.request.destination
     if not os.path.lexists(destination.path):
         return destination.is_present()
@@ -166,7 +169,7 @@ def _is_present(transfer: Transfer, probing: Callable[[], AbstractContextManager
 def _may_be_here_by_now(
     run: QueueRun, transfer: Transfer, probing: Callable[[], AbstractContextManager[Part]]
 ) -> bool:
-    """Look again, after the claim: another process may have published between our look and our claim.
+    """Return whether another process published the file between our first look and our claim.
 
     Where nobody was met, and a look at an older file could take long, it is not worth it.
     """
@@ -245,7 +248,7 @@ def verify_and_publish(
 
 
 def _is_about(error: OSError, path: Path) -> bool:
-    """Whether an error says that ``path`` is not there, and not that something else is not."""
+    """Return whether an error says that ``path`` itself is missing, and not something else."""
     return isinstance(error, FileNotFoundError) and error.filename == os.fspath(path)
 
 
@@ -264,7 +267,7 @@ def _is_borne_out(transfer: Transfer, verifier: Verifier) -> bool:
 
 
 def sweep_up(run: QueueRun) -> None:
-    """Remove what dead processes left of the files of a queue that are in place: of any version, and under any name."""
+    """Remove what dead processes left of the files of a queue that are in place, of any version and name."""
     sizes: dict[Path, dict[str, int]] = {}
     locks: dict[Path, dict[str, Path]] = {}
     replaced: dict[Path, list[Callable[[str], bool]]] = {}

@@ -130,14 +130,14 @@ class DownloadHandle:
             self._scheduler.set_priority(run, priority)
 
     def errors(self) -> list[tuple[str, BaseException]]:
-        """Failed files and why, the first failure first."""
+        """Return the failed files and why, the first failure first."""
         run = self._run
         if run is None:
             return list(self._outcome.errors)
         return [(task.file_path, error) for task, error in list(run.errors)]
 
     def progress(self) -> QueueProgress:
-        """How far it has come."""
+        """Return how far it has come."""
         now = self._status()
         return QueueProgress(
             files_total=now.files_total,

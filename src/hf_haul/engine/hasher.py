@@ -44,14 +44,17 @@ class Hasher:
         self._closed = False
 
     def soon(self, verifier: Verifier, staged: StagedFile) -> None:
-        """Have a file's digest follow its prefix; call :meth:`start` afterwards, without a lock."""
+        """Queue a file whose digest is to follow its prefix.
+
+        Call :meth:`start` afterwards, without a lock.
+        """
         with self._lock:
             if not self._closed and verifier not in self._files:
                 self._files[verifier] = staged
                 self._threads.wake()
 
     def start(self) -> None:
-        """Start the threads that are missing. Where none are to be had, a file is hashed in the end."""
+        """Start the threads that are missing. Where the system gives none, files are hashed at their end."""
         self._threads.start()
 
     def close(self, timeout: float | None = None) -> bool:

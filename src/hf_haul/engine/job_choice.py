@@ -55,7 +55,7 @@ class Chooser:
         self._may_open = True
 
     def next_job(self, runs: Sequence[QueueRun]) -> Part | Transfer | None:
-        """A part to fetch, or a file to open; ``None`` if nothing can be done now.
+        """Return a part to fetch, or a file to open; ``None`` if nothing can be done now.
 
         Args:
             runs: The queues, most urgent first.
@@ -70,7 +70,7 @@ class Chooser:
         return self._share_a_part(runs)
 
     def _has_descriptors(self, runs: Sequence[QueueRun]) -> bool:
-        """Whether another connection may be opened, and note whether another file may."""
+        """Return whether another connection may be opened, and note whether another file may."""
         self._may_open = True
         if self._files.downloads() > self._settings.max_concurrent_downloads:
             return True
@@ -105,7 +105,7 @@ class Chooser:
         return self._begin(run, waiting) if waiting is not None else None
 
     def _share_of_small(self, run: QueueRun) -> int:
-        """Connections for small files: so many that both lanes end together, and at least one.
+        """Return the connections for small files, at least one: as many as let both lanes end together.
 
         More would leave bandwidth unused, because a small file is mostly waiting; fewer, a rest of small files that no
         large one fills up. A quarter while nothing is known of the speeds.
@@ -123,7 +123,7 @@ class Chooser:
         return max(1, min(round(highest_limit * small / (small + large or 1.0)), highest_limit - 1))
 
     def _seconds_of(self, work: Mapping[str, tuple[int, int]]) -> float | None:
-        """Seconds that one connection would need for it; ``None`` while unknown."""
+        """Return the seconds that one connection would need for a file; ``None`` while unknown."""
         total = 0.0
         for source, (files, nbytes) in work.items():
             seconds = self._sources.seconds(source, files, nbytes)
@@ -153,7 +153,7 @@ class Chooser:
         return part
 
     def narrow(self, part: Part) -> None:
-        """Make a part that has got its first bytes as long as others, unless it was answered slowly; the rest is for all."""
+        """Shorten a part that got its first bytes to the length of others, unless its answer was slow."""
         part.oversized = False
         transfer = part.transfer
         if transfer.mode == "ranged" and not self._sources.answers_slowly(transfer.source):
@@ -202,7 +202,7 @@ class Chooser:
         return self._sources.usual_answer(transfer.source, large=transfer.size > SMALL_FILE)
 
     def make_room_for(self, run: QueueRun, runs: Sequence[QueueRun], threads: int) -> None:
-        """Have less urgent parts leave where a more urgent queue has nowhere to run.
+        """Preempt less urgent parts where a more urgent queue has no connection to run on.
 
         Args:
             run: The more urgent queue.
@@ -226,7 +226,7 @@ class Chooser:
                 wanted -= 1
 
     def shed(self, runs: Sequence[QueueRun]) -> None:
-        """Have parts leave that connections of no use fetch: the last of each source, by the order of queues and files.
+        """Preempt parts whose connections are of no use: the last of each source, in the order of queues.
 
         What they bring meanwhile is far from the front of its file, where its digest would have it.
 
@@ -251,7 +251,7 @@ class Chooser:
         )
 
     def _parts_wanted(self, run: QueueRun) -> int:
-        """How many more connections a queue could use now."""
+        """Return how many more connections a queue could use now."""
         queue = run.queue
         wanted = min(len(queue), max(0, queue.max_concurrent_files - len(queue.active)))
         for transfer in run.transfers.values():
@@ -271,6 +271,6 @@ class _Broken:
         self._error = error
 
     def open(self, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool = False) -> Body:
-        """Raise why."""
+        """Raise the error."""
         del want, cancel_token, fresh
         raise self._error

@@ -1,4 +1,4 @@
-"""What one thread is at, and what is to be done about it once the scheduler's lock is free."""
+"""What one thread is doing, and what is to be done about it once the scheduler's lock is free."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class JobKind(enum.Enum):
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """What one thread is at.
+    """What one thread is doing.
 
     Attributes:
         kind: ``OPEN``: look what is there, and claim it; ``FETCH``: a part; ``RENEW``: drop the bytes of an older version;
@@ -73,7 +73,7 @@ class FollowUp:
     disk: Hashable | None = None
 
     def tell(self, run: QueueRun, action: Action) -> None:
-        """Add something that the user is to be told before a queue ends, or a file that is to be closed by then."""
+        """Add a message that comes before the end of a queue, or a file that is to be closed by then."""
         run.untold.add(self)
         self.runs.add(run)
         self.do.append(action)

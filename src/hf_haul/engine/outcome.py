@@ -1,4 +1,4 @@
-"""What follows the opening of a file, a part, and the last step of a file: decided from what is known of it, without changing it.
+"""What follows the opening of a file, a part, and the last step of a file: pure decisions.
 
 ``settlement`` does what is decided here.
 """

@@ -238,7 +238,7 @@ class PartFetcher:
             wake()
 
     def _retry(self, part: Part, first: TransferError, began: float | None) -> None:
-        """Go on after a first failure; the machinery of retries costs nothing where nothing fails."""
+        """Go on after a first failure; only then are retries set up, as they cost time."""
         pending: TransferError | None = first
         failures = 0
 
@@ -295,7 +295,7 @@ class PartFetcher:
 
     @staticmethod
     def _forget(part: Part, start: int) -> None:
-        """Take the part back to ``start``, with nothing left of what came after it, on disk or in the digest."""
+        """Move the part back to ``start``, and drop what came after it, on disk and in the digest."""
         part.position = start
         transfer = part.transfer
         if transfer.staged is None or transfer.staged.missing(start, part.stop) == [
@@ -307,7 +307,7 @@ class PartFetcher:
             transfer.verifier.restart()
 
     def _check_version(self, part: Part) -> None:
-        """Compare the source's version with that of the staged bytes, where no digest will tell in the end."""
+        """Compare the source's version with the staged bytes', where no digest is checked at the end."""
         transfer = part.transfer
         if transfer.task.digest is not None or transfer.staged is None:
             return
@@ -319,7 +319,7 @@ class PartFetcher:
             self._raise_source_changed(part, error)
 
     def _raise_source_changed(self, part: Part, error: SourceChangedError) -> NoReturn:
-        """Raise the error, to be tried again or to be believed."""
+        """Raise the error, either to be tried again or to be final."""
         known = part.transfer.task.digest is not None
         error.retryable = part.change_retries.allow(self._clock(), self._settings, known=known)
         raise error
@@ -376,7 +376,10 @@ class PartFetcher:
             self._raise_source_changed(part, error)
 
     def _goes_on(self, part: Part, body: Body, buffer: memoryview) -> bool:
-        """Whether a body of unknown length goes on where it should end; read to its end, its connection can serve again."""
+        """Return whether a body of unknown length has more bytes.
+
+        At its end, its connection can serve again.
+        """
         try:
             with self._calling(part):
                 return body.readinto(buffer[:1]) > 0
@@ -386,7 +389,7 @@ class PartFetcher:
     def _show(
         self, part: Part, staged: StagedFile, verifier: Verifier, data: memoryview, restarts: int
     ) -> bool:
-        """Show the digest what has just been written; returns whether it keeps the buffer that ``data`` is in."""
+        """Hand written bytes to the digest; return whether it keeps the buffer that ``data`` is in."""
         if part.transfer.size <= SMALL_FILE:  # others have a thread for it
             verifier.feed(part.position, data, restarts)
             return False
@@ -429,7 +432,7 @@ class PartFetcher:
         part.yields = False
 
     def _could_be_in_touch(self, part: Part, behind: int) -> bool:
-        """Whether nothing is lost by waiting until the digest has caught up: it would be what is waited for anyway."""
+        """Return whether waiting for the digest costs nothing, as its end would be waited for anyway."""
         to_come = part.transfer.size - part.position
         if behind <= IN_TOUCH or to_come <= behind or len(part.transfer.parts) > 1:
             return False
@@ -438,7 +441,7 @@ class PartFetcher:
 
     @contextmanager
     def _calling(self, part: Part) -> Iterator[None]:
-        """Have the watchdog look after the call; where it broke the connection, the error names it."""
+        """Let the watchdog watch a call; if it broke the connection, the error says so."""
         part.begin_call(self._clock())
         try:
             yield
@@ -471,7 +474,7 @@ class PartFetcher:
         return max(self._settings.chunk_size, MiB)
 
     def _buffer(self) -> memoryview:
-        """This thread's buffer, used for all its parts."""
+        """Return this thread's buffer, used for all its parts."""
         buffer: memoryview | None = getattr(self._local, "buffer", None)
         if buffer is None:
             buffer = self._local.buffer = memoryview(bytearray(self._buffer_size))

@@ -81,7 +81,7 @@ def make_plan(
 
 
 def part_size(size: int, connections: int, settings: Settings, most: float = MAX_PART) -> int:
-    """Bytes of one part of a file.
+    """Return the bytes of one part of a file.
 
     Few long requests cost less than many short ones, but a part is also what priorities wait for, and what a
     file is shared out by: about four parts per connection, between 8 and 64 MiB.

@@ -25,7 +25,7 @@ class _Done(threading.Event):
     """Set when a queue is over. Who waits for it may also be woken to see after the queue."""
 
     def nudge(self) -> None:
-        """Have every wait that is under way return, although nothing is over."""
+        """Wake every thread that waits, although the queue is not over."""
         with self._cond:  # type: ignore[attr-defined]  # threading's, not in the stubs
             self._cond.notify_all()  # type: ignore[attr-defined]  # the same
 
@@ -53,7 +53,7 @@ class QueueOutcome:
         self.notifier = notifier
 
     def settle(self, status: QueueStatus) -> None:
-        """Keep what is of use of the queue, and let go of the queue. Harmless if it is done again."""
+        """Keep the results of the queue, and drop the queue itself. Calling it again does nothing."""
         run = self.run
         if run is not None:
             self.errors = [(task.file_path, error) for task, error in run.errors]
@@ -62,7 +62,7 @@ class QueueOutcome:
             self.run = None
 
     def flush(self, timeout: float = math.inf) -> None:
-        """Wait, for ``timeout`` seconds and never long, until the user was told everything."""
+        """Wait, at most ``timeout`` seconds and never long, until every message was delivered."""
         if self.notifier is not None and self.notifier.flush(timeout) and self.status is not None:
             self.notifier = None
 
@@ -133,7 +133,7 @@ class QueueRun:
         return self.queue < other.queue
 
     def succeed(self, transfer: Transfer, *, transferred: bool) -> None:
-        """Count a file that is in place; once, also where it is called again because the first call was cut short."""
+        """Count a file that is in place, only once even if it is called again after an interrupt."""
         task = transfer.task
         again = task.state.final
         if not again:
@@ -146,7 +146,7 @@ class QueueRun:
         self.metrics.add_file(ok=True)
 
     def fail(self, task: DownloadTask, error: BaseException, state: DownloadState) -> None:
-        """Count a file that will not come; once, also where it is called again because the first call was cut short."""
+        """Count a file that failed, only once even if it is called again after an interrupt."""
         again = task.state.final
         if not again:
             task.move_to(state)
@@ -174,7 +174,7 @@ class QueueRun:
         self.metrics.add_expected(size)
 
     def unsettled(self) -> list[FileRequest]:
-        """What was asked for and is neither in place nor given up, with the sizes that were learned since."""
+        """Return the files that are neither in place nor given up, with sizes learned since."""
         settled = {task.task_id for task in (*self.queue.completed, *self.queue.failed)}
         return [
             _with_size(self.requests[task.task_id], task.size)
@@ -183,14 +183,14 @@ class QueueRun:
         ]
 
     def bytes_done(self) -> int:
-        """Bytes on disk, of files in place and in flight, and of those that will not come."""
+        """Return the bytes on disk, of files in place and in flight, and of those that will not come."""
         with self._count_lock:  # a file that ends meanwhile counts once, as one in flight
             settled = self.placed_bytes + self.kept_bytes
             staged = [transfer.staged for transfer in list(self.transfers.values())]
         return settled + sum(each.done for each in staged if each is not None)
 
     def state(self, *, paused: bool) -> DownloadState:
-        """State of the whole queue.
+        """Return the state of the whole queue.
 
         Args:
             paused: Whether all queues are.
@@ -205,7 +205,7 @@ class QueueRun:
         return DownloadState.RUNNING if queue.active or queue.completed else DownloadState.QUEUED
 
     def status(self, *, paused: bool = False) -> QueueStatus:
-        """How far it has come, in plain values.
+        """Return how far it has come, in plain values.
 
         Args:
             paused: Whether all queues are.
@@ -277,18 +277,18 @@ class QueueRun:
                     self._notifier.post(progress)
 
     def flush(self, timeout: float = math.inf) -> None:
-        """Wait, for ``timeout`` seconds and never long, until the user was told everything."""
+        """Wait, at most ``timeout`` seconds and never long, until every message was delivered."""
         if self._notifier is not None:
             self._notifier.flush(timeout)
 
     def tell_here(self) -> None:
-        """Tell the user what waits to be told on this thread, where there is no other for it."""
+        """Deliver waiting messages on this thread, where there is no other for it."""
         if self._notifier is not None:
             self._notifier.tell_here()
 
     @staticmethod
     def progress_of(transfer: Transfer) -> DownloadProgress:
-        """How far one file has come."""
+        """Return how far one file has come."""
         task, state = transfer.task, transfer.task.state
         if state is DownloadState.DONE:
             done = task.size or 0

@@ -72,7 +72,7 @@ class Queues:
         return bool(self.running or self.unended)
 
     def add(self, run: QueueRun) -> None:
-        """Have a queue run."""
+        """Add a queue to those that run."""
         self._known.update(dict.fromkeys(_ids(run), run))
         insort(self.running, run)
         self._sources.register(run.sources, 1)
@@ -92,7 +92,7 @@ class Queues:
         return self._known.get(an_id) or self._results.find(an_id)
 
     def note_told(self, queue_id: str) -> None:
-        """Note that somebody got to know how a queue ended: others' results stay longer than this one."""
+        """Note that somebody was told how a queue ended: results that nobody has seen are kept longer."""
         self._results.note_told(queue_id)
 
     # ---- the end of a file
@@ -171,7 +171,7 @@ class Queues:
     # ---- the end of a queue
 
     def end_if_over(self, run: QueueRun, then: FollowUp) -> None:
-        """Move a queue without open files to the finished ones, and have that said when all is written and told."""
+        """End a queue without open files once all its files are written and its messages delivered."""
         if run.over or not run.queue.finished or run.queue.lost() or run.untold - {then}:
             return
         self.unended.add(run)
@@ -184,7 +184,7 @@ class Queues:
         then.do.append(partial(insist, partial(self._end, run)))
 
     def carry_out(self, then: FollowUp) -> None:
-        """Do what was decided; without the lock."""
+        """Do what was decided; call it without the lock."""
         interrupt: BaseException | None = None
         for part in then.stop:
             part.cancel_token.set()
@@ -236,12 +236,12 @@ class Queues:
         run.done.set()
 
     def emit(self, kind: str, run: QueueRun, task: DownloadTask | None = None, **details: object) -> None:
-        """Tell tools of something; needs no lock."""
+        """Emit an event; needs no lock."""
         queue = run.queue
         self._events.emit(kind, task, model_id=queue.model_id, queue_id=queue.queue_id, **details)
 
 
 def _ids(run: QueueRun) -> list[str]:
-    """Return what a queue is known by: its id, and that of its task if it has only one."""
+    """Return the ids that name a queue: its own, and that of its task if it has only one."""
     tasks = run.queue.tasks
     return [run.queue.queue_id, tasks[0].task_id] if len(tasks) == 1 else [run.queue.queue_id]

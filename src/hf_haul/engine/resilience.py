@@ -20,7 +20,7 @@ _PAUSES: Final = (0.0, 0.02, 0.1, 0.3, 1.0, 2.0)
 
 
 def insist(work: Callable[[], object]) -> None:
-    """Do what must be done, and again where it fails; an interrupt is raised once it is done."""
+    """Do what must be done, and repeat it where it fails; raise an interrupt only afterwards."""
     interrupt: BaseException | None = None
     for pause in (*_PAUSES, None):
         try:

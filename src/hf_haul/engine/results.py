@@ -72,7 +72,7 @@ class QueueStatus:
     failures: tuple[tuple[str, str], ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As :meth:`hf_haul.manager.ParallelDownloadManager.get_model_queue_status` tells it."""
+        """Return the values of :meth:`hf_haul.manager.ParallelDownloadManager.get_model_queue_status`."""
         return {
             "queue_id": self.queue_id,
             "model_id": self.model_id,
@@ -132,12 +132,15 @@ class Results:
             self.forget(next(iter(self._untold)))
 
     def find(self, an_id: str) -> QueueStatus | None:
-        """The result of a queue, or of the one with this task; ``None`` if it is not known, or no longer."""
+        """Return the result of a queue, or of the queue with this task.
+
+        The result is ``None`` if it is unknown or forgotten.
+        """
         queue_id = self._queue_of.get(an_id, an_id)
         return self._untold.get(queue_id) or self._told.get(queue_id)
 
     def note_told(self, queue_id: str) -> None:
-        """Note that somebody got to know a result: from now on it may go before those that nobody has asked for."""
+        """Note that somebody was told a result: it may now be dropped before those that nobody has seen."""
         result = self._untold.pop(queue_id, None)
         if result is None:
             return

@@ -177,7 +177,7 @@ class Scheduler:
         return run
 
     def _orphans_in(self, directory: Path) -> dict[str, list[Path]]:
-        """See :func:`scan_orphans`; a folder is not listed again for every file that is added one by one."""
+        """Return what :func:`scan_orphans` finds; a folder is not listed anew for each file that is added."""
         with self._lock:
             at, found = self._scanned.get(directory, (-_SCAN_INTERVAL, {}))
         if self._clock() - at < _SCAN_INTERVAL:
@@ -238,7 +238,7 @@ class Scheduler:
             self._wake_workers()
 
     def status(self, run: QueueRun) -> QueueStatus:
-        """How far a queue has come; also sees to it that somebody is at it."""
+        """Return how far a queue has come, and make sure that some thread works on it."""
         self.keep_going()
         return run.status(paused=self._queues.paused)
 
@@ -256,7 +256,7 @@ class Scheduler:
                 self._wake_workers()
 
     def find(self, an_id: str) -> QueueRun | QueueStatus | None:
-        """A running queue, or the result of one that is over; ``None`` if unknown or forgotten.
+        """Return a running queue, or the result of one that is over; ``None`` if unknown or forgotten.
 
         Args:
             an_id: Of the queue, or of its only task.
@@ -265,35 +265,38 @@ class Scheduler:
             return self._queues.find(an_id)
 
     def note_told(self, queue_id: str) -> None:
-        """Note that somebody got to know how a queue ended: others' results stay longer than this one."""
+        """Note that somebody was told how a queue ended: results that nobody has seen are kept longer."""
         with self._lock:
             self._queues.note_told(queue_id)
 
     @property
     def reserved_bytes(self) -> int:
-        """Bytes of all running queues, written or not: known at once, and an upper bound where sizes are known."""
+        """Bytes of all running queues, written or not, at once; an upper bound where sizes are known."""
         with self._lock:
             return sum(run.reserved_bytes for run in self._queues.running)
 
     def unsettled(self) -> list[FileRequest]:
-        """The files of running queues that are still to come, with their sizes as far as known by now."""
+        """Return the files of running queues that are still to come, with their sizes as far as known."""
         with self._lock:
             return [request for run in self._queues.running for request in run.unsettled()]
 
     def runs(self) -> list[QueueRun]:
-        """Queues that are not finished, most urgent first."""
+        """Return the queues that are not finished, most urgent first."""
         with self._lock:
             return list(self._queues.running)
 
     def retune(self) -> dict[str, Any]:
-        """Have every source look for its best number of connections anew; returns what changed, by source."""
+        """Restart the search for the best number of connections to each source.
+
+        Return what changed, by source.
+        """
         with self._deciding():
             changed = self._sources.retune()
             self._wake_workers()
             return changed
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain values about everything in flight."""
+        """Return plain values about everything in flight."""
         with self._lock:
             parts = [p for run in self._queues.running for t in run.transfers.values() for p in t.parts]
             return {
@@ -341,7 +344,7 @@ class Scheduler:
                 logger.warning("some threads wait for a disk that does not answer; they end once it does")
 
     def drain(self) -> None:
-        """Do everything that can be done now on the calling thread; for programs and tests without threads."""
+        """Do everything that can be done now on the calling thread; for programs without threads."""
         while (job := self.next_job()) is not None:
             self._workers.perform(job)
         self._errands.run_here()
@@ -349,7 +352,7 @@ class Scheduler:
     # ---- workers
 
     def _wake_workers(self) -> None:
-        """Have an idle worker look for work, or have one started; call with the lock held, in :meth:`_deciding`.
+        """Wake an idle worker, or start one; call with the lock held, in :meth:`_deciding`.
 
         One is enough: whoever finds work wakes the next. A worker that has settled a job looks for the next one
         itself, so that nobody is woken for nothing.
@@ -370,7 +373,7 @@ class Scheduler:
         self.events.tell_here()
 
     def _make_room_for(self, run: QueueRun) -> None:
-        """Have less urgent parts leave where a more urgent queue has nowhere to run; call with the lock held."""
+        """Preempt less urgent parts for a more urgent queue that cannot run; call with the lock held."""
         if not self._queues.paused:
             self._chooser.make_room_for(run, self._queues.running, self._workers.available)
 
@@ -393,7 +396,7 @@ class Scheduler:
     # ---- doing it: without the lock
 
     def do(self, job: Job) -> None:
-        """Do a job; without the lock."""
+        """Do a job; call it without the lock."""
         run, transfer = job.run, job.transfer
         if job.kind is JobKind.OPEN:
             open_file(run, transfer, lambda: self._probe(transfer), self._fetcher, self.settings)
@@ -408,7 +411,7 @@ class Scheduler:
 
     @contextlib.contextmanager
     def _probe(self, transfer: Transfer) -> Iterator[Part]:
-        """A part without bytes, known to the scheduler so that cancelling reaches it."""
+        """Register a part without bytes for the block, so that cancelling reaches it."""
         probe = Part(transfer, ByteRange(0, 0), now=self._clock())
         with self._lock:
             transfer.parts.append(probe)
@@ -424,11 +427,11 @@ class Scheduler:
             return self._settlement.settle(job, error, then)
 
     def carry_out(self, then: FollowUp) -> None:
-        """Do what was decided; without the lock."""
+        """Do what was decided; call it without the lock."""
         self._queues.carry_out(then)
 
     def _have_carried_out(self, then: FollowUp) -> None:
-        """Do what was decided, for a caller who does not wait for a disk."""
+        """Do what was decided, for a caller that must not wait for a disk."""
         if then.disk is None or not self._threads_allowed:
             insist(partial(self.carry_out, then))
             return
@@ -441,7 +444,7 @@ class Scheduler:
     # ---- what is left half-made
 
     def recover(self, error: BaseException, then: FollowUp, job: Job | None = None) -> None:
-        """Fail a file because of an error where none should be, and set everything else right.
+        """Fail a file because of an unexpected error, and repair everything else.
 
         Args:
             error: The error.
@@ -462,7 +465,7 @@ class Scheduler:
         insist(recover)
 
     def put_down(self) -> None:
-        """Leave what the calling thread is at to others, because it was interrupted."""
+        """Release the calling thread's job to other threads, because it was interrupted."""
         with self._deciding():
             self._settlement.put_down()
 
@@ -500,7 +503,7 @@ class Scheduler:
             self._sources.backoff(part.transfer.source, error)
 
     def _note_backing_off(self, part: Part) -> None:
-        """While a part waits for its next attempt, its connection is for others: a bad file holds up nobody."""
+        """Free a part's connection while it waits for its next attempt, so that others can use it."""
         with self._deciding():
             self._settlement.note_backing_off(part)
 
@@ -508,7 +511,7 @@ class Scheduler:
         part.transfer.metrics.add_limited(seconds)
 
     def _note_whole_file(self, part: Part) -> None:
-        """A source answered a range from the first byte with the whole file: this part takes it all."""
+        """Give a part the whole file, because its source answered a range with all of it."""
         transfer = part.transfer
         with self._lock:
             transfer.mode = "whole"
@@ -531,7 +534,7 @@ class Scheduler:
             return self._sources.settled
 
     def mend(self) -> None:
-        """Set right what was left half-made."""
+        """Repair what an error left half done."""
         then = FollowUp(disk=self)
         try:
             with self._deciding():
@@ -541,7 +544,9 @@ class Scheduler:
                 self._have_carried_out(then)
 
     def tick(self, *, tell: bool = True) -> None:
-        """One look at everything in flight; the ticker thread calls it ten times a second, at the start twenty times.
+        """Look once at everything in flight.
+
+        The ticker calls it ten times a second, at the start twenty times.
 
         Args:
             tell: Whether to post progress, which nobody wants more than ten times a second.
@@ -594,12 +599,12 @@ class Scheduler:
 
     @staticmethod
     def _look_again(run: QueueRun, now: float) -> None:
-        """Put files that another process fetches back in line when it is time to look."""
+        """Queue files that another process fetches again when it is time to look at them."""
         for task_id in [task_id for task_id, at in run.deferred.items() if at <= now]:
             del run.deferred[task_id]
             run.queue.put_back(task_id)
 
     def _hash_soon(self, transfer: Transfer) -> None:
-        """Have what is on disk hashed while the rest downloads; the hasher has to be started afterwards."""
+        """Queue what is on disk for hashing while the rest downloads; start the hasher afterwards."""
         if self._threads_allowed and transfer.size > SMALL_FILE and transfer.verifier and transfer.staged:
             self._hasher.soon(transfer.verifier, transfer.staged)

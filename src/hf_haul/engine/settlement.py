@@ -1,4 +1,4 @@
-"""Does what is decided in ``outcome``, and sets right what an unexpected error left half-made.
+"""Does what ``outcome`` decides, and repairs what an unexpected error left half done.
 
 What each thread is at is noted, and everything else about running files follows from that: their parts, their phases, the
 counts of connections.
@@ -109,14 +109,17 @@ class Settlement:
             job.transfer.metrics.add_connections(by)
 
     def put_down(self) -> None:
-        """Leave what the calling thread is at to others."""
+        """Release the calling thread's job to other threads."""
         job = self._held.pop(threading.current_thread())
         self._count(job, -1)
         self.left.append(job)
         self._wake()
 
     def note_backing_off(self, part: Part) -> None:
-        """Count a part that begins or ends to wait for its next attempt: meanwhile its connection is for others."""
+        """Count a part that begins or ends a wait for its next attempt.
+
+        Meanwhile others use its connection.
+        """
         if part.backing_off == (part in self._backing_off):
             return
         if part.backing_off:
@@ -290,7 +293,7 @@ class Settlement:
         self._wake()
 
     def _look_elsewhere(self, run: QueueRun, transfer: Transfer, then: FollowUp) -> None:
-        """Set a file aside whose staged file somebody took, and who has its bytes; look there, or start anew."""
+        """Set a file aside whose staged file another process took; look for it there, or start over."""
         task_id = transfer.task.task_id
         run.losses[task_id] = run.losses.get(task_id, 0) + 1
         lost, transfer.staged = transfer.staged, None
@@ -315,7 +318,7 @@ class Settlement:
     # ---- what is left half-made
 
     def mend(self, then: FollowUp, owed: MutableMapping[threading.Thread, FollowUp]) -> None:
-        """Have every file be as it follows from what the threads are at.
+        """Repair the state of every file, by what the threads are really doing.
 
         Args:
             then: Takes what is to be done without the lock.

@@ -36,7 +36,7 @@ class TickTarget(Protocol):
         """Look once at everything in flight, and tell users of progress."""
 
     def mend(self) -> None:
-        """Set right what was left half-made."""
+        """Repair what an error left half done."""
 
 
 class Ticker:
@@ -54,15 +54,15 @@ class Ticker:
         self._threads = ThreadGroup("hf-haul-ticker", 1, self._next, idle_seconds=idle_seconds)
 
     def __len__(self) -> int:
-        """Threads there are: one or none."""
+        """Return the threads there are: one or none."""
         return len(self._threads)
 
     def wake(self) -> None:
-        """Have it look; call :meth:`start` afterwards, without a lock."""
+        """Ask for a look soon; call :meth:`start` afterwards, without a lock."""
         self._threads.wake()
 
     def start(self) -> bool:
-        """Start the thread if it is missing; returns whether there is one where one is wanted."""
+        """Start the thread if it is missing; return whether there is one where one is needed."""
         return self._threads.start()
 
     def close(self, timeout: float | None = None) -> bool:

@@ -58,7 +58,7 @@ class SupersededError(HaulError):
 
 
 class PartProgress:
-    """What the worker of a part writes, and nobody else: how far it is, and what it met.
+    """What only the worker of a part writes: its position, and what happened to it.
 
     Anybody may read it. ``_lock`` makes one of looking how far the worker is and moving ``stop``, so that what a read under way
     will bring is never given away. It is held for a moment, and is taken last.
@@ -169,7 +169,7 @@ class Part(PartProgress):
         self.oversized = False
 
     def give_upper_half(self) -> ByteRange | None:
-        """Give away the upper half of what no read is under way for; ``None`` if that is too little to share."""
+        """Split off the upper half of what is not being read; ``None`` if that is too little to share."""
         with self._lock:
             low = max(self.position, self._reads_to)
             middle = low + (self.stop - low + 1) // 2
@@ -180,7 +180,10 @@ class Part(PartProgress):
             return upper
 
     def give_all_beyond(self, most: int) -> ByteRange | None:
-        """Give away what is more than ``most`` bytes beyond what is read; ``None`` if that is too little to share."""
+        """Split off all but ``most`` bytes of what is not being read.
+
+        The result is ``None`` if that is too little to share.
+        """
         with self._lock:
             at = max(self.position, self._reads_to) + most
             if at + most // 4 >= self.stop:
@@ -190,18 +193,18 @@ class Part(PartProgress):
             return rest
 
     def take_all_to(self, stop: int) -> None:
-        """Have it go on to ``stop``: the rest comes over its connection anyway."""
+        """Extend the part to ``stop``: the rest comes over its connection anyway."""
         with self._lock:
             self.stop = stop
 
     def preempt(self, now: float) -> None:
-        """Have the worker stop at its next read, and return the rest."""
+        """Stop the worker at its next read, and return the rest of the part."""
         if not self.preempted:
             self.preempted = True
             self.preempted_at = now
 
     def abandon(self, why: str) -> None:
-        """Wake the blocking call under way and have it fail: its connection is given up."""
+        """Give the connection up: wake the blocking call, which then fails."""
         if self.abandoned is None:
             self.abandonments += 1
             self.unanswered_calls += self.reading_since is None
@@ -215,21 +218,24 @@ class Part(PartProgress):
         return why if call == self.calls else None
 
     def seconds_in_call(self, now: float) -> float | None:
-        """Return how long the network has kept the worker waiting; ``None`` while it waits for something else."""
+        """Return how long the network has kept the worker waiting.
+
+        The result is ``None`` while it waits for something else.
+        """
         since = self.busy_since
         if since is None or self.cancel_token.queued:
             return None
         return now - max(since, self.cancel_token.dequeued_at)
 
     def waits_long(self, now: float) -> bool:
-        """Whether it has waited for its answer for a while, which will not bring so much that its connection must count."""
+        """Return whether it has waited so long for its answer that its connection need not count."""
         if self.reading_since is not None or self.backing_off or self.remaining > MAX_PART:
             return False
         return (self.seconds_in_call(now) or 0.0) >= _LONG_WAIT
 
     @property
     def needed(self) -> bool:
-        """Whether anybody still waits for its bytes: it was not told to stop, and nobody else has brought them."""
+        """Whether its bytes are still wanted: it was not stopped, and no other part has brought them."""
         if self.preempted or self.cancel_token.is_set():
             return False
         staged = self.transfer.staged
@@ -293,12 +299,12 @@ class Transfer:
         self.phase = phase
 
     def end(self) -> None:
-        """Have nothing more of it begun, whatever phase it is in; harmless if it is done again."""
+        """End the file in whatever phase it is: no part begins any more. Calling it again does nothing."""
         if self.phase is not Phase.ENDED:
             self.move_to(Phase.ENDED)
 
     def fail(self, error: BaseException) -> None:
-        """End it because of ``error``, unless something else was the reason before."""
+        """End the file because of ``error``, unless it had ended for another reason."""
         if self.failure is None:
             self.failure = error
         self.end()
@@ -337,7 +343,10 @@ class Transfer:
         return part
 
     def split(self, part: Part, now: float) -> Part | None:
-        """Give the upper half of what is left of ``part`` to a new part; ``None`` if its worker was quicker."""
+        """Give the upper half of what is left of ``part`` to a new part.
+
+        The result is ``None`` if its worker was quicker.
+        """
         span = part.give_upper_half()
         if span is None:
             return None
@@ -353,7 +362,7 @@ class Transfer:
             self.pending.sort()
 
     def superseded(self) -> list[Part]:
-        """Parts in flight whose bytes others have brought."""
+        """Return the parts in flight whose bytes others have brought."""
         if self.staged is None or self.mode == "whole":
             return []
         return [
@@ -394,7 +403,10 @@ class Transfer:
         return self.range_refusals >= 3 * _RANGE_REFUSALS
 
     def restart(self) -> None:
-        """Have it started anew, as its source serves another version; all its parts may see one change."""
+        """Restart the file, because its source serves another version.
+
+        All its parts may notice one change.
+        """
         if self.phase is not Phase.RESTARTING:
             self.changes += 1
             self.move_to(Phase.RESTARTING)

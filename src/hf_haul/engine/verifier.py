@@ -157,13 +157,16 @@ class Verifier:
         return got > 0  # or somebody cut the file; the digest will tell
 
     def _take(self, data: memoryview) -> None:
-        """Hash what comes next, or nothing of it: out of memory in between, the position would no longer be the hash's."""
+        """Hash the next bytes, or none of them.
+
+        After an error in between, the position would not be the hash's.
+        """
         position = self._position + len(data)
         self._hash.update(data)
         self._position = position
 
     def _next_block(self) -> _Block | None:
-        """The first of the blocks that are still to be hashed, taken out if it is to be hashed now."""
+        """Return the first of the blocks that are still to be hashed, taken out if it is to be hashed now."""
         passed: list[_Block] = []
         with self._handing:
             while self._handed and self._handed[0].offset < self._position:
@@ -185,16 +188,16 @@ class Verifier:
             each.done()
 
     def stop(self) -> None:
-        """Have every :meth:`catch_up` return soon: the file was cancelled."""
+        """Make every :meth:`catch_up` return soon: the file was cancelled."""
         self.stopped = True
 
     def actual(self) -> str:
-        """Hex digest of what was hashed so far."""
+        """Return the hex digest of what was hashed so far."""
         with self._lock:
             return self._hash.hexdigest()
 
     def restart(self) -> None:
-        """Forget everything hashed, and take nothing any more that was written before."""
+        """Forget everything hashed, and refuse bytes that were written before."""
         with self._lock, self._handing:
             self.restarts += 1
             self._position = 0
@@ -202,7 +205,7 @@ class Verifier:
 
 
 def _block() -> memoryview:
-    """This thread's block, made when something has to be read back for the first time."""
+    """Return this thread's block, made when something has to be read back for the first time."""
     block: memoryview | None = getattr(_own, "block", None)
     if block is None:
         block = _own.block = memoryview(bytearray(_BLOCK))

@@ -43,7 +43,7 @@ def stalled_parts(
     answer_timeout: Callable[[Part], float] = lambda _part: math.inf,
     limited: bool = False,
 ) -> list[tuple[Part, str]]:
-    """Parts whose connection should be abandoned, each with the reason.
+    """Return the parts whose connection should be abandoned, each with the reason.
 
     Args:
         parts: Everything in flight.
@@ -80,7 +80,7 @@ def stalled_parts(
 def part_to_share(
     parts: Sequence[Part], now: float, *, usual_answer: Callable[[Transfer], float | None] = lambda _file: 0.0
 ) -> tuple[Part, bool] | None:
-    """The part that would finish last, if an idle connection can speed it up.
+    """Return the part that would finish last, if an idle connection can speed it up.
 
     A source that has answered nobody yet is not asked for more: what takes one request long takes another as long.
 

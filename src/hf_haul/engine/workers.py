@@ -45,19 +45,19 @@ class JobSource(TickTarget, Protocol):
         """Return what the calling thread is at from now on; ``None`` if there is nothing to do now."""
 
     def do(self, job: Job) -> None:
-        """Do a job; without the lock."""
+        """Do a job; called without the lock."""
 
     def settle(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
         """Decide what follows a job; returns what the calling thread does next."""
 
     def carry_out(self, then: FollowUp) -> None:
-        """Do what was decided; without the lock."""
+        """Do what was decided; called without the lock."""
 
     def recover(self, error: BaseException, then: FollowUp, job: Job | None = None) -> None:
-        """Fail a file because of an error where none should be, and set everything else right."""
+        """Fail a file because of an unexpected error, and repair everything else."""
 
     def put_down(self) -> None:
-        """Leave what the calling thread is at to others."""
+        """Release the calling thread's job to other threads."""
 
     def call_workers(self) -> bool:
         """Wake workers if there is work; returns whether there is."""
@@ -103,13 +103,13 @@ class Workers:
         return self._group.limit - len(self._group) + self._group.idle
 
     def wake(self) -> None:
-        """Have an idle worker look for work, or one be started by :meth:`start`; the scheduler's lock may be held."""
+        """Wake an idle worker, or mark one for :meth:`start`; the scheduler's lock may be held."""
         if self._allowed:
             self._ticker.wake()
             self._group.wake()
 
     def start(self) -> bool:
-        """Start the threads that :meth:`wake` found missing, without a lock; returns whether they are there."""
+        """Start the workers that :meth:`wake` marked, without a lock; return whether there are any."""
         started = [self._group.start(), self._ticker.start()]
         return all(started)
 
@@ -150,7 +150,7 @@ class Workers:
         return None if job is None else partial(self.perform, job)
 
     def _note_clueless(self, error: BaseException) -> None:
-        """Fail what is running where it lasts that nobody can say what to do next; the ticker has workers try again."""
+        """Fail what is running if no next job can be chosen for long; the ticker makes workers try again."""
         now = time.monotonic()
         if self._clueless_since is None:
             self._clueless_since = now
@@ -180,7 +180,7 @@ class Workers:
                 raise interrupt
 
     def attempt(self, job: Job) -> BaseException | None:
-        """Do a job; returns what it raised."""
+        """Do a job; return the error that it raised, if any."""
         try:
             self._source.do(job)
         except BaseException as error:  # noqa: BLE001  a worker outlives every job; the file it was about fails
@@ -189,12 +189,12 @@ class Workers:
         return None
 
     def interrupt_of(self, error: BaseException | None) -> BaseException | None:
-        """Return ``error`` if it means the calling thread and not the file: an interrupt of who does the work while waiting."""
+        """Return ``error`` if it is an interrupt of the calling thread, and not the file's."""
         helps = self._helping_until is not None
         return error if helps and isinstance(error, KeyboardInterrupt) else None
 
     def _pay(self) -> None:
-        """Carry out what the calling thread has to."""
+        """Carry out what was decided for the calling thread."""
         me = threading.current_thread()
         insist(partial(self._source.carry_out, self.owed[me]))
         del self.owed[me]
@@ -202,7 +202,7 @@ class Workers:
     # ---- where there are no threads
 
     def wait(self, run: QueueRun, timeout: float | None = None) -> bool:
-        """Wait for a queue; where no thread is to be had, do its work, and that of others, meanwhile.
+        """Wait for a queue; where the system gives no thread, do its work and that of others meanwhile.
 
         Args:
             run: The queue.
@@ -225,7 +225,7 @@ class Workers:
         return run.done.is_set()
 
     def keep_going(self) -> bool:
-        """See to it that there are threads for what is to be done, as far as the system gives any.
+        """Make sure that there are threads for the work, as far as the system gives any.
 
         Returns:
             ``False`` if nobody does it; then the caller has to, or it fails after a while.
@@ -271,12 +271,12 @@ class Workers:
 
     @property
     def _helping_until(self) -> float | None:
-        """Until when the calling thread does the work that it waits for; ``None`` if it does not."""
+        """When the calling thread stops doing the work that it waits for; ``None`` if it does none."""
         until: float | None = getattr(self._helping, "until", None)
         return until
 
     def help_along(self, part: Part, now: float) -> None:
-        """After each read: do what threads would do beside it, if the one that reads is all there is.
+        """Do, after each read, what other threads would do, if the reading thread is the only one.
 
         Args:
             part: What it reads.

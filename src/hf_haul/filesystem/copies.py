@@ -54,7 +54,7 @@ class CallbackReport:
         self._ended: set[str] = set()
 
     def __enter__(self) -> None:
-        """Begin; branches open when there is something to tell."""
+        """Begin; branches are opened when there is something to tell."""
 
     def __exit__(self, *_error: object) -> None:
         for _, stack in self._open.values():
@@ -62,7 +62,7 @@ class CallbackReport:
         self._open.clear()
 
     def tell(self, news: deque[DownloadProgress]) -> None:
-        """Pass on what has happened, in order."""
+        """Deliver what has happened, in order."""
         while news:
             progress = news.popleft()
             if progress.file_path not in self._ended:
@@ -71,7 +71,7 @@ class CallbackReport:
                     self._end(progress.file_path)
 
     def finish(self) -> None:
-        """Bring files to their end whose last message did not come: all of them are there."""
+        """Finish the files whose last message did not come: all of them are there."""
         if not self.silent:
             for name in self._targets:
                 if name not in self._ended:
@@ -116,7 +116,7 @@ class PairCollector:
         return getattr(self._fs, name)
 
     def collect(self, rpath: str | list[str], lpath: Any, **options: Any) -> None:
-        """Let fsspec decide.
+        """Let fsspec decide, and return the pairs.
 
         Raises:
             UnsafePathError: A name would lead out of its folder.
@@ -129,7 +129,7 @@ class PairCollector:
             raise UnsafePathError(str(error)) from None
 
     def get_file(self, rpath: str, lpath: Any, **_options: Any) -> None:
-        """Note a file, and where it goes."""
+        """Note a file and its target."""
         self.pairs.append((rpath, lpath))
 
 
@@ -152,12 +152,12 @@ class PartialCopyMarker:
 
     @staticmethod
     def depends(rpath: str, lpath: Any) -> bool:
-        """Whether fsspec decides by what exists at ``lpath``."""
+        """Return whether fsspec decides by what exists at ``lpath``."""
         given = has_magic(rpath) or trailing_sep(rpath) or not isinstance(lpath, str) or trailing_sep(lpath)
         return not given
 
     def resumes(self) -> bool:
-        """Whether the folder is what an earlier ``get`` of the same source has left."""
+        """Return whether the folder is what an earlier, unfinished ``get`` of the same source left."""
         try:
             return self._mark.read_text(encoding="utf-8", errors="surrogatepass") == self._source
         except (OSError, UnicodeError):
@@ -183,7 +183,7 @@ class PartialCopyMarker:
 
 
 def download(manager: ParallelDownloadManager, targets: list[Target], report: CallbackReport) -> None:
-    """Fetch files to where they go, and report on it in this thread."""
+    """Fetch files to their targets, and report on it in this thread."""
     if not targets:
         return
     by_path: dict[str, Target] = {}

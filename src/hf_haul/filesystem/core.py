@@ -37,7 +37,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _is_one_call(method: Method) -> Method:
-    """Have what a method does be one call in the sense of :class:`~hf_haul.filesystem.freshness.Freshness`."""
+    """Make a method one call in the sense of :class:`~hf_haul.filesystem.freshness.Freshness`."""
 
     @functools.wraps(method)
     def call(fs: HaulFileSystem, *args: Any, **kwargs: Any) -> Any:
@@ -114,7 +114,7 @@ class HaulFileSystem(PinnedFileSystem):
         return repository
 
     def _target(self, path: str, revision: str | None = None, lpath: str = "") -> Target | None:
-        """The file at the Hub, pinned to a commit; ``None`` in a bucket, which has no commits."""
+        """Return the file at the Hub, pinned to a commit; ``None`` in a bucket, which has no commits."""
         resolved = self.resolve_path(path, revision=revision)
         if not isinstance(resolved, HfFileSystemResolvedRepositoryPath):
             return None
@@ -148,7 +148,7 @@ class HaulFileSystem(PinnedFileSystem):
         return repository.metadata(path, commit, timeout=constants.HF_HUB_ETAG_TIMEOUT, retry=True)
 
     def _source(self, path: str, revision: str | None = None) -> tuple[Target, RangeSource] | None:
-        """The file and where to read it from; ``None`` in a bucket."""
+        """Return the file and where to read it from; ``None`` in a bucket."""
         target = self._target(path, revision)
         return None if target is None else (target, self.reads.source(target.remote))
 
@@ -183,7 +183,7 @@ class HaulFileSystem(PinnedFileSystem):
         return HaulFile(self, *found, self.extents, cache_type=cache_type or "haul", **kwargs)
 
     def _open_at(self, path: str, commit: str, **kwargs: Any) -> HaulFile | HaulStreamFile:
-        """Open a file at the commit that it had elsewhere, which this instance need not be at.
+        """Open a file at a commit that this instance need not be at, as a pickled file needs.
 
         Args:
             path: The file, under the name it had there.
@@ -208,7 +208,7 @@ class HaulFileSystem(PinnedFileSystem):
         revision: str | None = None,
         **kwargs: Any,
     ) -> bytes:
-        """The bytes of a file, or of a slice of it.
+        """Return the bytes of a file, or of a slice of it.
 
         Args:
             path: The file.
@@ -235,7 +235,7 @@ class HaulFileSystem(PinnedFileSystem):
         on_error: str = "return",
         **kwargs: Any,
     ) -> list[bytes | Exception]:
-        """Many slices of many files, fetched together; neighbours in one request, the rest at once.
+        """Return many slices of many files, fetched together: neighbours in one request, the rest at once.
 
         Args:
             paths: One file for each slice.
@@ -273,7 +273,7 @@ class HaulFileSystem(PinnedFileSystem):
     def cat(
         self, path: str | list[str], recursive: bool = False, on_error: str = "raise", **kwargs: Any
     ) -> bytes | dict[str, bytes | Exception]:
-        """The contents of one file, or of many at once.
+        """Return the contents of one file, or of many at once.
 
         Args:
             path: A file, a pattern, a folder (with ``recursive``) or a list of them.
@@ -345,7 +345,7 @@ class HaulFileSystem(PinnedFileSystem):
             self.invalidate_cache(files[0].unresolve())
 
     def cp_file(self, path1: str, path2: str, revision: str | None = None, **kwargs: Any) -> None:
-        """Copy a file; of a folder, which exists only as long as it has files, there is nothing to copy."""
+        """Copy a file. A folder exists only while it has files, so nothing is copied for one."""
         if not self.isdir(path1):
             super().cp_file(path1, path2, revision=revision, **kwargs)
 
@@ -404,7 +404,7 @@ class HaulFileSystem(PinnedFileSystem):
         maxdepth: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Copy files to disk, many at once; which file goes where is fsspec's own decision.
+        """Copy files to disk, many at once; fsspec decides which file goes where.
 
         By its rule ``get("org/model", "out", recursive=True)`` makes ``out/`` of the model, and ``out/model/`` where
         there is an ``out`` already. One that was made by the same call, and not filled to the end, does not count:

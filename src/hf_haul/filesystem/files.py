@@ -90,7 +90,7 @@ class HaulFile(HfFileSystemFile):
     # ---- position
 
     def tell(self) -> int:
-        """Where this thread's next read begins."""
+        """Return the offset at which this thread's next read begins."""
         with self._position:
             return self._here()
 
@@ -102,7 +102,7 @@ class HaulFile(HfFileSystemFile):
         return int(self.loc)
 
     def seek(self, loc: int, whence: int = 0) -> int:
-        """Set where this thread's next read begins; relative to the start, the position (1) or the end (2)."""
+        """Set the offset of this thread's next read, from the start, the position (1) or the end (2)."""
         self._require_open()
         with self._position:
             if whence not in {0, 1, 2}:
@@ -115,7 +115,10 @@ class HaulFile(HfFileSystemFile):
             return at
 
     def _take(self, length: int) -> tuple[int, int]:
-        """Move this thread's position past the next ``length`` bytes (all, if negative); return their start and stop."""
+        """Move this thread's position past ``length`` bytes (all, if negative).
+
+        Return their start and stop.
+        """
         self._require_open()
         with self._position:
             start = self._here()
@@ -140,7 +143,7 @@ class HaulFile(HfFileSystemFile):
     # ---- reading
 
     def pread(self, start: int, stop: int) -> bytes:
-        """The bytes from ``start`` up to ``stop``, without moving the position."""
+        """Return the bytes from ``start`` up to ``stop``, without moving the position."""
         self._require_open()
         start, stop, _ = slice(max(0, start), max(0, stop)).indices(self.size)
         if start >= stop:
@@ -151,12 +154,12 @@ class HaulFile(HfFileSystemFile):
             return bytes(self.cache._fetch(start, stop))  # noqa: SLF001  fsspec's interface of caches
 
     def fetch(self, start: int, stop: int) -> bytes:
-        """The bytes from ``start`` up to ``stop``, past any cache but ours."""
+        """Return the bytes from ``start`` up to ``stop``, bypassing fsspec's caches."""
         with self._target.explained():
             return self._reader.read(start, stop)
 
     def fetch_into(self, start: int, view: memoryview) -> None:
-        """Fill ``view`` from ``start``, past any cache but ours."""
+        """Fill ``view`` from ``start``, bypassing fsspec's caches."""
         with self._target.explained():
             self._reader.read_into(start, view)
 
@@ -180,11 +183,11 @@ class HaulFile(HfFileSystemFile):
             raise
 
     def read_buffer(self, nbytes: int = -1) -> memoryview:
-        """As :meth:`read`, for pyarrow, which keeps the buffer without a copy."""
+        """Read like :meth:`read`; for pyarrow, which keeps the buffer without a copy."""
         return memoryview(self.read(nbytes))
 
     def readinto(self, b: Any) -> int:
-        """Fill a buffer from the position on; returns how many bytes there were."""
+        """Fill a buffer from the position on; return how many bytes there were."""
         view = memoryview(b).cast("B")
         start, stop = self._take(len(view))
         try:
@@ -237,7 +240,7 @@ class HaulFile(HfFileSystemFile):
         return b"".join(found)
 
     def _line_data(self, at: int, block: int | None) -> bytes:
-        """Some bytes from ``at`` on, kept for the next lines."""
+        """Return some bytes from ``at`` on, kept for the next lines."""
         offset, data = self._lines
         if not offset <= at < offset + len(data):
             offset, data = at, self.pread(at, at + (block or _LINE_BLOCK))
@@ -245,7 +248,7 @@ class HaulFile(HfFileSystemFile):
         return data[at - offset :]
 
     def readlines(self, hint: int | None = -1) -> list[bytes]:
-        """All lines that are left, or as many as hold ``hint`` bytes."""
+        """Return all lines that are left, or as many as hold ``hint`` bytes."""
         lines: list[bytes] = []
         total = 0
         while line := self.readline():
@@ -256,7 +259,7 @@ class HaulFile(HfFileSystemFile):
         return lines
 
     def close(self) -> None:
-        """Let go of what is under way, soon. Waits for nothing: the collector calls it, by itself or through a wrapper."""
+        """Cancel reads under way soon, without waiting: the garbage collector calls it, too."""
         if self.closed:
             return
         self._closed = True
@@ -270,7 +273,7 @@ class HaulFile(HfFileSystemFile):
             self.close()
 
     def url(self) -> str:
-        """The HTTP URL of the file at its commit."""
+        """Return the HTTP URL of the file at its commit."""
         return self._target.remote.url
 
     def __reduce__(self) -> Any:
@@ -280,7 +283,7 @@ class HaulFile(HfFileSystemFile):
 
 
 class _ReaderCache:
-    """Stands where fsspec expects a file's cache; the reads behind it do the work."""
+    """Stands where fsspec expects a file's cache; the file's own reads do the work."""
 
     def __init__(self, file: HaulFile, name: str) -> None:
         self.name = name
@@ -299,11 +302,11 @@ class _ReaderCache:
         return ""
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: this cache keeps nothing."""
 
 
 class HaulStreamFile(HfFileSystemStreamFile):
-    """A file of the Hub opened to be read once, from start to end, with the next bytes always under way."""
+    """A file of the Hub opened to be read once from start to end, while the next bytes are being fetched."""
 
     def __init__(
         self, fs: HfFileSystem, target: Target, source: RangeSource, reads: Reads, **kwargs: Any
@@ -324,7 +327,7 @@ class HaulStreamFile(HfFileSystemStreamFile):
         self._rest = b""
 
     def read(self, length: int | None = -1) -> bytes:
-        """Read on.
+        """Read the next bytes.
 
         Args:
             length: Bytes; negative or ``None`` for all that is left.
@@ -362,11 +365,11 @@ class HaulStreamFile(HfFileSystemStreamFile):
         return bytes(found)
 
     def url(self) -> str:
-        """The HTTP URL of the file at its commit."""
+        """Return the HTTP URL of the file at its commit."""
         return self._target.remote.url
 
     def close(self) -> None:
-        """Let go of what is under way, soon; waits for nothing, as :meth:`HaulFile.close`."""
+        """Cancel reads under way soon, without waiting, as :meth:`HaulFile.close` does."""
         if self.closed:
             return
         self._closed = True
@@ -392,7 +395,7 @@ def _reopen(
     cache_type: str | None,
     kwargs: dict[str, Any],
 ) -> Any:
-    """Open a file again where a pickled one stood, of the same commit."""
+    """Open a file at the commit that a pickled one had."""
     path, commit = where
     file = fs._open_at(path, commit, mode=mode, block_size=block_size, cache_type=cache_type, **kwargs)  # noqa: SLF001  of the same package
     if isinstance(file, HaulStreamFile):

@@ -1,4 +1,4 @@
-"""When to ask again where a branch is: what ``refresh=``, ``use_listings_cache`` and ``listings_expiry_time`` mean here.
+"""When to ask the Hub again for a branch's commit: ``refresh=`` and the listing options of fsspec.
 
 A listing of one commit never changes, so what grows old is only which commit a branch is at. Each call of a user asks for
 that once at the most, however many listings and files it is about, so that all of it is of one version.
@@ -25,7 +25,7 @@ MAX_REVISIONS: Final = 10_000
 
 @dataclass
 class Call:
-    """One call of a user's.
+    """One call of a method by the user.
 
     Attributes:
         refresh: Whether it asks for the latest.
@@ -39,13 +39,13 @@ class Call:
 
 
 class _Here(threading.local):
-    """The call that a thread is in."""
+    """The call that a thread is inside of."""
 
     call: Call | None = None
 
 
 class Freshness:
-    """What calls have to look at again. Safe for many threads, which are in calls of their own.
+    """Decides what a call has to look up again. Safe for many threads, each in a call of its own.
 
     Args:
         use_listings_cache: Whether one call may rely on what another has seen. A text such as ``false`` says no.
@@ -69,13 +69,13 @@ class Freshness:
         self._looked: dict[Hashable, float] = {}
 
     def begin(self, *, refresh: bool = False) -> Call:
-        """A call of a user's: a new one, or the one that the thread is in already."""
+        """Return the call that the thread is inside of, or else a new one."""
         outer = self._here.call
         return Call(refresh, self._clock()) if outer is None or (refresh and not outer.refresh) else outer
 
     @contextmanager
     def within(self, call: Call) -> Iterator[None]:
-        """What the thread does in the block is a part of this call."""
+        """Make what the thread does in the block a part of ``call``."""
         outer = self._here.call
         self._here.call = call
         try:
@@ -85,12 +85,12 @@ class Freshness:
 
     @property
     def wants_latest(self) -> bool:
-        """Whether the call that the thread is in asks for the latest, whatever was seen before."""
+        """Whether the call that the thread is inside of asks for the latest state."""
         call = self._here.call
         return call is not None and (call.refresh or self._lifetime == 0.0)
 
     def is_due(self, what: Hashable) -> bool:
-        """Whether something has to be looked at again; true once in a call."""
+        """Return whether something has to be looked up again; at most once in a call."""
         call = self._here.call
         if call is None or what in call.seen or (not call.refresh and self._lifetime is None):
             return False
@@ -101,14 +101,14 @@ class Freshness:
         return call.refresh or self._lifetime is None or self._clock() - looked >= self._lifetime
 
     def note(self, what: Hashable) -> None:
-        """It was looked at just now."""
+        """Note that something was looked up just now."""
         self._looked.pop(what, None)
         drop_oldest(self._looked)
         self._looked[what] = self._clock()
 
 
 def drop_oldest(kept: dict[Any, Any], most: int = MAX_REVISIONS) -> None:
-    """Make room for one more: where there are ``most``, the half that came first goes."""
+    """Drop the older half of a table that holds ``most`` entries, to make room."""
     if len(kept) >= most:
         for oldest in list(kept)[: most // 2]:
             kept.pop(oldest, None)

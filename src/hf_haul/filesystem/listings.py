@@ -1,4 +1,4 @@
-"""huggingface_hub's filesystem, whose paths and listings stay with the commit that was seen first."""
+"""huggingface_hub's filesystem, with the paths and listings of a branch pinned to the commit first seen."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ResolvedPath = HfFileSystemResolvedRepositoryPath | HfFileSystemResolvedBucketPa
 
 
 class PinnedFileSystem(HfFileSystem):
-    """Paths and listings of the Hub, of a branch as it was when first used, until something asks for the latest.
+    """Paths and listings of the Hub, each branch as it was when first used, until a call asks for the latest.
 
     Args:
         endpoint: The Hub's URL.
@@ -57,14 +57,14 @@ class PinnedFileSystem(HfFileSystem):
 
     @property
     def fsid(self) -> str:
-        """What two instances for the same Hub have in common."""
+        """An identifier that all instances for the same Hub share."""
         return f"hf_{self.endpoint}"
 
     # ---- names
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        """Take ``haul://`` off, and ``hf://`` too, so that paths of both filesystems are understood."""
+        """Remove ``haul://``, and ``hf://`` too, so that paths of both filesystems are understood."""
         if isinstance(path, list):
             return [cls._strip_protocol(each) for each in path]
         path = stringify_path(path)
@@ -73,11 +73,14 @@ class PinnedFileSystem(HfFileSystem):
         return super()._strip_protocol(path)
 
     def unstrip_protocol(self, name: str) -> str:
-        """The path as a URL."""
+        """Return the path as a URL."""
         return str(super().unstrip_protocol(self._strip_protocol(name)))
 
     def resolve_path(self, path: str, revision: str | None = None) -> ResolvedPath:
-        """What a path means; see :class:`huggingface_hub.HfFileSystem`. Looks where its branch is now, if that is due."""
+        """Resolve a path like :class:`huggingface_hub.HfFileSystem`.
+
+        Ask where its branch is now, if that is due.
+        """
         if self._freshness.wants_latest:
             # What was absent may be there by now.
             for known in (self._repo_and_revision_exists_cache, self._bucket_exists_cache):
@@ -108,7 +111,7 @@ class PinnedFileSystem(HfFileSystem):
         )
 
     def _look_again(self, root: str, pin: Pin) -> bool:
-        """Go to the commit that a revision is at now; returns whether there still is one."""
+        """Move to the commit that a revision is at now; return whether the revision still exists."""
         try:
             latest = self._api.latest_commit(pin)
         except (RepositoryNotFoundError, RevisionNotFoundError):
@@ -125,7 +128,7 @@ class PinnedFileSystem(HfFileSystem):
         return latest is not None
 
     def _forget_repository(self, root: str) -> None:
-        """Forget what is known of a repository: one revision has several names, as ``org/name`` and ``org/name@main``."""
+        """Forget a repository under all its names, such as ``org/name`` and ``org/name@main``."""
         repository = root.partition("@")[0]
         for listed in list(self.dircache):
             if listed == repository or listed.startswith((f"{repository}/", f"{repository}@")):
@@ -134,7 +137,7 @@ class PinnedFileSystem(HfFileSystem):
         self._expansions.clear()
 
     def _forget_listings(self, root: str) -> None:
-        """Forget what is known of a revision. Listings of one commit must not be read with those of the next."""
+        """Forget the listings of a revision: those of two commits must not be mixed."""
         self._index.clear()
         self._expansions.clear()
         for listed in [each for each in list(self.dircache) if f"{each}/".startswith(f"{root}/")]:
@@ -157,13 +160,16 @@ class PinnedFileSystem(HfFileSystem):
             self._forget_listings(resolved.root)  # another thread went on to the next commit meanwhile
 
     def _commit_at(self, resolved: ResolvedPath) -> str | None:
-        """The commit that a path is read at; ``None`` in a bucket."""
+        """Return the commit that a path is read at; ``None`` in a bucket."""
         if isinstance(resolved, HfFileSystemResolvedBucketPath):
             return None
         return self._api.pinned_commit(resolved.repo_type, resolved.repo_id, resolved.revision)
 
     def walk(self, path: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """Folders and files below a path; see :class:`huggingface_hub.HfFileSystem`. All of one version."""
+        """Yield folders and files below a path, all of one version.
+
+        See :class:`huggingface_hub.HfFileSystem`.
+        """
         call = self._freshness.begin(refresh=bool(kwargs.get("refresh")))
         folders = super().walk(path, *args, **kwargs)
         while True:
@@ -176,7 +182,7 @@ class PinnedFileSystem(HfFileSystem):
     def info(
         self, path: str, refresh: bool = False, revision: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """What is known of a file or folder; see :class:`huggingface_hub.HfFileSystem`.
+        """Return what is known of a file or folder; see :class:`huggingface_hub.HfFileSystem`.
 
         Answered from an index where the folder is listed already, however long the listing.
         """
@@ -207,7 +213,7 @@ class PinnedFileSystem(HfFileSystem):
         return info
 
     def _expanded(self, path: str, revision: str | None) -> dict[str, Any] | None:
-        """What was said before of a file's last commit; DuckDB asks three times in each query."""
+        """Return a file's last commit from an earlier answer: DuckDB asks three times in each query."""
         name = self.resolve_path(path, revision=revision).unresolve()
         commit, info = self._expansions.get(name, (None, None))
         return info if info is not None and commit == self._commit_of(name) else None
@@ -216,11 +222,11 @@ class PinnedFileSystem(HfFileSystem):
         return self._commit_at(self.resolve_path(name))
 
     def lexists(self, path: str, **kwargs: Any) -> bool:
-        """The same as :meth:`exists`: there are no links."""
+        """Return what :meth:`exists` returns: there are no links."""
         return self.exists(path, **kwargs)
 
     def exists(self, path: str, **kwargs: Any) -> bool:
-        """Whether there is a file or folder of this name; see :class:`huggingface_hub.HfFileSystem`."""
+        """Return whether a file or folder exists; see :class:`huggingface_hub.HfFileSystem`."""
         try:
             self.info(path, **kwargs)
         except OSError:
@@ -228,7 +234,7 @@ class PinnedFileSystem(HfFileSystem):
         return True
 
     def ukey(self, path: str) -> str:
-        """What changes when the file's content does, and only then."""
+        """Return a key that changes with the file's content, and only then."""
         info = self.info(path)
         lfs = info.get("lfs")
         content = (lfs["sha256"] if lfs else None) or info.get("xet_hash") or info.get("blob_id")
@@ -237,11 +243,11 @@ class PinnedFileSystem(HfFileSystem):
         return hashlib.sha256(f"{info['name']} {content}".encode("utf-8", "surrogatepass")).hexdigest()
 
     def checksum(self, path: str) -> int:
-        """As :meth:`ukey`, as a number."""
+        """Return :meth:`ukey` as a number."""
         return int(self.ukey(path), 16)
 
     def _listed(self, name: str) -> dict[str, Any] | None:
-        """A file or folder of a listing we have."""
+        """Return a file or folder from a cached listing."""
         parent = self._parent(name)
         listing = self.dircache.get(parent)
         if listing is None:
@@ -257,7 +263,7 @@ class PinnedFileSystem(HfFileSystem):
         return found
 
     def invalidate_cache(self, path: str | None = None) -> None:
-        """Forget listings, and which commit a branch is at.
+        """Forget cached listings, and the commit of each branch.
 
         Args:
             path: Forget those of this path's repository and revision only.
@@ -292,7 +298,7 @@ class PinnedFileSystem(HfFileSystem):
 def _bounded(
     known: dict[Any, tuple[bool, Exception | None]], look: Callable[[], tuple[bool, Exception | None]]
 ) -> tuple[bool, Exception | None]:
-    """Whether something exists, and the error if not, from what is known or of the Hub; of very many, the latest stay known.
+    """Return whether something exists, and else the error; cached, of very many only the latest.
 
     huggingface_hub keeps each one for ever, and with the errors all that their frames hold.
     """
@@ -307,6 +313,6 @@ def _bounded(
 
 
 def _drop_absent(known: dict[Any, tuple[bool, Exception | None]]) -> None:
-    """Forget what was not there when it was asked for."""
+    """Forget paths that did not exist when they were asked for."""
     for absent in [key for key, (exists, _) in known.copy().items() if not exists]:
         known.pop(absent, None)

@@ -1,4 +1,4 @@
-"""HfApi that stays with the commit it saw first."""
+"""huggingface_hub's HfApi, pinned to the commit that each revision was at first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pin = tuple[str, str, str]
 
 
 class PinnedApi(HubApi):
-    """HfApi that remembers the commit each revision was at, and lists that commit from then on.
+    """An HfApi that remembers the commit of each revision, and uses that commit from then on.
 
     A listing, its pages and the files read later are then all of one version, however the branch moves meanwhile. Of very
     many revisions, the latest are remembered.
@@ -33,7 +33,10 @@ class PinnedApi(HubApi):
         self._freshness = freshness or Freshness()
 
     def repo_info(self, repo_id: str, **options: Any) -> Any:
-        """As in huggingface_hub; the commit is remembered, unless one is that listings may have been read at."""
+        """Return huggingface_hub's answer.
+
+        Remember its commit, unless listings may have been read at another.
+        """
         info = self._ask(repo_id, **options)
         pin = pin_of(options.get("repo_type"), repo_id, options.get("revision"))
         if pin not in self.commits:
@@ -46,7 +49,7 @@ class PinnedApi(HubApi):
         return retry_busy(lambda: HubApi.repo_info(self, repo_id, **options))
 
     def latest_commit(self, pin: Pin) -> str | None:
-        """The commit a revision is at by now, asked of the Hub and not remembered."""
+        """Ask the Hub for the commit of a revision, without remembering it."""
         repo_type, repo_id, revision = pin
         commit: str | None = self._ask(
             repo_id, repo_type=repo_type, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
@@ -55,12 +58,12 @@ class PinnedApi(HubApi):
         return commit
 
     def list_repo_tree(self, repo_id: str, path_in_repo: str | None = None, **options: Any) -> Any:
-        """As in huggingface_hub, at the commit first seen, and all of it from this endpoint."""
+        """List a tree as huggingface_hub does, at the commit first seen, and only from this endpoint."""
         for page, _ in self._iter_repo_tree_pages(repo_id, path_in_repo, **options):
             yield from page
 
     def get_paths_info(self, repo_id: str, paths: list[str] | str, **options: Any) -> Any:
-        """As in huggingface_hub, at the commit first seen."""
+        """Return huggingface_hub's answer, at the commit first seen."""
         pinned = self._pinned(repo_id, options)
         return retry_busy(lambda: HubApi.get_paths_info(self, repo_id, paths, **pinned))
 
@@ -104,7 +107,7 @@ class PinnedApi(HubApi):
                 yield from self.list_repo_tree(repo_id, entry.path, recursive=True, **options)
 
     def pinned_commit(self, repo_type: str, repo_id: str, revision: str) -> str:
-        """The commit a revision is at, asked of the Hub the first time only."""
+        """Return the commit of a revision; ask the Hub only the first time."""
         if is_commit(revision):
             return revision
         pin = pin_of(repo_type, repo_id, revision)
@@ -128,5 +131,5 @@ class PinnedApi(HubApi):
 
 
 def pin_of(repo_type: str | None, repo_id: str, revision: str | None) -> Pin:
-    """What tells one revision from another, whether defaults were spelt out or not."""
+    """Return a key for a revision that is the same whether defaults were given or left out."""
     return (repo_type or "model", repo_id, revision or constants.DEFAULT_REVISION)

@@ -25,7 +25,7 @@ def read_slices(
     max_gap: int | None,
     fail_fast: bool,
 ) -> list[bytes | Exception]:
-    """Read slices of files, those of repositories all at once.
+    """Read slices of files, those of several repositories at once.
 
     Args:
         slices: What to read.

@@ -1,4 +1,4 @@
-"""One file of a repository at one commit, and how its errors are told."""
+"""One file of a repository at one commit, and how a refusal is turned into huggingface_hub's errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Target:
     info: dict[str, Any]
 
     def explain(self, error: Exception) -> Exception:
-        """The error that huggingface_hub raises where a server refused the file."""
+        """Return the error that huggingface_hub raises where a server refuses the file."""
         explained = self.repository.explain(self.path, self.commit, error)
         return explained if isinstance(explained, Exception) else error
 

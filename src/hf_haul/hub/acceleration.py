@@ -262,7 +262,9 @@ def _add_client_headers(url: str, headers: dict[str, str]) -> Mapping[str, str]:
 
 
 def _confirmation(url: str, headers: dict[str, str]) -> Callable[[], Digest | None] | None:
-    """Return what asks for the digest of the file at a URL; ``None`` where the URL does not name a repository's file.
+    """Return what asks for the digest of the file at a URL.
+
+    The result is ``None`` where the URL does not name a repository's file.
 
     Args:
         url: Where it is downloaded from.

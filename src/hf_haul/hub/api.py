@@ -1,4 +1,4 @@
-"""huggingface_hub's own API, with a timeout for every request, and errors that name an answer no Hub sends."""
+"""huggingface_hub's own API, with a timeout for every request, and errors that name a malformed answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HubApi(HfApi):
     """huggingface_hub's own API, with a timeout for every request and errors that name a malformed answer."""
 
     def repo_info(self, repo_id: str, **options: Any) -> Any:
-        """As in huggingface_hub, but with a timeout."""
+        """Return huggingface_hub's answer, requested with a timeout."""
         if options.get("timeout") is None:  # for ever
             options["timeout"] = uncached_timeout()
         with protect_secrets(self.endpoint), explain_misreads(f"{redact(self.endpoint)}/{repo_id}"):
@@ -41,7 +41,7 @@ class HubApi(HfApi):
         repo_type: str | None = None,
         token: str | bool | None = None,
     ) -> list[RepoFile | ListedFolder]:
-        """As in huggingface_hub, but with a timeout and a bounded answer."""
+        """Return huggingface_hub's answer, requested with a timeout and bounded in size."""
         url = f"{self.endpoint}/api/{repo_type or constants.REPO_TYPE_MODEL}s/{repo_id}/paths-info"
         url = f"{url}/{quote(revision or constants.DEFAULT_REVISION, safe='')}"
         data = {"paths": [paths] if isinstance(paths, str) else paths, "expand": expand}

@@ -100,31 +100,31 @@ T = TypeVar("T")
 
 
 def is_offline() -> bool:
-    """Whether huggingface_hub was told to stay offline."""
+    """Return whether huggingface_hub was told to stay offline."""
     return bool(constants.is_offline_mode())
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later."""
+    """Return whether the same request may succeed a little later."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _TRANSIENT_STATUSES
     return isinstance(error, _TRANSIENT_ERRORS)
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether the Hub is reachable, but cannot answer right now."""
+    """Return whether the Hub is reachable, but cannot answer right now."""
     if isinstance(error, httpx.ConnectTimeout):
         return False
     return is_transient(error) and isinstance(error, (HfHubHTTPError, httpx.TimeoutException))
 
 
 def is_listing_unknown(error: BaseException) -> bool:
-    """Whether a ``hf-haul serve`` has some files of a commit, but no listing of it."""
+    """Return whether a ``hf-haul serve`` has some files of a commit, but no listing of it."""
     return _error_code(error) == _LISTING_UNKNOWN
 
 
 def is_not_served(error: BaseException) -> bool:
-    """Whether a ``hf-haul serve`` has some files of a commit, but not this one, which may exist elsewhere."""
+    """Return whether a ``hf-haul serve`` has some files of a commit, but not this one."""
     return _error_code(error) == _ENTRY_NOT_SERVED
 
 
@@ -143,7 +143,7 @@ class BadAnswerError(FileMetadataError):
 
 
 def raise_for_status(response: Any) -> None:
-    """Raise huggingface_hub's error for a refused request, even if huggingface_hub cannot parse the reason."""
+    """Raise huggingface_hub's error for a refused request, even if it cannot parse the reason."""
     try:
         hf_raise_for_status(response)
     except HfHubHTTPError:
@@ -179,7 +179,7 @@ def explain_misreads(what: str) -> Iterator[None]:
 
 
 def uncached_timeout() -> float:
-    """Return the timeout in seconds of requests that the cache cannot answer: ``HF_HUB_ETAG_TIMEOUT``, where set."""
+    """Return the seconds that a request beyond the cache may take: ``HF_HUB_ETAG_TIMEOUT``, where set."""
     if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:
         return float(constants.HF_HUB_ETAG_TIMEOUT)
     return UNCACHED_TIMEOUT
@@ -237,7 +237,7 @@ def retry_busy(
 
 
 def retry_broken(ask: Callable[[], T], what: str) -> T:
-    """Ask, and repeat after a broken connection or an answer that is not JSON: a captive portal's page, for instance."""
+    """Ask, and repeat after a broken connection or an answer that is not JSON, such as a captive portal's."""
     return _retry(ask, busy=False, retry_connect=False, what=what, cancel_token=None)
 
 
@@ -301,7 +301,10 @@ def ask_once(ask: Callable[[], T]) -> T:
 
 
 def _retry_delay(error: HfHubHTTPError, wait: float, server_waits: ServerWaits) -> float | None:
-    """Return the seconds to wait for a busy Hub, at least ``wait``; ``None`` once ``ServerWaits`` allows no more."""
+    """Return the seconds to wait for a busy Hub, at least ``wait``.
+
+    The result is ``None`` once ``ServerWaits`` allows no more.
+    """
     status = error.response.status_code
     asked = parse_retry_after(status, error.response.headers)
     if asked is None:

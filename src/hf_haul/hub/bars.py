@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def are_bars_disabled(cls: Any, name: str) -> bool:
-    """Whether huggingface_hub's bars of this name are disabled, and the caller brings none of their own."""
+    """Return whether huggingface_hub's bars of this name are disabled, and the caller has none."""
     cls = cls or hf_tqdm
     ours = isinstance(cls, type) and issubclass(cls, hf_tqdm)
     return ours and bool(are_progress_bars_disabled(name))
@@ -214,5 +214,5 @@ def bars_of_a_snapshot(cls: Any, count: int) -> MakeBars | None:
 
 
 def _is_terminal_lost(error: BaseException) -> bool:
-    """Whether a bar failed because its pipe was closed or its terminal hung up."""
+    """Return whether a bar failed because its pipe was closed or its terminal hung up."""
     return isinstance(error, OSError) or (isinstance(error, ValueError) and "closed file" in str(error))

@@ -200,7 +200,9 @@ _networks: Final[weakref.WeakKeyDictionary[Any, ClientNetwork]] = weakref.WeakKe
 
 
 def client_network() -> ClientNetwork | None:
-    """Return how the client of the user's own factory reaches the network; ``None`` with huggingface_hub's factory.
+    """Return how the client of the user's own factory reaches the network.
+
+    The result is ``None`` with huggingface_hub's factory.
 
     Warns:
         UserWarning: Downloads cannot use something of it; once for each client.

@@ -84,7 +84,7 @@ def file_error(error: Exception) -> Exception:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the Hub answered with an error that the caller has to see."""
+    """Return whether the Hub answered with an error that the caller has to see."""
     return isinstance(error, RepositoryNotFoundError) or (
         isinstance(error, HfHubHTTPError) and error.response.status_code == 401
     )

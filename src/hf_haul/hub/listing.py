@@ -70,7 +70,10 @@ class FileListing(dict[str, ListedFile]):
 
 
 def is_partial(listing: Mapping[str, ListedFile]) -> bool:
-    """Whether the server said that a listing is not the Hub's own: use it for one call, do not cache it."""
+    """Return whether the server said that a listing is not the Hub's own.
+
+    Use it for one call, do not cache it.
+    """
     return isinstance(listing, FileListing) and listing.partial
 
 
@@ -301,7 +304,7 @@ def _entry_problem(item: Mapping[str, Any]) -> str | None:
 
 
 def is_encodable(name: str) -> bool:
-    """Whether a name can be encoded; lone surrogates cannot."""
+    """Return whether a name can be encoded; lone surrogates cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:

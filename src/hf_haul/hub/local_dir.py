@@ -25,7 +25,10 @@ _THREADS: Final = 8
 
 
 def is_current(local: LocalFolder, path: str, meta: FileMetadata, cancel_token: CancelToken) -> bool:
-    """Whether the file in a ``local_dir`` is the repository's; hashes it if there is no metadata of it."""
+    """Return whether the file in a ``local_dir`` is the repository's.
+
+    Hashes it if there is no metadata of it.
+    """
     file = local.file(path)
     if not os.path.isfile(file):
         return False

@@ -27,7 +27,7 @@ _XET_HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is a full commit id, whose meaning never changes."""
+    """Return whether a revision is a full commit id, whose meaning never changes."""
     return _COMMIT.fullmatch(revision) is not None
 
 

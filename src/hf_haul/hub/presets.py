@@ -46,7 +46,7 @@ _SIDE_WEIGHTS: Final = re.compile(r".+\.(bin|xml|mlpackage)")
 
 
 def select(paths: Iterable[str], presets: Sequence[Preset]) -> list[str]:
-    """The files that pass every preset, in their order.
+    """Return the files that pass every preset, in their order.
 
     Args:
         paths: Files of a repository.
@@ -74,7 +74,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _is_other_weights(name: str) -> bool:
-    """Whether a file holds weights, and not as safetensors; index files count as what they index."""
+    """Return whether a file holds weights, and not as safetensors; index files count as what they index."""
     index = _INDEX.fullmatch(name)
     if index is not None:
         name = index[1]

@@ -459,7 +459,10 @@ class Repository:
         return is_hub(self.base)
 
     def confirmation(self, path: str, revision: str) -> Callable[[], Digest | None] | None:
-        """Return what asks for the digest of a file, as ``RemoteFile.confirm`` does; ``None`` where its etag is the digest."""
+        """Return what asks for the digest of a file, as ``RemoteFile.confirm`` does.
+
+        The result is ``None`` where its etag is the digest.
+        """
         return None if self.is_hub else _Confirmation(self, path, revision)
 
     def explain(self, path: str, commit: str, error: BaseException) -> BaseException:

@@ -257,7 +257,7 @@ Listing = Mapping[str, ListedFile]
 
 
 def _all_safe(paths: Iterable[str]) -> bool:
-    """Whether no path leads out of its folder; otherwise nothing is written, not even the listing."""
+    """Return whether no path leads out of its folder; otherwise nothing is written, not even the listing."""
     try:
         for path in paths:
             require_safe_path(path)
@@ -420,7 +420,7 @@ class _Snapshot:
     # -- without the Hub
 
     def _from_cache(self, unreachable: HubUnreachable) -> str | list[DryRunFileInfo]:
-        """Return what upstream does when the Hub does not answer: the cached snapshot; or raise its errors."""
+        """Return the cached snapshot where the Hub does not answer, or raise upstream's errors."""
         error = unreachable.error
         revision = self.revision
         if unreachable.commit not in (None, revision) and not isinstance(revision, ResolvedRevision):
@@ -443,7 +443,7 @@ class _Snapshot:
         raise verdict from error
 
     def _has_listing(self, cached: str | list[DryRunFileInfo], commit: str | None) -> bool:
-        """Whether a cached snapshot was compared with the listing of its commit.
+        """Return whether a cached snapshot was compared with the listing of its commit.
 
         Without a listing huggingface_hub takes what is there for the snapshot, be it one file that ``hf_hub_download`` put
         there: right for a Hub that cannot be reached, and not for one that is busy at the moment.
@@ -481,7 +481,7 @@ class _Snapshot:
         return answer
 
     def _patterns(self, revision: str) -> tuple[list[str] | str | None, list[str] | str | None]:
-        """Return patterns that select for upstream the files that we would fetch, if their listing is cached."""
+        """Return patterns that make upstream select the files we would, if their listing is cached."""
         if not self.presets and self.local_dir is None:
             return self.allow_patterns, self.ignore_patterns
         if isinstance(revision, ResolvedRevision):

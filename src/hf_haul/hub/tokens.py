@@ -32,7 +32,7 @@ def trusted_origins(url: str) -> frozenset[str]:
 
 
 def is_hub(base: str) -> bool:
-    """Whether a URL is the Hub's itself, not a mirror's: there, etags are digests."""
+    """Return whether a URL is the Hub's itself, not a mirror's: there, etags are digests."""
     try:
         return origin_of(base) in {origin_of(each) for each in _HUB_ENDPOINTS}
     except InvalidUrlError:
@@ -77,7 +77,9 @@ def _strip_secrets(request: Any) -> None:
 
 
 def _drop_encoded_length(response: Any) -> None:
-    """Drop the length of an encoded body from the answer to a HEAD. A response hook of huggingface_hub's client.
+    """Drop the length of an encoded body from the answer to a HEAD.
+
+    A response hook of huggingface_hub's client.
 
     huggingface_hub would take it for the file's size.
     """
@@ -91,7 +93,7 @@ def _drop_encoded_length(response: Any) -> None:
 
 
 def _redirect_origins(base: str) -> frozenset[str]:
-    """Return the origins a redirect from ``base`` may lead to with the token: from http to https, too, as in httpx."""
+    """Return the origins to which a redirect from ``base`` may take the token, https as well."""
     own = trusted_origins(base)
     upgraded = {
         f"https://{each[7:-3]}:443" for each in own if each.startswith("http://") and each.endswith(":80")
@@ -100,7 +102,7 @@ def _redirect_origins(base: str) -> frozenset[str]:
 
 
 def may_follow_with_token(url: str, target: str) -> bool:
-    """Whether a redirect from ``url`` to ``target`` may be followed with the token."""
+    """Return whether a redirect from ``url`` to ``target`` may be followed with the token."""
     try:
         return origin_of(target) in _redirect_origins(url)
     except InvalidUrlError:
@@ -108,7 +110,7 @@ def may_follow_with_token(url: str, target: str) -> bool:
 
 
 def _require_url(base: str) -> None:
-    """Say which setting is wrong where the Hub's URL is none: huggingface_hub asks, and says that a request's is none."""
+    """Raise an error that names the setting if the Hub's URL is invalid: huggingface_hub names none."""
     try:
         origin_of(base)
     except InvalidUrlError as error:
@@ -120,7 +122,7 @@ def _require_url(base: str) -> None:
 
 @contextmanager
 def protect_secrets(base: str) -> Iterator[None]:
-    """Keep secrets of huggingface_hub's requests in this thread out of logs and away from other origins, for a block.
+    """Keep secrets of this thread's requests out of logs and away from other origins, for a block.
 
     Args:
         base: The Hub's URL.

@@ -35,7 +35,7 @@ _TREES_IN_MEMORY: Final = 8
 
 
 def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:
-    """Return the repository's folder in a Hub cache, with huggingface_hub's rules for symlinks and sharing."""
+    """Return the repository's folder in a Hub cache, by huggingface_hub's rules for symlinks."""
     root = os.path.join(cache_dir, repository.folder_name)
     return RepoFolder(
         cache_dir,
@@ -46,7 +46,10 @@ def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:
 
 
 def _shared_store(cache_dir: str) -> ShareBlob | None:
-    """Return a reader of the blob store that repositories share (huggingface_hub 2.x); we never write to it."""
+    """Return a reader of the blob store that repositories share (huggingface_hub 2.x).
+
+    We never write to it.
+    """
     try:
         store = importlib.import_module("huggingface_hub.utils._shared_blobs")
         enabled = store.shared_blobs_enabled()
@@ -66,7 +69,7 @@ def _shared_store(cache_dir: str) -> ShareBlob | None:
 
 
 def is_in_shared_store(cache_dir: str, metadata: FileMetadata) -> bool:
-    """Whether the blob store that repositories share has a file. Does not change the cache."""
+    """Return whether the blob store that repositories share has a file. Does not change the cache."""
     try:
         store = importlib.import_module("huggingface_hub.utils._shared_blobs")
         known = store.has_shared_blob
@@ -140,7 +143,9 @@ def _to_listed_file(entry: Any) -> ListedFile:
 
 
 def missing_in_tree(folder: str, commit: str, names: Collection[str]) -> str | None:
-    """Return one of ``names`` that the cached listing of a commit lacks; ``None`` if it lacks none, or there is no listing.
+    """Return one of ``names`` that the cached listing of a commit lacks.
+
+    The result is ``None`` if it lacks none, or there is no listing.
 
     Args:
         folder: See :func:`tree_folder`.

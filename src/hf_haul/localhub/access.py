@@ -42,11 +42,11 @@ class Account:
     role: str = "read"
 
     def sees(self, repo_id: str) -> bool:
-        """Whether a private repository is visible to them."""
+        """Return whether this account sees a private repository."""
         return any(fnmatchcase(repo_id, pattern) for pattern in self.repos)
 
     def may_enter(self, repo_id: str) -> bool:
-        """Whether they may have the files of a gated repository."""
+        """Return whether this account may have the files of a gated repository."""
         return any(fnmatchcase(repo_id, pattern) for pattern in self.gated)
 
 
@@ -65,11 +65,11 @@ class Accounts:
         self._code_on_401 = code_on_401
 
     def add(self, account: Account) -> None:
-        """Let a new account in, or change one."""
+        """Add an account, or replace the one of the same name."""
         self._by_token[account.token] = account
 
     def identify(self, headers: Mapping[str, str], *, for_repo: bool = True) -> Account | None:
-        """The account of a request, or ``None`` if it is anonymous.
+        """Return the account of a request, or ``None`` if it is anonymous.
 
         Args:
             headers: The request's headers.
@@ -88,7 +88,7 @@ class Accounts:
         return account
 
     def _find(self, token: str) -> Account | None:
-        """The account with this token; how long it takes says nothing about how much of it was right."""
+        """Return the account with this token, in a time that tells nothing about a wrong token."""
         given = _digest(token)
         found = None
         for known, account in self._by_token.copy().items():
@@ -97,7 +97,7 @@ class Accounts:
         return found
 
     def whoami(self, account: Account | None) -> dict[str, object]:
-        """What ``whoami-v2`` says.
+        """Return the answer of ``whoami-v2``.
 
         Raises:
             Refusal: The request is anonymous.
@@ -115,7 +115,7 @@ class Accounts:
         }
 
     def can_see(self, repo: Repo, account: Account | None) -> bool:
-        """Whether an account may know about a repository."""
+        """Return whether an account may know about a repository."""
         return not repo.private or (account is not None and account.sees(repo.repo_id))
 
     def require_read(self, repo: Repo | None, account: Account | None) -> Repo:
@@ -133,7 +133,7 @@ class Accounts:
         return repo
 
     def require_content(self, repo: Repo, account: Account | None, origin: str) -> None:
-        """Pass if the account may have the repository's files.
+        """Refuse a request for a repository's files from an account that may not have them.
 
         Args:
             repo: The repository; it must be one the account may see.
@@ -165,21 +165,21 @@ def _digest(token: str) -> bytes:
 
 
 def not_found() -> Refusal:
-    """No such page."""
+    """Return the refusal of a page that does not exist."""
     return Refusal(404, "Sorry, we can't find the page you are looking for.")
 
 
 def revision_not_found(revision: str) -> Refusal:
-    """No such revision."""
+    """Return the refusal of a revision that does not exist."""
     return Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
 
 
 def entry_not_found(message: str, headers: Mapping[str, str] | None = None) -> Refusal:
-    """No such file or directory."""
+    """Return the refusal of a file or directory that does not exist."""
     return Refusal(404, message, "EntryNotFound", headers)
 
 
 def entry_not_served(repo_id: str, path: str, commit: str, headers: Mapping[str, str]) -> Refusal:
-    """A file that the repository has, or may have, and that is not here: no client may note that there is none."""
+    """Return the refusal of a file that may exist but is not here, so that no client caches its absence."""
     message = f"{path} of {repo_id} at {commit} is not in the cache that is served here"
     return Refusal(404, message, "EntryNotServed", headers)

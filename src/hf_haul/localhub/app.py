@@ -1,4 +1,4 @@
-"""One request from arrival to answer: who asks, what for, and what of it goes wrong."""
+"""One request from arrival to answer: authentication, routing, and the faults that apply."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class App:
             self.log.touch()
 
     async def cancel_all(self) -> None:
-        """End every answer that is under way, without a word to its client."""
+        """End every answer that is being sent, without telling its client."""
         running = list(self._running)
         for task in running:
             task.cancel()
@@ -155,7 +155,7 @@ class App:
             return await self.sender.send(request, reply, Delivery(), record)
 
     def _require_host(self, request: web.BaseRequest) -> None:
-        """Pass if the request names this machine, where that is asked for."""
+        """Refuse a request whose Host is not this machine, where that is checked."""
         transport = request.transport
         if self.host_rule is None or transport is None:
             return
@@ -326,7 +326,7 @@ class App:
 
 
 async def _read_body(request: web.BaseRequest) -> bytes:
-    """The body of a request, which is small and comes soon.
+    """Return the body of a request, which is small and must come soon.
 
     Raises:
         Refusal: It is neither, or it is compressed.
@@ -347,14 +347,14 @@ async def _read_body(request: web.BaseRequest) -> bytes:
 
 @dataclass(frozen=True)
 class _Hop:
-    """Where in a chain of redirects a request is."""
+    """The position of a request in a chain of redirects."""
 
     name: str
     number: int
 
 
 def _without_hop(target: str) -> tuple[str, _Hop | None]:
-    """Take the mark of a chain of redirects out of a request target."""
+    """Return a request target without the mark of a chain of redirects, and that mark."""
     match = _HOP_MARK.search(target)
     if match is None:
         return target, None
@@ -362,7 +362,7 @@ def _without_hop(target: str) -> tuple[str, _Hop | None]:
 
 
 def _target(raw: str) -> str:
-    """Path and query of a request target, which a proxy may send as a whole URL."""
+    """Return path and query of a request target, which a proxy may send as a whole URL."""
     if raw.startswith("/"):
         return raw
     return "/" + raw.partition("://")[2].partition("/")[2]

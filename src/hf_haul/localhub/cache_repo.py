@@ -1,4 +1,4 @@
-"""A repository that follows one of the Hub's own cache."""
+"""A repository that follows one of a Hub cache."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class CacheRepo(FollowingRepo):
         self._seen: dict[str, object] = {}
 
     def load(self) -> None:
-        """Take over the snapshots that have changed, and all refs."""
+        """Load the snapshots that have changed, and all refs."""
         held = {snapshot.name: self._files_of(snapshot) for snapshot in self._snapshots()}
         for commit in held.keys() | self._seen.keys():
             files = held.get(commit, {})
@@ -80,7 +80,7 @@ class CacheRepo(FollowingRepo):
                 self.point(name, commit)
 
     def holdings(self) -> list[Holding]:
-        """How much is here of each commit that has a name, or of every commit if none has."""
+        """Return how much is here of each named commit, or of every commit if none has a name."""
         named: dict[str, list[str]] = {}
         for ref, commit in self._refs_on_disk():
             named.setdefault(commit, []).append(ref.removeprefix("refs/heads/"))
@@ -102,7 +102,7 @@ class CacheRepo(FollowingRepo):
         return sorted(path for path in snapshots.iterdir() if path.is_dir() and not path.is_symlink())
 
     def _files_of(self, snapshot: Path) -> dict[str, tuple[tuple[int, int], str]]:
-        """The files of a snapshot: what tells that one has changed, and the name of the blob that it links to."""
+        """Return the files of a snapshot, each with a stamp that shows changes and the name of its blob."""
         found = {}
         for path in files_below(snapshot, self._confinement):
             with contextlib.suppress(FileNotFoundError):
@@ -112,7 +112,7 @@ class CacheRepo(FollowingRepo):
         return found
 
     def _kept(self, commit: str, files: Mapping[str, str]) -> dict[str, KeptFile] | None:
-        """The listing that was kept of a commit, unless it lacks a file that came from the Hub."""
+        """Return the cached listing of a commit, unless it lacks a file that came from the Hub."""
         kept = read_kept(kept_path(self.root, commit))
         if kept is None:
             return None
@@ -142,7 +142,10 @@ class CacheRepo(FollowingRepo):
         ], "whole"
 
     def _listed(self, path: Path, name: str, link: str | None, about: KeptFile) -> FileEntry:
-        """A file of a kept listing, which is here if its size and the name of its blob are those of the listing."""
+        """Return a file of a cached listing.
+
+        Its bytes are here if its size and blob are those of the listing.
+        """
         sha256 = about.sha256 if about.sha256 is None or SHA256.fullmatch(about.sha256) else ""
         sha1 = about.git_oid if about.sha256 is None and SHA1.fullmatch(about.git_oid) else ""
         content: Content = AbsentContent(about.size, sha256=sha256, git_sha1=sha1)
@@ -174,7 +177,7 @@ class CacheRepo(FollowingRepo):
             return None
 
     def _refs_on_disk(self) -> Iterator[tuple[str, str]]:
-        """Full names of refs, and the commits they are at."""
+        """Return full names of refs, and the commits they are at."""
         refs = self.root / "refs"
         confinement = Confinement([refs], every_name=True)
         for path in files_below(refs, confinement) if refs.is_dir() else ():

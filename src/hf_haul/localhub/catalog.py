@@ -33,12 +33,12 @@ class Catalog:
             self.add(repo)
 
     def add(self, repo: Repo) -> None:
-        """Serve a repository, in place of one of the same type and id."""
+        """Add a repository, in place of one of the same type and id."""
         with self._lock:
             self._repos[repo.key] = repo
 
     def remove(self, repo: Repo) -> None:
-        """Serve it no longer."""
+        """Stop serving a repository."""
         with self._lock:
             self._repos.pop(repo.key, None)
 
@@ -50,7 +50,7 @@ class Catalog:
             self._renamed[repo_type, old_id] = new_id
 
     def follow(self, find: Callable[[], Iterable[Repo]], interval: float, clock: Callable[[], float]) -> None:
-        """Look for new repositories when one is asked for that is not known.
+        """Look for new repositories whenever an unknown one is asked for.
 
         Args:
             find: Gives the repositories there are; those that are served already are left alone.
@@ -66,7 +66,7 @@ class Catalog:
         return self._follow is not None
 
     def look_again(self) -> None:
-        """Take up repositories that are new, if it is time to look."""
+        """Add repositories that are new, if it is time to look."""
         if self._follow is None:
             return
         find, interval, clock = self._follow
@@ -79,28 +79,28 @@ class Catalog:
                 self.add(repo)
 
     def all(self) -> list[Repo]:
-        """Every repository."""
+        """Return every repository."""
         with self._lock:
             return list(self._repos.values())
 
     def get(self, repo_type: str, repo_id: str) -> Repo | None:
-        """The repository with this id, or ``None``; old names are not followed."""
+        """Return the repository with this id, or ``None``; old names are not followed."""
         with self._lock:
             return self._repos.get((repo_type, repo_id))
 
     def new_id(self, repo_type: str, repo_id: str) -> str | None:
-        """The present id of a repository that was renamed, or ``None``."""
+        """Return the present id of a repository that was renamed, or ``None``."""
         with self._lock:
             return self._renamed.get((repo_type, repo_id))
 
     def knows(self, repo_type: str, repo_id: str) -> bool:
-        """Whether this is the id, present or old, of a repository."""
+        """Return whether this is the id, present or old, of a repository."""
         with self._lock:
             key = (repo_type, repo_id)
             return key in self._repos or key in self._renamed
 
     def lfs_object(self, internal_id: str, sha256: str) -> Content | None:
-        """The LFS content of the repository with this ``_id``."""
+        """Return the LFS content of the repository with this ``_id``."""
         for repo in self.all():
             if repo.internal_id == internal_id:
                 return repo.lfs_object(sha256)
@@ -109,7 +109,7 @@ class Catalog:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request about a repository, once it is known to be allowed.
+    """A request about a repository, after its access was checked.
 
     Attributes:
         method: The HTTP method.
@@ -138,7 +138,7 @@ class Asked:
     repo: Repo
 
     def commit(self) -> Commit:
-        """The commit the URL names.
+        """Return the commit the URL names.
 
         Raises:
             Refusal: There is none.
@@ -150,7 +150,7 @@ class Asked:
         return found
 
     def commit_name(self, commit: Commit) -> str:
-        """What this hub calls a commit."""
+        """Return the name of a commit on this hub."""
         if self.options.commit_names == "sha256":
             return commit.long_id
         if self.options.commit_names == "asked" and self.route.revision:
@@ -158,11 +158,11 @@ class Asked:
         return commit.id
 
     def etag(self, digest: str) -> str:
-        """An etag as this hub writes it."""
+        """Return an etag as this hub writes it."""
         return f'"{digest}"' if self.options.quoted_etags else digest
 
     def require_content(self) -> None:
-        """Pass if the files may be given out.
+        """Refuse the request unless the files may be served.
 
         Raises:
             Refusal: They may not.

@@ -1,4 +1,4 @@
-"""Which files of a folder may be given out, and opening them so that no link leads anywhere else.
+"""Which files of a folder may be served, and opening them so that no link leads elsewhere.
 
 A link in a served folder can come from somebody else: a git clone brings those of its repository. So a file counts
 by where it really lies, all links followed. That is asked of the opened descriptor, not of the path: between a look
@@ -37,7 +37,7 @@ _FLAGS: Final = (
 
 
 def is_shown(parts: Sequence[str], *, hidden: bool = False) -> bool:
-    """Whether a file with this path in a folder is part of a repository.
+    """Return whether a file with this path in a folder is part of a repository.
 
     Never shown are ``.git``, metadata of downloads, left-overs of tools, unfinished downloads, and the tokens that
     huggingface_hub keeps.
@@ -59,7 +59,7 @@ def is_shown(parts: Sequence[str], *, hidden: bool = False) -> bool:
 
 
 class Confinement:
-    """The folders in which a file must lie, all links followed.
+    """The folders in which a file must lie after all links are resolved.
 
     Args:
         roots: The folders' real paths; those that do not exist hold nothing, and links hold nothing either.
@@ -73,22 +73,22 @@ class Confinement:
         self.every_name = every_name
 
     def shows(self, path: Path) -> bool:
-        """Whether the name of a path below one of the folders is one that is given out."""
+        """Return whether the name of a path below one of the folders is one that is served."""
         return any(self._shows_below(root, path) for root in self.roots)
 
     def enters(self, folder: Path) -> bool:
-        """Whether there may be files to give out below a folder, by its name."""
+        """Return whether a folder of this name may have files to serve."""
         return self.shows(folder / "any")
 
     def holds(self, path: Path) -> bool:
-        """Whether a file lies in one of the folders with a name that is given out, all links followed."""
+        """Return whether a file, with links resolved, lies in one of the folders under a served name."""
         try:
             return self.shows(Path(os.path.realpath(path, strict=True)))
         except OSError:
             return False
 
     def require(self, descriptor: int, path: Path) -> None:
-        """Make sure that an open file lies in one of the folders, whatever its path means by now.
+        """Verify that an open file lies in one of the folders, whatever its path leads to by now.
 
         Raises:
             PermissionError: It does not.
@@ -103,7 +103,7 @@ class Confinement:
 
 
 def open_regular(path: Path, confinement: Confinement | None = None) -> BinaryIO:
-    """Open a regular file that lies where it may; anything else is refused, and not waited for.
+    """Open a regular file in its confinement; refuse anything else without waiting for it.
 
     Args:
         path: The file.
@@ -126,7 +126,7 @@ def open_regular(path: Path, confinement: Confinement | None = None) -> BinaryIO
 
 
 def _real_path(descriptor: int, path: Path) -> Path:
-    """Where an open file lies, all links followed."""
+    """Return where an open file lies, with all links resolved."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # no /proc here
             return Path(os.readlink(f"/proc/self/fd/{descriptor}"))

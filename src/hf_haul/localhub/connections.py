@@ -1,4 +1,4 @@
-"""The connections of a hub: accepted only as long as there are descriptors for them, and not kept by who says nothing.
+"""The connections of a hub: no more than the process has descriptors for, and silent ones are closed.
 
 asyncio's own accepting goes round in circles, and writes to the log each time, when the process has no descriptor
 left. Here a hub knows how many connections it can serve, each with a file. When there are as many, the one that has
@@ -48,7 +48,7 @@ _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class _Discreet(logging.Filter):
-    """Makes a request that cannot be read a matter for those who look for faults: anybody could fill a log with them.
+    """Logs a request that cannot be parsed at debug level, since any client could fill a log with them.
 
     What it holds is left out, which aiohttp quotes: a token, a signature.
     """
@@ -67,7 +67,7 @@ _requests.addFilter(_Discreet())
 
 
 def most_connections() -> int:
-    """How many connections this process has descriptors for."""
+    """Return how many connections this process has descriptors for."""
     try:
         import resource
     except ImportError:  # Windows, where sockets are no descriptors
@@ -79,7 +79,7 @@ def most_connections() -> int:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on all addresses of a host, on one port.
+    """Open sockets that listen on all addresses of a host, on one port.
 
     Args:
         host: A name or an address; ``""`` for every address of this machine.
@@ -129,7 +129,7 @@ def _bound(family: int, kind: int, protocol: int, address: Any) -> socket.socket
 
 
 class _Connection(web.RequestHandler):
-    """One connection. It tells its keeper when it is busy with an answer, and when it waits for a request."""
+    """One connection, which reports when it answers a request and when it waits for one."""
 
     __slots__ = ("_keeper", "_loop_time", "header_since", "idle_since")
 
@@ -154,17 +154,17 @@ class _Connection(web.RequestHandler):
         super().data_received(data)
 
     def work(self) -> None:
-        """A request is here, and is being answered."""
+        """Note that a request has come and is being answered."""
         self.idle_since = self.header_since = None
         self._keeper.note_busy(self)
 
     def rest(self) -> None:
-        """It waits for a request."""
+        """Note that the connection waits for a request."""
         self.idle_since, self.header_since = self._loop_time(), None
         self._keeper.note_idle(self)
 
     def is_overdue(self, now: float) -> bool:
-        """Whether it has been silent, or has been saying what it wants, for too long."""
+        """Return whether the client has sent nothing, or an unfinished request, for too long."""
         slow = self.header_since is not None and now - self.header_since > _HEADER_SECONDS
         return slow or (self.idle_since is not None and now - self.idle_since > _KEEP_ALIVE)
 
@@ -193,7 +193,7 @@ class Connections:
         self._look: asyncio.TimerHandle | None = None
 
     def serve(self, sockets: list[socket.socket], handler: _Handler) -> None:
-        """Answer on these sockets with ``handler``, from now on."""
+        """Accept connections on these sockets and answer them with ``handler``."""
         loop = asyncio.get_running_loop()
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -227,7 +227,7 @@ class Connections:
         return len(self._idle) + len(self._busy) + len(self._ending)
 
     async def close(self) -> None:
-        """Listen no longer, and end every connection at once."""
+        """Stop listening, and end every connection at once."""
         tasks = [*self._accepting, *self._shaking_hands]
         for task in tasks:
             task.cancel()
@@ -272,7 +272,7 @@ class Connections:
         self._changed.set()
 
     async def _room(self) -> None:
-        """Wait until there is room for one more connection; one that says nothing makes it, the oldest first."""
+        """Wait until there is room for one more connection; close the longest silent one to make it."""
         while len(self) + len(self._shaking_hands) >= self._most:
             if not self._ending and not self._end_longest_idle():
                 self._end_slow_handshake()
@@ -307,7 +307,7 @@ class Connections:
     # -- what connections say
 
     def note_idle(self, connection: _Connection) -> None:
-        """A connection waits for a request."""
+        """Note that a connection waits for a request."""
         if connection in self._ending:
             return
         self._busy.discard(connection)
@@ -318,13 +318,13 @@ class Connections:
             self._look = asyncio.get_running_loop().call_later(_LOOK_EVERY, self._end_overdue)
 
     def note_busy(self, connection: _Connection) -> None:
-        """A connection has a request to answer."""
+        """Note that a connection has a request to answer."""
         self._idle.pop(connection, None)
         if connection.transport is not None and connection not in self._ending:
             self._busy.add(connection)
 
     def forget(self, connection: _Connection) -> None:
-        """A connection has ended."""
+        """Note that a connection has ended."""
         self._idle.pop(connection, None)
         self._busy.discard(connection)
         self._ending.discard(connection)

@@ -1,4 +1,4 @@
-"""Which repositories a path holds: those of a Hub cache, folders of ``<org>/<name>/``, or one."""
+"""Which repositories a path holds: a Hub cache's, folders named ``<org>/<name>/``, or one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def find_repos(
     hidden: bool = False,
     complete: bool = False,
 ) -> list[Repo]:
-    """Return the repositories at a path, which follow what is there. It may be any of these.
+    """Return the repositories at a path, which follow what changes there.
 
     * a Hub cache: the folder with ``models--org--name`` in it, or ``HF_HOME`` with its ``hub``, which has the user's
       tokens in it and is never taken for anything else;
@@ -82,7 +82,7 @@ def _folder_repos(path: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def _subfolders(folder: Path, served: Path) -> list[tuple[str, Path]]:
-    """Names of the folders in a folder, and where they really are: below ``served``."""
+    """Return the names of the folders in a folder, and where they really are: below ``served``."""
     if not folder.is_dir():
         return []
     found = []

@@ -1,4 +1,4 @@
-"""The faults of :mod:`hf_haul.localhub.testing.faults` and their rules, under the name by which programs import them."""
+"""The faults of :mod:`hf_haul.localhub.testing.faults` and their rules, under their public name."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class FolderRepo(FollowingRepo):
         self._seen: list[tuple[str, int, int]] | None = None
 
     def load(self) -> None:
-        """Add a commit if the folder is not what it was."""
+        """Add a commit if the folder has changed."""
         entries = list(scan_folder(self.root, self._digests, self._confinement))
         seen = [
             (entry.path, entry.size, entry.content.mtime_ns)
@@ -67,7 +67,7 @@ class FolderRepo(FollowingRepo):
         self._seen = seen
 
     def holdings(self) -> list[Holding]:
-        """How much is here of the commit that was last downloaded into the folder."""
+        """Return how much is here of the commit that was last downloaded into the folder."""
         metadata = self.root / ".cache" / "huggingface"
         listings = [path for path in metadata.glob("trees/*.json") if stamp(path) is not None]
         if not listings:

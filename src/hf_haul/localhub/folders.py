@@ -30,7 +30,7 @@ _TOKENS: Final = frozenset({"token", "stored_tokens"})
 def scan_folder(
     root: Path, digests: DigestCache | None = None, confinement: Confinement | None = None
 ) -> Iterator[FileEntry]:
-    """Every file below ``root`` that belongs to a repository.
+    """Return every file below ``root`` that belongs to a repository.
 
     Left out are unfinished downloads, links that lead elsewhere, and names that begin with a dot, but for those
     that git uses. Where a download into this folder left a note of a file's etag, it is taken instead of hashing.
@@ -64,7 +64,7 @@ def files_below(root: Path, confinement: Confinement) -> Iterator[Path]:
 
 
 def is_hub_home(folder: Path) -> bool:
-    """Whether a folder is huggingface_hub's home (``HF_HOME``), where the user's tokens are."""
+    """Return whether a folder is huggingface_hub's home (``HF_HOME``), where the user's tokens are."""
     if (folder / "stored_tokens").is_file():
         return True
     return (folder / "token").is_file() and (folder.name == "huggingface" or (folder / "hub").is_dir())
@@ -72,7 +72,7 @@ def is_hub_home(folder: Path) -> bool:
 
 @functools.lru_cache(maxsize=1000)
 def warn_of_link(path: Path) -> None:
-    """Say it once, not at each look at the folder."""
+    """Warn of a link once, not at each scan of the folder."""
     logger.warning("%s is not served: it is a link that leads out of what is served", path)
 
 
@@ -91,7 +91,7 @@ def _etag_in_metadata(root: Path, name: str, path: Path) -> str:
 def file_entry(
     path: Path, name: str, etag: str, digests: DigestCache | None, confinement: Confinement
 ) -> FileEntry:
-    """Describe the file at ``path``, whose digest its etag is where it looks like one."""
+    """Describe the file at ``path``; its digest is the etag, where that has the form of one."""
     sha256 = etag if SHA256.fullmatch(etag) else None
     sha1 = etag if SHA1.fullmatch(etag) else None
     content = FileContent(path, sha256=sha256, git_sha1=sha1, digests=digests, confinement=confinement)

@@ -1,4 +1,4 @@
-"""Repositories that look at the disk again when they are asked for."""
+"""Repositories that scan the disk again when they are asked for."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Holding:
 
 
 class FollowingRepo(Repo, ABC):
-    """A repository that looks at the disk again when it is asked for, and serves what it finds.
+    """A repository that scans the disk again when it is asked for, and serves what it finds.
 
     Hashing large files may take minutes. It is done by one thread at a time, and who asks
     meanwhile waits for a few seconds, and then gets the state before, or 503 if there is none.
@@ -76,14 +76,14 @@ class FollowingRepo(Repo, ABC):
 
     @abstractmethod
     def load(self) -> None:
-        """Look at the disk, and add or replace commits and refs; only one thread does."""
+        """Scan the disk, and add or replace commits and refs; only one thread does."""
 
     def holdings(self) -> list[Holding]:
-        """How much is here of what was downloaded, where that can be told; looks at the disk."""
+        """Return how much is here of what was downloaded, where that is known; reads the disk."""
         return []
 
     def refresh(self) -> None:
-        """See that the newest state is known.
+        """Make sure that the newest state is loaded; after a while serve the state before.
 
         Raises:
             Refusal: Nothing is known yet, and it takes too long.
@@ -100,7 +100,7 @@ class FollowingRepo(Repo, ABC):
                 raise Refusal(503, message, headers=headers) from error
 
     def wait_until_loaded(self) -> None:
-        """See that the newest state is known, however long it takes."""
+        """Make sure that the newest state is loaded, however long it takes."""
         running = self._start_scan()
         if running is not None:
             running.result()

@@ -1,4 +1,4 @@
-"""Names and addresses of this machine: which of them others can use, and which a request may be meant for.
+"""Names and addresses of this machine: which of them others can use, and which a request may name.
 
 A web page can have its own name lead to an address in the reader's network (DNS rebinding), and so read from there
 what it likes. What it cannot do is to have the browser name another host than its own in the request.
@@ -33,7 +33,7 @@ _ELSEWHERE: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there.
+    """Return whether only this machine can reach what listens on a host.
 
     Args:
         host: An address, or a name, which is looked up.
@@ -53,13 +53,13 @@ def is_loopback(host: str) -> bool:
 
 
 def own_addresses() -> list[str]:
-    """The addresses of this machine, those first that others can use; those that hold on one cable only are left out."""
+    """Return the addresses of this machine, those first that others can use, without link-local ones."""
     found = dict.fromkeys(_linux_addresses() if sys.platform == "linux" else _routed_addresses())
     return sorted(found, key=lambda address: (_address(address).is_loopback, ":" in address))
 
 
 def urls_for_others(url: str, host: str) -> list[str]:
-    """Addresses of a hub that other machines can use, where it listens on every address of this one.
+    """Return URLs that other machines can use, of a hub that listens on every address.
 
     Args:
         url: Its address on this machine.
@@ -98,7 +98,7 @@ def _ipv4_addresses(sock: socket.socket) -> Iterator[str]:
 
 
 def _routed_addresses() -> Iterator[str]:
-    """The addresses from which this machine would reach others."""
+    """Return the addresses from which this machine would reach others."""
     yield from ("127.0.0.1", "::1")
     for family, elsewhere in _ELSEWHERE:
         with suppress(OSError), closing(socket.socket(family, socket.SOCK_DGRAM)) as sock:
@@ -112,7 +112,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def host_name(text: str) -> str:
-    """The name or address of a host, as a request names it.
+    """Return the name or address of a host, as a request names it.
 
     Args:
         text: A name or an address; a port may follow.
@@ -139,7 +139,7 @@ def _canonical(name: str) -> str:
 
 
 class HostRule:
-    """Which names a request may be meant for.
+    """The host names that a request may be addressed to.
 
     Args:
         allowed: Names and addresses besides this machine's own.
@@ -156,7 +156,7 @@ class HostRule:
         self._addresses = {_address(address) for address in own_addresses()}
 
     def allows(self, headers: Iterable[str], local_address: str | None) -> bool:
-        """Whether a request names this machine.
+        """Return whether a request names this machine.
 
         Args:
             headers: The values of all its ``Host`` headers.

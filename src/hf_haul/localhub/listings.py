@@ -1,4 +1,4 @@
-"""Listings of commits as the Hub gave them, where its clients keep them: ``trees/<commit>.json`` in a cache.
+"""Listings of commits as huggingface_hub caches them: ``trees/<commit>.json``.
 
 What a cache has of a commit may be a part of it. Which files there are, only the Hub knows; its clients keep its
 answer beside the files (huggingface_hub's format, version 1), and only that is told to others.
@@ -27,7 +27,7 @@ _XET_HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True, slots=True)
 class KeptFile:
-    """One file of a kept listing.
+    """One file of a cached listing.
 
     Attributes:
         size: Bytes of its content.
@@ -41,7 +41,7 @@ class KeptFile:
 
 
 def kept_path(folder: Path, commit: str) -> Path:
-    """Where the listing of a commit is kept.
+    """Return the path of the cached listing of a commit.
 
     Args:
         folder: The repository's folder in a cache, or ``.cache/huggingface`` in a ``local_dir``.
@@ -51,7 +51,7 @@ def kept_path(folder: Path, commit: str) -> Path:
 
 
 def read_kept(path: Path) -> dict[str, KeptFile] | None:
-    """Read a kept listing.
+    """Read a cached listing.
 
     Returns:
         The files by path; ``None`` if there is none, or none that can be relied on.
@@ -98,7 +98,10 @@ def _file(info: Mapping[str, Any]) -> KeptFile:
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """Size and modification time of a kept listing, to see when it changes; ``None`` if there is none."""
+    """Return size and modification time of a cached listing, which change with it.
+
+    The result is ``None`` if there is none.
+    """
     try:
         found = os.stat(path, follow_symlinks=False)
     except OSError:

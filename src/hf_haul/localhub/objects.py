@@ -47,11 +47,11 @@ class Content(ABC):
 
     @abstractmethod
     def sha256(self) -> str:
-        """The sha256 of the bytes, as git-lfs names them."""
+        """Return the sha256 of the bytes, as git-lfs names them."""
 
     @abstractmethod
     def git_sha1(self) -> str:
-        """The git blob id of the bytes."""
+        """Return the git blob id of the bytes."""
 
 
 class BytesContent(Content):
@@ -66,16 +66,16 @@ class BytesContent(Content):
         return self.data[offset : offset + nbytes]
 
     def sha256(self) -> str:
-        """The sha256 of the bytes."""
+        """Return the sha256 of the bytes."""
         return hashlib.sha256(self.data).hexdigest()
 
     def git_sha1(self) -> str:
-        """The git blob id of the bytes."""
+        """Return the git blob id of the bytes."""
         return blob_id(self.data)
 
 
 class AbsentContent(Content):
-    """Content that is known of, but is not here.
+    """Content that is listed, but whose bytes are not here.
 
     Args:
         size: Its size in bytes.
@@ -89,7 +89,7 @@ class AbsentContent(Content):
         self._git_sha1 = git_sha1
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """There are no bytes to return.
+        """Return nothing: there are no bytes.
 
         Raises:
             FileNotFoundError: Always.
@@ -97,11 +97,11 @@ class AbsentContent(Content):
         raise FileNotFoundError(errno.ENOENT, f"bytes {offset} to {offset + nbytes} are not here")
 
     def sha256(self) -> str:
-        """The sha256 it was listed with."""
+        """Return the sha256 it was listed with."""
         return self._sha256
 
     def git_sha1(self) -> str:
-        """The git blob id it was listed with."""
+        """Return the git blob id it was listed with."""
         return self._git_sha1
 
 
@@ -152,13 +152,13 @@ class FileContent(Content):
             return file.read(nbytes)
 
     def sha256(self) -> str:
-        """The sha256 of the file."""
+        """Return the sha256 of the file."""
         if self._sha256 is None:
             self._sha256 = self._digests.get(self, "sha256")
         return self._sha256
 
     def git_sha1(self) -> str:
-        """The git blob id of the file."""
+        """Return the git blob id of the file."""
         if self._git_sha1 is None:
             self._git_sha1 = self._digests.get(self, "git_sha1")
         return self._git_sha1
@@ -202,7 +202,7 @@ class DigestCache:
         return known
 
     def save(self) -> None:
-        """Write the table to its file, if it has one, by rename. Where that cannot be, it is warned of once."""
+        """Write the table to its file, if it has one, by rename; warn once if that fails."""
         if self._file is None:
             return
         with self._lock:
@@ -242,7 +242,7 @@ def _git_id(kind: bytes, data: bytes) -> str:
 
 
 def blob_id(data: bytes) -> str:
-    """The git id of a blob with this content."""
+    """Return the git id of a blob with this content."""
     return _git_id(b"blob", data)
 
 
@@ -259,7 +259,7 @@ class _Node:
 
 
 def tree_id(children: Iterable[tuple[str, str, bool]]) -> str:
-    """The git id of a directory.
+    """Return the git id of a directory.
 
     Args:
         children: Name, git id and "is a directory" of each entry, in any order.
@@ -283,7 +283,7 @@ def _oid_bytes(oid: str) -> bytes:
 
 
 def commit_id(tree: str, parents: Iterable[str], message: str, author: str, when: int) -> str:
-    """The git id of a commit, so that the same content always has the same history.
+    """Return the git id of a commit, so that the same content always has the same history.
 
     Args:
         tree: Git id of its root directory.
@@ -299,7 +299,7 @@ def commit_id(tree: str, parents: Iterable[str], message: str, author: str, when
 
 
 def lfs_pointer(sha256: str, size: int) -> bytes:
-    """The text that git holds in place of an LFS file."""
+    """Return the text that git holds in place of an LFS file."""
     return (f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n").encode("ascii")
 
 

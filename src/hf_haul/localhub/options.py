@@ -10,7 +10,7 @@ __all__ = ["HubOptions"]
 
 @dataclass
 class HubOptions:
-    """Choices that may be changed while the hub runs; they hold from the next request on.
+    """Choices that may be changed while the hub runs; they apply from the next request on.
 
     Attributes:
         lfs: How LFS files are given. ``"redirect"``: 302 to a signed URL on the other origin, as

@@ -56,7 +56,7 @@ class Reply:
 
 
 class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of the program
-    """The request is answered with an error (status, codes and messages as the Hub's)."""
+    """Ends a request with an error: status, codes and messages as the Hub's."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of the pro
         self.headers = dict(headers or {})
 
     def reply(self, *, as_json: bool) -> Reply:
-        """The answer that says so: JSON on API routes, text on file routes."""
+        """Return the answer for this error: JSON on API routes, text on file routes."""
         if as_json:
             made = json_reply({"error": self.message}, self.status)
         else:
@@ -98,13 +98,13 @@ def _whole(status: int, body: bytes, content_type: str) -> Reply:
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:
-    """An answer in JSON."""
+    """Return an answer in JSON."""
     body = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return _whole(status, body.encode("utf-8", "surrogatepass"), "application/json; charset=utf-8")
 
 
 def text_reply(text: str, status: int = 200, content_type: str = "text/plain") -> Reply:
-    """An answer in plain text."""
+    """Return an answer in plain text."""
     return _whole(status, text.encode("utf-8", "replace"), f"{content_type}; charset=utf-8")
 
 
@@ -146,7 +146,7 @@ def file_reply(
     name: str,
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
-    """An answer with the bytes of a file: 200, 206, 304 or 416 as the request's headers ask.
+    """Return an answer with the bytes of a file: 200, 206, 304 or 416, as the request's headers ask.
 
     Args:
         content: The file.

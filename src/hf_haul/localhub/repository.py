@@ -102,7 +102,7 @@ class Repo:
             return main or next(iter([*self._refs.values(), *self._commits.values()]), None)
 
     def refresh(self) -> None:
-        """Bring the repository up to date with where it comes from; here it always is."""
+        """Update the repository from its origin; a plain one has none."""
 
     @property
     def has_commits(self) -> bool:
@@ -144,7 +144,7 @@ class Repo:
         return found[0] if len(found) == 1 else None
 
     def lfs_object(self, sha256: str) -> Content | None:
-        """The LFS content with this digest, in any commit."""
+        """Return the LFS content with this digest, in any commit."""
         with self._lock:
             return self._objects.get(sha256)
 
@@ -276,7 +276,7 @@ class Repo:
         lfs: LfsRule | Iterable[str] | None = None,
         hidden: bool = False,
     ) -> Repo:
-        """A repository with one commit that holds a folder.
+        """Return a repository with one commit that holds a folder.
 
         Left out are ``.git``, unfinished downloads, links that lead out of the folder, and names that begin with
         a dot, but for those that git uses.
@@ -350,5 +350,5 @@ def _as_content(
 
 
 def full_ref(name: str) -> str:
-    """``refs/heads/<name>``, unless it is a full ref already."""
+    """Return ``refs/heads/<name>``, or the name itself if it is a full ref."""
     return name if name.startswith("refs/") else f"refs/heads/{name}"

@@ -1,4 +1,4 @@
-"""What the hub was asked and what it sent, for tests to read while it runs."""
+"""What the hub was asked and what it sent; tests read it while the hub runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["RequestLog", "RequestRecord"]
 
 @dataclass
 class RequestRecord:
-    """One request. It is filled in as the answer goes out; times are ``time.monotonic()``.
+    """One request, filled in while the answer is sent; times are ``time.monotonic()``.
 
     Attributes:
         method: ``"GET"``, ``"HEAD"`` or ``"POST"``.
@@ -57,7 +57,7 @@ class RequestRecord:
 
 
 class RequestLog:
-    """Every request in the order of arrival. Iterating gives those there were at that moment.
+    """Every request in the order of arrival. Iterating gives those logged at that moment.
 
     Safe for threads: ``_changed`` guards the list. Records are written by the hub's thread only.
 
@@ -82,7 +82,7 @@ class RequestLog:
             return self._records[index]
 
     def of(self, kind: str | None = None, path: str = "*", method: str | None = None) -> list[RequestRecord]:
-        """The requests of one kind, path (a glob, ``*`` crosses ``/``) and method."""
+        """Return the requests of one kind, path (a glob, ``*`` crosses ``/``) and method."""
         return [
             record
             for record in self
@@ -102,7 +102,7 @@ class RequestLog:
         return sum(record.body_bytes for record in self)
 
     def peak(self, kind: str | None = None, path: str = "*") -> int:
-        """The largest number of requests that were being answered at the same moment."""
+        """Return the largest number of requests that were being answered at the same moment."""
         events: list[tuple[float, int]] = []
         for record in self.of(kind, path):
             events.append((record.start, 1))
@@ -135,7 +135,7 @@ class RequestLog:
         return True
 
     def settle(self, timeout: float = 10.0) -> bool:
-        """Wait until no request is under way, and so all counts are final.
+        """Wait until no request is being answered, so that all counts are final.
 
         A client may have its last byte a moment before the hub has counted it.
 
@@ -148,12 +148,12 @@ class RequestLog:
         return self.wait_for(lambda log: all(one.end is not None for one in log), timeout)
 
     def add(self, record: RequestRecord) -> None:
-        """Append a request; for the hub."""
+        """Append a request; called by the hub."""
         with self._changed:
             self._records.append(record)
             self._changed.notify_all()
 
     def touch(self) -> None:
-        """Say that a record has changed; for the hub."""
+        """Note that a record has changed; called by the hub."""
         with self._changed:
             self._changed.notify_all()

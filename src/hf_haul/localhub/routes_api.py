@@ -1,4 +1,4 @@
-"""What the API routes say: repository info, trees, refs, commits, tokens."""
+"""The API routes: repository info, trees, refs, commits, tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_DIGITS: Final = 15
 
 
 def xet_token_url(asked: Asked, commit: Commit) -> str:
-    """Where a token to read this commit's Xet files is to be had."""
+    """Return the URL of a token to read this commit's Xet files."""
     repo = asked.repo
     return f"{asked.origin}/api/{REPO_TYPES[repo.repo_type]}/{quote(repo.repo_id)}/xet-read-token/{commit.id}"
 
@@ -36,7 +36,7 @@ def xet_token_url(asked: Asked, commit: Commit) -> str:
 
 
 def info(asked: Asked) -> Reply:
-    """Routes 1 and 2."""
+    """Answer with a repository's info (routes 1 and 2)."""
     commit = asked.commit()
     values = _info_values(asked, commit)
     if commit.listing == "unknown":
@@ -48,7 +48,7 @@ def info(asked: Asked) -> Reply:
 
 
 def _marked(reply: Reply, commit: Commit) -> Reply:
-    """The answer, marked if its list of files is somebody's word and not the Hub's: nobody is to keep that one."""
+    """Mark an answer whose list of files may be incomplete, so that no client caches it."""
     if commit.listing == "vouched":
         reply.headers[LISTING_HEADER] = "partial"
     return reply
@@ -110,7 +110,7 @@ def _sibling(entry: FileEntry, *, blobs: bool) -> dict[str, Any]:
 
 
 def list_repos(route: Route, repos: Iterable[Repo]) -> Reply:
-    """The repositories of one type, as ``list_models`` and its like ask for them.
+    """Answer with the repositories of one type, as ``list_models`` and its like ask for them.
 
     Args:
         route: ``search``, ``author`` and ``limit`` are obeyed.
@@ -141,7 +141,7 @@ def list_repos(route: Route, repos: Iterable[Repo]) -> Reply:
 
 
 def home(repos: Iterable[Repo]) -> Reply:
-    """What somebody sees who opens the hub in a browser."""
+    """Answer with the page that a browser shows."""
     lines = ["A local Hugging Face Hub (hf-haul). Set HF_ENDPOINT to this address.", ""]
     lines += sorted(f"{REPO_TYPES[repo.repo_type]}/{repo.repo_id}" for repo in repos)
     return text_reply("\n".join(lines) + "\n")
@@ -151,7 +151,7 @@ def home(repos: Iterable[Repo]) -> Reply:
 
 
 def tree(asked: Asked) -> Reply:
-    """Route 3."""
+    """Answer with one page of a tree (route 3)."""
     commit = asked.commit()
     _require_listing(asked, commit)
     path = asked.route.path.strip("/")
@@ -230,7 +230,7 @@ def _read_cursor(cursor: str | None) -> tuple[int, str] | None:
 
 
 def paths_info(asked: Asked) -> Reply:
-    """Route 4: a form or JSON; paths that do not exist are left out of the answer."""
+    """Answer for some paths, given as a form or JSON, without those that do not exist (route 4)."""
     if asked.method != "POST":
         raise not_found()
     paths, expand = _paths_asked(asked)
@@ -271,7 +271,7 @@ _REF_GROUPS: Final = {
 
 
 def refs(asked: Asked) -> Reply:
-    """Route 5."""
+    """Answer with branches, tags and other refs (route 5)."""
     groups: dict[str, list[dict[str, str]]] = {"branches": [], "converts": [], "tags": []}
     if asked.route.flag("include_prs"):
         groups["pullRequests"] = []
@@ -284,7 +284,7 @@ def refs(asked: Asked) -> Reply:
 
 
 def commits(asked: Asked) -> Reply:
-    """Route 6: newest first."""
+    """Answer with the history, newest first (route 6)."""
     history = asked.commit().history()
     most = asked.options.commits_page_size
     limit = min(most, _number(asked.route.get("limit"), most))
@@ -317,13 +317,13 @@ def _commit_row(commit: Commit, *, formatted: bool) -> dict[str, Any]:
 
 
 def auth_check(asked: Asked) -> Reply:
-    """Route 9."""
+    """Answer whether the account may have the files (route 9)."""
     asked.require_content()
     return json_reply({"ok": True})
 
 
 def xet_read_token(asked: Asked) -> Reply:
-    """Route 7: the same three values as headers and as JSON; clients read one or the other."""
+    """Answer with three values as headers and as JSON: clients read one or the other (route 7)."""
     asked.require_content()
     asked.commit()
     if asked.options.cas_url is None:

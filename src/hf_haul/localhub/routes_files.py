@@ -1,4 +1,4 @@
-"""What the file routes say: resolve in its three shapes, raw, and the other origin."""
+"""The file routes: resolve in its three forms, raw, and the CDN's origin."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TEXT_SUFFIXES: Final = (".json", ".txt", ".md", ".py", ".csv", ".jsonl", ".yaml
 
 
 def resolve(asked: Asked) -> Reply:
-    """Routes 11, 12 and 13."""
+    """Answer for one file (routes 11, 12 and 13)."""
     asked.require_content()
     commit = asked.commit()
     common = {"X-Repo-Commit": asked.commit_name(commit)}
@@ -59,7 +59,7 @@ def _linked(asked: Asked, entry: FileEntry) -> dict[str, str]:
 
 
 def _shape_a(asked: Asked, commit: Commit, entry: FileEntry, common: Mapping[str, str]) -> Reply:
-    """A redirect to a place where the answer may be cached."""
+    """Return a redirect to a URL whose answer may be cached."""
     repo = asked.repo
     # An odd commit name goes into the path too: it is what the client will ask for next.
     where = (
@@ -74,7 +74,7 @@ def _shape_a(asked: Asked, commit: Commit, entry: FileEntry, common: Mapping[str
 
 
 def _shape_c(asked: Asked, entry: FileEntry, common: Mapping[str, str]) -> Reply:
-    """The bytes."""
+    """Return the bytes."""
     headers = dict(common)
     headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
     if entry.path.endswith(_TEXT_SUFFIXES):
@@ -96,7 +96,7 @@ def _gzipped(asked: Asked, entry: FileEntry, headers: Mapping[str, str]) -> Repl
 
 
 def _lfs_file(asked: Asked, commit: Commit, entry: FileEntry, common: Mapping[str, str]) -> Reply:
-    """A redirect to a signed URL, or the bytes."""
+    """Return a redirect to a signed URL, or the bytes."""
     headers = {**common, **_linked(asked, entry), **_xet_headers(asked, commit, entry)}
     if asked.options.lfs == "direct" or asked.route.kind == "resolve-cache":
         etag = asked.etag(entry.etag)
@@ -159,7 +159,7 @@ def cdn(
     signer: Signer,
     options: HubOptions,
 ) -> Reply:
-    """Answer a signed URL: bytes, or S3's errors in XML; nothing here looks like a Hub.
+    """Answer a signed URL with bytes, or with an S3 error in XML.
 
     Args:
         method: The HTTP method.

@@ -56,15 +56,15 @@ class Route:
     path: str = ""
 
     def get(self, name: str) -> str | None:
-        """The last value of a query parameter, or ``None``."""
+        """Return the last value of a query parameter, or ``None``."""
         return dict(self.query).get(name)
 
     def all(self, name: str) -> list[str]:
-        """Every value of a query parameter, however the client repeats it."""
+        """Return every value of a query parameter, in whichever way it is repeated."""
         return [value for key, value in self.query if key in (name, f"{name}[]")]
 
     def flag(self, name: str) -> bool:
-        """Whether a query parameter says yes."""
+        """Return whether a query parameter says yes."""
         return (self.get(name) or "").lower() in ("true", "1")
 
 

@@ -1,4 +1,4 @@
-"""Putting an answer on the wire: sendfile where nothing is in its way, paced or broken on demand."""
+"""Sends answers: with sendfile where possible, paced or broken on request."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 @dataclass
 class Delivery:
-    """What is to go wrong while a body is sent; by default nothing.
+    """The faults that occur while a body is sent; by default none.
 
     Attributes:
         cut_after: Body bytes after which the connection is closed as if all was well.
@@ -57,17 +57,17 @@ class Delivery:
 
     @property
     def plain(self) -> bool:
-        """Whether the body goes out undisturbed."""
+        """Whether the body is sent without a fault."""
         return self == Delivery()
 
     def next_stop(self, sent: int) -> int | None:
-        """The next number of body bytes at which something happens."""
+        """Return the next number of body bytes at which a fault occurs."""
         stops = (self.cut_after, self.reset_after, self.stall_after)
         return min((stop for stop in stops if stop is not None and stop >= sent), default=None)
 
 
 class Pace:
-    """How fast bodies may go out: per connection, and all together.
+    """How fast bodies are sent, per connection and in total.
 
     Times are those of the event loop, the only thread that waits here.
     """
@@ -78,7 +78,7 @@ class Pace:
         self._free_at = 0.0
 
     def reserve_total(self, nbytes: int, now: float) -> float:
-        """Take ``nbytes`` of the common rate; returns the seconds to wait before sending them."""
+        """Take ``nbytes`` of the total rate; return the seconds to wait before sending them."""
         if self.total is None:
             return 0.0
         start = max(now, self._free_at)
@@ -120,7 +120,7 @@ def abort(transport: asyncio.WriteTransport) -> None:
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """End a connection with RST: what is not sent yet is thrown away."""
+    """End a connection with RST, which discards what is not sent yet."""
     if not transport.is_closing():
         sock = transport.get_extra_info("socket")
         layout = "hh" if sys.platform == "win32" else "ii"
@@ -129,7 +129,7 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 class Sender:
-    """Sends replies. It lives in the hub's event loop.
+    """Sends replies; belongs to the hub's event loop.
 
     Args:
         pace: The speed limits; they may change at any time.
@@ -198,7 +198,7 @@ class Sender:
         delivery: Delivery,
         record: RequestRecord,
     ) -> bool:
-        """Send the body; returns whether the answer ended as it should."""
+        """Send the body; return whether the answer ended as it should."""
         if request.method == "HEAD" or reply.status == 304:
             return True
         if isinstance(response, web.Response):
@@ -229,7 +229,7 @@ class Sender:
 
 
 class _Line:
-    """One answer on its way: knows how the bytes of its connection are moved."""
+    """One answer that is being sent over one connection."""
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ class _Line:
         self._sendfile = file is not None and not (secure or reply.patches or reply.chunked)
 
     async def send_slice(self, sent: int, left: int) -> int:
-        """Send some of the ``left`` bytes that follow the first ``sent``; returns how many."""
+        """Send some of the ``left`` bytes that follow the first ``sent``; return how many."""
         self._check_open()
         rate = self._pace.per_connection
         paced_by_kernel = self._pace_in_kernel(rate)
@@ -285,12 +285,12 @@ class _Line:
         return count
 
     def _check_open(self) -> None:
-        """Make sure of the connection: a TLS transport that was closed twice cannot even be asked."""
+        """Raise if the connection is closed: a TLS transport that was closed twice cannot be asked."""
         if self.transport.is_closing():
             raise ConnectionResetError("the client has gone")
 
     def _pace_in_kernel(self, rate: float | None) -> bool:
-        """Let the kernel keep to ``rate``; returns whether it does."""
+        """Let the kernel keep to ``rate``; return whether it does."""
         if rate == self._kernel_rate:
             return rate is not None
         sock = self.transport.get_extra_info("socket")
@@ -318,7 +318,7 @@ class _Line:
             await asyncio.sleep(wait)
 
     async def stop_at(self, stop: int) -> bool:
-        """Do what was planned for this point; returns whether to go on."""
+        """Apply the faults planned for this point; return whether to go on."""
         plan = self._delivery
         if plan.stall_after == stop:
             plan.stall_after = None
@@ -360,7 +360,7 @@ def _unacknowledged(sock: socket.socket | None) -> int:
 
 
 def _safe(headers: CIMultiDict[str]) -> CIMultiDict[str]:
-    """Headers in which nothing a client sent can end a line or break the encoding."""
+    """Return headers in which nothing from a client can end a line or break the encoding."""
     return CIMultiDict(
         (name, _UNSAFE.sub(lambda match: quote(match[0], errors="surrogateescape"), value))
         for name, value in headers.items()

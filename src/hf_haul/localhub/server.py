@@ -1,4 +1,4 @@
-"""Running a hub: in a thread of its own for tests and programs, or in front for sharing."""
+"""Runs a hub: in a thread of its own for tests and programs, or in the foreground for sharing."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class LocalHub:
             self._thread.join(_START_TIMEOUT)
 
     def wait(self) -> None:
-        """Wait until the hub is closed from elsewhere; ctrl-C gets through."""
+        """Wait until the hub is closed by another thread; Ctrl+C interrupts the wait."""
         while self._thread is not None and self._thread.is_alive():
             # On Windows a join without a timeout would not be interrupted.
             self._thread.join(0.5)
@@ -213,7 +213,7 @@ class LocalHub:
     # -- what is served
 
     def add(self, repo: Repo) -> Repo:
-        """Serve one more repository, in place of one of the same type and id."""
+        """Add a repository, in place of one of the same type and id."""
         self.catalog.add(repo)
         return repo
 
@@ -228,7 +228,7 @@ class LocalHub:
     # -- how it behaves
 
     def set_pace(self, bytes_per_s: float | None, *, total: float | None = None) -> None:
-        """Limit how fast bodies go out, those under way too.
+        """Limit how fast bodies are sent, those under way too.
 
         Args:
             bytes_per_s: Bytes per second of each connection; ``None`` for no limit.
@@ -243,12 +243,12 @@ class LocalHub:
 
     @property
     def faults(self) -> Faults:
-        """What is to go wrong."""
+        """The faults that answers can have."""
         return self._app.faults
 
     @property
     def limits(self) -> RateLimits:
-        """How many requests a client has in a window of time."""
+        """How many requests a client may send in a window of time."""
         return self._app.limits
 
     # -- what it saw

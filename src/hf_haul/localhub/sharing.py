@@ -1,4 +1,4 @@
-"""Sharing a folder or a Hub cache with the machines around."""
+"""Shares a folder or a Hub cache with other machines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def share(
     allow_anyone: bool = False,
     allowed_hosts: Iterable[str] = (),
 ) -> LocalHub:
-    """A hub, not started yet, that shares what is in a folder and follows its changes.
+    """Return a hub, not started yet, that shares a folder and follows its changes.
 
     One port is all it needs: LFS files are given directly, as simple mirrors do.
 
@@ -114,7 +114,7 @@ def serve(
     allowed_hosts: Iterable[str] = (),
     on_ready: Callable[[LocalHub], None] | None = None,
 ) -> None:
-    """Share a folder until interrupted by ctrl-C, or until ``hub.close()`` is called elsewhere.
+    """Share a folder until Ctrl+C, or until another thread calls ``hub.close()``.
 
     Repositories are hashed in the background, one after the other, as soon as it listens.
 
@@ -163,7 +163,7 @@ def serve(
 
 
 def require_token(host: str, token: str | None, *, allow_anyone: bool) -> None:
-    """Pass if a hub at ``host`` gives nothing to other machines that it should not.
+    """Refuse to share without a token on a host that other machines reach.
 
     Args:
         host: What it listens on.

@@ -13,7 +13,7 @@ __all__ = ["Signer"]
 
 
 class Signer:
-    """Signs paths with a secret of its own, for a while.
+    """Signs paths with a secret of its own; signatures expire.
 
     Args:
         lifetime: Seconds a signature is good for. May be changed at any time, for later ones.
@@ -33,7 +33,7 @@ class Signer:
         self._generation = 0
 
     def sign(self, path: str, **params: str) -> str:
-        """Return ``path`` with a query that makes it valid until its lifetime is over.
+        """Return ``path`` with a query that makes it valid for the signer's lifetime.
 
         Args:
             path: A URL path, already percent-encoded.

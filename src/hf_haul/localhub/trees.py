@@ -89,7 +89,7 @@ _LFS_SUFFIXES: Final = frozenset(
 
 
 def default_lfs_rule(path: str, size: int) -> bool:
-    """Whether the Hub would keep this file in LFS: weights, archives and anything large."""
+    """Return whether the Hub would keep this file in LFS: weights, archives and anything large."""
     if size == 0:  # git-lfs leaves empty files alone
         return False
     name = path.rpartition("/")[2]
@@ -136,12 +136,12 @@ class FileEntry:
 
     @cached_property
     def etag(self) -> str:
-        """What the Hub gives as this file's etag: sha256 for LFS, git blob id otherwise."""
+        """The etag that the Hub gives this file: sha256 for LFS, git blob id otherwise."""
         return self.content.sha256() if self.is_lfs else self.content.git_sha1()
 
     @property
     def is_here(self) -> bool:
-        """Whether its bytes are here, and not only known of."""
+        """Whether its bytes are here, and not only listed."""
         return not isinstance(self.content, AbsentContent)
 
 
@@ -202,15 +202,15 @@ class Tree:
         return self.dirs[""].git_oid
 
     def get(self, path: str) -> Entry | None:
-        """The file or directory at ``path``, or ``None``."""
+        """Return the file or directory at ``path``, or ``None``."""
         return self.files.get(path) or (self.dirs.get(path) if path else None)
 
     def is_dir(self, path: str) -> bool:
-        """Whether ``path`` is a directory; the root always is."""
+        """Return whether ``path`` is a directory; the root always is."""
         return path in self._children
 
     def listing(self, path: str = "", *, recursive: bool = False) -> list[Entry]:
-        """What is in a directory: directories first, each group by path."""
+        """Return the entries of a directory: directories first, each group by path."""
         key = (path, recursive)
         if key not in self._listings:
             found = list(self._walk(path, recursive=recursive))
@@ -232,7 +232,7 @@ class Tree:
     def page(
         self, path: str, *, recursive: bool, after: tuple[int, str] | None, limit: int
     ) -> tuple[list[Entry], tuple[int, str] | None]:
-        """One page of a listing, and the place to go on from (``None`` on the last page)."""
+        """Return one page of a listing, and the position after it (``None`` on the last page)."""
         rows = self.listing(path, recursive=recursive)
         start = 0 if after is None else bisect_right(rows, after, key=_listing_key)
         chosen = rows[start : start + limit]
@@ -273,7 +273,7 @@ class Commit:
 
     @property
     def date(self) -> str:
-        """When it was made, as the Hub writes it."""
+        """The time of the commit, as the Hub writes it."""
         stamp = datetime.fromtimestamp(self.when, tz=timezone.utc)
         return stamp.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
@@ -284,7 +284,7 @@ class Commit:
 
     @cached_property
     def is_settled(self) -> bool:
-        """Whether nothing more of it can turn up: its files are known, and all are here."""
+        """Whether all files of the commit are known and here, so that nothing can be added."""
         return self.listing == "whole" and all(entry.is_here for entry in self.tree.files.values())
 
     @cached_property
@@ -293,7 +293,7 @@ class Commit:
         return dict(_last_changes(self))
 
     def history(self) -> list[Commit]:
-        """This commit and those before it, newest first."""
+        """Return this commit and those before it, newest first."""
         found: list[Commit] = []
         commit: Commit | None = self
         while commit is not None:

@@ -1,4 +1,4 @@
-"""Ranges that are read together: which are neighbours, how they are cut into parts, and the parts under way."""
+"""Ranges that are read together: neighbours that are joined, parts they are cut into, and parts under way."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RangeRequest:
 
 
 class Buffer:
-    """Bytes to be filled in by several threads and then handed out, once.
+    """A buffer that several threads fill and that is then handed out, once.
 
     BytesIO would save the copy at the end. But when the collector finds a view of one in a cycle, as a failed read leaves
     it, Python 3.12.1 crashes (python/cpython#111049) and 3.13 complains aloud (python/cpython#111331).
@@ -60,7 +60,7 @@ class Buffer:
         self.view = memoryview(self._bytes)
 
     def take(self) -> bytes:
-        """The bytes."""
+        """Return the bytes."""
         self.view.release()
         taken, self._bytes = bytes(self._bytes), bytearray()
         return taken
@@ -77,7 +77,7 @@ class Span:
 
 
 class ReadBatch:
-    """Parts that are fetched at once, and of which one's failure is all's."""
+    """Parts that are fetched at once; if one fails, all have failed."""
 
     def __init__(self, threads: ReadThreads) -> None:
         self.cancel_token = CancelToken()
@@ -89,7 +89,7 @@ class ReadBatch:
         return len(self._jobs)
 
     def add(self, source: RangeSource, start: int, view: memoryview) -> None:
-        """Fill ``view``, which is released then."""
+        """Add a part that fills ``view``, which is released then."""
 
         def work() -> None:
             try:
@@ -106,7 +106,7 @@ class ReadBatch:
         self._threads.submit(DEMAND, job)
 
     def wait(self, index: int) -> None:
-        """Wait for one part; raises what failed first, whichever part that was."""
+        """Wait for one part; raise the first failure of any part."""
         job = self._jobs[index]
         self._threads.join(job)
         try:
@@ -117,13 +117,13 @@ class ReadBatch:
             raise self._error from self._error.__cause__  # this part was only called off
 
     def stop(self) -> None:
-        """Begin nothing more, and break off what is under way."""
+        """Start no more parts, and cancel those under way."""
         self.cancel_token.set()
         for job in self._jobs:
             job.cancel()
 
     def call_off(self) -> None:
-        """Stop, and wait until no thread touches the buffers any more."""
+        """Stop, and wait until no thread uses the buffers any more."""
         self.stop()
         for job in self._jobs:
             self._threads.join(job)
@@ -139,12 +139,12 @@ class PendingSpan:
         self.batch = ReadBatch(threads)
 
     def start(self) -> None:
-        """Begin to fetch all parts."""
+        """Start to fetch all parts."""
         for start, stop in self.parts:
             self.batch.add(self.span.source, start, self.view(start, stop))
 
     def wait(self, index: int) -> memoryview:
-        """One part, when it has come; fetched in this thread if nothing was started."""
+        """Return one part once it has come; fetch it in this thread if nothing was started."""
         start, stop = self.parts[index]
         if len(self.batch):
             self.batch.wait(index)
@@ -153,7 +153,7 @@ class PendingSpan:
         return self.view(start, stop)
 
     def view(self, start: int, stop: int) -> memoryview:
-        """The part of the buffer for these bytes of the file."""
+        """Return the part of the buffer for these bytes of the file."""
         return self.buffer.view[start - self.span.start : stop - self.span.start]
 
 
@@ -172,20 +172,20 @@ def split(start: int, stop: int, unit: int, connections: int) -> list[tuple[int,
 
 
 def stop_all(batches: Sequence[ReadBatch]) -> None:
-    """Stop several batches; waits for nothing."""
+    """Stop several batches, without waiting."""
     for batch in batches:
         batch.stop()
 
 
 def call_off_all(batches: Sequence[ReadBatch]) -> None:
-    """Stop several batches, and wait until no thread touches their buffers any more."""
+    """Stop several batches, and wait until no thread uses their buffers any more."""
     stop_all(batches)
     for batch in batches:
         batch.call_off()
 
 
 def merge_requests(wanted: Sequence[RangeRequest], max_gap: int | None) -> list[Span]:
-    """Group ranges by file, and join those that are close enough; empty ones need nothing."""
+    """Group ranges by file, and join those that are close together; empty ones are left out."""
     by_source: dict[RangeSource, list[int]] = {}
     for index, each in enumerate(wanted):
         if each.stop > each.start:

@@ -1,4 +1,4 @@
-"""What has been read of remote files, or is on its way: kept in memory for the reads that follow.
+"""Bytes of remote files that are in memory, or on their way, kept for later reads.
 
 An *extent* is a run of one file's bytes, in memory or being fetched. Extents of a file never overlap. A read takes what
 is there, joins what is on its way, and fetches only the holes; several readers of one file, and several opens of it,
@@ -101,7 +101,7 @@ class _File:
 
 
 class Extents:
-    """The extents of all files of one process, within one budget of memory.
+    """The extents of all files of one process, within one memory budget.
 
     Locking: ``_lock`` guards all attributes and the extents' ``waiters``. No request is made under it.
 
@@ -131,7 +131,7 @@ class Extents:
         self._lock = threading.Lock()
 
     def _after_fork(self) -> None:
-        """Keep the bytes that are here, and nothing else of what other threads may have been changing.
+        """Keep the bytes that are here, and nothing that another thread may have been changing.
 
         An extent is in its file before it is in ``_fresh`` or ``_consumed``, and until it is in neither, so those in
         them do not overlap; its ``data`` comes whole. Everything else is made anew from that.
@@ -150,13 +150,13 @@ class Extents:
     # ---- open files
 
     def attach(self, source: RangeSource) -> None:
-        """Somebody has a file open, until :meth:`detach`."""
+        """Note that a reader has a file open, until :meth:`detach`."""
         with self._lock:
             self._open[source] = self._open.get(source, 0) + 1
             self._closed.pop(source, None)
 
     def detach(self, source: RangeSource, owner: object) -> None:
-        """Somebody has a file open no more: call off what was fetched ahead for them."""
+        """Note that a reader closed a file, and cancel what was fetched ahead for it."""
         self.release(owner, running=True)
         with self._lock:
             left = self._open.pop(source, 1) - 1
@@ -175,7 +175,7 @@ class Extents:
     def read(
         self, source: RangeSource, start: int, stop: int, *, fetch: tuple[int, int], owner: object
     ) -> bytes:
-        """The bytes from ``start`` up to ``stop``.
+        """Return the bytes from ``start`` up to ``stop``.
 
         Args:
             source: The file.
@@ -243,7 +243,7 @@ class Extents:
             self._let_go(held, [], stop)
 
     def put(self, source: RangeSource, data: bytes, *, owner: object) -> None:
-        """Keep a whole file that somebody has read, if it is not too large."""
+        """Keep a whole file that was read, if it is not too large."""
         if not 0 < len(data) <= _KEPT:
             return
         with self._lock:
@@ -254,7 +254,7 @@ class Extents:
             self._make_room()
 
     def _wait(self, held: list[_Extent], mine: list[_Extent]) -> None:
-        """Have extents in memory, whoever was to fetch them."""
+        """Wait until extents are in memory, whichever thread fetches them."""
         threads = self.reads.threads
         for extent in held:
             if extent in mine:
@@ -272,7 +272,7 @@ class Extents:
                 extent.data = buffer.take()
 
     def _start(self, made: list[_Extent]) -> None:
-        """Fetch new extents for a reader; a lone one in its own thread."""
+        """Fetch new extents for a reader; a single one in the reader's own thread."""
         if len(made) == 1:
             made[0].job.run()
             return
@@ -292,7 +292,7 @@ class Extents:
     # ---- fetching ahead
 
     def covered_to(self, source: RangeSource, start: int) -> int:
-        """The first byte from ``start`` on that is neither here nor on its way."""
+        """Return the first byte from ``start`` on that is neither here nor on its way."""
         with self._lock:
             for extent in self._file(source).overlapping(start, source.size):
                 if extent.start > start:
@@ -309,7 +309,7 @@ class Extents:
         owner: object,
         priority: int = READ_AHEAD,
     ) -> None:
-        """Fetch ranges that nobody waits for yet, as far as memory allows.
+        """Fetch ranges that no read waits for yet, as far as memory allows.
 
         Args:
             source: The file.
@@ -336,7 +336,7 @@ class Extents:
                         self._forget(extent)
 
     def release(self, owner: object, *, running: bool) -> None:
-        """Call off what was fetched ahead for somebody.
+        """Cancel what was fetched ahead for a reader.
 
         Args:
             owner: For whom.
@@ -362,7 +362,7 @@ class Extents:
     # ---- under the lock
 
     def _file(self, source: RangeSource) -> _File:
-        """A file's extents; an empty one is not noted until it has any."""
+        """Return a file's extents; a file without any is not stored."""
         return self._files.get(source) or _File()
 
     def _make(self, file: _File, source: RangeSource, start: int, stop: int, owner: object) -> _Extent:
@@ -384,7 +384,7 @@ class Extents:
             self._consumed.move_to_end(extent)
 
     def _make_room(self) -> None:
-        """Drop what was read longest ago, and then what was fetched ahead longest ago."""
+        """Drop the extents read longest ago, and then those fetched ahead longest ago."""
         if self._consumed_bytes > self._consumed_budget or self._bytes > self._budget:
             for extent in self._idle(self._consumed):
                 if self._consumed_bytes <= self._consumed_budget and self._bytes <= self._budget:

@@ -1,4 +1,4 @@
-"""Reading one open file: what is in memory already, what is fetched for it, what is fetched ahead."""
+"""Reads one open file: from memory, by fetching, and with bytes fetched ahead."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FileReader:
         self._plan = ParquetPlan(layout) if layout is not None else None
 
     def read(self, start: int, stop: int) -> bytes:
-        """The bytes from ``start`` up to ``stop``, which lie inside the file.
+        """Return the bytes from ``start`` up to ``stop``, which lie inside the file.
 
         Raises:
             TransferError: They cannot be had.
@@ -81,14 +81,14 @@ class FileReader:
         self._extents.read_into(self._source, start, view, fetch=(advice.start, advice.stop), owner=self)
 
     def _prepare(self, start: int, stop: int) -> Advice:
-        """Ask the policy, and send for what comes next before waiting for what is wanted now."""
+        """Ask the policy, and start to fetch what comes next before waiting for what is wanted now."""
         size = self._source.size
         if self._parquet and start >= size - TAIL:
             return Advice(max(0, size - TAIL), size)
         return self._planned(start, stop) or self._guessed(start, stop)
 
     def _planned(self, start: int, stop: int) -> Advice | None:
-        """What a parquet file's layout says about a read."""
+        """Return advice from a parquet file's layout."""
         source = self._source
         if self._plan is None:
             return None
@@ -101,7 +101,7 @@ class FileReader:
         return Advice(advice.start, advice.stop)
 
     def _guessed(self, start: int, stop: int) -> Advice:
-        """What the reads so far say about this one."""
+        """Return advice from the reads so far."""
         if self._policy is None:
             return Advice(start, stop)
         source, extents = self._source, self._extents
@@ -120,7 +120,7 @@ class FileReader:
         return advice
 
     def _look_at_footer(self) -> None:
-        """Learn a parquet file's layout once its footer is in memory; asks for nothing."""
+        """Parse a parquet file's footer once it is in memory; requests nothing."""
         source, extents = self._source, self._extents
         size = source.size
         if size < 12 or extents.covered_to(source, size - 8) < size:  # 12: an empty footer between two marks
@@ -140,11 +140,11 @@ class FileReader:
             self._plan = ParquetPlan(layout)
 
     def close(self) -> None:
-        """Call off what was fetched ahead."""
+        """Cancel what was fetched ahead."""
         if not self._closed:
             self._closed = True
             self._extents.detach(self._source, self)
 
     def close_soon(self) -> None:
-        """The same, but it waits for no lock: for finalizers."""
+        """Close without waiting for a lock, for finalizers."""
         defer(self.close)

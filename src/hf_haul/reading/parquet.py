@@ -1,4 +1,4 @@
-"""What a reader of a parquet file will want next: the columns it reads now, of the row groups to come.
+"""Predicts what a reader of a parquet file needs next: the columns it reads now, of the next row groups.
 
 Readers of parquet ask for the footer and then for one chunk (a column of a row group) after the other, one at a time,
 at places that look random. The footer says where all chunks are. Once a reader has touched a column, that column's
@@ -34,7 +34,7 @@ _Chunk = tuple[int, int, int]  # start, stop, column
 
 
 def footer_start(last: bytes, size: int) -> int | None:
-    """Where the footer of a parquet file begins.
+    """Return the offset at which the footer of a parquet file begins.
 
     Args:
         last: The last eight bytes of the file.
@@ -51,7 +51,7 @@ def footer_start(last: bytes, size: int) -> int | None:
 
 
 class Layout:
-    """Where the chunks of a file are.
+    """The offsets of a file's column chunks.
 
     Args:
         group_starts: The first byte of each row group, ascending.
@@ -69,13 +69,13 @@ class Layout:
         return len(self._group_starts)
 
     def chunks(self, group: int) -> list[_Chunk]:
-        """A row group's chunks, by their start."""
+        """Return a row group's chunks, in order of their start."""
         if group not in self._known:
             self._known[group] = self._chunks_of(group)
         return self._known[group]
 
     def touched(self, start: int, stop: int) -> list[tuple[int, _Chunk]]:
-        """The chunks, with their groups, that have bytes from ``start`` up to ``stop``."""
+        """Return the chunks that have bytes from ``start`` up to ``stop``, with their row groups."""
         found = []
         group = max(0, bisect_right(self._group_starts, start) - 1)
         while group < self.groups and self._group_starts[group] < stop:
@@ -85,7 +85,7 @@ class Layout:
 
 
 def parse_layout(footer: bytes) -> Layout | None:
-    """The layout that a footer tells.
+    """Return the layout that a footer describes.
 
     Args:
         footer: The bytes from :func:`footer_start` to the end of the file.
@@ -122,7 +122,7 @@ def _chunk(column: Any, number: int) -> _Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ParquetAdvice:
-    """What to do about a read of chunks.
+    """What to fetch for a read of chunks.
 
     Attributes:
         start: First byte to fetch, if any has to be.
@@ -136,7 +136,7 @@ class ParquetAdvice:
 
 
 class ParquetPlan:
-    """Follows one reader of one file. Not safe for threads: its owner guards it.
+    """Follows one reader of one file. Not thread-safe: its owner guards it.
 
     Args:
         layout: Where the chunks are.
@@ -149,7 +149,7 @@ class ParquetPlan:
         self._planned_to = 0  # groups before this one have been sent for
 
     def advise(self, start: int, stop: int) -> ParquetAdvice | None:
-        """What to fetch for a read from ``start`` up to ``stop``; ``None`` if it is not of chunks.
+        """Return what to fetch for a read from ``start`` up to ``stop``; ``None`` if it is not of chunks.
 
         The ranges ahead are given once; a column that is new is planned for from its group on.
         """
@@ -169,7 +169,7 @@ class ParquetPlan:
         return ParquetAdvice(low, high, self._ahead(first_group, last_group, high))
 
     def _ahead(self, first_group: int, last_group: int, after: int) -> list[tuple[int, int]]:
-        """Active chunks of the groups to come, as far as the window reaches."""
+        """Return the active columns' chunks in the next row groups, as far as the window reaches."""
         room = self._window
         ranges: list[tuple[int, int]] = []
         for group in range(first_group, self._layout.groups):

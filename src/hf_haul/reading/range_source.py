@@ -1,4 +1,4 @@
-"""One remote file read by ranges: every answer checked, failures tried again, refused ranges made up for."""
+"""One remote file read by ranges: answers checked, failures retried, refused ranges made up for."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _SLOW_REQUEST: Final = 64 * MiB
 
 
 class Checksum:
-    """The running digest of a whole file, compared with what its source announced, if it did."""
+    """The running digest of a whole file, compared with the announced one, if there is one."""
 
     def __init__(self, remote: RemoteFile) -> None:
         self._remote = remote
@@ -60,12 +60,12 @@ class Checksum:
         self._hashes = {each: new_hash(each, remote.size or 0) for each in algorithms}
 
     def update(self, data: bytes | memoryview) -> None:
-        """Go on with the next bytes."""
+        """Add the next bytes."""
         for each in self._hashes.values():
             each.update(data)
 
     def check(self) -> None:
-        """Compare.
+        """Compare the digests.
 
         Raises:
             IntegrityError: The bytes are not the file's.
@@ -87,7 +87,7 @@ def learn_size(
     history: SourceHistory,
     guard: StallGuard,
 ) -> int:
-    """Ask a source how long its file is, with the smallest of requests; returns bytes.
+    """Request the smallest range of a file to learn its size; return bytes.
 
     Raises:
         TransferError: It cannot be asked, or does not say.
@@ -124,7 +124,7 @@ def learn_size(
 
 
 class _PendingFill:
-    """A buffer on its way to being full."""
+    """A buffer that is being filled."""
 
     def __init__(self, start: int, view: memoryview) -> None:
         self.start = start
@@ -181,7 +181,7 @@ class _WholeFile:
         return len(data)  # pragma: no cover - Windows
 
     def close(self) -> None:
-        """Give it up, where it is not complete."""
+        """Discard the copy, unless it is complete."""
         if self._file is not None:
             self._file.close()
 
@@ -243,7 +243,7 @@ class RangeSource:
 
     @property
     def unit(self) -> int:
-        """Bytes that take about as long to send as a request takes to be answered; the smallest sensible request."""
+        """Bytes of the smallest sensible request: sending them takes as long as the answer to a request."""
         speed = self._history.connection_speed(self.origin)
         seconds = self._history.first_byte_seconds(self.origin)
         if speed is None or seconds is None:
@@ -252,7 +252,7 @@ class RangeSource:
 
     @property
     def least_request(self) -> int:
-        """Bytes of the smallest parts that a read is divided into: of a source known to answer slowly, large ones."""
+        """Bytes of the smallest parts that a read is divided into; large for a source that answers slowly."""
         seconds = self._history.first_byte_seconds(self.origin, large=self._large)
         if seconds is None or not is_slow_answer(seconds):
             return self.unit
@@ -363,7 +363,7 @@ class RangeSource:
 
     @contextmanager
     def _waiting(self, watched: Watched, answer_timeout: float | None = None) -> Iterator[float]:
-        """Wait for the network under guard; yields when it began.
+        """Wait for the network under guard; yield when the wait began.
 
         Args:
             watched: Who waits.
@@ -385,7 +385,7 @@ class RangeSource:
             watched.end()
 
     def _refused(self, error: RangeRefusedError) -> RangeRefusedError:
-        """Count a refusal. The next attempt asks again, or makes do with the whole file."""
+        """Count a refused range. The next attempt asks again, or uses the whole file."""
         with self._lock:
             self._refusals += 1
         error.retryable = True
@@ -405,7 +405,7 @@ class RangeSource:
         fill.done = len(fill.view)
 
     def _whole_file(self, watched: Watched, trickle: Trickle) -> _WholeFile:
-        """The whole file, fetched by one thread while the others wait."""
+        """Return the whole file, fetched by one thread while the others wait."""
         while True:
             with self._lock:
                 if self._whole is not None:

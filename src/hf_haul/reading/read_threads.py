@@ -1,4 +1,4 @@
-"""Threads that work off reads, the most urgent first, and the jobs they are given."""
+"""Threads that do reads, the most urgent first, and their jobs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LOOK_SECONDS: Final = 1.0
 
 
 class Job(Future[None]):
-    """A future that knows how it comes true.
+    """A future with the work that completes it.
 
     Args:
         work: What is to be done, once; ``None`` if it is done already.
@@ -49,11 +49,11 @@ class Job(Future[None]):
 
     @property
     def taken(self) -> bool:
-        """Whether somebody does it, or it was done or cancelled."""
+        """Whether a thread does it, or it was done or cancelled."""
         return not self._work
 
     def run(self) -> None:
-        """Do it in this thread, unless somebody else has begun to, or it was cancelled."""
+        """Do it in this thread, unless another thread began, or it was cancelled."""
         try:
             work = self._work.pop()
         except IndexError:
@@ -80,7 +80,7 @@ class Job(Future[None]):
                 time.sleep(_SHORTAGE_SECONDS)
 
     def cancel(self) -> bool:
-        """Take it back, if nobody has begun; returns whether it will never be done."""
+        """Cancel it, if no thread has begun; return whether it will never be done."""
         cancelled = super().cancel()
         if cancelled:
             self._work.clear()
@@ -88,7 +88,7 @@ class Job(Future[None]):
 
 
 class ReadThreads:
-    """A few threads that work off reads, the most urgent first.
+    """A few threads that do reads, the most urgent first.
 
     Threads start when they are needed and end when idle. They are daemons: a reader that nobody waits for must not
     keep a program from ending. Where the system gives no thread, whoever waits for a job does it.
@@ -112,7 +112,7 @@ class ReadThreads:
         self._heap: list[tuple[int, int, Job]] = []
 
     def submit(self, priority: int, job: Job) -> bool:
-        """Have a job done; the smaller ``priority``, the sooner. Its ``cancel`` takes it back in time.
+        """Queue a job; the smaller ``priority``, the sooner. Its ``cancel`` withdraws it in time.
 
         Returns:
             Whether there is a thread for it. If not, it is still to be done: :meth:`join` does it.
@@ -129,12 +129,12 @@ class ReadThreads:
         return False
 
     def promote(self, job: Job, priority: int) -> None:
-        """Do a submitted job sooner, if it has not begun."""
+        """Raise the priority of a submitted job that has not begun."""
         if not job.taken:
             self.submit(priority, job)
 
     def join(self, job: Job) -> None:
-        """Wait until a job is done or cancelled; one that no thread will do is done here."""
+        """Wait until a job is done or cancelled; do it here if no thread will."""
         if not len(self._group):
             job.run()
         while True:

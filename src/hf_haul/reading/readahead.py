@@ -1,4 +1,4 @@
-"""Which bytes to fetch beyond those that are read: pure, one object for one open file.
+"""Which bytes to fetch beyond those that are read: no I/O, one object for each open file.
 
 Sequential reading earns a window that doubles each time the reader has passed its middle; random reading gets little
 more than it asks for. Several places of one file may be read in turn, each by its own cursor.
@@ -35,7 +35,7 @@ _TAIL: Final = 256 * KiB
 
 @dataclass(slots=True)
 class _Cursor:
-    """One place of a file that is being read on from."""
+    """One offset of a file from which reads go on."""
 
     stop: int
     reads: int = 1
@@ -44,7 +44,7 @@ class _Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What to do about a read.
+    """What to fetch for a read.
 
     Attributes:
         start: First byte to fetch, if any has to be.
@@ -67,7 +67,7 @@ class Advice:
 
 @dataclass(slots=True)
 class ReadAhead:
-    """What one open file's reads so far say about the next. Not safe for threads: its owner guards it.
+    """Predicts the next reads of one open file from those so far. Not thread-safe: its owner guards it.
 
     Attributes:
         size: Bytes of the file.
@@ -78,7 +78,7 @@ class ReadAhead:
     _jumps: int = 0
 
     def advise(self, start: int, stop: int, unit: int) -> Advice:
-        """What to fetch for a read from ``start`` up to ``stop``.
+        """Return what to fetch for a read from ``start`` up to ``stop``.
 
         Args:
             start: First byte read.
@@ -103,16 +103,16 @@ class ReadAhead:
         return self._sequential(cursor, start, stop, unit)
 
     def followed(self, advice: Advice) -> None:
-        """What the latest advice wants ahead is being fetched; the next window will be twice as large."""
+        """Note that the latest advice is being fetched; the next window will be twice as large."""
         self._cursors[0].window = advice.window
 
     def _find(self, start: int, unit: int) -> _Cursor | None:
-        """The cursor that a read goes on from."""
+        """Return the cursor that a read goes on from."""
         near = [each for each in self._cursors if each.stop - _BACK <= start <= each.stop + unit]
         return min(near, key=lambda each: abs(start - each.stop), default=None)
 
     def _alone(self, start: int, stop: int, unit: int, *, first: bool, jumped: bool) -> Advice:
-        """A read that stands for itself so far."""
+        """Return advice for a read that continues no other."""
         if start >= self.size - _TAIL:
             return Advice(start, self.size, jumped=jumped)
         if first:

@@ -78,7 +78,7 @@ class Reads:
         self._lock = threading.Lock()  # guards _sources and _recent
 
     def source(self, remote: RemoteFile) -> RangeSource:
-        """The one source of a file: whoever reads it shares its resolved URL.
+        """Return the one source of a file, so that all its readers share its resolved URL.
 
         Raises:
             TransferError: Its size is unknown, and its source does not tell.
@@ -104,7 +104,7 @@ class Reads:
             return source
 
     def read(self, source: RangeSource, start: int, stop: int) -> bytes:
-        """The bytes from ``start`` up to ``stop``, over several connections if it pays.
+        """Return the bytes from ``start`` up to ``stop``, over several connections if it pays.
 
         A whole file is checked against its digest, and fetched once more if it fails.
 
@@ -126,7 +126,7 @@ class Reads:
         self.fill_many(source, [(start, view)])
 
     def fill_many(self, source: RangeSource, wanted: Sequence[tuple[int, memoryview]]) -> None:
-        """Fill several buffers from their offsets, all at once and each in parts that pay.
+        """Fill several buffers from their offsets, all at once, each in as many parts as pay.
 
         Raises:
             TransferError: The bytes cannot be had.
@@ -152,7 +152,7 @@ class Reads:
     def read_many(
         self, wanted: Sequence[RangeRequest], *, max_gap: int | None = None, fail_fast: bool = True
     ) -> list[bytes | Exception]:
-        """Many ranges of many files at once; neighbours are fetched together, large ones in parts.
+        """Return many ranges of many files, read at once: neighbours together, large ones in parts.
 
         Args:
             wanted: The ranges, in any order; they may overlap.
@@ -190,7 +190,7 @@ class Reads:
     def _collect(
         self, reading: PendingSpan, wanted: Sequence[RangeRequest], results: list[bytes | Exception]
     ) -> None:
-        """Wait for one span, and hand its ranges out."""
+        """Wait for one span, and return its ranges."""
         span = reading.span
         whole = any(wanted[index].whole for index in span.indexes) and self._settings.verify
         checksum = Checksum(span.source.remote) if whole else None
@@ -210,7 +210,7 @@ class Reads:
             results[index] = data if stop - start == len(data) else data[start:stop]
 
     def _refetch(self, source: RangeSource) -> bytes:
-        """A whole file whose digest was wrong; a second time is an error."""
+        """Fetch a whole file again whose digest was wrong; a second wrong digest is an error."""
         buffer = Buffer(source.size)
         self.readinto(source, 0, buffer.view)
         checksum = Checksum(source.remote)
@@ -219,7 +219,7 @@ class Reads:
         return buffer.take()
 
     def stream(self, source: RangeSource, start: int, stop: int) -> Stream:
-        """The bytes from ``start`` up to ``stop`` in order, a block at a time, with the next ones under way."""
+        """Return the bytes from ``start`` up to ``stop`` as a stream of blocks, fetched ahead."""
         step = max(source.unit, MiB)
         ahead = max(1, min(self.connections, _STREAM_WINDOW // step))
         return Stream(self.threads, source, range(start, stop, step), stop, ahead)

@@ -1,4 +1,4 @@
-"""Bytes of one file in order, with the next blocks under way."""
+"""Bytes of one file in order, with the next blocks being fetched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Stream"]
 
 
 class Stream:
-    """Bytes of one file in order, a block at a time, with the next blocks under way. For one thread at a time.
+    """Bytes of one file in order, a block at a time, the next ones being fetched. For one thread at a time.
 
     No generator: the collector would run its ``finally`` wherever it finds it.
 
@@ -66,13 +66,13 @@ class Stream:
         return buffer.take()
 
     def close(self) -> None:
-        """Call off what is under way, soon; waits for nothing, since finalizers call it."""
+        """Cancel what is under way, soon; waits for nothing, since finalizers call it."""
         pending, self._pending, self._closed = self._pending, [], True
         if pending:
             defer(lambda: stop_all([batch for _, batch in pending]))
 
     def forget(self) -> None:
-        """Let go of what is under way as it is: in a forked child it is the parent's."""
+        """Drop what is under way untouched: in a forked child it is the parent's."""
         self._pending, self._closed = [], True
 
     def __enter__(self) -> Self:

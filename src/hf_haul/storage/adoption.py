@@ -77,7 +77,7 @@ _taking_over_lock = threading.Lock()
 
 
 def _take_over_nothing() -> None:
-    """In a forked child: the threads that take over others' files are the parent's."""
+    """Forget, in a forked child, the takeovers of the parent's threads."""
     global _taking_over_lock
     _taking_over_lock = threading.Lock()
     _taking_over.clear()
@@ -102,7 +102,7 @@ class StagedElsewhereError(HaulError):
 
 @dataclass(frozen=True, slots=True)
 class _Left:
-    """A staged file that somebody left, open and judged.
+    """A staged file that another process left, open, with what is known of its owner.
 
     Attributes:
         path: Its name; ours alone, if it could be renamed.
@@ -135,7 +135,7 @@ class _Left:
         return self.shared or self.status == "stale"
 
     def remove(self) -> None:
-        """Close it and remove it, unless its name leads elsewhere by now."""
+        """Close it and remove it, unless its name leads to another file by now."""
         identity = os.fstat(self.fd)
         os.close(self.fd)  # Windows removes no open files
         with contextlib.suppress(OSError):
@@ -178,7 +178,7 @@ class Adopter:
         self.refused: set[Path] = set()
 
     def best_of(self, paths: list[Path]) -> StagedFile | None:
-        """The one of ``paths`` that holds the most, adopted; the others are removed.
+        """Adopt the one of ``paths`` that holds the most, and remove the others.
 
         Raises:
             StagedElsewhereError: One of them has a living owner.
@@ -197,7 +197,7 @@ class Adopter:
                     self._take(path).remove()
 
     def _of_one_name_each(self, paths: list[Path]) -> list[Path]:
-        """The same without second names of one file, which are removed: somebody was killed between a link and an unlink."""
+        """Return ``paths`` without second names of one file, which a kill can leave, and remove those."""
         seen: set[tuple[int, int]] = set()
         kept = []
         for path in sorted(paths, key=lambda each: each != self._target):
@@ -285,7 +285,7 @@ class Adopter:
         return self._watch is not None and self._watch.is_asleep(status)
 
     def _still_ours(self, staged: StagedFile) -> StagedFile:
-        """Look once more after a takeover: who was held up in it for long may have been robbed.
+        """Return the file if no other process took it over meanwhile.
 
         Raises:
             StagedElsewhereError: Another process gave the file a name of its own meanwhile.
@@ -317,7 +317,7 @@ class Adopter:
         return staged
 
     def _take(self, path: Path) -> _Left:
-        """Give a file whose owner is gone a name of our own, so that nobody else takes it, too.
+        """Rename a file whose owner is gone to a private name, so that no other process takes it.
 
         Raises:
             StagedElsewhereError: It has a living owner, or another process takes it.
@@ -440,7 +440,7 @@ class Adopter:
         return new
 
     def private_name(self) -> Path:
-        """A name for the staged file that nobody else has."""
+        """Return a new private name for the staged file."""
         return self._private(SEQUENTIAL_SUFFIX if self._sequential else OFFSET_SUFFIX)
 
     def _private(self, kind: str) -> Path:
@@ -448,7 +448,7 @@ class Adopter:
 
 
 def _is_shared(status: os.stat_result, folder: Path) -> bool:
-    """Whether others could go on writing into a file after we took it over: it is not ours alone."""
+    """Return whether others could go on writing into a file after we took it over: it is not ours alone."""
     if status.st_nlink > 1:
         return True
     if sys.platform == "win32" or status.st_uid == os.geteuid():
@@ -468,7 +468,7 @@ def _is_shared(status: os.stat_result, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _alone(directory: Path, key: str) -> Iterator[None]:
-    """Have one thread of this process at a time take over what is left of a key.
+    """Let one thread of this process at a time take over what is left of a key.
 
     Raises:
         StagedElsewhereError: Another thread is about it.

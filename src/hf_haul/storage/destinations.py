@@ -1,4 +1,4 @@
-"""Where files can go: a Hub cache, a ``local_dir``, any path, or where huggingface_hub asked for one."""
+"""Where files can go: a Hub cache, a ``local_dir``, any path, or a path that huggingface_hub chose."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class BlobDestination:
         return _others((self.etag,), self.staging_key)
 
     def replaces(self, key: str) -> bool:
-        """Never: another version has another blob."""
+        """Return ``False``: another version has another blob."""
         del key
         return False
 
@@ -88,18 +88,18 @@ class BlobDestination:
         return Path(folder.cache_dir, ".locks", os.path.basename(folder.root), f"{self.etag}.lock")
 
     def is_linked(self, check: Callable[[], None] | None = None) -> bool:
-        """Whether the pointer leads to a file of the right size; changes nothing.
+        """Return whether the pointer leads to a file of the right size; changes nothing.
 
         A commit that is only the name of a branch may have moved on since: then it has to be this very blob.
         """
         return self._fits(self._pointer) and (is_content_addressed(self.commit) or self._is_ours(check))
 
     def has_blob(self) -> bool:
-        """Whether the bytes are there, linked or not, as far as their size tells."""
+        """Return whether the bytes are there, linked or not, as far as their size tells."""
         return self._fits(self._blob)
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
-        """Whether the pointer leads to the file; links a blob that is there already.
+        """Return whether the pointer leads to the file; links a blob that is there already.
 
         One of another size than was announced is hashed: a disk, or a program, may have cut it, and a server may have
         been wrong.
@@ -120,11 +120,11 @@ class BlobDestination:
 
     @property
     def _replaces(self) -> bool:
-        """Whether a pointer that is there may lead to other bytes."""
+        """Whether an existing pointer may lead to other bytes."""
         return not (is_content_addressed(self.commit) and self._fits(self._pointer))
 
     def _fits(self, path: str) -> bool:
-        """Whether there is a file of the right size, or of any where that is not known."""
+        """Return whether there is a file of the right size, or of any size where that is unknown."""
         try:
             size = os.stat(path).st_size
         except OSError:
@@ -192,7 +192,7 @@ class LocalDirDestination:
         return _others((self._key_of_upstream,), self.staging_key)
 
     def replaces(self, key: str) -> bool:
-        """Whether the key begins with the same hash."""
+        """Return whether the key begins with the same hash."""
         return key.startswith(f"{self._short_name}.")
 
     @property
@@ -210,7 +210,7 @@ class LocalDirDestination:
         return base64.urlsafe_b64encode(hashlib.sha1(name, usedforsecurity=False).digest()).decode()
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
-        """Whether the file is there with this etag; its metadata then say so of this commit too."""
+        """Return whether the file is there with this etag; its metadata then say so of this commit too."""
         del check  # nothing here takes long
         metadata = self.folder.read_metadata(self.name)
         if metadata is None or metadata.etag != self.etag:
@@ -265,14 +265,14 @@ class FileDestination:
 
     @property
     def former_keys(self) -> tuple[str, ...]:
-        """Those with more of the name than fits, and those of former versions: of a URL with its signature."""
+        """Keys with an uncut name, and those of former versions, which hashed a URL with its signature."""
         names = dict.fromkeys((self._kept_name, self.file.name[: NAME_LIMIT - 60]))
         versions = (self.version, *self.former_versions)
         keys = tuple(f"{name}.{self._hashed(version)}" for name in names for version in versions)
         return _others(keys, self.staging_key)
 
     def replaces(self, key: str) -> bool:
-        """Whether the key is of the same name, if that is all of it, and of any version."""
+        """Return whether the key has the same name, uncut, and any version."""
         name, _, version = key.rpartition(".")
         return name == self.file.name == self._kept_name and re.fullmatch("[0-9a-f]{16}", version) is not None
 
@@ -294,7 +294,7 @@ class FileDestination:
         return cut_name(name, name_limit(os.fspath(self.file.parent)) - _VERSION - STAGED_SUFFIX)
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
-        """Whether the file is there with the right digest, or else the right size; ``False`` if neither is known."""
+        """Return whether a file with the right digest, or else the right size, is there."""
         try:
             size = os.stat(self.file).st_size
         except OSError:
@@ -346,7 +346,7 @@ class UpstreamDestination:
         return _others((self._key_of_upstream,), self.staging_key)
 
     def replaces(self, key: str) -> bool:
-        """Never: what is staged beside it is the owner's business."""
+        """Return ``False``: what is staged beside it is the owner's business."""
         del key
         return False
 
@@ -360,7 +360,7 @@ class UpstreamDestination:
         return self.staged.name.removesuffix(".incomplete")
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
-        """Whether there is a file."""
+        """Return whether there is a file."""
         del check  # nothing here takes long
         return self.file.exists()
 

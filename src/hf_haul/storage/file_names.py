@@ -1,4 +1,4 @@
-"""Names that fit into a folder, and names that tell which process gave them.
+"""Names that fit into a folder, and names that tell which process made them.
 
 File systems count the bytes of a name, not its letters, and take 255 of them; some keep a part for themselves (eCryptfs
 takes 143). Windows counts UTF-16 units.
@@ -41,7 +41,7 @@ _PID_BITS: Final = (1 << 22) - 1
 
 @functools.lru_cache(maxsize=1024)
 def name_limit(folder: str) -> int:
-    """The most bytes (on Windows: UTF-16 units) that a name may have in a folder, which need not exist yet."""
+    """Return the most bytes (on Windows: UTF-16 units) of a name in a folder, which need not exist yet."""
     while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
         folder = os.path.dirname(folder)
     try:
@@ -52,7 +52,7 @@ def name_limit(folder: str) -> int:
 
 
 def name_length(name: str) -> int:
-    """What a file system counts of a name."""
+    """Return the length of a name as a file system counts it."""
     if os.name == "nt":
         return len(name.encode("utf-16-le", "surrogatepass")) // 2
     try:
@@ -62,7 +62,7 @@ def name_length(name: str) -> int:
 
 
 def cut_name(name: str, room: int) -> str:
-    """The beginning of a name that takes no more than ``room``, whole letters only."""
+    """Return the beginning of a name that takes at most ``room``, in whole characters."""
     if name_length(name) <= room:
         return name
     length = 0
@@ -74,7 +74,7 @@ def cut_name(name: str, room: int) -> str:
 
 
 def fit_key(key: str, folder: str | os.PathLike[str]) -> str:
-    """The key itself, or, where names of staged files would be too long for the folder, one of its own that fits."""
+    """Return the key itself, or a shorter one if names of staged files would be too long for the folder."""
     if name_length(key) <= _LEAST - STAGED_SUFFIX:
         return key
     room = name_limit(os.fspath(folder)) - STAGED_SUFFIX
@@ -85,22 +85,22 @@ def fit_key(key: str, folder: str | os.PathLike[str]) -> str:
 
 
 def process_digits() -> str:
-    """Eight hex digits: the low bits are this process's id, the others random."""
+    """Return eight hex digits: the low bits are this process's id, the others random."""
     return f"{secrets.randbits(32) & ~_PID_BITS | os.getpid() & _PID_BITS:08x}"
 
 
 def name_giver(digits: str) -> int:
-    """Id of the process that gave a name with these digits; 0 says that anybody may have it."""
+    """Return the id of the process that made a name with these digits; 0 if unknown."""
     return int(digits, 16) & _PID_BITS
 
 
 def passing_name(folder: str) -> str:
-    """A path in a folder for a file that is renamed or removed at once; whoever sweeps the folder removes what a kill left."""
+    """Return a path for a file that exists only for a moment; sweeping removes what a kill left of such."""
     return os.path.join(folder, f"{PASSING}.{process_digits()}.haul.incomplete")
 
 
 def temporary_name(path: str, suffix: str, prefix: str = "") -> str:
-    """A path beside ``path`` that nobody else has, with as much of its name as fits.
+    """Return a new path beside ``path``, with as much of its name as fits.
 
     Args:
         path: What the file will replace, or become.

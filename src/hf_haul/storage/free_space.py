@@ -25,14 +25,14 @@ _WORTH_A_LOOK: Final = 8 * MiB
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or its nearest ancestor that exists."""
+    """Return the folder, or its nearest ancestor that exists."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
 
 
 def space_needed(requests: Iterable[FileRequest]) -> int:
-    """Bytes still to be written, counted out.
+    """Return the bytes still to be written.
 
     What is staged already is on the disk already, whatever its name, and so is a blob that only needs a link. Files of
     the same content that end up in one blob need their room once.
@@ -57,7 +57,7 @@ def space_needed(requests: Iterable[FileRequest]) -> int:
 
 
 def _takes_room(request: FileRequest, number: int) -> bool:
-    """Whether the ``number``-th of the files that are staged under one key takes room of its own."""
+    """Return whether the ``number``-th file staged under one key takes room of its own."""
     destination = request.destination
     blob = destination if isinstance(destination, BlobDestination) else None
     there = blob is not None and blob.has_blob()
@@ -68,7 +68,7 @@ def _takes_room(request: FileRequest, number: int) -> bool:
 
 
 def _allocated(paths: Iterable[Path]) -> int:
-    """Bytes that files take on the disk, which for a file with holes is less than its length."""
+    """Return the bytes that files take on the disk, for sparse files less than their length."""
     # A kill between a link and an unlink leaves one file under two names.
     sizes: dict[tuple[int, int], int] = {}
     for path in paths:
@@ -86,7 +86,7 @@ def check_space(
     running: Callable[[], Iterable[FileRequest]],
     mode: DiskCheck,
 ) -> None:
-    """Compare what files need with what is free, per file system.
+    """Compare what files need with the free space of each file system.
 
     Their sizes are added up first; what of them is staged already is looked for only where that would not fit.
 
@@ -126,7 +126,7 @@ def check_space(
 
 
 def _by_file_system(requests: Iterable[FileRequest]) -> dict[Path, list[FileRequest]]:
-    """Files by the file system they are staged on, each called by a folder that is there."""
+    """Group files by the file system they are staged on, each named by an existing folder."""
     places: dict[Path, Path | None] = {}
     devices: dict[int, Path] = {}
     found: dict[Path, list[FileRequest]] = {}

@@ -59,7 +59,7 @@ class RepoFolder:
 
     @property
     def symlinks(self) -> bool:
-        """Whether symlinks work here; asked once, because the answer costs a probe on disk."""
+        """Whether symlinks work here; tested once, because the test writes to the disk."""
         if self._symlinks_known is None:
             self._symlinks_known = self._symlinks()
         return self._symlinks_known
@@ -74,11 +74,11 @@ class RepoFolder:
         tag_folder(self.cache_dir)
 
     def snapshot(self, commit: str) -> str:
-        """The folder of one commit's files."""
+        """Return the folder of one commit's files."""
         return os.path.join(self.root, "snapshots", *require_safe_commit(commit).split("/"))
 
     def pointer(self, commit: str, path: str) -> str:
-        """The path a user finds the file at: a link to its blob.
+        """Return the path at which a user finds the file: a link to its blob.
 
         Raises:
             UnsafePathError: ``path`` would leave the snapshot.
@@ -87,11 +87,11 @@ class RepoFolder:
         return os.path.join(self.snapshot(commit), *path.split("/"))
 
     def blob(self, etag: str) -> str:
-        """The file that holds the bytes."""
+        """Return the path of the file that holds the bytes."""
         return os.path.join(self.blobs, require_safe_name(etag, what="etag"))
 
     def read_ref(self, revision: str) -> str | None:
-        """The commit that a branch or tag was last seen at, or ``None``."""
+        """Return the commit that a branch or tag was last seen at, or ``None``."""
         try:
             with descriptors.retry_on_shortage(lambda: open(self._ref(revision), encoding="utf-8")) as file:
                 return file.read()
@@ -99,7 +99,7 @@ class RepoFolder:
             return None
 
     def write_ref(self, revision: str, commit: str) -> None:
-        """Note the commit of a branch or tag, unless noted already; readers never see half of it.
+        """Write the commit of a branch or tag, unless it is there already; readers never see half of it.
 
         A branch that a mirror calls by its own name is noted too: offline, nothing else leads to its files.
 

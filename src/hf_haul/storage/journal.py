@@ -1,4 +1,4 @@
-"""What stands behind the bytes of a staged file: a header that says whose it is, and records of what is done."""
+"""The end of a staged file: a header that names the owner, and records of the bytes that are done."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _VERSION_ROOM: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a staged file says about itself.
+    """The header of a staged file.
 
     Attributes:
         owner: The process that fetched it last, or does.
@@ -67,7 +67,7 @@ def _fields_of(owner: Owner) -> dict[str, Any]:
 
 
 def kept_version(version: str) -> str:
-    """A version of any length and in any script, for the header, whose size is fixed."""
+    """Return a version of any length, or a digest of it, that fits the header."""
     kept = version[:_VERSION_LIMIT]
     if len(json.dumps(kept)) > _VERSION_ROOM:
         return hashlib.sha256(version.encode("utf-8", "surrogatepass")).hexdigest()
@@ -75,12 +75,12 @@ def kept_version(version: str) -> str:
 
 
 def _short(key: str) -> str:
-    """A key of any length, for the header, whose size is fixed."""
+    """Return a digest of a key of any length, for the header, whose size is fixed."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def pack_header(key: str, size: int, nonce: int, version: str | None, *, released: bool) -> bytes:
-    """The header of a staged file: what content it is for, and that this process owns it, or has let go of it."""
+    """Return the header of a staged file for its content and owner: this process, or none."""
     about = {
         "key": _short(key),
         "size": size,
@@ -94,7 +94,7 @@ def pack_header(key: str, size: int, nonce: int, version: str | None, *, release
 
 
 def read_header(fd: int, size: int, keys: Sequence[str]) -> Header | None:
-    """The header of a staged file for exactly this content, or ``None``."""
+    """Return the header of a staged file for exactly this content, or ``None``."""
     try:
         raw = read_at(fd, size, HEADER_SIZE)
         magic, status, length, crc = _HEADER.unpack_from(raw)
@@ -118,12 +118,15 @@ def read_header(fd: int, size: int, keys: Sequence[str]) -> Header | None:
 
 
 def pack_record(start: int, stop: int, nonce: int) -> bytes:
-    """A record of the journal: these bytes are there."""
+    """Return the journal's record of a run of bytes."""
     return _RECORD.pack(start, stop, zlib.crc32(b"%d-%d" % (start, stop), nonce))
 
 
 def read_records(fd: int, size: int, nonce: int) -> tuple[RangeSet, int]:
-    """Return the bytes that a journal records, and where it ends. A torn or foreign record counts for nothing."""
+    """Return the bytes that a journal records, and where it ends.
+
+    Torn or foreign records count for nothing.
+    """
     done, at = RangeSet(), size + HEADER_SIZE
     stop_at = os.fstat(fd).st_size
     while at < stop_at:
@@ -149,7 +152,7 @@ def read_at(fd: int, offset: int, length: int) -> bytes:
 
 
 def header_of_other_size(fd: int, keys: Sequence[str]) -> Header | None:
-    """The header of a staged file for the same key and another size: the source has changed since, and nobody knew how."""
+    """Return the header of a staged file for the same key and another size, as after an unnoticed change."""
     with contextlib.suppress(OSError):
         start = max(0, os.fstat(fd).st_size - _TAIL)
         at = read_at(fd, start, _TAIL).rfind(_MAGIC)

@@ -101,7 +101,7 @@ class LocalFolder:
         return metadata if changed - 1 <= metadata.timestamp else None
 
     def write_metadata(self, name: str, commit: str, etag: str) -> None:
-        """Write the metadata of ``name``: its commit, its etag, and the time now; a failure is only a warning."""
+        """Write the metadata of ``name``: commit, etag, and the time now; a failure is only a warning."""
         path = self.metadata_path(name)
         try:
             self.prepare()
@@ -125,7 +125,7 @@ class LocalFolder:
         self._in_folder(path, lambda: replace_file(staged, path))
 
     def copy_in(self, source: str, name: str) -> None:
-        """Put a copy of another file into place, by rename.
+        """Copy another file into place, by rename.
 
         Raises:
             OSError: It could not be copied.

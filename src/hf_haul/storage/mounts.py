@@ -24,7 +24,7 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 @functools.lru_cache(maxsize=256)
 def keeps_writes(folder: Path) -> bool:
-    """Whether ``folder`` is on a file system known to keep what was written; ``False`` where nobody knows."""
+    """Return whether ``folder`` is on a file system known to keep what was written."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -33,7 +33,7 @@ def keeps_writes(folder: Path) -> bool:
 
 
 def _kind_of(path: str, mounts: str) -> str:
-    """The type of the file system that ``path`` is on, by the kernel's list of mounts (``proc_pid_mountinfo(5)``)."""
+    """Return the type of the file system of ``path``, from the mounts in ``proc_pid_mountinfo(5)``."""
     kind, longest = "", -1
     for line in mounts.splitlines():
         place, _, filesystem = line.partition(" - ")

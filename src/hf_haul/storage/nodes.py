@@ -1,4 +1,4 @@
-"""Devices and pipes as destinations: nothing is put in their place, the bytes are written into them, as ``cp`` does."""
+"""Devices and pipes as destinations: never replaced, the bytes are written into them, as ``cp`` does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STEP: Final = 1 << 20
 
 
 def is_node(path: str | os.PathLike[str]) -> bool:
-    """Whether there is something at ``path`` that bytes are written into, and that no file may replace."""
+    """Return whether ``path`` is a device or a pipe, which is written into and not replaced."""
     try:
         return is_node_mode(os.stat(path).st_mode)
     except OSError:
@@ -78,7 +78,7 @@ class NodeDestination:
         return ()
 
     def replaces(self, key: str) -> bool:
-        """Whatever else is staged belongs to others."""
+        """Return ``False``: whatever else is staged belongs to others."""
         del key
         return False
 
@@ -88,7 +88,7 @@ class NodeDestination:
         return
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
-        """No: what was written into it once is written again."""
+        """Return ``False``: a node is written to again each time."""
         del check
         return False
 
@@ -116,7 +116,7 @@ class NodeDestination:
                 os.unlink(staged)
 
     def _open(self, is_cancelled: Callable[[], bool]) -> int:
-        """Open the node; of a pipe that nobody reads, wait for a reader, as anybody would who opens it."""
+        """Open the node; wait until a pipe has a reader, as ``open`` does."""
         if not stat.S_ISFIFO(os.stat(self.file).st_mode):
             return os.open(self.file, os.O_WRONLY | getattr(os, "O_NOCTTY", 0))
         while True:
@@ -137,7 +137,7 @@ def _write_some(fd: int, data: memoryview, is_cancelled: Callable[[], bool]) -> 
 
 
 def _pause(is_cancelled: Callable[[], bool], *writable: int) -> None:
-    """Wait a moment, or until one of these can be written to.
+    """Wait a moment, or until one of the descriptors can be written to.
 
     Raises:
         HaltedError: The download was cancelled.

@@ -109,7 +109,7 @@ def owner_from(record: object) -> Owner:
 
 
 def _read_text(path: str) -> str:
-    """What a file of the system says; empty if there is none. Names in it are bytes of any encoding."""
+    """Return the text of a system file, or an empty one; bytes of any encoding are kept."""
     try:
         return os.fsdecode(Path(path).read_bytes()).strip()
     except OSError:
@@ -117,25 +117,25 @@ def _read_text(path: str) -> str:
 
 
 def _host_name() -> str:
-    """The name of this host, for messages, as text that every encoding can express in a few bytes."""
+    """Return the name of this host for messages, short and in ASCII."""
     name = os.fsencode(socket.gethostname())
     return name.decode("ascii", "backslashreplace")[:_HOST_LENGTH]
 
 
 def _process_start(pid: int | Literal["self"]) -> str:
-    """Start time of a living process in ticks since boot; empty if it is gone, a zombie, or unknown."""
+    """Return the start time of a process in ticks since boot; empty if it is gone, a zombie, or unknown."""
     # Fields after the command name, which may itself hold blanks and parentheses.
     stat = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return "" if len(stat) < 20 or stat[0] in "ZX" else stat[19]
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process, as far as we can see."""
+    """Return whether there is such a process, as far as we can see."""
     return _process_start(pid) != "" or _is_hidden(pid)
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is a process that ``/proc`` does not show: of another user (its option ``hidepid``), or on macOS."""
+    """Return whether a process may exist that ``/proc`` hides: another user's, or any on macOS."""
     if sys.platform == "win32" or os.path.exists(f"/proc/{pid}"):  # there, a signal of 0 would end it
         return False
     try:
@@ -155,7 +155,7 @@ def _namespace() -> str:
 
 
 def this_process() -> Owner:
-    """The owner record of the calling process."""
+    """Return the owner record of the calling process."""
     host = _host_name()
     return Owner(
         host=host,
@@ -171,7 +171,7 @@ _me: Owner | None = None
 
 
 def current_owner() -> Owner:
-    """The owner record of the calling process; a forked child gets its own."""
+    """Return the owner record of the calling process; a forked child gets its own."""
     global _me
     me = _me
     if me is None or me.pid != os.getpid():
@@ -180,7 +180,7 @@ def current_owner() -> Owner:
 
 
 def try_lock(fd: int) -> bool:
-    """Take the advisory lock of an open file; ``True`` too where there are no such locks."""
+    """Take the advisory lock of an open file; return ``True`` also where there are no such locks."""
     if (
         sys.platform == "win32"
     ):  # pragma: no cover - an open file cannot be renamed there, which is lock enough
@@ -197,7 +197,7 @@ def try_lock(fd: int) -> bool:
 
 
 def write_owner_xattr(fd: int) -> None:
-    """Note the calling process as the owner of a file that has no room for it, where the file system can."""
+    """Write the calling process as owner into extended attributes, for a file without a header."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setxattr(fd, _ATTRIBUTE, json.dumps(asdict(current_owner())).encode())
@@ -223,7 +223,7 @@ def remove_owner_xattr(fd: int) -> None:
 
 
 def _locks_tell_the_truth(path: Path) -> bool:
-    """Whether a lock that we hold on ``path`` is seen through a second open of it."""
+    """Return whether a lock that we hold on ``path`` is seen through a second open of it."""
     try:
         fd = open_regular(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY, own=1)
     except OSError:
@@ -263,7 +263,7 @@ def owner_status(path: Path, fd: int, owner: Owner | None, *, released: bool) ->
 
 
 class OwnerWatch:
-    """How long the owners of files that we wait for have given no sign of life, and what was said about it.
+    """Remembers how long the owners of awaited files have given no sign of life, and what was logged of it.
 
     A process that was stopped (Ctrl+Z, a debugger, a frozen container) is there, and does nothing; and a record may name a
     process that never had the file. Who fetches a file changes it, or touches it every 15 seconds where nothing comes. Time
@@ -284,7 +284,7 @@ class OwnerWatch:
         self._told: dict[str, tuple[str, float, float]] = {}
 
     def is_asleep(self, status: os.stat_result) -> bool:
-        """Look at a file that somebody has; whether nothing about it has changed for long."""
+        """Look at another process's file; return whether it has not changed for long."""
         now = self._clock()
         file, state = (status.st_dev, status.st_ino), (status.st_mtime_ns, status.st_size)
         before, since = self._seen.get(file, (None, now))
@@ -294,7 +294,7 @@ class OwnerWatch:
         return now - since >= self._asleep_after
 
     def tell(self, file: str, owner: str) -> None:
-        """Say that a file is waited for: at first, and again when it takes long.
+        """Log that a file is waited for: at first, and again when it takes long.
 
         Args:
             file: What is waited for.
@@ -310,5 +310,5 @@ class OwnerWatch:
             logger.info("%s: still waiting for %s, for %.0f s now", file, owner, now - since)
 
     def forget(self, file: str) -> None:
-        """A file is no longer waited for."""
+        """Forget a file that is no longer waited for."""
         self._told.pop(file, None)

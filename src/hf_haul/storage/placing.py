@@ -1,4 +1,4 @@
-"""How files get their final names: by rename, with the permissions of a new file, over links and never through them."""
+"""How files get their final names: by rename, with a new file's permissions, never through a link."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _COPY_STEP: Final = 1 << 20
 
 
 class Folders:
-    """Folders made and file modes probed once, however many files go into them."""
+    """Folders created and file modes probed once, however many files go into them."""
 
     def __init__(self) -> None:
         # Both are filled without a lock: two threads that make the same folder do no harm.
@@ -51,13 +51,13 @@ class Folders:
         self._modes: dict[str, int | None] = {}
 
     def make(self, folder: str) -> None:
-        """Make a folder and those it is in, unless this object has done so before."""
+        """Create a folder and its parents, unless this object has done so before."""
         if folder not in self._made:
             os.makedirs(extended_path(folder, FOLDER_LIMIT), exist_ok=True)
             self._made.add(folder)
 
     def forget(self, folder: str) -> None:
-        """Make a folder again the next time: somebody removed it."""
+        """Create a folder again the next time: it was removed."""
         self._made.discard(folder)
 
     def apply_mode(self, path: str, folder: str) -> None:
@@ -93,7 +93,10 @@ def _probe_mode(folder: str) -> int | None:
 
 
 def take_over_mode(path: Path, older: Path) -> bool:
-    """Give a file the permissions, and if possible the owner, of the one it is about to replace; whether there is one."""
+    """Copy permissions, and if possible the owner, from the file to be replaced.
+
+    Return whether there is one.
+    """
     try:
         found = os.stat(older)
         mine = os.stat(path)
@@ -110,7 +113,7 @@ def take_over_mode(path: Path, older: Path) -> bool:
 
 
 def follow_link(path: Path) -> Path:
-    """Where a file goes that is to be put at ``path``: to the target of a link, as all programs have it that write there.
+    """Return where a file for ``path`` goes: to the target of a link, as with all programs that write there.
 
     A link to a blob of a Hub's cache is not followed, because its bytes belong to its name: it is replaced itself.
 
@@ -128,7 +131,7 @@ def follow_link(path: Path) -> Path:
 
 
 def require_place(path: str | os.PathLike[str]) -> None:
-    """Refuse a path at which no file can ever be put, before anything is fetched for it.
+    """Refuse a path at which no file can be created, before anything is fetched for it.
 
     Raises:
         IsADirectoryError: There is a folder, where somebody's files are; a link to one is no folder.
@@ -204,13 +207,13 @@ def _swap_in(near: str, target: str, aside: str) -> None:
 
 
 def discard(path: str) -> None:
-    """Remove a file if there is one, and if it can be removed."""
+    """Remove a file if it exists and can be removed."""
     with contextlib.suppress(OSError):
         os.unlink(path)
 
 
 def copy_to_new(source: str, target: str) -> None:
-    """Copy a file to a name that is not taken, not even by a link."""
+    """Copy a file to a name that does not exist, not even as a link."""
     with (
         descriptors.retry_on_shortage(lambda: open(source, "rb")) as old,
         descriptors.retry_on_shortage(lambda: open(target, "xb"), own=1) as new,
@@ -237,6 +240,6 @@ def write_atomically(path: str, text: str, through: str) -> None:
 
 
 def tag_folder(folder: str) -> None:
-    """Mark a folder as a cache, so that backups pass it over. An existing mark is left alone."""
+    """Mark a folder as a cache, so that backups skip it. An existing mark is left alone."""
     with contextlib.suppress(OSError), open(os.path.join(folder, "CACHEDIR.TAG"), "x") as file:
         file.write(_TAG)

@@ -1,4 +1,4 @@
-"""Opening files in folders that others may write to: what has our name there need not be our file.
+"""Opens files in folders that others may write to, where a file under our name need not be ours.
 
 A symbolic link would have us read or write anywhere, a pipe would keep us waiting for ever, and a device may do anything.
 """
@@ -39,7 +39,7 @@ def open_regular(
     check: Callable[[], None] | None = None,
     own: int = 0,
 ) -> int:
-    """Open a regular file, and nothing else; wait where no file can be opened now.
+    """Open a regular file, and nothing else; wait while the process has too few descriptors.
 
     Args:
         path: The file; links on the way to its folder are followed.
@@ -69,7 +69,7 @@ def open_regular(
 
 
 def is_node_mode(mode: int) -> bool:
-    """Whether ``st_mode`` is that of a device, a pipe or a socket."""
+    """Return whether ``st_mode`` is that of a device, a pipe or a socket."""
     return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 

@@ -83,7 +83,7 @@ def _require_few_folders(path: str, what: str) -> None:
 
 
 def is_in_metadata_folder(path: str) -> bool:
-    """Return whether a path leads into huggingface_hub's metadata folder of a ``local_dir``: ``.cache/huggingface``.
+    """Return whether a path leads into the metadata folder of a ``local_dir``: ``.cache/huggingface``.
 
     Names are compared as loosely as any system does: Windows and macOS do not tell upper from lower case, macOS neither
     the forms of one letter nor letters that cannot be seen, Windows drops dots and blanks at the end of a name, cuts it
@@ -96,7 +96,7 @@ def is_in_metadata_folder(path: str) -> bool:
 
 
 def _folded(name: str) -> str:
-    """A name as the least exact of all systems compares it."""
+    """Return a name as the least exact file system compares it."""
     seen = _UNSEEN.sub("", name.partition(":")[0])
     for _ in range(2):  # some letters fold to several
         seen = unicodedata.normalize("NFKC", seen).casefold()
@@ -148,12 +148,12 @@ def require_safe_commit(commit: str) -> str:
 
 
 def is_content_addressed(commit: str) -> bool:
-    """Whether a commit's name is made from its content, and so cannot come to mean something else."""
+    """Return whether a commit's name is made from its content, and so cannot come to mean something else."""
     return _LASTING.fullmatch(commit) is not None
 
 
 def extended_path(path: str, limit: int = _FILE_LIMIT, *, windows: bool = os.name == "nt") -> str:
-    r"""The path in Windows' ``\\?\`` form where it is longer than ``limit`` characters there."""
+    r"""Return the path in Windows' ``\\?\`` form if it is longer than ``limit`` characters there."""
     if not windows:
         return path
     full = ntpath.abspath(path)

@@ -65,7 +65,7 @@ descriptors.register(_open_here, len)
 
 
 def _own_nothing() -> None:
-    """In a forked child: the files are the parent's."""
+    """Forget, in a forked child, the parent's staged files."""
     _open_here.clear()
 
 
@@ -77,12 +77,12 @@ def _identity_of(status: os.stat_result) -> tuple[int, int]:
 
 
 def is_open_here(status: os.stat_result) -> bool:
-    """Whether a staged file is open in this process."""
+    """Return whether a staged file is open in this process."""
     return _identity_of(status) in _open_here
 
 
 class StagedLostError(HaulError):
-    """The staged file is no longer ours: somebody took this process for dead, or deleted it."""
+    """The staged file is no longer ours: another process took it over, or deleted it."""
 
 
 class StagedFile:
@@ -131,12 +131,12 @@ class StagedFile:
             return self._done.total
 
     def missing(self, start: int = 0, stop: int | None = None) -> list[ByteRange]:
-        """What is still to be fetched between ``start`` and ``stop`` (the end of the file), in order."""
+        """Return the ranges still to fetch from ``start`` to ``stop`` (the end of the file), in order."""
         with self._lock:
             return self._done.missing(start, self.size if stop is None else stop)
 
     def frontier(self) -> int:
-        """Length of the contiguous prefix on disk."""
+        """Return the length of the contiguous prefix on disk."""
         with self._lock:
             return self._done.frontier(0)
 
@@ -199,7 +199,7 @@ class StagedFile:
         return len(data)  # pragma: no cover - Windows
 
     def is_of_version(self, version: str) -> bool:
-        """Note the version that the bytes are of, or compare it with the one noted.
+        """Record the version of the bytes, or compare it with the recorded one.
 
         Returns:
             Whether the bytes staged so far are of this version.
@@ -236,7 +236,7 @@ class StagedFile:
     # ---- life
 
     def take_over(self) -> None:
-        """Become the owner: lock, and say so in the header."""
+        """Become the owner: lock the file, and write the header."""
         try_lock(self._fd)
         if self.sequential:
             self._touch()
@@ -273,7 +273,7 @@ class StagedFile:
         return time.monotonic() - self._last_beat >= _BEAT_INTERVAL
 
     def beat(self) -> None:
-        """Show that the owner lives."""
+        """Show other processes that the owner is alive."""
         with self._journal_lock:  # not after the file was let go
             if self._fd >= 0:
                 self._last_beat = time.monotonic()
@@ -281,7 +281,7 @@ class StagedFile:
                     self._touch()
 
     def require_ours(self) -> None:
-        """Look now and then whether another process has taken the file: what is written into it then is written in vain.
+        """Check now and then that no other process has taken the file: writes would be lost.
 
         Raises:
             StagedLostError: One has, because this process was asleep, or could not be seen.
@@ -334,12 +334,12 @@ class StagedFile:
         return private
 
     def unseal(self) -> None:
-        """Say that a sealed file will not be published by this process: anybody may have it."""
+        """Give a sealed file up that this process will not publish: any process may take it."""
         with contextlib.suppress(OSError):
             os.rename(self.path, self.path.with_name(f"{self.key}.{0:08x}{SEALED_SUFFIX}"))
 
     def close(self) -> None:
-        """Let go of the file, keeping it for a resume; an empty one is deleted."""
+        """Close the file and keep it for a resume; delete it if it is empty."""
         if self._fd < 0:
             return
         with self._lock:
@@ -365,13 +365,13 @@ class StagedFile:
         self.let_go()
 
     def is_ours(self) -> bool:
-        """Whether the name still leads to this file: nobody took or removed it."""
+        """Return whether the name still leads to this file, neither taken over nor removed."""
         with contextlib.suppress(FileNotFoundError):
             return _identity_of(os.lstat(self.path)) == self._identity
         return False
 
     def let_go(self) -> None:
-        """Close the file where it will not be published: what the system has to say then is nobody's error."""
+        """Close a file that will not be published, ignoring errors of the system."""
         try:
             self._close_fd()
         except OSError as error:  # network file systems tell of full disks and quotas here
@@ -387,7 +387,7 @@ class StagedFile:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say of an error of the disk which file it is about, and what can be done."""
+        """Add to an error of the disk which file it is about, and what can be done."""
         try:
             yield
         except OSError as error:

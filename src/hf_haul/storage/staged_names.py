@@ -1,4 +1,4 @@
-"""Names of staged files: which content, which kind, and which process gave the name."""
+"""Names of staged files: content, kind, and the process that gave the name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STAGED_NAME: Final = re.compile(r"(.+?)(?:\.([0-9a-f]{8}))?\.(?:haul|seq|sealed)
 
 
 def scan_orphans(directory: Path) -> dict[str, list[Path]]:
-    """Staged files in a folder, by key: what earlier processes left.
+    """Return the staged files in a folder that earlier processes left, by key.
 
     One listing serves a whole queue; ``claiming.claim`` takes each key's share. Symbolic links are passed over, because no
     process of ours stages through one, but for those that were about to be renamed.
@@ -49,7 +49,7 @@ def scan_orphans(directory: Path) -> dict[str, list[Path]]:
 
 
 def private_name(directory: Path, key: str, kind: str) -> Path:
-    """A name that only this process gives."""
+    """Return a name that only this process gives."""
     while True:
         path = directory / f"{key}.{process_digits()}{kind}"
         if not os.path.lexists(path):  # those bits are few, and a rename would replace what is there
@@ -57,13 +57,13 @@ def private_name(directory: Path, key: str, kind: str) -> Path:
 
 
 def giver_of(name: str) -> int | None:
-    """Id of the process that gave a staged file a private name; 0 says that anybody may have it."""
+    """Return the id of the process that gave a staged file a private name; 0 if unknown."""
     match = STAGED_NAME.fullmatch(name)
     return name_giver(match[2]) if match is not None and match[2] else None
 
 
 def move_back(private: Path, path: Path) -> None:
-    """Give a file its name back, unless somebody claimed the name meanwhile."""
+    """Give a file its name back, unless another process claimed the name meanwhile."""
     if private == path:
         return
     with contextlib.suppress(OSError):

@@ -56,7 +56,7 @@ def sweep(
 
 
 def sweep_partials_of_upstream(directory: Path, locks: Mapping[str, Path]) -> None:
-    """Remove what huggingface_hub left of files that are in place by now, where that is surely nobody's any more.
+    """Remove huggingface_hub's partial files of files that are in place, where no process uses them.
 
     Its partial files do not say whose they are. They go if nothing has changed about them for a day and the lock under which
     they are written can be had; and only from file systems of this host, where that means something.
@@ -81,7 +81,7 @@ def sweep_partials_of_upstream(directory: Path, locks: Mapping[str, Path]) -> No
 
 @contextlib.contextmanager
 def _locked_for_upstream(path: Path) -> Iterator[bool]:
-    """Hold a lock of huggingface_hub's, if it can be had at once; where there is no such file, nobody holds it."""
+    """Hold a lock of huggingface_hub's, if it is free; without a lock file nobody holds it."""
     try:
         fd = open_regular(path, os.O_RDWR)
     except FileNotFoundError:

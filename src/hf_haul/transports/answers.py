@@ -23,13 +23,13 @@ _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)\
 
 class _Lines(Protocol):
     def readline(self, limit: int = -1, /) -> bytes:
-        """The next line, its end included."""
+        """Return the next line, its end included."""
 
 
 def parse_headers(
     fp: _Lines, _class: type[http.client.HTTPMessage] = http.client.HTTPMessage
 ) -> http.client.HTTPMessage:
-    """What ``http.client.parse_headers`` does, in a fifth of the time for headers without oddities.
+    """Parse headers like ``http.client.parse_headers``, in a fifth of the time for headers without oddities.
 
     The mail parser is the better half of the processor time of a small answer. Headers with folded lines, or
     with anything else that is no plain ``name: value``, still go through it.
@@ -64,7 +64,7 @@ def parse_headers(
 
 
 class Answer(http.client.HTTPResponse):
-    """An answer whose headers are parsed by :func:`parse_headers`; others may come before it (103 Early Hints)."""
+    """An answer parsed by :func:`parse_headers`; interim ones (103 Early Hints) may precede it."""
 
     # The standard one, line for line, with another ``parse_headers`` among its globals: it has no other hook, and a
     # copy would miss what future versions mend in it. Should it ever stop looking that name up, it is simply itself.
@@ -75,7 +75,7 @@ class Answer(http.client.HTTPResponse):
     )
 
     def _read_status(self) -> tuple[Any, int, str]:
-        """The status line; those of interim answers are passed over, which the standard class does for 100 only."""
+        """Read the status line; skip interim answers, where the standard class skips 100 only."""
         read: Any = super()._read_status  # type: ignore[misc]  # what begin calls
         for _ in range(_MAX_INTERIM):
             version, status, reason = read()

@@ -33,7 +33,7 @@ class Body(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of the connection, for reuse if the body was read to its end."""
+        """Release the connection, for reuse if the body was read to its end."""
 
 
 class Transport(Protocol):
@@ -46,7 +46,7 @@ class Transport(Protocol):
     version: str | None
 
     def open(self, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool = False) -> Body:
-        """Ask for a range, or for the whole file.
+        """Request a range, or the whole file.
 
         Args:
             want: The bytes; ``None`` for the whole file.

@@ -87,7 +87,7 @@ _REFUSALS: Final = frozenset({"ServerBusyError"})
 
 @dataclass(frozen=True, slots=True)
 class LoadSample:
-    """What a source has brought, and what it takes.
+    """What a source has delivered, and what that took.
 
     Attributes:
         goodput_total: Goodput so far: bytes, and something for each finished request where round trips and not
@@ -181,12 +181,12 @@ class ConcurrencyController:
         return self._drops_excess
 
     def first_byte(self, seconds: float) -> None:
-        """Note the seconds from a request to its answer; a tick lasts at least three times that."""
+        """Record the seconds from a request to its answer; a tick lasts at least three times that."""
         before = seconds if self._first_byte is None else self._first_byte
         self._first_byte = before + 0.2 * (seconds - before)
 
     def begin(self, now: float, bytes_total: float, reading_total: float | None = None) -> None:
-        """Note that the first connection came into use, and the bytes and the seconds of reading by then."""
+        """Note that the first connection is in use, with the bytes and seconds of reading by then."""
         if self._begun is None:
             self._begun = (now, LoadSample(bytes_total, bytes_total, 0, reading_total=reading_total))
 
@@ -226,7 +226,7 @@ class ConcurrencyController:
             self._judge(now, rate, cpu_busy, reading)
 
     def backoff(self, now: float, reason: str) -> None:
-        """Note trouble, and halve the limit if it looks like too many connections; at most once a second.
+        """Note a failure, and halve the limit if it looks like too many connections; at most once a second.
 
         Args:
             now: Seconds, monotonic.
@@ -265,7 +265,7 @@ class ConcurrencyController:
         self._tick_at = None
 
     def snapshot(self) -> dict[str, Any]:
-        """The present state as plain values."""
+        """Return the present state as plain values."""
         return {
             "limit": self._limit,
             "maximum": self._maximum,
@@ -295,7 +295,7 @@ class ConcurrencyController:
         self._tick_peak = 0
 
     def _share_of_reading(self, load: LoadSample, seconds: float) -> float:
-        """Share of the connections' time that reads took in this tick; 1.0 if nobody knows."""
+        """Return the share of the connections' time that reads took in this tick; 1.0 if unknown."""
         if load.reading_total is None or self._tick_reading is None:
             return 1.0
         return (load.reading_total - self._tick_reading) / (seconds * self._limit)
@@ -318,7 +318,7 @@ class ConcurrencyController:
             self._rest(now, _HOLD)
 
     def _is_conclusive(self, rate: float) -> bool:
-        """Whether a tick says something about the limit: it was in use, and bytes flowed."""
+        """Return whether a tick says something about the limit: it was in use, and bytes came."""
         samples = self._tick_samples
         if not samples or rate <= 0.0:
             return False
@@ -363,7 +363,7 @@ class ConcurrencyController:
         return False
 
     def _can_be_thrifty(self, rate: float, cpu_busy: float) -> bool:
-        """Whether half the connections might do."""
+        """Return whether half the connections might do."""
         if self._phase == "hold" or self._thrift is False or self._limit == 1:
             return False
         return cpu_busy > _SHORT_OF_PROCESSOR and rate >= _FAST * self._limit
@@ -427,12 +427,12 @@ class ConcurrencyController:
         return True
 
     def _scales(self, rate: float, trial: _Trial) -> bool:
-        """Whether a step, large enough to tell, brought about as much as it added."""
+        """Return whether a step, large enough to tell, raised the speed in proportion."""
         added = self._limit / trial.before - 1.0
         return added >= _TELLING and rate / trial.baseline - 1.0 >= _IN_FULL * added
 
     def _forget_trials(self) -> None:
-        """Nothing is being tried, and what was learned about fewer connections is out of date."""
+        """End all trials, and forget what was learned about fewer connections."""
         self._trial = None
         self._thrift = None
         self._drops_excess = False

@@ -37,7 +37,7 @@ class DialTimeoutError(ConnectTimeoutError):
 
 
 def _look_up(host: str, port: int, seconds: float | None, call: InterruptibleRequest | None) -> list[Address]:
-    """Addresses of ``host``. A resolver cannot be interrupted, so it runs beside us."""
+    """Return the addresses of ``host``. A resolver cannot be interrupted, so it runs in another thread."""
     look_up = partial(socket.getaddrinfo, host, port, socket.AF_UNSPEC, socket.SOCK_STREAM)
     with suppress(socket.gaierror):
         return list(look_up(flags=socket.AI_NUMERICHOST))
@@ -69,7 +69,7 @@ def _look_up(host: str, port: int, seconds: float | None, call: InterruptibleReq
 
 
 def _interleaved(addresses: list[Address]) -> deque[Address]:
-    """The addresses with their families taking turns, the resolver's first choice first (RFC 8305)."""
+    """Return the addresses with their families alternating, the resolver's first choice first (RFC 8305)."""
     first = [a for a in addresses if a[0] == addresses[0][0]]
     others = [a for a in addresses if a[0] != addresses[0][0]]
     mixed: deque[Address] = deque()
@@ -140,7 +140,7 @@ class _Dialer:
         return None
 
     def _select(self, pause: float | None) -> socket.socket | None:
-        """Wait for an attempt to end, well or not, for ``pause`` seconds at the most."""
+        """Wait for an attempt to end, successful or not, for ``pause`` seconds at most."""
         for key, _ in self._selector.select(pause):
             sock = cast("socket.socket", key.fileobj)
             if sock is self._woken:
@@ -187,13 +187,13 @@ def _dial(
 
 
 class WatchedConnection(HTTPConnection):
-    """A connection that tells its call what the thread blocks in."""
+    """A connection that tells its request what the thread blocks in."""
 
     response_class = Answer
     call: InterruptibleRequest | None = None
 
     def connect(self) -> None:
-        """Connect, and tell the call which socket it is."""
+        """Connect, and tell the request which socket it is."""
         super().connect()
         if self.call is not None:
             self.call.attach(self.sock)
@@ -215,7 +215,7 @@ class WatchedConnection(HTTPConnection):
         super().close()
 
     def let_go(self) -> None:
-        """From now on no call may touch the socket: it will be closed, or serve somebody else."""
+        """Detach the socket from its request: it will be closed, or serve another one."""
         if self.call is not None:
             self.call.interrupt_with(None)
 

@@ -64,7 +64,7 @@ class HttpBody:
         return self._response.readinto(buffer)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
         self._response.release()
 
 
@@ -112,7 +112,7 @@ class HttpSource:
                 logger.debug("%s: where it was said to be is %s", remote.path, error)
 
     def open(self, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool = False) -> HttpBody:
-        """Ask for a range; see :class:`hf_haul.transports.base.Transport`. Every error names the file."""
+        """Request a range; see :class:`hf_haul.transports.base.Transport`. Every error names the file."""
         try:
             return self._open(want, cancel_token, fresh=fresh)
         except TransferError as error:
@@ -147,7 +147,7 @@ class HttpSource:
     # ---- one resolve per file
 
     def _wait_for_target(self, cancel_token: CancelToken) -> HttpUrl | None:
-        """The known target, or ``None`` once it is this thread's turn to find it."""
+        """Return the known target, or ``None`` once it is this thread's turn to find it."""
 
         def wake() -> None:
             with self._changed:
@@ -172,7 +172,9 @@ class HttpSource:
     def _ask(
         self, target: HttpUrl, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool
     ) -> PooledResponse:
-        """Ask the known target, and forget it if nobody is there: the file's URL may lead elsewhere by now.
+        """Request the known target.
+
+        Forget it if it cannot be reached, as the file's URL may lead elsewhere now.
 
         One that has answered may miss one answer, so that a connection that breaks costs no resolve. One that is given up because it
         takes its time is there.
@@ -246,7 +248,7 @@ class HttpSource:
         raise TransferError(f"{redact(self.remote.url)}: more than {_MAX_HOPS} redirects")
 
     def _led_to(self, response: PooledResponse) -> HttpUrl:
-        """Where a redirect leads."""
+        """Return where a redirect leads."""
         location = response.headers.get("Location", "").split(", http", 1)[0]
         response.drain()
         self._check_linked(response.headers)
@@ -274,7 +276,7 @@ class HttpSource:
         *,
         fresh: bool,
     ) -> PooledResponse:
-        """Ask a redirect's target once more, without the token.
+        """Request a redirect's target once more, without the token.
 
         Behind a mirror that has everything on one origin, a signed URL looks like the Hub's own; what
         answers it is a storage that refuses a signature and a token together.
@@ -331,7 +333,7 @@ class HttpSource:
         return response
 
     def _headers_for(self, url: HttpUrl) -> dict[str, str]:
-        """The file's headers for its own and trusted origins; for others nothing that could be a secret."""
+        """Return the file's headers for trusted origins; for others only what cannot be secret."""
         own = url.origin == self.origin
         if url != self._home and (
             self._token_ends_here or not (own or url.origin in self.remote.trusted_origins)
@@ -417,7 +419,7 @@ class HttpSource:
 
     @staticmethod
     def _encoding(response: PooledResponse, length: int | None, expected: int | None) -> str | None:
-        """How a body was encoded; ``None`` if its bytes are the file's as they come.
+        """Return how a body was encoded; ``None`` if its bytes are the file's as they come.
 
         A storage that keeps a file encoded says so of its very bytes: they are then as many as they must be.
         """
@@ -430,7 +432,7 @@ class HttpSource:
         return encoding
 
     def _require_decodable(self, response: PooledResponse, encoding: str) -> None:
-        """Refuse an encoding that was not asked for, unless it can be undone and the bytes can then be checked."""
+        """Refuse an unrequested encoding, unless it can be undone and a digest checks the bytes."""
         said = f"{redact(response.url)} sent a body encoded as {encoding!r}, which was not asked for"
         if encoding not in DECODABLE:
             if self.remote.digest is not None and self.remote.size is None:

@@ -1,4 +1,4 @@
-"""The way to each host: trusted certificates, proxies, and requests' adapter over shared slots.
+"""The route to each host: trusted certificates, proxies, and requests' adapter over shared slots.
 
 One TLS context serves all connections: reading the trusted certificates takes 22 of the 24 ms that a new
 connection would cost otherwise.
@@ -53,12 +53,12 @@ class NetworkOptions:
 
     @property
     def requests_verify(self) -> bool | str:
-        """The same as requests takes it."""
+        """The same as requests expects it."""
         return True if isinstance(self.verify, ssl.SSLContext) else self.verify
 
 
 def needs_no_proxy(url: HttpUrl) -> bool:
-    """Whether ``NO_PROXY`` names a URL's host with a port or a scheme, as httpx reads it; requests knows hosts only."""
+    """Return whether ``NO_PROXY`` names a URL's host with port or scheme, which requests ignores."""
     listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     for entry in listed.lower().split(","):
         scheme, mark, place = entry.strip().rpartition("://")
@@ -76,7 +76,7 @@ def needs_no_proxy(url: HttpUrl) -> bool:
 
 
 def ca_from_environment() -> tuple[str | None, str | None]:
-    """File and folder of trusted certificates that the environment names."""
+    """Return the file and folder of trusted certificates that the environment names."""
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         path = os.environ.get(name)
         if path:
@@ -109,7 +109,7 @@ class Network:
         return manager
 
     def proxy_manager(self, proxy: Any, make: Callable[[], Any]) -> Any:
-        """urllib3's manager for a proxy and what it is told, made once."""
+        """Return urllib3's manager for a proxy and its headers, created once."""
         with self._lock:
             if proxy not in self._proxy_managers:
                 if len(self._proxy_managers) >= _MAX_PROXIES:
@@ -118,7 +118,7 @@ class Network:
             return self._proxy_managers[proxy]
 
     def tls_context(self) -> ssl.SSLContext:
-        """The context shared by all connections.
+        """Return the context shared by all connections.
 
         Raises:
             CertificateError: A file of certificates that was named cannot be read.
@@ -154,7 +154,7 @@ class Network:
         return context
 
     def is_own(self, verify: Any, cert: Any) -> bool:
-        """Whether a session asks for the pool's own way to verify."""
+        """Return whether a session asks for the pool's own verification."""
         own = self.options
         return own.verify is not False and verify in {True, own.requests_verify} and cert == own.cert
 
@@ -170,7 +170,7 @@ class Network:
     def route(
         self, url: str, parts: HttpUrl, adapter: Adapter, request: Any, path: NetworkPath | None = None
     ) -> Route:
-        """The way to the origin of ``url``, found once.
+        """Return the route to the origin of ``url``, determined once.
 
         Args:
             url: The URL.
@@ -230,7 +230,7 @@ class Adapter(HTTPAdapter):
         return self.network.proxy_manager((proxy, *told), make)
 
     def proxy_headers(self, proxy: str) -> dict[str, str]:
-        """What a proxy is told with each request or tunnel."""
+        """Return the headers that a proxy gets with each request or tunnel."""
         headers = super().proxy_headers(proxy)
         return {**headers, **dict(() if self._path is None else self._path.proxy_headers)}
 
@@ -257,7 +257,7 @@ class Adapter(HTTPAdapter):
             super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]  # so in the stubs
 
     def connections_for(self, request: Any, proxies: dict[str, str], path: NetworkPath | None) -> Any:
-        """The connections that plain requests would choose, by a path of the caller's if there is one."""
+        """Return the connections that requests would choose, over the caller's path if there is one."""
         options = self.network.options
         self._path = path
         try:
@@ -270,29 +270,29 @@ class Adapter(HTTPAdapter):
     def get_connection_with_tls_context(
         self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
-        """The connections of the call's route; requests' own choice without a call."""
+        """Return the connections of the request's route; requests' own choice without one."""
         call = active.call
         if call is not None and call.route is not None:
             return call.route.connections
         return super().get_connection_with_tls_context(request, verify, proxies=proxies, cert=cert)
 
     def request_url(self, request: Any, proxies: Any) -> str:
-        """What stands in the request line."""
+        """Return the target for the request line."""
         return super().request_url(request, proxies) if proxies else str(request.path_url)
 
     def build_response(self, req: Any, resp: Any) -> requests.Response:
-        """The raw answer for a call; requests' full response otherwise."""
+        """Return the raw answer to a pooled request; requests' full response otherwise."""
         if active.call is None:
             return super().build_response(req, resp)
         active.call.raw = resp
         return _LeanResponse(req, resp)
 
     def close(self) -> None:
-        """Nothing to do: the slots own the connections."""
+        """Do nothing: the slots own the connections."""
 
 
 class _LeanResponse(requests.Response):
-    """A response without a cookie jar, an encoding and a copy of the headers; they cost more than a whole send."""
+    """A response without cookie jar, encoding and copied headers, which cost more than sending a request."""
 
     def __init__(self, request: requests.PreparedRequest, raw: BaseHTTPResponse) -> None:
         self._content = False  # type: ignore[assignment]  # "not read yet"; the stubs forget it

@@ -1,4 +1,4 @@
-"""How long servers may keep us waiting; and one pace per origin, which all threads that talk to it keep."""
+"""How long servers may make us wait, and one wait per origin that all threads share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SECONDS: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*")
 def parse_retry_after(
     status: int, headers: Mapping[str, str], *, wall: Callable[[], float] = time.time
 ) -> float | None:
-    """Seconds that an answer asks us to wait, or ``None`` if it does not.
+    """Return the seconds that an answer asks us to wait; ``None`` if it does not.
 
     ``Retry-After`` counts in any refusal that may pass (408, 425, 429, 5xx). ``RateLimit`` stands on every
     answer of the Hub, so it counts only in a 429 that says that nothing is left. Numbers of any length and dates of any
@@ -86,7 +86,7 @@ def _http_date(value: str) -> float | None:
 
 
 class ServerWaits:
-    """What one piece of work has waited because servers asked for it, and how much of that is left.
+    """How long one piece of work has waited at servers' request, and how much of that is left.
 
     The one place where such waits are bounded, for listings, metadata and bytes alike. A server that counts requests is obeyed
     for :data:`MAX_RATE_LIMIT_WAIT` seconds in all: nothing is wrong, only the next request has to wait for its turn. One that
@@ -99,7 +99,7 @@ class ServerWaits:
         self._granted = {True: 0.0, False: 0.0}
 
     def grant(self, seconds: float, *, counts_requests: bool) -> float | None:
-        """Seconds of those asked for that are waited: all of them, or what is left.
+        """Return the seconds to wait of those asked for: all of them, or what is left.
 
         Args:
             seconds: What the server asks for.
@@ -147,7 +147,7 @@ class RateLimits:
         self._spread: dict[str, float] = {}
 
     def note(self, origin: str, status: int, headers: Mapping[str, str]) -> float | None:
-        """Take note of an answer.
+        """Record the wait that an answer asks for.
 
         Args:
             origin: Who answered: ``scheme://host[:port]``.
@@ -163,7 +163,10 @@ class RateLimits:
         return seconds
 
     def pause(self, origin: str, seconds: float) -> None:
-        """Have everybody wait ``seconds`` before the next request to ``origin``; said if that is long, and once."""
+        """Hold the next request to ``origin`` for ``seconds``, in all threads.
+
+        Log it once if that is long.
+        """
         with self._lock:
             now = self._clock()
             before, until = self._until.get(origin, 0.0), now + seconds
@@ -181,7 +184,7 @@ class RateLimits:
             del self._spread[origin]
 
     def waiting_for(self) -> dict[str, float]:
-        """The origins that asked for a wait, and the seconds left for each."""
+        """Return the origins that asked for a wait, and the seconds left for each."""
         with self._lock:
             now = self._clock()
             return {origin: until - now for origin, until in self._until.items() if until > now}

@@ -1,4 +1,4 @@
-"""Connections for any number of threads: sessions, requests that can be woken, statistics.
+"""Connections for any number of threads: sessions, interruptible requests, statistics.
 
 From the ground: ``request`` is one request as its cancel token sees it, ``dialing`` makes connections that it can wake,
 ``slots`` counts connections and shares the idle ones, ``network`` knows the way to each host, ``response`` reads a
@@ -48,12 +48,12 @@ _MAX_STATS: Final = 256
 
 
 class _Mark:
-    """Lives as long as the thread whose it is, whoever made that."""
+    """Lives as long as its thread, whichever code made that."""
 
 
 @dataclass(eq=False)
 class _ThreadSession:
-    """One thread's session, and what it did."""
+    """One thread's session and its statistics."""
 
     thread: weakref.ref[_Mark]  # dead when the thread is
     session: requests.Session
@@ -153,14 +153,14 @@ class ConnectionPool:
         self._network = Network(self._options, self._slots)
 
     def reset_after_fork(self) -> None:
-        """Start empty, in a forked child; called by itself there."""
+        """Start empty in a forked child; called automatically there."""
         self._slots.abandon()
         self._start_empty()
 
     # ---- sessions
 
     def _create_session(self) -> requests.Session:
-        """A session over this pool's connections."""
+        """Return a session over this pool's connections."""
         return self._session_over(Adapter(self._network))
 
     def _session_over(self, adapter: Adapter) -> requests.Session:
@@ -176,7 +176,7 @@ class ConnectionPool:
         return session
 
     def get_session(self) -> requests.Session:
-        """This thread's session. Requests made with it directly count against the limits, too.
+        """Return this thread's session. Requests made with it directly count against the limits, too.
 
         Raises:
             TransferError: The pool is closed.
@@ -199,7 +199,7 @@ class ConnectionPool:
         return entry
 
     def _add_session(self, entry: _ThreadSession) -> None:
-        """Keep a new session; those of threads that have ended go when there are more than there can be connections."""
+        """Store a new session; drop those of ended threads when there are more than connections."""
         ident = threading.get_ident()
         left: list[_ThreadSession] = []
         with self._lock:
@@ -259,7 +259,7 @@ class ConnectionPool:
             entry.last_used = self._clock()
 
     def get_stats(self) -> dict[str, Any]:
-        """Connections, and requests, bytes and errors in total and per thread, as plain values.
+        """Return connections, and requests, bytes and errors in total and per thread, as plain values.
 
         Of threads that have ended, only some are there.
         """
@@ -299,7 +299,7 @@ class ConnectionPool:
         decode: bool = False,
         network: NetworkPaths | None = None,
     ) -> PooledResponse:
-        """GET ``url``, without following a redirect and without a retry, and return its answer.
+        """Send a GET for ``url``, without following a redirect or retrying, and return its answer.
 
         Args:
             url: Any http or https URL.

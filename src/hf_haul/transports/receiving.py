@@ -1,4 +1,4 @@
-"""A body's bytes, from the socket into the reader's buffer without a copy."""
+"""Reads a body from the socket into the reader's buffer without a copy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NO_LIMIT: Final = bytes(len(_RECEIVE_SECONDS))
 
 
 class DirectReader:
-    """Reads a body that nobody encoded or cut into chunks, past urllib3; used by one thread.
+    """Reads a body that is neither encoded nor chunked, past urllib3; used by one thread.
 
     Two of Python's three layers above a socket are only there to keep what nobody asked for yet. Once the lowest keeps
     nothing any more, the socket itself is read: TLS gives 16 KiB at a time, and each layer costs some of that time.
@@ -70,7 +70,7 @@ class DirectReader:
 
     @classmethod
     def of(cls, raw: BaseHTTPResponse) -> Self | None:
-        """The reader below ``raw``, if it holds the body and nothing else; ``None`` if it does not."""
+        """Return a reader for ``raw``, if it holds the body and nothing else; ``None`` if it does not."""
         answer = getattr(raw, "_fp", None)
         if not isinstance(answer, http.client.HTTPResponse) or answer.chunked:
             return None
@@ -111,7 +111,7 @@ class DirectReader:
         return got
 
     def close(self) -> None:
-        """Leave the socket as it was."""
+        """Leave the socket as it was found."""
         if self._waits_for_all and self._sock is not None:
             self._waits_for_all = False
             with suppress(OSError):  # closed meanwhile
@@ -122,7 +122,7 @@ class DirectReader:
         return self._received < _SLOW_BPS * (time.monotonic() - self._began)
 
     def _change(self) -> None:
-        """Have the system fill the buffers from now on."""
+        """Let the system fill whole buffers from now on."""
         if self._sock is None:
             return
         self._timeout = self._sock.gettimeout()

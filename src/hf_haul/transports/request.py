@@ -1,4 +1,4 @@
-"""One request as its cancel token sees it: whatever its thread blocks in, it can be ended from another thread."""
+"""One request as its cancel token sees it: another thread can end it, whatever its thread blocks in."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class InterruptibleRequest:
         cancel_token.add_waker(self.wake)
 
     def enter(self, phase: str) -> None:
-        """Begin a phase; its name stands in messages."""
+        """Begin a phase, whose name stands in messages."""
         self.phase = phase
         self.since = time.monotonic()
 
     def wake(self) -> None:
-        """End what the thread blocks in; called from any thread, at any time."""
+        """End what the thread blocks in; may be called from any thread, at any time."""
         with self._lock:
             if self._over:
                 return
@@ -73,19 +73,19 @@ class InterruptibleRequest:
                 self._interrupt()
 
     def interrupt_with(self, interrupt: Callable[[], object] | None) -> None:
-        """Have ``interrupt`` called by a wake, at once if that came already; ``None`` for nothing."""
+        """Make a wake call ``interrupt``, at once if it came already; ``None`` for nothing."""
         with self._lock:
             self._interrupt = interrupt
             if self.woken and interrupt is not None:
                 interrupt()
 
     def attach(self, sock: Any) -> None:
-        """From now on the thread blocks in ``sock``, if it blocks."""
+        """Set the socket that the thread blocks in from now on."""
         self.interrupt_with(partial(_shut_down, sock))
 
     @contextmanager
     def blocking(self, interrupt: Callable[[], object]) -> Iterator[None]:
-        """Have ``interrupt`` called by a wake while the block runs; raises :class:`WokenError` after it."""
+        """Make a wake call ``interrupt`` while the block runs; then raise :class:`WokenError`."""
         self.interrupt_with(interrupt)
         try:
             yield
@@ -95,7 +95,7 @@ class InterruptibleRequest:
             raise WokenError("interrupted")
 
     def end(self) -> None:
-        """From now on a wake does nothing."""
+        """End the request: a wake does nothing from now on."""
         with self._lock:
             if self._over:
                 return
@@ -104,11 +104,11 @@ class InterruptibleRequest:
         self.cancel_token.remove_waker(self.wake)
 
     def seconds(self) -> float:
-        """Seconds since the phase began."""
+        """Return the seconds since the phase began."""
         return time.monotonic() - self.since
 
     def raise_if_woken(self, cause: BaseException | None = None) -> None:
-        """Raise what a wake means."""
+        """Raise the error that a wake stands for."""
         if not self.woken:
             return
         if self.cancel_token.is_set():
@@ -119,7 +119,7 @@ class InterruptibleRequest:
 
 
 def _shut_down(sock: Any) -> None:
-    """End whatever another thread does with ``sock``, without freeing its descriptor."""
+    """End all calls of other threads on ``sock``, without freeing its descriptor."""
     while not isinstance(sock, socket.socket):  # TLS inside TLS, to a proxy
         sock = sock.socket
     with suppress(OSError):
@@ -129,7 +129,7 @@ def _shut_down(sock: Any) -> None:
 
 
 class _Active(threading.local):
-    """The call a thread is opening; ``None`` when a session is used without a call."""
+    """The request a thread is opening; ``None`` when a session is used without one."""
 
     call: InterruptibleRequest | None = None
 

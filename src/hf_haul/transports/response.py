@@ -86,7 +86,7 @@ class PooledResponse:
             self._finish(failed=False)
 
     def leave_encoded(self) -> None:
-        """Take the bytes as they come, whatever ``Content-Encoding`` says of them; only before the first is read."""
+        """Keep the bytes undecoded, whatever ``Content-Encoding`` says; only before the first is read."""
         if self._decode and not self._done:
             self._decode = False
             self._direct = None if self.length is None else DirectReader.of(self._raw)
@@ -140,7 +140,7 @@ class PooledResponse:
         raise_translated(error, self._call, self._options)
 
     def head(self, nbytes: int = 16 << 10) -> bytes:
-        """The first ``nbytes`` of the body, or what can be had of them: for messages, not for files.
+        """Return up to ``nbytes`` from the start of the body, for messages and not for files.
 
         Raises:
             HaltedError: The cancel token that opened this answer was set.
@@ -156,7 +156,7 @@ class PooledResponse:
         return bytes(view[:filled])
 
     def drain(self) -> None:
-        """Release the connection; a short rest of the body is read first, so that it can serve again.
+        """Release the connection; read a short rest of the body first, so that it can serve again.
 
         Raises:
             HaltedError: The cancel token that opened this answer was set.
@@ -169,11 +169,11 @@ class PooledResponse:
             self.release()
 
     def release(self) -> None:
-        """Give the connection back, for reuse if the body was read to its end; closed otherwise."""
+        """Release the connection, for reuse if the body was read to its end; else close it."""
         self._finish(failed=False)
 
     def close(self) -> None:
-        """The same as :meth:`release`."""
+        """Do the same as :meth:`release`."""
         self.release()
 
     def __enter__(self) -> Self:

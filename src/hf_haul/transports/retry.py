@@ -19,12 +19,12 @@ __all__ = ["ChangeRetries", "Trickle", "is_retryable", "retrying", "stall_hint"]
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether another attempt can help."""
+    """Return whether another attempt can help."""
     return isinstance(error, TransferError) and error.retryable
 
 
 def stall_hint(*, answered: bool) -> str:
-    """Which setting helps where a source says nothing for too long, for the end of a message."""
+    """Return the end of a message that names the setting for sources that are silent too long."""
     return f" (HF_HAUL_{'STALL' if answered else 'FIRST_BYTE'}_TIMEOUT sets how long is waited)"
 
 
@@ -35,7 +35,7 @@ _CHANGE_SECONDS: Final = 20.0
 
 
 class ChangeRetries:
-    """How often a source seemed to serve another file than the one asked for, in one part or one read."""
+    """Counts how often a source seemed to have changed its file, in one part or one read."""
 
     __slots__ = ("_since", "_times")
 
@@ -44,7 +44,7 @@ class ChangeRetries:
         self._since = 0.0
 
     def allow(self, now: float, settings: Settings, *, known: bool) -> bool:
-        """Note that it seemed so once more; returns whether to ask again.
+        """Count another apparent change; return whether to ask again.
 
         Args:
             now: Seconds, on one clock.
@@ -80,7 +80,7 @@ class Trickle:
         self._bytes = 0
 
     def note(self, seconds: float, nbytes: int) -> None:
-        """Note one read: the seconds it took, and what it brought."""
+        """Record one read: the seconds it took, and its bytes."""
         self._seconds += seconds
         self._bytes += nbytes
         if self._kept and self._kept[-1][0] < _GRAIN:
@@ -93,7 +93,7 @@ class Trickle:
             self._bytes -= gone_bytes
 
     def check(self, subject: str, source: str) -> None:
-        """Give a source up that drips.
+        """Raise if a source is too slow to wait for.
 
         Raises:
             RetriesExhaustedError: It does.
@@ -144,7 +144,7 @@ class _Budget:
         return self._told + self._server_wait() - self._excused
 
     def failed(self) -> None:
-        """Count one failure, or start over if bytes came in."""
+        """Count one failure, or start over if bytes came."""
         done = self._progress()
         if done > self._bytes:
             self._bytes = done
@@ -157,7 +157,7 @@ class _Budget:
             self.failures += 1
 
     def grant(self, error: TransferError) -> float:
-        """Seconds to wait because the server asked for it; they do not count."""
+        """Return the seconds to wait because the server asked for it; they do not count."""
         asked = error.retry_after or 0.0
         granted = self._waits.grant(asked, counts_requests=getattr(error, "counts_requests", False))
         # Waits of other threads that this one shared are none of its own, but there has to be an end to them, too.
@@ -166,7 +166,7 @@ class _Budget:
         return granted or 0.0
 
     def is_spent(self, state: RetryCallState) -> bool:
-        """Whether to give up (tenacity's ``stop``); the wait before the next attempt counts already."""
+        """Return whether to give up (tenacity's ``stop``), as if the next wait were over."""
         allowed = self._settings.max_retries
         self.is_late = self.seconds + state.upcoming_sleep >= self._settings.give_up_after
         return allowed == 0 or self.failures > allowed or self._waited_enough or self.is_late
@@ -205,7 +205,7 @@ def retrying(
     subject: str = "",
     began: float | None = None,
 ) -> Retrying:
-    """A caller that tries again until it works, the budget is spent, or the worker is halted.
+    """Return a caller that tries again until it works, the budget is spent, or the worker is halted.
 
     One caller is for one part: ``retrying(...)(fetch, part)``. The budget is ``settings.max_retries``
     failures in a row and ``settings.give_up_after`` seconds, both without a new byte. Errors that no attempt

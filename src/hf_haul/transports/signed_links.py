@@ -1,4 +1,4 @@
-"""How long signed URLs are good for."""
+"""How long signed URLs are valid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["link_lifetime"]
 
 
 def link_lifetime(url: str, now: Callable[[], float] = time.time) -> float | None:
-    """Seconds a signed URL will still be good for, as its query says; ``None`` if it does not.
+    """Return the seconds that a signed URL is still valid, by its query; ``None`` if it does not say.
 
     Reads AWS's ``X-Amz-Date`` with ``X-Amz-Expires``, Google's ``X-Goog-`` pair, CloudFront's ``Expires`` and
     Azure's ``se``.

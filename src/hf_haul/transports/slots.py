@@ -1,4 +1,4 @@
-"""Who may have a connection: limits in all and per host, idle connections shared, waiters in order.
+"""Who may have a connection: limits in total and per host, idle connections shared, waiters in order.
 
 Idle connections belong to no thread: a redirect from one host to another would otherwise cost each thread a
 connection to both. A slot that becomes free is handed to the first who waits for it, not fought for.
@@ -28,7 +28,7 @@ __all__ = ["ConnectionSlots", "NoSlotError", "PooledConnections", "with_slots"]
 
 
 class NoSlotError(EmptyPoolError):
-    """No slot was taken: the wait for it was ended, or the pool is closed.
+    """No slot was taken: the wait was ended, or the pool is closed.
 
     urllib3 gives a slot back after any other error, and must not after this one.
     """
@@ -50,7 +50,7 @@ class _Idle:
 
 
 class ConnectionSlots:
-    """Who may have a connection, and the idle ones.
+    """Hands out the right to a connection, and the idle ones.
 
     Invariants: ``open`` counts busy and idle connections, never more than the limits; no waiter waits for a slot
     that is free, nor for one that an idle connection holds.
@@ -78,7 +78,7 @@ class ConnectionSlots:
 
     @contextmanager
     def attempting(self) -> Iterator[None]:
-        """Do not count what the block opens as held by anybody, before it is."""
+        """Do not count the connection that the block opens as held by anybody, before it is open."""
         with self._lock:
             self.attempts += 1
         try:
@@ -89,11 +89,11 @@ class ConnectionSlots:
 
     @property
     def _limit(self) -> int:
-        """Connections that there may be now: fewer than allowed where the process may open few files."""
+        """The most connections for now: fewer than configured where the process may open few files."""
         return min(self.max_total, descriptors.downloads())
 
     def acquire(self, pool: PooledConnections, call: InterruptibleRequest | None) -> Any:
-        """A slot: an idle connection, or ``None`` for a new one; waits for it if need be."""
+        """Take a slot: return an idle connection, or ``None`` for a new one; wait for it if need be."""
         new = call is not None and call.new
         descriptors.measure()
         with self._lock:
@@ -129,7 +129,7 @@ class ConnectionSlots:
         return waiter.connection
 
     def _take(self, pool: PooledConnections, *, new: bool) -> tuple[bool, Any, Any]:
-        """Whether a slot is granted, an idle connection for it, and one to close for it."""
+        """Return whether a slot is granted, an idle connection for it, and one to close for it."""
         if not new:
             for connection in reversed(self._idle):
                 if self._idle[connection].pool is pool:
@@ -157,7 +157,7 @@ class ConnectionSlots:
             del self._open[host]
 
     def release(self, pool: PooledConnections, connection: Any) -> None:
-        """Give a slot back, with its connection if that may serve again."""
+        """Release a slot, with its connection if that may serve again."""
         victims = []
         with self._lock:
             if connection is None or connection.is_closed or self._closed or self._total > self._limit:
@@ -171,7 +171,7 @@ class ConnectionSlots:
                 victim.close()
 
     def _grant(self) -> list[Any]:
-        """Hand free slots to those who wait, first come, first served."""
+        """Grant free slots to waiters, first come, first served."""
         victims = []
         for waiter in list(self._waiters):
             granted, connection, victim = self._take(waiter.pool, new=waiter.new)
@@ -183,7 +183,7 @@ class ConnectionSlots:
         return victims
 
     def close_idle(self, older_than: float) -> int:
-        """Close connections unused for ``older_than`` seconds; returns how many."""
+        """Close connections unused for ``older_than`` seconds; return how many."""
         with self._lock:
             limit = self._clock() - older_than
             victims = [c for c, idle in self._idle.items() if idle.since <= limit]
@@ -196,7 +196,7 @@ class ConnectionSlots:
         return len(victims)
 
     def close(self) -> None:
-        """Close idle connections now, busy ones as they come back; those who wait get an error."""
+        """Close idle connections now and busy ones when they are released; waiters get an error."""
         with self._lock:
             self._closed = True
             waiters, self._waiters = self._waiters, []
@@ -205,7 +205,7 @@ class ConnectionSlots:
         self.close_idle(-1.0)
 
     def abandon(self) -> None:
-        """In a forked child: let go of the parent's connections without a word to their servers."""
+        """Drop the parent's connections in a forked child, without a word to their servers."""
         self._lock = threading.Lock()
         self._closed = True  # busy ones are closed as they come back
         idle, self._idle = list(self._idle), {}
@@ -214,7 +214,7 @@ class ConnectionSlots:
                 connection.close()
 
     def counts(self) -> dict[str, Any]:
-        """How many connections there are, by kind and by host."""
+        """Return how many connections there are, by kind and by host."""
         with self._lock:
             return {
                 "open_connections": self._total,
@@ -228,19 +228,22 @@ class ConnectionSlots:
 
 
 class _NoConnections(queue.LifoQueue[Any]):
-    """Where urllib3 would keep its connections. Without a lock, for its finalizer asks, also in forked children."""
+    """An empty queue where urllib3 keeps connections, without a lock.
+
+    Finalizers and forked children use it.
+    """
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Nothing is kept here."""
+        """Keep nothing."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """There is nothing."""
+        """Raise ``queue.Empty``."""
         del block, timeout
         raise queue.Empty
 
 
 class PooledConnections(HTTPConnectionPool):
-    """urllib3's pool of one host, with its connections kept in the slots of the whole pool."""
+    """urllib3's pool of one host, with its connections kept in the shared slots."""
 
     ConnectionCls = WakeableConnection
     QueueCls = _NoConnections
@@ -274,7 +277,7 @@ class PooledConnections(HTTPConnectionPool):
             conn.close()
 
     def close(self) -> None:
-        """Nothing to do: the slots own the connections."""
+        """Do nothing: the slots own the connections."""
 
 
 class _PooledTLSConnections(PooledConnections, HTTPSConnectionPool):
@@ -284,7 +287,7 @@ class _PooledTLSConnections(PooledConnections, HTTPSConnectionPool):
 
 
 def with_slots(cls: type[HTTPConnectionPool]) -> type[PooledConnections]:
-    """The class of urllib3's pools ``cls``, with its connections in our slots."""
+    """Return a subclass of urllib3's pool ``cls`` that keeps its connections in our slots."""
     if cls is HTTPConnectionPool:
         return PooledConnections
     if cls is HTTPSConnectionPool:

@@ -1,4 +1,4 @@
-"""Connections in use per source, and how many each source is worth."""
+"""Connections in use per source, and how many connections each source should have."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NOBODY: Final[Mapping[str, int]] = {}
 
 
 class WorkloadType:
-    """What takes the time of a source's connections: bytes, or requests for small files.
+    """What limits a source's connections: bytes, or requests for small files.
 
     How many connections are best for one says nothing about the other.
     """
@@ -45,7 +45,7 @@ class WorkloadType:
         self._looks = 0
 
     def changes(self, nbytes: int, credit: int) -> bool:
-        """Look at the totals; returns whether the work has become another."""
+        """Look at the totals; return whether the type of the work has changed."""
         got, self._nbytes = nbytes - self._nbytes, nbytes
         earned, self._credit = credit - self._credit, credit
         if not got and not earned:
@@ -96,43 +96,43 @@ class SourceLimits:
         self._used = (clock(), time.process_time())
 
     def limit(self, source: str) -> int:
-        """Connections allowed to a source."""
+        """Return the connections allowed to a source."""
         return self._controller(source).limit
 
     def most_per_part(self, source: str) -> float:
-        """Bytes that one connection brings in the time a part should take; 0.0 while unknown."""
+        """Return the bytes that one connection brings in the time a part should take; 0.0 while unknown."""
         speed = self._history.connection_speed(source) or 0.0
         first_byte = self._history.first_byte_seconds(source) or 0.0
         seconds = _PART_SECONDS if self._controller(source).settled else _FIRST_PART_SECONDS
         return speed * max(seconds, _FIRST_BYTES_PER_PART * first_byte)
 
     def usual_answer(self, source: str, *, large: bool = False) -> float | None:
-        """Seconds in which a source answers a request, or one for a large file; ``None`` while it has answered none."""
+        """Return the usual seconds to an answer, or to one for a large file; ``None`` while unknown."""
         return self._history.first_byte_seconds(source, large=large)
 
     def answers_slowly(self, source: str) -> bool | None:
-        """Whether a request for a part of a large file costs much time; ``None`` while none has been answered."""
+        """Return whether a source is slow to answer requests for large files; ``None`` while unknown."""
         answer = self.usual_answer(source, large=True)
         return None if answer is None else is_slow_answer(answer)
 
     def seconds(self, source: str, files: int, nbytes: int) -> float | None:
-        """Seconds that one connection would need for so much of a source; ``None`` while its speed is unknown."""
+        """Return the seconds that one connection would need for so much work; ``None`` while unknown."""
         speed = self._history.connection_speed(source)
         first_byte = self._history.first_byte_seconds(source)
         return None if not speed or first_byte is None else files * first_byte + nbytes / speed
 
     @property
     def settled(self) -> bool:
-        """Whether every source that a queue has files of has about as many connections as are good for it."""
+        """Whether the limits of all sources of a queue's files are near their best."""
         return all(self._controllers[source].settled for source in self._looked_after())
 
     def highest_limit(self, sources: Iterable[str]) -> int:
-        """Connections allowed to the one of some sources that is allowed most."""
+        """Return the highest limit of some sources."""
         known = (self._controllers[source].limit for source in sources if source in self._controllers)
         return max(known, default=self._initial)
 
     def free(self, source: str) -> int:
-        """Connections that may still be opened to a source.
+        """Return how many more connections a source may have.
 
         None while half of all workers wait to try it again: the other half is for sources that answer. Where answers take
         long, or none has come yet, those that wait for one burden no link, and leave their places to others.
@@ -144,27 +144,27 @@ class SourceLimits:
         return max(0, min(self.limit(source) + waiting, self._most) - active)
 
     def drops_excess(self, source: str) -> bool:
-        """Whether connections beyond a source's limit are of no use, and should not end their parts first."""
+        """Return whether connections beyond the limit are useless and should stop within their parts."""
         return self._controller(source).drops_excess
 
     def note_backing_off(self, source: str, by: int) -> None:
-        """Note that a worker began to wait for its next attempt, or that it ended waiting."""
+        """Note that a worker began or ended a wait for its next attempt."""
         self._backing_off[source] = self._backing_off.get(source, 0) + by
         self.count(source, -by)
 
     def register(self, sources: Iterable[str], by: int) -> None:
-        """Note that queues with files of these sources came, or that they are over."""
+        """Note that queues with files of these sources were added, or ended."""
         for source in sources:
             self._wanted[source] += by
             if not self._wanted[source]:
                 del self._wanted[source]
 
     def any_free(self) -> bool:
-        """Whether any source that a queue has files of may have another connection."""
+        """Return whether any source of a queue's files may have another connection."""
         return any(self.free(source) for source in self._wanted)
 
     def count(self, source: str, by: int) -> None:
-        """Note that connections to a source came into use, or out of it."""
+        """Note that connections to a source were taken into use, or given up."""
         if source not in self._active:
             history = self._history
             self._controller(source).begin(
@@ -177,7 +177,7 @@ class SourceLimits:
     def recount(
         self, *, active: Mapping[str, int], backing_off: Mapping[str, int], wanted: Iterable[str]
     ) -> None:
-        """Take over what was counted anew, where something may have gone wrong between two counts.
+        """Set what was counted anew, after an error that may have come between two counts.
 
         Args:
             active: Connections in use, by source.
@@ -190,15 +190,15 @@ class SourceLimits:
         self._wanted = Counter(wanted)
 
     def count_request(self, source: str) -> None:
-        """Note a finished request: where files are small, that is what takes time."""
+        """Count a finished request: with small files, requests take the time."""
         self._requests[source] = self._requests.get(source, 0) + 1
 
     def backoff(self, source: str, error: BaseException) -> None:
-        """Note trouble that may come from too many connections."""
+        """Note a failure that may come from too many connections."""
         self._controller(source).backoff(self._clock(), type(error).__name__)
 
     def note_failed_file(self, source: str, error: BaseException) -> int:
-        """Note a file that was given up because its source failed for too long.
+        """Note that a file was given up because its source failed for too long.
 
         Args:
             source: The source.
@@ -213,7 +213,7 @@ class SourceLimits:
         return lost + 1
 
     def is_failing(self, source: str, error: BaseException | None) -> bool:
-        """Whether the last file was given up for what ``error`` tells once more, and no byte has come since.
+        """Return whether the last file failed with the same kind of error, and no byte has come since.
 
         A link that has expired is no such thing: the next one may well be good. Nor does a file of another version say
         anything about connections that break, or the other way round.
@@ -224,14 +224,14 @@ class SourceLimits:
         return isinstance(error, SourceChangedError) == (reason is SourceChangedError)
 
     def _lost_files(self, source: str) -> tuple[int, type[BaseException] | None]:
-        """Files in a row that were given up, without a byte from the source since, and the kind of the last error."""
+        """Return how many files in a row failed without a byte since, and the kind of the last error."""
         lost, received, reason = self._lost.get(source, (0, 0, None))
         return (lost, reason) if self._history.bytes_total(source) == received else (0, None)
 
     def sample(
         self, now: float, yielding: Mapping[str, int] = _NOBODY, unanswered: Mapping[str, int] = _NOBODY
     ) -> bool:
-        """Look at bytes, requests and the processor's load since the last look; call it about every 0.1 s, and twice as often until settled.
+        """Measure bytes, requests and processor load; call it every 0.1 s, twice as often until settled.
 
         Args:
             now: Seconds, monotonic.
@@ -274,7 +274,7 @@ class SourceLimits:
         return grew
 
     def retune(self) -> dict[str, Any]:
-        """Look for the best number of connections anew; returns what changed, by source."""
+        """Restart the search for the best number of connections; return what changed, by source."""
         changed = {}
         for source, controller in self._controllers.items():
             before = controller.snapshot()
@@ -287,14 +287,14 @@ class SourceLimits:
         return changed
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain values, by source."""
+        """Return plain values, by source."""
         return {
             source: {**controller.snapshot(), "active": self._active.get(source, 0)}
             for source, controller in self._controllers.items()
         }
 
     def _looked_after(self) -> list[str]:
-        """Sources in use that a queue has files of: not all there ever were."""
+        """Return the sources in use that a queue has files of, not all there ever were."""
         return [source for source in self._wanted if source in self._controllers]
 
     def _controller(self, source: str) -> ConcurrencyController:
@@ -306,7 +306,7 @@ class SourceLimits:
         return controller
 
     def _make_room(self) -> None:
-        """Forget half of the sources once there are very many: those that are out of use for longest."""
+        """Drop half of the sources once there are very many: those unused for longest."""
         if len(self._controllers) < MAX_SOURCES:
             return
         used = (self._wanted, self._active, self._backing_off)

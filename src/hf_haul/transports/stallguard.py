@@ -1,4 +1,4 @@
-"""Ends requests that have waited too long for a byte, so that they are made again."""
+"""Ends requests that have waited too long for a byte, so that they are repeated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOOK_SECONDS: Final = 1.0
 
 
 class Watched:
-    """One reader's requests, one after the other.
+    """One reader's requests, one after another.
 
     Attributes:
         cancel_token: What its requests are made with.
@@ -43,17 +43,17 @@ class Watched:
         self.unanswered = 0
 
     def begin(self, now: float, timeout: float | None = None) -> None:
-        """It waits for the network from now on, for ``timeout`` seconds at the most if given."""
+        """Note that the reader waits for the network, for at most ``timeout`` seconds if given."""
         self.stalled = None
         self.timeout = timeout
         self.busy_since = now
 
     def end(self) -> None:
-        """It does not wait any more."""
+        """Note that the reader no longer waits."""
         self.busy_since = None
 
     def seconds(self, now: float) -> float:
-        """Seconds it has waited for the network; its turn in some line does not count."""
+        """Return the seconds it has waited for the network, without waits for a connection slot."""
         began = self.busy_since
         if began is None or self.cancel_token.queued:
             return 0.0
@@ -98,7 +98,7 @@ class StallGuard:
                 self._readers.discard(watched)
 
     def check(self) -> None:
-        """End what has stalled."""
+        """End the requests that have stalled."""
         now = self._clock()
         with self._lock:
             readers = list(self._readers)

@@ -1,4 +1,4 @@
-"""Foreign exceptions, translated once: what requests, urllib3, ssl and the sockets raise, in our own words."""
+"""Translates exceptions of requests, urllib3, ssl and the sockets into our own, once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["FOREIGN", "FOREIGN_IN_BODY", "is_stale", "raise_translated"]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """``error`` and all that it was made from, the outermost first."""
+    """Yield ``error`` and its causes, the outermost first."""
     seen: set[int] = set()
     todo = deque([error])
     while todo:
@@ -34,7 +34,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _explain(error: BaseException, options: NetworkOptions) -> str:
-    """What happened, in words without any URL (urllib3's own messages hold the query)."""
+    """Return what happened, in words without any URL (urllib3's own messages hold the query)."""
     causes = list(_causes(error))
     proxied = "its proxy: " if any(isinstance(cause, ProxyError) for cause in causes) else ""
     known: tuple[tuple[type[BaseException], str], ...] = (
@@ -55,7 +55,7 @@ def _explain(error: BaseException, options: NetworkOptions) -> str:
 
 
 def _is_certificate_fault(error: BaseException, *, handshake: bool) -> bool:
-    """Whether TLS refused the server, rather than the network the handshake."""
+    """Return whether TLS refused the server, rather than the network the handshake."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return True
@@ -66,14 +66,14 @@ def _is_certificate_fault(error: BaseException, *, handshake: bool) -> bool:
 
 
 def _tellable(error: BaseException) -> BaseException | None:
-    """The innermost cause of ``error``, to be shown in tracebacks: those around it quote the URL."""
+    """Return the innermost cause of ``error``, to be shown in tracebacks: those around it quote the URL."""
     *_, innermost = _causes(error)
     telling = (requests.RequestException, RequestError, LocationValueError)
     return None if isinstance(innermost, telling) else innermost
 
 
 def raise_translated(error: BaseException, call: InterruptibleRequest, options: NetworkOptions) -> NoReturn:
-    """Raise ``error`` in our own words, which never hold a query, a user or a password.
+    """Raise ``error`` as one of our own errors, which never hold a query, a user or a password.
 
     Raises:
         HaltedError: The call was woken, and its cancel token is set.
@@ -107,6 +107,6 @@ FOREIGN_IN_BODY: Final = (*FOREIGN, ValueError, ArithmeticError)
 
 
 def is_stale(error: BaseException) -> bool:
-    """Whether a reused connection turned out to be closed before it answered."""
+    """Return whether a reused connection had been closed before it answered."""
     gone = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)
     return any(isinstance(cause, gone) for cause in _causes(error))

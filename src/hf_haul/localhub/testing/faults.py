@@ -1,4 +1,4 @@
-"""Faults on demand: what can go wrong with an answer.
+"""Faults on demand: what can be wrong with an answer.
 
 Faults are small values that change what is about to be sent (`Effects`); nothing here touches the network, so every fault
 can be tried without one. Which requests they hit is said by `rules`.
@@ -45,7 +45,7 @@ Change = Callable[[Reply], None]
 
 @dataclass
 class Effects:
-    """What all faults that hit one request do to it together.
+    """The combined effects of all faults that hit one request.
 
     Attributes:
         released: Set when stalls are to end.
@@ -67,7 +67,7 @@ class Effects:
 
 
 class Fault(ABC):
-    """Something that can go wrong with an answer."""
+    """Something that can be wrong with an answer."""
 
     @abstractmethod
     def apply(self, effects: Effects) -> None:
@@ -94,7 +94,7 @@ class Status(Fault):
     retry_after: float | None = None
 
     def apply(self, effects: Effects) -> None:
-        """Answer with this."""
+        """Replace the answer by this status."""
         effects.instead = self._reply
 
     def _reply(self) -> Reply:
@@ -115,7 +115,7 @@ class Html(Fault):
     status: int = 200
 
     def apply(self, effects: Effects) -> None:
-        """Answer with a page."""
+        """Replace the answer by a page."""
         page = "<!DOCTYPE html><html><body><h1>Please log in to the network</h1></body></html>"
         effects.instead = lambda: text_reply(page, self.status, "text/html")
 
@@ -134,7 +134,7 @@ class Redirects(Fault):
         object.__setattr__(self, "codes", codes)
 
     def apply(self, effects: Effects) -> None:
-        """Send the client round."""
+        """Redirect the client several times."""
         effects.redirects += self.codes
 
 
@@ -143,7 +143,7 @@ class Redirects(Fault):
 
 @dataclass(frozen=True)
 class Delay(Fault):
-    """Nothing happens for a while before the headers.
+    """A delay before the headers.
 
     Attributes:
         seconds: How long.
@@ -152,7 +152,7 @@ class Delay(Fault):
     seconds: float
 
     def apply(self, effects: Effects) -> None:
-        """Wait."""
+        """Delay the answer."""
         effects.delay += self.seconds
 
 
@@ -179,7 +179,7 @@ class Reset(Fault):
 
 @dataclass(frozen=True)
 class Cut(Fault):
-    """The connection ends as if all was well, with less than the announced length.
+    """The connection ends in order, after less than the announced length.
 
     Attributes:
         after: Body bytes that are sent.
@@ -188,7 +188,7 @@ class Cut(Fault):
     after: int
 
     def apply(self, effects: Effects) -> None:
-        """Close early."""
+        """Close the connection early."""
         effects.delivery.cut_after = self.after
 
 
@@ -203,7 +203,7 @@ class TooLong(Fault):
     extra: int = 1000
 
     def apply(self, effects: Effects) -> None:
-        """Send more."""
+        """Send more bytes."""
         effects.delivery.extra = b"\xee" * self.extra
 
 
@@ -225,7 +225,7 @@ class Stall(Fault):
 
 @dataclass(frozen=True)
 class Trickle(Fault):
-    """The body goes out slowly.
+    """The body is sent slowly.
 
     Attributes:
         bytes_per_s: How slowly.
@@ -243,7 +243,7 @@ class Trickle(Fault):
 
 @dataclass(frozen=True)
 class Corrupt(Fault):
-    """A byte of the file arrives with all its bits turned.
+    """A byte of the file arrives with all its bits inverted.
 
     Attributes:
         offset: Which one, counted from the start of the file.
@@ -252,7 +252,7 @@ class Corrupt(Fault):
     offset: int
 
     def apply(self, effects: Effects) -> None:
-        """Turn the bits."""
+        """Invert the bits."""
         effects.changes.append(self._change)
 
     def _change(self, reply: Reply) -> None:
@@ -290,7 +290,7 @@ class IgnoreRange(Fault):
     """The whole file with a 200, although a range was asked for."""
 
     def apply(self, effects: Effects) -> None:
-        """Send all of it."""
+        """Send the whole file."""
         effects.changes.append(self._change)
 
     def _change(self, reply: Reply) -> None:
@@ -301,7 +301,7 @@ class IgnoreRange(Fault):
 
 @dataclass(frozen=True)
 class WrongTotal(Fault):
-    """A ``Content-Range`` with another size of the whole file, and ``X-Linked-Size`` alike.
+    """A ``Content-Range`` with another size of the whole file, and ``X-Linked-Size`` likewise.
 
     Attributes:
         total: The size it claims, in bytes.
@@ -310,7 +310,7 @@ class WrongTotal(Fault):
     total: int
 
     def apply(self, effects: Effects) -> None:
-        """Lie about the size."""
+        """Announce a wrong size."""
         effects.changes.append(self._change)
 
     def _change(self, reply: Reply) -> None:

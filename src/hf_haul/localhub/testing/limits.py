@@ -1,4 +1,4 @@
-"""Quotas per client and fixed window, told and enforced as the Hub does."""
+"""Quotas per client and fixed window, announced and enforced as the Hub does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_CLIENTS = 10_000  # counted at once before those whose window is over are 
 
 @dataclass(frozen=True)
 class Quota:
-    """Requests in one window.
+    """The number of requests allowed in one window.
 
     Attributes:
         anonymous: Without a token.
@@ -31,7 +31,7 @@ class Quota:
 
 @dataclass(frozen=True)
 class Allowance:
-    """What is left to a client after a request.
+    """What a client has left after a request.
 
     Attributes:
         bucket: The quota's name.
@@ -60,7 +60,7 @@ class Allowance:
         )
 
     def require(self) -> None:
-        """Pass if the request was within the quota.
+        """Refuse the request if it exceeds the quota.
 
         Raises:
             Refusal: It was not.
@@ -96,7 +96,7 @@ class RateLimits:
         self._windows: dict[tuple[str, str], tuple[float, int]] = {}
 
     def set(self, bucket: str, anonymous: int, with_token: int | None = None) -> None:
-        """Change a quota and start counting afresh.
+        """Change a quota and restart its count.
 
         Args:
             bucket: ``"api"`` (all of ``/api``) or ``"resolvers"`` (files).

@@ -1,4 +1,4 @@
-"""Rules: which requests a fault hits, and how often."""
+"""Rules: which requests have a fault, and how often."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _covers(header: str, offset: int) -> bool:
 
 @dataclass
 class FaultRule:
-    """Which requests a fault hits. Made by `Faults.add`.
+    """Which requests have a fault. Made by `Faults.add`.
 
     Attributes:
         fault: What goes wrong.
@@ -58,11 +58,11 @@ class FaultRule:
     _hit: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def wait(self, timeout: float = 10.0) -> bool:
-        """Wait until it has hit a request; returns whether it did within ``timeout`` seconds."""
+        """Wait until a request had the fault; return whether one did within ``timeout`` seconds."""
         return self._hit.wait(timeout)
 
     def fits(self, record: RequestRecord) -> bool:
-        """Whether it is about this request, whichever its number is."""
+        """Return whether the rule matches this request, whichever its number is."""
         return (
             fnmatchcase(record.kind, self.kind)
             and fnmatchcase(record.path, self.path)
@@ -73,7 +73,7 @@ class FaultRule:
         )
 
     def count(self) -> bool:
-        """Count a request that fits; returns whether it is hit."""
+        """Count a request that matches; return whether it has the fault."""
         self.seen += 1
         hit = self.nth <= self.seen and (self.times is None or self.seen < self.nth + self.times)
         if hit:
@@ -108,7 +108,7 @@ class Faults:
         nth: int = 1,
         times: int | None = 1,
     ) -> FaultRule:
-        """Let requests go wrong from now on; see `FaultRule` for what the arguments mean.
+        """Add a rule for requests from now on; see `FaultRule` for the arguments.
 
         Several rules may hit the same request. Without further arguments it is the next request,
         and only that one.
@@ -130,13 +130,13 @@ class Faults:
         self.release()
 
     def release(self) -> None:
-        """End all stalls: their bodies go on."""
+        """End all stalls, so that their bodies go on."""
         with self._lock:
             ended, self._released = self._released, threading.Event()
         ended.set()
 
     def effects(self, record: RequestRecord) -> Effects:
-        """Count a request, and say what is to go wrong with it; for the hub."""
+        """Count a request, and return the effects on it; called by the hub."""
         with self._lock:
             effects = Effects(self._released)
             hit = [rule for rule in self._rules if rule.fits(record) and rule.count()]
@@ -146,11 +146,11 @@ class Faults:
         return effects
 
     def start_chain(self, codes: tuple[int, ...]) -> str:
-        """Keep the statuses of a chain of redirects under a new name; for the hub."""
+        """Store the statuses of a chain of redirects under a new name; called by the hub."""
         name = str(next(self._names))
         self._chains[name] = codes
         return name
 
     def chain(self, name: str) -> tuple[int, ...]:
-        """The statuses of a chain of redirects; for the hub."""
+        """Return the statuses of a chain of redirects; called by the hub."""
         return self._chains.get(name, ())
