@@ -106,10 +106,10 @@ class Settings:
     """How the engine behaves. Every field has a default that suits an unknown network.
 
     Attributes:
-        max_concurrent_downloads: Connections in use at once, at the most. 32, because many small files are bound by
-            round trips; the adaptive limit reaches it only where each step earns its place.
-        initial_connections: Connections per source to start with. 4: a link of 25 Gb/s was seen to hold with 4
-            and to collapse with 6, so growth has to be earned.
+        max_concurrent_downloads: Connections in use at once, at the most. 32, because many small files are
+            bound by round trips; the adaptive limit reaches it only where each step earns its place.
+        initial_connections: Connections per source to start with. 4: a link of 25 Gb/s was seen to hold with
+            4 and to collapse with 6, so growth has to be earned.
         max_concurrent_files_per_model: Staged files open at once in one queue; bounds open file descriptors.
         max_bandwidth_bps: Limit over all connections in bytes per second; ``None`` for none.
         connection_pool_size: Connections open at once, idle ones included. ``None``: as many as downloads.
@@ -125,9 +125,10 @@ class Settings:
         queue_timeout: Seconds ``download_model_parallel`` waits at the most; ``None`` for ever.
         connect_timeout: Seconds for one connection attempt.
         stall_timeout: Seconds between two bytes after which a connection is abandoned.
-        first_byte_timeout: Seconds from a request to the first byte of its answer after which a connection is abandoned.
-            ``None``: three quarters of ``give_up_after``, which leaves room for another attempt; less where the source has
-            been quicker by far, see :meth:`hf_haul.metrics.SourceHistory.answer_timeout`.
+        first_byte_timeout: Seconds from a request to the first byte of its answer after which a connection is
+            abandoned. ``None``: three quarters of ``give_up_after``, which leaves room for another attempt;
+            less where the source has been quicker by far, see
+            :meth:`hf_haul.metrics.SourceHistory.answer_timeout`.
         give_up_after: Seconds without a new byte after which a file fails; waits that the server asked for
             do not count.
         max_retries: Failures in a row without a new byte after which a part, and so its file, fails.
@@ -136,8 +137,8 @@ class Settings:
         durable: Whether a file is flushed to the disk before it gets its name, so that a power failure cannot
             leave a published file without its bytes.
         disk_check: ``strict`` raises if a queue's files will not fit, ``warn`` warns, ``off`` does not look.
-        max_listing: Entries of a repository's listing, at the most: a server that never stops naming files has to be
-            stopped. 10 million, because the largest datasets have some hundred thousand.
+        max_listing: Entries of a repository's listing, at the most: a server that never stops naming files
+            has to be stopped. 10 million, because the largest datasets have some hundred thousand.
         write_mode: ``offset`` writes parts in place, ``sequential`` one stream per file in order, ``auto``
             starts with the first and falls back to the second.
     """
@@ -206,8 +207,8 @@ class Settings:
         ``HF_HAUL_MAX_CONCURRENT_DOWNLOADS=8``. ``HF_HAUL_MAX_BANDWIDTH`` and ``HF_HAUL_MAX_CONNECTIONS``
         are short for the first and the last.
 
-        ``HF_HUB_DOWNLOAD_TIMEOUT`` stands for the seconds to a first byte and for those between two bytes, as with
-        huggingface_hub; a file is then tried for twice as long at the least.
+        ``HF_HUB_DOWNLOAD_TIMEOUT`` stands for the seconds to a first byte and for those between two bytes, as
+        with huggingface_hub; a file is then tried for twice as long at the least.
 
         Args:
             environ: The variables; the process's own if ``None``.
@@ -251,7 +252,8 @@ def serve_token(environ: Mapping[str, str] | None = None) -> str | None:
         environ: The variables; the process's own if ``None``.
 
     Returns:
-        What the variable holds, also if that is nothing: whoever sets it means to have one. ``None`` if it is not set.
+        What the variable holds, also if that is nothing: whoever sets it means to have one. ``None`` if it is
+        not set.
     """
     return (os.environ if environ is None else environ).get("HF_HAUL_SERVE_TOKEN")
 

@@ -1,9 +1,10 @@
 """How many files this process may still open, and what is done when there are none left.
 
-A process may have so many files and sockets open at once (``ulimit -n``: 256 on macOS, 1,024 elsewhere), and what it does
-besides may hold most of them. So downloads and reads ask here how many connections and files they may use at once, which is
-measured again and again; and whatever opens something waits where nothing can be opened, as long as others of ours, who
-will close theirs, hold some. If nobody does, an error says what is missing.
+A process may have so many files and sockets open at once (``ulimit -n``: 256 on macOS, 1,024 elsewhere), and
+what it does besides may hold most of them. So downloads and reads ask here how many connections and files
+they may use at once, which is measured again and again; and whatever opens something waits where nothing can
+be opened, as long as others of ours, who will close theirs, hold some. If nobody does, an error says what is
+missing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Descriptors per download: its file, its socket, and, while it connects, up to four more, but not all do so at once.
+#: Descriptors per download: its file, its socket, and, while it connects, up to four more, but not all do so
+#: at once.
 _PER_DOWNLOAD: Final = 4
 #: Descriptors left for what takes a moment: metadata requests, metadata files, listings of folders.
 _RESERVE: Final = 8
@@ -59,7 +61,8 @@ def is_shortage(error: BaseException | None) -> bool:
         if isinstance(one, OSError) and one.errno in _SHORTAGES:
             return True
         seen.add(id(one))
-        # Not what it was raised in the middle of, which may be another one that was dealt with; urllib3 has reasons.
+        # Not what it was raised in the middle of, which may be another one that was dealt with; urllib3 has
+        # reasons.
         todo.extend((one.__cause__, getattr(one, "reason", None), *one.args))
     return False
 
@@ -88,7 +91,8 @@ def _count() -> int | None:
 class Descriptors:
     """What the limit of open files leaves for downloads and reads.
 
-    Locking: none. Who waits and who holds something is noted by single operations on a dict; the numbers may be a moment old.
+    Locking: none. Who waits and who holds something is noted by single operations on a dict; the numbers may
+    be a moment old.
 
     Args:
         limit: Descriptors that the process may have; ``None`` for no limit.
@@ -120,8 +124,8 @@ class Descriptors:
 
         Args:
             holder: Whoever opens files or sockets. It is not kept alive.
-            held: How many it holds that it will close by itself in time. It takes no lock that is held while something
-                is opened.
+            held: How many it holds that it will close by itself in time. It takes no lock that is held while
+                something is opened.
         """
         self._holders[id(holder)] = (weakref.ref(holder), held)
 
@@ -166,10 +170,11 @@ class Descriptors:
 
         Args:
             work: Opens a file or a connection, or does nothing. Call it without a lock held.
-            check: Called between attempts; raises to end the wait. Without it a wait ends after half a minute.
+            check: Called between attempts; raises to end the wait. Without it a wait ends after half a
+                minute.
             own: How many descriptors the caller holds meanwhile.
-            what: What it opens, for messages. Where nobody will close anything, all callers with the same ``what`` share
-                one time limit.
+            what: What it opens, for messages. Where nobody will close anything, all callers with the same
+                ``what`` share one time limit.
 
         Raises:
             TooManyOpenFilesError: Nothing can be opened, and nobody of ours will close anything.

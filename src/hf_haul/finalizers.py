@@ -1,15 +1,16 @@
 """Work that finalizers leave for ordinary code to do.
 
-A finalizer (``__del__``, a weak reference's callback, the ``finally`` of a generator that nobody reads to its end) runs where
-the last reference goes, or where the garbage collector happens to run: in any thread, at any allocation, also in the middle
-of code that holds a lock. If it takes that lock, its thread waits for itself for ever; if it waits for anything else, so do
-all who wait for that lock. And the collector closes open files through whatever is wrapped around them, so ``close`` of
-a file is such code, too.
+A finalizer (``__del__``, a weak reference's callback, the ``finally`` of a generator that nobody reads to its
+end) runs where the last reference goes, or where the garbage collector happens to run: in any thread, at any
+allocation, also in the middle of code that holds a lock. If it takes that lock, its thread waits for itself
+for ever; if it waits for anything else, so do all who wait for that lock. And the collector closes open files
+through whatever is wrapped around them, so ``close`` of a file is such code, too.
 
-So a finalizer takes no lock and waits for nothing. What is to be done it hands to :func:`defer`, and a thread does it. A
-finalizer cannot start that thread either; so ordinary code calls :func:`attend` as long as something is under way that a
-finalizer may have to end, and :func:`catch_up` where it begins something new. What goes with an object that may live for
-long, and go when nothing else happens any more, is left to :func:`when_gone`.
+So a finalizer takes no lock and waits for nothing. What is to be done it hands to :func:`defer`, and a thread
+does it. A finalizer cannot start that thread either; so ordinary code calls :func:`attend` as long as
+something is under way that a finalizer may have to end, and :func:`catch_up` where it begins something new.
+What goes with an object that may live for long, and go when nothing else happens any more, is left to
+:func:`when_gone`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 Work = Callable[[], object]
 
-#: Seconds after the last call of :func:`attend` at which the thread ends, if nothing is left to do or expected.
+#: Seconds after the last call of :func:`attend` at which the thread ends, if nothing is left to do or
+#: expected.
 _IDLE_SECONDS: Final = 5.0
 
 #: What :func:`when_gone` has still to do. Changed by single operations on a set, which are atomic.
@@ -42,8 +44,8 @@ _numbers: Final = itertools.count()
 class _Deferred:
     """The deferred work, and the thread that does it.
 
-    No lock: ``SimpleQueue.put`` is made to be called from finalizers, and everything else is a single assignment. At the
-    worst there are two threads for a while.
+    No lock: ``SimpleQueue.put`` is made to be called from finalizers, and everything else is a single
+    assignment. At the worst there are two threads for a while.
     """
 
     def __init__(self) -> None:

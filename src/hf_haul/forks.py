@@ -1,12 +1,13 @@
 """What a forked child renews: locks that other threads held, threads it does not have, changes half done.
 
-A child of ``os.fork`` has one thread, and a copy of all memory as it was at that moment: a lock that another thread of the
-parent held stays locked for ever, and what that thread was changing stays as it was in the middle of the change. So whatever
-owns a lock or shared state says here how to start anew, and is started anew in every child before any code of the child runs.
+A child of ``os.fork`` has one thread, and a copy of all memory as it was at that moment: a lock that another
+thread of the parent held stays locked for ever, and what that thread was changing stays as it was in the
+middle of the change. So whatever owns a lock or shared state says here how to start anew, and is started anew
+in every child before any code of the child runs.
 
-Nothing of ours is locked in the parent before the fork: that could wait for a thread which waits for the one that forks. Nor is a
-registry of weak references with callbacks used (``WeakSet``): the collector may run such callbacks at any moment, also in the
-middle of a change of the registry itself.
+Nothing of ours is locked in the parent before the fork: that could wait for a thread which waits for the one
+that forks. Nor is a registry of weak references with callbacks used (``WeakSet``): the collector may run such
+callbacks at any moment, also in the middle of a change of the registry itself.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ __all__ = ["call_after_fork", "call_before_fork", "renew_after_fork", "renew_loc
 
 T = TypeVar("T")
 
-#: Owners, in the order of their registration, each with what renews it. Changed by single operations on a dict, which are atomic;
-#: so is ``copy``, but not ``list(_owners.items())``, whose tuples may have the collector run finalizers, and other threads.
+#: Owners, in the order of their registration, each with what renews it. Changed by single operations on a
+#: dict, which are atomic; so is ``copy``, but not ``list(_owners.items())``, whose tuples may have the
+#: collector run finalizers, and other threads.
 _owners: Final[dict[int, tuple[weakref.ref[Any], Callable[[Any], None]]]] = {}
 _numbers: Final = itertools.count()
 _modules: Final[list[Callable[[], None]]] = []
@@ -47,9 +49,9 @@ def renew_after_fork(owner: T, renew: Callable[[T], None]) -> None:
 
     Args:
         owner: Whatever has locks, threads or state that other threads change. It is not kept alive.
-        renew: Makes its locks and its state new. It runs before any other thread exists; it must not wait, and must not
-            rely on anything that another thread may have been changing. Give the function and not the bound method, which
-            would keep the owner alive.
+        renew: Makes its locks and its state new. It runs before any other thread exists; it must not wait,
+            and must not rely on anything that another thread may have been changing. Give the function and
+            not the bound method, which would keep the owner alive.
     """
     number = next(_numbers)
     _owners[number] = (weakref.ref(owner), renew)
@@ -92,8 +94,9 @@ def _call_all(calls: list[Callable[[], None]]) -> None:
 def _drop_imports() -> None:
     """Make a child import anew the modules that other threads of its parent were importing.
 
-    ``hf_haul``, as huggingface_hub, imports most of its modules when they are first used. CPython keeps the lock of a module
-    that is being imported as it is in a child, where whoever needs the module waits for it for ever.
+    ``hf_haul``, as huggingface_hub, imports most of its modules when they are first used. CPython keeps the
+    lock of a module that is being imported as it is in a child, where whoever needs the module waits for it
+    for ever.
     """
     bootstrap = getattr(importlib, "_bootstrap", None)
     locks: dict[str, Callable[[], Any]] = getattr(bootstrap, "_module_locks", {})

@@ -35,8 +35,8 @@ class BandwidthLimiter:
 
     Args:
         max_bps: Bytes per second; ``None`` for no limit.
-        bucket_size: Bytes that may pass at once after a quiet time. ``None``: what passes in 50 ms, but at least
-            64 KiB.
+        bucket_size: Bytes that may pass at once after a quiet time. ``None``: what passes in 50 ms, but at
+            least 64 KiB.
         clock: Seconds, monotonic.
     """
 

@@ -17,8 +17,9 @@ __all__ = ["MAX_SOURCES", "SMALL_FILE", "DownloadMetrics", "SourceHistory", "Spe
 
 #: Sources that are known at once; a mirror may name a new one with each redirect.
 MAX_SOURCES: Final = 1000
-#: A file of at most so many bytes is one request, for which a round trip costs more than its bytes; how soon its source
-#: answers says nothing of larger files, some of which a server fetches or scans before it sends the first byte.
+#: A file of at most so many bytes is one request, for which a round trip costs more than its bytes; how soon
+#: its source answers says nothing of larger files, some of which a server fetches or scans before it sends
+#: the first byte.
 SMALL_FILE: Final = 4 * MiB
 #: Seconds to an answer that cost more than another request gains.
 _SLOW_ANSWER: Final = 2.0
@@ -35,7 +36,8 @@ _FIRST_READ: Final = 256 * KiB
 _FIRST_BYTE_WEIGHT: Final = 0.2
 #: Share that an answer leaves of how slow the slowest is remembered to be: half after a dozen.
 _SLOWEST_FADES: Final = 0.95
-#: Shares of the seconds after which a file fails that a first request may wait for its answer, and any after it.
+#: Shares of the seconds after which a file fails that a first request may wait for its answer, and any after
+#: it.
 _FIRST_ANSWER: Final = 0.75
 _LATER_ANSWERS: Final = 0.25
 #: Seconds to wait for the answer of a source that is known to be quick, and how many times as long as usual.
@@ -281,7 +283,8 @@ class SourceHistory:
         Args:
             source: Who was asked.
             seconds: How long.
-            large: Whether for a large file. Those often come from another place, and have to be scanned or fetched first.
+            large: Whether for a large file. Those often come from another place, and have to be scanned or
+                fetched first.
         """
         with self._lock:
             known = self._heard_of(source)
@@ -339,9 +342,11 @@ class SourceHistory:
     ) -> float:
         """Return the seconds to wait for the first byte of an answer.
 
-        Some sources scan or fetch a file before they send its first byte, and take a minute for it. Another request would
-        take as long, so one is waited for as long as is bearable. Only where others have been answered sooner by far,
-        something is wrong with this one (a source may be slow for some requests only, so the slowest of late count); each further attempt then gets twice the time, in case the others were easier.
+        Some sources scan or fetch a file before they send its first byte, and take a minute for it. Another
+        request would take as long, so one is waited for as long as is bearable. Only where others have been
+        answered sooner by far, something is wrong with this one (a source may be slow for some requests only,
+        so the slowest of late count); each further attempt then gets twice the time, in case the others were
+        easier.
 
         Args:
             source: Who is asked.

@@ -21,8 +21,8 @@ def usable_processors(membership: Path = _MEMBERSHIP, hierarchies: Path = _HIERA
         hierarchies: Where the groups' files are.
 
     Returns:
-        A number above 0, not always a whole one: the processors that it may run on, or what the quota of its control
-        groups comes to if that is less (``cpu.max``, in version 1 ``cpu.cfs_quota_us``).
+        A number above 0, not always a whole one: the processors that it may run on, or what the quota of its
+        control groups comes to if that is less (``cpu.max``, in version 1 ``cpu.cfs_quota_us``).
     """
     allowed = 0
     if hasattr(os, "sched_getaffinity"):

@@ -1,8 +1,8 @@
 """Redacts secrets in what libraries log and raise while they work for us.
 
-urllib3, httpx and their kin log whole URLs and whole headers, and quote them in their errors: the signature of a storage's
-URL, an endpoint's password. What they do within :func:`redacting` is told without. What they do for the application,
-in other threads or between our calls, is not touched.
+urllib3, httpx and their kin log whole URLs and whole headers, and quote them in their errors: the signature
+of a storage's URL, an endpoint's password. What they do within :func:`redacting` is told without. What they
+do for the application, in other threads or between our calls, is not touched.
 """
 
 from __future__ import annotations

@@ -113,8 +113,8 @@ class RemoteFile:
     Attributes:
         path: Name of the file inside its repository, ``/`` between folders.
         url: Where to ask for it, before any redirect.
-        size: Bytes, or ``None`` if only the source's first answer will tell. A size of 0 beside a digest of something else
-            is nobody's size, and becomes ``None``: some say 0 for "unknown".
+        size: Bytes, or ``None`` if only the source's first answer will tell. A size of 0 beside a digest of
+            something else is nobody's size, and becomes ``None``: some say 0 for "unknown".
         digest: What the bytes must hash to, or ``None`` if the source announces nothing.
         etag: The source's version of the file; another one in an answer means that the file changed.
         headers: Sent to the origin of ``url`` only (it may hold a token), never to a redirect's target
@@ -125,8 +125,8 @@ class RemoteFile:
         announced_by: Who told its size, for messages.
         network: How its origin and others are reached; ``None`` for the way of whoever fetches it.
         digest_is_etag: Whether the digest is only an etag that looks like one: 40 or 64 hex digits.
-        confirm: Asks what the digest really is, where that is so, and answers ``None`` if nobody says. ``None`` where an
-            etag of that form can be nothing else.
+        confirm: Asks what the digest really is, where that is so, and answers ``None`` if nobody says.
+            ``None`` where an etag of that form can be nothing else.
     """
 
     path: str
@@ -151,8 +151,9 @@ class RemoteFile:
 def bears_out(remote: RemoteFile, hex_digest: Callable[[str], str]) -> bool:
     """Return whether bytes are right although their digest is not what the form of the etag suggests.
 
-    An etag of 40 hex digits may be the sha1 of the bytes and not git's; and both forms may be a name that some mirror has
-    made up. Then the digest that its listing tells decides. Only where it tells none is the etag a name.
+    An etag of 40 hex digits may be the sha1 of the bytes and not git's; and both forms may be a name that
+    some mirror has made up. Then the digest that its listing tells decides. Only where it tells none is the
+    etag a name.
 
     Args:
         remote: The file.

@@ -1,8 +1,9 @@
 """Threads that exist while there is work: one small pool for everything that runs beside its caller.
 
-The rules that all of our threads share are kept here: they are daemons, so that a program can end; they end when there was
-nothing to do for a while; they are started outside every lock, since starting one waits; a thread that the system refuses is
-survived; and whatever a piece of work raises, its thread goes on to the next.
+The rules that all of our threads share are kept here: they are daemons, so that a program can end; they end
+when there was nothing to do for a while; they are started outside every lock, since starting one waits; a
+thread that the system refuses is survived; and whatever a piece of work raises, its thread goes on to the
+next.
 """
 
 from __future__ import annotations
@@ -78,9 +79,10 @@ class _Unwaited(threading.Event):
 class _Daemon(threading.Thread):
     """A daemon thread whose early death is also reported to its starter.
 
-    ``Thread.start`` waits for an event that the new thread sets. One that finds no memory on its way there never does,
-    and ``start`` waits for ever (https://github.com/python/cpython/issues/140746). So that event is not waited for, but a
-    lock that the new thread releases, or the end of the method that it runs, which nobody else refers to.
+    ``Thread.start`` waits for an event that the new thread sets. One that finds no memory on its way there
+    never does, and ``start`` waits for ever (https://github.com/python/cpython/issues/140746). So that event
+    is not waited for, but a lock that the new thread releases, or the end of the method that it runs, which
+    nobody else refers to.
     """
 
     def __init__(self, work: Callable[[Callable[[], None]], object], name: str) -> None:
@@ -116,8 +118,8 @@ class _Daemon(threading.Thread):
 class ThreadGroup:
     """A changing number of threads that do their owner's work until there is none.
 
-    The owner keeps the work, in whatever order it likes, under a lock of its own. After adding some it calls :meth:`wake`,
-    which is cheap and may be done under that lock, and then :meth:`start`, without any lock.
+    The owner keeps the work, in whatever order it likes, under a lock of its own. After adding some it calls
+    :meth:`wake`, which is cheap and may be done under that lock, and then :meth:`start`, without any lock.
 
     In a forked child the group has no threads, and starts new ones.
 
@@ -126,7 +128,8 @@ class ThreadGroup:
     Args:
         name: Of the threads, with a number behind it.
         limit: Threads at once, at the most.
-        take: Gives the next piece of work, or ``None``; called on the group's threads, without the group's lock.
+        take: Gives the next piece of work, or ``None``; called on the group's threads, without the group's
+            lock.
         idle_seconds: Seconds without work after which a thread ends.
     """
 
@@ -175,7 +178,8 @@ class ThreadGroup:
         """Start the threads that :meth:`wake` marked. Call it without a lock.
 
         Returns:
-            Whether somebody will do the work. If not, the system gives no thread, and the caller has to do it, or to fail it.
+            Whether somebody will do the work. If not, the system gives no thread, and the caller has to do
+            it, or to fail it.
         """
         while self._wanted and self._start_one():
             pass
@@ -318,15 +322,17 @@ def in_threads(
 ) -> dict[K, V]:
     """Do some work for each of several items on a few threads, and wait for all of it.
 
-    Unlike an executor it lets the caller go at an interrupt, and at the first error: what was not begun never is, and what is
-    under way is told to stop, and waited for no longer than a moment. Where no thread is to be had, the caller does the work.
+    Unlike an executor it lets the caller go at an interrupt, and at the first error: what was not begun never
+    is, and what is under way is told to stop, and waited for no longer than a moment. Where no thread is to
+    be had, the caller does the work.
 
     Args:
         name: Of the threads, with a number behind it.
         limit: Threads at the most.
         work: Does it; for one of the things it may be called twice, if memory is short.
         items: The things; each counts once.
-        stop: Called before the end by an interrupt or an error: has ``work`` end soon, wherever it is under way.
+        stop: Called before the end by an interrupt or an error: has ``work`` end soon, wherever it is under
+            way.
 
     Returns:
         What ``work`` returned, by thing, in their order.

@@ -1,12 +1,13 @@
 r"""The one place that reads a URL: who may get secrets, where the connection goes, what may be shown.
 
-Parsers differ. The host of ``http://a\@b/`` is ``b`` to Python's and ``a`` to urllib3's: judged by the one and sent by
-the other, a redirect to it took a token to ``a``. So every URL is read here, and written anew: what is judged is what is
-sent. Whatever parsers could read in two ways is refused: a backslash, a control character, a host that is neither a
-plain name nor an address, a scheme without ``//``.
+Parsers differ. The host of ``http://a\@b/`` is ``b`` to Python's and ``a`` to urllib3's: judged by the one
+and sent by the other, a redirect to it took a token to ``a``. So every URL is read here, and written anew:
+what is judged is what is sent. Whatever parsers could read in two ways is refused: a backslash, a control
+character, a host that is neither a plain name nor an address, a scheme without ``//``.
 
-What may vary is made one: scheme and host in lower case, a default port left out, no fragment, no user and password
-(they are kept aside), names beyond ASCII in their form for the DNS, all else beyond ASCII percent-encoded as UTF-8.
+What may vary is made one: scheme and host in lower case, a default port left out, no fragment, no user and
+password (they are kept aside), names beyond ASCII in their form for the DNS, all else beyond ASCII
+percent-encoded as UTF-8.
 """
 
 from __future__ import annotations
@@ -206,7 +207,8 @@ def source_of(url: str) -> str:
 def quote_header(value: str, encoding: str = "latin-1") -> str:
     """Return a URL from a header, with its bytes beyond ASCII percent-encoded as they came.
 
-    Servers that quote nothing (nginx, MinIO) send the UTF-8 of a file's name; Python reads headers as Latin-1.
+    Servers that quote nothing (nginx, MinIO) send the UTF-8 of a file's name; Python reads headers as
+    Latin-1.
 
     Args:
         value: The header's value.
@@ -222,8 +224,8 @@ def quote_header(value: str, encoding: str = "latin-1") -> str:
 def without_signature(url: str) -> str:
     """Return ``url`` without its signature: what two links to one object have in common.
 
-    Known are the signatures of AWS, Google Cloud Storage, CloudFront, Azure, Akamai and the Hub. All else stays as it is,
-    letter by letter: it may tell one object from another.
+    Known are the signatures of AWS, Google Cloud Storage, CloudFront, Azure, Akamai and the Hub. All else
+    stays as it is, letter by letter: it may tell one object from another.
     """
     head, mark, rest = url.partition("?")
     query, hash_mark, fragment = rest.partition("#")

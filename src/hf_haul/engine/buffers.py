@@ -14,8 +14,9 @@ _MOST: Final = 8
 class SpareBuffers:
     """A few buffers, shared by all workers, made when they are first needed. Safe for many threads.
 
-    A worker that leaves the buffer it has filled to somebody else goes on with a spare one; the other puts back what it
-    has finished with. That there are few bounds the memory, and keeps who fills them in step with who empties them.
+    A worker that leaves the buffer it has filled to somebody else goes on with a spare one; the other puts
+    back what it has finished with. That there are few bounds the memory, and keeps who fills them in step
+    with who empties them.
 
     Args:
         nbytes: Bytes of each.

@@ -30,10 +30,10 @@ def _anywhere(_source: str) -> bool:
 class ModelDownloadQueue:
     """What is to be fetched for one model, what is being fetched, and what became of the rest.
 
-    Files wait in two lanes, small and large: where both have work of the same urgency, each gets its share, so
-    that a thousand small files do not hold up the weights, nor the reverse. HIGH files have no lane; they
-    go before everything. Each lane keeps the files of one source apart from those of another, so that a source that
-    may have no more connections holds up only its own.
+    Files wait in two lanes, small and large: where both have work of the same urgency, each gets its share,
+    so that a thousand small files do not hold up the weights, nor the reverse. HIGH files have no lane; they
+    go before everything. Each lane keeps the files of one source apart from those of another, so that a
+    source that may have no more connections holds up only its own.
 
     Queues order each other: by priority, then by age. The class has no lock; its owner guards it.
 

@@ -24,8 +24,8 @@ Work = Callable[[], object]
 class Errands:
     """Runs work that may wait for a disk, so that who asks for it does not.
 
-    What is to be done on one file system is done in order, by one thread at a time: a disk that does not answer so holds
-    up its own files only, and one thread.
+    What is to be done on one file system is done in order, by one thread at a time: a disk that does not
+    answer so holds up its own files only, and one thread.
 
     Locking: ``_lock`` guards the attributes below it; work is done outside it.
     """

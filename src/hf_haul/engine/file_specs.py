@@ -28,8 +28,9 @@ __all__ = [
 class FileSpec(Protocol):
     """What a file of a queue must say; huggingface_hub's ``RepoFile`` does.
 
-    Optional attributes: ``digest`` (a :class:`~hf_haul.task.Digest`, or hex digits), ``sha256``, ``lfs.sha256``,
-    ``blob_id`` (a git sha1), ``etag``, ``url`` (where the queue's ``source_url`` does not lead), ``priority``.
+    Optional attributes: ``digest`` (a :class:`~hf_haul.task.Digest`, or hex digits), ``sha256``,
+    ``lfs.sha256``, ``blob_id`` (a git sha1), ``etag``, ``url`` (where the queue's ``source_url`` does not
+    lead), ``priority``.
     """
 
     @property

@@ -202,8 +202,8 @@ def verify_and_publish(
         is_cancelled: Whether nobody wants the file any more; asked while somebody else is waited for.
 
     Returns:
-        Whether it is in place. ``False``: the digest was wrong for the first time, and nothing of the bytes is left, so
-        that they can be fetched anew.
+        Whether it is in place. ``False``: the digest was wrong for the first time, and nothing of the bytes
+        is left, so that they can be fetched anew.
 
     Raises:
         IntegrityError: The digest was wrong again.

@@ -27,9 +27,9 @@ TransportFactory = Callable[[FileRequest], Transport]
 class Chooser:
     """Picks work by the order of queues, files and parts. It has no lock; the scheduler's guards it.
 
-    HIGH files go before all others of their queue; then the small lane gets as many connections as it takes for both
-    lanes to end together; then running files go before new ones, so that few are open. When nothing is left to begin, the part
-    that would finish last is shared.
+    HIGH files go before all others of their queue; then the small lane gets as many connections as it takes
+    for both lanes to end together; then running files go before new ones, so that few are open. When nothing
+    is left to begin, the part that would finish last is shared.
 
     Args:
         settings: Part sizes.
@@ -107,8 +107,8 @@ class Chooser:
     def _share_of_small(self, run: QueueRun) -> int:
         """Return the connections for small files, at least one: as many as let both lanes end together.
 
-        More would leave bandwidth unused, because a small file is mostly waiting; fewer, a rest of small files that no
-        large one fills up. A quarter while nothing is known of the speeds.
+        More would leave bandwidth unused, because a small file is mostly waiting; fewer, a rest of small
+        files that no large one fills up. A quarter while nothing is known of the speeds.
         """
         highest_limit = self._sources.highest_limit(run.sources)
         to_fetch = run.queue.waiting_work(small=False)
@@ -135,10 +135,11 @@ class Chooser:
     def take(self, transfer: Transfer) -> Part:
         """Start the next part of a file that has work.
 
-        Every request to a source that answers slowly costs its answer's time, and what it would be divided by may have to
-        wait for the first answer, too: all of a file goes into one request. It is divided later, where that pays. The same
-        while nobody knows how long an answer takes, up to the size of the largest part, as a storage may refuse ranges
-        of many gigabytes; :meth:`narrow` makes it an ordinary part if it comes quickly.
+        Every request to a source that answers slowly costs its answer's time, and what it would be divided by
+        may have to wait for the first answer, too: all of a file goes into one request. It is divided later,
+        where that pays. The same while nobody knows how long an answer takes, up to the size of the largest
+        part, as a storage may refuse ranges of many gigabytes; :meth:`narrow` makes it an ordinary part if it
+        comes quickly.
         """
         usual = most = self._part_size(transfer)
         if self._settings.part_size is None and transfer.mode == "ranged":

@@ -29,8 +29,8 @@ class Job:
     """What one thread is doing.
 
     Attributes:
-        kind: ``OPEN``: look what is there, and claim it; ``FETCH``: a part; ``RENEW``: drop the bytes of an older version;
-            ``FINISH``: check and publish.
+        kind: ``OPEN``: look what is there, and claim it; ``FETCH``: a part; ``RENEW``: drop the bytes of an
+            older version; ``FINISH``: check and publish.
         run: The file's queue.
         transfer: The file.
         part: What is fetched.

@@ -44,13 +44,13 @@ T = TypeVar("T")
 _UNRECORDED_BYTES: Final = 512 * KiB
 #: Seconds for which they may be.
 _UNRECORDED_SECONDS: Final = 1.0
-#: Times a range is asked for again after a refusal: one broken node of a CDN is no reason to fetch all of a file in
-#: a single stream.
+#: Times a range is asked for again after a refusal: one broken node of a CDN is no reason to fetch all of a
+#: file in a single stream.
 _REFUSALS: Final = 2
 
 
-#: Bytes at the front of a file that may be on disk without being hashed: a sixth of a second of hashing, so that
-#: connections seldom wait for what the digest catches up by itself.
+#: Bytes at the front of a file that may be on disk without being hashed: a sixth of a second of hashing, so
+#: that connections seldom wait for what the digest catches up by itself.
 _MOST_UNHASHED: Final = 256 * MiB
 #: Bytes that a core hashes in a second, and the seconds that are worth waiting for it.
 _HASHED_BPS: Final = 1.5e9
@@ -59,7 +59,8 @@ _LEAST_WAIT: Final = 0.002
 _WORTH_HANDING: Final = 4
 #: Seconds to wait for a buffer that the digest has not done with, where nobody else could go on.
 _BUFFER_WAIT: Final = 0.05
-#: Bytes per second of one connection from which on the digest, and not the network, says how long a file takes.
+#: Bytes per second of one connection from which on the digest, and not the network, says how long a file
+#: takes.
 _FASTER_THAN_DIGEST: Final = 1e9
 
 
@@ -72,11 +73,12 @@ class PartFetcher:
         history: Measured speeds per source.
         on_bytes: Told of every read: the part, and the number of bytes.
         on_retry: Told of every attempt that failed and will be repeated.
-        on_backing_off: Told when a part begins or ends to wait for its next attempt; ``part.backing_off`` says which.
+        on_backing_off: Told when a part begins or ends to wait for its next attempt; ``part.backing_off``
+            says which.
         on_whole_file: Asked when a source answers a range with the whole file: the part now covers it all.
         on_limited: Told of seconds spent in the limiter.
-        is_failing: Whether a source has just failed in the same way for another file as long as is bearable: then one attempt
-            must do.
+        is_failing: Whether a source has just failed in the same way for another file as long as is bearable:
+            then one attempt must do.
     """
 
     def __init__(
@@ -110,8 +112,8 @@ class PartFetcher:
     def fetch(self, part: Part) -> None:
         """Fetch a part to its end, trying again what can be tried again.
 
-        Returns when the part is done, or was asked to leave; ``part.position`` says how far it came, and every
-        byte before it is on disk and in the journal.
+        Returns when the part is done, or was asked to leave; ``part.position`` says how far it came, and
+        every byte before it is on disk and in the journal.
 
         Raises:
             HaltedError: The part was halted.
@@ -412,11 +414,12 @@ class PartFetcher:
     def _let_digest_follow(self, part: Part, staged: StagedFile, verifier: Verifier) -> None:
         """Wait while the digest is far behind what could be hashed.
 
-        It takes one core, and gets less of it where many connections share few cores. What they gain is lost after
-        the last byte, when the digest is alone; and their speed would say that there should be so many of them.
+        It takes one core, and gets less of it where many connections share few cores. What they gain is lost
+        after the last byte, when the digest is alone; and their speed would say that there should be so many
+        of them.
 
-        The one connection that a fast file is left with waits until it is in touch: what it then hands over need not
-        be read back.
+        The one connection that a fast file is left with waits until it is in touch: what it then hands over
+        need not be read back.
         """
         slack = _MOST_UNHASHED
         while verifier.catching_up and not part.preempted:

@@ -31,18 +31,19 @@ __all__ = ["Queues"]
 
 logger = logging.getLogger(__name__)
 
-#: Files in a row that a source may fail, each for as long as is bearable, before its others are not even tried.
+#: Files in a row that a source may fail, each for as long as is bearable, before its others are not even
+#: tried.
 _FAILED_FILES: Final = 8
 
 
 class Queues:
     """All queues of one scheduler.
 
-    A queue whose last file is settled is over; it ends, and who waits for it is woken, once all its files are closed and its user
-    was told of them.
+    A queue whose last file is settled is over; it ends, and who waits for it is woken, once all its files are
+    closed and its user was told of them.
 
-    Locking: the scheduler's lock guards the attributes, and is held by whoever calls a method, but for :meth:`carry_out` and
-    what it calls.
+    Locking: the scheduler's lock guards the attributes, and is held by whoever calls a method, but for
+    :meth:`carry_out` and what it calls.
 
     Args:
         lock: The scheduler's.

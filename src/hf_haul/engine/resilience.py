@@ -47,8 +47,8 @@ class _Traceback(Exception):  # noqa: N818  it only carries text
 def drop_frames(error: BaseException) -> None:
     """Let go of the frames of an error, and of those that it came from.
 
-    Who keeps the error would keep all that they refer to: buffers, files, tokens, whole queues. Where an unexpected error
-    came from is kept in words.
+    Who keeps the error would keep all that they refer to: buffers, files, tokens, whole queues. Where an
+    unexpected error came from is kept in words.
     """
     if (
         not isinstance(error, HaulError | OSError)

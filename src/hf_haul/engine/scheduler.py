@@ -1,24 +1,29 @@
 """What is asked for, what is in flight, and the one lock over it: submit, pause, cancel, look, shut down.
 
-The file is this long because the one lock has one owner: everything that can be asked of the engine, by users, by workers
-and by the ticker, is a method here that takes the lock. What is decided under it is in the modules named below.
+The file is this long because the one lock has one owner: everything that can be asked of the engine, by
+users, by workers and by the ticker, is a method here that takes the lock. What is decided under it is in the
+modules named below.
 
-The problem. A few connections, threads and files have to serve queues of different urgency, each with files from a kilobyte
-to a terabyte, while connections die, servers ask for patience, and users pause, cancel, or add something more urgent.
+The problem. A few connections, threads and files have to serve queues of different urgency, each with files
+from a kilobyte to a terabyte, while connections die, servers ask for patience, and users pause, cancel, or
+add something more urgent.
 
-What we chose. The unit of work is a *part*: one range, one connection, one worker. Under one lock a worker asks what is next
-(:meth:`Scheduler.next_job`), then does it without the lock: open a file's staging, fetch a part, or finish a file. Afterwards,
-under the lock again, it says what became of it (:meth:`Scheduler.settle`). Running files go before new ones, so few files are
-open; two lanes keep small and large files from starving each other; a part can be cut short at any read, so something urgent
-never waits for something large. A ticker looks ten times a second (twenty times at the start) at what is in flight: it wakes
-connections that stall, samples the goodput for the adaptive limit, and posts progress (:meth:`Scheduler.tick`).
+What we chose. The unit of work is a *part*: one range, one connection, one worker. Under one lock a worker
+asks what is next (:meth:`Scheduler.next_job`), then does it without the lock: open a file's staging, fetch a
+part, or finish a file. Afterwards, under the lock again, it says what became of it
+(:meth:`Scheduler.settle`). Running files go before new ones, so few files are open; two lanes keep small and
+large files from starving each other; a part can be cut short at any read, so something urgent never waits for
+something large. A ticker looks ten times a second (twenty times at the start) at what is in flight: it wakes
+connections that stall, samples the goodput for the adaptive limit, and posts progress
+(:meth:`Scheduler.tick`).
 
-Who does what. ``workers`` has the threads, ``ticker`` the one that looks; ``job_choice`` says what is next, ``outcome`` what
-follows, ``settlement`` does that, and ``queues`` ends files and queues. They have no lock of their own: this class holds it for
-them.
+Who does what. ``workers`` has the threads, ``ticker`` the one that looks; ``job_choice`` says what is next,
+``outcome`` what follows, ``settlement`` does that, and ``queues`` ends files and queues. They have no lock of
+their own: this class holds it for them.
 
-Invariants. ``_lock`` guards all running state. Nobody who holds it touches the network, the disk or a user's callback, or starts
-a thread: what is found missing is started once the lock is free (:meth:`Scheduler._deciding`).
+Invariants. ``_lock`` guards all running state. Nobody who holds it touches the network, the disk or a user's
+callback, or starts a thread: what is found missing is started once the lock is free
+(:meth:`Scheduler._deciding`).
 
 What we do not do: dedicated threads per file, timeouts by polling in workers, work queues between threads.
 """
@@ -322,8 +327,8 @@ class Scheduler:
         """Stop all threads; idempotent.
 
         Args:
-            wait_for_work: Whether to finish every queue first that is not paused. If not, what is in flight stays
-                resumable and the queues count as cancelled.
+            wait_for_work: Whether to finish every queue first that is not paused. If not, what is in flight
+                stays resumable and the queues count as cancelled.
         """
         with self._lock:
             self._ending = True
@@ -354,8 +359,8 @@ class Scheduler:
     def _wake_workers(self) -> None:
         """Wake an idle worker, or start one; call with the lock held, in :meth:`_deciding`.
 
-        One is enough: whoever finds work wakes the next. A worker that has settled a job looks for the next one
-        itself, so that nobody is woken for nothing.
+        One is enough: whoever finds work wakes the next. A worker that has settled a job looks for the next
+        one itself, so that nobody is woken for nothing.
         """
         if not self._closing and self._queues.left:
             self._workers.wake()

@@ -1,7 +1,7 @@
 """Does what ``outcome`` decides, and repairs what an unexpected error left half done.
 
-What each thread is at is noted, and everything else about running files follows from that: their parts, their phases, the
-counts of connections.
+What each thread is at is noted, and everything else about running files follows from that: their parts, their
+phases, the counts of connections.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _ELSEWHERE_INTERVAL: Final = 0.25
 class Settlement:
     """Moves files from one job to the next, and to their end.
 
-    Locking: the scheduler's lock guards the attributes, and is held by whoever calls a method. No method waits for anything: what
-    has to, goes into a :class:`FollowUp`.
+    Locking: the scheduler's lock guards the attributes, and is held by whoever calls a method. No method
+    waits for anything: what has to, goes into a :class:`FollowUp`.
 
     Args:
         queues: The running queues.

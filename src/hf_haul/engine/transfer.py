@@ -60,8 +60,8 @@ class SupersededError(HaulError):
 class PartProgress:
     """What only the worker of a part writes: its position, and what happened to it.
 
-    Anybody may read it. ``_lock`` makes one of looking how far the worker is and moving ``stop``, so that what a read under way
-    will bring is never given away. It is held for a moment, and is taken last.
+    Anybody may read it. ``_lock`` makes one of looking how far the worker is and moving ``stop``, so that
+    what a read under way will bring is never given away. It is held for a moment, and is taken last.
 
     Attributes:
         position: Up to where bytes are written.
@@ -72,7 +72,8 @@ class PartProgress:
         received_before: The same before the body under way.
         meter: Speed of the body under way.
         backing_off: Whether the worker waits before its next attempt.
-        yields: Whether the worker waits until the digest has caught up, once; its speed says nothing meanwhile.
+        yields: Whether the worker waits until the digest has caught up, once; its speed says nothing
+            meanwhile.
         refusals: How often the source refused its range.
         change_retries: How often the source seemed to serve another file.
         trickle: Whether what comes is worth waiting for.
@@ -131,9 +132,10 @@ class PartProgress:
 class Part(PartProgress):
     """One range of a file, being fetched by one worker over one connection.
 
-    Each attribute is written by one owner: those of :class:`PartProgress` by the worker that fetches the part, those below by the
-    scheduler and its watchdog. The worker advances ``position``; the scheduler may lower ``stop`` at any time, to give the upper
-    half to somebody else, and may preempt it: then the worker stops at its next read.
+    Each attribute is written by one owner: those of :class:`PartProgress` by the worker that fetches the
+    part, those below by the scheduler and its watchdog. The worker advances ``position``; the scheduler may
+    lower ``stop`` at any time, to give the upper half to somebody else, and may preempt it: then the worker
+    stops at its next read.
 
     Attributes:
         transfer: The file.

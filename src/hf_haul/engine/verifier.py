@@ -14,8 +14,8 @@ __all__ = ["IN_TOUCH", "Verifier"]
 #: Bytes that the digest may be behind a block that is handed to it; each holds a buffer for as long.
 IN_TOUCH: Final = 16 << 20
 
-#: Bytes read back at a time. After each the thread waits for its turn to run Python, while connections use theirs: a
-#: quarter of it costs a tenth of the speed, and four times as much gains nothing.
+#: Bytes read back at a time. After each the thread waits for its turn to run Python, while connections use
+#: theirs: a quarter of it costs a tenth of the speed, and four times as much gains nothing.
 _BLOCK: Final = 1 << 20
 #: Each thread's block. A new one for each call would cost more in page faults than reading it full.
 _own: Final = threading.local()
@@ -33,8 +33,8 @@ class Verifier:
     """Hashes a file in order, from the bytes at hand or by reading back what came early.
 
     Whoever has time calls :meth:`feed` or :meth:`catch_up`; only one thread hashes at a time, and the others
-    do not wait for it. Both release the interpreter's lock while they hash. To the one in :meth:`catch_up` others
-    :meth:`hand` what they have just written: reading it back would take it a fifth of its time.
+    do not wait for it. Both release the interpreter's lock while they hash. To the one in :meth:`catch_up`
+    others :meth:`hand` what they have just written: reading it back would take it a fifth of its time.
 
     Locking: ``_lock`` guards the hash and its position; it is held while hashing, and only ever tried by
     :meth:`feed`, so that no connection waits for it. ``_handing`` guards ``_handed`` and changes of
@@ -96,9 +96,10 @@ class Verifier:
         Args:
             offset: Where in the file it is; it is on disk already.
             data: The bytes, not to be changed until ``done`` is called.
-            restarts: What ``restarts`` was before they were written: what was written before the last one may have been
-                dropped since.
-            done: Called once, by any thread, when they were hashed or are not needed; it must not wait for anything.
+            restarts: What ``restarts`` was before they were written: what was written before the last one may
+                have been dropped since.
+            done: Called once, by any thread, when they were hashed or are not needed; it must not wait for
+                anything.
 
         Returns:
             Whether they were taken. If not, nobody will call ``done``, and they will be read back.

@@ -18,7 +18,8 @@ _WARM_UP: Final = 15.0
 _CRAWL: Final = 0.1
 #: Peers in flight that are enough to tell the usual speed of a source; with fewer, what it did before tells.
 _ENOUGH_PEERS: Final = 3
-#: Times that a part's connection is given up without peers that show that another would be faster: it may start over.
+#: Times that a part's connection is given up without peers that show that another would be faster: it may
+#: start over.
 _MOST_GUESSES: Final = 2
 #: Below this speed a connection is given up without peers, in bytes per second.
 _FLOOR: Final = KiB
@@ -27,7 +28,8 @@ _MIN_HALF: Final = MiB
 #: Seconds that a part must still need before half of it is given away, and before it is hedged.
 _WORTH_SPLITTING: Final = 0.5
 _WORTH_HEDGING: Final = 3.0
-#: The same as many times the seconds that a source takes to answer: a second request has to wait for its answer, too.
+#: The same as many times the seconds that a source takes to answer: a second request has to wait for its
+#: answer, too.
 _ANSWERS_WORTH_SPLITTING: Final = 2.0
 _ANSWERS_WORTH_HEDGING: Final = 3.0
 #: Share of that time for which a body has to have come before its speed is worth another request.
@@ -82,7 +84,8 @@ def part_to_share(
 ) -> tuple[Part, bool] | None:
     """Return the part that would finish last, if an idle connection can speed it up.
 
-    A source that has answered nobody yet is not asked for more: what takes one request long takes another as long.
+    A source that has answered nobody yet is not asked for more: what takes one request long takes another as
+    long.
 
     Args:
         parts: Parts of files that are fetched by ranges.

@@ -1,11 +1,13 @@
 """The threads that fetch, and whoever does their work where the system gives no threads.
 
-A worker takes a job, does it without any lock, settles it, and carries out what follows; often that is the next job. Workers
-exist while there is work. Where no thread is to be had, a thread that waits for a queue does the work itself
-(:meth:`Workers.wait`); where nobody waits either, the queues fail after a while and say why.
+A worker takes a job, does it without any lock, settles it, and carries out what follows; often that is the
+next job. Workers exist while there is work. Where no thread is to be had, a thread that waits for a queue
+does the work itself (:meth:`Workers.wait`); where nobody waits either, the queues fail after a while and say
+why.
 
-Whatever a worker meets, a lack of memory in these very lines included, its file ends or goes on, and who waits for it is woken.
-What a thread is at is noted (``held``), and what it has still to carry out (``owed``): both outlive the thread.
+Whatever a worker meets, a lack of memory in these very lines included, its file ends or goes on, and who
+waits for it is woken. What a thread is at is noted (``held``), and what it has still to carry out (``owed``):
+both outlive the thread.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which a worker without work ends.
 _IDLE_SECONDS: Final = 10.0
-#: Seconds that a thread which does the work while it waits may take longer than it was to wait, so that it gets somewhere.
+#: Seconds that a thread which does the work while it waits may take longer than it was to wait, so that it
+#: gets somewhere.
 _HELP_SECONDS: Final = 1.0
 #: Seconds without a thread, or without an idea what to do next, after which running queues fail.
 _HELPLESS_SECONDS: Final = 30.0
@@ -79,7 +82,8 @@ class Workers:
 
     Attributes:
         held: What each thread is at. The scheduler's lock guards it.
-        owed: What each thread has to carry out. Each thread changes its own entry only, and its successor that of a dead one.
+        owed: What each thread has to carry out. Each thread changes its own entry only, and its successor
+            that of a dead one.
     """
 
     def __init__(self, source: JobSource, most: int, *, allowed: bool = True) -> None:
@@ -206,7 +210,8 @@ class Workers:
 
         Args:
             run: The queue.
-            timeout: Seconds; ``None`` for as long as it takes. Who has to do the work may take a little longer.
+            timeout: Seconds; ``None`` for as long as it takes. Who has to do the work may take a little
+                longer.
 
         Returns:
             Whether the queue is over.

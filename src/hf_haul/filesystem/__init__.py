@@ -1,11 +1,12 @@
 """``haul://``: the Hub as an fsspec filesystem whose reads and downloads are checked and parallel.
 
-``core`` is the filesystem, ``files`` are its open files, ``slices`` reads of many files at once, ``copies`` copying files to
-disk; all of them handle a ``target``, a file at one commit. ``listings``, ``freshness`` and ``pinned`` have all reads of one
-instance see a branch at one commit. Paths, listings and writing are ``huggingface_hub.HfFileSystem``'s.
+``core`` is the filesystem, ``files`` are its open files, ``slices`` reads of many files at once, ``copies``
+copying files to disk; all of them handle a ``target``, a file at one commit. ``listings``, ``freshness`` and
+``pinned`` have all reads of one instance see a branch at one commit. Paths, listings and writing are
+``huggingface_hub.HfFileSystem``'s.
 
-May import everything but ``cli`` and ``localhub``. Keeps invariant 8: files and filesystems work in a forked child, and
-survive pickling.
+May import everything but ``cli`` and ``localhub``. Keeps invariant 8: files and filesystems work in a forked
+child, and survive pickling.
 """
 
 from __future__ import annotations

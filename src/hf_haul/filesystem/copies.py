@@ -136,8 +136,8 @@ class PairCollector:
 class PartialCopyMarker:
     """Remembers which folders a ``get`` has made and not filled yet, in a small file in each.
 
-    By fsspec's rule a folder is copied *into* one that exists, and *as* one that does not: the same call, repeated
-    after an interrupt, would find the folder it had made itself, and start from zero within it.
+    By fsspec's rule a folder is copied *into* one that exists, and *as* one that does not: the same call,
+    repeated after an interrupt, would find the folder it had made itself, and start from zero within it.
 
     Args:
         source: Which folder is copied, as it is told from any other.

@@ -51,12 +51,12 @@ def _is_one_call(method: Method) -> Method:
 class HaulFileSystem(PinnedFileSystem):
     """The Hub as a filesystem: ``haul://org/model/file``, ``haul://datasets/org/name@revision/file``.
 
-    Paths, listings and writing are :class:`huggingface_hub.HfFileSystem`'s, whose instances these are. Reading and
-    downloading are ours: over several connections, one resolve per file, every answer checked to be the range that
-    was asked for, whole files checked against their digest. All reads of one instance see a branch at the commit it
-    was at when first used; :meth:`invalidate_cache` looks again, as does any call with ``refresh=True``, and every call
-    of an instance with ``use_listings_cache=False``, or ``listings_expiry_time`` seconds after the last look. Open files
-    stay with their commit.
+    Paths, listings and writing are :class:`huggingface_hub.HfFileSystem`'s, whose instances these are.
+    Reading and downloading are ours: over several connections, one resolve per file, every answer checked to
+    be the range that was asked for, whole files checked against their digest. All reads of one instance see a
+    branch at the commit it was at when first used; :meth:`invalidate_cache` looks again, as does any call
+    with ``refresh=True``, and every call of an instance with ``use_listings_cache=False``, or
+    ``listings_expiry_time`` seconds after the last look. Open files stay with their commit.
 
     Instances may be used from many threads at once, pickled, and used after a fork.
 
@@ -241,8 +241,8 @@ class HaulFileSystem(PinnedFileSystem):
             paths: One file for each slice.
             starts: One start for each slice, or one for all; as in a Python slice.
             ends: One end for each slice, or one for all.
-            max_gap: Bytes between two slices of a file that are rather fetched than asked around; ``None`` for what
-                suits the connection.
+            max_gap: Bytes between two slices of a file that are rather fetched than asked around; ``None``
+                for what suits the connection.
             on_error: ``return`` puts an exception in the place of its slice, ``raise`` raises the first.
             kwargs: ``revision``, and options for :meth:`open` in buckets.
 
@@ -361,8 +361,8 @@ class HaulFileSystem(PinnedFileSystem):
     ) -> None:
         """Copy one file to disk, or into an open file.
 
-        On disk it appears complete and checked, or not at all. As with ``cp``, a link leads to its target, a file that
-        is replaced keeps its permissions, and a device or a pipe is written into, in order.
+        On disk it appears complete and checked, or not at all. As with ``cp``, a link leads to its target, a
+        file that is replaced keeps its permissions, and a device or a pipe is written into, in order.
 
         Args:
             rpath: The file.
@@ -406,15 +406,17 @@ class HaulFileSystem(PinnedFileSystem):
     ) -> None:
         """Copy files to disk, many at once; fsspec decides which file goes where.
 
-        By its rule ``get("org/model", "out", recursive=True)`` makes ``out/`` of the model, and ``out/model/`` where
-        there is an ``out`` already. One that was made by the same call, and not filled to the end, does not count:
-        the call repeated goes on there. Until then a file ``.haul-get.incomplete`` in it says so.
+        By its rule ``get("org/model", "out", recursive=True)`` makes ``out/`` of the model, and
+        ``out/model/`` where there is an ``out`` already. One that was made by the same call, and not filled
+        to the end, does not count: the call repeated goes on there. Until then a file
+        ``.haul-get.incomplete`` in it says so.
 
         Args:
             rpath: A file, a pattern, a folder (with ``recursive``) or a list of them.
             lpath: A file or folder, or a list as long as that of ``rpath``.
             recursive: Whether to go into folders.
-            callback: Told of the number of files; its branches of each file's size and progress. All in this thread.
+            callback: Told of the number of files; its branches of each file's size and progress. All in this
+                thread.
             maxdepth: How many levels of folders.
             kwargs: ``revision``.
         """
@@ -451,7 +453,8 @@ class HaulFileSystem(PinnedFileSystem):
             marker.end()
 
 
-# Listings survive the pickling of instances into worker processes only in huggingface_hub's own cache of instances.
+# Listings survive the pickling of instances into worker processes only in huggingface_hub's own cache of
+# instances.
 HaulFileSystem._cache = HfFileSystem._cache  # noqa: SLF001  its keys hold the class, so the two do not meet
 
 

@@ -33,8 +33,8 @@ _lost_caches: Final[list[Any]] = []
 class HaulFile(HfFileSystemFile):
     """A file of the Hub opened for reading; safe for many threads.
 
-    Each thread's ``seek`` is its own until its next read, so that threads that share the file and seek before each
-    read get their own bytes; a thread that only reads goes on where the last read of any thread ended.
+    Each thread's ``seek`` is its own until its next read, so that threads that share the file and seek before
+    each read get their own bytes; a thread that only reads goes on where the last read of any thread ended.
 
     Locking: ``_position`` guards ``loc`` and ``_shared_reads``; ``_caching`` is held while a foreign cache
     (fsspec's, which are not made for threads) works.

@@ -1,7 +1,8 @@
 """When to ask the Hub again for a branch's commit: ``refresh=`` and the listing options of fsspec.
 
-A listing of one commit never changes, so what grows old is only which commit a branch is at. Each call of a user asks for
-that once at the most, however many listings and files it is about, so that all of it is of one version.
+A listing of one commit never changes, so what grows old is only which commit a branch is at. Each call of a
+user asks for that once at the most, however many listings and files it is about, so that all of it is of one
+version.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Freshness:
     """Decides what a call has to look up again. Safe for many threads, each in a call of its own.
 
     Args:
-        use_listings_cache: Whether one call may rely on what another has seen. A text such as ``false`` says no.
+        use_listings_cache: Whether one call may rely on what another has seen. A text such as ``false`` says
+            no.
         listings_expiry_time: Seconds for which it may; ``None`` for as long as the filesystem lives.
         clock: Seconds, monotonic.
     """

@@ -23,8 +23,8 @@ Pin = tuple[str, str, str]
 class PinnedApi(HubApi):
     """An HfApi that remembers the commit of each revision, and uses that commit from then on.
 
-    A listing, its pages and the files read later are then all of one version, however the branch moves meanwhile. Of very
-    many revisions, the latest are remembered.
+    A listing, its pages and the files read later are then all of one version, however the branch moves
+    meanwhile. Of very many revisions, the latest are remembered.
     """
 
     def __init__(self, freshness: Freshness | None = None, **options: Any) -> None:
@@ -78,7 +78,8 @@ class PinnedApi(HubApi):
         repo_type: str | None = None,
         token: str | bool | None = None,
     ) -> Iterator[tuple[list[RepoFile | RepoFolder], bool]]:
-        # Called by huggingface_hub's own filesystem since 2.4. Upstream's goes wherever Link leads, with the token.
+        # Called by huggingface_hub's own filesystem since 2.4. Upstream's goes wherever Link leads, with the
+        # token.
         repo_type = repo_type or constants.REPO_TYPE_MODEL
         commit = self.pinned_commit(repo_type, repo_id, revision or constants.DEFAULT_REVISION)
         url = tree_url(self.endpoint, repo_type, repo_id, commit, path_in_repo or "")

@@ -2,18 +2,21 @@
 
 From the ground up:
 
-* ``metadata``: what is known of a revision and of a file; which etags are digests. ``tokens``: which origins may get the
-  token. ``client_network``: what the user's own client does about proxies and certificates.
-* ``asking``: which errors are transient, how often and after what wait a question is asked again. ``listing``: the pages
-  of a listing, and what can be wrong with them. ``api``: huggingface_hub's own API, with both.
-* ``repository``: one repository, its revisions, listing, metadata and URLs. ``upstream_cache``: what huggingface_hub
-  keeps in its cache besides files.
-* ``bars``, ``call_options``, ``local_dir``, ``fallback``, ``presets``: what the public functions share: progress bars,
-  arguments, the state of a ``local_dir``, what is done when the Hub does not answer, the choice among formats.
-* ``snapshot``, ``single_file``: the two download functions. ``acceleration`` puts them in the place of huggingface_hub's.
+* ``metadata``: what is known of a revision and of a file; which etags are digests. ``tokens``: which origins
+  may get the token. ``client_network``: what the user's own client does about proxies and certificates.
+* ``asking``: which errors are transient, how often and after what wait a question is asked again.
+  ``listing``: the pages of a listing, and what can be wrong with them. ``api``: huggingface_hub's own API,
+  with both.
+* ``repository``: one repository, its revisions, listing, metadata and URLs. ``upstream_cache``: what
+  huggingface_hub keeps in its cache besides files.
+* ``bars``, ``call_options``, ``local_dir``, ``fallback``, ``presets``: what the public functions share:
+  progress bars, arguments, the state of a ``local_dir``, what is done when the Hub does not answer, the
+  choice among formats.
+* ``snapshot``, ``single_file``: the two download functions. ``acceleration`` puts them in the place of
+  huggingface_hub's.
 
-huggingface_hub is the authority on listing, tokens, endpoints, offline mode, cache layout and exceptions: its public API
-is called, and its exceptions are raised.
+huggingface_hub is the authority on listing, tokens, endpoints, offline mode, cache layout and exceptions: its
+public API is called, and its exceptions are raised.
 
 May import everything below: the shared modules, ``storage``, ``transports``, ``manager``.
 

@@ -1,17 +1,20 @@
 """Give code that calls huggingface_hub our engine, without changing it.
 
-Libraries import ``hf_hub_download`` and ``snapshot_download`` by name, long before anybody can replace them. But all
-files are downloaded by one function that ``huggingface_hub.file_download`` looks up at each call:
-``_download_to_tmp_and_move``. This module replaces it. Which file to fetch, from where, the cache, its links, the errors and
-the bars stay upstream's; bytes come over several connections, resumed after a kill, verified, under one bandwidth limit.
+Libraries import ``hf_hub_download`` and ``snapshot_download`` by name, long before anybody can replace them.
+But all files are downloaded by one function that ``huggingface_hub.file_download`` looks up at each call:
+``_download_to_tmp_and_move``. This module replaces it. Which file to fetch, from where, the cache, its links,
+the errors and the bars stay upstream's; bytes come over several connections, resumed after a kill, verified,
+under one bandwidth limit.
 
-It also replaces the check of whether a redirect may carry the token, by ours, which compares origins: huggingface_hub 1.x
-carries it to any port of the same host.
+It also replaces the check of whether a redirect may carry the token, by ours, which compares origins:
+huggingface_hub 1.x carries it to any port of the same host.
 
-Unchanged are reads through ``HfFileSystem`` (use ``haul://``), and that upstream finishes files in flight on Ctrl+C.
+Unchanged are reads through ``HfFileSystem`` (use ``haul://``), and that upstream finishes files in flight on
+Ctrl+C.
 
-The function is private, so its parameters are checked first: a huggingface_hub in which they differ stays as it is, with
-a warning. Files that hf_xet would fetch come over HTTP, too, and are not published to the blob store that repositories share.
+The function is private, so its parameters are checked first: a huggingface_hub in which they differ stays as
+it is, with a warning. Files that hf_xet would fetch come over HTTP, too, and are not published to the blob
+store that repositories share.
 """
 
 from __future__ import annotations
@@ -90,8 +93,8 @@ class Acceleration:
         with hf_haul.accelerate():
             tokenizer = AutoTokenizer.from_pretrained("org/model")
 
-    Locking: ``_lock`` guards the options and the replacements; it is held while functions are exchanged, never while
-    one runs.
+    Locking: ``_lock`` guards the options and the replacements; it is held while functions are exchanged,
+    never while one runs.
     """
 
     def __init__(self) -> None:
@@ -153,7 +156,8 @@ class Acceleration:
             priority: Urgency of these downloads among all of the manager.
 
         Returns:
-            Whether downloads are accelerated; ``False``, after a warning, if this huggingface_hub has other functions.
+            Whether downloads are accelerated; ``False``, after a warning, if this huggingface_hub has other
+            functions.
 
         Warns:
             AccelerationWarning: huggingface_hub was left as it is.
@@ -163,8 +167,8 @@ class Acceleration:
     def uninstall(self) -> None:
         """Undo the last :meth:`install` in force; the last of all gives huggingface_hub its functions back.
 
-        Does nothing if nothing is installed. A function that somebody else put over ours stays; ours then calls the
-        original.
+        Does nothing if nothing is installed. A function that somebody else put over ours stays; ours then
+        calls the original.
         """
         with self._lock:
             latest = self._options[-1:]

@@ -87,8 +87,8 @@ LISTING_ERRORS: Final[tuple[type[Exception], ...]] = (*UNREACHABLE, FileMetadata
 _CONNECTION_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.NetworkError, httpx.RemoteProtocolError)
 _TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.TimeoutException, *_CONNECTION_ERRORS)
 _TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
-#: Seconds that a metadata request may take when the cache cannot answer it, see :func:`uncached_timeout`: enough for a
-#: source that needs a minute.
+#: Seconds that a metadata request may take when the cache cannot answer it, see :func:`uncached_timeout`:
+#: enough for a source that needs a minute.
 UNCACHED_TIMEOUT: Final = 75.0
 #: Seconds between attempts without a ``Retry-After``: huggingface_hub's.
 _WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
@@ -224,8 +224,8 @@ def retry_busy(
 ) -> T:
     """Ask, and repeat after transient errors until the attempts run out.
 
-    Obeys ``Retry-After`` as far as ``ServerWaits`` allows. Repeats a request that timed out only once, because each
-    attempt takes long enough.
+    Obeys ``Retry-After`` as far as ``ServerWaits`` allows. Repeats a request that timed out only once,
+    because each attempt takes long enough.
 
     Args:
         ask: Makes the request.

@@ -67,8 +67,8 @@ _SHOWN: Final = 40
 class Bars:
     """Progress bars of one download, updated by their own thread.
 
-    So a terminal that blocks, or a slow imitation of tqdm, never slows the download. An error of the caller's bar ends
-    the download, as upstream; the loss of the terminal does not.
+    So a terminal that blocks, or a slow imitation of tqdm, never slows the download. An error of the caller's
+    bar ends the download, as upstream; the loss of the terminal does not.
     """
 
     def __init__(self, handle: DownloadHandle, make: MakeBars) -> None:

@@ -1,8 +1,9 @@
 """The proxies and certificates of the user's own huggingface_hub client, for downloads to use as well.
 
-``huggingface_hub.set_client_factory`` is where a company's certificates and proxies are configured. This module asks that
-client, httpx's or httpx2's, how it would reach an address; no bytes are fetched with it. httpx has no public way to ask for
-a transport's TLS context and proxy; what is not as expected is left alone, with a warning.
+``huggingface_hub.set_client_factory`` is where a company's certificates and proxies are configured. This
+module asks that client, httpx's or httpx2's, how it would reach an address; no bytes are fetched with it.
+httpx has no public way to ask for a transport's TLS context and proxy; what is not as expected is left alone,
+with a warning.
 """
 
 from __future__ import annotations

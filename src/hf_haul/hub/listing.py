@@ -41,8 +41,8 @@ __all__ = [
     "tree_url",
 ]
 
-#: Most bytes of one page, compressed and inflated, and most seconds. The Hub sends a thousand entries of a few hundred
-#: bytes each.
+#: Most bytes of one page, compressed and inflated, and most seconds. The Hub sends a thousand entries of a
+#: few hundred bytes each.
 _PAGE_BYTES: Final = 256 * MiB
 _PAGE_SECONDS: Final = 300.0
 #: Bytes to inflate at a time.
@@ -57,8 +57,8 @@ class FileListing(dict[str, ListedFile]):
     """The files of a commit by path.
 
     Attributes:
-        partial: Whether the server said that this is not the Hub's own listing, as ``hf-haul serve`` does where it
-            was told which files there are.
+        partial: Whether the server said that this is not the Hub's own listing, as ``hf-haul serve`` does
+            where it was told which files there are.
     """
 
     partial = False
@@ -137,8 +137,8 @@ def tree_pages(
 ) -> Iterator[tuple[list[dict[str, Any]], bool]]:
     """Yield the pages of a listing as the Hub sent them, each with whether it is the last.
 
-    Requests all pages from the same origin. Mirrors pass on the Hub's ``Link`` header; followed to the letter, it would
-    bypass the mirror, and carry the token to whatever origin it names.
+    Requests all pages from the same origin. Mirrors pass on the Hub's ``Link`` header; followed to the
+    letter, it would bypass the mirror, and carry the token to whatever origin it names.
 
     Args:
         base: The Hub's URL.

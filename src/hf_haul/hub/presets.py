@@ -1,14 +1,15 @@
 """Rules that pick files of a repository: the weights once and not in three formats, or no weights at all.
 
 A preset only ever leaves files out, never the last copy of something a loader needs, and each file it leaves
-out is named in the log (level info) and in what ``dry_run=True`` returns. Without a preset every file is taken.
+out is named in the log (level info) and in what ``dry_run=True`` returns. Without a preset every file is
+taken.
 
-``safetensors``
-    In a folder with weights in safetensors, leaves out the same folder's weights in other formats
-    (``pytorch_model*.bin``, ``*.pt``, ``*.pth``, ``*.ckpt``, ``*.h5``, ``*.msgpack``, ``*.onnx``, ``*.gguf``, ...)
-    with their index files. Next to ``model*.safetensors`` it also leaves out ``consolidated*.safetensors``, which is
-    the same weights for another loader, and weights of other formats in the side folders ``original``, ``onnx``,
-    ``openvino``, ``coreml``, ``tf``, ``flax`` and ``gguf``. A folder without safetensors is left alone.
+``safetensors`` In a folder with weights in safetensors, leaves out the same folder's weights in other formats
+    (``pytorch_model*.bin``, ``*.pt``, ``*.pth``, ``*.ckpt``, ``*.h5``, ``*.msgpack``, ``*.onnx``, ``*.gguf``,
+    ...) with their index files. Next to ``model*.safetensors`` it also leaves out
+    ``consolidated*.safetensors``, which is the same weights for another loader, and weights of other formats
+    in the side folders ``original``, ``onnx``, ``openvino``, ``coreml``, ``tf``, ``flax`` and ``gguf``. A
+    folder without safetensors is left alone.
 
 ``no-weights``
     Leaves out weights of every format, with their index files: configuration, tokenizer and code remain.
@@ -29,7 +30,8 @@ logger = logging.getLogger(__name__)
 Preset = Literal["safetensors", "no-weights"]
 
 _SAFETENSORS: Final = re.compile(r".+\.safetensors")
-#: ``.bin`` is also used for tokenizers and training arguments: only the names that libraries give to weights count.
+#: ``.bin`` is also used for tokenizers and training arguments: only the names that libraries give to weights
+#: count.
 _BIN_WEIGHTS: Final = re.compile(
     r"(pytorch_model|model|diffusion_pytorch_model|adapter_model|pytorch_lora_weights|consolidated|open_clip_pytorch_model)"
     r"([._-].+)?\.bin",

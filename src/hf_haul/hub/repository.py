@@ -80,7 +80,8 @@ def _siblings(info: Any) -> frozenset[str]:
 class _cached_property(Generic[T]):  # noqa: N801  used like functools' own
     """``functools.cached_property`` without a lock.
 
-    Until Python 3.11 that of functools holds one over all instances; a child forked meanwhile waits for it for ever.
+    Until Python 3.11 that of functools holds one over all instances; a child forked meanwhile waits for it
+    for ever.
     """
 
     def __init__(self, make: Callable[[Any], T]) -> None:
@@ -206,8 +207,8 @@ class Repository:
     ) -> dict[str, ListedFile]:
         """List all files of a commit, by path; see also :func:`hf_haul.hub.listing.is_partial`.
 
-        Some mirrors (olah) always answer with the first page. Then this lists each folder on its own, and takes the
-        rest of a folder of more than one page from the repository's info.
+        Some mirrors (olah) always answer with the first page. Then this lists each folder on its own, and
+        takes the rest of a folder of more than one page from the repository's info.
 
         Args:
             commit: The commit, or any revision.

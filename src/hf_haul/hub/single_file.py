@@ -193,8 +193,10 @@ def hf_hub_download(
 
     Raises:
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses; its subclasses say why.
-        huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and the cache does not help.
-        UnsafePathError: The file's name would lead out of its folder, or into the metadata folder of ``local_dir``.
+        huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and the cache does not
+            help.
+        UnsafePathError: The file's name would lead out of its folder, or into the metadata folder of
+            ``local_dir``.
         IntegrityError: The file's digest was wrong twice.
         TransferError: The file could not be fetched; the subclasses say why.
     """

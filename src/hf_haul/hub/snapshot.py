@@ -1,7 +1,7 @@
 """``snapshot_download``: huggingface_hub's function on our engine.
 
-The file is this long because type checkers need the signature three times: that, and what its arguments mean, is a third
-of it.
+The file is this long because type checkers need the signature three times: that, and what its arguments mean,
+is a third of it.
 """
 
 from __future__ import annotations
@@ -213,7 +213,8 @@ def snapshot_download(
 
     Raises:
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses; its subclasses say why.
-        huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and the cache does not help.
+        huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and the cache does not
+            help.
         UnsafePathError: A file's name would lead out of its folder; nothing was written.
         IntegrityError: A file's digest was wrong twice.
         TransferError: A file could not be fetched; the subclasses say why.
@@ -445,8 +446,9 @@ class _Snapshot:
     def _has_listing(self, cached: str | list[DryRunFileInfo], commit: str | None) -> bool:
         """Return whether a cached snapshot was compared with the listing of its commit.
 
-        Without a listing huggingface_hub takes what is there for the snapshot, be it one file that ``hf_hub_download`` put
-        there: right for a Hub that cannot be reached, and not for one that is busy at the moment.
+        Without a listing huggingface_hub takes what is there for the snapshot, be it one file that
+        ``hf_hub_download`` put there: right for a Hub that cannot be reached, and not for one that is busy at
+        the moment.
         """
         if not isinstance(cached, str):
             return True

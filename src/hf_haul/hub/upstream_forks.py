@@ -22,8 +22,9 @@ _forking: Final[list[tuple[Any, Any]]] = []
 def _shield_client() -> None:
     """Before a fork, keep the child from closing huggingface_hub's client, and other threads from making one.
 
-    huggingface_hub closes the client in the child, and waits for ever for a lock of it that another thread held at the
-    fork. The child makes its own client anyway. Making one takes locks of OpenSSL's, which cannot be renewed.
+    huggingface_hub closes the client in the child, and waits for ever for a lock of it that another thread
+    held at the fork. The child makes its own client anyway. Making one takes locks of OpenSSL's, which cannot
+    be renewed.
     """
     lock = getattr(_upstream_http, "_CLIENT_LOCK", None)
     held = lock is not None and lock.acquire(timeout=_FORK_SECONDS)

@@ -15,18 +15,18 @@ Hub does, counts what it sends, and fails on demand:
         assert cut.hits == 2
         assert all(request.token is None for request in hub.requests.of("cdn"))
 
-What to look at: `Repo` (commits, tags, branches, ``refs/pr/1``; private, gated, disabled),
-`Account` (tokens and what they open), `HubOptions` (where real hubs and mirrors differ; keyword
-arguments of `LocalHub`), `LocalHub` (``url``, ``cdn_url``, ``requests``, ``faults``, ``limits``,
-``set_pace``, ``set_latency``, ``expire_urls``, ``rename``, ``body_bytes``, ``open_connections``),
-`RequestLog` and `RequestRecord`, `find_repos` (those of a folder or a Hub cache, which follow it), `share` and `serve`
-(the same, for the machines around), and the module `hf_haul.localhub.faults`.
+What to look at: `Repo` (commits, tags, branches, ``refs/pr/1``; private, gated, disabled), `Account` (tokens
+and what they open), `HubOptions` (where real hubs and mirrors differ; keyword arguments of `LocalHub`),
+`LocalHub` (``url``, ``cdn_url``, ``requests``, ``faults``, ``limits``, ``set_pace``, ``set_latency``,
+``expire_urls``, ``rename``, ``body_bytes``, ``open_connections``), `RequestLog` and `RequestRecord`,
+`find_repos` (those of a folder or a Hub cache, which follow it), `share` and `serve` (the same, for the
+machines around), and the module `hf_haul.localhub.faults`.
 
 Inside, answers are values (`replies`): the routes compute them and do no I/O, faults change them,
 and `sending` alone puts them on the wire, with sendfile wherever nothing is in its way.
 
-It stands apart from the rest: of hf_haul it may import ``errors`` and ``config`` and nothing else, so that it shares no
-mistake with the client. What makes it fail on purpose is in ``testing``.
+It stands apart from the rest: of hf_haul it may import ``errors`` and ``config`` and nothing else, so that it
+shares no mistake with the client. What makes it fail on purpose is in ``testing``.
 """
 
 from __future__ import annotations

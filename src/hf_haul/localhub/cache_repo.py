@@ -28,9 +28,9 @@ _MOST_REF: Final = 200  # bytes of a file that holds a commit
 class CacheRepo(FollowingRepo):
     """One repository of a Hub cache, with its real commit ids.
 
-    Blobs are named by their digest there, so nothing is hashed. A snapshot may have been downloaded in part; which
-    files its commit has is told by the Hub's listing alone, where one was kept (see `listings`). A listing that
-    lacks a file which is here is not the Hub's, or not whole, and counts as none.
+    Blobs are named by their digest there, so nothing is hashed. A snapshot may have been downloaded in part;
+    which files its commit has is told by the Hub's listing alone, where one was kept (see `listings`). A
+    listing that lacks a file which is here is not the Hub's, or not whole, and counts as none.
 
     Args:
         root: Its folder (``models--org--name``).

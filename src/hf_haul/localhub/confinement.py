@@ -1,8 +1,8 @@
 """Which files of a folder may be served, and opening them so that no link leads elsewhere.
 
-A link in a served folder can come from somebody else: a git clone brings those of its repository. So a file counts
-by where it really lies, all links followed. That is asked of the opened descriptor, not of the path: between a look
-at a path and its opening, someone who can write there could put another link in its place.
+A link in a served folder can come from somebody else: a git clone brings those of its repository. So a file
+counts by where it really lies, all links followed. That is asked of the opened descriptor, not of the path:
+between a look at a path and its opening, someone who can write there could put another link in its place.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _FLAGS: Final = (
 def is_shown(parts: Sequence[str], *, hidden: bool = False) -> bool:
     """Return whether a file with this path in a folder is part of a repository.
 
-    Never shown are ``.git``, metadata of downloads, left-overs of tools, unfinished downloads, and the tokens that
-    huggingface_hub keeps.
+    Never shown are ``.git``, metadata of downloads, left-overs of tools, unfinished downloads, and the tokens
+    that huggingface_hub keeps.
 
     Args:
         parts: Its path, from the folder on.

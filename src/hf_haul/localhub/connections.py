@@ -1,10 +1,12 @@
 """The connections of a hub: no more than the process has descriptors for, and silent ones are closed.
 
-asyncio's own accepting goes round in circles, and writes to the log each time, when the process has no descriptor
-left. Here a hub knows how many connections it can serve, each with a file. When there are as many, the one that has
-been idle for longest makes room for the next; only while all are busy does a new one wait, in the kernel's queue.
+asyncio's own accepting goes round in circles, and writes to the log each time, when the process has no
+descriptor left. Here a hub knows how many connections it can serve, each with a file. When there are as many,
+the one that has been idle for longest makes room for the next; only while all are busy does a new one wait,
+in the kernel's queue.
 
-A client that takes its time to say what it wants (slowloris) is cut off, too, and one that takes nothing of its answer.
+A client that takes its time to say what it wants (slowloris) is cut off, too, and one that takes nothing of
+its answer.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ def find_repos(
 ) -> list[Repo]:
     """Return the repositories at a path, which follow what changes there.
 
-    * a Hub cache: the folder with ``models--org--name`` in it, or ``HF_HOME`` with its ``hub``, which has the user's
-      tokens in it and is never taken for anything else;
+    * a Hub cache: the folder with ``models--org--name`` in it, or ``HF_HOME`` with its ``hub``, which has the
+      user's tokens in it and is never taken for anything else;
     * a folder of ``<org>/<name>/``, of ``models/<org>/<name>/``, ``datasets/<org>/<name>/`` ...;
     * one repository: a folder with files in it; its id is made of the path's last two names.
 

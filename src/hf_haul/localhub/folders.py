@@ -32,8 +32,9 @@ def scan_folder(
 ) -> Iterator[FileEntry]:
     """Return every file below ``root`` that belongs to a repository.
 
-    Left out are unfinished downloads, links that lead elsewhere, and names that begin with a dot, but for those
-    that git uses. Where a download into this folder left a note of a file's etag, it is taken instead of hashing.
+    Left out are unfinished downloads, links that lead elsewhere, and names that begin with a dot, but for
+    those that git uses. Where a download into this folder left a note of a file's etag, it is taken instead
+    of hashing.
 
     Args:
         root: The folder.

@@ -1,7 +1,7 @@
 """Names and addresses of this machine: which of them others can use, and which a request may name.
 
-A web page can have its own name lead to an address in the reader's network (DNS rebinding), and so read from there
-what it likes. What it cannot do is to have the browser name another host than its own in the request.
+A web page can have its own name lead to an address in the reader's network (DNS rebinding), and so read from
+there what it likes. What it cannot do is to have the browser name another host than its own in the request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Listings of commits as huggingface_hub caches them: ``trees/<commit>.json``.
 
-What a cache has of a commit may be a part of it. Which files there are, only the Hub knows; its clients keep its
-answer beside the files (huggingface_hub's format, version 1), and only that is told to others.
+What a cache has of a commit may be a part of it. Which files there are, only the Hub knows; its clients keep
+its answer beside the files (huggingface_hub's format, version 1), and only that is told to others.
 """
 
 from __future__ import annotations

@@ -278,8 +278,8 @@ class Repo:
     ) -> Repo:
         """Return a repository with one commit that holds a folder.
 
-        Left out are ``.git``, unfinished downloads, links that lead out of the folder, and names that begin with
-        a dot, but for those that git uses.
+        Left out are ``.git``, unfinished downloads, links that lead out of the folder, and names that begin
+        with a dot, but for those that git uses.
 
         Args:
             folder: The folder.

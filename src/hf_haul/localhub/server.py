@@ -56,7 +56,8 @@ class LocalHub:
         log_size: How many requests `requests` remembers; ``None`` for all.
         certfile: A TLS certificate (PEM), to serve https on both ports.
         keyfile: Its key.
-        host_rule: Which names a request may be meant for, lest web pages read what is served here; any if ``None``.
+        host_rule: Which names a request may be meant for, lest web pages read what is served here; any if
+            ``None``.
         **settings: Options by name, see `HubOptions`.
     """
 
@@ -177,7 +178,8 @@ class LocalHub:
             # is lost under a running sendfile.
             await self._app.cancel_all()
             await connections.close()
-            # A connection that its client ended in this very moment is closed in one of the loop's next turns.
+            # A connection that its client ended in this very moment is closed in one of the loop's next
+            # turns.
             for _turn in range(3):
                 await asyncio.sleep(0)
 

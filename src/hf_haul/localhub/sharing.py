@@ -60,15 +60,15 @@ def share(
             that git uses. What is in ``.git`` is never shown.
         complete: Whether commits in a cache that the Hub's listing was not kept of are known to be all there.
             Without it nobody is told which files they have.
-        allow_anyone: Whether other machines may have what is served without a token. What in a cache is private or
-            gated is not known there.
-        allowed_hosts: Names under which the hub may be asked without a token, besides this machine's own name and
-            addresses: a web page could have its own name lead here.
+        allow_anyone: Whether other machines may have what is served without a token. What in a cache is
+            private or gated is not known there.
+        allowed_hosts: Names under which the hub may be asked without a token, besides this machine's own name
+            and addresses: a web page could have its own name lead here.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It could be reached from elsewhere, and there is neither a token nor ``allow_anyone``; or the
-            token, or an allowed host, cannot be one.
+        ValueError: It could be reached from elsewhere, and there is neither a token nor ``allow_anyone``; or
+            the token, or an allowed host, cannot be one.
     """
     require_token(host, token, allow_anyone=allow_anyone)
     root = Path(path).expanduser()

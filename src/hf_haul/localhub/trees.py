@@ -32,8 +32,8 @@ REPO_TYPES: Final[Mapping[str, str]] = {
 }
 
 
-#: Where the list of a commit's files comes from: it is the whole list; all that is here, and somebody vouches that
-#: there is no more; or all that is here, and nobody knows whether there is more.
+#: Where the list of a commit's files comes from: it is the whole list; all that is here, and somebody vouches
+#: that there is no more; or all that is here, and nobody knows whether there is more.
 ListingKind = Literal["whole", "vouched", "unknown"]
 
 

@@ -23,9 +23,11 @@ __all__ = [
     "stop_all",
 ]
 
-#: Ranges are merged up to this many bytes, and parts of a read are not larger than twice that, unless their source is slow.
+#: Ranges are merged up to this many bytes, and parts of a read are not larger than twice that, unless their
+#: source is slow.
 _MERGED: Final = 8 * MiB
-#: Parts are not smaller than this many bytes: below it, what a request costs this machine counts more than the link.
+#: Parts are not smaller than this many bytes: below it, what a request costs this machine counts more than
+#: the link.
 _SMALLEST_PART: Final = 256 * KiB
 #: Bytes between two ranges that are rather fetched than asked around, at the most.
 _GAP: Final = 64 * KiB
@@ -48,8 +50,9 @@ class RangeRequest:
 class Buffer:
     """A buffer that several threads fill and that is then handed out, once.
 
-    BytesIO would save the copy at the end. But when the collector finds a view of one in a cycle, as a failed read leaves
-    it, Python 3.12.1 crashes (python/cpython#111049) and 3.13 complains aloud (python/cpython#111331).
+    BytesIO would save the copy at the end. But when the collector finds a view of one in a cycle, as a failed
+    read leaves it, Python 3.12.1 crashes (python/cpython#111049) and 3.13 complains aloud
+    (python/cpython#111331).
 
     Attributes:
         view: Where to write; until :meth:`take`.
@@ -160,8 +163,8 @@ class PendingSpan:
 def split(start: int, stop: int, unit: int, connections: int) -> list[tuple[int, int]]:
     """Cut a read into parts to be fetched at once.
 
-    A part is worth a request of its own (``unit`` bytes at the least), and there are about two for each connection,
-    so that a slow one holds up little. Where a request is worth more than that, there are fewer.
+    A part is worth a request of its own (``unit`` bytes at the least), and there are about two for each
+    connection, so that a slow one holds up little. Where a request is worth more than that, there are fewer.
     """
     nbytes = stop - start
     unit = max(unit, _SMALLEST_PART)

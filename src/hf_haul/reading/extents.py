@@ -1,9 +1,10 @@
 """Bytes of remote files that are in memory, or on their way, kept for later reads.
 
-An *extent* is a run of one file's bytes, in memory or being fetched. Extents of a file never overlap. A read takes what
-is there, joins what is on its way, and fetches only the holes; several readers of one file, and several opens of it,
-share its extents. They go with their file: of those that nobody has open any more, only the latest few are kept for
-whoever opens them again. Nothing here decides what to fetch ahead; see ``readahead``.
+An *extent* is a run of one file's bytes, in memory or being fetched. Extents of a file never overlap. A read
+takes what is there, joins what is on its way, and fetches only the holes; several readers of one file, and
+several opens of it, share its extents. They go with their file: of those that nobody has open any more, only
+the latest few are kept for whoever opens them again. Nothing here decides what to fetch ahead; see
+``readahead``.
 """
 
 from __future__ import annotations
@@ -133,8 +134,8 @@ class Extents:
     def _after_fork(self) -> None:
         """Keep the bytes that are here, and nothing that another thread may have been changing.
 
-        An extent is in its file before it is in ``_fresh`` or ``_consumed``, and until it is in neither, so those in
-        them do not overlap; its ``data`` comes whole. Everything else is made anew from that.
+        An extent is in its file before it is in ``_fresh`` or ``_consumed``, and until it is in neither, so
+        those in them do not overlap; its ``data`` comes whole. Everything else is made anew from that.
         """
         consumed, fresh = list(self._consumed), list(self._fresh)
         self._start_empty()
@@ -266,7 +267,8 @@ class Extents:
             try:
                 extent.job.result()
             except Exception:  # noqa: BLE001  whatever it was, it was not this reader's
-                # It was fetched ahead for somebody else, or called off. This reader has its own tries, and errors.
+                # It was fetched ahead for somebody else, or called off. This reader has its own tries, and
+                # errors.
                 buffer = Buffer(extent.stop - extent.start)
                 self.reads.readinto(extent.source, extent.start, buffer.view)
                 extent.data = buffer.take()

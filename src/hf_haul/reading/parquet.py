@@ -1,8 +1,8 @@
 """Predicts what a reader of a parquet file needs next: the columns it reads now, of the next row groups.
 
-Readers of parquet ask for the footer and then for one chunk (a column of a row group) after the other, one at a time,
-at places that look random. The footer says where all chunks are. Once a reader has touched a column, that column's
-chunks in the next row groups are worth fetching before they are asked for.
+Readers of parquet ask for the footer and then for one chunk (a column of a row group) after the other, one at
+a time, at places that look random. The footer says where all chunks are. Once a reader has touched a column,
+that column's chunks in the next row groups are worth fetching before they are asked for.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from hf_haul.config import KiB, MiB
 
 __all__ = ["TAIL", "Layout", "ParquetAdvice", "ParquetPlan", "footer_start", "parse_layout"]
 
-#: Bytes at the end of a file that are fetched when its reader asks for any of them. DuckDB asks for as many; and most
-#: footers fit in.
+#: Bytes at the end of a file that are fetched when its reader asks for any of them. DuckDB asks for as many;
+#: and most footers fit in.
 TAIL: Final = 256 * KiB
 #: Bytes of the largest footer that is looked at.
 _LARGEST_FOOTER: Final = 32 * MiB
@@ -91,7 +91,8 @@ def parse_layout(footer: bytes) -> Layout | None:
         footer: The bytes from :func:`footer_start` to the end of the file.
 
     Returns:
-        ``None`` if nobody in this process reads parquet with pyarrow, or pyarrow does not understand the footer.
+        ``None`` if nobody in this process reads parquet with pyarrow, or pyarrow does not understand the
+        footer.
     """
     if "pyarrow" not in sys.modules:  # its reader would have brought it; ours need not
         return None

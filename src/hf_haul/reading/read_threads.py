@@ -41,8 +41,8 @@ class Job(Future[None]):
 
     def __init__(self, work: Callable[[], None] | None) -> None:
         super().__init__()
-        # Emptied by whoever does it, in a single operation: its reader and a thread may both be about to. It holds
-        # buffers, too, that somebody may be done with before the future is.
+        # Emptied by whoever does it, in a single operation: its reader and a thread may both be about to. It
+        # holds buffers, too, that somebody may be done with before the future is.
         self._work = [] if work is None else [work]
         if work is None:
             self.set_result(None)
@@ -90,8 +90,8 @@ class Job(Future[None]):
 class ReadThreads:
     """A few threads that do reads, the most urgent first.
 
-    Threads start when they are needed and end when idle. They are daemons: a reader that nobody waits for must not
-    keep a program from ending. Where the system gives no thread, whoever waits for a job does it.
+    Threads start when they are needed and end when idle. They are daemons: a reader that nobody waits for
+    must not keep a program from ending. Where the system gives no thread, whoever waits for a job does it.
 
     Locking: ``_lock`` guards ``_heap``; it is a leaf.
 

@@ -1,7 +1,7 @@
 """Which bytes to fetch beyond those that are read: no I/O, one object for each open file.
 
-Sequential reading earns a window that doubles each time the reader has passed its middle; random reading gets little
-more than it asks for. Several places of one file may be read in turn, each by its own cursor.
+Sequential reading earns a window that doubles each time the reader has passed its middle; random reading gets
+little more than it asks for. Several places of one file may be read in turn, each by its own cursor.
 """
 
 from __future__ import annotations

@@ -1,20 +1,21 @@
 """Staged files that other processes left: whose they are, and how this process takes them over.
 
-A process claims a content by creating ``<key>.haul.incomplete`` exclusively, which needs no lock. A second process that
-finds the file asks ``ownership`` whether its owner is alive:
+A process claims a content by creating ``<key>.haul.incomplete`` exclusively, which needs no lock. A second
+process that finds the file asks ``ownership`` whether its owner is alive:
 
 * The owner is dead: the second process *adopts* the file by renaming it to a private name,
-  ``<key>.<digits>.haul.incomplete``; of several processes only one succeeds. Until the header names the new owner, the
-  process id in the digits, and a lock, tell others that the file is taken.
-* Nothing proves that the owner is dead, or it lives and does nothing because it was stopped: only the bytes are copied.
-  When the owner wakes up, it writes into a file that nobody will publish.
+  ``<key>.<digits>.haul.incomplete``; of several processes only one succeeds. Until the header names the new
+  owner, the process id in the digits, and a lock, tell others that the file is taken.
+* Nothing proves that the owner is dead, or it lives and does nothing because it was stopped: only the bytes
+  are copied. When the owner wakes up, it writes into a file that nobody will publish.
 
-Before a staged file is published, it is renamed to a private name and its identity is compared. A process that is killed
-between two of these steps leaves a private name behind: the next run looks for those, keeps the file that holds the most,
-and removes the others.
+Before a staged file is published, it is renamed to a private name and its identity is compared. A process
+that is killed between two of these steps leaves a private name behind: the next run looks for those, keeps
+the file that holds the most, and removes the others.
 
-Several users may share the folder. So no name in it is followed as a link, a header is checked before it is used, and a
-file that somebody else could go on writing into (another user's, or one with a second name) is copied and never adopted.
+Several users may share the folder. So no name in it is followed as a link, a header is checked before it is
+used, and a file that somebody else could go on writing into (another user's, or one with a second name) is
+copied and never adopted.
 """
 
 from __future__ import annotations
@@ -146,8 +147,8 @@ class _Left:
 class Adopter:
     """Takes over what dead owners left of one key.
 
-    A file becomes ours only if nobody else can write into it: it is of our own user, and has one name. Of any other
-    file the bytes are copied.
+    A file becomes ours only if nobody else can write into it: it is of our own user, and has one name. Of any
+    other file the bytes are copied.
 
     Attributes:
         refused: What we have no right to, or what is no file.
@@ -240,7 +241,8 @@ class Adopter:
         if left.sealed:
             return self._unseal(left)
         if left.sequential != self._sequential or (left.header is None and not left.sequential):
-            # Of the other kind; or killed before its header was written: nothing in it can be told from a hole.
+            # Of the other kind; or killed before its header was written: nothing in it can be told from a
+            # hole.
             left.remove()
             return None
         same_boot = left.owner is not None and left.owner.boot == current_owner().boot
@@ -266,9 +268,9 @@ class Adopter:
     def _require_not_just_named(self, path: Path) -> None:
         """Refuse a file that another living process renamed a moment ago.
 
-        It may be about to publish the file; or it has not said yet that it owns it: the header still names the dead
-        owner, so that two who look for orphans at the same moment would both take the file for theirs. Where we
-        cannot see that process, it finds its file gone.
+        It may be about to publish the file; or it has not said yet that it owns it: the header still names
+        the dead owner, so that two who look for orphans at the same moment would both take the file for
+        theirs. Where we cannot see that process, it finds its file gone.
 
         Raises:
             StagedElsewhereError: The name is new, and the process that gave it is alive.

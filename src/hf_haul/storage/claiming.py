@@ -44,9 +44,10 @@ def claim(
         digest_known: Whether a digest will be checked at the end; without one, bytes that survived a
             reboot are not trusted.
         orphans: What :func:`scan_orphans` found for this key; all but the best of them are removed.
-        former_keys: Other keys that earlier versions of hf-haul gave the same content; their files count as its own.
-        watch: Remembers from call to call what living owners do; the bytes of one that is asleep are copied. Without
-            it they never are.
+        former_keys: Other keys that earlier versions of hf-haul gave the same content; their files count as
+            its own.
+        watch: Remembers from call to call what living owners do; the bytes of one that is asleep are copied.
+            Without it they never are.
         check: Called now and then while bytes are copied; raises to end it.
 
     Raises:

@@ -101,8 +101,8 @@ class BlobDestination:
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Return whether the pointer leads to the file; links a blob that is there already.
 
-        One of another size than was announced is hashed: a disk, or a program, may have cut it, and a server may have
-        been wrong.
+        One of another size than was announced is hashed: a disk, or a program, may have cut it, and a server
+        may have been wrong.
         """
         if self.is_linked(check):
             return True

@@ -1,7 +1,7 @@
 """Names that fit into a folder, and names that tell which process made them.
 
-File systems count the bytes of a name, not its letters, and take 255 of them; some keep a part for themselves (eCryptfs
-takes 143). Windows counts UTF-16 units.
+File systems count the bytes of a name, not its letters, and take 255 of them; some keep a part for themselves
+(eCryptfs takes 143). Windows counts UTF-16 units.
 """
 
 from __future__ import annotations

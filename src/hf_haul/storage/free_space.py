@@ -34,8 +34,8 @@ def _existing(folder: Path) -> Path:
 def space_needed(requests: Iterable[FileRequest]) -> int:
     """Return the bytes still to be written.
 
-    What is staged already is on the disk already, whatever its name, and so is a blob that only needs a link. Files of
-    the same content that end up in one blob need their room once.
+    What is staged already is on the disk already, whatever its name, and so is a blob that only needs a link.
+    Files of the same content that end up in one blob need their room once.
     """
     needed = 0
     staged: dict[Path, dict[str, list[Path]]] = {}
@@ -88,7 +88,8 @@ def check_space(
 ) -> None:
     """Compare what files need with the free space of each file system.
 
-    Their sizes are added up first; what of them is staged already is looked for only where that would not fit.
+    Their sizes are added up first; what of them is staged already is looked for only where that would not
+    fit.
 
     Args:
         requests: The files.

@@ -80,8 +80,8 @@ class LocalFolder:
         """Return the metadata of a file, if it still describes the file.
 
         Returns:
-            ``None`` where there is no metadata, it is damaged (it is then removed), or the file is gone or was changed
-            more than a second after the metadata was written.
+            ``None`` where there is no metadata, it is damaged (it is then removed), or the file is gone or
+            was changed more than a second after the metadata was written.
         """
         path = self.metadata_path(name)
         try:

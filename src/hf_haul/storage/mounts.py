@@ -1,8 +1,9 @@
 """Which file systems can be trusted to keep what was written to them while the machine runs.
 
-Some, mostly those that stand for something else (FUSE, network shares, drives of a host), lose or misplace writes at
-offsets without an error. There the digest has to be taken from what the disk gives back, so that a file that is
-wrong on disk is not published; everywhere else, from the buffers that the network filled, which is faster.
+Some, mostly those that stand for something else (FUSE, network shares, drives of a host), lose or misplace
+writes at offsets without an error. There the digest has to be taken from what the disk gives back, so that a
+file that is wrong on disk is not published; everywhere else, from the buffers that the network filled, which
+is faster.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Final
 
 __all__ = ["keeps_writes"]
 
-#: The kernel's own file systems: what is written is in its memory, and is what everybody reads, until it is on disk.
+#: The kernel's own file systems: what is written is in its memory, and is what everybody reads, until it is
+#: on disk.
 _TRUSTED: Final = frozenset(
     {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
 )

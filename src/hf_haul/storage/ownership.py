@@ -1,8 +1,8 @@
 """Who owns a staged file, and whether that process is still alive.
 
-By process id and start time where both processes see the same processes; by ``flock`` where both run under one
-kernel and the lock was seen to tell the truth; else by the file's age. Locks that lie, as on some network file
-systems, so cost time, never bytes.
+By process id and start time where both processes see the same processes; by ``flock`` where both run under
+one kernel and the lock was seen to tell the truth; else by the file's age. Locks that lie, as on some network
+file systems, so cost time, never bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without a sign of life after which an owner is taken to be asleep: it gives one at least every fifteen.
+#: Seconds without a sign of life after which an owner is taken to be asleep: it gives one at least every
+#: fifteen.
 ASLEEP_AFTER: Final = 30.0
 #: Seconds of waiting after which it is said again, at first and from then on.
 _SAY_AGAIN: Final = (60.0, 600.0)
@@ -265,9 +266,10 @@ def owner_status(path: Path, fd: int, owner: Owner | None, *, released: bool) ->
 class OwnerWatch:
     """Remembers how long the owners of awaited files have given no sign of life, and what was logged of it.
 
-    A process that was stopped (Ctrl+Z, a debugger, a frozen container) is there, and does nothing; and a record may name a
-    process that never had the file. Who fetches a file changes it, or touches it every 15 seconds where nothing comes. Time
-    is told by our own clock, from our first look on: what a file says of it may come from another host's.
+    A process that was stopped (Ctrl+Z, a debugger, a frozen container) is there, and does nothing; and a
+    record may name a process that never had the file. Who fetches a file changes it, or touches it every 15
+    seconds where nothing comes. Time is told by our own clock, from our first look on: what a file says of it
+    may come from another host's.
 
     Args:
         clock: Seconds, monotonic.

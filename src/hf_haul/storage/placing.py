@@ -115,7 +115,8 @@ def take_over_mode(path: Path, older: Path) -> bool:
 def follow_link(path: Path) -> Path:
     """Return where a file for ``path`` goes: to the target of a link, as with all programs that write there.
 
-    A link to a blob of a Hub's cache is not followed, because its bytes belong to its name: it is replaced itself.
+    A link to a blob of a Hub's cache is not followed, because its bytes belong to its name: it is replaced
+    itself.
 
     Raises:
         OSError: The links lead round in a circle.
@@ -135,7 +136,8 @@ def require_place(path: str | os.PathLike[str]) -> None:
 
     Raises:
         IsADirectoryError: There is a folder, where somebody's files are; a link to one is no folder.
-        FileExistsError: There is a device, a pipe or a socket; or a file is where a folder on the way should be.
+        FileExistsError: There is a device, a pipe or a socket; or a file is where a folder on the way should
+            be.
         OSError: The file system takes no such name.
     """
     try:

@@ -1,6 +1,7 @@
 """Opens files in folders that others may write to, where a file under our name need not be ours.
 
-A symbolic link would have us read or write anywhere, a pipe would keep us waiting for ever, and a device may do anything.
+A symbolic link would have us read or write anywhere, a pipe would keep us waiting for ever, and a device may
+do anything.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _AS_IT_IS: Final = (
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_CLOEXEC", 0)
 )
-#: What systems answer who opens a link that is not to be followed, or a pipe or a socket that nobody listens to.
+#: What systems answer who opens a link that is not to be followed, or a pipe or a socket that nobody listens
+#: to.
 _NO_FILE: Final = frozenset(
     {errno.ELOOP, getattr(errno, "EMLINK", errno.ELOOP), errno.ENXIO, errno.EOPNOTSUPP}
 )

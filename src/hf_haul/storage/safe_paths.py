@@ -36,9 +36,11 @@ NAME_LIMIT: Final = 200
 MOST_FOLDERS: Final = 255
 #: Commits named by their content: git's sha1, or a sha256 as some Hubs have it.
 _LASTING: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-#: Paths that are safe at a glance, as nearly all are: no separators but single slashes, every name begins with a letter.
+#: Paths that are safe at a glance, as nearly all are: no separators but single slashes, every name begins
+#: with a letter.
 _PLAIN_PATH: Final = re.compile(r"\w[\w.+\- ]*(?:/\w[\w.+\- ]*)*")
-#: The metadata folder of a ``local_dir``, and the folder it is in, by all the names that Windows has for them.
+#: The metadata folder of a ``local_dir``, and the folder it is in, by all the names that Windows has for
+#: them.
 _METADATA_NAMES: Final = (r"\.cache|cache~\d+|ca[0-9a-f]{4}~\d+", r"huggingface|huggin~\d+|hu[0-9a-f]{4}~\d+")
 #: Code points that macOS leaves out when it compares names.
 _UNSEEN: Final = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
@@ -50,8 +52,8 @@ def require_safe_path(path: str) -> None:
     POSIX and Windows rules both apply on every system: what is written on one may be used on the other.
 
     Raises:
-        UnsafePathError: ``path`` is empty, absolute, on a drive or a share, has a ``..`` segment, is no text, or is in more
-            folders than can be made.
+        UnsafePathError: ``path`` is empty, absolute, on a drive or a share, has a ``..`` segment, is no text,
+            or is in more folders than can be made.
     """
     _require_few_folders(path, "filename")
     if _PLAIN_PATH.fullmatch(path):
@@ -85,9 +87,9 @@ def _require_few_folders(path: str, what: str) -> None:
 def is_in_metadata_folder(path: str) -> bool:
     """Return whether a path leads into the metadata folder of a ``local_dir``: ``.cache/huggingface``.
 
-    Names are compared as loosely as any system does: Windows and macOS do not tell upper from lower case, macOS neither
-    the forms of one letter nor letters that cannot be seen, Windows drops dots and blanks at the end of a name, cuts it
-    at a colon, and has short names of its own (``CACHE~1``).
+    Names are compared as loosely as any system does: Windows and macOS do not tell upper from lower case,
+    macOS neither the forms of one letter nor letters that cannot be seen, Windows drops dots and blanks at
+    the end of a name, cuts it at a colon, and has short names of its own (``CACHE~1``).
     """
     if "cache" not in path.casefold() and path.isascii() and "~" not in path:
         return False

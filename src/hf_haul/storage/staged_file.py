@@ -1,20 +1,21 @@
 """A staged file: bytes at offsets, and a record of them that survives a crash.
 
-The problem. A download of hours is killed, its container is restarted on another host, two jobs share a cache on a file
-system whose locks lie. Whatever happens, a byte that was fetched once should not be fetched again, and a wrong byte must
-never reach a name that somebody reads.
+The problem. A download of hours is killed, its container is restarted on another host, two jobs share a cache
+on a file system whose locks lie. Whatever happens, a byte that was fetched once should not be fetched again,
+and a wrong byte must never reach a name that somebody reads.
 
 What we chose. One file holds both, the bytes and the record of what is done:
 
     0                      size              size + 512
     | the file's own bytes | header: owner   | journal: (start, stop) records, appended
 
-Renaming it moves both at once, and deleting it (``hf cache prune`` finds ``*.incomplete``) leaves nothing. To publish it:
-verify its digest, rename it to a private name that ends in ``.sealed``, cut off the header and the journal, rename it to
-its final name. Bytes are written at their own offset only, so writing them twice is harmless. A record is appended after
-its bytes were handed to the kernel, so a kill at any moment loses records, never bytes. A power failure loses the
-kernel's memory, too: then a record may name more than the disk holds. The digest finds that out; a file without a digest
-is fetched anew when the boot id in its header is not the machine's.
+Renaming it moves both at once, and deleting it (``hf cache prune`` finds ``*.incomplete``) leaves nothing. To
+publish it: verify its digest, rename it to a private name that ends in ``.sealed``, cut off the header and
+the journal, rename it to its final name. Bytes are written at their own offset only, so writing them twice is
+harmless. A record is appended after its bytes were handed to the kernel, so a kill at any moment loses
+records, never bytes. A power failure loses the kernel's memory, too: then a record may name more than the
+disk holds. The digest finds that out; a file without a digest is fetched anew when the boot id in its header
+is not the machine's.
 
 ``adoption`` says whose a staged file is, and how another process takes it over.
 
@@ -88,11 +89,12 @@ class StagedLostError(HaulError):
 class StagedFile:
     """A file being fetched, open for writing at offsets by many threads.
 
-    Locking: ``_lock`` guards what is known of the file in memory. Nobody who holds it waits for the disk, so that who only
-    asks how far the file is never does either. The others are held while the disk works, and are for those who write:
-    ``_adding`` makes one of looking what is missing, writing it and counting it (the system lets threads write to one file
-    one after the other anyway); ``_journal_lock`` orders what is written behind the file's bytes, and guards where; ``_write_lock``
-    is for each write. They are taken in this order, and ``_lock`` last.
+    Locking: ``_lock`` guards what is known of the file in memory. Nobody who holds it waits for the disk, so
+    that who only asks how far the file is never does either. The others are held while the disk works, and
+    are for those who write: ``_adding`` makes one of looking what is missing, writing it and counting it (the
+    system lets threads write to one file one after the other anyway); ``_journal_lock`` orders what is
+    written behind the file's bytes, and guards where; ``_write_lock`` is for each write. They are taken in
+    this order, and ``_lock`` last.
 
     Attributes:
         size: Bytes of the whole file.
@@ -155,8 +157,8 @@ class StagedFile:
     def add(self, offset: int, data: memoryview) -> bool:
         """Write what of ``data`` is not there yet, and count it; call :meth:`record` afterwards.
 
-        Bytes that are there stay: their digest may have been taken already, and connections that race for the same
-        range need not bring the same.
+        Bytes that are there stay: their digest may have been taken already, and connections that race for the
+        same range need not bring the same.
 
         Returns:
             Whether nothing of it was there.
@@ -411,7 +413,8 @@ class StagedFile:
             data = data[written:]
 
     def _pwrite(self, data: memoryview, offset: int) -> int:
-        # The system lets one thread at a time write to a file, and has the others spin; waiting here costs nothing.
+        # The system lets one thread at a time write to a file, and has the others spin; waiting here costs
+        # nothing.
         with self._write_lock:
             if hasattr(os, "pwrite"):
                 return os.pwrite(self._fd, data, offset)

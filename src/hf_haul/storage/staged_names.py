@@ -33,8 +33,8 @@ STAGED_NAME: Final = re.compile(r"(.+?)(?:\.([0-9a-f]{8}))?\.(?:haul|seq|sealed)
 def scan_orphans(directory: Path) -> dict[str, list[Path]]:
     """Return the staged files in a folder that earlier processes left, by key.
 
-    One listing serves a whole queue; ``claiming.claim`` takes each key's share. Symbolic links are passed over, because no
-    process of ours stages through one, but for those that were about to be renamed.
+    One listing serves a whole queue; ``claiming.claim`` takes each key's share. Symbolic links are passed
+    over, because no process of ours stages through one, but for those that were about to be renamed.
     """
     found: dict[str, list[Path]] = {}
     with (

@@ -58,8 +58,9 @@ def sweep(
 def sweep_partials_of_upstream(directory: Path, locks: Mapping[str, Path]) -> None:
     """Remove huggingface_hub's partial files of files that are in place, where no process uses them.
 
-    Its partial files do not say whose they are. They go if nothing has changed about them for a day and the lock under which
-    they are written can be had; and only from file systems of this host, where that means something.
+    Its partial files do not say whose they are. They go if nothing has changed about them for a day and the
+    lock under which they are written can be had; and only from file systems of this host, where that means
+    something.
 
     Args:
         directory: Where it keeps them, as ``<key>.incomplete`` or ``<key>.<eight hex digits>.incomplete``.

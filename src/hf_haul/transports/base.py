@@ -54,8 +54,8 @@ class Transport(Protocol):
             fresh: Use a new connection, outside any pool.
 
         Returns:
-            Exactly the range asked for, or the whole file from its first byte if the source does not do ranges
-            and the range began there.
+            Exactly the range asked for, or the whole file from its first byte if the source does not do
+            ranges and the range began there.
 
         Raises:
             TransferError: By kind, see ``hf_haul.errors``.

@@ -1,21 +1,23 @@
 """How many connections to one source: grow while it pays, hold, probe, back off.
 
-The problem: too few connections leave a link idle, because servers and long round trips limit each one; too many
-make it collapse (a fast link was seen to hold 300 MB/s with 4 and lose it with 6), and cost processor time. Success
-is no guide: an overloaded link still delivers, only later. So growth has to be earned, in goodput.
+The problem: too few connections leave a link idle, because servers and long round trips limit each one; too
+many make it collapse (a fast link was seen to hold 300 MB/s with 4 and lose it with 6), and cost processor
+time. Success is no guide: an overloaded link still delivers, only later. So growth has to be earned, in
+goodput.
 
 Start: double while a doubling brings a quarter more. Then small steps, each kept only if it brings a
 twentieth more. A step that does not pay is taken back, and the limit holds for a while before the next probe;
-probes go up and down in turn, because a start during TCP's slow start overshoots. A refusal (429, 503) or repeated
-broken connections halve the limit at once.
+probes go up and down in turn, because a start during TCP's slow start overshoots. A refusal (429, 503) or
+repeated broken connections halve the limit at once.
 
-A trial of fewer is given up after one tick: that holds what the leaving ones still brought, and if even so it is too
-little, less would follow. At the maximum fewer are tried only if each connection has become slower than it was.
+A trial of fewer is given up after one tick: that holds what the leaving ones still brought, and if even so it
+is too little, less would follow. At the maximum fewer are tried only if each connection has become slower
+than it was.
 
-Where connections are so fast that the processor is what limits them, fewer of them do more: they share its cores with
-the digest and with each other's writes. Where reads take little of their time, only as many stay as have time for all
-reads. Elsewhere halves are tried first, and kept if they bring most of it. Once the processor is idle again, the limit is
-what it was at the start.
+Where connections are so fast that the processor is what limits them, fewer of them do more: they share its
+cores with the digest and with each other's writes. Where reads take little of their time, only as many stay
+as have time for all reads. Elsewhere halves are tried first, and kept if they bring most of it. Once the
+processor is idle again, the limit is what it was at the start.
 
 What it does not do: look at the clock, at threads or at sockets. Its owner feeds samples and obeys ``limit``.
 """
@@ -43,9 +45,11 @@ _DOUBLING_PAYS: Final = 1.25
 _STEP_PAYS: Final = 1.05
 #: A smaller limit is kept if this much of the goodput stays.
 _SHRINKING_PAYS: Final = 0.98
-#: The same for halves, of what came before the first of them: ticks are short, and what they save is worth something.
+#: The same for halves, of what came before the first of them: ticks are short, and what they save is worth
+#: something.
 _HALVING_PAYS: Final = 0.8
-#: Share of the limit that a step has to add to tell whether the link scales, and share of that which it has to bring.
+#: Share of the limit that a step has to add to tell whether the link scales, and share of that which it has
+#: to bring.
 _TELLING: Final = 0.1
 _IN_FULL: Final = 0.75
 #: Connections that bring this share of what one brought at its best are not in each other's way.
@@ -55,7 +59,8 @@ _STEP: Final = 2
 _SMALL: Final = 16
 _HOLD: Final = 5.0
 _LONGEST_HOLD: Final = 20.0
-#: Change of the goodput at an unchanged limit, up or down, twice in a row, that says that what was learned is out of date.
+#: Change of the goodput at an unchanged limit, up or down, twice in a row, that says that what was learned is
+#: out of date.
 _OTHER_LEVEL: Final = 1.25
 _BUSY_PROCESSOR: Final = 0.85
 #: How busy a leap may make the processor, if its use grows with the connections.
@@ -90,8 +95,8 @@ class LoadSample:
     """What a source has delivered, and what that took.
 
     Attributes:
-        goodput_total: Goodput so far: bytes, and something for each finished request where round trips and not
-            bytes are what takes time.
+        goodput_total: Goodput so far: bytes, and something for each finished request where round trips and
+            not bytes are what takes time.
         bytes_total: Bytes alone.
         active: Connections in use now.
         peak: The most in use since the last look.
@@ -231,9 +236,9 @@ class ConcurrencyController:
         Args:
             now: Seconds, monotonic.
             reason: ``ServerBusyError`` acts at once. ``LinkExpiredError``, ``RangeRefusedError`` and
-                ``SourceChangedError`` are no sign of overload and never do. Anything else is a broken connection: the
-                second within five seconds acts, and never below the initial limit, because some proxies
-                cut every long answer however few there are.
+                ``SourceChangedError`` are no sign of overload and never do. Anything else is a broken
+                connection: the second within five seconds acts, and never below the initial limit, because
+                some proxies cut every long answer however few there are.
         """
         if reason in _HARMLESS:
             return
@@ -404,7 +409,8 @@ class ConcurrencyController:
             self._take_back(trial)
             thriftless = self._phase == "thrift" and not self._thrift
             if trial.eager or thriftless:
-                # What it was compared with took a twentieth of a second, and may have been a burst that nothing matches.
+                # What it was compared with took a twentieth of a second, and may have been a burst that
+                # nothing matches.
                 self._phase, self._goodput = "steps", 0.0
                 self._thrift = False if thriftless else self._thrift
             else:

@@ -40,8 +40,8 @@ _EXPIRED: Final = frozenset({400, 401, 403, 404, 410})
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524, 529})
 #: What storage answers to a signed URL that comes with a token; S3 says 400.
 _TWO_KEYS: Final = frozenset({400, 401, 403})
-#: Fresh links refused in a row, and for how many seconds, before a refusal is believed: a signer's clock may run
-#: late, and who checks the signatures may be down for a moment.
+#: Fresh links refused in a row, and for how many seconds, before a refusal is believed: a signer's clock may
+#: run late, and who checks the signatures may be down for a moment.
 _REFUSALS: Final = 3
 _REFUSED_SECONDS: Final = 5.0
 #: Seconds before its end at which a signed URL is no longer used.
@@ -176,8 +176,8 @@ class HttpSource:
 
         Forget it if it cannot be reached, as the file's URL may lead elsewhere now.
 
-        One that has answered may miss one answer, so that a connection that breaks costs no resolve. One that is given up because it
-        takes its time is there.
+        One that has answered may miss one answer, so that a connection that breaks costs no resolve. One that
+        is given up because it takes its time is there.
         """
         try:
             response = self._get(target, want, cancel_token, fresh=fresh)
@@ -234,8 +234,9 @@ class HttpSource:
             cancel_token.answered()
             url = self._led_to(response)
             if url.origin != self._home.origin and not self._refused_fresh:
-                # Nobody has to wait until it has answered, which may take long. (On the own origin the token is in doubt;
-                # and where the last link was refused, one connection is enough to see whether this one is, too.)
+                # Nobody has to wait until it has answered, which may take long. (On the own origin the token
+                # is in doubt; and where the last link was refused, one connection is enough to see whether
+                # this one is, too.)
                 self._remember(url)
             try:
                 response = self._get(url, want, cancel_token, fresh=fresh)
@@ -318,7 +319,8 @@ class HttpSource:
             headers["Range"] = want.header
         self._server_wait += self._rate_limits.wait(origin, cancel_token)
         logger.debug("GET %s%s %s", url.source, url.path, headers.get("Range", ""))
-        # Whatever is encoded is undone: some do it unasked, and what a refusal says of its reason is to be read.
+        # Whatever is encoded is undone: some do it unasked, and what a refusal says of its reason is to be
+        # read.
         response = self._pool.open(
             str(url), headers, cancel_token, fresh=fresh, decode=True, network=self.remote.network
         )

@@ -87,7 +87,8 @@ def ca_from_environment() -> tuple[str | None, str | None]:
 class Network:
     """All that the sessions of one pool share: slots, TLS context, urllib3's managers.
 
-    One TLS context for all: reading the trusted certificates takes 22 of the 24 ms that a new connection costs.
+    One TLS context for all: reading the trusted certificates takes 22 of the 24 ms that a new connection
+    costs.
 
     Locking: ``_lock`` guards the attributes below it.
     """

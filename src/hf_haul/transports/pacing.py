@@ -20,8 +20,8 @@ __all__ = ["MAX_BUSY_WAIT", "MAX_RATE_LIMIT_WAIT", "RateLimits", "ServerWaits", 
 
 logger = logging.getLogger(__name__)
 
-#: Seconds waited for a server that counts requests (429), in all and at the most. The Hub's windows are 300 s; more is a
-#: mistake, or no download today.
+#: Seconds waited for a server that counts requests (429), in all and at the most. The Hub's windows are 300
+#: s; more is a mistake, or no download today.
 MAX_RATE_LIMIT_WAIT: Final = 3600.0
 #: Seconds waited for a server that is busy or broken (408, 425, 5xx), in all and at the most.
 MAX_BUSY_WAIT: Final = 120.0
@@ -41,9 +41,9 @@ def parse_retry_after(
     """Return the seconds that an answer asks us to wait; ``None`` if it does not.
 
     ``Retry-After`` counts in any refusal that may pass (408, 425, 429, 5xx). ``RateLimit`` stands on every
-    answer of the Hub, so it counts only in a 429 that says that nothing is left. Numbers of any length and dates of any
-    year are understood, and none of them asks for more than :data:`MAX_RATE_LIMIT_WAIT` in a 429, and for more than
-    :data:`MAX_BUSY_WAIT` otherwise.
+    answer of the Hub, so it counts only in a 429 that says that nothing is left. Numbers of any length and
+    dates of any year are understood, and none of them asks for more than :data:`MAX_RATE_LIMIT_WAIT` in a
+    429, and for more than :data:`MAX_BUSY_WAIT` otherwise.
 
     Args:
         status: The HTTP status.
@@ -88,9 +88,10 @@ def _http_date(value: str) -> float | None:
 class ServerWaits:
     """How long one piece of work has waited at servers' request, and how much of that is left.
 
-    The one place where such waits are bounded, for listings, metadata and bytes alike. A server that counts requests is obeyed
-    for :data:`MAX_RATE_LIMIT_WAIT` seconds in all: nothing is wrong, only the next request has to wait for its turn. One that
-    is busy or broken is waited for :data:`MAX_BUSY_WAIT` seconds in all; then it is as good as gone. For one thread.
+    The one place where such waits are bounded, for listings, metadata and bytes alike. A server that counts
+    requests is obeyed for :data:`MAX_RATE_LIMIT_WAIT` seconds in all: nothing is wrong, only the next request
+    has to wait for its turn. One that is busy or broken is waited for :data:`MAX_BUSY_WAIT` seconds in all;
+    then it is as good as gone. For one thread.
     """
 
     __slots__ = ("_granted",)
@@ -192,7 +193,8 @@ class RateLimits:
     def wait(self, origin: str, cancel_token: CancelToken) -> float:
         """Wait as long as ``origin`` asked for; ``cancel_token.server_wait`` grows by it.
 
-        However often the pause is made longer meanwhile: after :data:`MAX_RATE_LIMIT_WAIT` seconds the caller asks for itself.
+        However often the pause is made longer meanwhile: after :data:`MAX_RATE_LIMIT_WAIT` seconds the caller
+        asks for itself.
 
         Returns:
             Seconds waited.

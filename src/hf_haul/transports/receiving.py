@@ -23,11 +23,11 @@ __all__ = ["DirectReader"]
 
 #: A read that has something returns it after this many seconds, full or not: progress and limits act on it.
 _READ_SECONDS: Final = 0.2
-#: Speed of a body up to which the system is left to fill a buffer, in bytes per second. A faster one has much for
-#: every receive, and the system would wake the thread more often than that.
+#: Speed of a body up to which the system is left to fill a buffer, in bytes per second. A faster one has much
+#: for every receive, and the system would wake the thread more often than that.
 _SLOW_BPS: Final = 100e6
-#: Asked for this much or more, the reader below passes on what it has, which came with the headers, and keeps nothing;
-#: asked for less than it can hold, it takes more from the socket than it gives.
+#: Asked for this much or more, the reader below passes on what it has, which came with the headers, and keeps
+#: nothing; asked for less than it can hold, it takes more from the socket than it gives.
 _KEEPS_NOTHING: Final = io.DEFAULT_BUFFER_SIZE + 1
 #: ``struct timeval``, the value of ``SO_RCVTIMEO``; see socket(7).
 _RECEIVE_SECONDS: Final = struct.pack("@ll", 0, int(_READ_SECONDS * 1e6))
@@ -37,12 +37,13 @@ _NO_LIMIT: Final = bytes(len(_RECEIVE_SECONDS))
 class DirectReader:
     """Reads a body that is neither encoded nor chunked, past urllib3; used by one thread.
 
-    Two of Python's three layers above a socket are only there to keep what nobody asked for yet. Once the lowest keeps
-    nothing any more, the socket itself is read: TLS gives 16 KiB at a time, and each layer costs some of that time.
+    Two of Python's three layers above a socket are only there to keep what nobody asked for yet. Once the
+    lowest keeps nothing any more, the socket itself is read: TLS gives 16 KiB at a time, and each layer costs
+    some of that time.
 
-    Python asks the system twice for each piece that arrives, and takes the interpreter's lock again after both: on
-    slow connections several times per 100 KiB, in all threads. So there the system fills the buffer by itself
-    (``MSG_WAITALL``), which takes one call and no lock.
+    Python asks the system twice for each piece that arrives, and takes the interpreter's lock again after
+    both: on slow connections several times per 100 KiB, in all threads. So there the system fills the buffer
+    by itself (``MSG_WAITALL``), which takes one call and no lock.
     """
 
     __slots__ = (
@@ -84,8 +85,8 @@ class DirectReader:
             Bytes read; 0 at the end of the connection.
 
         Raises:
-            OSError: The connection broke, or nothing came for the socket's timeout. Bytes that were received before
-                are returned first, but for what came with the headers if nothing came after it.
+            OSError: The connection broke, or nothing came for the socket's timeout. Bytes that were received
+                before are returned first, but for what came with the headers if nothing came after it.
         """
         if self._failure is not None:
             raise self._failure

@@ -28,7 +28,8 @@ def stall_hint(*, answered: bool) -> str:
     return f" (HF_HAUL_{'STALL' if answered else 'FIRST_BYTE'}_TIMEOUT sets how long is waited)"
 
 
-#: Times a range is asked for again after its source seemed to serve another file: a broken proxy looks the same.
+#: Times a range is asked for again after its source seemed to serve another file: a broken proxy looks the
+#: same.
 _CHANGE_RETRIES: Final = 2
 #: Seconds for which it is asked where it is known what the file must be: no other file would do.
 _CHANGE_SECONDS: Final = 20.0
@@ -68,8 +69,9 @@ _GRAIN: Final = 1.0
 class Trickle:
     """The bytes of the last minute of reading, over all attempts at one part or one read; for one thread.
 
-    Any new byte gives the budget of retries back, so a source that drips would be read for ever. Only seconds spent waiting for
-    bytes are counted: not those for an answer, between attempts, or held back by a limiter of our own.
+    Any new byte gives the budget of retries back, so a source that drips would be read for ever. Only seconds
+    spent waiting for bytes are counted: not those for an answer, between attempts, or held back by a limiter
+    of our own.
     """
 
     __slots__ = ("_bytes", "_kept", "_seconds")
@@ -108,8 +110,9 @@ class Trickle:
 class _Budget:
     """Failures, and seconds, since the last new byte.
 
-    Progress gives the whole budget back: a link that drops every minute is slow, not broken. Seconds that
-    the server asked us to wait are nobody's fault and do not count; they are bounded by themselves, see ``ServerWaits``.
+    Progress gives the whole budget back: a link that drops every minute is slow, not broken. Seconds that the
+    server asked us to wait are nobody's fault and do not count; they are bounded by themselves, see
+    ``ServerWaits``.
     """
 
     def __init__(
@@ -160,7 +163,8 @@ class _Budget:
         """Return the seconds to wait because the server asked for it; they do not count."""
         asked = error.retry_after or 0.0
         granted = self._waits.grant(asked, counts_requests=getattr(error, "counts_requests", False))
-        # Waits of other threads that this one shared are none of its own, but there has to be an end to them, too.
+        # Waits of other threads that this one shared are none of its own, but there has to be an end to them,
+        # too.
         self._waited_enough = granted is None or self.told >= MAX_RATE_LIMIT_WAIT
         self._told += granted or 0.0
         return granted or 0.0
@@ -183,7 +187,8 @@ class _WaitAsTold:
     def __call__(self, state: RetryCallState) -> float:
         told = self._budget.grant(_error_of(state))
         doubled = self._settings.first_retry_wait * 2.0 ** min(self._budget.failures, 30)
-        # Never sooner than without being told: a server that keeps saying "in one second" is not to be trusted.
+        # Never sooner than without being told: a server that keeps saying "in one second" is not to be
+        # trusted.
         return max(told, self._jitter() * min(doubled, self._settings.max_retry_wait))
 
 
@@ -209,8 +214,8 @@ def retrying(
 
     One caller is for one part: ``retrying(...)(fetch, part)``. The budget is ``settings.max_retries``
     failures in a row and ``settings.give_up_after`` seconds, both without a new byte. Errors that no attempt
-    can change are raised as they are; a spent budget raises :class:`RetriesExhaustedError` from the last error;
-    a cancel token that is set raises :class:`HaltedError`, also in the middle of a wait.
+    can change are raised as they are; a spent budget raises :class:`RetriesExhaustedError` from the last
+    error; a cancel token that is set raises :class:`HaltedError`, also in the middle of a wait.
 
     Args:
         cancel_token: Cuts every wait short.
@@ -218,7 +223,8 @@ def retrying(
         settings: The budget and the waits.
         on_retry: Called before each wait with the error and the seconds to wait.
         clock: Seconds, monotonic.
-        server_wait: Seconds the worker has spent elsewhere on waits that the server asked for (``RateLimits.wait``).
+        server_wait: Seconds the worker has spent elsewhere on waits that the server asked for
+            (``RateLimits.wait``).
         jitter: A number from 0 up to 1.
         subject: What is being fetched; stands in the message.
         began: When the first attempt began, on ``clock``, if that was before this call.

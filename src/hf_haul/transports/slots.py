@@ -52,8 +52,8 @@ class _Idle:
 class ConnectionSlots:
     """Hands out the right to a connection, and the idle ones.
 
-    Invariants: ``open`` counts busy and idle connections, never more than the limits; no waiter waits for a slot
-    that is free, nor for one that an idle connection holds.
+    Invariants: ``open`` counts busy and idle connections, never more than the limits; no waiter waits for a
+    slot that is free, nor for one that an idle connection holds.
 
     Locking: ``_lock`` guards everything. Connections are closed, and calls woken, outside it.
     """

@@ -20,7 +20,8 @@ __all__ = ["SourceLimits", "WorkloadType"]
 _PART_SECONDS: Final = 0.4
 #: The same while the limit is looked for: connections follow a smaller limit when their parts end.
 _FIRST_PART_SECONDS: Final = 0.1
-#: And as many times the seconds to a first byte, so that a connection spends little of its time between parts.
+#: And as many times the seconds to a first byte, so that a connection spends little of its time between
+#: parts.
 _FIRST_BYTES_PER_PART: Final = 20.0
 
 #: Bytes that a request counts for.
@@ -134,8 +135,9 @@ class SourceLimits:
     def free(self, source: str) -> int:
         """Return how many more connections a source may have.
 
-        None while half of all workers wait to try it again: the other half is for sources that answer. Where answers take
-        long, or none has come yet, those that wait for one burden no link, and leave their places to others.
+        None while half of all workers wait to try it again: the other half is for sources that answer. Where
+        answers take long, or none has come yet, those that wait for one burden no link, and leave their
+        places to others.
         """
         if self._backing_off.get(source, 0) >= max(1, self._most // 2):
             return 0
@@ -215,8 +217,8 @@ class SourceLimits:
     def is_failing(self, source: str, error: BaseException | None) -> bool:
         """Return whether the last file failed with the same kind of error, and no byte has come since.
 
-        A link that has expired is no such thing: the next one may well be good. Nor does a file of another version say
-        anything about connections that break, or the other way round.
+        A link that has expired is no such thing: the next one may well be good. Nor does a file of another
+        version say anything about connections that break, or the other way round.
         """
         lost, reason = self._lost_files(source)
         if not lost or reason is LinkExpiredError or isinstance(error, LinkExpiredError):
@@ -235,7 +237,8 @@ class SourceLimits:
 
         Args:
             now: Seconds, monotonic.
-            yielding: Connections that let their file's digest catch up, by source: in use, but not to judge by.
+            yielding: Connections that let their file's digest catch up, by source: in use, but not to judge
+                by.
             unanswered: Connections that have waited for an answer for a while, by source.
 
         Returns:

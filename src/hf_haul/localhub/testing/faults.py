@@ -1,7 +1,7 @@
 """Faults on demand: what can be wrong with an answer.
 
-Faults are small values that change what is about to be sent (`Effects`); nothing here touches the network, so every fault
-can be tried without one. Which requests they hit is said by `rules`.
+Faults are small values that change what is about to be sent (`Effects`); nothing here touches the network, so
+every fault can be tried without one. Which requests they hit is said by `rules`.
 """
 
 from __future__ import annotations
