@@ -83,7 +83,7 @@ class _Deferred:
         try:
             work()
         except Exception:
-            logger.warning("what a finalizer left failed", exc_info=True)
+            logger.warning("unexpected error in work that a finalizer deferred", exc_info=True)
         return True
 
 

@@ -169,12 +169,12 @@ def bears_out(remote: RemoteFile, hex_digest: Callable[[str], str]) -> bool:
     try:
         digest = remote.confirm()
     except Exception as error:  # noqa: BLE001  whoever was asked may know it later: until then the etag counts
-        logger.debug("%s: nobody says what its digest is: %s", remote.path, error)
+        logger.debug("%s: its digest could not be looked up: %s", remote.path, error)
         return False
     if digest is not None:
         return hex_digest(digest.algorithm) == digest.value
     logger.warning(
-        "%s is not checked: its etag %s looks like a digest, but is not that of its bytes, and %s tells none",
+        "%s is not checked: its etag %s looks like a digest, but is not that of its bytes, and %s announces none",
         remote.path, etag, remote.announced_by or "its source",
     )  # fmt: skip
     return True

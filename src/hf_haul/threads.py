@@ -287,15 +287,13 @@ class ThreadGroup:
         try:
             work = self._take()
         except BaseException:  # not tried again before the next call of wake: it would only fail again
-            logger.warning("%s: no work to be had", self.name, exc_info=True)
+            logger.warning("%s: could not get the next work", self.name, exc_info=True)
             return False
         if work is None:
             return False
         try:
             work()
-        except (
-            BaseException
-        ):  # the thread is everybody's; whoever waits for this work is told by the work itself
+        except BaseException:  # the thread does others' work, too; this work tells whoever waits for it
             logger.warning("%s: unexpected error", self.name, exc_info=True)
         return True
 

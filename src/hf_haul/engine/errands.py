@@ -85,7 +85,7 @@ class Errands:
                 _, work = self._waiting[where].popitem(last=False)
             work()
         except BaseException:
-            logger.warning("unexpected error", exc_info=True)
+            logger.warning("unexpected error in disk work that nobody waits for", exc_info=True)
         finally:
             with self._lock:
                 self._busy.discard(where)

@@ -117,7 +117,7 @@ class Queues:
         state = DownloadState.CANCELLED if error is None else DownloadState.FAILED
         reason = error or DownloadCancelledError(f"{transfer.task.file_path}: cancelled")
         if not isinstance(reason, Exception):  # raised where the user waits, it would end the program
-            reason = HaulError(f"{transfer.task.file_path}: {reason!r} in a thread that was at it")
+            reason = HaulError(f"{transfer.task.file_path}: {reason!r} in the thread that worked on it")
             reason.__cause__ = error
         name_file(reason, transfer.task.file_path)
         staged = transfer.staged
@@ -193,7 +193,7 @@ class Queues:
             try:
                 then.do.popleft()()
             except BaseException as error:  # the others have to be done all the same
-                logger.warning("unexpected error", exc_info=True)
+                logger.warning("unexpected error while files were closed or users told", exc_info=True)
                 if isinstance(error, KeyboardInterrupt):
                     interrupt = error
         if then.runs:
@@ -219,7 +219,7 @@ class Queues:
         try:
             sweep_up(run)
         except Exception as error:  # noqa: BLE001  what stays is litter, and no reason to fail
-            logger.debug("what is left of finished files stays: %s", error)
+            logger.debug("could not remove what is left of finished files: %s", error)
         finally:
             insist(partial(self._keep_result, run))
         self.emit("queue_done", run, failed=len(run.queue.failed))

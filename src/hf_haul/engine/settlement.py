@@ -326,7 +326,7 @@ class Settlement:
         """
         for thread in [each for each in self._held if not each.is_alive()]:
             job = self._held.pop(thread)
-            job.transfer.fail(HaulError("the thread that was at it ended"))
+            job.transfer.fail(HaulError("the thread that worked on it ended"))
         for run in list(self._queues.running):
             self._mend_run(run, then)
         for thread in [each for each in list(owed) if not each.is_alive()]:

@@ -103,5 +103,7 @@ class Ticker:
                 failing = False
             except BaseException:  # the next look may do better, and the watchdog must not end
                 if not failing:
-                    logger.warning("a look at what is in flight failed", exc_info=True)
+                    logger.warning(
+                        "unexpected error while the downloads in flight were checked", exc_info=True
+                    )
                 failing = True

@@ -140,7 +140,7 @@ class Workers:
             if threading.current_thread() in self.owed:
                 self._pay()
             if threading.current_thread() in self.held:
-                raise HaulError("the thread that was at it met an unexpected error, which it logged")
+                raise HaulError("the thread that worked on it met an unexpected error, which it logged")
             job = self._source.next_job()
             self._clueless_since = None
         except BaseException as error:
@@ -158,7 +158,7 @@ class Workers:
         now = time.monotonic()
         if self._clueless_since is None:
             self._clueless_since = now
-            logger.warning("what to do next cannot be told", exc_info=error)
+            logger.warning("could not choose the next job; trying again", exc_info=error)
         elif now - self._clueless_since > _CLUELESS_SECONDS:
             self._source.fail_all(error)
 

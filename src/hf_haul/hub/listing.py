@@ -184,7 +184,7 @@ def tree_pages(
             following = quote_header(following, response.headers.encoding)
             url = _on_own_origin(base, join_url(parse_url(url, userinfo=True), following))
         except InvalidUrlError as error:
-            raise BadListingError(url, f"its next page has no address that can be asked: {error}") from None
+            raise BadListingError(url, f"the URL of its next page is invalid: {error}") from None
         params, last = None, page
     raise SamePageError(base, len(last), redact(first).rpartition("/tree/")[2])
 

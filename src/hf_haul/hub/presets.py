@@ -4,7 +4,8 @@ A preset only ever leaves files out, never the last copy of something a loader n
 out is named in the log (level info) and in what ``dry_run=True`` returns. Without a preset every file is
 taken.
 
-``safetensors`` In a folder with weights in safetensors, leaves out the same folder's weights in other formats
+``safetensors``
+    In a folder with weights in safetensors, leaves out the same folder's weights in other formats
     (``pytorch_model*.bin``, ``*.pt``, ``*.pth``, ``*.ckpt``, ``*.h5``, ``*.msgpack``, ``*.onnx``, ``*.gguf``,
     ...) with their index files. Next to ``model*.safetensors`` it also leaves out
     ``consolidated*.safetensors``, which is the same weights for another loader, and weights of other formats

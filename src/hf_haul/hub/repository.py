@@ -398,7 +398,7 @@ class Repository:
             commit = revision if is_commit(revision) else self.resolve(revision, timeout=timeout)
             entry = self.paths_info([path], commit).get(path)
         except LISTING_ERRORS as second:
-            logger.debug("No listing to make up for the metadata of %s: %s", path, second)
+            logger.debug("Could not get the listing either, to replace the metadata of %s: %s", path, second)
             return None
         return None if entry is None else metadata_from_listing(commit, entry)
 
@@ -500,6 +500,6 @@ class _Confirmation:
         except LISTING_ERRORS as error:
             if is_transient(error):
                 raise
-            logger.debug("No listing to tell the digest of %s: %s", self._path, error)
+            logger.debug("Could not get the listing that has the digest of %s: %s", self._path, error)
             return None
         return None if entry is None else entry.digest

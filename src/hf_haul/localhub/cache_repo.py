@@ -120,7 +120,7 @@ class CacheRepo(FollowingRepo):
         lacking = [name for name, link in files.items() if name not in kept and (link or not linked)]
         if lacking:
             logger.warning(
-                "the listing kept of %s at %s is passed over: it lacks %s, which is here",
+                "ignoring the cached listing of %s at %s: it lacks %s, which is here",
                 self.repo_id,
                 commit,
                 lacking[0],

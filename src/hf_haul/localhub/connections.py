@@ -304,7 +304,7 @@ class Connections:
         try:
             await loop.connect_accepted_socket(make, sock, ssl=self._tls, ssl_handshake_timeout=seconds)
         except OSError as error:  # those of TLS, too; the socket is the loop's to close
-            logger.debug("a connection did not come about: %s", error)
+            logger.debug("a connection failed before its first request: %s", error)
 
     # -- what connections say
 

@@ -63,7 +63,7 @@ def read_kept(path: Path) -> dict[str, KeptFile] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        logger.warning("the listing in %s is passed over: %s: %s", path, type(error).__name__, error)
+        logger.warning("ignoring the listing in %s: %s: %s", path, type(error).__name__, error)
         return None
 
 
@@ -90,10 +90,10 @@ def _file(info: Mapping[str, Any]) -> KeptFile:
     if type(size) is not int or size < 0:
         raise ValueError(f"not a size: {size!r}")
     if not isinstance(git_oid, str) or not (sha256 is None or isinstance(sha256, str)):
-        raise TypeError("an object id is no text")
+        raise TypeError("an object id is not a string")
     # The Hub hides hashes from those who have not been let in. What it gave them is no listing for others.
     if xet_hash is not None and (sha256 is None or not _XET_HASH.fullmatch(xet_hash)):
-        raise ValueError("a Xet hash was hidden, or stands without the sha256")
+        raise ValueError("a Xet hash is redacted, or given without a sha256")
     return KeptFile(size, git_oid, sha256)
 
 

@@ -97,7 +97,7 @@ def open_content(content: FileContent) -> BinaryIO:
     except PermissionError as error:
         raise Refusal(404, f"this file is not given out: {error.strerror}", "EntryNotServed") from error
     except FileNotFoundError as error:
-        raise Refusal(404, "this file is here no more", "EntryNotServed") from error
+        raise Refusal(404, "this file is no longer here", "EntryNotServed") from error
     except OSError as error:
         if error.errno in _SHORTAGES:
             raise Refusal(503, "the server has too many files open", headers={"Retry-After": "1"}) from error

@@ -76,7 +76,7 @@ class Job(Future[None]):
             try:
                 self.set_result(None) if error is None else self.set_exception(error)
             except Exception:  # who waits must learn of it all the same
-                logger.warning("the end of a read could not be told", exc_info=True)
+                logger.warning("could not report the end of a read; trying again", exc_info=True)
                 time.sleep(_SHORTAGE_SECONDS)
 
     def cancel(self) -> bool:

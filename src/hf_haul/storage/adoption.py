@@ -431,7 +431,7 @@ class Adopter:
             raise
         if left.status == "stale":
             who = f"process {left.owner.pid} on {left.owner.host}" if left.owner else "another process"
-            logger.info("%s: %s has stood still for long; going on from a copy", left.name.name, who)
+            logger.info("%s: %s has not written for long; continuing with a copy", left.name.name, who)
         now = None if left.header is None else read_header(left.fd, self._size, self._keys)
         if left.header is not None and (now is None or now.nonce != left.header.nonce):
             new.delete()

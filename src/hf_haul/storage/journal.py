@@ -106,14 +106,14 @@ def read_header(fd: int, size: int, keys: Sequence[str]) -> Header | None:
             return None
         nonce, version = about["nonce"], about["version"]
         if type(nonce) is not int or not 0 <= nonce < 1 << 32:
-            raise ValueError(f"a nonce of {reprlib.repr(nonce)}")
+            raise ValueError(f"invalid nonce {reprlib.repr(nonce)}")
         if version is not None and not isinstance(version, str):
-            raise ValueError(f"a version of {reprlib.repr(version)}")
+            raise ValueError(f"invalid version {reprlib.repr(version)}")
         return Header(owner_from(about["owner"]), nonce, status == b"R", version)
     except (OSError, struct.error):  # shorter than that
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        logger.debug("a header for %s that makes no sense is ignored: %s", keys[0], error)
+        logger.debug("ignoring an invalid header for %s: %s", keys[0], error)
         return None
 
 

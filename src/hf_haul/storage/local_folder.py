@@ -109,7 +109,7 @@ class LocalFolder:
             self._in_folder(path, lambda: write_atomically(path, text, os.path.dirname(path)))
         except OSError as error:
             logger.warning(
-                "%s is in place, but it could not be noted that it is up to date, so it may be fetched again: %s",
+                "%s is in place, but its metadata could not be written, so it may be fetched again: %s",
                 name,
                 error,
             )

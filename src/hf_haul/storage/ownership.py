@@ -96,11 +96,11 @@ def owner_from(record: object) -> Owner:
         ValueError: It is no record: a field is missing, of another type, or more than any system gives.
     """
     if not isinstance(record, dict):
-        raise ValueError("an owner that is no record")  # noqa: TRY004  one error for all that may be wrong
+        raise ValueError("the owner is not a record")  # noqa: TRY004  one error for all that may be wrong
     fields: dict[str, Any] = {name: record.get(name) for name in Owner.__slots__}
     pid = fields["pid"]
     if type(pid) is not int or not 0 < pid <= _MOST_PID:
-        raise ValueError(f"a process id of {reprlib.repr(pid)}")
+        raise ValueError(f"invalid process id {reprlib.repr(pid)}")
     for name, value in fields.items():
         if name != "pid" and (not isinstance(value, str) or len(value) > _FIELD_LENGTH):
             raise ValueError(f"{name} is {reprlib.repr(value)}")
@@ -212,7 +212,7 @@ def read_owner_xattr(fd: int) -> Owner | None:
         except OSError:
             pass
         except (ValueError, RecursionError) as error:
-            logger.debug("an extended attribute that names no owner is ignored: %s", error)
+            logger.debug("ignoring an extended attribute that names no owner: %s", error)
     return None
 
 

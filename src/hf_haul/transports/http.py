@@ -109,7 +109,7 @@ class HttpSource:
             try:
                 self._remember(join_url(self._home, remote.location))
             except InvalidUrlError as error:  # the source will say so itself
-                logger.debug("%s: where it was said to be is %s", remote.path, error)
+                logger.debug("%s: its announced location is %s", remote.path, error)
 
     def open(self, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool = False) -> HttpBody:
         """Request a range; see :class:`hf_haul.transports.base.Transport`. Every error names the file."""
@@ -261,9 +261,7 @@ class HttpSource:
         try:
             return join_url(parse_url(response.url), quote_header(location))
         except InvalidUrlError as error:
-            raise InvalidUrlError(
-                f"{redact(response.url)} redirects to no address that can be asked: {error}"
-            ) from None
+            raise InvalidUrlError(f"{redact(response.url)} redirects to an invalid URL: {error}") from None
 
     def _has_token(self, url: HttpUrl) -> bool:
         return url != self._home and any(k.lower() == "authorization" for k in self._headers_for(url))

@@ -177,7 +177,7 @@ class RateLimits:
                 self._until[origin] = until
                 self._spread[origin] = min(2.0, seconds / 10)
         if seconds >= _LONG and before - now < _LONG:
-            logger.info("%s asks for patience: the next request to it goes out in %.0f s", origin, seconds)
+            logger.info("%s asked us to wait: the next request to it is sent in %.0f s", origin, seconds)
 
     def _forget_past(self, now: float) -> None:
         for origin in [each for each, until in self._until.items() if until <= now]:

@@ -57,7 +57,9 @@ def test_it_looks_until_there_is_no_work_and_survives_a_look_that_fails(
         assert ticker.close(BOUND)
     assert len(target.seen) == 5
     assert target.mended >= 1
-    assert [record.message for record in caplog.records] == ["a look at what is in flight failed"]
+    assert [record.message for record in caplog.records] == [
+        "unexpected error while the downloads in flight were checked"
+    ]
 
 
 def test_whoever_is_there_looks_now_and_then_where_no_thread_does(monkeypatch: pytest.MonkeyPatch) -> None:

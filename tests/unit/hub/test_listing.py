@@ -234,7 +234,9 @@ def test_a_next_page_that_could_be_anybodys_is_not_asked_for(
 ) -> None:
     pages = Pages(response(body=[item("a")], **next_page(following)))
     monkeypatch.setattr(listing, "_get", pages)
-    with pytest.raises(FileMetadataError, match=rf"tree/{SHA} cannot be read.*its next page has no address"):
+    with pytest.raises(
+        FileMetadataError, match=rf"tree/{SHA} cannot be read.*the URL of its next page is invalid"
+    ):
         repository().list_files(SHA)
     assert len(pages.asked) == 1
 

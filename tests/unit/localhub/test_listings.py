@@ -72,7 +72,7 @@ def test_a_listing_that_cannot_be_relied_on_is_passed_over(
     tmp_path: Path, value: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert read_kept(keep(tmp_path, value)) is None
-    assert "passed over" in caplog.text
+    assert "ignoring the listing" in caplog.text
 
 
 def test_a_listing_that_is_a_link_to_elsewhere_is_passed_over(tmp_path: Path) -> None:
