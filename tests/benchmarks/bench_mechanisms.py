@@ -1,7 +1,7 @@
 """What each mechanism that could be missing buys: the same work with it and without it, in pairs of runs.
 
 A mechanism stays only if an interval of the ratio lies above 1.10; see :mod:`tests.benchmarks.pairs`. Some rows alone:
-``python -m tests.benchmarks --only mechanisms --row answers --row waitall-paced``.
+``python -m tests.benchmarks --only mechanisms --row waitall --row eyeballs-dead-address-plain``.
 """
 
 from __future__ import annotations
@@ -319,7 +319,6 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("waitall", "paced", tls=False, connections=16),
     Row("waitall", "paced", tls=True, connections=16, counts=False),  # TLS has to be read by its own library
     Row("waitall", "mixed-paced", tls=False, connections=16),
-    *_grid("answers", "small"),
     *_grid("stallguard", "stalled"),
     *_grid("eyeballs", "dead-address"),
     *_grid("attributes", "killed"),

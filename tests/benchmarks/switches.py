@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import http.client
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -69,11 +68,6 @@ def _without_waitall(put: Put) -> None:
     _replace(put, _module("receiving").DirectReader, "_is_slow", lambda _: False)
 
 
-def _without_answers(put: Put) -> None:
-    """Headers are parsed by the standard library."""
-    _replace(put, _module("dialing").WatchedConnection, "response_class", http.client.HTTPResponse)
-
-
 def _without_stallguard(put: Put) -> None:
     """Nobody watches reads; their sockets have a timeout of as many seconds."""
     stallguard, pool = _module("stallguard"), _module("pool").ConnectionPool
@@ -118,7 +112,6 @@ SWITCHES: Final[Mapping[str, Callable[[Put], None]]] = {
     "buffers": _without_buffers,
     "thrift": _without_thrift,
     "waitall": _without_waitall,
-    "answers": _without_answers,
     "stallguard": _without_stallguard,
     "eyeballs": _without_eyeballs,
     "attributes": _without_attributes,

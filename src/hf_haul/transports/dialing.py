@@ -17,7 +17,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from hf_haul.threads import start_daemon
-from hf_haul.transports.answers import Answer
+from hf_haul.transports.answer_head import Answer
 from hf_haul.transports.request import InterruptibleRequest, WokenError
 
 __all__ = ["DialTimeoutError", "WakeableConnection", "WakeableTLSConnection", "WatchedConnection"]

@@ -51,10 +51,10 @@ def test_what_a_module_needs_can_be_made_and_is_only_that_of_chosen_rows(module:
 
 
 def test_rows_can_be_chosen_by_a_part_of_their_names() -> None:
-    name = Row("answers", "small", tls=True, connections=16).name
-    assert name == "answers-small-tls-16"
+    name = Row("eyeballs", "dead-address", tls=True, connections=16).name
+    assert name == "eyeballs-dead-address-tls-16"
     assert Options().wants(name)
-    assert Options(rows=["waitall", "small-tls"]).wants(name)
+    assert Options(rows=["waitall", "address-tls"]).wants(name)
     assert not Options(rows=["waitall"]).wants(name)
 
 
@@ -123,16 +123,16 @@ def test_a_row_of_which_nothing_succeeded_is_not_measured() -> None:
 def test_tables_say_of_each_figure_whether_its_interval_is_above() -> None:
     result = result_of()
     result.comparisons = [
-        Comparison("answers", "work", "seconds", [(1.0, 1.5)] * 15),
-        Comparison("answers", "work", "processor seconds", [(1.0, 1.0)] * 15, failed=(1, 2)),
-        Comparison("answers", "work", "seconds", [(1.0, 1.5)] * 15, counts=False),
-        Comparison("answers", "work", "seconds", [(1.0, 1.5)] * 3),
-        Comparison("answers", "work", "seconds", []),
+        Comparison("eyeballs", "work", "seconds", [(1.0, 1.5)] * 15),
+        Comparison("eyeballs", "work", "processor seconds", [(1.0, 1.0)] * 15, failed=(1, 2)),
+        Comparison("eyeballs", "work", "seconds", [(1.0, 1.5)] * 15, counts=False),
+        Comparison("eyeballs", "work", "seconds", [(1.0, 1.5)] * 3),
+        Comparison("eyeballs", "work", "seconds", []),
     ]
     ends = [line.split()[-1] for line in report.pairs_table([result]).splitlines()[2:]]
     assert ends == ["yes", "no", "here", "-", "failed"]
     assert "failed 1+2" in report.pairs_table([result])
-    assert report.verdict_lines([result])[0].startswith("answers: stays: interval above 1.10 in 1 of 3")
+    assert report.verdict_lines([result])[0].startswith("eyeballs: stays: interval above 1.10 in 1 of 3")
     assert report.pairs_table([result_of()]) == ""
     json.dumps(result.as_dict(), allow_nan=False)
 

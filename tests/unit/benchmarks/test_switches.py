@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import io
 import os
 import random
@@ -126,13 +125,6 @@ def test_without_waitall_the_system_never_fills_buffers_by_itself(off: bool, swi
             assert reader.readinto(memoryview(bytearray(2 * io.DEFAULT_BUFFER_SIZE)))
         assert (ours.gettimeout() is None) is not off
         reader.close()
-
-
-@both
-@pytest.mark.parametrize("workload", [WakeableConnection, WakeableTLSConnection])
-def test_without_answers_the_standard_library_parses_headers(off: bool, workload: Any, switch: Any) -> None:
-    switch("answers", off)
-    assert (workload("example.test").response_class is http.client.HTTPResponse) is off
 
 
 @both
