@@ -6,15 +6,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from hf_haul.errors import HaltedError
 
-__all__ = ["CancelToken"]
+__all__ = ["CancelToken", "SilenceLimits"]
 
 #: Seconds of the longest wait of the main thread in one call: a signal that comes just before the system's call is seen
 #: only after it.
 _LONGEST_SECONDS: Final = 0.5
+
+
+class SilenceLimits(NamedTuple):
+    """How long a request may bring nothing, in seconds.
+
+    Attributes:
+        answer: From a request that was sent to the end of its answer's headers; for each redirect anew.
+        stall: Between two bytes of a body.
+    """
+
+    answer: float
+    stall: float
 
 
 class CancelToken:
@@ -34,6 +46,7 @@ class CancelToken:
         dequeued_at: When it last stopped waiting so, or got an answer that sends it on to the next request, in seconds of
             ``time.monotonic``.
         slowest_hop: Seconds of the longest wait since :meth:`asks` for an answer that sent it on.
+        silence_limits: How long the worker's requests may bring nothing; ``None`` if somebody else looks after that.
     """
 
     def __init__(self) -> None:
@@ -42,6 +55,7 @@ class CancelToken:
         self.holds = 0
         self.dequeued_at = float("-inf")
         self.slowest_hop = 0.0
+        self.silence_limits: SilenceLimits | None = None
         self._asked_at = float("-inf")
         self._event = threading.Event()
         self._lock = threading.Lock()

@@ -10,7 +10,7 @@ So a finalizer takes no lock and waits for nothing. What is to be done it hands 
 does it. A finalizer cannot start that thread either; so ordinary code calls :func:`attend` as long as
 something is under way that a finalizer may have to end, and :func:`catch_up` where it begins something new.
 What goes with an object that may live for long, and go when nothing else happens any more, is left to
-:func:`when_gone`.
+:func:`when_gone`; :func:`meanwhile` takes care of what may go while something takes long.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import logging
 import queue
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from hf_haul.forks import call_after_fork
 from hf_haul.threads import start_daemon
 
-__all__ = ["attend", "catch_up", "defer", "when_gone"]
+__all__ = ["attend", "catch_up", "defer", "meanwhile", "when_gone"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ _IDLE_SECONDS: Final = 5.0
 
 #: What :func:`when_gone` has still to do. Changed by single operations on a set, which are atomic.
 _expected: Final[set[int]] = set()
+#: What is under way in :func:`meanwhile`, likewise.
+_under_way: Final[set[int]] = set()
 _numbers: Final = itertools.count()
 
 
@@ -73,7 +76,7 @@ class _Deferred:
             self.attend()
 
     def is_wanted(self) -> bool:
-        return bool(_expected) or time.monotonic() - self.attended_at < _IDLE_SECONDS
+        return bool(_expected or _under_way) or time.monotonic() - self.attended_at < _IDLE_SECONDS
 
     def do_next(self, seconds: float) -> bool:
         try:
@@ -109,6 +112,18 @@ def catch_up() -> None:
         _deferred.attend()
 
 
+@contextmanager
+def meanwhile() -> Iterator[None]:
+    """Do what finalizers leave while the block runs at once, in another thread; enter it without a lock, as :func:`attend`."""
+    number = next(_numbers)
+    _under_way.add(number)
+    try:
+        attend()
+        yield
+    finally:
+        _under_way.discard(number)
+
+
 def when_gone(owner: object, work: Work) -> None:
     """Call ``work()`` in ordinary code soon after ``owner`` is collected, on a thread kept until then.
 
@@ -128,6 +143,7 @@ def when_gone(owner: object, work: Work) -> None:
 def _after_fork() -> None:
     global _deferred
     _deferred = _Deferred()  # the parent sees to its own
+    _under_way.clear()
 
 
 call_after_fork(_after_fork)

@@ -61,8 +61,6 @@ __all__ = ["ParallelDownloadManager", "default_manager"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without a byte that any connection may take, however long the settings are willing to wait.
-_LONGEST_READ: Final = 86_400.0
 #: Seconds that a shutdown waits for callbacks that do not return.
 _CALLBACK_GRACE: Final = 2.0
 
@@ -168,9 +166,7 @@ class ParallelDownloadManager:
             settings.max_connections_per_host or size,
             connect_timeout=settings.connect_timeout,
             # The watchdog acts first, and says more.
-            read_timeout=min(
-                max(30.0, 2 * settings.stall_timeout, 10.0 + settings.give_up_after), _LONGEST_READ
-            ),
+            read_timeout=max(30.0, 2 * settings.stall_timeout, 10.0 + settings.give_up_after),
             verify=self._verify_tls,
             proxies=self._proxies,
         )

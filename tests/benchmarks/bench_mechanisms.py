@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from tests.benchmarks.harness import KIB, MB, MIB, Result, Sample, Tool
+from tests.benchmarks.harness import MB, MIB, Result, Sample, Tool
 from tests.benchmarks.pairs import Comparison
 from tests.benchmarks.rig import Options, Rig
 from tests.benchmarks.servers import PACE, TWO_ADDRESSES, dead_address
@@ -36,10 +36,6 @@ _CONTENTS: Final[Mapping[str, str]] = {
     "bench/mixed": "1 GiB, 8 x 100 MiB and 1,000 x 20 KiB",
 }
 
-#: Seconds without a byte that are too many where a peer stalls; as many as by default would only take longer.
-_STALL_TIMEOUT: Final = 2
-#: Bytes of a body before it stalls.
-_STALLS_AFTER: Final = 64 * KIB
 #: Seconds from the kill of one process to the start of the next, where that is not at once.
 _LATER: Final = 6.0
 _KILL_WITHIN: Final = 60.0
@@ -193,28 +189,6 @@ def _without(tool: Tool, mechanism: str) -> Tool:
 # ---- faults
 
 
-def _stall(rig: Rig, row: Row, _tool: Tool) -> dict[str, Any]:
-    """Have the next bodies stop early, one for each connection."""
-    rig.servers.hub.ask(stall=row.origin, after=_STALLS_AFTER, times=row.connections)
-    return {}
-
-
-@contextlib.contextmanager
-def _no_stall_left(rig: Rig, row: Row) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        rig.servers.hub.ask(stall=row.origin, after=0, times=0)
-
-
-def _reading(rig: Rig, repo: str, origin: str) -> Tool:
-    def check(_every_byte: bool) -> None:
-        if not rig.servers.hub.ask(stalled=origin):
-            raise ValueError("nothing stalled")
-
-    return replace(rig.reading(repo, origin), check=check)
-
-
 def _dialing(rig: Rig, repo: str, origin: str) -> Tool:
     names = {TWO_ADDRESSES: ["127.0.0.2", "127.0.0.1"]}
     return rig.manager(repo, origin, host=TWO_ADDRESSES, names=names)
@@ -273,16 +247,6 @@ _WORKS: Final[Mapping[str, _Work]] = {
     "mixed-paced": _Work(
         f" in one queue{_PACE}", ("bench/mixed", "bench/mixed"), ("paced", "paced-tls"), Rig.manager
     ),
-    "stalled": _Work(
-        f" read through haul://, each connection's first body stalls, {_STALL_TIMEOUT} s are too many",
-        ("bench/one", "bench/one"),
-        ("own", "own-tls"),
-        _reading,
-        (SECONDS,),
-        {"HF_HAUL_STALL_TIMEOUT": str(_STALL_TIMEOUT)},
-        _stall,
-        _no_stall_left,
-    ),
     "dead-address": _Work(
         " from a name whose first address is dead",
         ("bench/one", "bench/sixteen"),
@@ -319,7 +283,6 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("waitall", "paced", tls=False, connections=16),
     Row("waitall", "paced", tls=True, connections=16, counts=False),  # TLS has to be read by its own library
     Row("waitall", "mixed-paced", tls=False, connections=16),
-    *_grid("stallguard", "stalled"),
     *_grid("eyeballs", "dead-address"),
     *_grid("attributes", "killed"),
     Row("attributes", "killed-later", tls=False, connections=1),

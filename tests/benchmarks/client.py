@@ -147,20 +147,6 @@ def resolve(names: dict[str, list[str]]) -> None:
     socket.getaddrinfo = look_up
 
 
-def haul_read(path: str, size: int) -> Work:
-    """A file read into memory through ``haul://``."""
-    import hf_haul
-
-    make_filesystem = hf_haul.HaulFileSystem
-
-    def work() -> None:
-        got = len(make_filesystem().cat_file(path))
-        if got != size:
-            raise RuntimeError(f"{path} has {got} bytes instead of {size}")
-
-    return work
-
-
 def nothing() -> Work:
     """Nothing; to see whether a process comes as far as this."""
     return lambda: None
@@ -409,7 +395,6 @@ def main() -> int:
         "haul_timeline": haul_timeline,
         "haul_manager": haul_manager,
         "haul_queue": haul_queue,
-        "haul_read": haul_read,
         "haul_parts": haul_parts,
         "haul_stop": haul_stop,
         "hub_snapshot": hub_snapshot,

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_haul.localhub import LocalHub, Repo
-from hf_haul.localhub.testing.faults import Stall
-from hf_haul.localhub.testing.rules import FaultRule
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
@@ -22,22 +20,14 @@ class HubProcess:
         self.hubs: dict[str, LocalHub] = {}
         self.repos: list[Repo] = []
         self.folders: dict[str, Path] = {}
-        self.stalls: dict[str, FaultRule] = {}
 
-    def start(self, repos: dict[str, str], origins: dict[str, str], cert: list[str] | None) -> dict[str, str]:
-        """Start one hub for each origin; returns their URLs. ``own`` is the one that gives LFS files itself.
-
-        With ``cert``, the paths of a certificate and its key, ``own-tls`` does the same over TLS.
-        """
+    def start(self, repos: dict[str, str], origins: dict[str, str]) -> dict[str, str]:
+        """Start one hub for each origin; returns their URLs. ``own`` is the one that gives LFS files itself."""
         self.folders = {name: Path(folder) for name, folder in repos.items()}
         self.repos = [Repo.from_folder(folder, name) for name, folder in self.folders.items()]
         for name, origin in origins.items():
             self.hubs[name] = LocalHub(*self.repos, cdn_url=origin, log_size=1000).start()
         self.hubs["own"] = LocalHub(*self.repos, log_size=None).start()
-        if cert is not None:
-            self.hubs["own-tls"] = LocalHub(
-                *self.repos, log_size=1000, certfile=cert[0], keyfile=cert[1]
-            ).start()
         return {name: hub.url for name, hub in self.hubs.items()}
 
     def lfs_objects(self) -> dict[str, str]:
@@ -52,7 +42,7 @@ class HubProcess:
     def answer(self, question: dict[str, Any]) -> Any:
         """One question, one answer."""
         if "repos" in question:
-            return self.start(question["repos"], question["origins"], question["cert"])
+            return self.start(question["repos"], question["origins"])
         if "lfs_objects" in question:
             return self.lfs_objects()
         own = self.hubs["own"]
@@ -69,18 +59,7 @@ class HubProcess:
             return {"kinds": kinds, "redirected": sum(record.status in _REDIRECTS for record in own.requests)}
         if "last_byte" in question:
             return self.last_byte(question["last_byte"])
-        if "stall" in question:
-            return self.stall(question["stall"], question["after"], question["times"])
-        if "stalled" in question:
-            return self.stalls[question["stalled"]].hits
         raise ValueError(f"unknown question: {question}")
-
-    def stall(self, name: str, after: int, times: int) -> bool:
-        """Have the next bodies of LFS files that a hub gives stop after so many bytes; what stopped before goes on."""
-        faults = self.hubs[name].faults
-        faults.clear()
-        self.stalls[name] = faults.add(Stall(after), kind="cdn", times=times)
-        return True
 
     def last_byte(self, still: float) -> dict[str, float]:
         """Wait until no byte has left for ``still`` seconds; when the last one did, on this machine's clock."""

@@ -144,7 +144,7 @@ class Rig:
         return {path: f"{base}/files/{repo}/{path}" for path in self.sizes(repo)}
 
     def endpoint(self, origin: str) -> str:
-        """The Hub whose files come from ``origin``: one of nginx's origins or fronts, ``own`` or ``own-tls``."""
+        """The Hub whose files come from ``origin``: one of nginx's origins or fronts, or ``own``."""
         return self.servers.nginx.hubs.get(origin) or self.servers.hub.urls[origin]
 
     # ---- programs
@@ -208,13 +208,6 @@ class Rig:
         listing = self.folder / f"urls-{self._listings}.json"
         listing.write_text(json.dumps({"urls": rows, "folder": str(self.out / "to"), **options}))
         return self._client(name, "haul_manager", f"@{listing}", repo, origin)
-
-    def reading(self, repo: str, origin: str, name: str = "hf-haul reading") -> Tool:
-        """The only file of a repository, read into memory through ``haul://``."""
-        ((path, size),) = self.sizes(repo).items()
-        arguments = json.dumps({"path": f"{repo}/{path}", "size": size})
-        argv = [sys.executable, str(CLIENT), "haul_read", arguments]
-        return Tool(name, argv, self.environment(origin), reports=True, nbytes=size)
 
     def reader(self, what: str, repo: str, protocol: str, name: str, env: Mapping[str, str]) -> Tool:
         """A loader that reads over the link, or from the folder if the protocol is ``file``; see ``read_client``."""

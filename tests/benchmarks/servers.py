@@ -163,9 +163,7 @@ class Hub:
         urls: The Hub's URL by the name of the origin.
     """
 
-    def __init__(
-        self, repos: dict[str, Path], origins: dict[str, str], cert: tuple[Path, Path] | None, src: Path
-    ) -> None:
+    def __init__(self, repos: dict[str, Path], origins: dict[str, str], src: Path) -> None:
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "hub_server.py")],
             stdin=subprocess.PIPE,
@@ -175,9 +173,7 @@ class Hub:
         )
         self.pid = self._process.pid
         self.urls: dict[str, str] = self.ask(
-            repos={name: str(folder) for name, folder in repos.items()},
-            origins=origins,
-            cert=None if cert is None else [str(path) for path in cert],
+            repos={name: str(folder) for name, folder in repos.items()}, origins=origins
         )
 
     def ask(self, **question: Any) -> Any:
@@ -297,7 +293,7 @@ def serving(
     if _ECHO.exists():
         sockets["link"] = _listener(congestion, LINK_PACE, _LINK_BUFFER)
     origins = _origins(sockets)
-    hub = Hub(repos, origins, cert, src)
+    hub = Hub(repos, origins, src)
     try:
         for sha, path in hub.ask(lfs_objects=True).items():
             (by_sha / sha).symlink_to(path)

@@ -6,11 +6,10 @@ mechanism were deleted. Where modules are, stands in one table below.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
@@ -21,12 +20,9 @@ __all__ = ["SWITCHES", "switch_off"]
 #: Where each module is, or was: the first that exists is taken.
 PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "concurrency": ("hf_haul.transports.concurrency", "hf_haul.concurrency"),
-    "config": ("hf_haul.config",),
     "dialing": ("hf_haul.transports.dialing",),
     "fetching": ("hf_haul.engine.part_fetcher", "hf_haul.fetch"),
-    "pool": ("hf_haul.transports.pool",),
     "receiving": ("hf_haul.transports.receiving",),
-    "stallguard": ("hf_haul.transports.stallguard", "hf_haul.stallguard"),
 }
 
 #: Sets an attribute, as ``setattr`` does.
@@ -68,24 +64,6 @@ def _without_waitall(put: Put) -> None:
     _replace(put, _module("receiving").DirectReader, "_is_slow", lambda _: False)
 
 
-def _without_stallguard(put: Put) -> None:
-    """Nobody watches reads; their sockets have a timeout of as many seconds."""
-    stallguard, pool = _module("stallguard"), _module("pool").ConnectionPool
-    seconds = _module("config").Settings.from_environment().stall_timeout
-
-    @contextlib.contextmanager
-    def unwatched(_: object, cancel_token: Any) -> Iterator[Any]:
-        yield stallguard.Watched(cancel_token)
-
-    _replace(put, stallguard.StallGuard, "watching", unwatched)
-    make = pool.__init__
-
-    def with_own_timeout(self: Any, *args: Any, **options: Any) -> None:
-        make(self, *args, **{**options, "read_timeout": seconds})
-
-    _replace(put, pool, "__init__", with_own_timeout)
-
-
 def _without_eyeballs(put: Put) -> None:
     """Connecting is urllib3's: one address after the other, each for as long as a connection may take."""
     _replace(put, _module("dialing").WakeableConnection, "_new_conn", HTTPConnection._new_conn)
@@ -112,7 +90,6 @@ SWITCHES: Final[Mapping[str, Callable[[Put], None]]] = {
     "buffers": _without_buffers,
     "thrift": _without_thrift,
     "waitall": _without_waitall,
-    "stallguard": _without_stallguard,
     "eyeballs": _without_eyeballs,
     "attributes": _without_attributes,
     "adaptation": _without_adaptation,

@@ -23,12 +23,13 @@ from tests.support.wants import want_modules
 from tests.support.wire import BOUND, Connection, Wire, answer, blackhole, until
 
 import hf_haul
-from hf_haul.cancellation import CancelToken
+from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.errors import (
     CertificateError,
     ConnectionFailedError,
     HaltedError,
     HaulError,
+    StalledError,
     TransferError,
 )
 from hf_haul.transports.pool import ConnectionPool, PooledResponse
@@ -327,6 +328,91 @@ def test_silence_ends_after_the_read_timeout(serve: Callable[[Connection], None]
         pytest.raises(ConnectionFailedError, match=f"nothing received for 0.2 s.*{words}"),
     ):
         get(pool, wire.url())
+
+
+GZIPPED = gzip.compress(BODY)
+SILENT_IN_THE_BODY = [
+    pytest.param(answer(b"x", length=9), id="a body"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", id="chunks"),
+    pytest.param(b"HTTP/1.1 200 OK\r\n\r\nx", id="a body of unknown length"),
+    pytest.param(
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 99999\r\n\r\n" + GZIPPED[:400],
+        id="an encoded body",
+    ),
+]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("head", SILENT_IN_THE_BODY)
+def test_a_body_that_stalls_ends_after_the_seconds_of_its_cancel_token_and_what_came_is_there(
+    head: bytes, tls: bool, certificates: Certificates
+) -> None:
+    def stall(connection: Connection) -> None:
+        connection.request()
+        connection.send(head)
+        connection.closed_by_client()
+
+    cancel_token = CancelToken()
+    cancel_token.silence_limits = SilenceLimits(answer=BOUND, stall=0.2)
+    words = r"no byte for 0\.2 s \(HF_HAUL_STALL_TIMEOUT"
+    with (
+        ConnectionPool(2, trust_env=False, verify=str(certificates.ca), read_timeout=BOUND) as pool,
+        Wire(stall, certificates if tls else None) as wire,
+        pool.open(wire.url(host="localhost"), None, cancel_token, decode=True) as response,
+    ):
+        began = time.monotonic()
+        assert response.readinto(memoryview(bytearray(BODY)))
+        with pytest.raises(StalledError, match=words):
+            read(response)
+        assert time.monotonic() - began < BOUND / 2
+
+
+def test_an_answer_that_does_not_come_ends_after_the_seconds_of_its_cancel_token(
+    pool: ConnectionPool,
+) -> None:
+    cancel_token = CancelToken()
+    cancel_token.silence_limits = SilenceLimits(answer=0.2, stall=BOUND)
+    words = r"no byte for 0\.2 s since the request \(HF_HAUL_FIRST_BYTE_TIMEOUT"
+    with (
+        Wire(lambda c: (c.request(), c.closed_by_client())) as wire,
+        pytest.raises(StalledError, match=words),
+    ):
+        pool.open(wire.url(), None, cancel_token)
+
+
+@pytest.mark.parametrize("forever", [BOUND, float("inf")])
+def test_seconds_between_bytes_do_not_count_for_an_answer_nor_for_the_next_one_on_the_connection(
+    pool: ConnectionPool, forever: float
+) -> None:
+    held = threading.Event()
+
+    def slowly(connection: Connection) -> None:
+        while connection.request():
+            held.wait(0.3)
+            connection.send(answer(BODY))
+
+    hurried, patient = CancelToken(), CancelToken()
+    hurried.silence_limits = SilenceLimits(answer=forever, stall=0.1)
+    patient.silence_limits = SilenceLimits(answer=forever, stall=forever)
+    with Wire(slowly) as wire:
+        for cancel_token in (hurried, CancelToken(), patient):
+            with pool.open(wire.url(), None, cancel_token) as response:
+                assert read(response) == BODY
+        assert wire.accepted == 1
+
+
+@pytest.mark.parametrize("head", SILENT_IN_THE_BODY[1:])
+def test_what_has_come_of_a_body_is_not_held_back_until_more_comes(pool: ConnectionPool, head: bytes) -> None:
+    def drip(connection: Connection) -> None:
+        connection.request()
+        connection.send(head)
+        connection.closed_by_client()
+
+    with Wire(drip) as wire, pool.open(wire.url(), None, CancelToken(), decode=True) as response:
+        buffer = bytearray(1000)
+        got = response.readinto(memoryview(buffer))
+        assert got
+        assert bytes(buffer[:got]) in {b"x", BODY[:got]}
 
 
 def test_a_connection_attempt_ends_after_the_connect_timeout() -> None:

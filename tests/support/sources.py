@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hf_haul.cancellation import CancelToken
+from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.config import Settings
 from hf_haul.errors import ConnectionFailedError, RangeRefusedError
 from hf_haul.limiter import BandwidthLimiter
@@ -16,7 +16,6 @@ from hf_haul.ranges import ByteRange
 from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.reader import Reads
 from hf_haul.task import Digest, RemoteFile
-from hf_haul.transports.stallguard import StallGuard
 
 __all__ = ["FakeBody", "FakeTransport", "make_reads", "make_source", "remote_file"]
 
@@ -57,6 +56,7 @@ class FakeTransport:
         faults: Taken one by one: an exception is raised, a number cuts the body after so many bytes.
         gate: Waited for by every request, if set.
         asked: The ranges asked for, in order.
+        limits: How long each request might bring nothing.
     """
 
     data: bytes
@@ -64,6 +64,7 @@ class FakeTransport:
     faults: list[Exception | int | None] = field(default_factory=list)
     gate: threading.Event | None = None
     asked: list[tuple[int, int] | None] = field(default_factory=list)
+    limits: list[SilenceLimits | None] = field(default_factory=list)
     sent: int = 0
     closed: int = 0
     opened: int = 0
@@ -72,6 +73,7 @@ class FakeTransport:
 
     def open(self, want: ByteRange | None, cancel_token: CancelToken, *, fresh: bool = False) -> FakeBody:
         with self._changed:
+            self.limits.append(cancel_token.silence_limits)
             self.asked.append(None if want is None else (want.start, want.stop))
             self._changed.notify_all()
         self.on_open()
@@ -119,5 +121,4 @@ def make_source(transport: FakeTransport, settings: Settings = SETTINGS) -> Rang
         settings,
         BandwidthLimiter(None),
         SourceHistory(),
-        StallGuard(settings.stall_timeout),
     )

@@ -67,6 +67,27 @@ def test_what_goes_with_an_object_is_done_however_late_that_is_gone() -> None:
 
 
 @pytest.mark.usefixtures("idle")
+def test_what_is_left_while_something_takes_long_is_done_however_late_that_is() -> None:
+    done = threading.Event()
+    with finalizers.meanwhile():
+        assert not until(lambda: not finalizers._deferred.has_thread, 0.2)
+        finalizers.defer(done.set)
+        assert done.wait(10)
+    assert until(lambda: not finalizers._deferred.has_thread)
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_was_under_way_in_a_parent_is_not_in_its_forked_child() -> None:
+    with finalizers.meanwhile():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(1 if finalizers._under_way else 0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert finalizers._under_way
+
+
+@pytest.mark.usefixtures("idle")
 def test_where_no_thread_is_to_be_had_ordinary_code_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
     for _ in range(3):

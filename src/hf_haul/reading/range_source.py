@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Final
 
-from hf_haul.cancellation import CancelToken
+from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.digests import new_hash
 from hf_haul.errors import (
@@ -21,15 +21,14 @@ from hf_haul.errors import (
     StalledError,
     TransferError,
 )
-from hf_haul.finalizers import when_gone
+from hf_haul.finalizers import meanwhile, when_gone
 from hf_haul.forks import renew_after_fork, renew_locks_of
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SMALL_FILE, SourceHistory, is_slow_answer
 from hf_haul.ranges import ByteRange
 from hf_haul.task import RemoteFile, bears_out
 from hf_haul.transports.base import Body, Transport
-from hf_haul.transports.retry import ChangeRetries, Trickle, is_retryable, retrying, stall_hint
-from hf_haul.transports.stallguard import StallGuard, Watched
+from hf_haul.transports.retry import ChangeRetries, Trickle, is_retryable, retrying
 from hf_haul.urls import source_of
 
 __all__ = ["Checksum", "RangeSource", "learn_size"]
@@ -85,37 +84,39 @@ def learn_size(
     open_transport: Callable[[RemoteFile], Transport],
     settings: Settings,
     history: SourceHistory,
-    guard: StallGuard,
 ) -> int:
     """Request the smallest range of a file to learn its size; return bytes.
 
     Raises:
         TransferError: It cannot be asked, or does not say.
     """
-    transport, source, clock = open_transport(remote), source_of(remote.url), time.monotonic
+    transport, source, cancel_token = open_transport(remote), source_of(remote.url), CancelToken()
+    unanswered = 0
 
-    def ask(watched: Watched) -> int | None:
-        watched.begin(clock(), history.answer_timeout(source, settings, watched.unanswered))
+    def ask() -> int | None:
+        nonlocal unanswered
+        cancel_token.silence_limits = SilenceLimits(
+            history.answer_timeout(source, settings, unanswered), settings.stall_timeout
+        )
         try:
             try:
-                body = transport.open(ByteRange(0, 1), watched.cancel_token)
+                body = transport.open(ByteRange(0, 1), cancel_token)
             except RangeRefusedError:  # an empty file has no first byte
-                body = transport.open(None, watched.cancel_token)
-        finally:
-            watched.unanswered += watched.stalled is not None
-            watched.end()
+                body = transport.open(None, cancel_token)
+        except StalledError:
+            unanswered += 1
+            raise
         body.close()
         return body.total
 
-    with guard.watching(CancelToken()) as watched:
-        size: int | None = retrying(
-            cancel_token=watched.cancel_token,
-            progress=lambda: 0,
-            settings=settings,
-            on_retry=lambda _error, _seconds: None,
-            server_wait=lambda: watched.cancel_token.server_wait,
-            subject=remote.path,
-        )(ask, watched)
+    size: int | None = retrying(
+        cancel_token=cancel_token,
+        progress=lambda: 0,
+        settings=settings,
+        on_retry=lambda _error, _seconds: None,
+        server_wait=lambda: cancel_token.server_wait,
+        subject=remote.path,
+    )(ask)
     if size is None:
         raise TransferError(
             f"{remote.path}: {source} does not say how long it is, and so it cannot be read by ranges. It can be downloaded."
@@ -124,12 +125,19 @@ def learn_size(
 
 
 class _PendingFill:
-    """A buffer that is being filled."""
+    """A buffer that is being filled.
+
+    Attributes:
+        cancel_token: What its requests are made with; its own, because what it says of waits is of one thread.
+        unanswered: Requests in a row that were given up before an answer came.
+    """
 
     def __init__(self, start: int, view: memoryview) -> None:
         self.start = start
         self.view = view
         self.done = 0
+        self.cancel_token = CancelToken()
+        self.unanswered = 0
         self.change_retries = ChangeRetries()
         self.trickle = Trickle()
 
@@ -203,7 +211,6 @@ class RangeSource:
         settings: Retries and timeouts.
         limiter: The bandwidth limit.
         history: Measured speeds; filled and used.
-        guard: Ends requests that stall.
     """
 
     def __init__(
@@ -213,7 +220,6 @@ class RangeSource:
         settings: Settings,
         limiter: BandwidthLimiter,
         history: SourceHistory,
-        guard: StallGuard,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -226,7 +232,6 @@ class RangeSource:
         self._settings = settings
         self._limiter = limiter
         self._history = history
-        self._guard = guard
         self._clock = clock
         self._large = remote.size > SMALL_FILE
         self.layout: Any = None
@@ -269,15 +274,15 @@ class RangeSource:
         if not len(view):
             return
         fill = _PendingFill(start, view)
-        with self._guard.watching(cancel_token) as watched:
+        with meanwhile(), cancel_token.waking(fill.cancel_token.set):
             try:
-                self._attempt(fill, watched, fresh=False)
+                self._attempt(fill, fresh=False)
             except TransferError as error:
                 if not is_retryable(error):
                     raise
-                self._retry(fill, watched, error)
+                self._retry(fill, error)
 
-    def _retry(self, fill: _PendingFill, watched: Watched, first: TransferError) -> None:
+    def _retry(self, fill: _PendingFill, first: TransferError) -> None:
         pending: TransferError | None = first
         attempts = 0
 
@@ -288,101 +293,78 @@ class RangeSource:
                 raise error
             attempts += 1
             # A pooled connection that fails twice in a row may be what is broken: try outside the pool.
-            self._attempt(fill, watched, fresh=attempts % 2 == 0)
+            self._attempt(fill, fresh=attempts % 2 == 0)
 
         retrying(
-            cancel_token=watched.cancel_token,
+            cancel_token=fill.cancel_token,
             progress=lambda: fill.done,
             settings=self._settings,
             on_retry=lambda _error, _seconds: None,
             clock=self._clock,
-            server_wait=lambda: watched.cancel_token.server_wait,
+            server_wait=lambda: fill.cancel_token.server_wait,
             subject=self.remote.path,
         )(attempt)
 
-    def _attempt(self, fill: _PendingFill, watched: Watched, *, fresh: bool) -> None:
-        watched.cancel_token.check()
+    def _attempt(self, fill: _PendingFill, *, fresh: bool) -> None:
+        fill.cancel_token.check()
         try:
             if self._refusals >= _REFUSALS:
-                self._fill_from_whole(fill, watched)
+                self._fill_from_whole(fill)
             else:
-                self._fill_from_range(fill, watched, fresh=fresh)
+                self._fill_from_range(fill, fresh=fresh)
         except SourceChangedError as error:
             known = self.remote.etag is not None or self.remote.digest is not None
             error.retryable = fill.change_retries.allow(self._clock(), self._settings, known=known)
             raise
 
-    def _fill_from_range(self, fill: _PendingFill, watched: Watched, *, fresh: bool) -> None:
+    def _fill_from_range(self, fill: _PendingFill, *, fresh: bool) -> None:
         want = fill.missing
-        with self._opened(want, watched, fresh=fresh) as body:
+        with self._opened(want, fill, fresh=fresh) as body:
             if body.range is None or body.range.start != want.start or body.range.stop < want.stop:
                 raise self._refused(
                     RangeRefusedError(f"{self.remote.path}: asked for {want.header}, got {body.range}")
                 )
             while fill.done < len(fill.view):
-                fill.done += self._read(body, fill.view[fill.done :], watched, fill.trickle)
+                fill.done += self._read(body, fill.view[fill.done :], fill)
 
-    def _read(self, body: Body, view: memoryview, watched: Watched, trickle: Trickle) -> int:
+    def _read(self, body: Body, view: memoryview, fill: _PendingFill) -> int:
         quantum = self._limiter.quantum
         began, got = self._clock(), 0
         try:
-            with self._waiting(watched):
-                got = body.readinto(view[: self._settings.chunk_size if quantum is None else quantum])
+            got = body.readinto(view[: self._settings.chunk_size if quantum is None else quantum])
         finally:
-            trickle.note(self._clock() - began, got)
-        watched.cancel_token.check()
-        trickle.check(self.remote.path, self.origin)
+            fill.trickle.note(self._clock() - began, got)
+        fill.cancel_token.check()
+        fill.trickle.check(self.remote.path, self.origin)
         if not got:
             raise ConnectionFailedError(f"{self.remote.path}: the body ended early")
         self._history.read(self.origin, got, self._clock() - began)
-        self._limiter.wait(got, watched.cancel_token)
+        self._limiter.wait(got, fill.cancel_token)
         return got
 
     @contextmanager
-    def _opened(self, want: ByteRange | None, watched: Watched, *, fresh: bool) -> Iterator[Body]:
-        timeout = self._history.answer_timeout(
-            self.origin, self._settings, watched.unanswered, large=self._large
+    def _opened(self, want: ByteRange | None, fill: _PendingFill, *, fresh: bool) -> Iterator[Body]:
+        cancel_token = fill.cancel_token
+        cancel_token.silence_limits = SilenceLimits(
+            self._history.answer_timeout(self.origin, self._settings, fill.unanswered, large=self._large),
+            self._settings.stall_timeout,
         )
-        watched.cancel_token.asks()
+        began = self._clock()
+        cancel_token.asks()
         try:
-            with self._waiting(watched, timeout) as began:
-                body = self._transport.open(want, watched.cancel_token, fresh=fresh)
+            body = self._transport.open(want, cancel_token, fresh=fresh)
         except RangeRefusedError as error:
             raise self._refused(error)  # noqa: B904  the same error
         except StalledError:
-            watched.unanswered += 1
+            fill.unanswered += 1
             raise
-        watched.unanswered = 0
-        seconds = self._clock() - max(began, watched.cancel_token.dequeued_at)
-        slowest = max(seconds, watched.cancel_token.slowest_hop)
-        self._history.first_byte(self.origin, slowest, large=self._large)
+        fill.unanswered = 0
+        seconds = self._clock() - max(began, cancel_token.dequeued_at)
+        self._history.first_byte(self.origin, max(seconds, cancel_token.slowest_hop), large=self._large)
         try:
             yield body
         finally:
             body.close()
-
-    @contextmanager
-    def _waiting(self, watched: Watched, answer_timeout: float | None = None) -> Iterator[float]:
-        """Wait for the network under guard; yield when the wait began.
-
-        Args:
-            watched: Who waits.
-            answer_timeout: Seconds for an answer, if one is waited for, and not for bytes of it.
-        """
-        began = self._clock()
-        watched.begin(began, answer_timeout)
-        try:
-            yield began
-        except ConnectionFailedError as error:
-            if watched.stalled is None or watched.cancel_token.is_set():
-                raise
-            since = "" if answer_timeout is None else " since the request"
-            hint = stall_hint(answered=answer_timeout is None)
-            raise StalledError(
-                f"{self.remote.path}: no byte for {watched.stalled:.0f} s{since}{hint}"
-            ) from error
-        finally:
-            watched.end()
 
     def _refused(self, error: RangeRefusedError) -> RangeRefusedError:
         """Count a refused range. The next attempt asks again, or uses the whole file."""
@@ -400,11 +382,11 @@ class RangeSource:
 
     # ---- sources that do no ranges
 
-    def _fill_from_whole(self, fill: _PendingFill, watched: Watched) -> None:
-        self._whole_file(watched, fill.trickle).read_into(fill.start, fill.view)
+    def _fill_from_whole(self, fill: _PendingFill) -> None:
+        self._whole_file(fill).read_into(fill.start, fill.view)
         fill.done = len(fill.view)
 
-    def _whole_file(self, watched: Watched, trickle: Trickle) -> _WholeFile:
+    def _whole_file(self, fill: _PendingFill) -> _WholeFile:
         """Return the whole file, fetched by one thread while the others wait."""
         while True:
             with self._lock:
@@ -415,24 +397,24 @@ class RangeSource:
                     fetched = self._fetching = threading.Event()
                     break
             while not others.wait(_LOOK_SECONDS):
-                watched.cancel_token.check()
+                fill.cancel_token.check()
         try:
-            self._whole = self._fetch_whole(watched, trickle)
+            self._whole = self._fetch_whole(fill)
             return self._whole
         finally:
             with self._lock:
                 self._fetching = None
             fetched.set()
 
-    def _fetch_whole(self, watched: Watched, trickle: Trickle) -> _WholeFile:
+    def _fetch_whole(self, fill: _PendingFill) -> _WholeFile:
         whole = _WholeFile(self.size)
         checksum = Checksum(self.remote)
         buffer = memoryview(bytearray(min(self._settings.chunk_size, max(1, self.size))))
         try:
-            with self._opened(None, watched, fresh=False) as body:
+            with self._opened(None, fill, fresh=False) as body:
                 at = 0
                 while at < self.size:
-                    got = self._read(body, buffer[: self.size - at], watched, trickle)
+                    got = self._read(body, buffer[: self.size - at], fill)
                     whole.write(at, buffer[:got])
                     checksum.update(buffer[:got])
                     at += got

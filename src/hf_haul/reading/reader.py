@@ -30,7 +30,6 @@ from hf_haul.reading.read_threads import ReadThreads
 from hf_haul.reading.stream import Stream
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Transport
-from hf_haul.transports.stallguard import StallGuard
 
 __all__ = ["Reads"]
 
@@ -68,7 +67,6 @@ class Reads:
         self._settings = settings
         self._limiter = limiter
         self._history = SourceHistory(downloads)
-        self._guard = StallGuard(settings.stall_timeout)
         self._sources: weakref.WeakValueDictionary[_Key, RangeSource] = weakref.WeakValueDictionary()
         self._recent: OrderedDict[RangeSource, None] = OrderedDict()
         self._reset()
@@ -88,13 +86,13 @@ class Reads:
             source = self._sources.get(key)
         if source is None and not remote.size and not (remote.digest and remote.digest.is_of_nothing):
             # Nobody said how long it is, or somebody said 0, as some do who do not know.
-            size = learn_size(remote, self._open_transport, self._settings, self._history, self._guard)
+            size = learn_size(remote, self._open_transport, self._settings, self._history)
             remote = replace(remote, size=size)
         with self._lock:
             source = self._sources.get(key)
             if source is None:
                 source = RangeSource(
-                    remote, self._open_transport, self._settings, self._limiter, self._history, self._guard
+                    remote, self._open_transport, self._settings, self._limiter, self._history
                 )
                 self._sources[key] = source
             self._recent[source] = None

@@ -7,7 +7,6 @@
   ``receiving`` read, ``response`` is an answer, ``translation`` makes errors of ours of those that libraries raise.
 - ``retry``: the one owner of retries. ``pacing`` parses ``Retry-After`` and has all threads obey it together.
 - ``source_limits``: how many connections a source is worth; ``concurrency`` decides.
-- ``stallguard``: ends reads that wait too long for a byte.
 
 May import the shared modules at the top, and no other package: nothing here knows of files on disk or of queues.
 

@@ -18,7 +18,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 
 from hf_haul.threads import start_daemon
 from hf_haul.transports.answer_head import Answer
-from hf_haul.transports.request import InterruptibleRequest, WokenError
+from hf_haul.transports.request import WAITING, InterruptibleRequest, WokenError
 
 __all__ = ["DialTimeoutError", "WakeableConnection", "WakeableTLSConnection", "WatchedConnection"]
 
@@ -203,8 +203,11 @@ class WatchedConnection(HTTPConnection):
         call, sock = self.call, self.sock
         if call is None:
             return super().getresponse()
-        call.enter("waiting for its answer")
+        call.enter(WAITING)
         answer = super().getresponse()
+        if call.silence_limits is not None:
+            with suppress(OSError):  # an answer without a body, and the connection is closed
+                sock.settimeout(call.silence_limits.stall)
         if self.sock is None:  # closed after this answer, whose reader still holds the socket
             call.attach(sock)
         return answer

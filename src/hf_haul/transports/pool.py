@@ -24,7 +24,7 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout
 
-from hf_haul.cancellation import CancelToken
+from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.descriptors import descriptors, is_shortage
 from hf_haul.errors import HaltedError, TooManyOpenFilesError, TransferError
 from hf_haul.finalizers import catch_up
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionPool", "PooledResponse"]
 
+#: Seconds without a byte that any connection may take, however long somebody is willing to wait.
+_LONGEST_SILENCE: Final = 86_400.0
 #: Threads whose statistics are kept.
 _MAX_STATS: Final = 256
 
@@ -124,6 +126,7 @@ class ConnectionPool:
         ):
             if limit < 1:
                 raise ValueError(f"{name} must be at least 1, not {limit!r}")
+        read_timeout = min(read_timeout, _LONGEST_SILENCE)
         own_tls, own_proxies = verify is not True or cert is not None, proxies is not None or not trust_env
         capath = None
         if verify is True and trust_env:
@@ -304,7 +307,8 @@ class ConnectionPool:
         Args:
             url: Any http or https URL.
             headers: Go before the pool's own.
-            cancel_token: Ends every wait and wakes every blocking call, here and while the body is read.
+            cancel_token: Ends every wait and wakes every blocking call, here and while the body is read. Where it has
+                limits of its own, they go before the pool's timeout.
             fresh: Use a new session and a new connection, outside the pool and its limits.
             decode: Whether a ``Content-Encoding`` is undone while reading.
             network: How hosts are reached, where the pool was not told itself.
@@ -324,6 +328,10 @@ class ConnectionPool:
             headers = {**(headers or {}), "Connection": "close"}
         request, parts = self._prepare(url, headers)
         call = InterruptibleRequest(cancel_token, parts.host)
+        if call.silence_limits is not None:
+            call.silence_limits = SilenceLimits(
+                *(min(each, _LONGEST_SILENCE) for each in call.silence_limits)
+            )
         thread_id = threading.get_ident()
         with self._lock:
             self._calls.add(call)
@@ -429,7 +437,7 @@ class ConnectionPool:
                 answer = adapter.send(
                     request,
                     stream=True,
-                    timeout=self._options.timeout,  # type: ignore[arg-type]  # requests takes urllib3's, its stubs do not say so
+                    timeout=self._timeout(call),  # type: ignore[arg-type]  # requests takes urllib3's, its stubs do not say so
                     verify=self._options.requests_verify,
                     cert=self._options.cert,
                     proxies=call.route.proxies,
@@ -439,6 +447,12 @@ class ConnectionPool:
         raw = cast("BaseHTTPResponse", answer.raw)
         call.raise_if_woken()
         return raw
+
+    def _timeout(self, call: InterruptibleRequest) -> Timeout:
+        limits = call.silence_limits
+        if limits is None:
+            return self._options.timeout
+        return Timeout(connect=self._options.connect_timeout, read=limits.answer)
 
     # ---- the end
 

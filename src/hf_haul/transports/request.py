@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cancellation import CancelToken
+from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.errors import HaltedError, StalledError, TransferError
 
 if TYPE_CHECKING:
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
     from hf_haul.transports.route import Route
 
-__all__ = ["InterruptibleRequest", "WokenError", "active"]
+__all__ = ["RECEIVING", "WAITING", "InterruptibleRequest", "WokenError", "active"]
+
+#: The phases of a request that was sent.
+WAITING: Final = "waiting for its answer"
+RECEIVING: Final = "receiving"
 
 
 class WokenError(OSError):
@@ -33,18 +37,20 @@ class InterruptibleRequest:
     a late waker never meets a socket that was closed, or that serves somebody else by now.
 
     Attributes:
+        silence_limits: How long it may bring nothing; ``None`` for what its pool was made with.
         raw: The answer. Kept here, and the call in its pool, until somebody has let go of it: urllib3's finalizer would
             close the connection, and take this lock, where the collector happens to run.
     """
 
     __slots__ = (
         "_interrupt", "_lock", "_over", "cancel_token", "host", "new", "phase", "pool_closed", "raw", "reused", "route",
-        "since", "woken",
+        "silence_limits", "since", "woken",
     )  # fmt: skip
 
     def __init__(self, cancel_token: CancelToken, host: str) -> None:
         self.cancel_token = cancel_token
         self.host = host
+        self.silence_limits: SilenceLimits | None = cancel_token.silence_limits
         self.route: Route | None = None
         self.new = False  # whether an idle connection will not do
         self.reused = False  # whether the connection had served before

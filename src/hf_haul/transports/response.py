@@ -14,7 +14,7 @@ from hf_haul.errors import ConnectionFailedError, TransferError
 from hf_haul.finalizers import defer
 from hf_haul.transports.network import NetworkOptions
 from hf_haul.transports.receiving import DirectReader
-from hf_haul.transports.request import InterruptibleRequest
+from hf_haul.transports.request import RECEIVING, InterruptibleRequest
 from hf_haul.transports.translation import FOREIGN, FOREIGN_IN_BODY, raise_translated
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class PooledResponse:
             "identity",
         }
         self._direct = None if self._decode or self.length is None else DirectReader.of(raw)
-        call.enter("receiving")
+        call.enter(RECEIVING)
         if self.length == 0:
             self._finish(failed=False)
 
@@ -119,7 +119,7 @@ class PooledResponse:
     def _read(self, buffer: memoryview) -> int:
         if self._direct is not None and self.length is not None:
             return self._direct.readinto(buffer[: self.length - self.received])
-        data = self._raw.read(min(len(buffer), _PLAIN_READ), decode_content=self._decode)
+        data = self._raw.read1(min(len(buffer), _PLAIN_READ), decode_content=self._decode) or b""
         buffer[: len(data)] = data
         return len(data)
 

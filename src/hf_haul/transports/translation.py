@@ -12,10 +12,11 @@ from typing import Final, NoReturn
 import requests
 from urllib3.exceptions import HTTPError, LocationValueError, ProxyError, ReadTimeoutError, RequestError
 
-from hf_haul.errors import CertificateError, ConnectionFailedError, TransferError
+from hf_haul.errors import CertificateError, ConnectionFailedError, StalledError, TransferError
 from hf_haul.transports.dialing import DialTimeoutError
 from hf_haul.transports.network import NetworkOptions
-from hf_haul.transports.request import InterruptibleRequest
+from hf_haul.transports.request import RECEIVING, WAITING, InterruptibleRequest
+from hf_haul.transports.retry import stall_hint
 from hf_haul.transports.slots import NoSlotError
 
 __all__ = ["FOREIGN", "FOREIGN_IN_BODY", "is_stale", "raise_translated"]
@@ -54,6 +55,18 @@ def _explain(error: BaseException, options: NetworkOptions) -> str:
     return proxied + type(causes[-1]).__name__
 
 
+def _stall(error: BaseException, call: InterruptibleRequest) -> str | None:
+    """Say how long nothing came, where the request's own limits ended it; else ``None``."""
+    limits = call.silence_limits
+    if limits is None or call.phase not in {WAITING, RECEIVING}:
+        return None
+    if not any(isinstance(cause, (TimeoutError, ReadTimeoutError)) for cause in _causes(error)):
+        return None
+    answered = call.phase == RECEIVING
+    seconds, since = (limits.stall, "") if answered else (limits.answer, " since the request")
+    return f"no byte for {seconds:.3g} s{since}{stall_hint(answered=answered)}"
+
+
 def _is_certificate_fault(error: BaseException, *, handshake: bool) -> bool:
     """Return whether TLS refused the server, rather than the network the handshake."""
     for cause in _causes(error):
@@ -78,7 +91,8 @@ def raise_translated(error: BaseException, call: InterruptibleRequest, options: 
     Raises:
         HaltedError: The call was woken, and its cancel token is set.
         CertificateError: TLS refused the server.
-        ConnectionFailedError: No connection, or it broke; a ``StalledError`` if it was woken.
+        ConnectionFailedError: No connection, or it broke; a ``StalledError`` if it was woken, or brought nothing for longer
+            than its cancel token allows.
         TransferError: The address is unusable, or the pool is closed.
     """
     call.raise_if_woken(error)
@@ -90,6 +104,8 @@ def raise_translated(error: BaseException, call: InterruptibleRequest, options: 
         raise TransferError(f"{call.host}: not a usable address: {type(error).__name__}") from None
     if isinstance(error, NoSlotError):
         raise TransferError("the connection pool is closed") from error
+    if (stall := _stall(error, call)) is not None:
+        raise StalledError(f"{call.host}: {stall}") from _tellable(error)
     what = _explain(error, options)
     if _is_certificate_fault(error, handshake="TLS" in call.phase):
         raise CertificateError(

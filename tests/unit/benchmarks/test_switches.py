@@ -9,7 +9,6 @@ import os
 import random
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from tests.benchmarks import switches
 from tests.benchmarks.switches import SWITCHES, switch_off
 from tests.support.transport import FakeSource, MemoryDestination, request
 
-from hf_haul.cancellation import CancelToken
 from hf_haul.config import KiB, Settings
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.plan import make_plan
@@ -31,9 +29,7 @@ from hf_haul.storage.staged_file import StagedFile
 from hf_haul.task import Digest, DownloadPriority
 from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
 from hf_haul.transports.dialing import WakeableConnection, WakeableTLSConnection
-from hf_haul.transports.pool import ConnectionPool
 from hf_haul.transports.receiving import DirectReader
-from hf_haul.transports.stallguard import StallGuard
 
 both = pytest.mark.parametrize("off", [False, True], ids=["with it", "without it"])
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="it does nothing elsewhere")
@@ -125,27 +121,6 @@ def test_without_waitall_the_system_never_fills_buffers_by_itself(off: bool, swi
             assert reader.readinto(memoryview(bytearray(2 * io.DEFAULT_BUFFER_SIZE)))
         assert (ours.gettimeout() is None) is not off
         reader.close()
-
-
-@both
-def test_without_the_stallguard_nobody_watches_and_sockets_have_its_timeout(
-    off: bool, switch: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HAUL_STALL_TIMEOUT", "3")
-    switch("stallguard", off)
-    watching = threading.Event()
-    monkeypatch.setattr(StallGuard, "_look", lambda _: watching.set())
-    guard, cancel_token, woken = StallGuard(10.0, clock=lambda: 20.0), CancelToken(), []
-    with guard.watching(cancel_token) as reader, reader.cancel_token.waking(lambda: woken.append(True)):
-        reader.begin(0.0)
-        guard.check()
-        assert bool(woken) is not off
-        assert off or watching.wait(10.0)
-        cancel_token.set()
-        assert reader.cancel_token.is_set()
-    assert watching.is_set() is not off
-    with ConnectionPool(1, read_timeout=20.0) as pool:
-        assert pool._options.read_timeout == (3.0 if off else 20.0)
 
 
 @both

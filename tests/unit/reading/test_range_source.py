@@ -5,23 +5,27 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from tests.support.repos import random_bytes
-from tests.support.sources import FakeTransport, make_source
+from tests.support.sources import SETTINGS, FakeTransport, make_source, remote_file
 
 from hf_haul import finalizers
-from hf_haul.cancellation import CancelToken
+from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.errors import (
     ConnectionFailedError,
     HaltedError,
     HttpStatusError,
     IntegrityError,
+    RangeRefusedError,
     RetriesExhaustedError,
     ServerBusyError,
     SourceChangedError,
+    StalledError,
 )
-from hf_haul.reading.range_source import Checksum, RangeSource
+from hf_haul.metrics import SourceHistory
+from hf_haul.reading.range_source import Checksum, RangeSource, learn_size
 
 DATA = random_bytes(300_000, "ranged")
 
@@ -177,6 +181,28 @@ def test_a_cancel_token_ends_a_read() -> None:
     assert len(transport.asked) == 1
 
 
+def test_an_answer_may_take_longer_the_more_often_none_came_and_the_next_byte_as_long_as_ever() -> None:
+    faults: list[Exception | int | None] = [StalledError("slow"), StalledError("slow"), 5, None]
+    transport = FakeTransport(DATA, faults=faults)
+    source = make_source(transport, replace(SETTINGS, stall_timeout=7.0, give_up_after=1000.0))
+    source._history.first_byte(source.origin, 0.1)
+    fill(source, 0, 10)
+    assert transport.limits == [SilenceLimits(seconds, 7.0) for seconds in (10.0, 20.0, 40.0, 10.0)]
+    fill(source, 0, 10)  # another read starts anew
+    assert transport.limits[-1] == SilenceLimits(10.0, 7.0)
+
+
+def test_who_asks_for_a_size_is_as_patient() -> None:
+    transport = FakeTransport(DATA, faults=[StalledError("slow"), RangeRefusedError("empty")])
+    history, remote = SourceHistory(), remote_file(DATA)
+    history.first_byte("http://hub.example", 0.1)
+    assert learn_size(
+        remote, lambda _: transport, replace(SETTINGS, stall_timeout=7.0, give_up_after=1000.0), history
+    ) == len(DATA)
+    assert transport.limits == [SilenceLimits(seconds, 7.0) for seconds in (10.0, 20.0, 20.0)]
+    assert transport.asked == [(0, 1), (0, 1), None]
+
+
 def test_the_unit_follows_the_link() -> None:
     source = make_source(FakeTransport(DATA))
     assert source.unit == 1 << 20
@@ -200,8 +226,6 @@ def test_a_fork_starts_over_with_fresh_locks_and_connections() -> None:
 
 
 def test_checksums_are_those_of_git_and_sha256() -> None:
-    from tests.support.sources import remote_file
-
     from hf_haul.task import Digest, RemoteFile
 
     remote = remote_file(DATA)
