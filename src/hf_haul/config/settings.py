@@ -1,104 +1,18 @@
-"""Frozen settings, their defaults and reasons, and the only reading of HF_HAUL_* variables."""
+"""Frozen settings, their defaults and reasons."""
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal, get_args
 
-__all__ = ["GiB", "KiB", "MiB", "Settings", "parse_rate", "parse_size", "require_number", "serve_token"]
+from hf_haul.config.quantities import KiB, MiB, parse_rate, parse_size, require_number
 
-KiB: Final = 1 << 10
-MiB: Final = 1 << 20
-GiB: Final = 1 << 30
-
-_UNITS: Final = {
-    "": 1,
-    "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
-    "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40,
-}  # fmt: skip
-_QUANTITY: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?(b|bit)?\s*(/s|ps)?\s*", re.IGNORECASE)
+__all__ = ["DiskCheck", "Settings", "WriteMode"]
 
 DiskCheck = Literal["strict", "warn", "off"]
 WriteMode = Literal["auto", "offset", "sequential"]
-
-
-def _parse_quantity(text: str, *, what: str, per_second: bool) -> int:
-    match = _QUANTITY.fullmatch(text)
-    if match is None or (match[4] and not per_second):
-        example = "50MB/s" if per_second else "16MiB"
-        raise ValueError(f"not a {what}: {text!r}; write for instance {example!r}")
-    number, prefix, unit, _ = match.groups()
-    factor = _UNITS[(prefix or "").lower()]
-    # As everywhere on networks, "Mb/s" and "Mbit/s" are bits and "MB/s" bytes. "mb" is nobody's standard and
-    # mostly means bytes; and nobody measures a file in bits, unless saying so.
-    bits = (unit or "").lower() == "bit" or (per_second and unit == "b" and (prefix or "")[:1].isupper())
-    return int(float(number) * factor / (8 if bits and prefix else 1))
-
-
-def parse_size(text: str | int) -> int:
-    """Return the bytes that a number or a text such as ``16MiB`` or ``1.5GB`` means.
-
-    Raises:
-        ValueError: The text is no size.
-    """
-    return text if isinstance(text, int) else _parse_quantity(text, what="size", per_second=False)
-
-
-def parse_rate(text: str | float | None, name: str | None = None) -> int | None:
-    """Return the bytes per second that a number or a text such as ``50MB/s`` or ``400Mbit/s`` means.
-
-    Args:
-        text: The number or the text.
-        name: What it was given as, for the messages.
-
-    Returns:
-        The rate; ``None`` (no limit) for ``None``, ``""``, ``"0"``, ``"none"`` and ``"unlimited"``.
-
-    Raises:
-        TypeError: It is neither a number nor a text.
-        ValueError: The text is no rate.
-    """
-    what = "rate" if name is None else f"rate for {name}"
-    if isinstance(text, str):
-        if text.strip().lower() in {"", "0", "none", "unlimited"}:
-            return None
-        return _parse_quantity(text, what=what, per_second=True)
-    if text is None:
-        return None
-    if not _is_number(text):
-        raise TypeError(
-            f"not a {what}: {text!r}; write a number of bytes per second, or for instance '50MB/s'"
-        )
-    if not math.isfinite(text):
-        raise ValueError(f"not a {what}: {text!r}; None stands for no limit")
-    return int(text)
-
-
-def _is_number(value: object, *, whole: bool = False) -> bool:
-    """Return whether a value counts or measures something; ``True`` and ``False`` do not."""
-    return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-
-
-def require_number(name: str, value: object, *, whole: bool = False, optional: bool = False) -> None:
-    """Refuse a value that is no number, by the name of its argument.
-
-    Args:
-        name: What it was given as.
-        value: The value.
-        whole: Whether it must be a whole number.
-        optional: Whether ``None`` will do, too.
-
-    Raises:
-        TypeError: It is no number.
-    """
-    if not (_is_number(value, whole=whole) or (optional and value is None)):
-        wanted = ("a whole number" if whole else "a number") + (" or None" if optional else "")
-        raise TypeError(f"{name} must be {wanted}, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,21 +155,6 @@ class Settings:
                     raise ValueError(f"environment variable {variable}={text!r}: {error}") from error
         values.update((name, value) for name, value in changes.items() if value is not None)
         return replace(cls(), **values)
-
-
-def serve_token(environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the token that ``hf-haul serve`` asks for, from ``HF_HAUL_SERVE_TOKEN``.
-
-    It is a secret, and so no setting.
-
-    Args:
-        environ: The variables; the process's own if ``None``.
-
-    Returns:
-        What the variable holds, also if that is nothing: whoever sets it means to have one. ``None`` if it is
-        not set.
-    """
-    return (os.environ if environ is None else environ).get("HF_HAUL_SERVE_TOKEN")
 
 
 def _upstream_timeout(environ: Mapping[str, str]) -> float | None:
