@@ -1,4 +1,4 @@
-"""Build the API reference from the docstrings: ``python .ci/api_reference.py [FOLDER]``; needs the extra ``docs``.
+"""Build the API reference from the docstrings: ``python .ci/api_reference.py [FOLDER]`` (extra ``docs``).
 
 One page for each module, the public names on the first. Whatever pdoc warns about is an error.
 """
@@ -19,7 +19,10 @@ FOLDER = "api-reference"
 
 
 def submodules(package: pdoc.doc.Module) -> list[pdoc.doc.Module]:
-    """What a page links to as modules below it: all, while pdoc shows those alone that ``__all__`` names, and ours names none."""
+    """Return all modules below a module, for its page to link to.
+
+    pdoc shows those alone that ``__all__`` names, and ours names none.
+    """
     found = pkgutil.iter_modules(getattr(package.obj, "__path__", []), f"{package.modulename}.")
     return [pdoc.doc.Module.from_name(each.name) for each in found]
 

@@ -1,7 +1,8 @@
-"""Read a data set's CSV files from the Hub in several processes, as a data loader does, without a download before.
+"""Read a data set's CSV files from the Hub in several processes, as a data loader does, without a download.
 
-``haul://`` works wherever fsspec is understood (pandas, pyarrow, datasets, webdataset, ...). Here fsspec itself is used: the
-files are listed once, each worker opens its share of them, and what they read is read ahead over several connections.
+``haul://`` works wherever fsspec is understood (pandas, pyarrow, datasets, webdataset, ...). Here fsspec
+itself is used: the files are listed once, each worker opens its share of them, and what they read is read
+ahead over several connections.
 
     python examples/data_loader.py "haul://datasets/org/name/data/*.csv" --workers 4
 """
@@ -48,7 +49,8 @@ def main() -> int:
         print(f"no files at {arguments.url}")
         return 1
     shares = [shards[number :: arguments.workers] for number in range(arguments.workers)]
-    # An opened filesystem travels to another process by pickle, with its endpoint and token, without its connections.
+    # An opened filesystem travels to another process by pickle, with its endpoint and token, without its
+    # connections.
     with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
         counted = pool.map(work, shares)
     seconds = time.monotonic() - start

@@ -1,6 +1,7 @@
 """Download a repository in the background: limit its speed, pause it, go on, and watch it.
 
-Shows the manager itself: files from any listing, a queue with a handle on it, and a limit that changes while it runs.
+Shows the manager itself: files from any listing, a queue with a handle on it, and a limit that changes while
+it runs.
 
     python examples/pause_and_limit.py openai-community/gpt2 ./gpt2 --max-bandwidth 20MB/s
 """

@@ -1,7 +1,7 @@
 """Download files from any http(s) servers into one folder, the first ones first.
 
-A checksum may stand behind a URL: ``https://example.org/a.bin#sha256=9f86d0...``. Run it again after a crash, a kill or a
-lost network: what arrived is not fetched again.
+A checksum may stand behind a URL: ``https://example.org/a.bin#sha256=9f86d0...``. Run it again after a crash,
+a kill or a lost network: what arrived is not fetched again.
 
     python examples/plain_urls.py ./downloads https://example.org/a.bin https://example.net/b.bin
 """

@@ -1,9 +1,9 @@
 """Download a real model repository from a Hub on this machine, prove that it is right, and say what it took.
 
-Needs nothing but this machine: it makes the repository (a config, a tokenizer, an index, four safetensors shards with
-valid headers, a README, nested folders), serves it with hf_haul.localhub at a stated pace per connection, downloads it
-with hf_haul.snapshot_download into a cache of its own, and then checks the result file by file. The exit code is 0
-only if everything is as it should be.
+Needs nothing but this machine: it makes the repository (a config, a tokenizer, an index, four safetensors
+shards with valid headers, a README, nested folders), serves it with hf_haul.localhub at a stated pace per
+connection, downloads it with hf_haul.snapshot_download into a cache of its own, and then checks the result
+file by file. The exit code is 0 only if everything is as it should be.
 
     python examples/quickstart.py
     python examples/quickstart.py --size 1GB --pace 50MB/s
@@ -25,7 +25,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# The Hub of this program is on this machine: no proxy, no offline mode, no Xet; huggingface_hub reads these once.
+# The Hub of this program is on this machine: no proxy, no offline mode, no Xet; huggingface_hub reads these
+# once.
 os.environ.update(NO_PROXY="*", HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 import huggingface_hub

@@ -12,8 +12,8 @@ from hf_haul.errors import HaltedError
 
 __all__ = ["CancelToken", "SilenceLimits"]
 
-#: Seconds of the longest wait of the main thread in one call: a signal that comes just before the system's call is seen
-#: only after it.
+#: Seconds of the longest wait of the main thread in one call: a signal that comes just before the system's
+#: call is seen only after it.
 _LONGEST_SECONDS: Final = 0.5
 
 
@@ -32,21 +32,23 @@ class SilenceLimits(NamedTuple):
 class CancelToken:
     """Pause, cancel or close, as one worker sees it.
 
-    Every wait of a worker (limiter, backoff, pace, a slot in the pool) is a wait on its cancel token, and every
-    blocking call registers a waker for as long as it blocks. So one call to :meth:`set` ends them all.
+    Every wait of a worker (limiter, backoff, pace, a slot in the pool) is a wait on its cancel token, and
+    every blocking call registers a waker for as long as it blocks. So one call to :meth:`set` ends them all.
 
     Locking: ``_lock`` guards ``_wakers``. Wakers run outside it; they may be called twice, and after the
     blocking call has ended, and must bear it.
 
     Attributes:
-        queued: Whether the worker waits for its turn (a slot in the pool, the pace a server asked for, another
-            thread's answer, its file's digest) and not for the network: nothing is wrong with its connection then.
+        queued: Whether the worker waits for its turn (a slot in the pool, the pace a server asked for,
+            another thread's answer, its file's digest) and not for the network: nothing is wrong with its
+            connection then.
         server_wait: Seconds it has waited because a server asked for it.
         holds: Files that the worker has open meanwhile; see `hf_haul.descriptors`.
-        dequeued_at: When it last stopped waiting so, or got an answer that sends it on to the next request, in seconds of
-            ``time.monotonic``.
+        dequeued_at: When it last stopped waiting so, or got an answer that sends it on to the next request,
+            in seconds of ``time.monotonic``.
         slowest_hop: Seconds of the longest wait since :meth:`asks` for an answer that sent it on.
-        silence_limits: How long the worker's requests may bring nothing; ``None`` if somebody else looks after that.
+        silence_limits: How long the worker's requests may bring nothing; ``None`` if somebody else looks
+            after that.
     """
 
     def __init__(self) -> None:

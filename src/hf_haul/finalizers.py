@@ -114,7 +114,10 @@ def catch_up() -> None:
 
 @contextmanager
 def meanwhile() -> Iterator[None]:
-    """Do what finalizers leave while the block runs at once, in another thread; enter it without a lock, as :func:`attend`."""
+    """Do at once, in another thread, what finalizers defer while the block runs.
+
+    Enter it without a lock, as :func:`attend`.
+    """
     number = next(_numbers)
     _under_way.add(number)
     try:

@@ -1,7 +1,7 @@
 """ParallelDownloadManager: the public face of the engine; it wires and forwards.
 
-The file is this long because one class has the whole public API, and half of the file is what its methods and settings mean:
-the docstrings are the reference.
+The file is this long because one class has the whole public API, and half of the file is what its methods and
+settings mean: the docstrings are the reference.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ _TEXT_SUFFIXES: Final = frozenset(
 class ParallelDownloadManager:
     """Fetches many files over many connections: by priority, resumable, verified.
 
-    Works for any http(s) URL. A context manager: leaving it normally finishes what was asked for; leaving it by
-    an exception stops at once and keeps everything resumable. In a forked child it starts empty.
+    Works for any http(s) URL. A context manager: leaving it normally finishes what was asked for; leaving it
+    by an exception stops at once and keeps everything resumable. In a forked child it starts empty.
 
-    Every argument left out takes its value from ``settings``, or else from ``HF_HAUL_*`` variables, or else from the
-    defaults, whose reasons are in :class:`hf_haul.config.Settings`.
+    Every argument left out takes its value from ``settings``, or else from ``HF_HAUL_*`` variables, or else
+    from the defaults, whose reasons are in :class:`hf_haul.config.Settings`.
 
     Args:
         max_concurrent_downloads: Connections in use at once, at the most. How many really are follows the
@@ -93,8 +93,8 @@ class ParallelDownloadManager:
         limiter: A bandwidth limit to share with other managers, instead of ``max_bandwidth_bps``.
         policy: Decides priorities and order of files.
         headers: Sent with every request to a source, never to a redirect's target on another origin.
-        verify_tls: Whether certificates are verified; a path names the ones to trust, and an ``ssl.SSLContext`` says all of it, a
-            client's certificate included.
+        verify_tls: Whether certificates are verified; a path names the ones to trust, and an
+            ``ssl.SSLContext`` says all of it, a client's certificate included.
         proxies: Proxies by scheme, before those of the environment; an empty text stands for none.
 
     Attributes:
@@ -198,8 +198,8 @@ class ParallelDownloadManager:
     def open_source(self, remote: RemoteFile) -> Transport:
         """Return a source that reads ranges of one file over this manager's connections, within its limits.
 
-        Every answer is checked to be the range asked for, and the file's URL is resolved once for all of them. The
-        caller owns retries, and asks :attr:`limiter` for what it reads.
+        Every answer is checked to be the range asked for, and the file's URL is resolved once for all of
+        them. The caller owns retries, and asks :attr:`limiter` for what it reads.
 
         Args:
             remote: The file.
@@ -308,8 +308,8 @@ class ParallelDownloadManager:
             model_id: What the file belongs to; a label.
             file_path: Name of the file; a label.
             source_url: Any http(s) URL.
-            local_path: Where the file goes. As with ``cp``, a link leads to its target, a file that is replaced keeps its
-                permissions, and a device or a pipe is written into.
+            local_path: Where the file goes. As with ``cp``, a link leads to its target, a file that is
+                replaced keeps its permissions, and a device or a pipe is written into.
             size: Bytes, or ``None`` to ask the source.
             priority: Urgency of the file.
             progress_callback: Told how it goes.
@@ -347,7 +347,8 @@ class ParallelDownloadManager:
         Args:
             model_id: What the files belong to; a label.
             file_specs: The files; see :class:`FileSpec`.
-            source_url: What the files' paths are appended to, for instance ``https://hub/org/model/resolve/main``.
+            source_url: What the files' paths are appended to, for instance
+                ``https://hub/org/model/resolve/main``.
             local_dir: Folder the files go to.
             priority: Urgency of the queue against others.
             progress_callback: Told about each file.
@@ -442,13 +443,13 @@ class ParallelDownloadManager:
             timeout: Seconds; ``None`` for as long as it takes. Afterwards the download goes on.
 
         Returns:
-            ``success`` (all files in place), ``timed_out``, ``queue_id``, ``model_id``, ``state``, ``total_tasks``,
-            ``completed_tasks``, ``failed_tasks``, ``total_bytes``, ``bytes_downloaded`` (over the network),
-            ``bytes_resumed``, ``duration_seconds``, ``average_speed_bps``, ``peak_speed_bps`` (of the best second),
-            ``completion_rate`` (percent of the bytes that are on disk), ``concurrent_downloads`` (connections that
-            were in use at once, at the most), ``retry_count``, ``bandwidth_limited_time`` (seconds, added up over
-            connections), ``failed_files`` (``file_path`` and ``error`` each). For an unknown id ``success`` is false
-            and ``error`` says so.
+            ``success`` (all files in place), ``timed_out``, ``queue_id``, ``model_id``, ``state``,
+            ``total_tasks``, ``completed_tasks``, ``failed_tasks``, ``total_bytes``, ``bytes_downloaded``
+            (over the network), ``bytes_resumed``, ``duration_seconds``, ``average_speed_bps``,
+            ``peak_speed_bps`` (of the best second), ``completion_rate`` (percent of the bytes that are on
+            disk), ``concurrent_downloads`` (connections that were in use at once, at the most),
+            ``retry_count``, ``bandwidth_limited_time`` (seconds, added up over connections), ``failed_files``
+            (``file_path`` and ``error`` each). For an unknown id ``success`` is false and ``error`` says so.
         """
         found = self._find(queue_id)
         if found is None:
@@ -465,8 +466,9 @@ class ParallelDownloadManager:
     def get_model_queue_status(self, queue_id: str) -> dict[str, Any] | None:
         """Return how far a queue has come: what :meth:`wait_for_model_completion` returns, and more.
 
-        These are ``priority``, ``active_tasks``, ``bytes_done`` (on disk, those of earlier sessions included),
-        ``speed_bps`` and ``connections`` (both now), and ``waiting_for`` (another process that fetches a file).
+        These are ``priority``, ``active_tasks``, ``bytes_done`` (on disk, those of earlier sessions
+        included), ``speed_bps`` and ``connections`` (both now), and ``waiting_for`` (another process that
+        fetches a file).
 
         Returns:
             ``None`` for an unknown id.
@@ -484,11 +486,11 @@ class ParallelDownloadManager:
         """Return plain values about the whole manager.
 
         Returns:
-            ``queues``, ``files_active``, ``files_waiting``, ``connections``, ``speed_bps``, ``threads``, ``paused``;
-            ``sources``: the adaptive limit of each source, its phase, why it backed off, and connections in use;
-            ``measured``: speed of one connection and time to first byte, by source; ``max_bandwidth_bps``,
-            ``bandwidth_limited_time``; ``asked_to_wait``: seconds by origin; ``pool``: see
-            :meth:`hf_haul.transports.pool.ConnectionPool.get_stats`.
+            ``queues``, ``files_active``, ``files_waiting``, ``connections``, ``speed_bps``, ``threads``,
+            ``paused``; ``sources``: the adaptive limit of each source, its phase, why it backed off, and
+            connections in use; ``measured``: speed of one connection and time to first byte, by source;
+            ``max_bandwidth_bps``, ``bandwidth_limited_time``; ``asked_to_wait``: seconds by origin; ``pool``:
+            see :meth:`hf_haul.transports.pool.ConnectionPool.get_stats`.
         """
         engine = self._engine
         return {
@@ -558,8 +560,8 @@ class ParallelDownloadManager:
         """Look for the best number of connections anew, and close connections long unused.
 
         Returns:
-            ``sources``: what changed, by source: ``connections_before`` and ``connections`` (the limit, from which
-            the search starts anew), ``phase_before`` and ``phase``; ``closed_sessions``: how many.
+            ``sources``: what changed, by source: ``connections_before`` and ``connections`` (the limit, from
+            which the search starts anew), ``phase_before`` and ``phase``; ``closed_sessions``: how many.
         """
         return {
             "sources": self._engine.retune(),
@@ -570,8 +572,8 @@ class ParallelDownloadManager:
         """End every thread and connection; idempotent. Results stay readable.
 
         Args:
-            wait: Whether to finish first what was asked for and is not paused. If not, downloads in progress stop
-                within a moment and stay resumable.
+            wait: Whether to finish first what was asked for and is not paused. If not, downloads in progress
+                stop within a moment and stay resumable.
         """
         engine = self._engine
         self._closed = True
@@ -598,7 +600,8 @@ class ParallelDownloadManager:
         self.shutdown(wait=kind is None)
 
 
-#: Managers that are not shut down, by id. Changed by single operations on a dict, which the collector may interrupt.
+#: Managers that are not shut down, by id. Changed by single operations on a dict, which the collector may
+#: interrupt.
 _managers: Final[dict[int, weakref.ref[ParallelDownloadManager]]] = {}
 _default_lock = threading.Lock()
 _default: ParallelDownloadManager | None = None

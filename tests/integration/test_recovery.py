@@ -353,7 +353,7 @@ def test_a_redirect_to_no_address_is_told_without_its_signature(rig: Rig, addres
     errors = rig.fetch(WEIGHTS, SMALL).errors
     assert list(errors) == [WEIGHTS]
     assert isinstance(errors[WEIGHTS], TransferError)
-    assert "no address" in str(errors[WEIGHTS])
+    assert "invalid URL" in str(errors[WEIGHTS])
     assert "Signature" not in str(errors[WEIGHTS])
 
 

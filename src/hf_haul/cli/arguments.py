@@ -14,7 +14,7 @@ _MAX_PORT: Final = 65_535
 
 
 def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
-    """Add a command that ``run`` carries out; returns its parser."""
+    """Add a command that ``run`` carries out; return its parser."""
     parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(run=run)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: much more")
@@ -34,7 +34,7 @@ def add_engine_options(parser: Any) -> None:
 
 
 def read_rate(text: str) -> int:
-    """Bytes per second."""
+    """Return the bytes per second that an option means."""
     try:
         rate = parse_rate(text)
     except ValueError as error:
@@ -45,21 +45,21 @@ def read_rate(text: str) -> int:
 
 
 def read_count(text: str) -> int:
-    """A number above 0."""
+    """Return an option's number, which must be above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"not a number above 0: {text!r}")
     return int(text)
 
 
 def read_port(text: str) -> int:
-    """A port; 0 for any free one."""
+    """Return an option's port; 0 for any free one."""
     if not text.isdecimal() or int(text) > _MAX_PORT:
         raise argparse.ArgumentTypeError(f"not a port, which is a number from 0 to {_MAX_PORT}: {text!r}")
     return int(text)
 
 
 def read_header(text: str) -> tuple[str, str]:
-    """The name and value of a header."""
+    """Return the name and value of an option's header."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         # Not quoted: it may be a token.

@@ -90,7 +90,7 @@ def _read_request(arguments: argparse.Namespace) -> _Request:
 
 
 def _fetch(arguments: argparse.Namespace, request: _Request) -> Any:
-    """A path, or the Hub's ``DryRunFileInfo`` of one file or of many."""
+    """Return a path, or the Hub's ``DryRunFileInfo`` of one file or of many."""
     from hf_haul.hub.single_file import hf_hub_download  # brings huggingface_hub along
     from hf_haul.hub.snapshot import snapshot_download  # the same
 

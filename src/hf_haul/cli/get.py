@@ -56,7 +56,7 @@ def _get(arguments: argparse.Namespace) -> int:
 
 
 def _target(url: str, output: str | None) -> Path:
-    """Where a URL's file goes."""
+    """Return the path for a URL's file."""
     if output is not None and not (output.endswith(("/", os.sep)) or Path(output).is_dir()):
         return Path(output)
     name = unquote(parse_url(url, userinfo=True).path.rpartition("/")[2])

@@ -131,7 +131,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _serve_token(arguments: argparse.Namespace) -> str | None:
-    """The token to ask for.
+    """Return the token to ask for.
 
     Raises:
         ValueError: It is empty, or the file holds no text.
@@ -150,7 +150,7 @@ def _serve_token(arguments: argparse.Namespace) -> str | None:
 
 
 def _gaps(hub: Any, *, complete: bool) -> Iterator[str]:
-    """What of the commits that are served is not here, or may not be."""
+    """Return what is missing, or may be, of the commits that are served."""
     lines = [
         line
         for repo in sorted(hub.catalog.all(), key=lambda repo: repo.repo_id)
@@ -179,7 +179,7 @@ def _count_of(number: int, what: str) -> str:
 
 
 def _summary(served: Sequence[str]) -> str:
-    """How many repositories there are, and which."""
+    """Return how many repositories there are, and which."""
     if not served:
         return "0 repositories"
     shown = ", ".join(served[:_MAX_NAMES]) + (", ..." if len(served) > _MAX_NAMES else "")

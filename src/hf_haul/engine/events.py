@@ -60,7 +60,10 @@ class _CallbackThread(Generic[T]):
         self._threads = ThreadGroup(self._name, 1, self._next_work, idle_seconds=_LINGER)
 
     def put(self, key: object, message: T) -> None:
-        """Add a message; it replaces an older one with the same key. Call with the lock held, and then :meth:`start`."""
+        """Add a message, which replaces an older one with the same key.
+
+        Call it with the lock held, and :meth:`start` afterwards without.
+        """
         self._waiting[key] = message
         if self._most is not None and len(self._waiting) > self._most:
             self._waiting.popitem(last=False)
@@ -75,8 +78,8 @@ class _CallbackThread(Generic[T]):
 
         Args:
             timeout: Seconds, of which no more than two count.
-            here: Whether to call the callback on this thread where no other is to be had. How long it takes is then up to
-                the callback.
+            here: Whether to call the callback on this thread where no other is to be had. How long it takes
+                is then up to the callback.
 
         Returns:
             ``False`` if the callback did not return in time, or is what calls this.
@@ -138,9 +141,9 @@ class _CallbackThread(Generic[T]):
 class Notifier(_CallbackThread[DownloadProgress]):
     """Calls a user's progress callback, on a thread of its own.
 
-    Of several messages about one file that wait, only the newest is delivered; a file's last message is always
-    delivered. A callback that raises, whatever it raises, is logged and called again next time; one that blocks
-    holds up nobody but itself.
+    Of several messages about one file that wait, only the newest is delivered; a file's last message is
+    always delivered. A callback that raises, whatever it raises, is logged and called again next time; one
+    that blocks holds up nobody but itself.
     """
 
     def post(self, progress: DownloadProgress) -> None:
@@ -157,7 +160,8 @@ class DownloadEvent:
     """Something that happened, for tools that watch.
 
     Attributes:
-        kind: ``queue_started``, ``queue_done``, ``file_retried``, ``file_done``, ``file_failed`` or ``file_cancelled``.
+        kind: ``queue_started``, ``queue_done``, ``file_retried``, ``file_done``, ``file_failed`` or
+            ``file_cancelled``.
         at: Seconds since the epoch.
         model_id: What it is about, where known.
         queue_id: The queue, where known.
@@ -251,7 +255,7 @@ class EventBus:
             observer.tell_here()
 
     def _after_fork(self) -> None:
-        """Keep the observers, and forget what waited for them, in a forked child; the parent's threads tell it."""
+        """Keep the observers, and drop their messages, in a forked child: the parent delivers those."""
         self._lock = threading.Lock()
         for observer in self._observers:
             observer.start_empty()

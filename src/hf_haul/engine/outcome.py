@@ -126,7 +126,7 @@ def after_part(transfer: Transfer, hedge: Part | None, error: BaseException | No
     bearable = (refused and not transfer.refuses_for_good) or restart or isinstance(error, HaltedError)
     failure = None if bearable else error
     # A hedge that works may still bring the bytes; one that has brought none shares the fault, and may not
-    # make it last longer than one part's patience.
+    # make it last longer than one part's time to retry.
     if transfer.failure is not None or (hedge is not None and hedge.received):
         failure = None
     return PartOutcome(

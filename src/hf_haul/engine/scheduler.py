@@ -5,7 +5,7 @@ users, by workers and by the ticker, is a method here that takes the lock. What 
 modules named below.
 
 The problem. A few connections, threads and files have to serve queues of different urgency, each with files
-from a kilobyte to a terabyte, while connections die, servers ask for patience, and users pause, cancel, or
+from a kilobyte to a terabyte, while connections die, servers ask for a pause, and users pause, cancel, or
 add something more urgent.
 
 What we chose. The unit of work is a *part*: one range, one connection, one worker. Under one lock a worker
@@ -337,7 +337,7 @@ class Scheduler:
                 for run in self.runs():
                     if not self._queues.is_paused(run):  # what is paused would never end
                         self.wait(run)
-        finally:  # also where the user loses patience
+        finally:  # also after Ctrl+C
             for run in self.runs():
                 self.cancel(run)
             with self._lock:

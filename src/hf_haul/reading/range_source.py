@@ -128,7 +128,8 @@ class _PendingFill:
     """A buffer that is being filled.
 
     Attributes:
-        cancel_token: What its requests are made with; its own, because what it says of waits is of one thread.
+        cancel_token: What its requests are made with; its own, because what it says of waits is of one
+            thread.
         unanswered: Requests in a row that were given up before an answer came.
     """
 
@@ -197,8 +198,9 @@ class _WholeFile:
 class RangeSource:
     """Reads any range of one file, from any thread, and again in a forked child.
 
-    A source that answers a range with something else is asked again; one that keeps doing so is fetched in one
-    stream, checked against its digest, and served from there. Bytes are never taken for others than they are.
+    A source that answers a range with something else is asked again; one that keeps doing so is fetched in
+    one stream, checked against its digest, and served from there. Bytes are never taken for others than they
+    are.
 
     Locking: ``_lock`` guards the attributes below it. It is never held during a request.
 

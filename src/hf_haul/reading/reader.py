@@ -154,8 +154,8 @@ class Reads:
 
         Args:
             wanted: The ranges, in any order; they may overlap.
-            max_gap: Bytes between two ranges of a file that are fetched rather than asked around; ``None`` for what
-                suits the connection.
+            max_gap: Bytes between two ranges of a file that are fetched rather than asked around; ``None``
+                for what suits the connection.
             fail_fast: Whether the first failure calls off the rest and is raised.
 
         Returns:

@@ -1,14 +1,17 @@
 """How the bytes of a range are fetched: connections and how many, HTTP, retries, rate limits.
 
-- ``base``: what the engine and reads ask for; ``http`` is the one way to get it so far. It keeps what a file's URL
-  redirects to (``signed_links`` says for how long) and refuses the bytes of another version (``validators``).
-- ``pool``: the connections. ``request`` is one request that another thread can interrupt, ``slots`` counts connections
-  and shares idle ones, ``network`` knows proxies and certificates, ``dialing`` connects, ``answer_head`` and
-  ``receiving`` read, ``response`` is an answer, ``translation`` makes errors of ours of those that libraries raise.
+- ``base``: what the engine and reads ask for; ``http`` is the one way to get it so far. It keeps what a
+  file's URL redirects to (``signed_links`` says for how long) and refuses the bytes of another version
+  (``validators``).
+- ``pool``: the connections. ``request`` is one request that another thread can interrupt, ``slots`` counts
+  connections and shares idle ones, ``network`` knows proxies and certificates, ``dialing`` connects,
+  ``answer_head`` and ``receiving`` read, ``response`` is an answer, ``translation`` makes errors of ours of
+  those that libraries raise.
 - ``retry``: the one owner of retries. ``pacing`` parses ``Retry-After`` and has all threads obey it together.
 - ``source_limits``: how many connections a source is worth; ``concurrency`` decides.
 
-May import the shared modules at the top, and no other package: nothing here knows of files on disk or of queues.
+May import the shared modules at the top, and no other package: nothing here knows of files on disk or of
+queues.
 
 Invariants kept here:
 

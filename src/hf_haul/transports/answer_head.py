@@ -1,4 +1,4 @@
-"""The head of an answer: its status and headers, with the interim answers before it passed over, in bounded time."""
+"""The head of an answer, its status and headers, in bounded time; interim answers are skipped."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _NOT_INTERIM: Final = frozenset({100, 101})
 class Answer(http.client.HTTPResponse):
     """An answer before which others may come (103 Early Hints, 102 Processing).
 
-    All of its head has to come within the seconds that the socket allows for any byte, or twice that at the most: a
-    peer that sends a header's letters one by one would otherwise be waited for all day.
+    All of its head has to come within the seconds that the socket allows for any byte, or twice that at the
+    most: a peer that sends a header's letters one by one would otherwise be waited for all day.
     """
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:

@@ -1,11 +1,11 @@
 """Connections for any number of threads: sessions, interruptible requests, statistics.
 
-From the ground: ``request`` is one request as its cancel token sees it, ``dialing`` makes connections that it can wake,
-``slots`` counts connections and shares the idle ones, ``network`` knows the way to each host, ``response`` reads a
-body, ``faults`` translates what goes wrong; here is the public face.
+From the ground: ``request`` is one request as its cancel token sees it, ``dialing`` makes connections that it
+can wake, ``slots`` counts connections and shares the idle ones, ``network`` knows the way to each host,
+``response`` reads a body, ``faults`` translates what goes wrong; here is the public face.
 
-We use ``requests``' adapter below ``Session.send``: cookies, ``.netrc`` and redirects are no use to a download and
-cost a third of a small request.
+We use ``requests``' adapter below ``Session.send``: cookies, ``.netrc`` and redirects are no use to a
+download and cost a third of a small request.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ class _ThreadStats:
 class ConnectionPool:
     """Connections to any number of hosts, never more than allowed, for any number of threads.
 
-    One ``requests.Session`` per thread over connections that all threads share. Idle connections count: when a slot
-    is needed, the one unused for longest is closed. A thread without a slot waits, in the order of asking.
+    One ``requests.Session`` per thread over connections that all threads share. Idle connections count: when
+    a slot is needed, the one unused for longest is closed. A thread without a slot waits, in the order of
+    asking.
 
     In a forked child the pool starts empty; the parent's connections are never used there.
 
@@ -97,10 +98,11 @@ class ConnectionPool:
         connect_timeout: Seconds for one connection attempt, its name's resolution included.
         read_timeout: Seconds without a byte after which a connection is given up.
         trust_env: Whether proxies and trusted certificates are read from the environment.
-        verify: Whether certificates are verified; a path names the ones to trust, and a context says all of it.
+        verify: Whether certificates are verified; a path names the ones to trust, and a context says all of
+            it.
         cert: Client certificate: a path, or the paths of certificate and key.
-        proxies: Proxies by scheme, as requests takes them; they go before those of the environment, and an empty text
-            stands for none.
+        proxies: Proxies by scheme, as requests takes them; they go before those of the environment, and an
+            empty text stands for none.
         headers: Sent with every request, unless a request says otherwise.
         clock: Seconds, monotonic.
     """
@@ -307,8 +309,8 @@ class ConnectionPool:
         Args:
             url: Any http or https URL.
             headers: Go before the pool's own.
-            cancel_token: Ends every wait and wakes every blocking call, here and while the body is read. Where it has
-                limits of its own, they go before the pool's timeout.
+            cancel_token: Ends every wait and wakes every blocking call, here and while the body is read.
+                Where it has limits of its own, they go before the pool's timeout.
             fresh: Use a new session and a new connection, outside the pool and its limits.
             decode: Whether a ``Content-Encoding`` is undone while reading.
             network: How hosts are reached, where the pool was not told itself.

@@ -32,14 +32,14 @@ class WokenError(OSError):
 class InterruptibleRequest:
     """One request, from the wait for a slot to the end of the body.
 
-    Locking: ``_lock`` guards ``_interrupt`` and ``_over``. It is a leaf but for the interrupts called under it,
-    which are short: a ``shutdown``, an ``Event.set``, a byte into a socket pair. Holding it makes sure that
-    a late waker never meets a socket that was closed, or that serves somebody else by now.
+    Locking: ``_lock`` guards ``_interrupt`` and ``_over``. It is a leaf but for the interrupts called under
+    it, which are short: a ``shutdown``, an ``Event.set``, a byte into a socket pair. Holding it makes sure
+    that a late waker never meets a socket that was closed, or that serves somebody else by now.
 
     Attributes:
         silence_limits: How long it may bring nothing; ``None`` for what its pool was made with.
-        raw: The answer. Kept here, and the call in its pool, until somebody has let go of it: urllib3's finalizer would
-            close the connection, and take this lock, where the collector happens to run.
+        raw: The answer. Kept here, and the call in its pool, until somebody has let go of it: urllib3's
+            finalizer would close the connection, and take this lock, where the collector happens to run.
     """
 
     __slots__ = (

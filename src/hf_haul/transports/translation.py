@@ -91,8 +91,8 @@ def raise_translated(error: BaseException, call: InterruptibleRequest, options: 
     Raises:
         HaltedError: The call was woken, and its cancel token is set.
         CertificateError: TLS refused the server.
-        ConnectionFailedError: No connection, or it broke; a ``StalledError`` if it was woken, or brought nothing for longer
-            than its cancel token allows.
+        ConnectionFailedError: No connection, or it broke; a ``StalledError`` if it was woken, or brought
+            nothing for longer than its cancel token allows.
         TransferError: The address is unusable, or the pool is closed.
     """
     call.raise_if_woken(error)
