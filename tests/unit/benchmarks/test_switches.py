@@ -9,12 +9,10 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.benchmarks import switches
 from tests.benchmarks.switches import SWITCHES, switch_off
 from tests.support.transport import FakeSource, MemoryDestination, request
 
@@ -156,7 +154,7 @@ def test_without_attributes_nobody_signs(off: bool, switch: Any, tmp_path: Path)
         assert bool(os.listxattr(file.fileno())) is not off
 
 
-def test_a_mechanism_that_is_unknown_or_was_moved_says_so(
+def test_a_mechanism_that_is_unknown_or_was_changed_says_so(
     switch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(LookupError, match="no mechanism 'speed'"):
@@ -164,25 +162,3 @@ def test_a_mechanism_that_is_unknown_or_was_moved_says_so(
     monkeypatch.delattr(ConcurrencyController, "_can_be_thrifty")
     with pytest.raises(LookupError, match="_can_be_thrifty"):
         switch("thrift")
-    monkeypatch.setattr(switches, "PLACES", {"concurrency": ("hf_haul.gone", "gone.far.away")})
-    with pytest.raises(LookupError, match=r"hf_haul\.gone or gone\.far\.away"):
-        switch("adaptation")
-
-
-@pytest.fixture
-def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A module that is there, and needs one that is not."""
-    (tmp_path / "broken_for_a_test.py").write_text("import surely_not_installed\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    yield "broken_for_a_test"
-    sys.modules.pop("broken_for_a_test", None)
-
-
-def test_a_module_is_found_where_it_is_and_one_that_is_broken_is_not_passed_over(
-    broken: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = ConcurrencyController.__module__
-    monkeypatch.setattr(switches, "PLACES", {"a": ("hf_haul.not.yet", here), "b": (broken, here)})
-    assert switches._module("a").ConcurrencyController is ConcurrencyController
-    with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
-        switches._module("b")
