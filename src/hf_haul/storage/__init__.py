@@ -2,8 +2,8 @@
 
 A file that is being fetched is a *staged file* (``staged_file``, names in ``staged_names``): bytes at their
 offsets, and a ``journal`` of what is done. ``claiming`` opens it for this process: a new one, or by
-``adoption`` one that a dead process left; ``ownership`` tells whether the process that writes to it is alive.
-``sweeping`` removes what dead processes left of files that are in place.
+``adoption`` one that a dead process left (a ``left_file``); ``ownership`` tells whether the process that
+writes to it is alive. ``sweeping`` removes what dead processes left of files that are in place.
 
 Where a file ends up is a *destination* (``destinations``: a blob of a ``hub_cache``, a file of a
 ``local_folder``, any path; ``nodes``: devices and pipes), which publishes it by rename (``placing``).

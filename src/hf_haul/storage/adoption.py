@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -36,19 +36,17 @@ from hf_haul.errors import HaulError
 from hf_haul.forks import call_after_fork
 from hf_haul.ranges import ByteRange, RangeSet
 from hf_haul.storage.file_names import PASSING
-from hf_haul.storage.journal import Header, header_of_other_size, read_at, read_header, read_records
+from hf_haul.storage.journal import read_at, read_header, read_records
+from hf_haul.storage.left_file import LeftFile, inspect_file
 from hf_haul.storage.ownership import (
     Owner,
-    OwnerStatus,
     OwnerWatch,
     current_owner,
     is_running,
-    owner_status,
-    read_owner_xattr,
     try_lock,
 )
-from hf_haul.storage.regular_files import NEW_FILE, open_regular
-from hf_haul.storage.staged_file import StagedFile, is_open_here
+from hf_haul.storage.regular_files import NEW_FILE
+from hf_haul.storage.staged_file import StagedFile
 from hf_haul.storage.staged_names import (
     OFFSET_SUFFIX,
     SEALED_SUFFIX,
@@ -64,8 +62,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a living process gets to publish a complete file.
 _PUBLICATION: Final = 10.0
-#: Seconds after which a file that is still empty is nobody's: its header follows its creation at once.
-_BIRTH: Final = 3.0
 #: Seconds that a living process gets to say that it owns a file after it gave it a private name.
 _TAKEOVER: Final = 2.0
 #: Bytes copied in one step.
@@ -99,49 +95,6 @@ class StagedElsewhereError(HaulError):
         self.owner = owner
         self.who = f"process {owner.pid} on {owner.host}" if owner else "another process"
         super().__init__(f"{path.name} is being fetched by {self.who}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """A staged file that another process left, open, with what is known of its owner.
-
-    Attributes:
-        path: Its name; ours alone, if it could be renamed.
-        name: The name under which it was found.
-        fd: It, open; only for reading if that is all we may.
-        header: What it says about itself.
-        owner: Whose it is, as far as it says.
-        status: Whether that owner is gone, or may come back: ``stale``.
-        shared: Whether somebody else could go on writing into it.
-    """
-
-    path: Path
-    name: Path
-    fd: int
-    header: Header | None
-    owner: Owner | None
-    status: OwnerStatus
-    shared: bool
-
-    @property
-    def sequential(self) -> bool:
-        return self.name.name.endswith(SEQUENTIAL_SUFFIX)
-
-    @property
-    def sealed(self) -> bool:
-        return self.name.name.endswith(SEALED_SUFFIX)
-
-    @property
-    def only_to_copy(self) -> bool:
-        return self.shared or self.status == "stale"
-
-    def remove(self) -> None:
-        """Close it and remove it, unless its name leads to another file by now."""
-        identity = os.fstat(self.fd)
-        os.close(self.fd)  # Windows removes no open files
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.lstat(self.path), identity):
-                os.unlink(self.path)
 
 
 class Adopter:
@@ -258,7 +211,7 @@ class Adopter:
         staged.take_over()
         return self._still_ours(staged)
 
-    def _recorded_in(self, left: _Left) -> RangeSet:
+    def _recorded_in(self, left: LeftFile) -> RangeSet:
         """Return the bytes that a file holds which is only copied from."""
         if left.header is not None:
             return read_records(left.fd, self._size, left.header.nonce)[0]
@@ -297,7 +250,7 @@ class Adopter:
             raise StagedElsewhereError(staged.path, None)
         return staged
 
-    def _unseal(self, left: _Left) -> StagedFile | None:
+    def _unseal(self, left: LeftFile) -> StagedFile | None:
         """Take over a complete file that was never published; its name says so until its new journal does."""
         length = os.fstat(left.fd).st_size
         # Killed between the rename and the cut, it still has its journal, which says the same.
@@ -318,7 +271,7 @@ class Adopter:
             staged.path = path
         return staged
 
-    def _take(self, path: Path) -> _Left:
+    def _take(self, path: Path) -> LeftFile:
         """Rename a file whose owner is gone to a private name, so that no other process takes it.
 
         Raises:
@@ -338,7 +291,7 @@ class Adopter:
             if first.only_to_copy:  # that takes no more than to read it
                 return self._look(path, path)
             raise
-        left: _Left | None = None
+        left: LeftFile | None = None
         try:
             # Somebody may have claimed or adopted the name between our look and our rename: look again.
             left = self._look(private, path)
@@ -354,7 +307,7 @@ class Adopter:
             raise
         return left
 
-    def _look(self, path: Path, name: Path) -> _Left:
+    def _look(self, path: Path, name: Path) -> LeftFile:
         """Open a file and judge its owner.
 
         Args:
@@ -365,42 +318,18 @@ class Adopter:
             StagedElsewhereError: It has a living owner.
             PermissionError: It may not be read, or is no regular file.
         """
+        left = inspect_file(
+            path, self._size, self._keys, name=name, asleep=self._is_asleep, check=self._check
+        )
         try:
-            fd = open_regular(path, os.O_RDWR, check=self._check)
-        except PermissionError:
-            fd = open_regular(path, os.O_RDONLY, check=self._check)
-        try:
-            left = self._judge(path, name, fd)
+            if left.status == "alive":
+                raise StagedElsewhereError(path, left.owner)
+            return replace(left, shared=_is_shared(os.fstat(left.fd), path.parent))
         except BaseException:
-            os.close(fd)
+            os.close(left.fd)
             raise
-        return left
 
-    def _judge(self, path: Path, name: Path, fd: int) -> _Left:
-        status = os.fstat(fd)
-        shared = _is_shared(status, path.parent)
-        if name.name.endswith(SEALED_SUFFIX):  # its name says all
-            return _Left(path, name, fd, None, None, "dead", shared)
-        sequential = name.name.endswith(SEQUENTIAL_SUFFIX)
-        header = None if sequential else read_header(fd, self._size, self._keys)
-        other = header if header is not None or sequential else header_of_other_size(fd, self._keys)
-        owner = read_owner_xattr(fd) if other is None else other.owner
-        verdict = owner_status(path, fd, owner, released=other is not None and other.released)
-        if verdict == "alive":
-            if (
-                owner == current_owner()
-            ):  # this very process; it may not have had the room to say that it let go
-                alive = is_open_here(status)
-            else:
-                # A living owner's file has a header, or is locked: without either, it was cut or overwritten.
-                owned = other is not None or (status.st_size > 0 and not try_lock(fd))
-                alive = sequential or owned or time.time() - status.st_mtime < _BIRTH
-            if alive and not self._is_asleep(status):
-                raise StagedElsewhereError(path, owner)
-            verdict = "stale" if alive else "dead"
-        return _Left(path, name, fd, header, owner, verdict, shared)
-
-    def _copy(self, left: _Left, done: RangeSet) -> StagedFile | None:
+    def _copy(self, left: LeftFile, done: RangeSet) -> StagedFile | None:
         """Copy what a file holds into a new one, and remove the old.
 
         Its owner may only be asleep on another host. If it wakes up, it writes into the removed file.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_haul.storage import adoption
+from hf_haul.storage import adoption, left_file
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
 
@@ -26,5 +26,5 @@ def local(tmp_path: Path) -> LocalFolder:
 @pytest.fixture
 def dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every owner but a new one is dead, as after a kill."""
-    monkeypatch.setattr(adoption, "owner_status", lambda *_args, **_more: "dead")
+    monkeypatch.setattr(left_file, "owner_status", lambda *_args, **_more: "dead")
     monkeypatch.setattr(adoption, "is_running", lambda _pid: False)

@@ -18,6 +18,7 @@ from hf_haul.errors import HaltedError
 from hf_haul.ranges import ByteRange
 from hf_haul.storage import (
     adoption,
+    left_file,
     ownership,
     staged_file,
 )
@@ -196,7 +197,7 @@ def test_of_many_adopters_exactly_one_wins(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(os, "rename", real)  # the rival comes between our look and our rename
         monkeypatch.setattr(adoption, "_taking_over", set())  # from another process
         rivals.append(claim(tmp_path, "etag", SIZE))
-        monkeypatch.setattr(adoption, "owner_status", lambda *_args, **_more: "alive")
+        monkeypatch.setattr(left_file, "owner_status", lambda *_args, **_more: "alive")
         real(source, target)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "rename", rename_late)
@@ -212,8 +213,8 @@ def test_a_file_whose_owner_cannot_be_seen_is_copied_and_the_sleeper_cannot_publ
 ) -> None:
     sleeper = claim(tmp_path, "etag", SIZE)
     put(sleeper, 0, 400)
-    monkeypatch.setattr(adoption, "owner_status", lambda *_args, **_more: "stale")
-    monkeypatch.setattr(adoption, "try_lock", lambda _fd: True)  # the sleeper's lock is not seen here
+    monkeypatch.setattr(left_file, "owner_status", lambda *_args, **_more: "stale")
+    monkeypatch.setattr(left_file, "try_lock", lambda _fd: True)  # the sleeper's lock is not seen here
     mine = claim(tmp_path, "etag", SIZE)
     assert mine.missing() == [ByteRange(400, SIZE)]
     sleeper.write(0, memoryview(b"wrong" * 80))  # it wakes up, and its connection lies
@@ -459,8 +460,8 @@ def test_what_was_copied_from_an_owner_that_began_anew_meanwhile_is_dropped(
 ) -> None:
     sleeper = claim(tmp_path, "etag", SIZE)
     put(sleeper, 0, 400)
-    monkeypatch.setattr(adoption, "owner_status", lambda *_args, **_more: "stale")
-    monkeypatch.setattr(adoption, "try_lock", lambda _fd: True)
+    monkeypatch.setattr(left_file, "owner_status", lambda *_args, **_more: "stale")
+    monkeypatch.setattr(left_file, "try_lock", lambda _fd: True)
     write = StagedFile.write
 
     def wake(self: StagedFile, offset: int, data: memoryview) -> None:

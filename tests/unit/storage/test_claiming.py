@@ -14,6 +14,7 @@ from hf_haul.storage import (
     adoption,
     claiming,
     journal,
+    left_file,
     ownership,
     regular_files,
     staged_file,
@@ -186,14 +187,14 @@ def test_killed_at_any_moment_once_or_twice_next_to_nothing_is_fetched_again_and
 ) -> None:
     def run(folder: Path, lives: int, fetched: list[int]) -> bool:
         mortal = MortalOs(lives)
-        for module in (staged_file, staged_names, journal, adoption, claiming, regular_files):
+        for module in (staged_file, staged_names, journal, left_file, adoption, claiming, regular_files):
             monkeypatch.setattr(module, "os", mortal)
         try:
             _live(folder, mortal, fetched)
         except Killed:
             return False
         finally:
-            for module in (staged_file, staged_names, journal, adoption, claiming, regular_files):
+            for module in (staged_file, staged_names, journal, left_file, adoption, claiming, regular_files):
                 monkeypatch.setattr(module, "os", os)
             mortal.bury()
         return True

@@ -1,0 +1,140 @@
+"""A staged file that another process left: what it says about itself, and whether its owner is alive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hf_haul.storage.journal import Header, header_of_other_size, read_header
+from hf_haul.storage.ownership import (
+    Owner,
+    OwnerStatus,
+    current_owner,
+    owner_status,
+    read_owner_xattr,
+    try_lock,
+)
+from hf_haul.storage.regular_files import open_regular
+from hf_haul.storage.staged_file import is_open_here
+from hf_haul.storage.staged_names import SEALED_SUFFIX, SEQUENTIAL_SUFFIX
+
+__all__ = ["LeftFile", "inspect_file"]
+
+#: Seconds after which a file that is still empty is nobody's: its header follows its creation at once.
+_BIRTH: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class LeftFile:
+    """A staged file that another process left, open, with what is known of its owner.
+
+    Attributes:
+        path: Its name; ours alone, if it could be renamed.
+        name: The name under which it was found.
+        fd: It, open; only for reading if that is all we may.
+        header: What it says about itself.
+        owner: Whose it is, as far as it says.
+        status: Whether that owner is alive, is gone, or may come back: ``stale``.
+        shared: Whether somebody else could go on writing into it.
+    """
+
+    path: Path
+    name: Path
+    fd: int
+    header: Header | None
+    owner: Owner | None
+    status: OwnerStatus
+    shared: bool = False
+
+    @property
+    def sequential(self) -> bool:
+        """Whether its bytes are in order, without a journal."""
+        return self.name.name.endswith(SEQUENTIAL_SUFFIX)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it was complete and verified, and about to be published."""
+        return self.name.name.endswith(SEALED_SUFFIX)
+
+    @property
+    def only_to_copy(self) -> bool:
+        """Whether somebody else may go on writing into it."""
+        return self.shared or self.status == "stale"
+
+    def remove(self) -> None:
+        """Close it and remove it, unless its name leads to another file by now."""
+        identity = os.fstat(self.fd)
+        os.close(self.fd)  # Windows removes no open files
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.lstat(self.path), identity):
+                os.unlink(self.path)
+
+
+def inspect_file(
+    path: Path,
+    size: int,
+    keys: Sequence[str],
+    *,
+    name: Path | None = None,
+    asleep: Callable[[os.stat_result], bool] = lambda _: False,
+    check: Callable[[], None] = lambda: None,
+) -> LeftFile:
+    """Open a staged file and judge its owner; the caller closes it.
+
+    Args:
+        path: The file.
+        size: Bytes of the whole file.
+        keys: What its header may call its content.
+        name: The name under which it was found, if that is another one.
+        asleep: Whether the owner of a file, though alive, has done nothing for long; it counts as ``stale``
+            then.
+        check: Called while no file can be opened; raises to end the wait.
+
+    Raises:
+        PermissionError: It may not be read, or is no regular file.
+        OSError: It cannot be opened.
+    """
+    try:
+        fd = open_regular(path, os.O_RDWR, check=check)
+    except PermissionError:
+        fd = open_regular(path, os.O_RDONLY, check=check)
+    try:
+        return _judge(path, name or path, fd, size, keys, asleep)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _judge(
+    path: Path,
+    name: Path,
+    fd: int,
+    size: int,
+    keys: Sequence[str],
+    asleep: Callable[[os.stat_result], bool],
+) -> LeftFile:
+    if name.name.endswith(SEALED_SUFFIX):  # its name says all
+        return LeftFile(path, name, fd, None, None, "dead")
+    status = os.fstat(fd)
+    sequential = name.name.endswith(SEQUENTIAL_SUFFIX)
+    header = None if sequential else read_header(fd, size, keys)
+    other = header if header is not None or sequential else header_of_other_size(fd, keys)
+    owner = read_owner_xattr(fd) if other is None else other.owner
+    verdict = owner_status(path, fd, owner, released=other is not None and other.released)
+    if verdict == "alive":
+        if owner == current_owner():  # this very process; it may not have had the room to say that it let go
+            alive = is_open_here(status)
+        else:
+            # A living owner's file has a header, or is locked: without either, it was cut or overwritten.
+            owned = other is not None or (status.st_size > 0 and not try_lock(fd))
+            alive = sequential or owned or time.time() - status.st_mtime < _BIRTH
+        if not alive:
+            verdict = "dead"
+        elif asleep(status):
+            verdict = "stale"
+    return LeftFile(path, name, fd, header, owner, verdict)
