@@ -19,6 +19,11 @@ import hf_haul
 SRC = Path(hf_haul.__file__).parent
 ROOT = Path(__file__).parents[1]
 
+#: Words that begin no sentence in the imperative, which is how docstrings of functions begin.
+_NO_VERB = re.compile(
+    r"(A|All|An|As|At|Before|Bytes|Every|From|Have|How|In|It|Many|No|None|Nothing|One|Seconds|Some|That|The|There|These"
+    r"|They|This|What|When|Where|Whether|Which|Who|Why)\b"
+)
 _REFERENCE = re.compile(r":(?:mod|func|data|class|meth|attr|exc|obj):`~?([^`]+)`")
 
 
@@ -89,6 +94,20 @@ def test_what_a_docstring_points_to_exists(path: Path) -> None:
         if not _exists(target, module, within)
     ]
     assert broken == []
+
+
+def _verbless(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            is_property = any("property" in ast.unparse(each) for each in node.decorator_list)
+            text = ast.get_docstring(node)
+            if text and not is_property and _NO_VERB.match(text):
+                yield f"{node.name}: {text.splitlines()[0]}"
+
+
+@pytest.mark.parametrize("path", _modules())
+def test_a_docstring_of_a_function_begins_with_a_verb(path: Path) -> None:
+    assert list(_verbless(ast.parse(path.read_text(encoding="utf-8")))) == []
 
 
 @pytest.mark.parametrize("path", _modules())

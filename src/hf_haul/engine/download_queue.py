@@ -172,7 +172,7 @@ class ModelDownloadQueue:
         self._push(task)
 
     def drop_waiting(self, which: Callable[[DownloadTask], bool] = lambda _task: True) -> list[DownloadTask]:
-        """Take files out of the lanes, and out of what was deferred; returns them."""
+        """Take files out of the lanes, and out of what was deferred; return them."""
         dropped = []
         for key, lane in self._waiting.items():
             dropped += [task for task in lane if which(task)]

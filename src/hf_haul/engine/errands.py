@@ -49,7 +49,7 @@ class Errands:
             self._threads.wake()
 
     def start(self) -> bool:
-        """Start the threads that are missing; returns whether there are threads to do the work."""
+        """Start the threads that are missing; return whether there are threads to do the work."""
         return self._threads.start()
 
     def run_here(self) -> None:

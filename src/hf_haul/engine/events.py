@@ -70,7 +70,7 @@ class _CallbackThread(Generic[T]):
         self._threads.wake()
 
     def start(self) -> bool:
-        """Deliver soon what was put; returns whether there is a thread to do so. Call it without a lock."""
+        """Deliver soon what was put; return whether there is a thread to do so. Call it without a lock."""
         return self._threads.start()
 
     def flush(self, timeout: float = _PATIENCE, *, here: bool = True) -> bool:

@@ -182,7 +182,7 @@ class Chooser:
             return _Broken(error)
 
     def _share_a_part(self, runs: Sequence[QueueRun]) -> Part | None:
-        """Near the end, take half of the part that would finish last, or hedge it."""
+        """Take half of the part that would finish last, or hedge it; near the end, when no part is left."""
         parts = [
             p
             for run in runs

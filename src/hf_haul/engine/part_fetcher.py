@@ -158,7 +158,7 @@ class PartFetcher:
         return self._with_retries(part, ask)
 
     def fetch_unsized(self, part: Part, staged: StagedFile) -> int:
-        """Fetch a file whose length its source does not say, in one stream; returns its length in bytes.
+        """Fetch a file whose length its source does not say, in one stream; return its length in bytes.
 
         Raises:
             HaltedError: The part was halted.

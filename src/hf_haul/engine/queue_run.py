@@ -242,7 +242,7 @@ class QueueRun:
         )
 
     def finish(self) -> QueueStatus:
-        """Stop the clock; returns how the queue ended."""
+        """Stop the clock; return how the queue ended."""
         self.metrics.finish()
         return self.status()
 

@@ -366,7 +366,7 @@ class Scheduler:
             self._workers.wake()
 
     def call_workers(self) -> bool:
-        """Wake workers if there is work; returns whether there is."""
+        """Wake workers if there is work; return whether there is."""
         with self._deciding():
             self._wake_workers()
             return self._queues.left
@@ -427,7 +427,7 @@ class Scheduler:
                 transfer.parts.remove(probe)
 
     def settle(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
-        """Decide what follows a job; returns what the thread does next."""
+        """Decide what follows a job; return what the thread does next."""
         with self._deciding():
             return self._settlement.settle(job, error, then)
 

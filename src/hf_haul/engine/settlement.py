@@ -134,7 +134,7 @@ class Settlement:
     # ---- what follows
 
     def settle(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
-        """Decide what follows a job; returns what the thread does next."""
+        """Decide what follows a job; return what the thread does next."""
         self._held.pop(threading.current_thread(), None)
         self._count(job, -1)
         following = self._follow(job.run, job.transfer, self._outcome_of(job, error, then), then)
@@ -200,7 +200,7 @@ class Settlement:
     def _follow(
         self, run: QueueRun, transfer: Transfer, outcome: Outcome | None, then: FollowUp
     ) -> Job | None:
-        """Do what was decided about a file; returns the job that it leads to."""
+        """Do what was decided about a file; return the job that it leads to."""
         if outcome is None:
             return None
         verdict = outcome.verdict

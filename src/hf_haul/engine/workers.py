@@ -51,7 +51,7 @@ class JobSource(TickTarget, Protocol):
         """Do a job; called without the lock."""
 
     def settle(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
-        """Decide what follows a job; returns what the calling thread does next."""
+        """Decide what follows a job; return what the calling thread does next."""
 
     def carry_out(self, then: FollowUp) -> None:
         """Do what was decided; called without the lock."""
@@ -63,7 +63,7 @@ class JobSource(TickTarget, Protocol):
         """Release the calling thread's job to other threads."""
 
     def call_workers(self) -> bool:
-        """Wake workers if there is work; returns whether there is."""
+        """Wake workers if there is work; return whether there is."""
 
     def run_errands_here(self, run: QueueRun) -> None:
         """Do what other threads would do beside the workers: for all, and the callbacks of one queue."""
@@ -98,7 +98,7 @@ class Workers:
         self._helpless_since: float | None = None  # no thread to be had since
 
     def __len__(self) -> int:
-        """Workers there are; the ticker does not count."""
+        """Return the number of workers, without the ticker."""
         return len(self._group)
 
     @property

@@ -20,7 +20,7 @@ _forking: Final[list[tuple[Any, Any]]] = []
 
 
 def _shield_client() -> None:
-    """Before a fork, keep the child from closing huggingface_hub's client, and other threads from making one.
+    """Keep a child from closing huggingface_hub's client, and other threads from making one during the fork.
 
     huggingface_hub closes the client in the child, and waits for ever for a lock of it that another thread
     held at the fork. The child makes its own client anyway. Making one takes locks of OpenSSL's, which cannot

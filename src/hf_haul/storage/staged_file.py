@@ -191,7 +191,7 @@ class StagedFile:
             self._append(start, stop)
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
-        """Read back what was written; returns the number of bytes."""
+        """Read back what was written; return the number of bytes."""
         if hasattr(os, "preadv"):
             return os.preadv(self._fd, [buffer], offset)
         with self._write_lock:  # pragma: no cover - Windows

@@ -352,7 +352,7 @@ class ConcurrencyController:
             self._grow(now, cpu_busy)
 
     def _ends_thrift(self, now: float, rate: float, cpu_busy: float, reading: float) -> bool:
-        """Return to more connections where fewer turn out to be too few; returns whether it did."""
+        """Return to more connections where fewer turn out to be too few; return whether it did."""
         idle = cpu_busy < _IDLE_PROCESSOR
         if self._untried and (idle or reading >= _MOSTLY_READING):
             before, self._untried = self._untried, 0
@@ -399,7 +399,7 @@ class ConcurrencyController:
             self._phase, self._goodput, self._hold = "start", rate, _HOLD
 
     def _judge_trial(self, now: float, rate: float, trial: _Trial) -> bool:
-        """Decide on the limit on trial; returns whether to go on from here at once."""
+        """Decide on the limit on trial; return whether to go on from here at once."""
         trial.ticks += 1
         pays = rate >= trial.need * trial.baseline
         if trial.ticks == 1 and (pays or self._limit > trial.before) and not (pays and trial.eager):

@@ -56,7 +56,7 @@ def _explain(error: BaseException, options: NetworkOptions) -> str:
 
 
 def _stall(error: BaseException, call: InterruptibleRequest) -> str | None:
-    """Say how long nothing came, where the request's own limits ended it; else ``None``."""
+    """Return how long nothing came, in words, if the request's own limits ended it; else ``None``."""
     limits = call.silence_limits
     if limits is None or call.phase not in {WAITING, RECEIVING}:
         return None
