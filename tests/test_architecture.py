@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("urls", "descriptors"),
     ("digests",),
     ("cancellation", "redaction", "ranges", "task", "config", "processors", "threads"),
-    ("limiter", "metrics", "finalizers"),
+    ("limiter", "metrics", "finalizers", "failures"),
     ("storage", "transports"),
     ("engine", "reading"),
     ("manager",),

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from hf_haul.config import Settings, parse_rate, require_number
 from hf_haul.errors import DownloadCancelledError, add_note
+from hf_haul.failures import describe
 from hf_haul.hub.bars import (
     TICK,
     Bars,
@@ -154,7 +155,7 @@ def raise_all(errors: Sequence[tuple[str, BaseException]]) -> NoReturn:
     """Raise the first error, with the others as its notes."""
     (_, first), *others = errors
     for path, error in others[:_NOTES]:
-        add_note(first, f"also failed: {path}: {type(error).__name__}: {error}")
+        add_note(first, f"also failed: {path}: {describe(error).text}")
     if len(others) > _NOTES:
         add_note(first, f"and {len(others) - _NOTES} more files")
     raise first

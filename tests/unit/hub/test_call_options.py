@@ -354,7 +354,7 @@ def test_the_first_error_is_raised_with_the_others_as_notes() -> None:
     errors = [("a", OSError("first")), ("b", KeyError("second")), ("c", ValueError("third"))]
     assert notes_of(lambda: raise_all(errors)) == [
         "also failed: b: KeyError: 'second'",
-        "also failed: c: ValueError: third",
+        "also failed: c: third",
     ]
 
 
@@ -369,6 +369,4 @@ def test_without_add_note_the_notes_are_kept_all_the_same() -> None:
     class Old(OSError):
         add_note = property()  # as on Python 3.10: hasattr says no
 
-    assert notes_of(lambda: raise_all([("a", Old("first")), ("b", OSError("x"))])) == [
-        "also failed: b: OSError: x"
-    ]
+    assert notes_of(lambda: raise_all([("a", Old("first")), ("b", OSError("x"))])) == ["also failed: b: x"]
