@@ -127,6 +127,7 @@ class RemoteFile:
         digest_is_etag: Whether the digest is only an etag that looks like one: 40 or 64 hex digits.
         confirm: Asks what the digest really is, where that is so, and answers ``None`` if nobody says.
             ``None`` where an etag of that form can be nothing else.
+        uri: What people call it, such as ``hf://org/name@commit/a.bin``; its staged file says so.
     """
 
     path: str
@@ -142,6 +143,7 @@ class RemoteFile:
     network: NetworkPaths | None = field(default=None, repr=False, compare=False)
     digest_is_etag: bool = field(default=False, compare=False)
     confirm: Callable[[], Digest | None] | None = field(default=None, repr=False, compare=False)
+    uri: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.size == 0 and self.digest is not None and not self.digest.is_of_nothing:

@@ -128,6 +128,7 @@ def _claim(run: QueueRun, transfer: Transfer, size: int, probe: Part, **how: boo
             orphans=orphans,
             former_keys=former,
             watch=run.watch,
+            uri=transfer.request.remote.uri,
             check=probe.cancel_token.check,
             **how,
         )

@@ -44,6 +44,7 @@ from hf_haul.hub.client_network import add_client_headers, client_network
 from hf_haul.hub.metadata import digest_from_etag
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.tokens import may_follow_with_token, trusted_origins
+from hf_haul.hub.uris import uri_of
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import UpstreamDestination
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
@@ -265,15 +266,30 @@ def _add_client_headers(url: str, headers: dict[str, str]) -> Mapping[str, str]:
     return add_client_headers(url, headers) if is_own else headers
 
 
-def _confirmation(url: str, headers: dict[str, str]) -> Callable[[], Digest | None] | None:
-    """Return what asks for the digest of the file at a URL.
+@dataclass(frozen=True)
+class _ResolvedUrl:
+    """What the URL of a repository's file says about it."""
 
-    The result is ``None`` where the URL does not name a repository's file.
+    base: str
+    repo_type: str
+    repo_id: str
+    revision: str
+    path: str
 
-    Args:
-        url: Where it is downloaded from.
-        headers: Sent with the question.
-    """
+    @property
+    def uri(self) -> str:
+        return uri_of(self.repo_type, self.repo_id, self.revision, self.path)
+
+    def confirmation(self, headers: dict[str, str]) -> Callable[[], Digest | None] | None:
+        """Return what asks for the digest of the file, with these headers."""
+        repository = Repository(
+            self.repo_id, self.repo_type, endpoint=self.base, token=False, headers=headers
+        )
+        return repository.confirmation(self.path, self.revision)
+
+
+def _read_url(url: str) -> _ResolvedUrl | None:
+    """Return what a URL says about a repository's file; ``None`` where it names none."""
     base = constants.ENDPOINT.rstrip("/")
     if not url.startswith(f"{base}/"):
         base = "/".join(url.split("/", 3)[:3])
@@ -281,8 +297,7 @@ def _confirmation(url: str, headers: dict[str, str]) -> Callable[[], Digest | No
     if match is None:
         return None
     repo_type = (match["kind"] or "models")[:-1]
-    repository = Repository(match["repo_id"], repo_type, endpoint=base, token=False, headers=headers)
-    return repository.confirmation(unquote(match["path"]), unquote(match["revision"]))
+    return _ResolvedUrl(base, repo_type, match["repo_id"], unquote(match["revision"]), unquote(match["path"]))
 
 
 def _download(
@@ -303,6 +318,7 @@ def _download(
     if destination_path.exists() and not force_download:
         return
     counter = getattr(constants, "X_HF_DOWNLOAD_COUNTER", None)
+    named = _read_url(url_to_download)
     request = FileRequest(
         remote=RemoteFile(
             path=filename,
@@ -318,7 +334,8 @@ def _download(
             xet_hash=None if xet_file_data is None else xet_file_data.file_hash,
             announced_by="huggingface_hub",
             digest_is_etag=True,
-            confirm=_confirmation(url_to_download, headers),
+            confirm=None if named is None else named.confirmation(headers),
+            uri="" if named is None else named.uri,
         ),
         destination=UpstreamDestination(destination_path, incomplete_path),
         fresh=force_download,

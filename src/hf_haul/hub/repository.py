@@ -53,6 +53,7 @@ from hf_haul.hub.metadata import (
     metadata_from_listing,
 )
 from hf_haul.hub.tokens import is_hub, protect_secrets, trusted_origins
+from hf_haul.hub.uris import uri_of
 from hf_haul.storage.safe_paths import require_safe_commit
 from hf_haul.task import RemoteFile
 from hf_haul.threads import in_threads
@@ -452,6 +453,7 @@ class Repository:
             announced_by=redact(self.base),
             digest_is_etag=not metadata.listed,
             confirm=None if metadata.listed else self.confirmation(path, metadata.commit),
+            uri=uri_of(self.repo_type, self.repo_id, metadata.commit, path),
         )
 
     @property

@@ -31,6 +31,7 @@ def claim(
     orphans: list[Path] | None = None,
     former_keys: Sequence[str] = (),
     watch: OwnerWatch | None = None,
+    uri: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> StagedFile:
     """Open the staged file of ``key`` for this process: a new one, or a dead owner's.
@@ -48,6 +49,7 @@ def claim(
             its own.
         watch: Remembers from call to call what living owners do; the bytes of one that is asleep are copied.
             Without it they never are.
+        uri: What people call the file, noted for whoever lists what is partial.
         check: Called now and then while bytes are copied; raises to end it.
 
     Raises:
@@ -72,6 +74,7 @@ def claim(
     for _ in range(100):
         staged = adopter.best_of(left)
         if staged is not None:
+            staged.describe(uri)
             return _rename_to_target(staged, target, keep=resume)
         if left:  # renamed under our eyes: see what became of it
             found = scan_orphans(directory)
@@ -80,7 +83,7 @@ def claim(
             if left:
                 continue
         try:
-            return _create(target, key, size, sequential=sequential, check=check)
+            return _create(target, key, size, sequential=sequential, uri=uri, check=check)
         except FileNotFoundError:
             directory.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
@@ -93,7 +96,7 @@ def claim(
 
 
 def _create(
-    path: Path, key: str, size: int, *, sequential: bool, check: Callable[[], None] = lambda: None
+    path: Path, key: str, size: int, *, sequential: bool, uri: str, check: Callable[[], None]
 ) -> StagedFile:
     """Create a staged file.
 
@@ -104,6 +107,7 @@ def _create(
     """
     fd = descriptors.retry_on_shortage(lambda: os.open(path, NEW_FILE, 0o666), check)
     staged = StagedFile(path, key, size, fd, sequential=sequential)
+    staged.uri = uri
     try:
         staged.take_over()
     except BaseException:

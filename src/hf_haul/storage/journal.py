@@ -35,8 +35,11 @@ logger = logging.getLogger(__name__)
 _MAGIC: Final = b"hf-haul1"
 HEADER_SIZE: Final = 512
 _HEADER: Final = struct.Struct("<8scxxxII")  # magic, O(wned) or R(eleased), length and crc of the JSON
-#: Where the header of a file of unknown size is looked for: before its journal, at its end. Bytes.
-_TAIL: Final = 256 << 10
+#: Bytes at the end of a file of unknown size in which its header is looked for, before its journal: one of a
+#: terabyte has some 40 MB of records.
+_TAIL: Final = 64 << 20
+#: Bytes looked through at a time.
+_TAIL_STEP: Final = 256 << 10
 _RECORD: Final = struct.Struct("<QQI")  # start, stop, crc of both and the file's nonce
 #: Characters of a version that are kept; the header has a fixed size.
 _VERSION_LIMIT: Final = 64
@@ -53,12 +56,16 @@ class Header:
         nonce: What the records of its journal are made with; those of another are void.
         released: Whether the owner has let go of it.
         version: What its source called the version of its bytes, where that was noted.
+        uri: What people call the file, such as ``hf://org/name@commit/a.bin``; empty where it was not noted.
+        size: Bytes of the whole file.
     """
 
     owner: Owner | None
     nonce: int
     released: bool
     version: str | None
+    uri: str
+    size: int
 
 
 @functools.lru_cache(maxsize=2)
@@ -79,18 +86,29 @@ def _short(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def pack_header(key: str, size: int, nonce: int, version: str | None, *, released: bool) -> bytes:
-    """Return the header of a staged file for its content and owner: this process, or none."""
-    about = {
+def pack_header(
+    key: str, size: int, nonce: int, version: str | None, uri: str = "", *, released: bool
+) -> bytes:
+    """Return the header of a staged file for its content and owner: this process, or none.
+
+    The URI is for people only, and is left out where it does not fit.
+    """
+    about: dict[str, Any] = {
         "key": _short(key),
         "size": size,
         "nonce": nonce,
         "version": version,
         "owner": _fields_of(current_owner()),
     }
-    body = json.dumps(about, separators=(",", ":")).encode()
+    body = _pack(about)
+    if uri and len(with_uri := _pack({**about, "uri": uri})) <= HEADER_SIZE - _HEADER.size:
+        body = with_uri
     head = _HEADER.pack(_MAGIC, b"R" if released else b"O", len(body), zlib.crc32(body)) + body
     return head.ljust(HEADER_SIZE, b"\0")
+
+
+def _pack(about: dict[str, Any]) -> bytes:
+    return json.dumps(about, separators=(",", ":")).encode()
 
 
 def read_header(fd: int, size: int, keys: Sequence[str]) -> Header | None:
@@ -109,7 +127,15 @@ def read_header(fd: int, size: int, keys: Sequence[str]) -> Header | None:
             raise ValueError(f"invalid nonce {reprlib.repr(nonce)}")
         if version is not None and not isinstance(version, str):
             raise ValueError(f"invalid version {reprlib.repr(version)}")
-        return Header(owner_from(about["owner"]), nonce, status == b"R", version)
+        uri = about.get("uri")  # earlier versions note none
+        return Header(
+            owner=owner_from(about["owner"]),
+            nonce=nonce,
+            released=status == b"R",
+            version=version,
+            uri=uri if isinstance(uri, str) else "",
+            size=size,
+        )
     except (OSError, struct.error):  # shorter than that
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -152,10 +178,16 @@ def read_at(fd: int, offset: int, length: int) -> bytes:
 
 
 def header_of_other_size(fd: int, keys: Sequence[str]) -> Header | None:
-    """Return the header of a staged file for the same key and another size, as after an unnoticed change."""
+    """Return the header of a staged file for the same key and any size, as after an unnoticed change."""
     with contextlib.suppress(OSError):
-        start = max(0, os.fstat(fd).st_size - _TAIL)
-        at = read_at(fd, start, _TAIL).rfind(_MAGIC)
-        if at >= 0:
-            return read_header(fd, start + at, keys)
+        length = stop = os.fstat(fd).st_size
+        while stop > max(0, length - _TAIL):
+            start = max(0, stop - _TAIL_STEP)
+            block = read_at(fd, start, stop - start + len(_MAGIC) - 1)
+            at = len(block)
+            while (at := block.rfind(_MAGIC, 0, at)) >= 0:
+                header = read_header(fd, start + at, keys)
+                if header is not None:
+                    return header
+            stop = start
     return None

@@ -32,6 +32,7 @@ __all__ = [
     "owner_from",
     "owner_status",
     "read_owner_xattr",
+    "read_uri_xattr",
     "remove_owner_xattr",
     "this_process",
     "try_lock",
@@ -197,22 +198,41 @@ def try_lock(fd: int) -> bool:
     return True
 
 
-def write_owner_xattr(fd: int) -> None:
-    """Write the calling process as owner into extended attributes, for a file without a header."""
+def write_owner_xattr(fd: int, uri: str = "") -> None:
+    """Write the calling process as owner into extended attributes, for a file without a header.
+
+    Args:
+        fd: The file, open.
+        uri: What people call it, noted beside the owner.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            os.setxattr(fd, _ATTRIBUTE, json.dumps(asdict(current_owner())).encode())
+            os.setxattr(fd, _ATTRIBUTE, json.dumps({**asdict(current_owner()), "uri": uri}).encode())
 
 
 def read_owner_xattr(fd: int) -> Owner | None:
     """Return the owner in a file's extended attributes; ``None`` if there is none."""
+    try:
+        record = _read_xattr(fd)
+        return None if record is None else owner_from(record)
+    except (ValueError, RecursionError) as error:
+        logger.debug("ignoring an extended attribute that names no owner: %s", error)
+    return None
+
+
+def read_uri_xattr(fd: int) -> str:
+    """Return what people call a file, from its extended attributes; empty if that was not noted."""
+    with contextlib.suppress(ValueError, RecursionError):
+        record = _read_xattr(fd)
+        uri = record.get("uri") if isinstance(record, dict) else None
+        return uri if isinstance(uri, str) else ""
+    return ""
+
+
+def _read_xattr(fd: int) -> object:
     if sys.platform == "linux":
-        try:
-            return owner_from(json.loads(os.getxattr(fd, _ATTRIBUTE)))
-        except OSError:
-            pass
-        except (ValueError, RecursionError) as error:
-            logger.debug("ignoring an extended attribute that names no owner: %s", error)
+        with contextlib.suppress(OSError):
+            return json.loads(os.getxattr(fd, _ATTRIBUTE))
     return None
 
 

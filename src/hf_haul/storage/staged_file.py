@@ -48,7 +48,7 @@ from hf_haul.storage.journal import (
     read_header,
     read_records,
 )
-from hf_haul.storage.ownership import remove_owner_xattr, try_lock, write_owner_xattr
+from hf_haul.storage.ownership import read_uri_xattr, remove_owner_xattr, try_lock, write_owner_xattr
 from hf_haul.storage.staged_names import SEALED_SUFFIX, move_back, private_name
 
 __all__ = ["StagedFile", "StagedLostError"]
@@ -102,6 +102,7 @@ class StagedFile:
         version: What the source called the version these bytes are of, where that was noted.
         sequential: Whether bytes may only be appended in order, and no journal is kept.
         former_keys: Other keys by which its header may call it.
+        uri: What people call the file; for whoever lists what is partial.
     """
 
     def __init__(self, path: Path, key: str, size: int, fd: int, *, sequential: bool) -> None:
@@ -112,6 +113,7 @@ class StagedFile:
         self.resumed = 0
         self.version: str | None = None
         self.former_keys: Sequence[str] = ()
+        self.uri = ""
         self._fd = fd
         self._lock = threading.Lock()
         self._done = RangeSet()
@@ -242,9 +244,20 @@ class StagedFile:
         try_lock(self._fd)
         if self.sequential:
             self._touch()
-            write_owner_xattr(self._fd)
+            write_owner_xattr(self._fd, self.uri)
         else:
             with self._explained():
+                self._write_header()
+
+    def describe(self, uri: str) -> None:
+        """Note what people call the file; where that cannot be noted, go on without."""
+        with self._journal_lock, contextlib.suppress(OSError):
+            if uri in {"", self.uri}:
+                return
+            self.uri = uri
+            if self.sequential:
+                write_owner_xattr(self._fd, uri)
+            else:
                 self._write_header()
 
     def load(self, *, trust: bool) -> None:
@@ -252,6 +265,7 @@ class StagedFile:
         length = os.fstat(self._fd).st_size
         if self.sequential:
             self._done = RangeSet([ByteRange(0, min(length, self.size))] if trust else [])
+            self.uri = read_uri_xattr(self._fd)
             if length > self._done.total:
                 os.ftruncate(self._fd, self._done.total)
         else:
@@ -259,6 +273,7 @@ class StagedFile:
             if header is not None and trust:
                 self._nonce = header.nonce
                 self.version = header.version
+                self.uri = header.uri
                 self._done, self._journal_end = read_records(self._fd, self.size, self._nonce)
             else:
                 os.ftruncate(self._fd, self.size + HEADER_SIZE)
@@ -422,7 +437,7 @@ class StagedFile:
             return os.write(self._fd, data)  # pragma: no cover - Windows
 
     def _write_header(self, *, released: bool = False) -> None:
-        header = pack_header(self.key, self.size, self._nonce, self.version, released=released)
+        header = pack_header(self.key, self.size, self._nonce, self.version, self.uri, released=released)
         self._write_all(memoryview(header), self.size)
 
     def _append(self, start: int, stop: int) -> None:

@@ -357,3 +357,31 @@ def test_a_key_that_is_not_a_former_one_is_another_content(tmp_path: Path) -> No
     staged = claim(tmp_path, "new", SIZE, orphans=scan_orphans(tmp_path)["old"])
     assert staged.resumed == 0
     staged.delete()
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_staged_file_says_what_people_call_it_and_goes_on_saying_so(
+    tmp_path: Path, sequential: bool
+) -> None:
+    def noted(path: Path) -> str:
+        with path.open("rb") as file:
+            if sequential:
+                return ownership.read_uri_xattr(file.fileno())
+            header = journal.read_header(file.fileno(), SIZE, ["etag"])
+        assert header is not None
+        return header.uri
+
+    uri = "hf://org/name@c/a.bin"
+    staged = claim(tmp_path, "etag", SIZE, sequential=sequential, uri=uri)
+    put(staged, 0, 400)
+    if sequential and ownership.read_owner_xattr(staged._fd) is None:
+        pytest.skip("no extended attributes here")
+    assert noted(staged.path) == uri
+    staged.close()
+    again = claim(tmp_path, "etag", SIZE, sequential=sequential)  # by who knows no name for it
+    assert again.resumed == 400
+    again.close()
+    assert noted(again.path) == uri
+    other = claim(tmp_path, "etag", SIZE, sequential=sequential, uri="hf://org/other@c/b.bin")
+    assert (other.resumed, noted(other.path)) == (400, "hf://org/other@c/b.bin")
+    other.delete()

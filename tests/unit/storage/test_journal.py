@@ -12,6 +12,7 @@ from tests.support.storage import SIZE, abandon, left_behind, owner, put
 
 from hf_haul.ranges import ByteRange
 from hf_haul.storage import (
+    journal,
     ownership,
 )
 from hf_haul.storage.adoption import StagedElsewhereError
@@ -156,3 +157,53 @@ def test_a_hole_of_a_terabyte_is_no_journal(tmp_path: Path) -> None:
         assert staged.resumed == resumed
         put(staged, resumed, resumed + 100)
         staged.close()
+
+
+@pytest.mark.parametrize("before", [0, 1, 255 * 1024, 300_000])
+def test_a_header_is_found_before_a_journal_of_any_length_without_knowing_the_files_size(
+    tmp_path: Path, before: int
+) -> None:
+    path = tmp_path / "etag.haul.incomplete"
+    header = journal.pack_header("etag", before, 7, None, "hf://org/name@c/a.bin", released=True)
+    for records in (0, 1, 13_000, 100_000):
+        with path.open("wb") as file:
+            file.write(b"hf-haul1" * (before // 8))  # bytes that look like one
+            file.truncate(before)
+            file.seek(before)
+            file.write(header + journal.pack_record(0, before, 7) * records)
+        with path.open("rb") as file:
+            found = journal.header_of_other_size(file.fileno(), ["etag"])
+            assert found is not None
+            assert (found.size, found.nonce, found.released, found.uri) == (
+                before,
+                7,
+                True,
+                "hf://org/name@c/a.bin",
+            )
+            assert journal.header_of_other_size(file.fileno(), ["other"]) is None
+
+
+@pytest.mark.parametrize(("length", "fits"), [(20, True), (100, True), (600, False)])
+def test_what_people_call_a_file_is_noted_where_it_fits_and_costs_the_rest_of_the_header_nothing(
+    tmp_path: Path, length: int, fits: bool
+) -> None:
+    uri = "hf://org/name@c/" + "ü" * (length // 6)
+    path = tmp_path / "file"
+    path.write_bytes(journal.pack_header("etag", 0, 1, "v" * 64, uri, released=False))
+    with path.open("rb") as file:
+        header = journal.read_header(file.fileno(), 0, ["etag"])
+    assert header is not None
+    assert (header.owner, header.version, header.uri) == (
+        ownership.current_owner(),
+        "v" * 64,
+        uri if fits else "",
+    )
+    assert path.stat().st_size == journal.HEADER_SIZE
+
+
+@pytest.mark.parametrize("uri", [7, None, ["a"], {"b": 1}])
+def test_what_people_call_a_file_is_passed_over_where_it_is_no_text(tmp_path: Path, uri: object) -> None:
+    left_behind(tmp_path, uri=uri)
+    staged = claim(tmp_path, "etag", SIZE)
+    assert (staged.resumed, staged.uri) == (400, "")
+    staged.delete()
