@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from hf_haul.digests import Digest
 
@@ -15,6 +15,7 @@ __all__ = [
     "RevisionInfo",
     "credible_size",
     "digest_from_etag",
+    "file_names",
     "is_commit",
     "metadata_from_listing",
 ]
@@ -24,6 +25,13 @@ LARGEST: Final = (1 << 63) - 1
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _HEX: Final = frozenset("0123456789abcdef")
 _XET_HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def file_names(info: Any) -> frozenset[str]:
+    """Return the names of files in a repository's info; huggingface_hub leaves those of a kernel unparsed."""
+    found = getattr(info, "siblings", None) or ()
+    names = (each.get("rfilename") if isinstance(each, dict) else each.rfilename for each in found)
+    return frozenset(name for name in names if isinstance(name, str))
 
 
 def is_commit(revision: str) -> bool:

@@ -49,6 +49,7 @@ from hf_haul.hub.metadata import (
     RevisionInfo,
     credible_size,
     digest_from_etag,
+    file_names,
     is_commit,
     metadata_from_listing,
 )
@@ -69,13 +70,6 @@ T = TypeVar("T")
 _ASKING_THREADS: Final = 8
 #: Files asked about in one request. The Hub takes a thousand; mirrors ask it for one after the other.
 _PATHS_AT_ONCE: Final = 100
-
-
-def _siblings(info: Any) -> frozenset[str]:
-    """Return the names of files in a repository's info; huggingface_hub leaves those of a kernel unparsed."""
-    found = getattr(info, "siblings", None) or ()
-    names = (each.get("rfilename") if isinstance(each, dict) else each.rfilename for each in found)
-    return frozenset(name for name in names if isinstance(name, str))
 
 
 class _cached_property(Generic[T]):  # noqa: N801  used like functools' own
@@ -198,7 +192,7 @@ class Repository:
             )
             with explain_misreads(f"{redact(self.base)}/{self.repo_id}"):
                 assert info.sha is not None, "Repo info returned from server must have a revision sha."
-                return RevisionInfo(require_safe_commit(info.sha), _siblings(info))
+                return RevisionInfo(require_safe_commit(info.sha), file_names(info))
 
         what = f"{redact(self.base)}/{self.repo_id}"
         return retry_busy(ask, what=what) if retry else retry_broken(ask, what)
@@ -275,7 +269,7 @@ class Repository:
         start = f"{folder}/" if folder else ""
         names = [
             name
-            for name in _siblings(info)
+            for name in file_names(info)
             if name.startswith(start) and start + name[len(start) :].partition("/")[0] not in listed
         ]
         found: dict[str, ListedFile] = {}
