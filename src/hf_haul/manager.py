@@ -14,7 +14,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -82,7 +81,8 @@ class ParallelDownloadManager:
         max_concurrent_downloads: Connections in use at once, at the most. How many really are follows the
             measured goodput.
         max_concurrent_files_per_model: Files of one queue in progress at once.
-        max_bandwidth_bps: Limit over all connections in bytes per second, or a text such as ``"50MB/s"``.
+        max_bandwidth_bps: Limit over all connections in bytes per second, or a text such as ``"50MB/s"``;
+            ``"unlimited"`` lifts the limit of the settings.
         connection_pool_size: Connections open at once, idle ones included.
         chunk_size: Largest read in bytes.
         enable_resume: Whether to go on from staged files of earlier runs; if not, every file starts anew.
@@ -124,7 +124,7 @@ class ParallelDownloadManager:
         changes: dict[str, Any] = {
             "max_concurrent_downloads": max_concurrent_downloads,
             "max_concurrent_files_per_model": max_concurrent_files_per_model,
-            "max_bandwidth_bps": parse_rate(max_bandwidth_bps, "max_bandwidth_bps"),
+            "max_bandwidth_bps": max_bandwidth_bps,
             "connection_pool_size": connection_pool_size,
             "chunk_size": chunk_size,
             "enable_resume": enable_resume,
@@ -132,11 +132,9 @@ class ParallelDownloadManager:
             "enable_compression": enable_compression,
             "queue_timeout": queue_timeout,
         }
-        if settings is None:
-            self.settings = Settings.from_environment(**changes)
-        else:
-            given = {name: value for name, value in changes.items() if value is not None}
-            self.settings = replace(settings, **given)
+        self.settings = (
+            Settings.from_environment(**changes) if settings is None else settings.changed(**changes)
+        )
         self._policy = policy or DefaultPolicy()
         self._headers = dict(headers or {})
         self._limiter = limiter or BandwidthLimiter(self.settings.max_bandwidth_bps)

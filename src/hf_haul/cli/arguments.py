@@ -8,7 +8,15 @@ from typing import Any, Final
 
 from hf_haul.config import parse_rate
 
-__all__ = ["add_command", "add_engine_options", "read_count", "read_header", "read_port", "read_rate"]
+__all__ = [
+    "add_command",
+    "add_engine_options",
+    "read_count",
+    "read_header",
+    "read_limit",
+    "read_port",
+    "read_rate",
+]
 
 _MAX_PORT: Final = 65_535
 
@@ -25,23 +33,25 @@ def add_engine_options(parser: Any) -> None:
     """Add the options of commands that download."""
     parser.add_argument(
         "--max-bandwidth",
-        type=read_rate,
+        type=read_limit,
         metavar="RATE",
-        help="over all connections, such as 50MB/s or 400Mbit/s",
+        help="over all connections, such as 50MB/s or 400Mbit/s; 0 for none",
     )
     parser.add_argument("--max-connections", type=read_count, metavar="N", help="most connections at once")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 
-def read_rate(text: str) -> int:
-    """Return the bytes per second that an option means."""
+def read_rate(text: str) -> int | None:
+    """Return the bytes per second that an option means; ``None`` for no limit."""
     try:
-        rate = parse_rate(text)
+        return parse_rate(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    if not rate:
-        raise argparse.ArgumentTypeError(f"not a limit: {text!r}; leave the option out for none")
-    return rate
+
+
+def read_limit(text: str) -> int | str:
+    """Return a rate, or a text for none: it lifts a limit of the settings, as an option left out does not."""
+    return read_rate(text) or ("unlimited" if text.strip() else "")
 
 
 def read_count(text: str) -> int:

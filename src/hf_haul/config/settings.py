@@ -126,7 +126,8 @@ class Settings:
 
         Args:
             environ: The variables; the process's own if ``None``.
-            changes: Fields by name; they win over the variables. ``None`` values are passed over.
+            changes: Fields by name; they win over the variables. ``None`` values are passed over; the bandwidth
+                may be a text, of which ``"unlimited"`` lifts a limit of the variables'.
 
         Raises:
             ValueError: A value is unusable; the message names the variable or field.
@@ -153,8 +154,15 @@ class Settings:
                     values[name] = _parse_field(name, str(known[name]), text)
                 except ValueError as error:
                     raise ValueError(f"environment variable {variable}={text!r}: {error}") from error
-        values.update((name, value) for name, value in changes.items() if value is not None)
-        return replace(cls(), **values)
+        return replace(cls(), **{**values, **_given(changes)})
+
+    def changed(self, **changes: Any) -> Settings:
+        """Return these settings with other values.
+
+        Args:
+            changes: Fields by name, as for :meth:`from_environment`.
+        """
+        return replace(self, **_given(changes))
 
 
 def _upstream_timeout(environ: Mapping[str, str]) -> float | None:
@@ -165,6 +173,17 @@ def _upstream_timeout(environ: Mapping[str, str]) -> float | None:
     except ValueError as error:
         raise ValueError(f"environment variable HF_HUB_DOWNLOAD_TIMEOUT={text!r}: {error}") from error
     return float(seconds) if seconds > 0 else None
+
+
+def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that were given, with the rate read."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    rate = given.get("max_bandwidth_bps")
+    if isinstance(rate, str) and not rate.strip():
+        del given["max_bandwidth_bps"]
+    elif rate is not None:  # a text that means None has to count
+        given["max_bandwidth_bps"] = parse_rate(rate, "max_bandwidth_bps")
+    return given
 
 
 def _require(ok: bool, name: str, value: object, wanted: str) -> None:

@@ -49,7 +49,8 @@ class CallOptions:
 
     Attributes:
         priority: Urgency among all downloads of the manager.
-        max_bandwidth: Limit in bytes per second, or a text such as ``50MB/s``.
+        max_bandwidth: Limit in bytes per second, or a text such as ``50MB/s``; ``unlimited`` lifts the one
+            of the settings.
         max_connections: Most connections at once.
         verify: Whether digests are checked; ``None`` leaves it to the settings.
         progress_callback: Called with each file's progress.
@@ -70,13 +71,15 @@ class CallOptions:
         rate = parse_rate(self.max_bandwidth, "max_bandwidth")
         if rate is not None and rate <= 0:
             raise ValueError(f"max_bandwidth must be greater than 0, or None, not {self.max_bandwidth!r}")
+        text = self.max_bandwidth if isinstance(self.max_bandwidth, str) else ""
         for name in ("max_connections", "max_workers"):
             value = getattr(self, name)
             require_number(name, value, whole=True, optional=True)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be greater than 0, not {value!r}")
         changes = {
-            "max_bandwidth_bps": rate,
+            # A text that lifts a limit has to be told from an argument that was left out.
+            "max_bandwidth_bps": text.strip() or rate,
             "max_concurrent_downloads": self.max_connections,
             "verify": self.verify,
             "max_concurrent_files_per_model": self.max_workers,

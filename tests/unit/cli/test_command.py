@@ -20,7 +20,7 @@ from hf_haul.errors import DiskFullError, IntegrityError
         pytest.param("upload org/m", id="an unknown command"),
         pytest.param("download", id="no repository"),
         pytest.param("download org/m --max-bandwidth fast", id="no rate"),
-        pytest.param("download org/m --max-bandwidth 0", id="a limit of nothing"),
+        pytest.param("download org/m --max-bandwidth 10mbps", id="a rate in bits or bytes"),
         pytest.param("download org/m --max-connections 0", id="no connections"),
         pytest.param("download org/m --preset pickles", id="an unknown preset"),
         pytest.param("get http://h/a --header nonsense", id="no header"),

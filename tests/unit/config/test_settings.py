@@ -123,6 +123,15 @@ def test_arguments_win_over_variables_and_none_is_passed_over() -> None:
     assert settings.max_retries == 1
 
 
+@pytest.mark.parametrize("text", ["0", "unlimited", "none"])
+def test_a_text_lifts_a_limit_and_an_empty_one_does_not(text: str) -> None:
+    environ = {"HF_HAUL_MAX_BANDWIDTH": "5MB/s"}
+    assert Settings.from_environment(environ, max_bandwidth_bps=text).max_bandwidth_bps is None
+    assert Settings.from_environment(environ, max_bandwidth_bps="").max_bandwidth_bps == 5_000_000
+    assert Settings(max_bandwidth_bps=7).changed(max_bandwidth_bps=text).max_bandwidth_bps is None
+    assert Settings(max_bandwidth_bps=7).changed(max_bandwidth_bps="9kB/s").max_bandwidth_bps == 9000
+
+
 def test_other_variables_and_empty_ones_are_passed_over() -> None:
     environ = {"HF_HAUL_NOVELTY": "1", "HF_HAUL_CHUNK_SIZE": " ", "HF_HOME": "/x", "CHUNK_SIZE": "5"}
     assert Settings.from_environment(environ) == Settings()

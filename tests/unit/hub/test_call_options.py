@@ -319,6 +319,14 @@ def test_settings_make_a_manager_of_the_calls_own(
         manager.submit([], model_id="m")
 
 
+def test_a_text_lifts_a_limit_of_the_settings_for_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HAUL_MAX_BANDWIDTH", "5MB/s")
+    with CallOptions(max_bandwidth="0", verify=True).engine() as manager:
+        assert manager.settings.max_bandwidth_bps is None
+    with CallOptions(max_bandwidth="", verify=True).engine() as manager:
+        assert manager.settings.max_bandwidth_bps == 5_000_000
+
+
 @pytest.mark.parametrize("given", [{"max_bandwidth": 1}, {"max_connections": 1}, {"verify": True}])
 def test_settings_and_a_manager_together_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="on that manager"):
