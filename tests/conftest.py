@@ -132,6 +132,7 @@ def _fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("HF_HAUL_") and name != NO_SKIP:
             monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HAUL_CONFIG", "")
 
 
 def pytest_unconfigure() -> None:

@@ -44,6 +44,8 @@ FENCES: dict[str, set[str]] = {
     "fsspec": {"filesystem"},
     "pyarrow": {"reading"},  # never a dependency: used where the reader of the file has imported it already
     "tqdm": {"hub", "cli"},
+    "platformdirs": {"config"},
+    "tomli": {"config"},  # tomllib of Python 3.11, for 3.10
     "aiohttp": {"localhub"},
     "multidict": {"localhub"},  # aiohttp's own headers
 }

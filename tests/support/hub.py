@@ -83,6 +83,7 @@ def hub_environment(hub: LocalHub, home: Path, **more: str) -> dict[str, str]:
     return {
         **kept,
         "HF_ENDPOINT": hub.url,
+        "HF_HAUL_CONFIG": "",
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",

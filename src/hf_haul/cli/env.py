@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import platform
-from dataclasses import fields
 from typing import Any, Final
 
 from hf_haul import __version__
 from hf_haul.cli.arguments import add_command
 from hf_haul.cli.messages import OK
-from hf_haul.config import Settings
+from hf_haul.config import ConfigFile, SettingsInForce, settings_in_force
 from hf_haul.urls import redact
 
 __all__ = ["add_env"]
@@ -19,35 +19,88 @@ __all__ = ["add_env"]
 #: Whose versions matter in a report about a fault.
 _LIBRARIES: Final = ("huggingface_hub", "fsspec", "requests", "urllib3", "tenacity", "hf_xet", "aiohttp")
 
+_STATES: Final = {"read": "", "absent": " (not there)", "refused": " (not read: {reason})"}
+
 
 def add_env(commands: Any) -> None:
     """Add the command."""
-    add_command(
+    parser = add_command(
         commands, "env", _env, "Show versions and the settings in force; add this to a report about a fault."
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _env(_: argparse.Namespace) -> int:
-    from huggingface_hub import constants, get_token
-
+def _env(arguments: argparse.Namespace) -> int:
+    versions, hub = {name: _version(name) for name in _LIBRARIES}, _hub()
+    if arguments.json:
+        print(json.dumps(_as_json(versions, hub, settings_in_force()), indent=2))
+        return OK
     print(f"hf-haul {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    for name in _LIBRARIES:
-        print(f"  {name:<16} {_version(name)}")
+    for name, version in versions.items():
+        print(f"  {name:<16} {version or 'not installed'}")
     print("Hub")
-    print(f"  {'endpoint':<16} {redact(constants.ENDPOINT)}")
-    print(f"  {'cache':<16} {constants.HF_HUB_CACHE}")
-    print(f"  {'token':<16} {'yes' if get_token() else 'no'}")
-    print("Settings (* changed by a variable)")
-    defaults, settings = Settings(), Settings.from_environment()
-    for field in fields(Settings):
-        value = getattr(settings, field.name)
-        mark = "*" if value != getattr(defaults, field.name) else " "
-        print(f"{mark} {'HF_HAUL_' + field.name.upper():<40} {value}")
+    for name, value in hub.items():
+        print(f"  {name:<16} {('no', 'yes')[value] if isinstance(value, bool) else value}")
+    _print_settings(settings_in_force())  # last, because it fails where one makes no sense
     return OK
 
 
-def _version(name: str) -> str:
+def _hub() -> dict[str, str | bool]:
+    from huggingface_hub import constants, get_token
+
+    return {
+        "endpoint": redact(constants.ENDPOINT),
+        "cache": constants.HF_HUB_CACHE,
+        "token": get_token() is not None,
+    }
+
+
+def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return None
+
+
+def _print_settings(found: SettingsInForce) -> None:
+    print("Configuration file")
+    print(f"  {_describe(found.file)}")
+    print("Settings (* changed), and where each comes from")
+    for name, origin in found.origins.items():
+        mark = " " if origin.kind == "default" else "*"
+        value = getattr(found.settings, name)
+        print(f"{mark} {'HF_HAUL_' + name.upper():<40} {value!s:<12} {origin}")
+
+
+def _describe(file: ConfigFile) -> str:
+    if file.path is None:
+        return "none"
+    return f"{file.path}{_STATES[file.state].format(reason=file.reason)}"
+
+
+def _as_json(
+    versions: dict[str, str | None], hub: dict[str, str | bool], found: SettingsInForce
+) -> dict[str, Any]:
+    file = found.file
+    return {
+        "hf_haul": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": versions,
+        "hub": hub,
+        "config_file": {
+            "path": None if file.path is None else str(file.path),
+            "state": file.state,
+            "reason": file.reason or None,
+        },
+        "settings": {
+            name: {
+                "value": getattr(found.settings, name),
+                "variable": f"HF_HAUL_{name.upper()}",
+                "from": origin.kind,
+                "name": origin.name or None,
+                "file": None if origin.file is None else str(origin.file),
+            }
+            for name, origin in found.origins.items()
+        },
+    }

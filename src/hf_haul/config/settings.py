@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
-from hf_haul.config.quantities import KiB, MiB, parse_rate, parse_size, require_number
+from hf_haul.config.file import ConfigFile, read_config
+from hf_haul.config.layers import Origin, SetValue, values_in_environment, values_in_file
+from hf_haul.config.quantities import KiB, MiB, parse_rate, require_number
 
-__all__ = ["DiskCheck", "Settings", "WriteMode"]
+__all__ = ["DiskCheck", "Settings", "SettingsInForce", "WriteMode", "settings_in_force"]
+
+_UPSTREAM_TIMEOUT: Final = "HF_HUB_DOWNLOAD_TIMEOUT"
 
 DiskCheck = Literal["strict", "warn", "off"]
 WriteMode = Literal["auto", "offset", "sequential"]
@@ -115,46 +119,27 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **changes: Any) -> Settings:
-        """Return the defaults, changed by ``HF_HUB_DOWNLOAD_TIMEOUT``, ``HF_HAUL_*``, and ``changes``.
+        """Return the defaults, changed by the configuration file, by variables, and by ``changes``.
 
-        Each field can be set: ``HF_HAUL_MAX_BANDWIDTH_BPS=50MB/s``, ``HF_HAUL_DISK_CHECK=warn``,
-        ``HF_HAUL_MAX_CONCURRENT_DOWNLOADS=8``. ``HF_HAUL_MAX_BANDWIDTH`` and ``HF_HAUL_MAX_CONNECTIONS``
-        are short for the first and the last.
+        Each field can be set in ``hf-haul.toml`` by its name, and by a variable:
+        ``HF_HAUL_MAX_BANDWIDTH_BPS=50MB/s``, ``HF_HAUL_DISK_CHECK=warn``,
+        ``HF_HAUL_MAX_CONCURRENT_DOWNLOADS=8``. ``HF_HAUL_MAX_BANDWIDTH`` and ``HF_HAUL_MAX_CONNECTIONS`` are
+        short for the first and the last. A variable or key that is no setting is warned of once.
 
         ``HF_HUB_DOWNLOAD_TIMEOUT`` stands for the seconds to a first byte and for those between two bytes, as
         with huggingface_hub; a file is then tried for twice as long at the least.
 
         Args:
-            environ: The variables; the process's own if ``None``.
-            changes: Fields by name; they win over the variables. ``None`` values are passed over; the bandwidth
-                may be a text, of which ``"unlimited"`` lifts a limit of the variables'.
+            environ: The variables, ``HF_HAUL_CONFIG`` among them; the process's own if ``None``.
+            changes: Fields by name; they win over the variables. ``None`` values are passed over; the
+                bandwidth may be a text, of which ``"unlimited"`` lifts a limit of the variables'.
 
         Raises:
-            ValueError: A value is unusable; the message names the variable or field.
+            ValueError: A value is unusable; the message names the variable, the file and its key, or the
+                field.
         """
-        environ = os.environ if environ is None else environ
-        short = {
-            "max_bandwidth": "max_bandwidth_bps",
-            "max_connections": "max_concurrent_downloads",
-        }
-        known = {f.name: f.type for f in fields(cls)}
-        values: dict[str, Any] = {}
-        timeout = _upstream_timeout(environ)
-        if timeout is not None:
-            values = {
-                "stall_timeout": timeout,
-                "first_byte_timeout": timeout,
-                "give_up_after": max(cls.give_up_after, 2 * timeout),
-            }
-        for variable, text in environ.items():
-            name = variable.removeprefix("HF_HAUL_").lower()
-            name = short.get(name, name)
-            if variable.startswith("HF_HAUL_") and name in known and text.strip():
-                try:
-                    values[name] = _parse_field(name, str(known[name]), text)
-                except ValueError as error:
-                    raise ValueError(f"environment variable {variable}={text!r}: {error}") from error
-        return replace(cls(), **{**values, **_given(changes)})
+        values = _set_values(os.environ if environ is None else environ, read_config(environ))
+        return cls(**{**{name: each.value for name, each in values.items()}, **_given(changes)})
 
     def changed(self, **changes: Any) -> Settings:
         """Return these settings with other values.
@@ -163,16 +148,6 @@ class Settings:
             changes: Fields by name, as for :meth:`from_environment`.
         """
         return replace(self, **_given(changes))
-
-
-def _upstream_timeout(environ: Mapping[str, str]) -> float | None:
-    """Return the seconds that ``HF_HUB_DOWNLOAD_TIMEOUT`` sets, read as huggingface_hub does, or ``None``."""
-    text = environ.get("HF_HUB_DOWNLOAD_TIMEOUT", "").strip()
-    try:
-        seconds = int(text) if text else 0
-    except ValueError as error:
-        raise ValueError(f"environment variable HF_HUB_DOWNLOAD_TIMEOUT={text!r}: {error}") from error
-    return float(seconds) if seconds > 0 else None
 
 
 def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,20 +166,72 @@ def _require(ok: bool, name: str, value: object, wanted: str) -> None:
         raise ValueError(f"{name} must be {wanted}, not {value!r}")
 
 
-def _parse_field(name: str, annotation: str, text: str) -> Any:
-    if name == "max_bandwidth_bps":
-        return parse_rate(text)
-    if name.endswith("_size") and name != "connection_pool_size":
-        return parse_size(text)
-    if annotation.startswith("bool"):
-        lowered = text.strip().lower()
-        if lowered in {"1", "true", "yes", "on"}:
-            return True
-        if lowered in {"0", "false", "no", "off"}:
-            return False
-        raise ValueError("write 1 or 0")
-    if annotation.startswith("int"):
-        return int(text)
-    if annotation.startswith("float"):
-        return float(text)
-    return text.strip().lower()
+@dataclass(frozen=True, slots=True)
+class SettingsInForce:
+    """Settings, and where each of their values comes from.
+
+    Attributes:
+        settings: The settings.
+        origins: Where each value comes from, by the name of its field.
+        file: The configuration file.
+    """
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+    file: ConfigFile
+
+
+def settings_in_force(environ: Mapping[str, str] | None = None) -> SettingsInForce:
+    """Return what :meth:`Settings.from_environment` returns, and where it comes from.
+
+    Args:
+        environ: The variables; the process's own if ``None``.
+
+    Raises:
+        ValueError: A value is unusable.
+    """
+    file = read_config(environ)
+    values = _set_values(os.environ if environ is None else environ, file)
+    settings = Settings(**{name: each.value for name, each in values.items()})
+    origins = {
+        each.name: values[each.name].origin if each.name in values else Origin() for each in fields(Settings)
+    }
+    return SettingsInForce(settings, origins, file)
+
+
+def _set_values(environ: Mapping[str, str], file: ConfigFile) -> dict[str, SetValue]:
+    """Return the values that are not defaults, those of the environment before those of the file."""
+    types = {each.name: str(each.type) for each in fields(Settings)}
+    values = values_in_file(file, types, _check)
+    values.update(_values_of_upstream(environ, values.get("give_up_after")))
+    values.update(values_in_environment(environ, types, _check))
+    return values
+
+
+def _check(name: str, value: Any) -> None:
+    """Raise where a field cannot have a value, so that the message can say where it comes from."""
+    Settings(**{name: value})
+
+
+def _values_of_upstream(environ: Mapping[str, str], give_up_after: SetValue | None) -> dict[str, SetValue]:
+    """Return what ``HF_HUB_DOWNLOAD_TIMEOUT`` sets, read as huggingface_hub does.
+
+    Args:
+        environ: The variables.
+        give_up_after: What the file says of it, which has to be longer than one answer may take.
+
+    Raises:
+        ValueError: It is no number.
+    """
+    text = environ.get(_UPSTREAM_TIMEOUT, "").strip()
+    try:
+        seconds = float(int(text)) if text else 0.0
+    except ValueError as error:
+        raise ValueError(f"environment variable {_UPSTREAM_TIMEOUT}={text!r}: {error}") from error
+    if seconds <= 0:
+        return {}
+    value = SetValue(seconds, Origin("environment", _UPSTREAM_TIMEOUT))
+    values = {"stall_timeout": value, "first_byte_timeout": value}
+    if 2 * seconds > (Settings.give_up_after if give_up_after is None else give_up_after.value):
+        values["give_up_after"] = replace(value, value=2 * seconds)
+    return values

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Final
 
-__all__ = ["serve_token"]
+__all__ = ["OTHER_VARIABLES", "PREFIX", "serve_token"]
+
+#: With what the names of all our variables begin.
+PREFIX: Final = "HF_HAUL_"
+
+#: Each variable that is no setting, and what it is for. Whatever else begins alike is taken for a slip.
+OTHER_VARIABLES: Final[Mapping[str, str]] = {
+    "HF_HAUL_CONFIG": "the configuration file; empty for none",
+    "HF_HAUL_SERVE_TOKEN": "the token that 'hf-haul serve' asks for",
+    "HF_HAUL_NO_SKIP": "of hf-haul's own tests: whether none may be skipped",
+}
 
 
 def serve_token(environ: Mapping[str, str] | None = None) -> str | None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
 from hf_haul.config import Settings, serve_token
+from hf_haul.config.layers import SHORT_NAMES
+from hf_haul.config.variables import OTHER_VARIABLES
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("value", [None, "", "hf_x"])
@@ -15,3 +23,13 @@ def test_the_token_of_serve_is_what_its_variable_holds(
         monkeypatch.setenv("HF_HAUL_SERVE_TOKEN", value)
     assert serve_token() == value
     assert "hf_x" not in repr(Settings.from_environment())
+
+
+def test_every_variable_that_is_written_about_is_known() -> None:
+    known = {*OTHER_VARIABLES, *(f"HF_HAUL_{name.upper()}" for name in SHORT_NAMES)}
+    known |= {f"HF_HAUL_{field.name.upper()}" for field in fields(Settings)}
+    places = [*ROOT.glob("src/**/*.py"), *ROOT.glob("examples/*"), *ROOT.glob("*.md"), ROOT / ".ci/run"]
+    written = {
+        name for place in places for name in re.findall(r"HF_HAUL_[A-Z_]*[A-Z]", place.read_text("utf-8"))
+    }
+    assert written - known == set(), "a setting, or a line of OTHER_VARIABLES: else whoever sets it is warned"

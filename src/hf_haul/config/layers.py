@@ -1,0 +1,148 @@
+"""Which value of a setting counts: of the environment before the file, of the file before the default.
+
+Knows nothing of what is set: names and types are those of the fields it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from hf_haul.config.file import ConfigFile
+from hf_haul.config.quantities import parse_rate, parse_size
+from hf_haul.config.reminders import nearest, remind
+from hf_haul.config.variables import OTHER_VARIABLES, PREFIX
+
+__all__ = ["SHORT_NAMES", "Origin", "SetValue", "values_in_environment", "values_in_file"]
+
+#: Names that people expect, and the settings they stand for.
+SHORT_NAMES: Final = {
+    "max_bandwidth": "max_bandwidth_bps",
+    "max_connections": "max_concurrent_downloads",
+}
+#: Tables of the file that mean something.
+_TABLES: Final[frozenset[str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value comes from.
+
+    Attributes:
+        kind: ``default``, ``file`` or ``environment``.
+        name: The key in the file, or the variable.
+        file: The file.
+    """
+
+    kind: Literal["default", "file", "environment"] = "default"
+    name: str = ""
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.name}" if self.kind == "file" else self.name or self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class SetValue:
+    """A value, and where it comes from."""
+
+    value: Any
+    origin: Origin
+
+
+def values_in_environment(
+    environ: Mapping[str, str], types: Mapping[str, str], check: Callable[[str, Any], None]
+) -> dict[str, SetValue]:
+    """Return what ``HF_HAUL_*`` variables set; warn once of each that sets nothing.
+
+    Args:
+        environ: The variables.
+        types: The annotation of each setting, by name.
+        check: Raises ``ValueError`` where a setting cannot have a value.
+
+    Raises:
+        ValueError: A value is unusable; the message names the variable.
+    """
+    found = {}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        name = SHORT_NAMES.get(name, name)
+        if name not in types:
+            _remind_of_name(variable, name, types, lambda known: PREFIX + known.upper())
+        elif text.strip():
+            try:
+                value = _read(name, types[name], text)
+                check(name, value)
+            except ValueError as error:
+                raise ValueError(f"environment variable {variable}={text!r}: {error}") from error
+            found[name] = SetValue(value, Origin("environment", variable))
+    return found
+
+
+def values_in_file(
+    file: ConfigFile, types: Mapping[str, str], check: Callable[[str, Any], None]
+) -> dict[str, SetValue]:
+    """Return what the configuration file sets; warn once of each key that sets nothing.
+
+    Args:
+        file: The file.
+        types: The annotation of each setting, by name.
+        check: Raises ``ValueError`` where a setting cannot have a value.
+
+    Raises:
+        ValueError: A value is unusable; the message names file and key.
+    """
+    found = {}
+    for key, value in file.values.items():
+        name = SHORT_NAMES.get(key, key)
+        if name not in types:
+            _remind_of_name(f"{file.path}: {key}", key, types, str)
+            continue
+        try:
+            if not isinstance(value, (str, bool, int, float)):
+                raise ValueError("write a text, a number, true or false")  # noqa: TRY004  as of all that is wrong here
+            # Whatever people write is read alike: 50 is as little a rate here as in a variable.
+            read = _read(name, types[name], str(value))
+            check(name, read)
+        except ValueError as error:
+            raise ValueError(f"configuration file {file.path}, {key} = {value!r}: {error}") from error
+        found[name] = SetValue(read, Origin("file", key, file.path))
+    for table in file.tables:
+        if table not in _TABLES:
+            _remind_of_name(f"{file.path}: [{table}]", table, types, str)
+    return found
+
+
+def _remind_of_name(
+    written: str, name: str, types: Mapping[str, str], shown_as: Callable[[str], str]
+) -> None:
+    likely = name.lower().replace("-", "_").removeprefix(PREFIX.lower())
+    known = nearest(likely, [*types, *SHORT_NAMES])
+    advice = "'hf-haul env' lists the settings" if known is None else f"did you mean {shown_as(known)}?"
+    remind(("name", written), "%s is no setting of hf-haul and has no effect; %s", written, advice)
+
+
+def _read(name: str, annotation: str, text: str) -> Any:
+    """Return what a text means for a setting."""
+    if name == "max_bandwidth_bps":
+        return parse_rate(text)
+    lowered = text.strip().lower()
+    if lowered == "none" and "None" in annotation:
+        return None
+    if name.endswith("_size") and name != "connection_pool_size":
+        return parse_size(text)
+    if annotation.startswith("bool"):
+        if lowered in {"1", "true", "yes", "on"}:
+            return True
+        if lowered in {"0", "false", "no", "off"}:
+            return False
+        raise ValueError("write 1 or 0")
+    if annotation.startswith("int"):
+        return int(text)
+    if annotation.startswith("float"):
+        return float(text)
+    return lowered
