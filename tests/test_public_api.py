@@ -55,7 +55,9 @@ PUBLIC = [
     "accelerate",
     "default_manager",
     "hf_hub_download",
+    "register",
     "snapshot_download",
+    "unregister",
 ]
 
 

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
         TransferError,
         UnsafePathError,
     )
-    from hf_haul.filesystem import HaulFileSystem
+    from hf_haul.filesystem import HaulFileSystem, register, unregister
     from hf_haul.hub.acceleration import AccelerationWarning, accelerate
     from hf_haul.hub.single_file import hf_hub_download
     from hf_haul.hub.snapshot import snapshot_download
@@ -130,7 +130,9 @@ __all__ = [
     "accelerate",
     "default_manager",
     "hf_hub_download",
+    "register",
     "snapshot_download",
+    "unregister",
 ]
 
 _ERRORS: Final = "hf_haul.errors"
@@ -178,7 +180,9 @@ _HOMES: Final = {
     "accelerate": "hf_haul.hub.acceleration",
     "default_manager": _MANAGER,
     "hf_hub_download": "hf_haul.hub.single_file",
+    "register": "hf_haul.filesystem",
     "snapshot_download": "hf_haul.hub.snapshot",
+    "unregister": "hf_haul.filesystem",
 }
 
 

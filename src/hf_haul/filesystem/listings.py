@@ -64,11 +64,11 @@ class PinnedFileSystem(HfFileSystem):
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        """Remove ``haul://``, and ``hf://`` too, so that paths of both filesystems are understood."""
+        """Remove ``haul://`` and ``hf://``, so that paths of both filesystems are understood."""
         if isinstance(path, list):
             return [cls._strip_protocol(each) for each in path]
         path = stringify_path(path)
-        for prefix in ("hf://", "hf::"):
+        for prefix in ("hf://", "hf::", "haul://", "haul::"):
             path = path.removeprefix(prefix)
         return super()._strip_protocol(path)
 
