@@ -32,6 +32,7 @@ PUBLIC = [
     "DownloadProgress",
     "DownloadState",
     "DownloadTask",
+    "FileProblem",
     "FileRequest",
     "FileSpec",
     "HaulError",
@@ -41,6 +42,9 @@ PUBLIC = [
     "LinkExpiredError",
     "ModelDownloadQueue",
     "ParallelDownloadManager",
+    "PartialFile",
+    "PartialOwner",
+    "PartialStatus",
     "PriorityPolicy",
     "QueueProgress",
     "RangeRefusedError",
@@ -57,6 +61,7 @@ PUBLIC = [
     "hf_hub_download",
     "register",
     "snapshot_download",
+    "status",
     "unregister",
 ]
 

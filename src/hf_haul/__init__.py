@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from hf_haul.hub.acceleration import AccelerationWarning, accelerate
     from hf_haul.hub.single_file import hf_hub_download
     from hf_haul.hub.snapshot import snapshot_download
+    from hf_haul.hub.status import FileProblem, PartialFile, PartialOwner, PartialStatus, status
     from hf_haul.limiter import BandwidthLimiter
     from hf_haul.manager import ParallelDownloadManager, default_manager
     from hf_haul.metrics import DownloadMetrics
@@ -107,6 +108,7 @@ __all__ = [
     "DownloadProgress",
     "DownloadState",
     "DownloadTask",
+    "FileProblem",
     "FileRequest",
     "FileSpec",
     "HaulError",
@@ -116,6 +118,9 @@ __all__ = [
     "LinkExpiredError",
     "ModelDownloadQueue",
     "ParallelDownloadManager",
+    "PartialFile",
+    "PartialOwner",
+    "PartialStatus",
     "PriorityPolicy",
     "QueueProgress",
     "RangeRefusedError",
@@ -132,6 +137,7 @@ __all__ = [
     "hf_hub_download",
     "register",
     "snapshot_download",
+    "status",
     "unregister",
 ]
 
@@ -157,6 +163,7 @@ _HOMES: Final = {
     "DownloadProgress": _TASK,
     "DownloadState": _TASK,
     "DownloadTask": _TASK,
+    "FileProblem": "hf_haul.hub.status",
     "FileRequest": _TASK,
     "FileSpec": "hf_haul.engine.file_specs",
     "HaulError": _ERRORS,
@@ -166,6 +173,9 @@ _HOMES: Final = {
     "LinkExpiredError": _ERRORS,
     "ModelDownloadQueue": "hf_haul.engine.download_queue",
     "ParallelDownloadManager": _MANAGER,
+    "PartialFile": "hf_haul.hub.status",
+    "PartialOwner": "hf_haul.hub.status",
+    "PartialStatus": "hf_haul.hub.status",
     "PriorityPolicy": "hf_haul.engine.priority",
     "QueueProgress": _HANDLE,
     "RangeRefusedError": _ERRORS,
@@ -182,6 +192,7 @@ _HOMES: Final = {
     "hf_hub_download": "hf_haul.hub.single_file",
     "register": "hf_haul.filesystem",
     "snapshot_download": "hf_haul.hub.snapshot",
+    "status": "hf_haul.hub.status",
     "unregister": "hf_haul.filesystem",
 }
 

@@ -12,6 +12,7 @@ From the ground up:
 * ``bars``, ``call_options``, ``local_dir``, ``fallback``, ``presets``: what the public functions share:
   progress bars, arguments, the state of a ``local_dir``, what is done when the Hub does not answer, the
   choice among formats.
+* ``status``: what is partial in a cache or a folder; ``partial_names``, ``uris``: what a partial file is of.
 * ``snapshot``, ``single_file``: the two download functions. ``acceleration`` puts them in the place of
   huggingface_hub's.
 

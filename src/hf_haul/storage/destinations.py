@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import re
@@ -14,7 +13,7 @@ from typing import Final
 from hf_haul.digests import Digest, file_digest
 from hf_haul.storage.file_names import STAGED_SUFFIX, cut_name, fit_key, name_length, name_limit
 from hf_haul.storage.hub_cache import RepoFolder
-from hf_haul.storage.local_folder import LocalFolder
+from hf_haul.storage.local_folder import LocalFolder, short_name
 from hf_haul.storage.placing import Folders, follow_link, replace_file, take_over_mode
 from hf_haul.storage.safe_paths import NAME_LIMIT, extended_path, is_content_addressed, require_safe_name
 
@@ -206,8 +205,7 @@ class LocalDirDestination:
 
     @property
     def _short_name(self) -> str:
-        name = os.path.basename(self._metadata_path).encode("utf-8", "surrogatepass")
-        return base64.urlsafe_b64encode(hashlib.sha1(name, usedforsecurity=False).digest()).decode()
+        return short_name(os.path.basename(self._metadata_path))
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Return whether the file is there with this etag; its metadata then say so of this commit too."""

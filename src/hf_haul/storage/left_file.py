@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -66,13 +67,19 @@ class LeftFile:
         """Whether somebody else may go on writing into it."""
         return self.shared or self.status == "stale"
 
-    def remove(self) -> None:
-        """Close it and remove it, unless its name leads to another file by now."""
+    def remove(self) -> bool:
+        """Close it and remove it, unless its name leads to another file by now.
+
+        Returns:
+            Whether it is removed.
+        """
         identity = os.fstat(self.fd)
         os.close(self.fd)  # Windows removes no open files
         with contextlib.suppress(OSError):
             if os.path.samestat(os.lstat(self.path), identity):
                 os.unlink(self.path)
+                return True
+        return False
 
 
 def inspect_file(
@@ -88,7 +95,7 @@ def inspect_file(
 
     Args:
         path: The file.
-        size: Bytes of the whole file.
+        size: Bytes of the whole file; below 0 for any.
         keys: What its header may call its content.
         name: The name under which it was found, if that is another one.
         asleep: Whether the owner of a file, though alive, has done nothing for long; it counts as ``stale``
@@ -101,7 +108,9 @@ def inspect_file(
     """
     try:
         fd = open_regular(path, os.O_RDWR, check=check)
-    except PermissionError:
+    except OSError as error:
+        if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
+            raise
         fd = open_regular(path, os.O_RDONLY, check=check)
     try:
         return _judge(path, name or path, fd, size, keys, asleep)
@@ -122,7 +131,7 @@ def _judge(
         return LeftFile(path, name, fd, None, None, "dead")
     status = os.fstat(fd)
     sequential = name.name.endswith(SEQUENTIAL_SUFFIX)
-    header = None if sequential else read_header(fd, size, keys)
+    header = None if sequential or size < 0 else read_header(fd, size, keys)
     other = header if header is not None or sequential else header_of_other_size(fd, keys)
     owner = read_owner_xattr(fd) if other is None else other.owner
     verdict = owner_status(path, fd, owner, released=other is not None and other.released)
@@ -137,4 +146,4 @@ def _judge(
             verdict = "dead"
         elif asleep(status):
             verdict = "stale"
-    return LeftFile(path, name, fd, header, owner, verdict)
+    return LeftFile(path, name, fd, other if size < 0 else header, owner, verdict)

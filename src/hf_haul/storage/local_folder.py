@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import logging
 import os
 import time
@@ -20,9 +22,15 @@ from hf_haul.storage.safe_paths import (
     require_safe_path,
 )
 
-__all__ = ["LocalFolder", "LocalMetadata"]
+__all__ = ["LocalFolder", "LocalMetadata", "short_name"]
 
 logger = logging.getLogger(__name__)
+
+
+def short_name(name: str) -> str:
+    """Return what stands for a file of metadata, ``<name>.metadata``, in the names of partial files."""
+    digest = hashlib.sha1(name.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()
+    return base64.urlsafe_b64encode(digest).decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ __all__ = [
     "is_running",
     "owner_from",
     "owner_status",
+    "printable",
+    "program_of",
     "read_owner_xattr",
     "read_uri_xattr",
     "remove_owner_xattr",
@@ -105,8 +107,7 @@ def owner_from(record: object) -> Owner:
     for name, value in fields.items():
         if name != "pid" and (not isinstance(value, str) or len(value) > _FIELD_LENGTH):
             raise ValueError(f"{name} is {reprlib.repr(value)}")
-    # It is shown, and a terminal obeys what it is shown.
-    fields["host"] = "".join(letter if letter.isprintable() else "?" for letter in fields["host"])
+    fields["host"] = printable(fields["host"])
     return Owner(**fields)
 
 
@@ -179,6 +180,31 @@ def current_owner() -> Owner:
     if me is None or me.pid != os.getpid():
         _me = me = this_process()  # threads that meet here make the same record
     return me
+
+
+def program_of(owner: Owner) -> str | None:
+    """Return the program that a living owner runs, such as ``train.py``; ``None`` where it cannot be seen.
+
+    Only the name is told: arguments may hold a token.
+    """
+    me = current_owner()
+    if (owner.boot, owner.namespace) != (me.boot, me.namespace):
+        return None
+    words = [word for word in _read_text(f"/proc/{owner.pid}/cmdline").split("\0") if word]
+    if not words:
+        return None
+    program = os.path.basename(words[0])
+    if program.startswith("python"):
+        if words[1:2] == ["-m"] and len(words) > 2:
+            program = f"python -m {words[2]}"
+        elif len(words) > 1 and not words[1].startswith("-"):
+            program = os.path.basename(words[1])
+    return printable(program)
+
+
+def printable(text: str) -> str:
+    """Return a text that somebody else wrote, fit to be shown: a terminal obeys what it is shown."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def try_lock(fd: int) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from stat import S_ISREG
-from typing import Final
+from typing import Final, Literal
 
 from hf_haul.storage.adoption import Adopter, StagedElsewhereError
 from hf_haul.storage.file_names import PASSING
@@ -19,7 +19,13 @@ from hf_haul.storage.ownership import is_running, try_lock
 from hf_haul.storage.regular_files import open_regular
 from hf_haul.storage.staged_names import OFFSET_SUFFIX, STAGED_NAME, giver_of, scan_orphans
 
-__all__ = ["sweep", "sweep_partials_of_upstream"]
+__all__ = [
+    "PARTIAL_OF_UPSTREAM",
+    "UpstreamState",
+    "hold_upstream_partial",
+    "sweep",
+    "sweep_partials_of_upstream",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +33,8 @@ logger = logging.getLogger(__name__)
 _PARTIAL_AGE: Final = 86400.0
 #: Seconds without a change after which nobody writes into a file that was made to be renamed at once.
 _PASSING_AGE: Final = 120.0
-_PARTIAL_OF_UPSTREAM: Final = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?\.incomplete", re.DOTALL)
+#: Names of huggingface_hub's partial files, and of ours.
+PARTIAL_OF_UPSTREAM: Final = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?\.incomplete", re.DOTALL)
 
 
 def sweep(
@@ -70,22 +77,52 @@ def sweep_partials_of_upstream(directory: Path, locks: Mapping[str, Path]) -> No
         return
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
-            match = _PARTIAL_OF_UPSTREAM.fullmatch(entry.name)
+            match = PARTIAL_OF_UPSTREAM.fullmatch(entry.name)
             if match is None or match[1] not in locks or STAGED_NAME.fullmatch(entry.name):
                 continue
-            with contextlib.suppress(OSError), _locked_for_upstream(locks[match[1]]) as locked:
-                status = os.lstat(entry.path)
-                if locked and S_ISREG(status.st_mode) and time.time() - status.st_mtime > _PARTIAL_AGE:
+            with (
+                contextlib.suppress(OSError),
+                hold_upstream_partial(Path(entry.path), locks[match[1]]) as state,
+            ):
+                if state == "dead":
                     os.unlink(entry.path)
                     logger.info("removed %s, which nobody has touched for a day", entry.path)
 
 
+#: ``unknown``: changed within a day, or other hosts may use the folder.
+UpstreamState = Literal["alive", "dead", "unknown"]
+
+
 @contextlib.contextmanager
-def _locked_for_upstream(path: Path) -> Iterator[bool]:
+def hold_upstream_partial(path: Path, lock: Path | None) -> Iterator[UpstreamState]:
+    """Hold the lock of one of huggingface_hub's partial files, and say whether a process uses the file.
+
+    Args:
+        path: The file.
+        lock: Under which it is written; ``None`` where nobody has ever locked it.
+
+    Raises:
+        FileNotFoundError: The file is gone.
+        OSError: The lock cannot be opened.
+    """
+    with _locked_for_upstream(lock) as locked:
+        status = os.lstat(path)
+        if not locked:
+            yield "alive"
+        elif not S_ISREG(status.st_mode) or not keeps_writes(path.parent):
+            yield "unknown"
+        else:
+            yield "dead" if time.time() - status.st_mtime > _PARTIAL_AGE else "unknown"
+
+
+@contextlib.contextmanager
+def _locked_for_upstream(path: Path | None) -> Iterator[bool]:
     """Hold a lock of huggingface_hub's, if it is free; without a lock file nobody holds it."""
     try:
-        fd = open_regular(path, os.O_RDWR)
+        fd = -1 if path is None else open_regular(path, os.O_RDWR)
     except FileNotFoundError:
+        fd = -1
+    if fd < 0:
         yield True
         return
     try:
