@@ -22,7 +22,8 @@ from hf_haul.config import Settings, parse_rate
 from hf_haul.descriptors import descriptors
 from hf_haul.digests import Digest
 from hf_haul.engine.download_queue import ModelDownloadQueue
-from hf_haul.engine.events import EventBus, Notifier, ProgressCallback
+from hf_haul.engine.event_stream import EventStream, sum_of_sizes
+from hf_haul.engine.events import EventBus, EventCallback, EventFeed, Notifier, ProgressCallback
 from hf_haul.engine.file_specs import (
     FileSpec,
     as_digest,
@@ -36,6 +37,7 @@ from hf_haul.engine.file_specs import (
 from hf_haul.engine.handle import DownloadHandle
 from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy, PriorityPolicy
+from hf_haul.engine.queue_events import QueueEvents
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.scheduler import Scheduler
@@ -46,7 +48,7 @@ from hf_haul.metrics import SMALL_FILE
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.reader import Reads
 from hf_haul.storage.destinations import FileDestination
-from hf_haul.storage.free_space import check_space
+from hf_haul.storage.free_space import check_space, free_bytes
 from hf_haul.storage.nodes import NodeDestination, is_node
 from hf_haul.storage.safe_paths import require_safe_path
 from hf_haul.task import Destination, DownloadPriority, FileRequest, RemoteFile
@@ -96,6 +98,9 @@ class ParallelDownloadManager:
         verify_tls: Whether certificates are verified; a path names the ones to trust, and an
             ``ssl.SSLContext`` says all of it, a client's certificate included.
         proxies: Proxies by scheme, before those of the environment; an empty text stands for none.
+        on_event: Called with every event of every queue, a plain dict; ``examples/events.md`` has its fields.
+            Called on one thread, in order, and never under a lock; what it raises is logged, and while it
+            blocks downloads go on.
 
     Attributes:
         settings: The settings in force.
@@ -120,6 +125,7 @@ class ParallelDownloadManager:
         headers: Mapping[str, str] | None = None,
         verify_tls: bool | str | ssl.SSLContext = True,
         proxies: Mapping[str, str] | None = None,
+        on_event: EventCallback | None = None,
     ) -> None:
         changes: dict[str, Any] = {
             "max_concurrent_downloads": max_concurrent_downloads,
@@ -144,6 +150,8 @@ class ParallelDownloadManager:
         self._extents: Extents | None = None
         self._start_empty()
         self.events = EventBus()
+        #: Takes events to ``on_event``, where there is one.
+        self.event_feed = None if on_event is None else EventFeed(on_event)
         self._build()
         key = id(self)
         _managers[key] = weakref.ref(self, lambda _gone: _managers.pop(key, None))
@@ -240,6 +248,7 @@ class ParallelDownloadManager:
         model_id: str,
         priority: DownloadPriority = DownloadPriority.NORMAL,
         progress_callback: ProgressCallback | None = None,
+        events: EventStream | None = None,
     ) -> DownloadHandle:
         """Queue files whose source and destination are known.
 
@@ -248,6 +257,8 @@ class ParallelDownloadManager:
             model_id: What they belong to; a label.
             priority: Urgency of the queue against others.
             progress_callback: Told about each file, at most ten times a second, and at its end.
+            events: Where to tell what happens, for a caller that has told the plan and will tell the end; by
+                default ``on_event`` is told of all of it.
 
         Raises:
             ValueError: A URL is not of http or https, two files have one destination, or a size is negative.
@@ -256,7 +267,7 @@ class ParallelDownloadManager:
         """
         for each in files:
             require_http(each.remote.path, each.remote.url)
-        return self._submit(files, model_id, priority, progress_callback)
+        return self._submit(files, model_id, priority, progress_callback, events=events)
 
     def _submit(
         self,
@@ -265,6 +276,9 @@ class ParallelDownloadManager:
         priority: DownloadPriority,
         progress_callback: ProgressCallback | None,
         folders: Collection[Path] = (),
+        *,
+        path: Path | None = None,
+        events: EventStream | None = None,
     ) -> DownloadHandle:
         """Queue files whose URLs are checked; create the folders once everything else is valid."""
         if self._closed:
@@ -282,11 +296,26 @@ class ParallelDownloadManager:
         )
         notifier = Notifier(progress_callback, f"hf-haul-progress-{model_id}") if progress_callback else None
         descriptors.measure()
-        run = engine.submit(queue, plan.files, notifier)
+        whole = events is None
+        if events is None:
+            events = self._begin_events(files, model_id, path)
+        told = None if events is None else QueueEvents(events, whole=whole)
+        run = engine.submit(queue, plan.files, notifier, told)
         with self._lock:
             if notifier is not None:
                 self._notifiers.add(notifier)
         return DownloadHandle(engine, run.outcome)
+
+    def _begin_events(
+        self, files: Sequence[FileRequest], model_id: str, path: Path | None
+    ) -> EventStream | None:
+        """Tell ``on_event`` what a queue is to do; return where to tell the rest, if anybody listens."""
+        if self.event_feed is None:
+            return None
+        events = EventStream([self.event_feed], model_id)
+        folder = files[0].destination.staging_dir if files else Path.cwd()
+        events.plan(files=len(files), nbytes=sum_of_sizes(files), free_disk=free_bytes(folder), path=path)
+        return events
 
     def add_download_task(
         self,
@@ -328,7 +357,7 @@ class ParallelDownloadManager:
             file_path, source_url, target, size=size, digest=as_digest(digest), etag=None, priority=priority
         )
         folders = [request.destination.staging_dir]
-        handle = self._submit([request], model_id, priority, progress_callback, folders)
+        handle = self._submit([request], model_id, priority, progress_callback, folders, path=target)
         return handle.task_ids[0]
 
     def queue_model_download(
@@ -386,7 +415,7 @@ class ParallelDownloadManager:
             )
             requests.append(request)
         folders = {request.destination.staging_dir for request in requests}
-        return self._submit(requests, model_id, priority, progress_callback, folders).queue_id
+        return self._submit(requests, model_id, priority, progress_callback, folders, path=folder).queue_id
 
     def _request(
         self, path: str, url: str, target: Path, *, size: int | None, digest: Digest | None, etag: str | None,
@@ -582,7 +611,9 @@ class ParallelDownloadManager:
             _managers.pop(id(self), None)
             with self._lock:
                 extents, self._extents = self._extents, None
-                telling: list[Notifier | EventBus] = [*self._notifiers, self.events]
+                telling: list[Notifier | EventBus | EventFeed] = [*self._notifiers, self.events]
+                if self.event_feed is not None:
+                    telling.append(self.event_feed)
             del extents  # with the files that were too large for memory
             catch_up()
             deadline = time.monotonic() + _CALLBACK_GRACE

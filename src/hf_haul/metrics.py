@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,7 +13,15 @@ from typing import Any, Final
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.forks import renew_after_fork
 
-__all__ = ["MAX_SOURCES", "SMALL_FILE", "DownloadMetrics", "SourceHistory", "SpeedMeter", "is_slow_answer"]
+__all__ = [
+    "MAX_SOURCES",
+    "SMALL_FILE",
+    "DownloadMetrics",
+    "SourceHistory",
+    "SpeedMeter",
+    "Window",
+    "is_slow_answer",
+]
 
 #: Sources that are known at once; a mirror may name a new one with each redirect.
 MAX_SOURCES: Final = 1000
@@ -24,6 +32,8 @@ SMALL_FILE: Final = 4 * MiB
 #: Seconds to an answer that cost more than another request gains.
 _SLOW_ANSWER: Final = 2.0
 
+#: Seconds over which a speed is told.
+_WINDOW: Final = 5.0
 #: Seconds over which the peak speed is averaged; a shorter look would measure the buffers of the system.
 _PEAK_WINDOW: Final = 1.0
 #: Seconds one read should take: progress, pause and limits act between reads.
@@ -223,6 +233,30 @@ class SpeedMeter:
         if now > self._at:
             self._level *= math.exp(-self._decay * (now - self._at))
             self._at = now
+
+
+class Window:
+    """The speed of the last seconds, from totals that somebody looks at now and then.
+
+    Unlike that of a :class:`SpeedMeter` it is 0.0, and not nearly, once nothing has come for that long.
+
+    Args:
+        seconds: How many.
+    """
+
+    __slots__ = ("_seconds", "_seen")
+
+    def __init__(self, seconds: float = _WINDOW) -> None:
+        self._seconds = seconds
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, total: int) -> float:
+        """Note a total; return the bytes per second since the one of ``seconds`` ago, 0.0 for the first."""
+        self._seen.append((now, total))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - self._seconds:
+            self._seen.popleft()
+        at, before = self._seen[0]
+        return max(0, total - before) / (now - at) if now > at else 0.0
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import DryRunFileInfo, RepoFile
 from typing_extensions import assert_type
@@ -32,12 +33,31 @@ def snapshots(progress: list[hf_haul.DownloadProgress], manager: hf_haul.Paralle
             max_connections=8,
             verify=True,
             progress_callback=progress.append,
+            on_event=lambda event: print(event["ev"]),
             presets="safetensors",
         ),
         str,
     )
     hf_haul.snapshot_download("org/model", manager=manager, presets=["safetensors", "no-weights"])
     hf_haul.snapshot_download("org/model", "main")  # type: ignore[call-overload]  # keyword-only, as upstream
+
+
+def told(event: Mapping[str, Any]) -> None:
+    """A callback that only reads."""
+
+
+def kept(event: dict[str, Any]) -> bool:
+    """One that takes a dict, and returns something."""
+    return bool(event)
+
+
+def events(all_of_them: list[dict[str, Any]]) -> None:
+    """Whatever takes a dict may listen."""
+    hf_haul.snapshot_download("org/model", on_event=told)
+    hf_haul.hf_hub_download("org/model", "config.json", on_event=all_of_them.append)
+    hf_haul.ParallelDownloadManager(on_event=kept)
+    hf_haul.snapshot_download("org/model", on_event=print)
+    hf_haul.snapshot_download("org/model", on_event=len("no function"))  # type: ignore[call-overload]
 
 
 class Spec:

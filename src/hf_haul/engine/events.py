@@ -10,24 +10,38 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from hf_haul.forks import renew_after_fork
 from hf_haul.task import DownloadProgress, DownloadTask
 from hf_haul.threads import ThreadGroup
 
-__all__ = ["DownloadEvent", "EventBus", "Notifier", "ProgressCallback"]
+__all__ = [
+    "DownloadEvent",
+    "Event",
+    "EventBus",
+    "EventCallback",
+    "EventFeed",
+    "Notifier",
+    "ProgressCallback",
+]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 ProgressCallback = Callable[[DownloadProgress], None]
+#: What ``on_event`` is called with; ``events.schema.json`` in the package has every field.
+Event = dict[str, Any]
+EventCallback = Callable[[Event], object]
 
 #: Seconds that closing waits for a callback that does not return.
 _PATIENCE: Final = 2.0
 #: Seconds for which a thread without anything to tell waits for more.
 _LINGER: Final = 0.5
+#: The same for ``on_event``: longer than from one report of progress to the next, so that one thread makes
+#: all calls.
+_FEED_LINGER: Final = 10.0
 #: Events that wait for a slow observer at the most.
 _EVENTS_KEPT: Final = 10_000
 
@@ -43,12 +57,21 @@ class _CallbackThread(Generic[T]):
         callback: The user's.
         name: Of the thread.
         most: Messages that wait at the most; beyond that the oldest are lost. ``None`` for any number.
+        linger: Seconds for which the thread waits for more.
     """
 
-    def __init__(self, callback: Callable[[T], None], name: str, most: int | None = None) -> None:
+    def __init__(
+        self,
+        callback: Callable[[T], object],
+        name: str,
+        most: int | None = None,
+        *,
+        linger: float = _LINGER,
+    ) -> None:
         self._callback = callback
         self._name = name
         self._most = most
+        self._linger = linger
         self.start_empty()
 
     def start_empty(self) -> None:
@@ -57,7 +80,7 @@ class _CallbackThread(Generic[T]):
         self._waiting: OrderedDict[object, T] = OrderedDict()
         self._telling: int | None = None  # the thread that is in the callback
         self._complained = False
-        self._threads = ThreadGroup(self._name, 1, self._next_work, idle_seconds=_LINGER)
+        self._threads = ThreadGroup(self._name, 1, self._next_work, idle_seconds=self._linger)
 
     def put(self, key: object, message: T) -> None:
         """Add a message, which replaces an older one with the same key.
@@ -73,18 +96,21 @@ class _CallbackThread(Generic[T]):
         """Deliver soon what was put; return whether there is a thread to do so. Call it without a lock."""
         return self._threads.start()
 
-    def flush(self, timeout: float = _PATIENCE, *, here: bool = True) -> bool:
+    def flush(self, timeout: float = _PATIENCE, *, here: bool = True, end: bool = True) -> bool:
         """Wait until everything was delivered and the thread has ended.
 
         Args:
             timeout: Seconds, of which no more than two count.
             here: Whether to call the callback on this thread where no other is to be had. How long it takes
                 is then up to the callback.
+            end: Whether the thread is to end; if not, it waits for more.
 
         Returns:
             ``False`` if the callback did not return in time, or is what calls this.
         """
         deadline = time.monotonic() + max(0.0, min(timeout, _PATIENCE))
+        if not end and not self._waiting and self._telling is None:  # the usual case costs nothing
+            return True
         with self._changed:
             if self._telling == threading.get_ident():
                 return False
@@ -96,6 +122,8 @@ class _CallbackThread(Generic[T]):
             told = self._changed.wait_for(
                 lambda: not self._waiting and self._telling is None, max(0.0, deadline - time.monotonic())
             )
+        if not end:
+            return told
         return self._threads.retire(max(0.0, deadline - time.monotonic())) and told
 
     def tell_here(self, deadline: float = math.inf) -> None:
@@ -272,3 +300,25 @@ class _Observer(_CallbackThread[DownloadEvent]):
         with self._changed:
             self.put(next(self._numbers), event)
         self.start()
+
+
+class EventFeed(_CallbackThread[Event]):
+    """Calls a user's ``on_event``, on a thread of its own.
+
+    Of several reports of progress that wait, only the newest is delivered; of other events the oldest are
+    lost beyond a bound. A callback that raises, whatever it raises, is logged and called again; one that
+    blocks holds up nobody but itself. In a forked child what waited is forgotten: the parent delivers it.
+    """
+
+    def __init__(self, callback: EventCallback) -> None:
+        super().__init__(callback, "hf-haul-on-event", _EVENTS_KEPT, linger=_FEED_LINGER)
+        self._numbers = itertools.count()
+        renew_after_fork(self, EventFeed.start_empty)
+
+    def post(self, event: Event) -> None:
+        """Queue an event; call :meth:`start` afterwards, without any lock."""
+        progress = event["ev"] == "progress"
+        key = ("progress", event.get("repo_id")) if progress else next(self._numbers)
+        with self._changed:
+            self._waiting.pop(key, None)  # the newer one goes to the end: nothing is told out of order
+            self.put(key, event)

@@ -17,7 +17,7 @@ from typing import Final
 
 from hf_haul.config import Settings
 from hf_haul.descriptors import descriptors
-from hf_haul.digests import hash_of
+from hf_haul.digests import Digest, hash_of
 from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, SupersededError, Transfer
@@ -182,6 +182,8 @@ def _may_be_here_by_now(
 def _fetch_unsized(run: QueueRun, transfer: Transfer, probe: Part, fetcher: PartFetcher) -> None:
     """Fetch a file whose length nobody tells, in one stream; afterwards it is an ordinary complete one."""
     staged = _claim(run, transfer, _UNKNOWN, probe, sequential=True, resume=False)
+    if run.events is not None:
+        run.events.started(transfer.task)
     try:
         size = fetcher.fetch_unsized(probe, staged)
     except BaseException:
@@ -193,7 +195,10 @@ def _fetch_unsized(run: QueueRun, transfer: Transfer, probe: Part, fetcher: Part
 
 
 def verify_and_publish(
-    transfer: Transfer, settings: Settings, is_cancelled: Callable[[], bool] = lambda: False
+    transfer: Transfer,
+    settings: Settings,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    on_verified: Callable[[Digest], object] = lambda _digest: None,
 ) -> bool:
     """Check the digest of a complete file and move it into place.
 
@@ -201,6 +206,7 @@ def verify_and_publish(
         transfer: The file.
         settings: Whether its bytes have to be on the disk before it is in place.
         is_cancelled: Whether nobody wants the file any more; asked while somebody else is waited for.
+        on_verified: Told of the digest, where it was computed and is right.
 
     Returns:
         Whether it is in place. ``False``: the digest was wrong for the first time, and nothing of the bytes
@@ -219,7 +225,9 @@ def verify_and_publish(
         if verifier.stopped:
             raise HaltedError
         actual = verifier.actual()
-        if actual != verifier.digest.value and not _is_borne_out(transfer, verifier):
+        if actual == verifier.digest.value:
+            on_verified(verifier.digest)
+        elif not _is_borne_out(transfer, verifier):
             error = IntegrityError(transfer.task.file_path, verifier.digest.value, actual, staged.resumed)
             transfer.mismatches += 1
             if transfer.mismatches > 1 or not transfer.size:  # of nothing, nothing can be fetched anew

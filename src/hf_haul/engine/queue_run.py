@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.events import Notifier
 from hf_haul.engine.plan import PlannedFile
+from hf_haul.engine.queue_events import QueueEvents
 from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.transfer import Transfer
 from hf_haul.metrics import DownloadMetrics
@@ -41,9 +43,12 @@ class QueueOutcome:
         errors: Failed files and why, once it is over.
         task_ids: Ids of its files, once it is over.
         notifier: Who may still have to tell of it.
+        events: The same.
     """
 
-    def __init__(self, run: QueueRun, done: _Done, notifier: Notifier | None) -> None:
+    def __init__(
+        self, run: QueueRun, done: _Done, notifier: Notifier | None, events: QueueEvents | None
+    ) -> None:
         self.queue_id = run.queue.queue_id
         self.done = done
         self.run: QueueRun | None = run
@@ -51,6 +56,7 @@ class QueueOutcome:
         self.errors: list[tuple[str, BaseException]] = []
         self.task_ids: list[str] = []
         self.notifier = notifier
+        self.events = events
 
     def settle(self, status: QueueStatus) -> None:
         """Keep the results of the queue, and drop the queue itself. Calling it again does nothing."""
@@ -63,6 +69,10 @@ class QueueOutcome:
 
     def flush(self, timeout: float = math.inf) -> None:
         """Wait, at most ``timeout`` seconds and never long, until every message was delivered."""
+        deadline = time.monotonic() + timeout
+        if self.events is not None:
+            self.events.flush(timeout)
+            timeout = deadline - time.monotonic()
         if self.notifier is not None and self.notifier.flush(timeout) and self.status is not None:
             self.notifier = None
 
@@ -85,12 +95,14 @@ class QueueRun:
         resumed_bytes: Bytes that earlier sessions left.
         placed_bytes: Bytes of files that are in place.
         kept_bytes: Bytes on disk of files that were given up or cancelled, for a later run.
+        wasted_bytes: Bytes that came, and were thrown away, of files that are settled.
         present_files: Files that were in place without our doing.
         errors: Failed files, first failure first.
         untold: What is still to be told, or closed, before it may end.
         over: Whether every file is settled; ``done`` is set a moment later, when all files are closed.
         done: Set when the queue is over.
         outcome: What its handles hold.
+        events: Who is told what happens, if anybody listens.
     """
 
     def __init__(
@@ -98,6 +110,7 @@ class QueueRun:
         queue: ModelDownloadQueue,
         planned: Sequence[PlannedFile],
         notifier: Notifier | None,
+        events: QueueEvents | None = None,
         *,
         clock: Callable[[], float],
     ) -> None:
@@ -117,13 +130,15 @@ class QueueRun:
         self.resumed_bytes = 0
         self.placed_bytes = 0
         self.kept_bytes = 0
+        self.wasted_bytes = 0
         self.present_files = 0
         self.errors: list[tuple[DownloadTask, BaseException]] = []
         self.untold: set[object] = set()
         self.over = False
         self.done = _Done()
         self._notifier = notifier
-        self.outcome = QueueOutcome(self, self.done, notifier)
+        self.events = events
+        self.outcome = QueueOutcome(self, self.done, notifier, events)
         # Bytes move between files in flight and files settled in one step.
         self._count_lock = threading.Lock()
         self._post_lock = threading.Lock()  # orders messages: none about a file follows its last
@@ -139,9 +154,11 @@ class QueueRun:
         if not again:
             task.move_to(DownloadState.DONE)
         self.queue.settle(task, ok=True, again=again)
+        wasted = transfer.wasted()
         with self._count_lock:
             if self.transfers.pop(task.task_id, None) is not None:
                 self.placed_bytes += task.size or 0
+                self.wasted_bytes += wasted
         self.present_files += not transferred
         self.metrics.add_file(ok=True)
 
@@ -159,8 +176,10 @@ class QueueRun:
 
     def drop(self, transfer: Transfer, kept: int) -> None:
         """Count a file that is not fetched any further, and the bytes of it that stay for a later run."""
+        wasted = transfer.wasted(kept=kept > 0)
         with self._count_lock:
-            self.transfers.pop(transfer.task.task_id, None)
+            if self.transfers.pop(transfer.task.task_id, None) is not None:
+                self.wasted_bytes += wasted
             self.kept_bytes += kept
 
     @property
@@ -188,6 +207,12 @@ class QueueRun:
             settled = self.placed_bytes + self.kept_bytes
             staged = [transfer.staged for transfer in list(self.transfers.values())]
         return settled + sum(each.done for each in staged if each is not None)
+
+    def bytes_wasted(self) -> int:
+        """Return the bytes that came over the network and were thrown away, so far."""
+        with self._count_lock:  # a file that ends meanwhile counts once
+            settled, transfers = self.wasted_bytes, list(self.transfers.values())
+        return settled + sum(each.wasted() for each in transfers)
 
     def state(self, *, paused: bool) -> DownloadState:
         """Return the state of the whole queue.
@@ -222,10 +247,12 @@ class QueueRun:
             files_done=len(queue.completed),
             files_failed=len(queue.failed),
             files_active=len(queue.active),
+            files_present=self.present_files,
             bytes_total=total,
             bytes_done=done,
             bytes_transferred=metrics.bytes_downloaded,
             bytes_resumed=self.resumed_bytes,
+            bytes_wasted=self.bytes_wasted(),
             duration=metrics.duration(),
             speed_bps=metrics.speed_bps,
             average_speed_bps=metrics.average_speed_bps,
@@ -263,8 +290,18 @@ class QueueRun:
                 )
             )
 
-    def post_progress(self) -> None:
-        """Tell the user about the files that moved since the last call."""
+    def post_progress(self, *, paused: bool = False) -> None:
+        """Tell the user about the files that moved since the last call, and listeners how far all of it is.
+
+        Args:
+            paused: Whether all queues are.
+        """
+        if self.events is not None and self.events.is_due():
+            self.events.progress(
+                self.status(paused=paused),
+                [self.progress_of(transfer) for transfer in list(self.transfers.values())],
+                lambda: all(task.size is not None for task in self.queue.tasks),
+            )
         if self._notifier is None:
             return
         for transfer in list(self.transfers.values()):

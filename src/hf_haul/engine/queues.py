@@ -163,10 +163,14 @@ class Queues:
     def _tell_end(self, run: QueueRun, transfer: Transfer) -> None:
         task = transfer.task
         run.post(transfer)
+        if run.events is not None:
+            run.events.ended(task)
         self.emit(f"file_{task.state.value}", run, task, error=str(task.error) if task.error else None)
 
     def _tell_unbegun(self, run: QueueRun, task: DownloadTask) -> None:
         run.post_task(task)
+        if run.events is not None:
+            run.events.ended(task)
         self.emit(f"file_{task.state.value}", run, task, error=str(task.error))
 
     # ---- the end of a queue
@@ -227,6 +231,8 @@ class Queues:
     def _keep_result(self, run: QueueRun) -> None:
         """Keep what a queue came to in plain values, let go of the queue, and say that it is over."""
         status = run.finish()
+        if run.events is not None:
+            run.events.end(status, run.errors)
         ids = _ids(run)
         with self._lock:
             if run.queue.queue_id in self._known:

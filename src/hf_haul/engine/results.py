@@ -30,10 +30,12 @@ class QueueStatus:
         files_done: Files in place.
         files_failed: Files given up or cancelled.
         files_active: Files being fetched.
+        files_present: Files in place that were there without our doing.
         bytes_total: Bytes of all files whose size is known.
         bytes_done: Bytes on disk, those of earlier sessions included.
         bytes_transferred: Bytes that came over the network, repeated ones included.
         bytes_resumed: Bytes that earlier sessions left.
+        bytes_wasted: Bytes that came over the network and were thrown away.
         duration: Seconds.
         speed_bps: Smoothed speed in bytes per second.
         average_speed_bps: Bytes per second over the whole duration.
@@ -55,10 +57,12 @@ class QueueStatus:
     files_done: int
     files_failed: int
     files_active: int
+    files_present: int
     bytes_total: int
     bytes_done: int
     bytes_transferred: int
     bytes_resumed: int
+    bytes_wasted: int
     duration: float
     speed_bps: float
     average_speed_bps: float
@@ -86,6 +90,7 @@ class QueueStatus:
             "bytes_done": self.bytes_done,
             "bytes_downloaded": self.bytes_transferred,
             "bytes_resumed": self.bytes_resumed,
+            "bytes_wasted": self.bytes_wasted,
             "duration_seconds": self.duration,
             "speed_bps": self.speed_bps,
             "average_speed_bps": self.average_speed_bps,

@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_haul.config import Settings
+from hf_haul.digests import Digest
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.errands import Errands
 from hf_haul.engine.events import EventBus, Notifier
@@ -50,6 +51,7 @@ from hf_haul.engine.job_choice import Chooser, TransportFactory
 from hf_haul.engine.jobs import FollowUp, Job, JobKind
 from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.engine.plan import PlannedFile
+from hf_haul.engine.queue_events import QueueEvents
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.queues import Queues
 from hf_haul.engine.resilience import drop_frames, insist
@@ -154,11 +156,15 @@ class Scheduler:
     # ---- what users ask for
 
     def submit(
-        self, queue: ModelDownloadQueue, files: Iterable[PlannedFile], notifier: Notifier | None
+        self,
+        queue: ModelDownloadQueue,
+        files: Iterable[PlannedFile],
+        notifier: Notifier | None,
+        events: QueueEvents | None = None,
     ) -> QueueRun:
         """Start a queue. Returns its run, which is updated until ``done`` is set."""
         planned = list(files)
-        run = QueueRun(queue, planned, notifier, clock=self._clock)
+        run = QueueRun(queue, planned, notifier, events, clock=self._clock)
         for directory in {each.request.destination.staging_dir for each in planned}:
             for key, paths in self._orphans_in(directory).items():
                 run.orphans[directory, key] = list(paths)
@@ -405,6 +411,8 @@ class Scheduler:
         run, transfer = job.run, job.transfer
         if job.kind is JobKind.OPEN:
             open_file(run, transfer, lambda: self._probe(transfer), self._fetcher, self.settings)
+            if run.events is not None:
+                run.events.started(transfer.task)
         elif job.kind is JobKind.FETCH:
             assert job.part is not None
             self._fetcher.fetch(job.part)
@@ -412,7 +420,14 @@ class Scheduler:
             assert transfer.staged is not None
             transfer.staged.forget()
         else:
-            job.published = verify_and_publish(transfer, self.settings, lambda: job.run.queue.cancelled)
+            job.published = verify_and_publish(
+                transfer, self.settings, lambda: run.queue.cancelled, partial(self._note_verified, job)
+            )
+
+    @staticmethod
+    def _note_verified(job: Job, digest: Digest) -> None:
+        if job.run.events is not None:
+            job.run.events.verified(job.transfer.task, digest)
 
     @contextlib.contextmanager
     def _probe(self, transfer: Transfer) -> Iterator[Part]:
@@ -424,7 +439,7 @@ class Scheduler:
             yield probe
         finally:
             with self._lock:
-                transfer.parts.remove(probe)
+                transfer.remove(probe)
 
     def settle(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
         """Decide what follows a job; return what the thread does next."""
@@ -591,7 +606,7 @@ class Scheduler:
             part.abandon(why)
         if tell:
             for run in runs:
-                run.post_progress()
+                run.post_progress(paused=self._queues.paused)
 
     def _now(self) -> float:
         return self._clock()

@@ -286,6 +286,7 @@ class Transfer:
         self.mismatches = 0
         self.changes = 0
         self.range_refusals = 0
+        self._received = 0  # for parts that are over
         self.phase = Phase.OPENING
         self.failure: BaseException | None = None
         self.meter = SpeedMeter()
@@ -382,7 +383,7 @@ class Transfer:
 
     def release(self, part: Part) -> None:
         """Take a part that ended out of flight, and keep what it has not fetched for somebody else."""
-        self.parts.remove(part)
+        self.remove(part)
         hedge, part.hedge = part.hedge, None
         if hedge is not None:
             hedge.hedge = None
@@ -390,6 +391,27 @@ class Transfer:
             # Not what a hedge that was quicker has brought.
             self.pending += self.staged.missing(part.position, part.stop)
             self.pending.sort()
+
+    def remove(self, part: Part) -> None:
+        """Take a part that ended out of flight, and keep how many bytes came for it."""
+        self.parts.remove(part)
+        self._received += part.received
+
+    @property
+    def received(self) -> int:
+        """Bytes that came over the network for it, repeated ones included."""
+        return self._received + sum(part.received for part in list(self.parts))
+
+    def wasted(self, *, kept: bool = True) -> int:
+        """Return how many of the bytes that came were thrown away.
+
+        Args:
+            kept: Whether what is staged stays, or goes on to be published.
+        """
+        staged = self.staged
+        if staged is None:  # what comes in one stream is staged at its end
+            return 0 if kept else self.received
+        return max(0, self.received - max(0, staged.done - staged.resumed) * kept)
 
     def refill(self) -> None:
         """Set what is pending to what the disk lacks; for when no part is in flight."""

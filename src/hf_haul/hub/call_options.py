@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from typing import Any, Final, NoReturn
 from huggingface_hub import constants
 
 from hf_haul.config import Settings, parse_rate, require_number
+from hf_haul.engine.event_stream import EventStream
+from hf_haul.engine.events import EventCallback, EventFeed
 from hf_haul.errors import DownloadCancelledError, add_note
 from hf_haul.failures import describe
 from hf_haul.hub.bars import (
@@ -18,6 +21,7 @@ from hf_haul.hub.bars import (
     Bars,
     MakeBars,
 )
+from hf_haul.hub.call_events import CallEvents
 from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.task import (
     DownloadPriority,
@@ -56,6 +60,7 @@ class CallOptions:
         progress_callback: Called with each file's progress.
         manager: The manager to use.
         max_workers: Files in flight at once.
+        on_event: Called with every event.
     """
 
     priority: DownloadPriority = DownloadPriority.NORMAL
@@ -65,6 +70,7 @@ class CallOptions:
     progress_callback: ProgressCallback | None = None
     manager: ParallelDownloadManager | None = None
     max_workers: int | None = None
+    on_event: EventCallback | None = None
     _changes: dict[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,8 +117,36 @@ class CallOptions:
             with ParallelDownloadManager(settings=settings) as manager:
                 yield manager
 
+    @contextmanager
+    def events(self, repo_id: str) -> Iterator[CallEvents]:
+        """Yield what tells of a call; tell its end, and wait for the caller's callback, when the block ends.
+
+        Args:
+            repo_id: The repository.
+        """
+        feed = None if self.on_event is None else EventFeed(self.on_event)
+        manager_feed = None if self.manager is None else self.manager.event_feed
+        feeds = [each for each in (feed, manager_feed) if each is not None]
+        events = CallEvents(EventStream(feeds, repo_id) if feeds else None)
+        grace = math.inf
+        try:
+            yield events
+        except BaseException as error:
+            events.error(error)
+            if not isinstance(error, Exception):
+                grace = _CANCEL_GRACE
+            raise
+        finally:
+            events.flush(grace)
+            if feed is not None:
+                feed.flush(0.0 if grace < math.inf else grace)
+
     def download(
-        self, requests: Sequence[FileRequest], model_id: str, make_bars: MakeBars | None
+        self,
+        requests: Sequence[FileRequest],
+        model_id: str,
+        make_bars: MakeBars | None,
+        events: EventStream | None = None,
     ) -> list[tuple[str, BaseException]]:
         """Download, and return what failed, the first failure first.
 
@@ -122,6 +156,7 @@ class CallOptions:
             requests: The files.
             model_id: What they belong to; a label.
             make_bars: Makes the bars; ``None`` for none, which spares a thread.
+            events: Where to tell what happens.
         """
         with self.engine() as manager:
             handle = bars = None
@@ -131,6 +166,7 @@ class CallOptions:
                     model_id=model_id,
                     priority=self.priority,
                     progress_callback=self.progress_callback,
+                    events=events,
                 )
                 bars = None if make_bars is None else Bars(handle, make_bars)
                 while not handle.wait(TICK):

@@ -23,6 +23,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hf_haul.cancellation import CancelToken
+from hf_haul.engine.events import EventCallback
 from hf_haul.hub.asking import (
     UNREACHABLE,
     ProxyError,
@@ -31,6 +32,7 @@ from hf_haul.hub.asking import (
     uncached_timeout,
 )
 from hf_haul.hub.bars import bars_of_one_file
+from hf_haul.hub.call_events import CallEvents
 from hf_haul.hub.call_options import (
     CallOptions,
     ProgressCallback,
@@ -96,6 +98,7 @@ def hf_hub_download(
     max_connections: int | None = None,
     verify: bool | None = None,
     progress_callback: ProgressCallback | None = None,
+    on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
 ) -> str: ...
 
@@ -126,6 +129,7 @@ def hf_hub_download(
     max_connections: int | None = None,
     verify: bool | None = None,
     progress_callback: ProgressCallback | None = None,
+    on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
 ) -> str | DryRunFileInfo: ...
 
@@ -156,6 +160,7 @@ def hf_hub_download(
     max_connections: int | None = None,
     verify: bool | None = None,
     progress_callback: ProgressCallback | None = None,
+    on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
 ) -> str | DryRunFileInfo:
     """Download one file of a repository, as :func:`huggingface_hub.hf_hub_download` does.
@@ -186,6 +191,9 @@ def hf_hub_download(
         max_connections: Most connections at once.
         verify: Whether the digest is checked; it is by default.
         progress_callback: Called with the file's progress.
+        on_event: Called with every event, a plain dict; ``examples/events.md`` has its fields. Called on one
+            thread, in order, and never under a lock; what it raises is logged, and while it blocks the
+            download goes on.
         manager: The manager to use; a process-wide one by default.
 
     Returns:
@@ -206,6 +214,7 @@ def hf_hub_download(
         max_connections=max_connections,
         verify=verify,
         progress_callback=progress_callback,
+        on_event=on_event,
         manager=manager,
     )
     if isinstance(revision, ResolvedRevision):
@@ -251,29 +260,64 @@ class _File:
     extras: CallOptions
 
     def run(self) -> str | DryRunFileInfo:
+        with self.extras.events(self.repository.repo_id) as events:
+            return self._run(events)
+
+    def _run(self, events: CallEvents) -> str | DryRunFileInfo:
         _ = self.repository.request_headers  # a missing token is an error even where none is needed
         require_safe_path(self.name)
         if self.local_dir is not None:
             require_outside_metadata(self.name)
         if self.dry_run or self.local_files_only or is_offline():
             # Upstream makes one request at most, and no download.
-            return self._upstream(local_files_only=self.local_files_only)
+            answer = self._upstream(local_files_only=self.local_files_only)
+            if isinstance(answer, str):
+                self._tell_found(events, answer)
+            else:
+                events.plan_dry_run(
+                    [answer], folder=self._root, revision=self.revision, path=answer.local_path
+                )
+            return answer
         folder = cache_folder(self.repository, self.cache_dir)
         local = None if self.local_dir is None else LocalFolder(self.local_dir)
         if is_commit(self.revision) and not self.force_download:
             present = self._find_present(folder, local)
             if present is not None:
+                self._tell_found(events, present)
                 return present
         meta = self._cached_metadata(folder)
         if meta is None:
-            answer = self._ask(folder)
-            if not isinstance(answer, FileMetadata):
-                return answer
-            meta = answer
+            asked = self._ask(folder)
+            if not isinstance(asked, FileMetadata):
+                self._tell_found(events, asked)
+                return asked
+            meta = asked
             self._check_cached_listing(folder, meta.commit)
         if local is not None:
-            return self._to_local_dir(folder, local, meta)
-        return self._to_cache(folder, meta)
+            result = self._to_local_dir(folder, local, meta, events)
+        else:
+            result = self._to_cache(folder, meta, events)
+        events.done(result)
+        return result
+
+    # -- what is told of it
+
+    @property
+    def _root(self) -> str:
+        """Where bytes go."""
+        return self.local_dir or self.cache_dir
+
+    def _tell_found(self, events: CallEvents, path: str) -> None:
+        events.found([path], folder=self._root, revision=self.revision, path=path)
+
+    def _tell_plan(self, events: CallEvents, meta: FileMetadata, path: str, *, reused: bool) -> None:
+        events.plan(
+            [(meta.size, reused, reused)],
+            folder=self._root,
+            revision=self.revision,
+            commit=meta.commit,
+            path=path,
+        )
 
     def _find_present(self, folder: RepoFolder, local: LocalFolder | None) -> str | None:
         """Return the file of a pinned commit, if present: the case without any request."""
@@ -379,34 +423,42 @@ class _File:
 
     # -- to disk
 
-    def _to_cache(self, folder: RepoFolder, meta: FileMetadata) -> str:
+    def _to_cache(self, folder: RepoFolder, meta: FileMetadata, events: CallEvents) -> str:
         destination = BlobDestination(folder, meta.commit, self.name, meta.etag, meta.size, meta.xet_hash)
         pointer = folder.pointer(meta.commit, self.name)
         if not self.force_download and destination.is_linked():
             # The cache may be read-only, and nothing has to be written.
             with contextlib.suppress(OSError):
                 folder.write_ref(self.revision, meta.commit)
+            self._tell_plan(events, meta, pointer, reused=True)
             return pointer
         folder.prepare()
         folder.write_ref(self.revision, meta.commit)
-        if self.force_download or not destination.is_present():
-            self._fetch(meta, destination)
+        missing = self.force_download or not destination.is_present()
+        self._tell_plan(events, meta, pointer, reused=not missing)
+        if missing:
+            self._fetch(meta, destination, events)
         return pointer
 
-    def _to_local_dir(self, folder: RepoFolder, local: LocalFolder, meta: FileMetadata) -> str:
+    def _to_local_dir(
+        self, folder: RepoFolder, local: LocalFolder, meta: FileMetadata, events: CallEvents
+    ) -> str:
         local.prepare()
-        if self.force_download or not reuse_file(local, folder, self.name, meta, CancelToken()):
-            self._fetch(meta, LocalDirDestination(local, self.name, meta.commit, meta.etag))
-        return self._local_path(local)
+        path = self._local_path(local)
+        missing = self.force_download or not reuse_file(local, folder, self.name, meta, CancelToken())
+        self._tell_plan(events, meta, path, reused=not missing)
+        if missing:
+            self._fetch(meta, LocalDirDestination(local, self.name, meta.commit, meta.etag), events)
+        return path
 
-    def _fetch(self, meta: FileMetadata, destination: Destination) -> None:
+    def _fetch(self, meta: FileMetadata, destination: Destination, events: CallEvents) -> None:
         request = FileRequest(
             remote=self.repository.remote_file(self.name, meta),
             destination=destination,
             fresh=self.force_download,
         )
         make_bars = bars_of_one_file(self.tqdm_class, self.name, meta.size)
-        errors = self.extras.download([request], self.repository.repo_id, make_bars)
+        errors = self.extras.download([request], self.repository.repo_id, make_bars, events.stream)
         if errors:
             raise_all(
                 [(path, self.repository.explain(self.name, meta.commit, error)) for path, error in errors]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, overload
@@ -28,6 +28,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hf_haul.cancellation import CancelToken
+from hf_haul.engine.events import EventCallback
 from hf_haul.errors import UnsafePathError
 from hf_haul.hub.asking import (
     UNREACHABLE,
@@ -38,6 +39,7 @@ from hf_haul.hub.asking import (
     uncached_timeout,
 )
 from hf_haul.hub.bars import bars_of_a_snapshot
+from hf_haul.hub.call_events import CallEvents
 from hf_haul.hub.call_options import (
     CallOptions,
     ProgressCallback,
@@ -107,6 +109,7 @@ def snapshot_download(
     max_connections: int | None = None,
     verify: bool | None = None,
     progress_callback: ProgressCallback | None = None,
+    on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
     presets: Preset | Sequence[Preset] | None = None,
 ) -> str: ...
@@ -139,6 +142,7 @@ def snapshot_download(
     max_connections: int | None = None,
     verify: bool | None = None,
     progress_callback: ProgressCallback | None = None,
+    on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
     presets: Preset | Sequence[Preset] | None = None,
 ) -> str | list[DryRunFileInfo]: ...
@@ -171,6 +175,7 @@ def snapshot_download(
     max_connections: int | None = None,
     verify: bool | None = None,
     progress_callback: ProgressCallback | None = None,
+    on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
     presets: Preset | Sequence[Preset] | None = None,
 ) -> str | list[DryRunFileInfo]:
@@ -205,6 +210,9 @@ def snapshot_download(
         max_connections: Most connections at once.
         verify: Whether digests are checked; they are by default.
         progress_callback: Called with each file's progress.
+        on_event: Called with every event, a plain dict; ``examples/events.md`` has its fields. Called on one
+            thread, in order, and never under a lock; what it raises is logged, and while it blocks the
+            download goes on.
         manager: The manager to use; a process-wide one by default.
         presets: Rules that pick among formats of the same weights, see :mod:`hf_haul.hub.presets`.
 
@@ -225,6 +233,7 @@ def snapshot_download(
         max_connections=max_connections,
         verify=verify,
         progress_callback=progress_callback,
+        on_event=on_event,
         manager=manager,
         max_workers=None if max_workers == _DEFAULT_WORKERS else max_workers,
     )
@@ -267,6 +276,12 @@ def _all_safe(paths: Iterable[str]) -> bool:
     return True
 
 
+def _has_blob(request: FileRequest) -> bool:
+    """Return whether the cache has the bytes, and lacks only the link to them."""
+    destination = request.destination
+    return not request.fresh and isinstance(destination, BlobDestination) and destination.has_blob()
+
+
 @dataclass(frozen=True)
 class _Snapshot:
     """One call of ``snapshot_download``."""
@@ -286,11 +301,18 @@ class _Snapshot:
     extras: CallOptions
 
     def run(self) -> str | list[DryRunFileInfo]:
+        with self.extras.events(self.repository.repo_id) as events:
+            return self._run(events)
+
+    def _run(self, events: CallEvents) -> str | list[DryRunFileInfo]:
+        found: tuple[str, Listing] | str | list[DryRunFileInfo]
         if self.local_files_only or is_offline():
             # Upstream makes no request then; its return values and errors are the right ones.
-            return self._upstream(local_files_only=self.local_files_only)
-        found = self._find()
+            found = self._upstream(local_files_only=self.local_files_only)
+        else:
+            found = self._find()
         if not isinstance(found, tuple):
+            self._tell_found(events, found)
             return found
         commit, listing = found
         selected = self._select(listing)
@@ -312,18 +334,76 @@ class _Snapshot:
         if self.dry_run:
             if failed:
                 raise_all(list(failed.items()))
-            return [self._dry_run_info(folder, path, meta) for path, meta in known.items()]
+            infos = [self._dry_run_info(folder, path, meta) for path, meta in known.items()]
+            self._tell_found(events, infos)
+            return infos
         self._write_ref(folder, commit)
         if self.local_dir is None:
             requests = self._into_cache(folder, known)
         else:
             requests = self._into_local_dir(folder, known)
+        result = folder.snapshot(commit) if self.local_dir is None else os.path.realpath(self.local_dir)
+        self._tell_plan(events, commit, known, failed, requests, result)
         errors: list[tuple[str, BaseException]] = list(failed.items())
         if requests:
-            errors += self._fetch(requests)
+            errors += self._fetch(requests, events)
         if errors:
             raise_all([(path, self.repository.explain(path, commit, error)) for path, error in errors])
-        return folder.snapshot(commit) if self.local_dir is None else os.path.realpath(self.local_dir)
+        events.done(result)
+        return result
+
+    # -- what is told of it
+
+    def _tell_found(self, events: CallEvents, found: str | list[DryRunFileInfo]) -> None:
+        """Tell what the cache has, or what a dry run found."""
+        if events.stream is None:
+            return
+        folder = self.local_dir or self.cache_dir
+        if isinstance(found, str):
+            events.found(self._files_in(found), folder=folder, revision=self.revision, path=found)
+        else:
+            events.plan_dry_run(found, folder=folder, revision=self.revision)
+
+    def _files_in(self, folder: str) -> Iterator[str]:
+        """Yield the files of a snapshot on disk, those that match the patterns."""
+        found = [
+            os.path.relpath(os.path.join(root, name), folder)
+            for root, _, names in os.walk(folder)
+            for name in names
+        ]
+        names = [name.replace(os.sep, "/") for name in found]
+        for name in filter_repo_objects(
+            [name for name in names if not is_in_metadata_folder(name)],
+            allow_patterns=self.allow_patterns,
+            ignore_patterns=self.ignore_patterns,
+        ):
+            yield os.path.join(folder, name)
+
+    def _tell_plan(
+        self,
+        events: CallEvents,
+        commit: str,
+        known: Mapping[str, FileMetadata],
+        failed: Mapping[str, Exception],
+        requests: Sequence[FileRequest],
+        result: str,
+    ) -> None:
+        if events.stream is None:
+            return
+        asked = {request.remote.path: request for request in requests}
+        files = [
+            (meta.size, path not in asked or _has_blob(asked[path]), path not in asked)
+            for path, meta in known.items()
+        ]
+        events.plan(
+            [*files, *[(None, False, False)] * len(failed)],
+            folder=self.local_dir or self.cache_dir,
+            revision=self.revision,
+            commit=commit,
+            path=result,
+        )
+        for path, error in failed.items():
+            events.failed(path, None, error)
 
     # -- which commit, which files
 
@@ -543,9 +623,9 @@ class _Snapshot:
             fresh=self.force_download,
         )
 
-    def _fetch(self, requests: Sequence[FileRequest]) -> list[tuple[str, BaseException]]:
+    def _fetch(self, requests: Sequence[FileRequest], events: CallEvents) -> list[tuple[str, BaseException]]:
         make_bars = bars_of_a_snapshot(self.tqdm_class, len(requests))
-        return self.extras.download(requests, self.repository.repo_id, make_bars)
+        return self.extras.download(requests, self.repository.repo_id, make_bars, events.stream)
 
     def _dry_run_info(self, folder: RepoFolder, path: str, meta: FileMetadata) -> DryRunFileInfo:
         destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)

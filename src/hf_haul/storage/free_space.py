@@ -18,7 +18,7 @@ from hf_haul.storage.destinations import BlobDestination
 from hf_haul.storage.staged_names import scan_orphans
 from hf_haul.task import FileRequest
 
-__all__ = ["check_space", "space_needed"]
+__all__ = ["check_space", "free_bytes", "space_needed"]
 
 #: Below this size a file's staged bytes are not worth a look at the disk.
 _WORTH_A_LOOK: Final = 8 * MiB
@@ -29,6 +29,14 @@ def _existing(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Return the bytes that are free where a folder is or will be, if the file system says so."""
+    try:
+        return shutil.disk_usage(_existing(folder)).free
+    except OSError:
+        return None
 
 
 def space_needed(requests: Iterable[FileRequest]) -> int:

@@ -15,8 +15,9 @@ from hf_haul.engine.events import Notifier
 from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.queue_run import QueueRun
-from hf_haul.engine.transfer import Transfer
+from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.errors import DownloadCancelledError
+from hf_haul.ranges import ByteRange
 from hf_haul.storage.claiming import claim
 from hf_haul.task import DownloadProgress, DownloadState, DownloadTask
 
@@ -111,6 +112,7 @@ def test_a_file_that_ends_while_bytes_are_counted_counts_once(
     done = staged.done
 
     def end_meanwhile(_: object) -> int:
+        monkeypatch.undo()
         if ends == "dropped":
             bench.run.drop(bench.transfer, done)
         else:
@@ -130,3 +132,28 @@ def test_a_size_that_is_learned_counts_in_the_total(bench: Bench) -> None:
 
 def test_its_sources_are_named_without_secrets(tmp_path: Path) -> None:
     assert Bench(tmp_path).run.sources == {"http://source.test"}
+
+
+@pytest.mark.parametrize(
+    ("received", "resumed", "kept", "wasted"),
+    [
+        pytest.param(400, 0, True, 0, id="all of it is there"),
+        pytest.param(700, 0, True, 300, id="some of it came twice"),
+        pytest.param(300, 100, True, 0, id="an earlier session left a part"),
+        pytest.param(400, 0, False, 400, id="what came is dropped"),
+        pytest.param(300, 100, False, 300, id="what an earlier session left was not fetched here"),
+    ],
+)
+def test_what_came_and_is_not_there_was_wasted(
+    bench: Bench, received: int, resumed: int, kept: bool, wasted: int
+) -> None:
+    bench.write(0, 400)
+    assert bench.transfer.staged is not None
+    bench.transfer.staged.resumed = resumed
+    part = Part(bench.transfer, ByteRange(0, 400), now=0.0)
+    part.received = received
+    bench.transfer.parts.append(part)
+    assert bench.run.bytes_wasted() == (wasted if kept else 0)  # nobody has dropped it yet
+    bench.transfer.remove(part)
+    bench.run.drop(bench.transfer, 400 if kept else 0)
+    assert bench.run.bytes_wasted() == bench.run.status().bytes_wasted == wasted

@@ -14,8 +14,8 @@ from hf_haul.task import DownloadState
 
 def status(queue_id: str, failures: int = 0) -> QueueStatus:
     return QueueStatus(
-        queue_id, "org/m", DownloadState.DONE, "NORMAL", 1, 1, 0, 0, 10, 10, 10, 0, 1.0, 0.0, 10.0, 10.0, 100.0, 0, 1, 0,
-        0.0, None, tuple((f"{i}", "OSError: x") for i in range(failures)),
+        queue_id, "org/m", DownloadState.DONE, "NORMAL", 1, 1, 0, 0, 0, 10, 10, 10, 0, 0, 1.0, 0.0, 10.0, 10.0, 100.0,
+        0, 1, 0, 0.0, None, tuple((f"{i}", "OSError: x") for i in range(failures)),
     )  # fmt: skip
 
 

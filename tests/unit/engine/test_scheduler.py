@@ -594,7 +594,7 @@ def test_a_look_tells_of_progress_only_where_it_should(
     bench: Bench, tell: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     posted: list[QueueRun] = []
-    monkeypatch.setattr(QueueRun, "post_progress", lambda run: posted.append(run))
+    monkeypatch.setattr(QueueRun, "post_progress", lambda run, **_how: posted.append(run))
     run = bench.submit(bench.file("a.bin"))
     bench.scheduler.tick(tell=tell)
     assert posted == [run] * tell

@@ -110,6 +110,7 @@ def test_what_the_caller_asked_for_reaches_the_manager() -> None:
         "model_id": "org/name",
         "priority": DownloadPriority.HIGH,
         "progress_callback": told.append,
+        "events": None,
     }
 
 

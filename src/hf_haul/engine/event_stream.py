@@ -1,0 +1,271 @@
+"""The events of one call, or of one queue: what is told, in which order, with which numbers.
+
+The vocabulary is that of ``events.schema.json`` in the package: plain dicts, versioned, the same for
+``on_event`` and for ``hf-haul --progress json``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from hf_haul.digests import Digest
+from hf_haul.engine.events import Event, EventFeed
+from hf_haul.engine.results import QueueStatus
+from hf_haul.errors import hint_for, in_one_line
+from hf_haul.forks import renew_after_fork
+from hf_haul.metrics import Window
+from hf_haul.task import FileRequest
+
+__all__ = ["EVENT_VERSION", "ActiveFile", "EventStream", "sum_of_sizes"]
+
+#: Version of the vocabulary: raised when a field goes or changes its meaning, not when one comes.
+EVENT_VERSION: Final = 1
+#: Seconds between two reports of progress.
+_INTERVAL: Final = 1.0
+#: Files in progress that a report names.
+_MOST_ACTIVE: Final = 16
+
+#: A file in progress: its path, bytes on disk, bytes in all or ``None``.
+ActiveFile = tuple[str, int, int | None]
+
+
+class EventStream:
+    """Tells listeners what happens in one call, or in one queue.
+
+    Totals never grow, and what is done never goes back: bytes that turn out to be wrong and come again do not
+    count twice. After :meth:`done` or :meth:`error` nothing more is told.
+
+    Locking: ``_lock`` guards the attributes below it, and keeps events in order. Nobody who holds it calls a
+        listener or
+    starts a thread.
+
+    Args:
+        feeds: Who listens.
+        repo_id: The repository, or the label of the queue.
+        clock: Seconds, monotonic.
+        wall: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        feeds: Sequence[EventFeed],
+        repo_id: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._feeds = tuple(feeds)
+        self._repo_id = repo_id
+        self._clock = clock
+        self._wall = wall
+        self._began = clock()
+        self._renew()
+        self._over = False
+        self._files = self._base_files = self._base_bytes = 0
+        self._total: int | None = None
+        self._done = 0
+        self._next_at = self._began
+        self._window = Window()
+        self._status: QueueStatus | None = None
+        renew_after_fork(self, EventStream._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+    # ---- the beginning
+
+    def plan(
+        self,
+        *,
+        files: int,
+        nbytes: int | None,
+        files_reused: int = 0,
+        reused: int = 0,
+        files_here: int | None = None,
+        bytes_here: int | None = None,
+        free_disk: int | None = None,
+        revision: str | None = None,
+        commit: str | None = None,
+        path: str | Path | None = None,
+    ) -> None:
+        """Tell what is to be done.
+
+        Args:
+            files: All files.
+            nbytes: Their bytes; ``None`` while the size of one is unknown.
+            files_reused: How many are in place.
+            reused: Their bytes.
+            files_here: How many of those the engine need not look at; by default all. Others it finds in
+                place.
+            bytes_here: Their bytes; by default all that are reused.
+            free_disk: Bytes that are free where they go.
+            revision: What was asked for.
+            commit: What that stands for.
+            path: Where they go.
+        """
+        self._files, self._total = files, nbytes
+        self._base_files = files_reused if files_here is None else files_here
+        self._base_bytes = reused if bytes_here is None else bytes_here
+        self._done = self._base_bytes
+        self._tell(
+            "plan",
+            files=files,
+            bytes=nbytes,
+            files_reused=files_reused,
+            reused=reused,
+            free_disk=free_disk,
+            revision=revision,
+            commit=commit,
+            path=None if path is None else str(path),
+        )
+
+    # ---- one file
+
+    def file(self, state: str, path: str, size: int | None, reason: str | None = None) -> None:
+        """Tell that a file begins or ends: ``started``, ``done``, ``failed`` or ``cancelled``."""
+        self._tell(
+            "file", state=state, path=path, bytes=size, reason=None if reason is None else in_one_line(reason)
+        )
+
+    def verified(self, path: str, size: int, digest: Digest) -> None:
+        """Tell that a file has the digest that its source announced."""
+        self._tell("verified", path=path, bytes=size, algorithm=digest.algorithm, digest=digest.value)
+
+    # ---- how far it is
+
+    def is_due(self) -> bool:
+        """Return whether a report of progress is due: the first at once, then one a second."""
+        now = self._clock()
+        with self._lock:
+            if self._over or now < self._next_at:
+                return False
+            # In step with the clock, and no two at once after a pause.
+            self._next_at = max(self._next_at + _INTERVAL, now + _INTERVAL / 2)
+            return True
+
+    def progress(
+        self, status: QueueStatus, active: Iterable[ActiveFile], sizes_known: Callable[[], bool]
+    ) -> None:
+        """Tell how far a queue is.
+
+        Args:
+            status: Its numbers.
+            active: Its files in progress.
+            sizes_known: Returns whether the size of each of its files is.
+        """
+        files = sorted(active, key=_bytes_left, reverse=True)
+        with self._lock:
+            if self._total is None and sizes_known():
+                self._total = self._base_bytes + status.bytes_total
+            self._done = max(self._done, self._base_bytes + status.bytes_done)
+            if self._total is not None:
+                self._done = min(self._done, self._total)
+            rate = self._window.add(self._clock(), status.bytes_transferred)
+        self._report(
+            rate=rate,
+            files_done=self._base_files + status.files_done,
+            active=[
+                {"path": path, "done": done, "total": total} for path, done, total in files[:_MOST_ACTIVE]
+            ],
+            active_files=len(files),
+            connections=status.connections,
+        )
+
+    def _report(self, *, rate: float, **more: Any) -> None:
+        total, done = self._total, self._done
+        if total is not None and done >= total:
+            eta: float | None = 0.0
+        else:
+            eta = None if total is None or not rate else (total - done) / rate
+        self._tell(
+            "progress", done=done, total=total, rate=rate, eta=eta, files_total=self._files, waits=[], **more
+        )
+
+    # ---- the end
+
+    def note_end(self, status: QueueStatus) -> None:
+        """Note what the queue came to; :meth:`done` and :meth:`error` tell it."""
+        self._status = status
+
+    def done(self, path: str | Path | None = None) -> None:
+        """Tell that everything is in place."""
+        if self._total is None:
+            self._total = self._base_bytes + (self._status.bytes_total if self._status else 0)
+        self._done = self._total
+        self._report(rate=0.0, files_done=self._files, active=[], active_files=0, connections=0)
+        self._tell("done", last=True, path=None if path is None else str(path), **self._sums())
+
+    def error(self, error: BaseException, file: str | None = None, hint: str | None = None) -> None:
+        """Tell that it failed.
+
+        Args:
+            error: Why.
+            file: The file that it is about.
+            hint: What to do about it.
+        """
+        self._tell(
+            "error",
+            last=True,
+            type=type(error).__name__,
+            message=in_one_line(str(error)) or type(error).__name__,
+            file=file if file is not None else getattr(error, "named_file", None),
+            hint=hint_for(error) if hint is None else hint,
+            **self._sums(),
+        )
+
+    def _sums(self) -> dict[str, Any]:
+        status, seconds = self._status, self._clock() - self._began
+        fetched = status.bytes_transferred if status else 0
+        wasted = status.bytes_wasted if status else 0
+        present = status.files_present if status else 0
+        return {
+            "fetched": fetched,
+            "reused": max(0, self._done - (fetched - wasted)),
+            "wasted": wasted,
+            "seconds": seconds,
+            "rate": fetched / seconds if seconds > 0 else 0.0,
+            "retries": status.retries if status else 0,
+            "files_fetched": status.files_done - present if status else 0,
+            "files_reused": self._base_files + present,
+            "files_failed": status.files_failed if status else 0,
+        }
+
+    def flush(self, timeout: float = math.inf) -> None:
+        """Wait, at most ``timeout`` seconds and never long, until all was delivered."""
+        deadline = self._clock() + timeout
+        for feed in self._feeds:
+            feed.flush(deadline - self._clock(), end=False)
+
+    def _tell(self, kind: str, *, last: bool = False, **fields: Any) -> None:
+        with self._lock:
+            if self._over:
+                return
+            self._over = last
+            event: Event = {
+                "v": EVENT_VERSION,
+                "t": self._wall(),
+                "ev": kind,
+                "repo_id": self._repo_id,
+                **fields,
+            }
+            for feed in self._feeds:  # each may change what it is given
+                feed.post(copy.deepcopy(event) if len(self._feeds) > 1 else event)
+        for feed in self._feeds:
+            feed.start()
+
+
+def _bytes_left(file: ActiveFile) -> int:
+    _, done, total = file
+    return -done if total is None else total - done
+
+
+def sum_of_sizes(requests: Iterable[FileRequest]) -> int | None:
+    """Return the bytes of some files; ``None`` where the size of one is unknown."""
+    sizes = [request.remote.size for request in requests]
+    return None if None in sizes else sum(size for size in sizes if size is not None)

@@ -1,0 +1,76 @@
+"""What a running queue tells its event stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from hf_haul.digests import Digest
+from hf_haul.engine.event_stream import EventStream
+from hf_haul.engine.results import QueueStatus
+from hf_haul.task import DownloadProgress, DownloadState, DownloadTask
+
+__all__ = ["QueueEvents"]
+
+
+class QueueEvents:
+    """Reads the numbers of one queue, and tells them. Called without any lock.
+
+    Args:
+        stream: Where to tell.
+        whole: Whether the stream ends with the queue, and not with the call that the queue is a part of.
+    """
+
+    def __init__(self, stream: EventStream, *, whole: bool) -> None:
+        self._stream = stream
+        self._whole = whole
+        self._started: set[str] = set()  # each file is opened by one thread at a time
+
+    def started(self, task: DownloadTask) -> None:
+        """Tell that a file is opened, the first time."""
+        if task.task_id not in self._started:
+            self._started.add(task.task_id)
+            self._stream.file("started", task.file_path, task.size)
+
+    def verified(self, task: DownloadTask, digest: Digest) -> None:
+        """Tell that a file's digest was right."""
+        self._stream.verified(task.file_path, task.size or 0, digest)
+
+    def ended(self, task: DownloadTask) -> None:
+        """Tell how a file ended."""
+        reason = None if task.error is None else str(task.error)
+        if task.state is DownloadState.DONE and task.task_id not in self._started:
+            reason = "it is in place already"
+        self._started.discard(task.task_id)
+        self._stream.file(task.state.value, task.file_path, task.size, reason)
+
+    def is_due(self) -> bool:
+        """Return whether it is time to call :meth:`progress`: once a second."""
+        return self._stream.is_due()
+
+    def progress(
+        self, status: QueueStatus, active: Iterable[DownloadProgress], sizes_known: Callable[[], bool]
+    ) -> None:
+        """Tell how far the queue is.
+
+        Args:
+            status: Its numbers.
+            active: Its files in progress.
+            sizes_known: Returns whether the size of each of its files is.
+        """
+        files = [(each.file_path, each.bytes_downloaded, each.total_bytes) for each in active]
+        self._stream.progress(status, files, sizes_known)
+
+    def end(self, status: QueueStatus, errors: Sequence[tuple[DownloadTask, BaseException]]) -> None:
+        """Tell what the queue came to."""
+        self._stream.note_end(status)
+        if not self._whole:
+            return
+        if errors:
+            task, error = errors[0]
+            self._stream.error(error, task.file_path)
+        else:
+            self._stream.done()
+
+    def flush(self, timeout: float) -> None:
+        """Wait, at most ``timeout`` seconds and never long, until all was delivered."""
+        self._stream.flush(timeout)

@@ -1,0 +1,306 @@
+"""``on_event``: what a call, a manager and its queues tell, from real downloads."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from tests.support.engine import SMALL, WEIGHTS, Rig, serve_files
+from tests.support.events import EventLog
+from tests.support.hub import ServedRepo, serve_repo
+from tests.support.waits import until
+
+from hf_haul.config import KiB, Settings
+from hf_haul.errors import HttpStatusError, IntegrityError
+from hf_haul.hub.single_file import hf_hub_download
+from hf_haul.hub.snapshot import snapshot_download
+from hf_haul.localhub.testing.faults import Corrupt, Status
+from hf_haul.manager import ParallelDownloadManager
+
+SIZE = 500 * KiB
+SETTINGS = Settings(first_retry_wait=0.01, max_retry_wait=0.05, max_retries=3)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with serve_files(tmp_path, weights=SIZE) as made:
+        yield made
+        made.hub.requests.settle(2)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRepo]:
+    with serve_repo(tmp_path_factory.mktemp("source"), lfs="direct") as served:
+        yield served
+
+
+@pytest.fixture
+def told() -> EventLog:
+    return EventLog()
+
+
+@pytest.fixture
+def where(served: ServedRepo, tmp_path: Path, told: EventLog) -> Iterator[dict[str, Any]]:
+    """What every call needs to talk to the local Hub, to write below ``tmp_path``, and to be listened to."""
+    with ParallelDownloadManager(settings=SETTINGS) as manager:
+        yield {
+            "endpoint": served.hub.url,
+            "cache_dir": tmp_path / "cache",
+            "token": False,
+            "manager": manager,
+            "on_event": told,
+        }
+    served.hub.faults.clear()
+
+
+def bytes_of(served: ServedRepo) -> int:
+    return sum((served.folder / path).stat().st_size for path in served.contents)
+
+
+# ---- calls
+
+
+def test_a_snapshot_tells_its_plan_its_files_their_digests_and_its_sums(
+    served: ServedRepo, where: dict[str, Any], told: EventLog
+) -> None:
+    folder = snapshot_download("org/tiny", **where)
+    told.check()
+    paths, nbytes = sorted(served.contents), bytes_of(served)
+    plan, done = told.events[0], told.events[-1]
+    expected = {"files": len(paths), "bytes": nbytes, "files_reused": 0, "reused": 0, "path": folder}
+    assert {name: plan[name] for name in expected} == expected
+    assert (plan["revision"], plan["commit"]) == ("main", Path(folder).name)
+    assert plan["free_disk"] > 0
+    assert told.files() == sorted((state, path) for state in ("started", "done") for path in paths)
+    assert sorted(event["path"] for event in told.of("verified")) == paths
+    digests = {
+        event["path"]: event["digest"] for event in told.of("verified") if event["algorithm"] == "sha256"
+    }
+    assert digests
+    assert digests.items() <= served.contents.items()
+    sums = {"fetched": nbytes, "reused": 0, "wasted": 0, "retries": 0, "files_fetched": len(paths)}
+    assert {name: done[name] for name in sums} == sums
+    assert done["rate"] == pytest.approx(nbytes / done["seconds"])
+    assert {event["repo_id"] for event in told.events} == {"org/tiny"}
+
+
+def test_of_what_is_cached_a_plan_and_an_end_are_told(
+    served: ServedRepo, where: dict[str, Any], told: EventLog
+) -> None:
+    snapshot_download("org/tiny", **{**where, "on_event": None})
+    for more in ({}, {"local_files_only": True}):
+        told.events.clear()
+        told.threads.clear()
+        snapshot_download("org/tiny", **where, **more)
+        told.check()
+        assert told.kinds == ["plan", "progress", "done"]
+        plan, done = told.events[0], told.events[-1]
+        assert plan["files"] == plan["files_reused"] == done["files_reused"] == len(served.contents)
+        assert plan["bytes"] == plan["reused"] == done["reused"] == bytes_of(served)
+        assert done["fetched"] == done["files_fetched"] == 0
+
+
+def test_a_file_that_is_half_cached_counts_what_was_there(
+    served: ServedRepo, where: dict[str, Any], told: EventLog
+) -> None:
+    first, *rest = sorted(served.contents)
+    hf_hub_download("org/tiny", first, **{**where, "on_event": None})
+    snapshot_download("org/tiny", **where)
+    told.check()
+    size = (served.folder / first).stat().st_size
+    plan, done = told.events[0], told.events[-1]
+    assert (plan["files_reused"], plan["reused"]) == (1, size)
+    assert (done["reused"], done["fetched"]) == (size, bytes_of(served) - size)
+    assert {path for _, path in told.files()} == set(rest)
+
+
+def test_one_file_is_told_as_a_snapshot_is(served: ServedRepo, where: dict[str, Any], told: EventLog) -> None:
+    path = min(served.contents)
+    size = (served.folder / path).stat().st_size
+    for state in ("missing", "there"):
+        told.events.clear()
+        told.threads.clear()
+        found = hf_hub_download("org/tiny", path, **where)
+        told.check()
+        plan, done = told.events[0], told.events[-1]
+        assert (plan["files"], plan["bytes"], plan["path"]) == (1, size, found)
+        assert plan["files_reused"] == (state == "there")
+        assert (done["fetched"], done["reused"]) == ((size, 0) if state == "missing" else (0, size))
+
+
+def test_a_dry_run_tells_only_its_plan(served: ServedRepo, where: dict[str, Any], told: EventLog) -> None:
+    snapshot_download("org/tiny", dry_run=True, **where)
+    hf_hub_download("org/tiny", min(served.contents), dry_run=True, **where)
+    assert told.kinds == ["plan", "plan"]
+    assert [event["files"] for event in told.events] == [len(served.contents), 1]
+    assert all(event["files_reused"] == 0 and event["bytes"] > 0 for event in told.events)
+
+
+def test_a_call_that_fails_tells_the_error_that_it_raises(
+    served: ServedRepo, where: dict[str, Any], told: EventLog
+) -> None:
+    with pytest.raises(RemoteEntryNotFoundError):
+        hf_hub_download("org/tiny", "no.bin", **where)
+    told.check()
+    error = told.one("error")
+    assert error["type"] == "RemoteEntryNotFoundError"
+    assert error["hint"] == "Check the name of the file, and the revision."
+    assert "\n" not in error["message"]
+
+
+def test_a_file_that_fails_is_told_before_the_call_fails(
+    served: ServedRepo, where: dict[str, Any], told: EventLog
+) -> None:
+    path = min(path for path in served.contents if path.endswith(".safetensors"))
+    served.hub.faults.add(Corrupt(100), path=path, times=None)
+    with pytest.raises(IntegrityError):
+        snapshot_download("org/tiny", **where)
+    told.check()
+    (failed,) = [event for event in told.of("file") if event["state"] == "failed"]
+    assert failed["path"] == path
+    assert "digest does not match" in failed["reason"]
+    error = told.one("error")
+    assert (error["type"], error["file"]) == ("IntegrityError", path)
+    assert error["wasted"] == 2 * (served.folder / path).stat().st_size  # it came twice, for nothing
+
+
+# ---- managers
+
+
+def test_a_manager_tells_of_all_its_queues_with_their_labels(rig: Rig, told: EventLog) -> None:
+    rig.options["on_event"] = told
+    with rig.manager() as manager:
+        handles = [manager.submit([rig.request(path)], model_id=f"org/{path}") for path in (WEIGHTS, SMALL)]
+        assert all(handle.wait(20) for handle in handles)
+    for path in (WEIGHTS, SMALL):
+        told.check(f"org/{path}")
+        mine = [event for event in told.events if event["repo_id"] == f"org/{path}"]
+        assert mine[0]["files"] == 1
+        assert mine[-1]["fetched"] == len(rig.files[path])
+    assert {event["repo_id"] for event in told.events} == {f"org/{path}" for path in (WEIGHTS, SMALL)}
+
+
+def test_a_call_with_such_a_manager_is_told_to_both(
+    served: ServedRepo, where: dict[str, Any], told: EventLog
+) -> None:
+    both = EventLog()
+    with ParallelDownloadManager(settings=SETTINGS, on_event=both) as manager:
+        snapshot_download("org/tiny", **{**where, "manager": manager})
+    told.check()
+    both.check()
+    assert both.events == told.events
+
+
+def test_progress_comes_once_a_second_and_its_numbers_only_grow(rig: Rig, told: EventLog) -> None:
+    rig.options["on_event"] = told
+    rig.hub.set_pace(None, total=200_000)
+    with rig.manager() as manager:
+        assert manager.submit([rig.request(WEIGHTS)], model_id="m").wait(20)
+    told.check()
+    progress = told.of("progress")
+    assert 3 <= len(progress) <= 5  # two and a half seconds, and the end
+    gaps = [after["t"] - before["t"] for before, after in itertools.pairwise(progress)]
+    assert all(0.5 < gap < 1.5 for gap in gaps)
+    moving = progress[1:-1]
+    assert all(0 < event["rate"] < 400_000 and event["eta"] > 0 for event in moving)
+    assert all(event["connections"] >= 1 and event["active_files"] == 1 for event in moving)
+    assert all(
+        event["active"] == [{"path": WEIGHTS, "done": event["done"], "total": SIZE}] for event in moving
+    )
+
+
+def test_bytes_that_came_twice_are_wasted_and_count_once(rig: Rig, told: EventLog) -> None:
+    rig.options["on_event"] = told
+    rig.hub.faults.add(Corrupt(100), kind="cdn", covers=100)
+    with rig.manager() as manager:
+        handle = manager.submit([rig.request(WEIGHTS)], model_id="m")
+        assert handle.wait(20)
+        result = manager.wait_for_model_completion(handle.queue_id)
+    told.check()
+    done = told.one("done")
+    assert done["wasted"] == SIZE
+    assert done["fetched"] == 2 * SIZE
+    assert result["bytes_wasted"] == SIZE
+
+
+def test_what_a_queue_fails_with_is_its_last_event(rig: Rig, told: EventLog) -> None:
+    rig.options["on_event"] = told
+    rig.hub.faults.add(Status(404), path=WEIGHTS)
+    with rig.manager() as manager:
+        handle = manager.submit([rig.request(WEIGHTS), rig.request(SMALL)], model_id="m")
+        assert handle.wait(20)
+        ((_, raised),) = handle.errors()
+    assert isinstance(raised, HttpStatusError)
+    told.check()
+    error = told.events[-1]
+    assert (error["type"], error["file"], error["files_failed"], error["files_fetched"]) == (
+        "HttpStatusError", WEIGHTS, 1, 1,
+    )  # fmt: skip
+
+
+def test_a_cancelled_queue_tells_its_files_and_ends_in_an_error(rig: Rig, told: EventLog) -> None:
+    rig.options["on_event"] = told
+    rig.hub.set_pace(None, total=100_000)
+    with rig.manager() as manager:
+        handle = manager.submit([rig.request(WEIGHTS)], model_id="m")
+        until(lambda: ("started", WEIGHTS) in told.files())
+        handle.cancel()
+        assert handle.wait(20)
+    told.check()
+    assert ("cancelled", WEIGHTS) in told.files()
+    assert told.events[-1]["type"] == "DownloadCancelledError"
+
+
+# ---- callbacks
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), SystemExit(3)], ids=["an error", "an exit"])
+def test_a_callback_that_raises_hurts_nothing_and_is_called_again(
+    served: ServedRepo, where: dict[str, Any], error: BaseException
+) -> None:
+    told: list[str] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        told.append(event["ev"])
+        raise error
+
+    snapshot_download("org/tiny", **{**where, "on_event": listen})
+    assert told[0] == "plan"
+    assert told[-1] == "done"
+
+
+def test_a_callback_that_blocks_holds_up_nothing(served: ServedRepo, where: dict[str, Any]) -> None:
+    released = threading.Event()
+    try:
+        folder = snapshot_download("org/tiny", **{**where, "on_event": lambda _event: released.wait(30)})
+        assert sorted(path.name for path in Path(folder).rglob("*") if path.is_file())
+    finally:
+        released.set()
+
+
+def test_a_callback_may_use_the_manager(rig: Rig) -> None:
+    seen: list[dict[str, Any]] = []
+    rig.options["on_event"] = lambda _event: seen.append(manager.get_download_stats())  # it takes every lock
+    with rig.manager() as manager:
+        assert manager.submit([rig.request(WEIGHTS)], model_id="m").wait(20)
+    assert seen
+
+
+def test_without_a_listener_there_is_no_thread_for_one(rig: Rig) -> None:
+    before = set(threading.enumerate())
+    names: set[str] = set()
+    with rig.manager() as manager:
+        manager.submit(
+            [rig.request(WEIGHTS)],
+            model_id="m",
+            progress_callback=lambda _progress: names.update(
+                each.name for each in set(threading.enumerate()) - before
+            ),
+        ).wait(20)
+    assert any(name.startswith("hf-haul-progress") for name in names)
+    assert not any(name.startswith("hf-haul-on-event") for name in names)
