@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 __all__ = [
     "CertificateError",
@@ -30,24 +30,12 @@ __all__ = [
     "TransferError",
     "UnsafePathError",
     "add_note",
-    "hint_for",
-    "in_one_line",
     "name_file",
 ]
 
 
-#: What to do where nothing is wrong with what was fetched.
-_RESUME: Final = "Run it again: it goes on from what was fetched."
-
-
 class HaulError(Exception):
-    """Base of every error raised by hf-haul. Survives pickling, so it may cross a process border.
-
-    Attributes:
-        hint: What to do about it, where something can be done.
-    """
-
-    hint: str | None = None
+    """Base of every error raised by hf-haul. Survives pickling, so it may cross a process border."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
@@ -64,13 +52,9 @@ def _rebuild(kind: type[HaulError], args: tuple[Any, ...], state: dict[str, Any]
 class UnsafePathError(HaulError, ValueError):
     """A repository path that would leave the folder it is meant for."""
 
-    hint = "Ask whoever made the repository to rename the file, or leave it out with ignore_patterns."
-
 
 class DownloadCancelledError(HaulError):
     """The download was cancelled by its owner; what was fetched stays on disk for a later resume."""
-
-    hint = _RESUME
 
 
 class HaltedError(HaulError):
@@ -86,8 +70,6 @@ class IntegrityError(HaulError, OSError):
         actual: Hex digest of the bytes received.
         resumed_bytes: How many of the bytes came from an earlier session.
     """
-
-    hint = "Run it again, or ask another mirror: the source, a proxy or the disk changes bytes."
 
     def __init__(self, file_path: str, expected: str, actual: str, resumed_bytes: int = 0) -> None:
         self.file_path = file_path
@@ -111,8 +93,6 @@ class IntegrityError(HaulError, OSError):
 class DiskFullError(HaulError, OSError):
     """Not enough free space, seen before the first byte or in the middle of a file."""
 
-    hint = "Free some space, or choose another folder, and run it again: it goes on from what was fetched."
-
     def __init__(self, message: str) -> None:
         super().__init__(errno.ENOSPC, message)
 
@@ -122,8 +102,6 @@ class DiskFullError(HaulError, OSError):
 
 class TooManyOpenFilesError(HaulError, OSError):
     """Nothing can be opened any more: this process has as many files and sockets open as it may."""
-
-    hint = "Raise the limit (ulimit -n), or use fewer connections (HF_HAUL_MAX_CONCURRENT_DOWNLOADS)."
 
     def __init__(self, message: str) -> None:
         super().__init__(errno.EMFILE, message)
@@ -151,7 +129,6 @@ class ConnectionFailedError(TransferError):
     """No connection, or it broke: refused, reset, timed out, cut short, name not resolved."""
 
     retryable = True
-    hint = f"Check the network and the proxy settings. {_RESUME}"
 
 
 class StalledError(ConnectionFailedError):
@@ -167,7 +144,6 @@ class ServerBusyError(TransferError):
 
     retryable = True
     counts_requests: bool = False
-    hint = f"Try again later. {_RESUME}"
 
 
 class InvalidUrlError(TransferError, ValueError):
@@ -197,7 +173,6 @@ class SourceChangedError(TransferError):
     """
 
     retryable = True
-    hint = "Run it again; if it stays so, a mirror or a proxy serves another version than the one listed."
 
 
 class HttpStatusError(TransferError):
@@ -229,13 +204,9 @@ class HttpStatusError(TransferError):
 class CertificateError(TransferError):
     """The server's TLS certificate or handshake was refused; never retried."""
 
-    hint = "Where a proxy signs for others, name its certificates in REQUESTS_CA_BUNDLE or SSL_CERT_FILE."
-
 
 class RetriesExhaustedError(TransferError):
     """A fault that lasted: the message names file, host, what was tried and for how long."""
-
-    hint = f"Try again later. {_RESUME}"
 
 
 def name_file(error: Exception, path: str) -> None:
@@ -256,25 +227,6 @@ def name_file(error: Exception, path: str) -> None:
         error.filename = path  # "[Errno 5] Input/output error: 'model.bin'"
     else:
         add_note(error, f"The file is {path!r}.")
-
-
-def hint_for(error: BaseException) -> str | None:
-    """Return what to do about an error, in a sentence; ``None`` where there is nothing to be said."""
-    hint = getattr(error, "hint", None)
-    if isinstance(hint, str):
-        return hint
-    if isinstance(error, KeyboardInterrupt):
-        return _RESUME
-    if isinstance(error, PermissionError):
-        return "Choose a folder that you may write to, or change its permissions."
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return DiskFullError.hint
-    return None
-
-
-def in_one_line(text: str) -> str:
-    """Return the first line of a text that is not empty; one space for each run of blanks."""
-    return next((" ".join(line.split()) for line in text.splitlines() if line.strip()), "")
 
 
 def add_note(error: BaseException, text: str) -> None:

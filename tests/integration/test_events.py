@@ -16,6 +16,7 @@ from tests.support.hub import ServedRepo, serve_repo
 from tests.support.waits import until
 
 from hf_haul.config import KiB, Settings
+from hf_haul.engine.event_stream import EventStream
 from hf_haul.errors import HttpStatusError, IntegrityError
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.hub.snapshot import snapshot_download
@@ -148,9 +149,9 @@ def test_a_call_that_fails_tells_the_error_that_it_raises(
         hf_hub_download("org/tiny", "no.bin", **where)
     told.check()
     error = told.one("error")
-    assert error["type"] == "RemoteEntryNotFoundError"
-    assert error["hint"] == "Check the name of the file, and the revision."
-    assert "\n" not in error["message"]
+    assert (error["type"], error["kind"]) == ("RemoteEntryNotFoundError", "not_found")
+    assert error["hint"]
+    assert "no.bin" in error["message"]
 
 
 def test_a_file_that_fails_is_told_before_the_call_fails(
@@ -272,6 +273,21 @@ def test_a_callback_that_raises_hurts_nothing_and_is_called_again(
     snapshot_download("org/tiny", **{**where, "on_event": listen})
     assert told[0] == "plan"
     assert told[-1] == "done"
+
+
+def test_a_mistake_while_telling_costs_an_event_and_no_download(
+    served: ServedRepo,
+    where: dict[str, Any],
+    told: EventLog,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in ("plan", "file", "verified", "progress", "note_end", "done"):
+        monkeypatch.setattr(EventStream, name, lambda *_args, **_how: 1 / 0)
+    folder = snapshot_download("org/tiny", **where)
+    assert len([path for path in Path(folder).rglob("*") if path.is_file()]) == len(served.contents)
+    assert told.events == []
+    assert "an event is lost" in caplog.messages
 
 
 def test_a_callback_that_blocks_holds_up_nothing(served: ServedRepo, where: dict[str, Any]) -> None:

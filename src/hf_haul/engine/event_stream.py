@@ -7,22 +7,28 @@ The vocabulary is that of ``events.schema.json`` in the package: plain dicts, ve
 from __future__ import annotations
 
 import copy
+import functools
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 
 from hf_haul.digests import Digest
 from hf_haul.engine.events import Event, EventFeed
 from hf_haul.engine.results import QueueStatus
-from hf_haul.errors import hint_for, in_one_line
+from hf_haul.failures import describe
 from hf_haul.forks import renew_after_fork
 from hf_haul.metrics import Window
 from hf_haul.task import FileRequest
 
-__all__ = ["EVENT_VERSION", "ActiveFile", "EventStream", "sum_of_sizes"]
+__all__ = ["EVENT_VERSION", "ActiveFile", "EventStream", "harmless", "sum_of_sizes"]
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 #: Version of the vocabulary: raised when a field goes or changes its meaning, not when one comes.
 EVENT_VERSION: Final = 1
@@ -33,6 +39,19 @@ _MOST_ACTIVE: Final = 16
 
 #: A file in progress: its path, bytes on disk, bytes in all or ``None``.
 ActiveFile = tuple[str, int, int | None]
+
+
+def harmless(tell: Callable[P, None]) -> Callable[P, None]:
+    """Log what goes wrong while something is told, so that no download suffers from it."""
+
+    @functools.wraps(tell)
+    def try_to_tell(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            tell(*args, **kwargs)
+        except Exception:
+            logger.warning("an event is lost", exc_info=True)
+
+    return try_to_tell
 
 
 class EventStream:
@@ -127,11 +146,13 @@ class EventStream:
 
     # ---- one file
 
-    def file(self, state: str, path: str, size: int | None, reason: str | None = None) -> None:
+    def file(
+        self, state: str, path: str, size: int | None, reason: BaseException | str | None = None
+    ) -> None:
         """Tell that a file begins or ends: ``started``, ``done``, ``failed`` or ``cancelled``."""
-        self._tell(
-            "file", state=state, path=path, bytes=size, reason=None if reason is None else in_one_line(reason)
-        )
+        if isinstance(reason, BaseException):
+            reason = describe(reason).text
+        self._tell("file", state=state, path=path, bytes=size, reason=reason)
 
     def verified(self, path: str, size: int, digest: Digest) -> None:
         """Tell that a file has the digest that its source announced."""
@@ -201,21 +222,23 @@ class EventStream:
         self._report(rate=0.0, files_done=self._files, active=[], active_files=0, connections=0)
         self._tell("done", last=True, path=None if path is None else str(path), **self._sums())
 
-    def error(self, error: BaseException, file: str | None = None, hint: str | None = None) -> None:
+    def error(self, error: BaseException, file: str | None = None) -> None:
         """Tell that it failed.
 
         Args:
             error: Why.
             file: The file that it is about.
-            hint: What to do about it.
         """
+        failure = describe(error)
         self._tell(
             "error",
             last=True,
             type=type(error).__name__,
-            message=in_one_line(str(error)) or type(error).__name__,
+            kind=failure.kind.value,
+            message=failure.text,
             file=file if file is not None else getattr(error, "named_file", None),
-            hint=hint_for(error) if hint is None else hint,
+            hint=failure.hint,
+            details=list(failure.details),
             **self._sums(),
         )
 
@@ -242,7 +265,7 @@ class EventStream:
         for feed in self._feeds:
             feed.flush(deadline - self._clock(), end=False)
 
-    def _tell(self, kind: str, *, last: bool = False, **fields: Any) -> None:
+    def _tell(self, ev: str, *, last: bool = False, **fields: Any) -> None:
         with self._lock:
             if self._over:
                 return
@@ -250,7 +273,7 @@ class EventStream:
             event: Event = {
                 "v": EVENT_VERSION,
                 "t": self._wall(),
-                "ev": kind,
+                "ev": ev,
                 "repo_id": self._repo_id,
                 **fields,
             }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from hf_haul.digests import Digest
-from hf_haul.engine.event_stream import EventStream
+from hf_haul.engine.event_stream import EventStream, harmless
 from hf_haul.engine.results import QueueStatus
 from hf_haul.task import DownloadProgress, DownloadState, DownloadTask
 
@@ -25,19 +25,22 @@ class QueueEvents:
         self._whole = whole
         self._started: set[str] = set()  # each file is opened by one thread at a time
 
+    @harmless
     def started(self, task: DownloadTask) -> None:
         """Tell that a file is opened, the first time."""
         if task.task_id not in self._started:
             self._started.add(task.task_id)
             self._stream.file("started", task.file_path, task.size)
 
+    @harmless
     def verified(self, task: DownloadTask, digest: Digest) -> None:
         """Tell that a file's digest was right."""
         self._stream.verified(task.file_path, task.size or 0, digest)
 
+    @harmless
     def ended(self, task: DownloadTask) -> None:
         """Tell how a file ended."""
-        reason = None if task.error is None else str(task.error)
+        reason: BaseException | str | None = task.error
         if task.state is DownloadState.DONE and task.task_id not in self._started:
             reason = "it is in place already"
         self._started.discard(task.task_id)
@@ -47,6 +50,7 @@ class QueueEvents:
         """Return whether it is time to call :meth:`progress`: once a second."""
         return self._stream.is_due()
 
+    @harmless
     def progress(
         self, status: QueueStatus, active: Iterable[DownloadProgress], sizes_known: Callable[[], bool]
     ) -> None:
@@ -60,6 +64,7 @@ class QueueEvents:
         files = [(each.file_path, each.bytes_downloaded, each.total_bytes) for each in active]
         self._stream.progress(status, files, sizes_known)
 
+    @harmless
     def end(self, status: QueueStatus, errors: Sequence[tuple[DownloadTask, BaseException]]) -> None:
         """Tell what the queue came to."""
         self._stream.note_end(status)

@@ -118,6 +118,10 @@ def _failed_force(error: ValueError) -> Failure | None:
     return describe(error.__cause__)
 
 
+def _interrupted(_error: BaseException) -> Failure:
+    return Failure(FailureKind.OTHER, "Interrupted", RUN_AGAIN)
+
+
 def _no_stored_token(_error: Any) -> Failure:
     return Failure(FailureKind.DENIED, "A token is required, and none is stored", f"To have one, {LOG_IN}")
 
@@ -167,4 +171,5 @@ _READERS: Final[Mapping[str, Reader]] = {
     "ValueError": _failed_force,
     "TypeError": says_itself(FailureKind.OTHER),
     "ImportError": says_itself(FailureKind.OTHER),
+    "KeyboardInterrupt": _interrupted,
 }

@@ -5,50 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
 
 from huggingface_hub import DryRunFileInfo
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
-from hf_haul.engine.event_stream import EventStream
-from hf_haul.errors import hint_for
+from hf_haul.engine.event_stream import EventStream, harmless
 from hf_haul.storage.free_space import free_bytes
 
 __all__ = ["CallEvents"]
-
-#: What to do about errors of huggingface_hub; the first that fits.
-_HINTS: Final[Sequence[tuple[type[BaseException], str]]] = (
-    (GatedRepoError, "Accept its conditions on its page, and log in with `hf auth login` or set HF_TOKEN."),
-    (
-        RepositoryNotFoundError,
-        "Check its name and type; for a private one, log in with `hf auth login` or set HF_TOKEN.",
-    ),
-    (RevisionNotFoundError, "Check the branch, tag or commit."),
-    (OfflineModeIsEnabled, "Unset HF_HUB_OFFLINE to use the network."),
-    (LocalEntryNotFoundError, "Check the network, the proxy settings and HF_ENDPOINT."),
-    (EntryNotFoundError, "Check the name of the file, and the revision."),
-)
-
-
-def _hint_for(error: BaseException) -> str | None:
-    for kind, hint in _HINTS:
-        if isinstance(error, kind):
-            return hint
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        if status in {401, 403}:
-            return "Check the token: log in with `hf auth login`, or set HF_TOKEN."
-        if status == 429 or status >= 500:
-            return "Try again later."
-    return hint_for(error)
 
 
 class CallEvents:
@@ -64,6 +27,7 @@ class CallEvents:
     def __init__(self, stream: EventStream | None) -> None:
         self.stream = stream
 
+    @harmless
     def plan(
         self,
         files: Iterable[tuple[int | None, bool, bool]],
@@ -100,6 +64,7 @@ class CallEvents:
             path=path,
         )
 
+    @harmless
     def plan_dry_run(
         self, infos: Sequence[DryRunFileInfo], *, folder: str, revision: str, path: str | None = None
     ) -> None:
@@ -112,6 +77,7 @@ class CallEvents:
             path=path,
         )
 
+    @harmless
     def found(self, files: Iterable[str], *, folder: str, revision: str, path: str) -> None:
         """Tell that everything is in place, without the Hub's help.
 
@@ -127,20 +93,23 @@ class CallEvents:
         self.plan(((size, True, True) for size in sizes), folder=folder, revision=revision, path=path)
         self.done(path)
 
+    @harmless
     def failed(self, path: str, size: int | None, error: BaseException) -> None:
         """Tell of a file that never came to the engine."""
         if self.stream is not None:
-            self.stream.file("failed", path, size, str(error))
+            self.stream.file("failed", path, size, error)
 
+    @harmless
     def done(self, path: str) -> None:
         """Tell that everything is in place."""
         if self.stream is not None:
             self.stream.done(path)
 
+    @harmless
     def error(self, error: BaseException) -> None:
         """Tell that the call fails."""
         if self.stream is not None:
-            self.stream.error(error, hint=_hint_for(error))
+            self.stream.error(error)
 
     def flush(self, timeout: float) -> None:
         """Wait, at most ``timeout`` seconds, until all was delivered."""

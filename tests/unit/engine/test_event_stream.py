@@ -75,7 +75,7 @@ def test_all_events_of_a_call_are_those_of_the_schema(bench: Bench) -> None:
     stream.file("started", "a.bin", None)
     bench.progress(("a.bin", 10, 50), bytes_done=10)
     stream.verified("a.bin", 50, Digest("sha256", "0" * 64))
-    stream.file("failed", "b.bin", 50, "no\nsuch  file")
+    stream.file("failed", "b.bin", 50, OSError("no\nsuch  file"))
     bench.progress(bytes_done=100, files_done=2)
     stream.note_end(replace(NOTHING, files_done=2, bytes_done=100, bytes_transferred=120, bytes_wasted=20))
     stream.done("/x")
@@ -163,7 +163,7 @@ def test_an_error_has_its_first_line_and_what_to_do(bench: Bench) -> None:
     bench.stream.error(DiskFullError("No space\nleft"), "a.bin")
     event = bench.last()
     assert (event["type"], event["message"], event["file"]) == ("DiskFullError", "No space", "a.bin")
-    assert event["hint"] == DiskFullError.hint
+    assert event["kind"] == "disk"
     bench.told.check()
 
 
