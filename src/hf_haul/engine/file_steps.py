@@ -209,8 +209,8 @@ def verify_and_publish(
         on_verified: Told of the digest, where it was computed and is right.
 
     Returns:
-        Whether it is in place. ``False``: the digest was wrong for the first time, and nothing of the bytes
-        is left, so that they can be fetched anew.
+        Whether it is in place. ``False``: the digest was wrong for the first time, or with bytes of an
+        earlier session, and nothing of the bytes is left, so that they can be fetched anew.
 
     Raises:
         IntegrityError: The digest was wrong again.
@@ -229,11 +229,12 @@ def verify_and_publish(
             on_verified(verifier.digest)
         elif not _is_borne_out(transfer, verifier):
             error = IntegrityError(transfer.task.file_path, verifier.digest.value, actual, staged.resumed)
-            transfer.mismatches += 1
+            resumed = bool(staged.resumed)  # what an earlier session left may be at fault, and not the source
+            transfer.mismatches += not resumed
             if transfer.mismatches > 1 or not transfer.size:  # of nothing, nothing can be fetched anew
                 staged.delete()
                 raise error
-            logger.warning("%s; fetching it again in one stream", error.finding)
+            logger.warning("%s; fetching it again%s", error.finding, "" if resumed else " in one stream")
             staged.forget()
             verifier.restart()
             return False

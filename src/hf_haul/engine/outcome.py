@@ -46,7 +46,7 @@ class Verdict(enum.Enum):
     GO_ON = enum.auto()
     #: What is staged is of an older version, and is dropped.
     RENEW = enum.auto()
-    #: Its digest was wrong: it is fetched once more, in order.
+    #: Its digest was wrong: it is fetched once more, in order unless an earlier session had left bytes of it.
     FETCH_AGAIN = enum.auto()
     #: It goes back to its place in the queue.
     PUT_BACK = enum.auto()

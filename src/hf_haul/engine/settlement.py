@@ -268,7 +268,8 @@ class Settlement:
         transfer.task.move_to(DownloadState.QUEUED)
         transfer.task.move_to(DownloadState.RUNNING)
         transfer.move_to(Phase.FETCHING)
-        transfer.mode = "whole" if transfer.mode == "whole" else "ordered"
+        if transfer.mismatches and transfer.mode != "whole":
+            transfer.mode = "ordered"
         transfer.refill()
         if run.queue.cancelled:
             self._queues.give_up(run, transfer, None, then)

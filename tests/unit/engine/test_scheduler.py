@@ -329,6 +329,43 @@ def test_a_wrong_digest_once_is_cured_by_fetching_again_in_order(
     ]
 
 
+def test_wrong_bytes_of_an_earlier_session_are_dropped_and_the_file_is_fetched_as_any_other(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    staged = claim(bench.folder, "a.bin", len(DATA))
+    staged.add(0, memoryview(b"wrong" + DATA[5:PART]))
+    staged.record(0, PART)
+    staged.close()
+    run = bench.run(bench.file("a.bin", digest=SHA256))
+    assert bench.destinations["a.bin"].content == DATA
+    assert not run.errors
+    assert bench.sources["a.bin"].log.count(ByteRange(0, PART)) == 1
+    wrong = hashlib.sha256(b"wrong" + DATA[5:]).hexdigest()
+    finding = f"(expected {SHA256.value}, got {wrong}, {PART} bytes of it from an earlier session)"
+    assert f"a.bin: digest does not match {finding}; fetching it again" in caplog.messages
+
+
+def test_a_source_that_is_wrong_after_such_bytes_still_gets_its_second_chance(
+    bench: Bench,
+) -> None:
+    staged = claim(bench.folder, "a.bin", len(DATA))
+    staged.add(0, memoryview(b"wrong" + DATA[5:PART]))
+    staged.record(0, PART)
+    staged.close()
+    wanted = bench.file("a.bin", digest=SHA256)
+    served = bench.sources["a.bin"]
+    served.content = b"wrong" + DATA[5:]
+
+    def heal(want: ByteRange | None) -> None:
+        if served.log.count(ByteRange(0, PART)) > 1:
+            served.content = DATA
+
+    served.on_open = heal
+    run = bench.run(wanted)
+    assert not run.errors
+    assert bench.destinations["a.bin"].content == DATA
+
+
 def test_a_wrong_digest_twice_is_an_error_that_says_everything_and_publishes_nothing(bench: Bench) -> None:
     wrong = b"wrong" + DATA[5:]
     wanted = bench.file("a.bin", digest=SHA256)
