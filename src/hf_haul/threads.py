@@ -14,13 +14,14 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from contextlib import closing
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from hf_haul.forks import renew_after_fork
 
-__all__ = ["ThreadGroup", "in_threads", "start_daemon"]
+__all__ = ["ThreadGroup", "in_threads", "results_in_threads", "start_daemon"]
 
 logger = logging.getLogger(__name__)
 
@@ -320,10 +321,6 @@ def in_threads(
 ) -> dict[K, V]:
     """Do some work for each of several items on a few threads, and wait for all of it.
 
-    Unlike an executor it lets the caller go at an interrupt, and at the first error: what was not begun never
-    is, and what is under way is told to stop, and waited for no longer than a moment. Where no thread is to
-    be had, the caller does the work.
-
     Args:
         name: Of the threads, with a number behind it.
         limit: Threads at the most.
@@ -338,10 +335,42 @@ def in_threads(
     Raises:
         BaseException: What ``work`` raised, or the interrupt.
     """
+    found: dict[K, Any] = dict.fromkeys(items)
+    with closing(results_in_threads(name, limit, work, found, stop)) as results:
+        for result in results:
+            if result is not None:
+                found[result[0]] = result[1]
+    return found
+
+
+def results_in_threads(
+    name: str, limit: int, work: Callable[[K], V], items: Iterable[K], stop: Callable[[], object]
+) -> Generator[tuple[K, V] | None, None, None]:
+    """Do some work for each of several items on a few threads, and yield each result as it comes.
+
+    Unlike an executor it lets the caller go at an interrupt, and at the first error: what was not begun never
+    is, and what is under way is told to stop, and waited for no longer than a moment. Where no thread is to
+    be had, the caller does the work. Close it (``contextlib.closing``) if it is not read to its end.
+
+    Args:
+        name: Of the threads, with a number behind it.
+        limit: Threads at the most.
+        work: Does it; for one of the things it may be called twice, if memory is short.
+        items: The things; each counts once.
+        stop: Called before the end by an interrupt, an error, or closing: has ``work`` end soon, wherever it
+            is under way.
+
+    Yields:
+        A thing and what ``work`` returned; ``None`` several times a second while there is no result, so that
+        the caller can look at something else.
+
+    Raises:
+        BaseException: What ``work`` raised, or the interrupt.
+    """
     batch = _Batch(work, items)
     threads = ThreadGroup(name, min(limit, max(1, len(batch.waiting))), batch.take)
     try:
-        return batch.wait_for(threads)
+        yield from batch.results(threads)
     except BaseException:
         batch.left.clear()
         stop()
@@ -368,9 +397,8 @@ class _Batch(Generic[K, V]):
         except BaseException as error:  # noqa: BLE001  raised where it is waited for
             self._ended.put((item, None, error))
 
-    def wait_for(self, threads: ThreadGroup) -> dict[K, V]:
-        found: dict[K, Any] = dict.fromkeys(self.waiting)
-        for _ in found:
+    def results(self, threads: ThreadGroup) -> Iterator[tuple[K, V] | None]:
+        for _ in self.waiting:
             threads.wake()
         while self.waiting:
             if not threads.start():
@@ -380,9 +408,10 @@ class _Batch(Generic[K, V]):
             except queue.Empty:
                 if not len(threads):  # they ended on their way to it
                     self._do(next(iter(self.waiting)))
+                yield None
                 continue
             if error is not None:
                 raise error
-            self.waiting.pop(item, None)
-            found[item] = value
-        return found
+            if item in self.waiting:
+                del self.waiting[item]
+                yield item, cast("V", value)

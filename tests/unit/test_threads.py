@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 from tests.support.waits import until
 
 from hf_haul import threads
-from hf_haul.threads import ThreadGroup, in_threads, start_daemon
+from hf_haul.threads import ThreadGroup, in_threads, results_in_threads, start_daemon
 
 
 class Pile:
@@ -346,6 +347,38 @@ def test_work_is_done_for_each_of_several_things_in_their_order() -> None:
     assert in_threads("test", 3, work, [2, 0, 1], pytest.fail) == {2: 20, 0: None, 1: 10}
     assert list(in_threads("test", 3, str, [2, 0, 1, 2], pytest.fail)) == [2, 0, 1]
     assert in_threads("test", 3, work, [], pytest.fail) == {}
+
+
+def test_results_come_as_they_are_there_and_the_caller_gets_its_turn_meanwhile() -> None:
+    go_on = threading.Event()
+
+    def work(number: int) -> int:
+        if number:
+            assert go_on.wait(10)
+        return number * 10
+
+    seen: list[tuple[int, int] | None] = []
+    for result in results_in_threads("test", 2, work, [1, 0], pytest.fail):
+        seen.append(result)
+        if result is None and (0, 0) in seen:
+            go_on.set()  # the caller does: without its turn, this would never end
+    assert [each for each in seen if each is not None] == [(0, 0), (1, 10)]
+
+
+def test_results_that_nobody_waits_for_any_more_end_the_work() -> None:
+    stopped = threading.Event()
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number:
+            stopped.wait(10)
+        return number
+
+    with closing(results_in_threads("test", 2, work, range(1000), stopped.set)) as results:
+        assert next(result for result in results if result is not None) == (0, 0)
+    assert stopped.is_set()
+    assert len(begun) <= 3
 
 
 def test_the_first_error_ends_the_work_for_several_things() -> None:
