@@ -20,6 +20,7 @@ PUBLIC = [
     "AccelerationWarning",
     "BandwidthLimiter",
     "CertificateError",
+    "CheckedFile",
     "ConnectionFailedError",
     "ConnectionPool",
     "DefaultPolicy",
@@ -56,6 +57,8 @@ PUBLIC = [
     "StalledError",
     "TransferError",
     "UnsafePathError",
+    "VerifyProgress",
+    "VerifyReport",
     "accelerate",
     "default_manager",
     "hf_hub_download",
@@ -63,6 +66,7 @@ PUBLIC = [
     "snapshot_download",
     "status",
     "unregister",
+    "verify",
 ]
 
 

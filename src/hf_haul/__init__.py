@@ -76,6 +76,8 @@ if TYPE_CHECKING:
     from hf_haul.hub.single_file import hf_hub_download
     from hf_haul.hub.snapshot import snapshot_download
     from hf_haul.hub.status import FileProblem, PartialFile, PartialOwner, PartialStatus, status
+    from hf_haul.hub.verification import verify
+    from hf_haul.hub.verify_report import CheckedFile, VerifyProgress, VerifyReport
     from hf_haul.limiter import BandwidthLimiter
     from hf_haul.manager import ParallelDownloadManager, default_manager
     from hf_haul.metrics import DownloadMetrics
@@ -96,6 +98,7 @@ __all__ = [
     "AccelerationWarning",
     "BandwidthLimiter",
     "CertificateError",
+    "CheckedFile",
     "ConnectionFailedError",
     "ConnectionPool",
     "DefaultPolicy",
@@ -132,6 +135,8 @@ __all__ = [
     "StalledError",
     "TransferError",
     "UnsafePathError",
+    "VerifyProgress",
+    "VerifyReport",
     "accelerate",
     "default_manager",
     "hf_hub_download",
@@ -139,6 +144,7 @@ __all__ = [
     "snapshot_download",
     "status",
     "unregister",
+    "verify",
 ]
 
 _ERRORS: Final = "hf_haul.errors"
@@ -151,6 +157,7 @@ _HOMES: Final = {
     "AccelerationWarning": "hf_haul.hub.acceleration",
     "BandwidthLimiter": "hf_haul.limiter",
     "CertificateError": _ERRORS,
+    "CheckedFile": "hf_haul.hub.verify_report",
     "ConnectionFailedError": _ERRORS,
     "ConnectionPool": "hf_haul.transports.pool",
     "DefaultPolicy": "hf_haul.engine.priority",
@@ -187,6 +194,8 @@ _HOMES: Final = {
     "StalledError": _ERRORS,
     "TransferError": _ERRORS,
     "UnsafePathError": _ERRORS,
+    "VerifyProgress": "hf_haul.hub.verify_report",
+    "VerifyReport": "hf_haul.hub.verify_report",
     "accelerate": "hf_haul.hub.acceleration",
     "default_manager": _MANAGER,
     "hf_hub_download": "hf_haul.hub.single_file",
@@ -194,6 +203,7 @@ _HOMES: Final = {
     "snapshot_download": "hf_haul.hub.snapshot",
     "status": "hf_haul.hub.status",
     "unregister": "hf_haul.filesystem",
+    "verify": "hf_haul.hub.verification",
 }
 
 

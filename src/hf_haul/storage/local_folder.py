@@ -61,7 +61,7 @@ class LocalFolder:
         """Make the metadata folder, mark it as a cache and hide it from git; only the first call does."""
         if self._prepared:
             return
-        self._folders.make(os.path.join(self._metadata_folder, "download"))
+        self._folders.make(self.metadata_root)
         tag_folder(self._metadata_folder)
         with contextlib.suppress(OSError), open(os.path.join(self._metadata_folder, ".gitignore"), "x") as f:
             f.write("*")
@@ -81,8 +81,25 @@ class LocalFolder:
         """Return the path of the file that holds the metadata of ``name``."""
         require_safe_path(name)
         require_outside_metadata(name)
-        path = os.path.join(self._metadata_folder, "download", *name.split("/"))
+        path = os.path.join(self.metadata_root, *name.split("/"))
         return extended_path(f"{path}.metadata", FOLDER_LIMIT)
+
+    @property
+    def metadata_root(self) -> str:
+        """The folder that holds the files with metadata, and what is staged."""
+        return os.path.join(self._metadata_folder, "download")
+
+    def noted(self, name: str) -> LocalMetadata | None:
+        """Return what was noted when a file was downloaded, whatever became of the file; changes nothing.
+
+        Returns:
+            ``None`` where there is no metadata, or it cannot be read.
+        """
+        try:
+            return _parse(self.metadata_path(name))
+        except (OSError, ValueError) as error:
+            logger.debug("%s: no metadata: %s", name, error)
+            return None
 
     def read_metadata(self, name: str) -> LocalMetadata | None:
         """Return the metadata of a file, if it still describes the file.
@@ -93,9 +110,7 @@ class LocalFolder:
         """
         path = self.metadata_path(name)
         try:
-            with open(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
-                commit, etag, timestamp = (file.readline().strip() for _ in range(3))
-            metadata = LocalMetadata(commit, etag, float(timestamp))
+            metadata = _parse(path)
         except (FileNotFoundError, TooManyOpenFilesError):
             return None
         except (OSError, ValueError) as error:
@@ -139,7 +154,7 @@ class LocalFolder:
             OSError: It could not be copied.
         """
         self.prepare()
-        temporary = passing_name(os.path.join(self._metadata_folder, "download"))
+        temporary = passing_name(self.metadata_root)
         try:
             copy_to_new(source, temporary)
             self.publish(temporary, name)
@@ -156,3 +171,9 @@ class LocalFolder:
             self._folders.forget(folder)
             self._folders.make(folder)
             action()
+
+
+def _parse(path: str) -> LocalMetadata:
+    with open(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
+        commit, etag, timestamp = (file.readline().strip() for _ in range(3))
+    return LocalMetadata(commit, etag, float(timestamp))

@@ -120,3 +120,18 @@ def test_a_note_that_is_no_file_is_not_read(local: LocalFolder, tmp_path: Path, 
         note.unlink()
         os.mkfifo(note)
     assert local.read_metadata("a.bin") is None
+
+
+def test_what_was_noted_is_told_whatever_became_of_the_file_and_nothing_is_changed(
+    local: LocalFolder, tmp_path: Path
+) -> None:
+    local.write_metadata("a/b.txt", COMMIT, ETAG)
+    noted = local.noted("a/b.txt")
+    assert noted is not None
+    assert (noted.commit, noted.etag) == (COMMIT, ETAG)
+    assert local.read_metadata("a/b.txt") is None, "the file is not there"
+    note = Path(local.metadata_path("c.txt"))
+    note.write_text("half a not")
+    assert local.noted("c.txt") is None
+    assert note.exists()
+    assert local.noted("d.txt") is None
