@@ -16,6 +16,7 @@ From the ground up:
 * ``verification``: whether files are what the Hub has. ``verify_targets`` says which folder that is about,
   ``verify_subjects`` what each of its files has to be, ``verify_checks`` what it is, ``verify_report`` how
   that is told; ``repair`` mends it.
+* ``snapshot_files``: which commit a call is about, and which of its files.
 * ``snapshot``, ``single_file``: the two download functions. ``acceleration`` puts them in the place of
   huggingface_hub's.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, overload
@@ -20,7 +20,6 @@ from huggingface_hub.errors import (
     DryRunError,
     IncompleteSnapshotError,
     LocalEntryNotFoundError,
-    RevisionNotFoundError,
 )
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
     filter_repo_objects,
@@ -29,12 +28,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.engine.events import EventCallback
-from hf_haul.errors import UnsafePathError
 from hf_haul.hub.asking import (
-    UNREACHABLE,
-    ProxyError,
     is_busy,
-    is_listing_unknown,
     is_offline,
     uncached_timeout,
 )
@@ -49,26 +44,22 @@ from hf_haul.hub.call_options import (
     effective_etag_timeout,
     raise_all,
 )
-from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks, snapshot_error
-from hf_haul.hub.listing import is_partial
+from hf_haul.hub.fallback import HubUnreachable, snapshot_error
 from hf_haul.hub.local_dir import is_current, reuse_files
-from hf_haul.hub.metadata import FileMetadata, ListedFile, is_commit
-from hf_haul.hub.presets import Preset, select
+from hf_haul.hub.metadata import FileMetadata, is_commit
+from hf_haul.hub.presets import Preset
 from hf_haul.hub.repository import Repository
+from hf_haul.hub.snapshot_files import Listing, SnapshotFiles
 from hf_haul.hub.upstream_cache import (
     cache_folder,
-    drop_tree,
     is_in_shared_store,
-    missing_in_tree,
     read_tree,
-    tree_folder,
-    write_tree,
 )
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
-from hf_haul.storage.safe_paths import is_content_addressed, is_in_metadata_folder, require_safe_path
+from hf_haul.storage.safe_paths import is_in_metadata_folder
 from hf_haul.task import (
     Destination,
     DownloadPriority,
@@ -238,42 +229,33 @@ def snapshot_download(
         max_workers=None if max_workers == _DEFAULT_WORKERS else max_workers,
     )
     return _Snapshot(
-        repository=Repository(
-            repo_id=repo_id,
-            repo_type=checked_repo_type(repo_type),
-            endpoint=endpoint,
-            token=token,
-            library_name=library_name,
-            library_version=library_version,
-            user_agent=user_agent,
-            headers=headers,
+        files=SnapshotFiles(
+            repository=Repository(
+                repo_id=repo_id,
+                repo_type=checked_repo_type(repo_type),
+                endpoint=endpoint,
+                token=token,
+                library_name=library_name,
+                library_version=library_version,
+                user_agent=user_agent,
+                headers=headers,
+            ),
+            revision=revision or constants.DEFAULT_REVISION,
+            cache_dir=absolute_path(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
+            local_dir=None if local_dir is None else absolute_path(local_dir),
+            etag_timeout=effective_etag_timeout(etag_timeout),
+            force_download=force_download,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            presets=(presets,) if isinstance(presets, str) else tuple(presets or ()),
+            read_only=dry_run,
+            max_listing=extras.max_listing,
         ),
-        revision=revision or constants.DEFAULT_REVISION,
-        cache_dir=absolute_path(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
-        local_dir=None if local_dir is None else absolute_path(local_dir),
-        etag_timeout=effective_etag_timeout(etag_timeout),
-        force_download=force_download,
         local_files_only=local_files_only,
-        allow_patterns=allow_patterns,
-        ignore_patterns=ignore_patterns,
-        presets=(presets,) if isinstance(presets, str) else tuple(presets or ()),
         tqdm_class=tqdm_class,
         dry_run=dry_run,
         extras=extras,
     ).run()
-
-
-Listing = Mapping[str, ListedFile]
-
-
-def _all_safe(paths: Iterable[str]) -> bool:
-    """Return whether no path leads out of its folder; otherwise nothing is written, not even the listing."""
-    try:
-        for path in paths:
-            require_safe_path(path)
-    except UnsafePathError:
-        return False
-    return True
 
 
 def _has_blob(request: FileRequest) -> bool:
@@ -286,22 +268,14 @@ def _has_blob(request: FileRequest) -> bool:
 class _Snapshot:
     """One call of ``snapshot_download``."""
 
-    repository: Repository
-    revision: str
-    cache_dir: str
-    local_dir: str | None
-    etag_timeout: float
-    force_download: bool
+    files: SnapshotFiles
     local_files_only: bool
-    allow_patterns: list[str] | str | None
-    ignore_patterns: list[str] | str | None
-    presets: tuple[Preset, ...]
     tqdm_class: TqdmClass | None
     dry_run: bool
     extras: CallOptions
 
     def run(self) -> str | list[DryRunFileInfo]:
-        with self.extras.events(self.repository.repo_id) as events:
+        with self.extras.events(self.files.repository.repo_id) as events:
             return self._run(events)
 
     def _run(self, events: CallEvents) -> str | list[DryRunFileInfo]:
@@ -315,22 +289,13 @@ class _Snapshot:
             self._tell_found(events, found)
             return found
         commit, listing = found
-        selected = self._select(listing)
-        for path in selected:
-            require_safe_path(path)
-        reserved = self._in_metadata_folder(selected)
-        if reserved:
-            named = ", ".join(reserved[:3]) + (f" and {len(reserved) - 3} more" if len(reserved) > 3 else "")
-            logger.warning(
-                "Left out, because a local_dir has its own metadata in .cache/huggingface: %s", named
-            )
-            selected = [path for path in selected if path not in reserved]
-        known, failed = self.repository.complete_metadata(
+        selected = self.files.choose(listing)
+        known, failed = self.files.repository.complete_metadata(
             {path: listing[path] for path in selected},
             commit,
             timeout=uncached_timeout(),
         )
-        folder = cache_folder(self.repository, self.cache_dir)
+        folder = cache_folder(self.files.repository, self.files.cache_dir)
         if self.dry_run:
             if failed:
                 raise_all(list(failed.items()))
@@ -338,17 +303,21 @@ class _Snapshot:
             self._tell_found(events, infos)
             return infos
         self._write_ref(folder, commit)
-        if self.local_dir is None:
+        if self.files.local_dir is None:
             requests = self._into_cache(folder, known)
         else:
             requests = self._into_local_dir(folder, known)
-        result = folder.snapshot(commit) if self.local_dir is None else os.path.realpath(self.local_dir)
+        result = (
+            folder.snapshot(commit)
+            if self.files.local_dir is None
+            else os.path.realpath(self.files.local_dir)
+        )
         self._tell_plan(events, commit, known, failed, requests, result)
         errors: list[tuple[str, BaseException]] = list(failed.items())
         if requests:
             errors += self._fetch(requests, events)
         if errors:
-            raise_all([(path, self.repository.explain(path, commit, error)) for path, error in errors])
+            raise_all([(path, self.files.repository.explain(path, commit, error)) for path, error in errors])
         events.done(result)
         return result
 
@@ -358,11 +327,11 @@ class _Snapshot:
         """Tell what the cache has, or what a dry run found."""
         if events.stream is None:
             return
-        folder = self.local_dir or self.cache_dir
+        folder = self.files.local_dir or self.files.cache_dir
         if isinstance(found, str):
-            events.found(self._files_in(found), folder=folder, revision=self.revision, path=found)
+            events.found(self._files_in(found), folder=folder, revision=self.files.revision, path=found)
         else:
-            events.plan_dry_run(found, folder=folder, revision=self.revision)
+            events.plan_dry_run(found, folder=folder, revision=self.files.revision)
 
     def _files_in(self, folder: str) -> Iterator[str]:
         """Yield the files of a snapshot on disk, those that match the patterns."""
@@ -374,8 +343,8 @@ class _Snapshot:
         names = [name.replace(os.sep, "/") for name in found]
         for name in filter_repo_objects(
             [name for name in names if not is_in_metadata_folder(name)],
-            allow_patterns=self.allow_patterns,
-            ignore_patterns=self.ignore_patterns,
+            allow_patterns=self.files.allow_patterns,
+            ignore_patterns=self.files.ignore_patterns,
         ):
             yield os.path.join(folder, name)
 
@@ -397,8 +366,8 @@ class _Snapshot:
         ]
         events.plan(
             [*files, *[(None, False, False)] * len(failed)],
-            folder=self.local_dir or self.cache_dir,
-            revision=self.revision,
+            folder=self.files.local_dir or self.files.cache_dir,
+            revision=self.files.revision,
             commit=commit,
             path=result,
         )
@@ -410,7 +379,7 @@ class _Snapshot:
     def _find(self) -> tuple[str, Listing] | str | list[DryRunFileInfo]:
         """Return the commit and its files, or the cached snapshot where the Hub does not answer."""
         try:
-            return self._ask(retry=False)
+            return self.files.ask(retry=False)
         except HubUnreachable as unreachable:
             first = unreachable
         try:
@@ -424,86 +393,16 @@ class _Snapshot:
                 return cached
             logger.info("Nothing tells whether the cached snapshot is complete: asking the Hub again")
         try:
-            return self._ask(retry=True)
+            return self.files.ask(retry=True)
         except HubUnreachable as again:
             return self._from_cache(again)
-
-    def _ask(self, *, retry: bool) -> tuple[str, Listing]:
-        commit: str | None = None
-        if isinstance(self.revision, ResolvedRevision):
-            commit = self.revision.resolved
-        elif is_commit(self.revision):
-            commit = self.revision
-        fixed = commit is not None
-        try:
-            named: frozenset[str] = frozenset()
-            if commit is None:
-                timeout = uncached_timeout() if retry else self.etag_timeout
-                answer = self.repository.revision_info(self.revision, timeout=timeout, retry=retry)
-                commit, named = answer.commit, answer.files
-            listing = self._cached_listing(commit, named)
-            if listing is None:
-                # The Hub has just told the commit, so it is reachable: repeat at once.
-                found = self.repository.list_files(
-                    commit, retry_connect=retry or not fixed, most=self.extras.max_listing
-                )
-                # Offline, huggingface_hub would miss the files left out of a local_dir.
-                cacheable = not self.dry_run and not is_partial(found) and not self._in_metadata_folder(found)
-                if cacheable and _all_safe(found):
-                    write_tree(self._tree_folder(), commit, found)
-                listing = found
-            return commit, listing
-        except (ProxyError, RevisionNotFoundError):
-            raise
-        except UNREACHABLE as error:
-            if is_listing_unknown(error):
-                raise  # what the cache has may be a part of it just as well
-            detach_tracebacks(error)
-            raise HubUnreachable(error, commit) from None
-
-    def _cached_listing(self, commit: str, named: frozenset[str]) -> Listing | None:
-        """Return the cached listing of a commit, unless the Hub has just named a file that it lacks."""
-        # A mirror's "main" may have other files tomorrow.
-        if not is_content_addressed(commit) or self.force_download:
-            return None
-        lacking = missing_in_tree(self._tree_folder(), commit, named)
-        if lacking is None:
-            return read_tree(self._tree_folder(), commit)
-        if not self.dry_run:
-            drop_tree(self._tree_folder(), commit, lacking)
-        return None
-
-    def _tree_folder(self) -> str:
-        root = os.path.join(self.cache_dir, self.repository.folder_name)
-        return tree_folder(root, self.local_dir)
-
-    def _select(self, listing: Listing) -> list[str]:
-        paths = list(
-            filter_repo_objects(
-                listing.keys(),
-                allow_patterns=self.allow_patterns,
-                ignore_patterns=self.ignore_patterns,
-            )
-        )
-        given = {
-            "allow_patterns": self.allow_patterns,
-            "ignore_patterns": self.ignore_patterns,
-        }
-        if listing and not paths:
-            shown = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
-            logger.warning("No files matched %s.", shown)
-        return select(paths, self.presets)
-
-    def _in_metadata_folder(self, paths: Iterable[str]) -> list[str]:
-        """Return the files that would lie in the metadata folder of the ``local_dir``."""
-        return [] if self.local_dir is None else [path for path in paths if is_in_metadata_folder(path)]
 
     # -- without the Hub
 
     def _from_cache(self, unreachable: HubUnreachable) -> str | list[DryRunFileInfo]:
         """Return the cached snapshot where the Hub does not answer, or raise upstream's errors."""
         error = unreachable.error
-        revision = self.revision
+        revision = self.files.revision
         if unreachable.commit not in (None, revision) and not isinstance(revision, ResolvedRevision):
             revision = ResolvedRevision(resolved=unreachable.commit, initial=revision)
         try:
@@ -532,25 +431,25 @@ class _Snapshot:
         """
         if not isinstance(cached, str):
             return True
-        if commit is None and self.local_dir is None:
+        if commit is None and self.files.local_dir is None:
             commit = os.path.basename(cached)
-        return commit is not None and read_tree(self._tree_folder(), commit) is not None
+        return commit is not None and read_tree(self.files.tree_folder, commit) is not None
 
     def _upstream(self, *, local_files_only: bool, revision: str | None = None) -> str | list[DryRunFileInfo]:
-        repository = self.repository
-        revision = self.revision if revision is None else revision
+        repository = self.files.repository
+        revision = self.files.revision if revision is None else revision
         allow_patterns, ignore_patterns = self._patterns(revision)
         answer: str | list[DryRunFileInfo] = upstream_snapshot_download(
             repository.repo_id,
             repo_type=repository.repo_type,
             revision=revision,
-            cache_dir=self.cache_dir,
-            local_dir=self.local_dir,
+            cache_dir=self.files.cache_dir,
+            local_dir=self.files.local_dir,
             library_name=repository.library_name,
             library_version=repository.library_version,
             user_agent=repository.user_agent,
-            etag_timeout=self.etag_timeout,
-            force_download=self.force_download,
+            etag_timeout=self.files.etag_timeout,
+            force_download=self.files.force_download,
             token=repository.token,
             local_files_only=local_files_only,
             allow_patterns=allow_patterns,
@@ -564,31 +463,31 @@ class _Snapshot:
 
     def _patterns(self, revision: str) -> tuple[list[str] | str | None, list[str] | str | None]:
         """Return patterns that make upstream select the files we would, if their listing is cached."""
-        if not self.presets and self.local_dir is None:
-            return self.allow_patterns, self.ignore_patterns
+        if not self.files.presets and self.files.local_dir is None:
+            return self.files.allow_patterns, self.files.ignore_patterns
         if isinstance(revision, ResolvedRevision):
             commit: str | None = revision.resolved
         elif is_commit(revision):
             commit = revision
         else:
-            commit = cache_folder(self.repository, self.cache_dir).read_ref(revision)
-        listing = None if commit is None else read_tree(self._tree_folder(), commit)
-        reserved = self._in_metadata_folder(listing or ())
-        if listing is None or not (self.presets or reserved):
-            return self.allow_patterns, self.ignore_patterns
-        return [glob.escape(path) for path in self._select(listing) if path not in reserved], None
+            commit = cache_folder(self.files.repository, self.files.cache_dir).read_ref(revision)
+        listing = None if commit is None else read_tree(self.files.tree_folder, commit)
+        reserved = self.files.in_metadata_folder(listing or ())
+        if listing is None or not (self.files.presets or reserved):
+            return self.files.allow_patterns, self.files.ignore_patterns
+        return [glob.escape(path) for path in self.files.select(listing) if path not in reserved], None
 
     # -- to disk
 
     def _write_ref(self, folder: RepoFolder, commit: str) -> None:
-        if isinstance(self.revision, ResolvedRevision):
+        if isinstance(self.files.revision, ResolvedRevision):
             return  # whoever resolved it has written it
         try:
-            folder.write_ref(self.revision, commit)
+            folder.write_ref(self.files.revision, commit)
         except OSError as error:
             logger.warning(
                 "Ignored error while writing commit hash to %s: %s.",
-                os.path.join(folder.root, "refs", self.revision),
+                os.path.join(folder.root, "refs", self.files.revision),
                 error,
             )
 
@@ -596,19 +495,19 @@ class _Snapshot:
         requests: list[FileRequest] = []
         for path, meta in known.items():
             destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
-            if self.force_download or not destination.is_linked():
+            if self.files.force_download or not destination.is_linked():
                 requests.append(self._request(path, meta, destination))
         if requests:
             folder.prepare()
         return requests
 
     def _into_local_dir(self, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> list[FileRequest]:
-        assert self.local_dir is not None
-        local = LocalFolder(self.local_dir)
+        assert self.files.local_dir is not None
+        local = LocalFolder(self.files.local_dir)
         if known:
             local.prepare()
         current: set[str] = set()
-        if not self.force_download:
+        if not self.files.force_download:
             current = reuse_files(local, folder, known)
         return [
             self._request(path, meta, LocalDirDestination(local, path, meta.commit, meta.etag))
@@ -618,28 +517,30 @@ class _Snapshot:
 
     def _request(self, path: str, meta: FileMetadata, destination: Destination) -> FileRequest:
         return FileRequest(
-            remote=self.repository.remote_file(path, meta),
+            remote=self.files.repository.remote_file(path, meta),
             destination=destination,
-            fresh=self.force_download,
+            fresh=self.files.force_download,
         )
 
     def _fetch(self, requests: Sequence[FileRequest], events: CallEvents) -> list[tuple[str, BaseException]]:
         make_bars = bars_of_a_snapshot(self.tqdm_class, len(requests))
-        return self.extras.download(requests, self.repository.repo_id, make_bars, events.stream)
+        return self.extras.download(requests, self.files.repository.repo_id, make_bars, events.stream)
 
     def _dry_run_info(self, folder: RepoFolder, path: str, meta: FileMetadata) -> DryRunFileInfo:
         destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
         pointer = os.fspath(destination.path)
-        if self.local_dir is None:
+        if self.files.local_dir is None:
             local_path = pointer
             cached = (
-                destination.is_linked() or destination.has_blob() or is_in_shared_store(self.cache_dir, meta)
+                destination.is_linked()
+                or destination.has_blob()
+                or is_in_shared_store(self.files.cache_dir, meta)
             )
-            download = self.force_download or not cached
+            download = self.files.force_download or not cached
         else:
-            local = LocalFolder(self.local_dir)
+            local = LocalFolder(self.files.local_dir)
             local_path = local.file(path)
-            current = not self.force_download and (
+            current = not self.files.force_download and (
                 is_current(local, path, meta, CancelToken()) or destination.is_linked()
             )
             cached = current or os.path.isfile(local_path)
