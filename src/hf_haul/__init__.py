@@ -73,6 +73,8 @@ if TYPE_CHECKING:
     )
     from hf_haul.filesystem import HaulFileSystem, register, unregister
     from hf_haul.hub.acceleration import AccelerationWarning, accelerate
+    from hf_haul.hub.download_plan import DownloadPlan, FilePlan
+    from hf_haul.hub.planning import plan
     from hf_haul.hub.single_file import hf_hub_download
     from hf_haul.hub.snapshot import snapshot_download
     from hf_haul.hub.status import FileProblem, PartialFile, PartialOwner, PartialStatus, status
@@ -107,10 +109,12 @@ __all__ = [
     "DownloadCancelledError",
     "DownloadHandle",
     "DownloadMetrics",
+    "DownloadPlan",
     "DownloadPriority",
     "DownloadProgress",
     "DownloadState",
     "DownloadTask",
+    "FilePlan",
     "FileProblem",
     "FileRequest",
     "FileSpec",
@@ -140,6 +144,7 @@ __all__ = [
     "accelerate",
     "default_manager",
     "hf_hub_download",
+    "plan",
     "register",
     "snapshot_download",
     "status",
@@ -166,10 +171,12 @@ _HOMES: Final = {
     "DownloadCancelledError": _ERRORS,
     "DownloadHandle": _HANDLE,
     "DownloadMetrics": "hf_haul.metrics",
+    "DownloadPlan": "hf_haul.hub.download_plan",
     "DownloadPriority": _TASK,
     "DownloadProgress": _TASK,
     "DownloadState": _TASK,
     "DownloadTask": _TASK,
+    "FilePlan": "hf_haul.hub.download_plan",
     "FileProblem": "hf_haul.hub.status",
     "FileRequest": _TASK,
     "FileSpec": "hf_haul.engine.file_specs",
@@ -199,6 +206,7 @@ _HOMES: Final = {
     "accelerate": "hf_haul.hub.acceleration",
     "default_manager": _MANAGER,
     "hf_hub_download": "hf_haul.hub.single_file",
+    "plan": "hf_haul.hub.planning",
     "register": "hf_haul.filesystem",
     "snapshot_download": "hf_haul.hub.snapshot",
     "status": "hf_haul.hub.status",

@@ -35,7 +35,7 @@ from hf_haul.engine.file_specs import (
     require_writable,
 )
 from hf_haul.engine.handle import DownloadHandle
-from hf_haul.engine.plan import make_plan
+from hf_haul.engine.plan import Plan, make_plan
 from hf_haul.engine.priority import DefaultPolicy, PriorityPolicy
 from hf_haul.engine.queue_events import QueueEvents
 from hf_haul.engine.queue_run import QueueRun
@@ -241,6 +241,20 @@ class ParallelDownloadManager:
 
     # ---- asking for files
 
+    def plan(self, files: Sequence[FileRequest], *, model_id: str) -> Plan:
+        """Return files in the order in which :meth:`submit` would begin them; none is fetched.
+
+        Args:
+            files: What to fetch, and where to.
+            model_id: What they belong to; a label.
+
+        Raises:
+            ValueError: Two files have one destination, or a size is negative.
+        """
+        return make_plan(
+            files, model_id=model_id, policy=self._policy, settings=self.settings, created_at=time.time
+        )
+
     def submit(
         self,
         files: Sequence[FileRequest],
@@ -285,9 +299,7 @@ class ParallelDownloadManager:
             raise RuntimeError("the manager is shut down")
         priority = DownloadPriority(priority)
         engine = self._engine
-        plan = make_plan(
-            files, model_id=model_id, policy=self._policy, settings=self.settings, created_at=time.time
-        )
+        plan = self.plan(files, model_id=model_id)
         check_space(files, engine.reserved_bytes, engine.unsettled, self.settings.disk_check)
         for folder in folders:
             require_writable(folder)

@@ -149,3 +149,15 @@ def limited() -> None:
     assert_type(limiter.acquire_tokens(4096), float)
     policy: hf_haul.PriorityPolicy = largest_first
     hf_haul.ParallelDownloadManager(limiter=limiter, policy=policy)
+
+
+def before_and_after(checked: list[hf_haul.CheckedFile]) -> None:
+    """What a download would do, and whether what it did is still right."""
+    plan = hf_haul.plan("org/model", local_dir=Path("files"), presets="safetensors", rate="100MB/s")
+    assert_type(plan, hf_haul.DownloadPlan)
+    assert_type(plan.files, tuple[hf_haul.FilePlan, ...])
+    assert_type(plan.seconds, float | None)
+    report = hf_haul.verify("org/model", local_dir="files", repair=plan.fits, on_file=checked.append)
+    assert_type(report, hf_haul.VerifyReport)
+    assert_type(report.counts, dict[str, int])
+    hf_haul.verify(Path("files"), on_progress=lambda progress: print(progress.bytes_done))

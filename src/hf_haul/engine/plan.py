@@ -11,7 +11,7 @@ from hf_haul.engine.priority import PriorityPolicy
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadTask, FileRequest
 
-__all__ = ["MAX_PART", "Plan", "PlannedFile", "make_plan", "next_part", "part_size"]
+__all__ = ["MAX_PART", "Plan", "PlannedFile", "count_parts", "make_plan", "next_part", "part_size"]
 
 _MIN_PART: Final = 8 * MiB
 #: Largest part of a file, unless its source takes long to answer. Bytes.
@@ -108,3 +108,17 @@ def next_part(pending: list[ByteRange], limit: int) -> ByteRange:
         return pending.pop(0)
     pending[0] = ByteRange(first.start + limit, first.stop)
     return ByteRange(first.start, first.start + limit)
+
+
+def count_parts(missing: Sequence[ByteRange], limit: int) -> int:
+    """Return how many parts some ranges come to.
+
+    Args:
+        missing: What is to be fetched, in order.
+        limit: Bytes of one part; see :func:`part_size`.
+    """
+    pending, parts = list(missing), 0
+    while pending:
+        next_part(pending, limit)
+        parts += 1
+    return parts

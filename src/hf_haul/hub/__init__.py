@@ -17,6 +17,7 @@ From the ground up:
   ``verify_subjects`` what each of its files has to be, ``verify_checks`` what it is, ``verify_report`` how
   that is told; ``repair`` mends it.
 * ``snapshot_files``: which commit a call is about, and which of its files.
+* ``planning``: what a download would do, told as a ``download_plan``.
 * ``snapshot``, ``single_file``: the two download functions. ``acceleration`` puts them in the place of
   huggingface_hub's.
 

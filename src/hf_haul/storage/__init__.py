@@ -5,7 +5,8 @@ offsets, and a ``journal`` of what is done. ``claiming`` opens it for this proce
 ``adoption`` one that a dead process left (a ``left_file``); ``ownership`` tells whether the process that
 writes to it is alive. ``sweeping`` removes what dead processes left of files that are in place.
 
-``partial_files`` lists, for whoever asks, what there is of all this in a folder's ``staging_places``.
+``partial_files`` lists, for whoever asks, what there is of all this in a folder's ``staging_places``;
+``resumable`` tells what a download of one file would go on from.
 
 Where a file ends up is a *destination* (``destinations``: a blob of a ``hub_cache``, a file of a
 ``local_folder``, any path; ``nodes``: devices and pipes), which publishes it by rename (``placing``).

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hf_haul.config import GiB, MiB, Settings
-from hf_haul.engine.plan import make_plan, next_part, part_size
+from hf_haul.engine.plan import count_parts, make_plan, next_part, part_size
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
@@ -112,3 +112,19 @@ def test_parts_cover_every_byte_once_in_order_and_leave_no_crumbs(size: int) -> 
         parts.append(next_part(pending, 8))
     assert [x for part in parts for x in range(part.start, part.stop)] == sorted(wanted)
     assert all(len(part) <= 10 for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("missing", "parts"),
+    [
+        pytest.param([], 0, id="nothing"),
+        pytest.param([ByteRange(0, 8)], 1, id="one part"),
+        pytest.param([ByteRange(0, 10)], 1, id="a rest too short for a request of its own"),
+        pytest.param([ByteRange(0, 24)], 3, id="three parts"),
+        pytest.param([ByteRange(0, 1), ByteRange(100, 117)], 3, id="gaps"),
+    ],
+)
+def test_parts_are_counted_as_they_are_taken(missing: list[ByteRange], parts: int) -> None:
+    before = list(missing)
+    assert count_parts(missing, 8) == parts
+    assert missing == before
