@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     )
     from hf_haul.filesystem import HaulFileSystem, register, unregister
     from hf_haul.hub.acceleration import AccelerationWarning, accelerate
+    from hf_haul.hub.cleaning import CleanResult, KeptFile, clean
     from hf_haul.hub.download_plan import DownloadPlan, FilePlan
     from hf_haul.hub.planning import plan
     from hf_haul.hub.single_file import hf_hub_download
@@ -101,6 +102,7 @@ __all__ = [
     "BandwidthLimiter",
     "CertificateError",
     "CheckedFile",
+    "CleanResult",
     "ConnectionFailedError",
     "ConnectionPool",
     "DefaultPolicy",
@@ -122,6 +124,7 @@ __all__ = [
     "HaulFileSystem",
     "HttpStatusError",
     "IntegrityError",
+    "KeptFile",
     "LinkExpiredError",
     "ModelDownloadQueue",
     "ParallelDownloadManager",
@@ -142,6 +145,7 @@ __all__ = [
     "VerifyProgress",
     "VerifyReport",
     "accelerate",
+    "clean",
     "default_manager",
     "hf_hub_download",
     "plan",
@@ -163,6 +167,7 @@ _HOMES: Final = {
     "BandwidthLimiter": "hf_haul.limiter",
     "CertificateError": _ERRORS,
     "CheckedFile": "hf_haul.hub.verify_report",
+    "CleanResult": "hf_haul.hub.cleaning",
     "ConnectionFailedError": _ERRORS,
     "ConnectionPool": "hf_haul.transports.pool",
     "DefaultPolicy": "hf_haul.engine.priority",
@@ -184,6 +189,7 @@ _HOMES: Final = {
     "HaulFileSystem": "hf_haul.filesystem",
     "HttpStatusError": _ERRORS,
     "IntegrityError": _ERRORS,
+    "KeptFile": "hf_haul.hub.cleaning",
     "LinkExpiredError": _ERRORS,
     "ModelDownloadQueue": "hf_haul.engine.download_queue",
     "ParallelDownloadManager": _MANAGER,
@@ -204,6 +210,7 @@ _HOMES: Final = {
     "VerifyProgress": "hf_haul.hub.verify_report",
     "VerifyReport": "hf_haul.hub.verify_report",
     "accelerate": "hf_haul.hub.acceleration",
+    "clean": "hf_haul.hub.cleaning",
     "default_manager": _MANAGER,
     "hf_hub_download": "hf_haul.hub.single_file",
     "plan": "hf_haul.hub.planning",

@@ -12,7 +12,8 @@ From the ground up:
 * ``bars``, ``call_options``, ``local_dir``, ``fallback``, ``presets``: what the public functions share:
   progress bars, arguments, the state of a ``local_dir``, what is done when the Hub does not answer, the
   choice among formats.
-* ``status``: what is partial in a cache or a folder; ``partial_names``, ``uris``: what a partial file is of.
+* ``status``: what is partial in a cache or a folder; ``partial_names``, ``uris``: what a partial file is of;
+  ``cleaning`` removes what nobody uses.
 * ``verification``: whether files are what the Hub has. ``verify_targets`` says which folder that is about,
   ``verify_subjects`` what each of its files has to be, ``verify_checks`` what it is, ``verify_report`` how
   that is told; ``repair`` mends it.

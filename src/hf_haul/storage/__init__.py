@@ -6,7 +6,7 @@ offsets, and a ``journal`` of what is done. ``claiming`` opens it for this proce
 writes to it is alive. ``sweeping`` removes what dead processes left of files that are in place.
 
 ``partial_files`` lists, for whoever asks, what there is of all this in a folder's ``staging_places``;
-``resumable`` tells what a download of one file would go on from.
+``removal`` removes one of them; ``resumable`` tells what a download of one file would go on from.
 
 Where a file ends up is a *destination* (``destinations``: a blob of a ``hub_cache``, a file of a
 ``local_folder``, any path; ``nodes``: devices and pipes), which publishes it by rename (``placing``).

@@ -21,6 +21,7 @@ copied and never adopted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -37,7 +38,7 @@ from hf_haul.forks import call_after_fork
 from hf_haul.ranges import ByteRange, RangeSet
 from hf_haul.storage.file_names import PASSING
 from hf_haul.storage.journal import read_at, read_header, read_records
-from hf_haul.storage.left_file import LeftFile, inspect_file
+from hf_haul.storage.left_file import LeftFile, inspect_file, judge_file
 from hf_haul.storage.ownership import (
     Owner,
     OwnerWatch,
@@ -45,13 +46,14 @@ from hf_haul.storage.ownership import (
     is_running,
     try_lock,
 )
-from hf_haul.storage.regular_files import NEW_FILE
+from hf_haul.storage.regular_files import NEW_FILE, bytes_on_disk
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.storage.staged_names import (
     OFFSET_SUFFIX,
     SEALED_SUFFIX,
     SEQUENTIAL_SUFFIX,
     giver_of,
+    kind_of,
     move_back,
     private_name,
 )
@@ -149,6 +151,34 @@ class Adopter:
                 with contextlib.suppress(StagedElsewhereError, OSError):  # somebody wants it; or no rights
                     self._require_not_just_named(path)
                     self._take(path).remove()
+
+    def remove_one(self, path: Path, may_go: Callable[[LeftFile], bool]) -> int:
+        """Remove a file whose owner is gone; taken over first, it is adopted by nobody else meanwhile.
+
+        Args:
+            path: The file.
+            may_go: Asked once it is ours; it gets its name back if not.
+
+        Returns:
+            Bytes on the disk that are free now.
+
+        Raises:
+            StagedElsewhereError: It has a living owner, or one that may live, or another process takes it.
+            FileNotFoundError: It is gone.
+            OSError: It may not be removed.
+        """
+        with _alone(self._target.parent, self._key):
+            self._require_not_just_named(path)
+            left = self._take_locked(path)
+            if not may_go(left):
+                os.close(left.fd)
+                move_back(left.path, path)
+                raise StagedElsewhereError(path, left.owner)
+            status = os.fstat(left.fd)
+            if left.remove():
+                return 0 if status.st_nlink > 1 else bytes_on_disk(status)
+            move_back(left.path, path)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
 
     def _of_one_name_each(self, paths: list[Path]) -> list[Path]:
         """Return ``paths`` without second names of one file, which a kill can leave, and remove those."""
@@ -280,11 +310,7 @@ class Adopter:
         """
         first = self._look(path, path)
         os.close(first.fd)  # Windows renames no open files
-        private = self._private(
-            next(
-                kind for kind in (SEQUENTIAL_SUFFIX, SEALED_SUFFIX, OFFSET_SUFFIX) if path.name.endswith(kind)
-            )
-        )
+        private = self._private(kind_of(path.name))
         try:
             _rename(path, private)  # succeeds for one process only
         except (PermissionError, StagedElsewhereError):
@@ -307,19 +333,49 @@ class Adopter:
             raise
         return left
 
-    def _look(self, path: Path, name: Path) -> LeftFile:
+    def _take_locked(self, path: Path) -> LeftFile:
+        """Take a file as :meth:`_take` does, but lock it before it is renamed.
+
+        Whoever has adopted it since it was looked at, and is about to publish it, so never misses it. Where
+        locks lie, it may for a moment, and goes on when the file has its name back.
+
+        Raises:
+            StagedElsewhereError: It has a living owner, or another process takes it.
+            OSError: It may not be renamed.
+        """
+        if (
+            sys.platform == "win32"
+        ):  # pragma: no cover - open files cannot be renamed there, and locks there are none
+            return self._take(path)
+        left = self._look(path, path, lock=True)
+        try:
+            if not _leads_to(path, left.fd):  # removed before we locked it, and begun anew
+                raise StagedElsewhereError(path, None)
+            private = self._private(kind_of(path.name))
+            _rename(path, private)
+            again = judge_file(private, path, left.fd, self._size, self._keys, self._is_asleep)
+            if again.status == "alive" or not _leads_to(private, left.fd):
+                move_back(private, path)
+                raise StagedElsewhereError(path, again.owner)
+            return again
+        except BaseException:
+            os.close(left.fd)
+            raise
+
+    def _look(self, path: Path, name: Path, *, lock: bool = False) -> LeftFile:
         """Open a file and judge its owner.
 
         Args:
             path: The file.
             name: The name under which it was found.
+            lock: Lock it first.
 
         Raises:
             StagedElsewhereError: It has a living owner.
             PermissionError: It may not be read, or is no regular file.
         """
         left = inspect_file(
-            path, self._size, self._keys, name=name, asleep=self._is_asleep, check=self._check
+            path, self._size, self._keys, name=name, asleep=self._is_asleep, lock=lock, check=self._check
         )
         try:
             if left.status == "alive":
@@ -376,6 +432,15 @@ class Adopter:
 
     def _private(self, kind: str) -> Path:
         return private_name(self._target.parent, self._key, kind)
+
+
+def _leads_to(path: Path, fd: int) -> bool:
+    """Return whether a name leads to an open file.
+
+    Raises:
+        FileNotFoundError: It leads to nothing.
+    """
+    return os.path.samestat(os.lstat(path), os.fstat(fd))
 
 
 def _is_shared(status: os.stat_result, folder: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Final
 from hf_haul.config import DiskCheck, MiB
 from hf_haul.errors import DiskFullError
 from hf_haul.storage.destinations import BlobDestination
+from hf_haul.storage.regular_files import bytes_on_disk
 from hf_haul.storage.staged_names import scan_orphans
 from hf_haul.task import FileRequest
 
@@ -83,8 +84,7 @@ def _allocated(paths: Iterable[Path]) -> int:
         with contextlib.suppress(OSError):
             status = os.lstat(path)
             if stat.S_ISREG(status.st_mode):
-                blocks = getattr(status, "st_blocks", None)
-                sizes[status.st_dev, status.st_ino] = status.st_size if blocks is None else blocks * 512
+                sizes[status.st_dev, status.st_ino] = bytes_on_disk(status)
     return sum(sizes.values())
 
 

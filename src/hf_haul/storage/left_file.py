@@ -7,7 +7,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from hf_haul.storage.regular_files import open_regular
 from hf_haul.storage.staged_file import is_open_here
 from hf_haul.storage.staged_names import SEALED_SUFFIX, SEQUENTIAL_SUFFIX
 
-__all__ = ["LeftFile", "inspect_file"]
+__all__ = ["LeftFile", "inspect_file", "judge_file"]
 
 #: Seconds after which a file that is still empty is nobody's: its header follows its creation at once.
 _BIRTH: Final = 3.0
@@ -89,6 +89,7 @@ def inspect_file(
     *,
     name: Path | None = None,
     asleep: Callable[[os.stat_result], bool] = lambda _: False,
+    lock: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> LeftFile:
     """Open a staged file and judge its owner; the caller closes it.
@@ -100,6 +101,7 @@ def inspect_file(
         name: The name under which it was found, if that is another one.
         asleep: Whether the owner of a file, though alive, has done nothing for long; it counts as ``stale``
             then.
+        lock: Lock it before it is judged; its owner is alive then if somebody else has locked it.
         check: Called while no file can be opened; raises to end the wait.
 
     Raises:
@@ -113,13 +115,15 @@ def inspect_file(
             raise
         fd = open_regular(path, os.O_RDONLY, check=check)
     try:
-        return _judge(path, name or path, fd, size, keys, asleep)
+        free = not lock or try_lock(fd)
+        left = judge_file(path, name or path, fd, size, keys, asleep)
+        return left if free else replace(left, status="alive")
     except BaseException:
         os.close(fd)
         raise
 
 
-def _judge(
+def judge_file(
     path: Path,
     name: Path,
     fd: int,
@@ -127,6 +131,7 @@ def _judge(
     keys: Sequence[str],
     asleep: Callable[[os.stat_result], bool],
 ) -> LeftFile:
+    """Judge the owner of an open staged file; see :func:`inspect_file`."""
     if name.name.endswith(SEALED_SUFFIX):  # its name says all
         return LeftFile(path, name, fd, None, None, "dead")
     status = os.fstat(fd)

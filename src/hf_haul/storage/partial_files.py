@@ -17,11 +17,21 @@ from hf_haul.storage.journal import read_records
 from hf_haul.storage.left_file import LeftFile, inspect_file
 from hf_haul.storage.mounts import keeps_writes
 from hf_haul.storage.ownership import Owner, current_owner, is_running, read_uri_xattr
+from hf_haul.storage.regular_files import bytes_on_disk
 from hf_haul.storage.staged_names import STAGED_NAME, giver_of
 from hf_haul.storage.staging_places import StagingPlace
 from hf_haul.storage.sweeping import PARTIAL_OF_UPSTREAM, hold_upstream_partial
 
-__all__ = ["OwnerState", "PartialKind", "PartialOnDisk", "owner_state", "partial_files"]
+__all__ = [
+    "IN_LINK_PROBE",
+    "MODE_PROBE_AGE",
+    "OwnerState",
+    "PartialKind",
+    "PartialOnDisk",
+    "is_mode_probe",
+    "owner_state",
+    "partial_files",
+]
 
 #: ``staged``: by hf-haul, and resumed; ``huggingface_hub``: its own, and never resumed; ``temporary``: made
 #: to be renamed or removed at once, by either.
@@ -34,12 +44,12 @@ _SILENCE: Final = 86400.0
 #: Seconds after which nobody renames any more what was made to be renamed at once.
 _PASSING_AGE: Final = 120.0
 #: Seconds that a file of huggingface_hub's, empty and named at random, exists for at the most.
-_MODE_PROBE_AGE: Final = 2.0
+MODE_PROBE_AGE: Final = 2.0
 #: A file by which huggingface_hub learns the permissions of new files, and the folder by which it learns
 #: whether links work, with what is in it.
 _MODE_PROBE: Final = "tmp_"
 _LINK_PROBE: Final = re.compile(r"tmp[a-z0-9_]{8}")
-_IN_LINK_PROBE: Final = frozenset({"dummy_file_src", "dummy_file_dst"})
+IN_LINK_PROBE: Final = frozenset({"dummy_file_src", "dummy_file_dst"})
 #: A listing of huggingface_hub's before it is renamed.
 _LISTING: Final = re.compile(r"tmp[a-z0-9_]{8}\.tmp")
 
@@ -81,6 +91,11 @@ class PartialOnDisk:
     ino: int = 0
 
 
+def is_mode_probe(found: PartialOnDisk) -> bool:
+    """Return whether a temporary file exists for a moment only, and nobody writes into it."""
+    return found.kind == "temporary" and found.path.name.startswith(_MODE_PROBE)
+
+
 def partial_files(place: StagingPlace) -> Iterator[PartialOnDisk]:
     """Yield what is partial in a folder, and what is temporary, by name; changes nothing."""
     for name in place.names:
@@ -93,7 +108,7 @@ def partial_files(place: StagingPlace) -> Iterator[PartialOnDisk]:
         for name in filter(_LINK_PROBE.fullmatch, place.folders):
             with contextlib.suppress(OSError):
                 path = place.folder / name
-                if set(os.listdir(path)) <= _IN_LINK_PROBE:
+                if set(os.listdir(path)) <= IN_LINK_PROBE:
                     yield _temporary(place, path, os.lstat(path), _PASSING_AGE)
 
 
@@ -110,7 +125,7 @@ def _look_at_file(place: StagingPlace, name: str) -> PartialOnDisk | None:
         return replace(found, state="alive") if is_running(giver_of(name) or 0) else found
     if name.startswith(_MODE_PROBE) and place.kind in {"cache", "repository", "blobs", "metadata"}:
         status = os.lstat(path)
-        return _temporary(place, path, status, _MODE_PROBE_AGE) if stat.S_ISREG(status.st_mode) else None
+        return _temporary(place, path, status, MODE_PROBE_AGE) if stat.S_ISREG(status.st_mode) else None
     if place.kind == "listings" and _LISTING.fullmatch(name):
         return _temporary(place, path, os.lstat(path), _PASSING_AGE)
     theirs = PARTIAL_OF_UPSTREAM.fullmatch(name) if place.kind in {"blobs", "metadata"} else None
@@ -181,7 +196,7 @@ def _look_at_upstreams(place: StagingPlace, path: Path, key: str) -> PartialOnDi
     state: OwnerState = "unknown"
     with contextlib.suppress(PermissionError), hold_upstream_partial(path, place.upstream_lock(key)) as held:
         state = held
-    return _found(place, path, "huggingface_hub", key, status, done=_allocated(status), state=state)
+    return _found(place, path, "huggingface_hub", key, status, done=bytes_on_disk(status), state=state)
 
 
 def _temporary(place: StagingPlace, path: Path, status: os.stat_result, age: float) -> PartialOnDisk:
@@ -205,7 +220,7 @@ def _found(
         place=place,
         kind=kind,
         key=key,
-        on_disk=_allocated(status),
+        on_disk=bytes_on_disk(status),
         # A sequential file that was let go of is of the year 1970.
         modified=status.st_mtime or status.st_ctime,
         state=state,
@@ -213,9 +228,3 @@ def _found(
         ino=status.st_ino,
         **{"size": None, "done": 0, **more},
     )
-
-
-def _allocated(status: os.stat_result) -> int:
-    """Return the bytes that a file takes on the disk, which for one with holes is less than its length."""
-    blocks = getattr(status, "st_blocks", None)
-    return status.st_size if blocks is None else blocks * 512

@@ -14,7 +14,7 @@ from typing import Final
 
 from hf_haul.descriptors import descriptors
 
-__all__ = ["NEW_FILE", "is_node_mode", "open_regular"]
+__all__ = ["NEW_FILE", "bytes_on_disk", "is_node_mode", "open_regular"]
 
 #: Flags with which :func:`os.open` makes a file where there was nothing, not even a link.
 NEW_FILE: Final[int] = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -73,6 +73,12 @@ def open_regular(
 def is_node_mode(mode: int) -> bool:
     """Return whether ``st_mode`` is that of a device, a pipe or a socket."""
     return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def bytes_on_disk(status: os.stat_result) -> int:
+    """Return the bytes that a file takes on the disk, which for one with holes is less than its length."""
+    blocks = getattr(status, "st_blocks", None)
+    return status.st_size if blocks is None else blocks * 512
 
 
 def _no_file(path: str | os.PathLike[str]) -> PermissionError:

@@ -17,6 +17,7 @@ __all__ = [
     "SEQUENTIAL_SUFFIX",
     "STAGED_NAME",
     "giver_of",
+    "kind_of",
     "move_back",
     "private_name",
     "scan_orphans",
@@ -60,6 +61,11 @@ def giver_of(name: str) -> int | None:
     """Return the id of the process that gave a staged file a private name; 0 if unknown."""
     match = STAGED_NAME.fullmatch(name)
     return name_giver(match[2]) if match is not None and match[2] else None
+
+
+def kind_of(name: str) -> str:
+    """Return the end of a staged file's name, which says what kind it is."""
+    return next(kind for kind in (SEQUENTIAL_SUFFIX, SEALED_SUFFIX, OFFSET_SUFFIX) if name.endswith(kind))
 
 
 def move_back(private: Path, path: Path) -> None:
