@@ -19,7 +19,7 @@ SRC = Path(hf_haul.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "forks"),
     ("urls", "descriptors"),
-    ("digests",),
+    ("digests", "waits"),
     ("cancellation", "redaction", "ranges", "task", "config", "processors", "threads"),
     ("limiter", "metrics", "finalizers", "failures"),
     ("storage", "transports"),

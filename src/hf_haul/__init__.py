@@ -18,6 +18,7 @@ The modules, from the ground up; each imports only what stands above it here:
 - ``forks``: what a forked child renews: locks, threads, changes left half-made
 - ``descriptors``: how many files may still be opened, and what to do when none can
 - ``digests``: digests as sources announce them, and how they are computed
+- ``waits``: what is being waited for now, and whom it is told
 - ``threads``: threads that exist while there is work
 - ``finalizers``: what finalizers leave for others to do
 - ``cancellation``: CancelToken, which stops a piece of work and wakes it from whatever it waits for

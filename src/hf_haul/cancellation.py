@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from hf_haul.errors import HaltedError
+from hf_haul.waits import Waits, unattended
 
 __all__ = ["CancelToken", "SilenceLimits"]
 
@@ -44,6 +45,7 @@ class CancelToken:
             connection then.
         server_wait: Seconds it has waited because a server asked for it.
         holds: Files that the worker has open meanwhile; see `hf_haul.descriptors`.
+        waits: Where the worker reports what it waits for.
         dequeued_at: When it last stopped waiting so, or got an answer that sends it on to the next request,
             in seconds of ``time.monotonic``.
         slowest_hop: Seconds of the longest wait since :meth:`asks` for an answer that sent it on.
@@ -51,7 +53,8 @@ class CancelToken:
             after that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, waits: Waits = unattended) -> None:
+        self.waits = waits
         self.queued = False
         self.server_wait = 0.0
         self.holds = 0

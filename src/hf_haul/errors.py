@@ -116,9 +116,11 @@ class TransferError(HaulError, OSError):
     Attributes:
         retryable: Whether another attempt can help.
         retry_after: Seconds the source asked us to wait, if it did.
+        host: Which server it is about, ``host`` or ``host:port``, where that is known.
     """
 
     retryable: bool = False
+    host: str | None = None
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)

@@ -10,6 +10,7 @@ from typing import Final
 from hf_haul.cancellation import CancelToken
 from hf_haul.errors import HaltedError
 from hf_haul.forks import renew_after_fork
+from hf_haul.waits import Wait, WaitReason, Waits
 
 __all__ = ["BandwidthLimiter"]
 
@@ -18,6 +19,8 @@ _BURST_SECONDS: Final = 0.05
 _MIN_BURST: Final = 64 << 10
 #: How long a sleeper may miss a change of the rate.
 _SLICE_SECONDS: Final = 0.1
+#: Seconds from one read that is held back to the next within which they are one wait.
+_WAIT_LASTS: Final = 2.0
 #: Less than a clock can tell; rounding leaves such rests.
 _NOTHING: Final = 1e-6
 
@@ -124,6 +127,7 @@ class BandwidthLimiter:
             seconds = self._seconds_until(mark)
         if seconds <= 0.0:
             return 0.0
+        self._report(cancel_token.waits, seconds + _WAIT_LASTS)
         started = self._clock()
         halted = False
         while seconds > 0.0 and not halted:
@@ -137,6 +141,12 @@ class BandwidthLimiter:
         if halted:
             raise HaltedError
         return waited
+
+    def _report(self, waits: Waits, lasting: float) -> None:
+        """Report that the limit holds somebody back; it does so again at the next read, and so on."""
+        if not waits.extend(self, lasting):
+            words = f"the bandwidth limit of {_rate_in_words(self._rate or 0.0)} holds the download back"
+            waits.begin(self, Wait(WaitReason.BANDWIDTH_LIMIT, words), lasting=lasting)
 
     def _after_fork(self) -> None:
         """Keep the rate, and drop the debt, in a forked child: the debt is the parent's."""
@@ -175,6 +185,14 @@ class BandwidthLimiter:
         if self._asked_bucket is not None:
             return float(self._asked_bucket)
         return max(rate * _BURST_SECONDS, float(_MIN_BURST))
+
+
+def _rate_in_words(rate: float) -> str:
+    """Return bytes per second for people: ``40 kB/s``, ``1.5 MB/s``."""
+    for unit, name in ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s")):
+        if rate >= unit:
+            return f"{rate / unit:.3g} {name}"
+    return f"{rate:.3g} bytes/s"
 
 
 def _checked_rate(rate: float | None) -> float | None:

@@ -24,6 +24,7 @@ from hf_haul.errors import InvalidUrlError
 
 __all__ = [
     "HttpUrl",
+    "host_of",
     "join_url",
     "origin_of",
     "parse_url",
@@ -202,6 +203,11 @@ def source_of(url: str) -> str:
         return parse_url(url, userinfo=True).source
     except InvalidUrlError:
         return "/".join(redact(url).split("/", 3)[:3])
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL for people, with its port unless that is the scheme's own; never raises."""
+    return source_of(url).partition("://")[2]
 
 
 def quote_header(value: str, encoding: str = "latin-1") -> str:

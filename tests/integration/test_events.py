@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import os
+import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +20,13 @@ from tests.support.hub import ServedRepo, serve_repo
 from tests.support.waits import until
 
 from hf_haul.config import KiB, Settings
+from hf_haul.engine import quiet
 from hf_haul.engine.event_stream import EventStream
 from hf_haul.errors import HttpStatusError, IntegrityError
+from hf_haul.hub import asking
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.hub.snapshot import snapshot_download
-from hf_haul.localhub.testing.faults import Corrupt, Status
+from hf_haul.localhub.testing.faults import Corrupt, Delay, Fault, Reset, Stall, Status
 from hf_haul.manager import ParallelDownloadManager
 
 SIZE = 500 * KiB
@@ -320,3 +326,176 @@ def test_without_a_listener_there_is_no_thread_for_one(rig: Rig) -> None:
         ).wait(20)
     assert any(name.startswith("hf-haul-progress") for name in names)
     assert not any(name.startswith("hf-haul-on-event") for name in names)
+
+
+# ---- waits
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says of waits: every line at the level that people see who ask for it."""
+    waits = [record for record in caplog.records if record.name == "hf_haul.waits"]
+    assert {record.levelno for record in waits} <= {logging.INFO}
+    others = [record.getMessage() for record in caplog.records if record not in waits]
+    assert not [text for text in others if re.search(r"retry|asking again|trying again|waiting", text)], (
+        others
+    )
+    return [record.getMessage() for record in waits]
+
+
+@pytest.mark.parametrize("kind", ["info", "tree"])
+@pytest.mark.parametrize(("status", "reason"), [(429, "rate_limit"), (503, "server_busy")])
+def test_a_hub_that_is_busy_while_the_files_are_listed_is_told_before_the_plan(
+    served: ServedRepo,
+    where: dict[str, Any],
+    told: EventLog,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    status: int,
+    reason: str,
+) -> None:
+    caplog.set_level(logging.INFO, "hf_haul")
+    times = 2 if kind == "info" else 1  # the first refusal only sends us to the cache
+    served.hub.faults.add(Status(status, retry_after=2), kind=kind, times=times)
+    before = time.time()
+    snapshot_download("org/tiny", **where)
+    told.check()
+    assert told.kinds[:2] == ["wait", "plan"]
+    wait = told.one("wait")
+    host = served.hub.url.partition("://")[2]
+    assert (wait["reason"], wait["host"], wait["attempt"], wait["attempts"]) == (reason, host, 1, 5)
+    assert before + 2 <= wait["until"] <= before + 5
+    assert told.one("done")["retries"] == 1
+    (line,) = lines(caplog)
+    assert line == wait["message"]
+    assert line.startswith(host)
+    assert line.endswith("retry 1 of 5 in 2 s")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        pytest.param(Status(429, retry_after=1), "rate_limit", id="429"),
+        pytest.param(Status(503), "server_busy", id="503"),
+        pytest.param(Reset(), "network", id="reset"),
+        pytest.param(Stall(after=1000), "stall", id="stall"),
+    ],
+)
+def test_each_retry_of_a_file_is_one_event_and_one_line(
+    rig: Rig, told: EventLog, caplog: pytest.LogCaptureFixture, fault: Fault, reason: str
+) -> None:
+    caplog.set_level(logging.INFO, "hf_haul")
+    rig.options["on_event"] = told
+    rig.hub.faults.add(fault, kind="cdn", times=1)
+    with rig.manager(max_concurrent_downloads=1, stall_timeout=0.5) as manager:
+        assert manager.submit([rig.request(WEIGHTS)], model_id="m").wait(30)
+    told.check()
+    (wait,) = told.of("wait")
+    assert (wait["reason"], wait["attempt"], wait["attempts"], wait["path"]) == (reason, 1, 8, WEIGHTS)
+    assert wait["host"]
+    assert wait["host"].partition(":")[0] in wait["message"]
+    assert ("no byte for" in wait["message"]) == (reason == "stall")
+    assert lines(caplog) == [wait["message"]]
+    assert told.one("done")["retries"] == 1
+
+
+def test_what_is_waited_for_stands_in_the_progress_and_no_longer_than_it_lasts(
+    rig: Rig, told: EventLog
+) -> None:
+    rig.options["on_event"] = told
+    rig.hub.faults.add(Status(429, retry_after=3), kind="cdn", times=4)
+    with rig.manager() as manager:
+        assert manager.submit([rig.request(WEIGHTS)], model_id="m").wait(30)
+    told.check()
+    waiting = [event for event in told.of("progress") if event["waits"]]
+    assert waiting
+    for event in waiting:
+        (wait,) = event["waits"]
+        assert wait["reason"] == "rate_limit"
+        assert event["t"] <= wait["until"] + 1
+        assert event["rate"] == 0.0 or event["done"]
+    assert told.of("progress")[-1]["waits"] == []
+
+
+def test_a_bandwidth_limit_is_told_once(rig: Rig, told: EventLog, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hf_haul")
+    rig.options["on_event"] = told
+    with rig.manager(max_bandwidth_bps=200_000) as manager:
+        assert manager.submit([rig.request(WEIGHTS)], model_id="m").wait(30)
+    told.check()
+    wait = told.one("wait")
+    assert (wait["reason"], wait["until"], wait["host"]) == ("bandwidth_limit", None, None)
+    assert lines(caplog) == ["the bandwidth limit of 200 kB/s holds the download back"]
+    assert any(event["waits"] for event in told.of("progress"))
+
+
+def test_a_pause_is_told_until_it_is_over(rig: Rig, told: EventLog) -> None:
+    rig.options["on_event"] = told
+    rig.hub.set_pace(None, total=400_000)
+    with rig.manager() as manager:
+        handle = manager.submit([rig.request(WEIGHTS)], model_id="org/m")
+        assert until(lambda: ("started", WEIGHTS) in told.files())
+        handle.pause()
+        assert until(lambda: any(event["waits"] for event in told.of("progress")))
+        assert told.one("wait")["message"] == "org/m is paused"
+        handle.resume()
+        assert handle.wait(30)
+    told.check()
+    assert [event["reason"] for event in told.of("wait")] == ["paused"]
+    assert told.of("progress")[-1]["waits"] == []
+
+
+def test_another_process_that_fetches_the_file_is_told_by_its_number_and_program(
+    rig: Rig, told: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hf_haul")
+    rig.hub.set_pace(None, total=200_000)
+    with rig.manager(stall_timeout=30.0) as first:
+        theirs = first.submit([rig.request(WEIGHTS)], model_id="theirs")
+        assert until(lambda: theirs.progress().bytes_transferred)
+        rig.options["on_event"] = told
+        with rig.manager() as second:
+            ours = second.submit([rig.request(WEIGHTS)], model_id="ours")
+            assert ours.wait(30)
+        assert theirs.wait(30)
+    told.check()
+    wait = told.one("wait")
+    assert (wait["reason"], wait["pid"], wait["path"]) == ("another_process", os.getpid(), WEIGHTS)
+    assert wait["process"]
+    assert f"process {os.getpid()} ({wait['process']})" in wait["message"]
+    assert lines(caplog) == [wait["message"]]
+    done = told.one("done")
+    assert (done["fetched"], done["reused"], done["files_reused"]) == (0, SIZE, 1)
+    assert any(
+        each["reason"] == "another_process" for event in told.of("progress") for each in event["waits"]
+    )
+
+
+def test_a_connection_that_brings_nothing_is_told_before_it_is_given_up(
+    rig: Rig, told: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quiet, "QUIET_SECONDS", 0.3)
+    rig.options["on_event"] = told
+    rig.hub.faults.add(Stall(after=1000), kind="cdn", times=1)
+    with rig.manager(max_concurrent_downloads=1, stall_timeout=60.0) as manager:
+        handle = manager.submit([rig.request(WEIGHTS)], model_id="m")
+        assert until(lambda: told.of("wait"))
+        rig.hub.faults.clear()
+        assert handle.wait(30)
+    told.check()
+    wait = told.one("wait")
+    assert (wait["reason"], wait["attempt"], wait["path"]) == ("stall", None, WEIGHTS)
+    assert wait["until"] > time.time() + 30
+    assert "sends nothing" in wait["message"]
+
+
+def test_a_hub_that_does_not_answer_is_told_after_a_while(
+    served: ServedRepo, where: dict[str, Any], told: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "_LATE", 0.2)
+    served.hub.faults.add(Delay(2), kind="tree")
+    snapshot_download("org/tiny", **where)
+    told.check()
+    wait = told.one("wait")
+    assert (wait["reason"], wait["host"]) == ("network", served.hub.url.partition("://")[2])
+    assert "has not answered yet" in wait["message"]
+    assert told.one("done")["retries"] == 0

@@ -131,7 +131,7 @@ def test_a_queue_that_meets_another_at_its_target_waits_or_goes_its_own_way(
     second = two.submit("second", contents[1], lambda step: None, fresh=fresh)
     waits = gate.step == "reads" and same
     if waits:
-        assert until(lambda: second.waiting_for)
+        assert until(lambda: second.status().waiting_for)
     else:
         assert second.done.wait(BOUND)
         assert second.errors == []
@@ -155,7 +155,7 @@ def test_who_waits_for_another_queues_file_takes_it_over_when_that_queue_ends_wi
     first = two.submit("first", content, gate)
     assert gate.reached.wait(BOUND)
     second = two.submit("second", content, lambda step: None)
-    assert until(lambda: second.waiting_for)
+    assert until(lambda: second.status().waiting_for)
     if how == "is cancelled":
         two.scheduler.cancel(first)
     else:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from hf_haul.cancellation import CancelToken
+from hf_haul.waits import Waits
 
 __all__ = ["FakeCancelToken", "FakeClock"]
 
@@ -32,13 +33,13 @@ class FakeCancelToken(CancelToken):
     """
 
     def __init__(self, clock: FakeClock, during: Callable[[float], None] = lambda seconds: None) -> None:
-        super().__init__()
+        super().__init__(Waits(clock=clock))
         self.clock = clock
         self.during = during
-        self.waits: list[float] = []
+        self.waited: list[float] = []
 
     def wait(self, seconds: float) -> bool:
-        self.waits.append(seconds)
+        self.waited.append(seconds)
         self.during(seconds)
         if not self.is_set():
             self.clock.advance(seconds)

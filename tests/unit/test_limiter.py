@@ -211,7 +211,7 @@ def test_waiting_takes_as_long_as_the_tokens_say_and_is_counted() -> None:
     assert limiter.wait(100, cancel_token) == 0.0
     assert limiter.wait(2000, cancel_token) == pytest.approx(2.0)
     assert limiter.throttled_seconds == pytest.approx(2.0)
-    assert max(cancel_token.waits) <= 0.1, "a change of the rate would be noticed too late"
+    assert max(cancel_token.waited) <= 0.1, "a change of the rate would be noticed too late"
     assert limiter.acquire_tokens(500) == pytest.approx(0.5)
     assert limiter.throttled_seconds == pytest.approx(2.5)
 
@@ -220,7 +220,7 @@ def test_a_cancel_token_ends_the_wait_and_counts_what_was_waited() -> None:
     clock = FakeClock()
     limiter = BandwidthLimiter(1000, 100, clock=clock)
     cancel_token = FakeCancelToken(clock)
-    cancel_token.during = lambda _: cancel_token.set() if len(cancel_token.waits) == 3 else None
+    cancel_token.during = lambda _: cancel_token.set() if len(cancel_token.waited) == 3 else None
     with pytest.raises(HaltedError):
         limiter.wait(100_000, cancel_token)
     assert limiter.throttled_seconds == pytest.approx(0.2)

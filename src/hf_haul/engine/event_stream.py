@@ -23,6 +23,7 @@ from hf_haul.failures import describe
 from hf_haul.forks import renew_after_fork
 from hf_haul.metrics import Window
 from hf_haul.task import FileRequest
+from hf_haul.waits import Waits
 
 __all__ = ["EVENT_VERSION", "ActiveFile", "EventStream", "harmless", "sum_of_sizes"]
 
@@ -69,6 +70,9 @@ class EventStream:
         repo_id: The repository, or the label of the queue.
         clock: Seconds, monotonic.
         wall: Unix seconds.
+
+    Attributes:
+        waits: What is waited for; it tells of each wait.
     """
 
     def __init__(
@@ -92,6 +96,8 @@ class EventStream:
         self._next_at = self._began
         self._window = Window()
         self._status: QueueStatus | None = None
+        self.waits = Waits(clock=clock, wall=wall)
+        self.waits.listener = lambda wait: self._tell("wait", **wait)
         renew_after_fork(self, EventStream._renew)
 
     def _renew(self) -> None:
@@ -205,7 +211,14 @@ class EventStream:
         else:
             eta = None if total is None or not rate else (total - done) / rate
         self._tell(
-            "progress", done=done, total=total, rate=rate, eta=eta, files_total=self._files, waits=[], **more
+            "progress",
+            done=done,
+            total=total,
+            rate=rate,
+            eta=eta,
+            files_total=self._files,
+            waits=self.waits.current(),
+            **more,
         )
 
     # ---- the end
@@ -253,7 +266,7 @@ class EventStream:
             "wasted": wasted,
             "seconds": seconds,
             "rate": fetched / seconds if seconds > 0 else 0.0,
-            "retries": status.retries if status else 0,
+            "retries": self.waits.asked_again + (status.retries if status else 0),
             "files_fetched": status.files_done - present if status else 0,
             "files_reused": self._base_files + present,
             "files_failed": status.files_failed if status else 0,

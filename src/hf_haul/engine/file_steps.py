@@ -116,7 +116,7 @@ def _claim(run: QueueRun, transfer: Transfer, size: int, probe: Part, **how: boo
     """
     destination, task = transfer.request.destination, transfer.task
     folder, key, former = destination.staging_dir, destination.staging_key, destination.former_keys
-    if task.task_id in run.waiting_for:  # whom we waited for may have died, and left it under any name
+    if run.waits.has(task.task_id):  # whom we waited for may have died, and left it under any name
         found = scan_orphans(folder)
         run.orphans.update({(folder, each): found.get(each, []) for each in (key, *former)})
     orphans = [path for each in (key, *former) for path in run.orphans.get((folder, each), ())]
@@ -133,9 +133,8 @@ def _claim(run: QueueRun, transfer: Transfer, size: int, probe: Part, **how: boo
             **how,
         )
     except StagedElsewhereError as error:
-        run.watch.tell(task.file_path, error.who)
+        run.waits.begin(task.task_id, error.wait_of(task.file_path))
         raise
-    run.watch.forget(task.file_path)
     return staged
 
 
@@ -174,7 +173,7 @@ def _may_be_here_by_now(
 
     Where nobody was met, and a look at an older file could take long, it is not worth it.
     """
-    if transfer.task.task_id not in run.waiting_for and transfer.size > SMALL_FILE:
+    if not run.waits.has(transfer.task.task_id) and transfer.size > SMALL_FILE:
         return False
     return _is_present(transfer, probing)
 

@@ -169,7 +169,7 @@ class Chooser:
 
     def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer:
         request = run.requests[task.task_id]
-        transfer = Transfer(task, request, self._make_transport(request), run.metrics)
+        transfer = Transfer(task, request, self._make_transport(request), run.metrics, run.waits)
         run.queue.start(task)
         run.transfers[task.task_id] = transfer
         task.move_to(DownloadState.RUNNING)

@@ -5,7 +5,6 @@ No decision about which part or how many is taken here; see ``scheduler``.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,8 +34,6 @@ from hf_haul.transports.base import Body
 from hf_haul.transports.retry import is_retryable, retrying, stall_hint
 
 __all__ = ["PartFetcher"]
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -211,7 +208,7 @@ class PartFetcher:
             return furthest
 
         def back_off(error: BaseException, seconds: float) -> None:
-            logger.debug("%s: trying again in %.1f s: %s", part.transfer.task.file_path, seconds, error)
+            del seconds
             self._on_retry(part, error)
             part.backing_off = True
             self._on_backing_off(part)
@@ -234,6 +231,7 @@ class PartFetcher:
                 clock=self._clock,
                 server_wait=lambda: part.cancel_token.server_wait,
                 subject=part.transfer.task.file_path,
+                source=part.transfer.source,
                 began=began,
             )(attempt)
         finally:
@@ -453,10 +451,13 @@ class PartFetcher:
                 raise
             if part.reading_since is not None and part.busy_since is not None:
                 self._note_trickle(part, self._clock() - part.busy_since, 0)
-            if part.abandoned is None:
+            why = part.abandoned_body
+            if why is None:
                 raise
-            hint = stall_hint(answered=part.reading_since is not None) if "no byte" in part.abandoned else ""
-            raise StalledError(f"{part.transfer.source}: {part.abandoned}{hint}") from error
+            hint = stall_hint(answered=part.reading_since is not None) if "no byte" in why else ""
+            stalled = StalledError(f"{error.host or part.transfer.source}: {why}{hint}")
+            stalled.host = error.host
+            raise stalled from error
         finally:
             part.busy_since = None
 

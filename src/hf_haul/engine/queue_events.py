@@ -18,10 +18,14 @@ class QueueEvents:
     Args:
         stream: Where to tell.
         whole: Whether the stream ends with the queue, and not with the call that the queue is a part of.
+
+    Attributes:
+        waits: What is waited for.
     """
 
     def __init__(self, stream: EventStream, *, whole: bool) -> None:
         self._stream = stream
+        self.waits = stream.waits
         self._whole = whole
         self._started: set[str] = set()  # each file is opened by one thread at a time
 

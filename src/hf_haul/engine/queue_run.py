@@ -13,12 +13,14 @@ from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.events import Notifier
 from hf_haul.engine.plan import PlannedFile
 from hf_haul.engine.queue_events import QueueEvents
+from hf_haul.engine.quiet import QuietWatch
 from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.transfer import Transfer
 from hf_haul.metrics import DownloadMetrics
 from hf_haul.storage.ownership import OwnerWatch
 from hf_haul.task import DownloadProgress, DownloadState, DownloadTask, FileRequest
 from hf_haul.urls import source_of
+from hf_haul.waits import WaitReason, Waits
 
 __all__ = ["QueueOutcome", "QueueRun"]
 
@@ -87,8 +89,9 @@ class QueueRun:
         orphans: Staged files of dead processes, by folder and key.
         deferred: When to look again at a file that another process fetches, by task id.
         losses: How often a file's staged file was taken by another process, by task id.
-        waiting_for: What such a file waits for, by task id.
+        waits: What its files wait for.
         watch: What those processes do.
+        quiet: Says what it waits for while nothing moves.
         reserved_bytes: Bytes of its files, as known when it was submitted.
         sources: Where its files come from: ``scheme://host:port`` as written in their URLs.
         metrics: Measured so far.
@@ -120,8 +123,9 @@ class QueueRun:
         self.orphans: dict[tuple[Path, str], list[Path]] = {}
         self.deferred: dict[str, float] = {}
         self.losses: dict[str, int] = {}
-        self.waiting_for: dict[str, str] = {}
+        self.waits = Waits(clock=clock) if events is None else events.waits
         self.watch = OwnerWatch(clock)
+        self.quiet = QuietWatch()
         self.reserved_bytes = sum(each.task.size or 0 for each in planned)
         self.sources = frozenset(source_of(each.request.remote.url) for each in planned)
         self.metrics = DownloadMetrics(
@@ -237,7 +241,6 @@ class QueueRun:
         """
         queue, metrics = self.queue, self.metrics
         total, done = self.total_bytes, self.bytes_done()
-        waiting = list(self.waiting_for.values())
         return QueueStatus(
             queue_id=queue.queue_id,
             model_id=queue.model_id,
@@ -262,7 +265,7 @@ class QueueRun:
             peak_connections=metrics.peak_connections,
             retries=metrics.retries,
             seconds_limited=metrics.seconds_limited,
-            waiting_for=waiting[0] if waiting else None,
+            waiting_for=self.waits.first(WaitReason.ANOTHER_PROCESS),
             failures=tuple(
                 (task.file_path, f"{type(error).__name__}: {error}") for task, error in list(self.errors)
             ),

@@ -58,6 +58,7 @@ from hf_haul.engine.resilience import drop_frames, insist
 from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.settlement import Settlement
 from hf_haul.engine.transfer import Part, Transfer
+from hf_haul.engine.wait_reports import WaitReports
 from hf_haul.engine.watchdog import stalled_parts
 from hf_haul.engine.workers import Workers
 from hf_haul.limiter import BandwidthLimiter
@@ -127,6 +128,7 @@ class Scheduler:
             hash_soon=self._hash_soon,
             clock=self._now,
         )
+        self._reports = WaitReports(settings, limiter, self._answer_timeout)
         self._fetcher = PartFetcher(
             settings,
             limiter,
@@ -179,6 +181,8 @@ class Scheduler:
                 self._queues.end_if_over(run, then)
                 self._make_room_for(run)
                 self._wake_workers()
+            if self._queues.is_paused(run):
+                self._reports.note_pause(run, paused=True)
             self._queues.emit("queue_started", run, files=len(planned), bytes=run.total_bytes)
         except BaseException:  # an interrupt, or no memory: nobody will ask for what it began
             if run in self._queues.running:
@@ -231,6 +235,8 @@ class Scheduler:
             ending = self._ending
         for part in stopped:
             part.cancel_token.set()
+        for each in paused:
+            self._reports.note_pause(each, paused=True)
         if ending:  # somebody waits for the last of them, and what is paused would never end
             for each in paused:
                 self.cancel(each)
@@ -247,6 +253,9 @@ class Scheduler:
                     if transfer.task.state is DownloadState.PAUSED and not self._queues.is_paused(each):
                         transfer.task.move_to(DownloadState.RUNNING)
             self._wake_workers()
+            going = [each for each in self._queues.running if not self._queues.is_paused(each)]
+        for each in going:
+            self._reports.note_pause(each, paused=False)
 
     def status(self, run: QueueRun) -> QueueStatus:
         """Return how far a queue has come, and make sure that some thread works on it."""
@@ -589,6 +598,7 @@ class Scheduler:
                 now, yielding, Counter(p.transfer.source for p in parts if p.waits_long(now))
             )
             self._chooser.shed(runs)
+            quiet = [(r, self._reports.look(r, now, paused=self._queues.is_paused(r))) for r in runs]
             for run in runs:
                 self._look_again(run, now)
             if runs and runs[0].queue.priority < runs[-1].queue.priority:
@@ -605,7 +615,8 @@ class Scheduler:
         for part, why in stalled:
             part.abandon(why)
         if tell:
-            for run in runs:
+            for run, wait in quiet:
+                self._reports.report(run, wait)
                 run.post_progress(paused=self._queues.paused)
 
     def _now(self) -> float:

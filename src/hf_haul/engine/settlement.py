@@ -221,11 +221,10 @@ class Settlement:
         """End a file, or set it aside."""
         verdict, task_id = outcome.verdict, transfer.task.task_id
         if verdict not in {Verdict.PUT_BACK, Verdict.LOOK_LATER}:
-            run.waiting_for.pop(task_id, None)
+            run.waits.end(task_id)
         if verdict is Verdict.PUT_BACK:
             self._put_back(run, transfer)
         elif verdict is Verdict.LOOK_LATER:
-            run.waiting_for[task_id] = str(outcome.error)
             self._defer(run, transfer, _ELSEWHERE_INTERVAL)
         elif verdict is Verdict.LOOK_ELSEWHERE:
             self._look_elsewhere(run, transfer, then)
@@ -237,7 +236,7 @@ class Settlement:
     def _start_fetching(self, run: QueueRun, transfer: Transfer) -> Job | None:
         staged = transfer.staged
         assert staged is not None
-        run.waiting_for.pop(transfer.task.task_id, None)
+        run.waits.end(transfer.task.task_id)
         transfer.move_to(Phase.FETCHING)
         transfer.refill()
         if staged.sequential or transfer.mismatches > 0:
@@ -305,7 +304,7 @@ class Settlement:
     def stop_run(self, run: QueueRun, error: BaseException | None, then: FollowUp) -> None:
         """End a queue; ``error`` is why, ``None`` for a cancel."""
         run.deferred.clear()
-        run.waiting_for.clear()
+        run.waits.clear()
         self.left = deque(job for job in self.left if job.run is not run)
         self._queues.drop_waiting(run, error, then)
         for transfer in run.transfers.values():

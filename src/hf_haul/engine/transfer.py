@@ -18,6 +18,7 @@ from hf_haul.task import DownloadTask, FileRequest
 from hf_haul.transports.base import Transport
 from hf_haul.transports.retry import ChangeRetries, Trickle
 from hf_haul.urls import source_of
+from hf_haul.waits import Waits, unattended
 
 __all__ = ["PHASE_MOVES", "Part", "PartProgress", "Phase", "SupersededError", "Transfer"]
 
@@ -66,6 +67,7 @@ class PartProgress:
     Attributes:
         position: Up to where bytes are written.
         calls: How many blocking calls were begun.
+        opening: Which of them asked for the body under way.
         busy_since: When the blocking call under way began, or ``None`` between calls.
         reading_since: Since when the body under way is read, or ``None`` before its first byte.
         received: Bytes that came over the network for this part, repeated ones included.
@@ -81,7 +83,7 @@ class PartProgress:
 
     __slots__ = (
         "_forgiven", "_lock", "_reads_to", "backing_off", "busy_since", "calls", "change_retries", "meter",
-        "position", "reading_since", "received", "received_before", "refusals", "trickle", "yields",
+        "opening", "position", "reading_since", "received", "received_before", "refusals", "trickle", "yields",
     )  # fmt: skip
 
     stop: int  # the scheduler's
@@ -92,7 +94,7 @@ class PartProgress:
         self.position = start
         self._reads_to = start  # where the read under way ends
         self._forgiven = 0  # calls given up without an answer, as of the last answer
-        self.calls = 0
+        self.calls = self.opening = 0
         self.busy_since: float | None = None
         self.reading_since: float | None = None
         self.received = self.received_before = 0
@@ -117,6 +119,8 @@ class PartProgress:
     def begin_call(self, now: float) -> None:
         """Note that the worker is about to wait for the network."""
         self.calls += 1
+        if self.reading_since is None:
+            self.opening = self.calls
         self.busy_since = now
 
     def note_answer(self) -> None:
@@ -161,7 +165,7 @@ class Part(PartProgress):
         self.start = span.start
         self.stop = span.stop
         self.started_at = now
-        self.cancel_token = CancelToken()
+        self.cancel_token = CancelToken(transfer.waits)
         self.preempted = False
         self.preempted_at = 0.0
         self.hedge: Part | None = None
@@ -219,6 +223,15 @@ class Part(PartProgress):
         call, why = self._abandoned or (-1, None)
         return why if call == self.calls else None
 
+    @property
+    def abandoned_body(self) -> str | None:
+        """Why the watchdog gave the body under way up, if it did.
+
+        The call that it woke may have returned what had come; then the next one fails.
+        """
+        call, why = self._abandoned or (-1, None)
+        return why if call >= self.opening else None
+
     def seconds_in_call(self, now: float) -> float | None:
         """Return how long the network has kept the worker waiting.
 
@@ -268,15 +281,22 @@ class Transfer:
         failure: What made the file fail, if anything did; then it has ended.
         changes: How often it was started anew because the source served another version.
         range_refusals: How often it refused a range for good, since it last served one.
+        waits: Where it is reported what it waits for.
     """
 
     def __init__(
-        self, task: DownloadTask, request: FileRequest, transport: Transport, metrics: DownloadMetrics
+        self,
+        task: DownloadTask,
+        request: FileRequest,
+        transport: Transport,
+        metrics: DownloadMetrics,
+        waits: Waits = unattended,
     ) -> None:
         self.task = task
         self.request = request
         self.transport = transport
         self.metrics = metrics
+        self.waits = waits
         self.source = source_of(request.remote.url)
         self.staged: StagedFile | None = None
         self.verifier: Verifier | None = None

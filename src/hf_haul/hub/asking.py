@@ -29,7 +29,8 @@ from hf_haul.descriptors import descriptors
 from hf_haul.errors import HaltedError, HaulError, HttpStatusError
 from hf_haul.redaction import redacting
 from hf_haul.transports.pacing import ServerWaits, parse_retry_after
-from hf_haul.urls import redact
+from hf_haul.urls import host_of, redact
+from hf_haul.waits import Wait, WaitReason, Waits, in_words, unattended
 
 __all__ = [
     "BODY_HEADERS",
@@ -86,12 +87,16 @@ LISTING_ERRORS: Final[tuple[type[Exception], ...]] = (*UNREACHABLE, FileMetadata
 #: A connection was refused, or broke.
 _CONNECTION_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.NetworkError, httpx.RemoteProtocolError)
 _TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.TimeoutException, *_CONNECTION_ERRORS)
+#: What may be raised for a reason that passes.
+_MAY_PASS: Final[tuple[type[Exception], ...]] = (json.JSONDecodeError, HfHubHTTPError, *_TRANSIENT_ERRORS)
 _TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 #: Seconds that a metadata request may take when the cache cannot answer it, see :func:`uncached_timeout`:
 #: enough for a source that needs a minute.
 UNCACHED_TIMEOUT: Final = 75.0
 #: Seconds between attempts without a ``Retry-After``: huggingface_hub's.
 _WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
+#: Seconds without an answer that are worth a word.
+_LATE: Final = 5.0
 #: Headers that are wrong for a decoded or truncated body.
 BODY_HEADERS: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _LISTING_UNKNOWN: Final = "ListingUnknown"
@@ -221,6 +226,7 @@ def retry_busy(
     retry_connect: bool = False,
     what: str = "a repository",
     cancel_token: CancelToken | None = None,
+    waits: Waits = unattended,
 ) -> T:
     """Ask, and repeat after transient errors until the attempts run out.
 
@@ -232,48 +238,104 @@ def retry_busy(
         retry_connect: Whether to repeat after a refused connection, too.
         what: What is asked about, for messages.
         cancel_token: Ends the waits; a thread that Ctrl+C does not reach needs one.
+        waits: Where they are reported.
     """
-    return _retry(ask, busy=True, retry_connect=retry_connect, what=what, cancel_token=cancel_token)
+    return _retry(
+        ask, busy=True, retry_connect=retry_connect, what=what, cancel_token=cancel_token, waits=waits
+    )
 
 
-def retry_broken(ask: Callable[[], T], what: str) -> T:
+def retry_broken(ask: Callable[[], T], what: str, waits: Waits = unattended) -> T:
     """Ask, and repeat after a broken connection or an answer that is not JSON, such as a captive portal's."""
-    return _retry(ask, busy=False, retry_connect=False, what=what, cancel_token=None)
+    return _retry(ask, busy=False, retry_connect=False, what=what, cancel_token=None, waits=waits)
 
 
 def _retry(
-    ask: Callable[[], T], *, busy: bool, retry_connect: bool, what: str, cancel_token: CancelToken | None
+    ask: Callable[[], T],
+    *,
+    busy: bool,
+    retry_connect: bool,
+    what: str,
+    cancel_token: CancelToken | None,
+    waits: Waits,
 ) -> T:
     ask = partial(descriptors.retry_on_shortage, ask, None if cancel_token is None else cancel_token.check)
-    server_waits = ServerWaits()
-    slow = False
-    for wait in _WAITS:
-        seconds = wait
+    host = host_of(what) if "://" in what else None
+    unanswered = Wait(WaitReason.NETWORK, f"{host or 'the Hub'} has not answered yet about {what}", host=host)
+    patience = _Patience(busy=busy, retry_connect=retry_connect)
+    for number, usual in enumerate(_WAITS, 1):
         try:
-            return ask_once(ask)
-        except json.JSONDecodeError:
-            why = "the Hub answered with something that is not JSON"
-        except HfHubHTTPError as error:
-            if not busy or not is_busy(error):
+            with waits.during(unanswered, after=_LATE):
+                return ask_once(ask)
+        except _MAY_PASS as error:
+            seconds = patience.seconds_after(error, usual)
+            if seconds is None:
                 raise
-            granted = _retry_delay(error, wait, server_waits)
-            if granted is None:
-                raise
-            seconds = granted
-            why = f"the Hub is busy (status {error.response.status_code})"
-        except httpx.TimeoutException as error:
-            connects = isinstance(error, httpx.ConnectTimeout)
-            if not (retry_connect if connects else busy and not slow):
-                raise
-            slow = slow or not connects
-            why = f"no answer from the Hub ({type(error).__name__})"
-        except _CONNECTION_ERRORS as error:
-            if isinstance(error, httpx.ConnectError) and not retry_connect:
-                raise
-            why = type(error).__name__
-        logger.warning("%s: asking again in %.0f s", why, seconds)
-        _pause(seconds, cancel_token)
+            wait = _wait_for(error, seconds, number, _host_of(error) or host)
+        waits.asked_again += 1
+        with waits.during(wait):
+            _pause(seconds, cancel_token)
     return _last_attempt(ask, what)
+
+
+class _Patience:
+    """Decides after which errors one question is asked again, and how long after.
+
+    Args:
+        busy: Whether a busy Hub is asked again.
+        retry_connect: Whether one that cannot be reached is.
+    """
+
+    def __init__(self, *, busy: bool, retry_connect: bool) -> None:
+        self._busy = busy
+        self._retry_connect = retry_connect
+        self._server_waits = ServerWaits()
+        self._slow = False  # whether it took too long once; each attempt takes long enough
+
+    def seconds_after(self, error: Exception, usual: float) -> float | None:
+        """Return the seconds to wait before the next attempt; ``None`` if there is to be none.
+
+        Args:
+            error: What the last attempt raised.
+            usual: Seconds to wait if nobody says otherwise.
+        """
+        if isinstance(error, HfHubHTTPError):
+            if not self._busy or not is_busy(error):
+                return None
+            return _retry_delay(error, usual, self._server_waits)
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return usual if self._retry_connect else None
+        if isinstance(error, httpx.TimeoutException):
+            again, self._slow = self._busy and not self._slow, True
+            return usual if again else None
+        return usual
+
+
+def _wait_for(error: Exception, seconds: float, attempt: int, host: str | None) -> Wait:
+    """Return what the wait before another attempt is for people."""
+    reason, why = WaitReason.NETWORK, "broke the connection"
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        reason = WaitReason.RATE_LIMIT if status == 429 else WaitReason.SERVER_BUSY
+        why = f"{'limits requests' if status == 429 else 'is busy'} (status {status})"
+    elif isinstance(error, json.JSONDecodeError):
+        why = "answered with something that is not JSON"
+    elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        why = "cannot be reached"
+    elif isinstance(error, httpx.TimeoutException):
+        why = "did not answer in time"
+    message = f"{host or 'The Hub'} {why}; retry {attempt} of {len(_WAITS)} in {in_words(seconds)}"
+    return Wait(reason, message, seconds, host, attempt, len(_WAITS))
+
+
+def _host_of(error: Any) -> str | None:
+    """Return which server an error of huggingface_hub's client is about; ``None`` where it does not say."""
+    for subject in ("response", "request"):
+        try:
+            return host_of(str(getattr(error, subject).url)) or None
+        except (AttributeError, RuntimeError):  # httpx's, where no request is known
+            continue
+    return None
 
 
 def _pause(seconds: float, cancel_token: CancelToken | None) -> None:

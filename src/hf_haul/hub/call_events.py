@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from huggingface_hub import DryRunFileInfo
 
 from hf_haul.engine.event_stream import EventStream, harmless
+from hf_haul.hub.repository import Repository
 from hf_haul.storage.free_space import free_bytes
+from hf_haul.threads import start_daemon
 
 __all__ = ["CallEvents"]
+
+#: Seconds between two looks at what is waited for.
+_LOOK_SECONDS: Final = 0.5
 
 
 class CallEvents:
@@ -26,6 +35,31 @@ class CallEvents:
 
     def __init__(self, stream: EventStream | None) -> None:
         self.stream = stream
+
+    def attended(self, repository: Repository) -> Repository:
+        """Return the repository, with what it waits for told, too."""
+        return repository if self.stream is None else replace(repository, waits=self.stream.waits)
+
+    @contextmanager
+    def reviewing(self) -> Iterator[None]:
+        """Look now and then, while the block runs, whether a wait is worth a word by now.
+
+        While files are fetched the engine looks, too; before that nobody else does.
+        """
+        if self.stream is None:
+            yield
+            return
+        waits, ended = self.stream.waits, threading.Event()
+
+        def look() -> None:
+            while not ended.wait(_LOOK_SECONDS):
+                waits.review()
+
+        start_daemon(look, "hf-haul-waits")
+        try:
+            yield
+        finally:
+            ended.set()
 
     @harmless
     def plan(

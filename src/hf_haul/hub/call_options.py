@@ -130,7 +130,8 @@ class CallOptions:
         events = CallEvents(EventStream(feeds, repo_id) if feeds else None)
         grace = math.inf
         try:
-            yield events
+            with events.reviewing():
+                yield events
         except BaseException as error:
             events.error(error)
             if not isinstance(error, Exception):

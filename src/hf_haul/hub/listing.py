@@ -26,6 +26,7 @@ from hf_haul.hub.metadata import LARGEST, ListedFile
 from hf_haul.hub.tokens import protect_secrets
 from hf_haul.storage.safe_paths import MOST_FOLDERS
 from hf_haul.urls import HttpUrl, join_url, parse_url, quote_header, redact
+from hf_haul.waits import Waits, unattended
 
 __all__ = [
     "BadListingError",
@@ -134,6 +135,7 @@ def tree_pages(
     retry_connect: bool = True,
     most: int | None = None,
     on_answer: Callable[[Any], None] | None = None,
+    waits: Waits = unattended,
 ) -> Iterator[tuple[list[dict[str, Any]], bool]]:
     """Yield the pages of a listing as the Hub sent them, each with whether it is the last.
 
@@ -149,6 +151,7 @@ def tree_pages(
         retry_connect: Whether to repeat after a refused connection, too.
         most: Most entries to read; ``None`` for the setting.
         on_answer: Called with each answer's response.
+        waits: Where waits are reported.
 
     Raises:
         SamePageError: The mirror sends the same page again and again.
@@ -164,7 +167,10 @@ def tree_pages(
     while url not in seen:
         seen.add(url)
         response, page = retry_busy(
-            partial(_page, base, url, params, headers), retry_connect=retry_connect, what=redact(url)
+            partial(_page, base, url, params, headers),
+            retry_connect=retry_connect,
+            what=redact(url),
+            waits=waits,
         )
         if on_answer is not None:
             on_answer(response)

@@ -15,13 +15,21 @@ from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.safe_paths import is_content_addressed
 from hf_haul.threads import in_threads
+from hf_haul.waits import Wait, WaitReason
 
-__all__ = ["is_current", "reuse_file", "reuse_files"]
+__all__ = ["LONG_CHECK", "checking", "is_current", "reuse_file", "reuse_files"]
 
 logger = logging.getLogger(__name__)
 
+#: Seconds after which a look at what is there is worth a word.
+LONG_CHECK: Final = 5.0
 #: Threads that hash and copy.
 _THREADS: Final = 8
+
+
+def checking(folder: str) -> Wait:
+    """Return what a look at the files in a ``local_dir`` is for people who wait for it."""
+    return Wait(WaitReason.DISK, f"checking the files that are in {folder} already")
 
 
 def is_current(local: LocalFolder, path: str, meta: FileMetadata, cancel_token: CancelToken) -> bool:

@@ -59,6 +59,7 @@ from hf_haul.storage.safe_paths import require_safe_commit
 from hf_haul.task import RemoteFile
 from hf_haul.threads import in_threads
 from hf_haul.urls import redact
+from hf_haul.waits import Waits, unattended
 
 __all__ = ["Repository"]
 
@@ -102,6 +103,7 @@ class Repository:
         library_version: For the user agent.
         user_agent: For the user agent.
         headers: Sent with every request to the Hub; they win over the others.
+        waits: Where waits for the Hub are reported.
     """
 
     repo_id: str
@@ -112,6 +114,7 @@ class Repository:
     library_version: str | None = None
     user_agent: dict[str, Any] | str | None = None
     headers: dict[str, str] | None = field(default=None, repr=False)
+    waits: Waits = field(default=unattended, repr=False, compare=False)
 
     @_cached_property
     def request_headers(self) -> dict[str, str]:
@@ -195,7 +198,9 @@ class Repository:
                 return RevisionInfo(require_safe_commit(info.sha), file_names(info))
 
         what = f"{redact(self.base)}/{self.repo_id}"
-        return retry_busy(ask, what=what) if retry else retry_broken(ask, what)
+        if retry:
+            return retry_busy(ask, what=what, waits=self.waits)
+        return retry_broken(ask, what, self.waits)
 
     def list_files(
         self, commit: str, *, retry_connect: bool = True, most: int | None = None
@@ -264,7 +269,8 @@ class Repository:
         info = retry_busy(
             lambda: self._api.repo_info(
                 self.repo_id, repo_type=self.repo_type, revision=commit, timeout=uncached_timeout()
-            )
+            ),
+            waits=self.waits,
         )
         start = f"{folder}/" if folder else ""
         names = [
@@ -275,7 +281,7 @@ class Repository:
         found: dict[str, ListedFile] = {}
         for first in range(0, len(names), _PATHS_AT_ONCE):
             some = names[first : first + _PATHS_AT_ONCE]
-            found.update(retry_busy(partial(self.paths_info, some, commit)))
+            found.update(retry_busy(partial(self.paths_info, some, commit), waits=self.waits))
         if not names or found.keys() != set(names):
             raise SamePageError(self.base, len(listed), folder or self.repo_id)
         yield from found.items()
@@ -303,6 +309,7 @@ class Repository:
             tree_url(self.base, self.repo_type, self.repo_id, commit, folder),
             self.request_headers,
             recursive=recursive,
+            waits=self.waits,
             **how,
         )
         return (page for page, _ in pages)
@@ -348,9 +355,9 @@ class Repository:
 
         try:
             answer = (
-                retry_busy(ask, retry_connect=True, cancel_token=cancel_token)
+                retry_busy(ask, retry_connect=True, cancel_token=cancel_token, waits=self.waits)
                 if retry
-                else retry_broken(ask, path)
+                else retry_broken(ask, path, self.waits)
             )
             if answer.commit_hash is None:
                 raise FileMetadataError(

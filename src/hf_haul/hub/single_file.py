@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, overload
 
@@ -43,7 +43,7 @@ from hf_haul.hub.call_options import (
     raise_all,
 )
 from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks, file_error
-from hf_haul.hub.local_dir import reuse_file
+from hf_haul.hub.local_dir import LONG_CHECK, checking, reuse_file
 from hf_haul.hub.metadata import FileMetadata, is_commit, metadata_from_listing
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.tokens import protect_secrets
@@ -261,9 +261,10 @@ class _File:
 
     def run(self) -> str | DryRunFileInfo:
         with self.extras.events(self.repository.repo_id) as events:
-            return self._run(events)
+            return replace(self, repository=events.attended(self.repository)).carry_out(events)
 
-    def _run(self, events: CallEvents) -> str | DryRunFileInfo:
+    def carry_out(self, events: CallEvents) -> str | DryRunFileInfo:
+        """Carry the call out, and tell of it."""
         _ = self.repository.request_headers  # a missing token is an error even where none is needed
         require_safe_path(self.name)
         if self.local_dir is not None:
@@ -445,7 +446,8 @@ class _File:
     ) -> str:
         local.prepare()
         path = self._local_path(local)
-        missing = self.force_download or not reuse_file(local, folder, self.name, meta, CancelToken())
+        with self.repository.waits.during(checking(local.root), after=LONG_CHECK):
+            missing = self.force_download or not reuse_file(local, folder, self.name, meta, CancelToken())
         self._tell_plan(events, meta, path, reused=not missing)
         if missing:
             self._fetch(meta, LocalDirDestination(local, self.name, meta.commit, meta.etag), events)

@@ -10,7 +10,7 @@ import glob
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, overload
 
@@ -45,7 +45,7 @@ from hf_haul.hub.call_options import (
     raise_all,
 )
 from hf_haul.hub.fallback import HubUnreachable, snapshot_error
-from hf_haul.hub.local_dir import is_current, reuse_files
+from hf_haul.hub.local_dir import LONG_CHECK, checking, is_current, reuse_files
 from hf_haul.hub.metadata import FileMetadata, is_commit
 from hf_haul.hub.presets import Preset
 from hf_haul.hub.repository import Repository
@@ -276,9 +276,11 @@ class _Snapshot:
 
     def run(self) -> str | list[DryRunFileInfo]:
         with self.extras.events(self.files.repository.repo_id) as events:
-            return self._run(events)
+            files = replace(self.files, repository=events.attended(self.files.repository))
+            return replace(self, files=files).carry_out(events)
 
-    def _run(self, events: CallEvents) -> str | list[DryRunFileInfo]:
+    def carry_out(self, events: CallEvents) -> str | list[DryRunFileInfo]:
+        """Carry the call out, and tell of it."""
         found: tuple[str, Listing] | str | list[DryRunFileInfo]
         if self.local_files_only or is_offline():
             # Upstream makes no request then; its return values and errors are the right ones.
@@ -508,7 +510,9 @@ class _Snapshot:
             local.prepare()
         current: set[str] = set()
         if not self.files.force_download:
-            current = reuse_files(local, folder, known)
+            waits = self.files.repository.waits
+            with waits.during(checking(self.files.local_dir), after=LONG_CHECK):
+                current = reuse_files(local, folder, known)
         return [
             self._request(path, meta, LocalDirDestination(local, path, meta.commit, meta.etag))
             for path, meta in known.items()

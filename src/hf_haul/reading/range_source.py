@@ -116,6 +116,7 @@ def learn_size(
         on_retry=lambda _error, _seconds: None,
         server_wait=lambda: cancel_token.server_wait,
         subject=remote.path,
+        source=source,
     )(ask)
     if size is None:
         raise TransferError(
@@ -305,6 +306,7 @@ class RangeSource:
             clock=self._clock,
             server_wait=lambda: fill.cancel_token.server_wait,
             subject=self.remote.path,
+            source=self.origin,
         )(attempt)
 
     def _attempt(self, fill: _PendingFill, *, fresh: bool) -> None:

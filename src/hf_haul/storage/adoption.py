@@ -44,6 +44,7 @@ from hf_haul.storage.ownership import (
     OwnerWatch,
     current_owner,
     is_running,
+    program_of,
     try_lock,
 )
 from hf_haul.storage.regular_files import NEW_FILE, bytes_on_disk
@@ -57,6 +58,7 @@ from hf_haul.storage.staged_names import (
     move_back,
     private_name,
 )
+from hf_haul.waits import Wait, WaitReason
 
 __all__ = ["Adopter", "StagedElsewhereError"]
 
@@ -90,13 +92,31 @@ class StagedElsewhereError(HaulError):
 
     Attributes:
         owner: Who, as far as known.
+        program: What that process runs, where we can see it.
         who: The same in words.
     """
 
     def __init__(self, path: Path, owner: Owner | None) -> None:
         self.owner = owner
-        self.who = f"process {owner.pid} on {owner.host}" if owner else "another process"
+        self.program = None if owner is None else program_of(owner)
+        named = f" ({self.program})" if self.program else ""
+        self.who = f"process {owner.pid}{named} on {owner.host}" if owner else "another process"
         super().__init__(f"{path.name} is being fetched by {self.who}")
+
+    def wait_of(self, path: str) -> Wait:
+        """Return what waiting for that process is for people.
+
+        Args:
+            path: The file, as its repository names it.
+        """
+        return Wait(
+            WaitReason.ANOTHER_PROCESS,
+            f"{path}: waiting for {self.who}, which is fetching it",
+            host=self.owner.host if self.owner else None,
+            path=path,
+            pid=self.owner.pid if self.owner else None,
+            process=self.program,
+        )
 
 
 class Adopter:

@@ -46,8 +46,6 @@ logger = logging.getLogger(__name__)
 #: Seconds without a sign of life after which an owner is taken to be asleep: it gives one at least every
 #: fifteen.
 ASLEEP_AFTER: Final = 30.0
-#: Seconds of waiting after which it is said again, at first and from then on.
-_SAY_AGAIN: Final = (60.0, 600.0)
 
 #: Seconds without a sign of life after which an owner that we cannot see is taken for gone.
 _STALE_AFTER: Final = 120.0
@@ -310,7 +308,7 @@ def owner_status(path: Path, fd: int, owner: Owner | None, *, released: bool) ->
 
 
 class OwnerWatch:
-    """Remembers how long the owners of awaited files have given no sign of life, and what was logged of it.
+    """Remembers how long the owners of awaited files have given no sign of life.
 
     A process that was stopped (Ctrl+Z, a debugger, a frozen container) is there, and does nothing; and a
     record may name a process that never had the file. Who fetches a file changes it, or touches it every 15
@@ -329,7 +327,6 @@ class OwnerWatch:
         self._asleep_after = asleep_after
         # Each entry is about one file, which one thread at a time looks at.
         self._seen: dict[tuple[int, int], tuple[tuple[int, int], float]] = {}
-        self._told: dict[str, tuple[str, float, float]] = {}
 
     def is_asleep(self, status: os.stat_result) -> bool:
         """Look at another process's file; return whether it has not changed for long."""
@@ -340,23 +337,3 @@ class OwnerWatch:
             since = now
             self._seen[file] = (state, now)
         return now - since >= self._asleep_after
-
-    def tell(self, file: str, owner: str) -> None:
-        """Log that a file is waited for: at first, and again when it takes long.
-
-        Args:
-            file: What is waited for.
-            owner: Who has it.
-        """
-        now = self._clock()
-        before, since, again = self._told.get(file, ("", now, now))
-        if before != owner:
-            self._told[file] = (owner, now, now + _SAY_AGAIN[0])
-            logger.info("%s: waiting for %s, which is fetching it", file, owner)
-        elif now >= again:
-            self._told[file] = (owner, since, now + _SAY_AGAIN[1])
-            logger.info("%s: still waiting for %s, for %.0f s now", file, owner, now - since)
-
-    def forget(self, file: str) -> None:
-        """Forget a file that is no longer waited for."""
-        self._told.pop(file, None)

@@ -27,7 +27,7 @@ from hf_haul.transports.pool import ConnectionPool, PooledResponse
 from hf_haul.transports.response import DECODABLE
 from hf_haul.transports.signed_links import link_lifetime
 from hf_haul.transports.validators import is_comparable, kind_of, normalize_etag, versions_in
-from hf_haul.urls import HttpUrl, join_url, parse_url, quote_header, redact
+from hf_haul.urls import HttpUrl, host_of, join_url, parse_url, quote_header, redact
 
 __all__ = ["HttpBody", "HttpSource"]
 
@@ -61,7 +61,11 @@ class HttpBody:
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the start of ``buffer``; see :class:`hf_haul.transports.base.Body`."""
-        return self._response.readinto(buffer)
+        try:
+            return self._response.readinto(buffer)
+        except TransferError as error:
+            error.host = host_of(self._response.url)
+            raise
 
     def close(self) -> None:
         """Release the connection."""
@@ -319,9 +323,13 @@ class HttpSource:
         logger.debug("GET %s%s %s", url.source, url.path, headers.get("Range", ""))
         # Whatever is encoded is undone: some do it unasked, and what a refusal says of its reason is to be
         # read.
-        response = self._pool.open(
-            str(url), headers, cancel_token, fresh=fresh, decode=True, network=self.remote.network
-        )
+        try:
+            response = self._pool.open(
+                str(url), headers, cancel_token, fresh=fresh, decode=True, network=self.remote.network
+            )
+        except TransferError as error:
+            error.host = host_of(str(url))
+            raise
         if response.status in _BUSY:
             retry_after = self._rate_limits.note(origin, response.status, response.headers)
             response.drain()
@@ -329,6 +337,7 @@ class HttpSource:
                 f"{redact(response.url)} answered {response.status}", retry_after=retry_after
             )
             busy.counts_requests = response.status == 429
+            busy.host = host_of(response.url)
             raise busy
         return response
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import re
 import threading
@@ -15,10 +14,10 @@ from typing import Final
 from hf_haul.cancellation import CancelToken
 from hf_haul.errors import HaltedError
 from hf_haul.forks import renew_after_fork
+from hf_haul.urls import host_of
+from hf_haul.waits import Wait, WaitReason, in_words
 
 __all__ = ["MAX_BUSY_WAIT", "MAX_RATE_LIMIT_WAIT", "RateLimits", "ServerWaits", "parse_retry_after"]
-
-logger = logging.getLogger(__name__)
 
 #: Seconds waited for a server that counts requests (429), in all and at the most. The Hub's windows are 300
 #: s; more is a mistake, or no download today.
@@ -27,8 +26,6 @@ MAX_RATE_LIMIT_WAIT: Final = 3600.0
 MAX_BUSY_WAIT: Final = 120.0
 #: Origins from which on those are forgotten that may be asked again.
 _MANY: Final = 100
-#: Seconds of a wait from which on it is said.
-_LONG: Final = 10.0
 
 #: ``"resolvers";r=0;t=57``: calls left in the window, and seconds until it starts anew.
 _RATE_LIMIT: Final = re.compile(r"""\br\s*=\s*([0-9]+)\s*;\s*t\s*=\s*([0-9]+)""")
@@ -145,6 +142,7 @@ class RateLimits:
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
         self._until: dict[str, float] = {}
+        self._reason: dict[str, WaitReason] = {}
         self._spread: dict[str, float] = {}
 
     def note(self, origin: str, status: int, headers: Mapping[str, str]) -> float | None:
@@ -160,14 +158,12 @@ class RateLimits:
         """
         seconds = parse_retry_after(status, headers, wall=self._wall)
         if seconds is not None:
-            self.pause(origin, seconds)
+            reason = WaitReason.RATE_LIMIT if status == 429 else WaitReason.SERVER_BUSY
+            self.pause(origin, seconds, reason)
         return seconds
 
-    def pause(self, origin: str, seconds: float) -> None:
-        """Hold the next request to ``origin`` for ``seconds``, in all threads.
-
-        Log it once if that is long.
-        """
+    def pause(self, origin: str, seconds: float, reason: WaitReason = WaitReason.SERVER_BUSY) -> None:
+        """Hold the next request to ``origin`` for ``seconds``, in all threads."""
         with self._lock:
             now = self._clock()
             before, until = self._until.get(origin, 0.0), now + seconds
@@ -175,13 +171,13 @@ class RateLimits:
                 if len(self._until) >= _MANY:
                     self._forget_past(now)
                 self._until[origin] = until
+                self._reason[origin] = reason
                 self._spread[origin] = min(2.0, seconds / 10)
-        if seconds >= _LONG and before - now < _LONG:
-            logger.info("%s asked us to wait: the next request to it is sent in %.0f s", origin, seconds)
 
     def _forget_past(self, now: float) -> None:
         for origin in [each for each, until in self._until.items() if until <= now]:
             del self._until[origin]
+            del self._reason[origin]
             del self._spread[origin]
 
     def waiting_for(self) -> dict[str, float]:
@@ -210,17 +206,26 @@ class RateLimits:
                 left = MAX_RATE_LIMIT_WAIT - (self._clock() - started)
                 if left <= 0.0:
                     break
-                if cancel_token.wait(min(seconds, left)):
-                    raise HaltedError
+                with cancel_token.waits.during(self._wait_for(origin, seconds)):
+                    if cancel_token.wait(min(seconds, left)):
+                        raise HaltedError
         waited = self._clock() - started
         cancel_token.server_wait += waited
         return waited
+
+    def _wait_for(self, origin: str, seconds: float) -> Wait:
+        """Return what a wait for an origin's turn is for people."""
+        reason = self._reason.get(origin, WaitReason.SERVER_BUSY)
+        host = host_of(origin)
+        why = "limits requests" if reason is WaitReason.RATE_LIMIT else "is busy"
+        return Wait(reason, f"{host} {why}: the next one goes out in {in_words(seconds)}", seconds, host)
 
     def _delay(self, origin: str) -> float:
         with self._lock:
             left = self._until.get(origin, 0.0) - self._clock()
             if left <= 0.0:
                 self._until.pop(origin, None)
+                self._reason.pop(origin, None)
                 self._spread.pop(origin, None)
                 return 0.0
             return left + self._jitter() * self._spread[origin]

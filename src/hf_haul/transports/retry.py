@@ -12,8 +12,16 @@ from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import Settings
-from hf_haul.errors import HaltedError, RetriesExhaustedError, TransferError
+from hf_haul.errors import (
+    HaltedError,
+    RetriesExhaustedError,
+    ServerBusyError,
+    StalledError,
+    TransferError,
+)
 from hf_haul.transports.pacing import MAX_RATE_LIMIT_WAIT, ServerWaits
+from hf_haul.urls import host_of
+from hf_haul.waits import Wait, WaitReason, in_words
 
 __all__ = ["ChangeRetries", "Trickle", "is_retryable", "retrying", "stall_hint"]
 
@@ -198,6 +206,24 @@ def _error_of(state: RetryCallState) -> TransferError:
     return error
 
 
+def _wait_for(
+    error: TransferError, seconds: float, attempt: int, attempts: int, subject: str, source: str
+) -> Wait:
+    """Return what the wait before another attempt is for people."""
+    host = error.host or host_of(source) or None
+    what = str(error).removeprefix(f"{subject}: ")
+    reason = WaitReason.NETWORK
+    if isinstance(error, ServerBusyError):
+        reason = WaitReason.RATE_LIMIT if error.counts_requests else WaitReason.SERVER_BUSY
+        what = f"{host or 'the server'} {'limits requests' if error.counts_requests else 'is busy'} ({what})"
+    elif isinstance(error, StalledError):
+        reason = WaitReason.STALL
+    message = (
+        f"{subject + ': ' if subject else ''}{what}; retry {attempt} of {attempts} in {in_words(seconds)}"
+    )
+    return Wait(reason, message, seconds, host, attempt, attempts, subject or None)
+
+
 def retrying(
     *,
     cancel_token: CancelToken,
@@ -208,6 +234,7 @@ def retrying(
     server_wait: Callable[[], float] = lambda: 0.0,
     jitter: Callable[[], float] = random.random,
     subject: str = "",
+    source: str = "",
     began: float | None = None,
 ) -> Retrying:
     """Return a caller that tries again until it works, the budget is spent, or the worker is halted.
@@ -227,13 +254,17 @@ def retrying(
             (``RateLimits.wait``).
         jitter: A number from 0 up to 1.
         subject: What is being fetched; stands in the message.
+        source: Where from: ``scheme://host:port``.
         began: When the first attempt began, on ``clock``, if that was before this call.
     """
     budget = _Budget(settings, progress, server_wait, clock, began)
 
+    pending: list[Wait] = []
+
     def sleep(seconds: float) -> None:
-        if cancel_token.wait(seconds):
-            raise HaltedError
+        with cancel_token.waits.during(pending.pop()):
+            if cancel_token.wait(seconds):
+                raise HaltedError
 
     def should_retry(error: BaseException) -> bool:
         if not is_retryable(error):
@@ -244,7 +275,9 @@ def retrying(
         return True
 
     def before_sleep(state: RetryCallState) -> None:
-        on_retry(_error_of(state), state.upcoming_sleep)
+        error, seconds = _error_of(state), state.upcoming_sleep
+        pending[:] = [_wait_for(error, seconds, budget.failures, settings.max_retries, subject, source)]
+        on_retry(error, seconds)
 
     def give_up(state: RetryCallState) -> NoReturn:
         error = _error_of(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -615,14 +616,16 @@ def test_a_file_that_another_process_fetches_is_looked_at_again_and_linked_when_
     run = bench.submit(bench.file("a.bin"))
     bench.scheduler.drain()
     assert bench.sources["a.bin"].log == []
-    assert "being fetched by process" in next(iter(run.waiting_for.values()))
+    waiting_for = run.status().waiting_for
+    assert waiting_for is not None
+    assert f"a.bin: waiting for process {os.getpid()}" in waiting_for
     bench.destinations["a.bin"].content = DATA  # they publish
     theirs.delete()
     bench.scheduler._clock = lambda: 1e9
     bench.scheduler.tick()
     bench.scheduler.drain()
     assert run.done.is_set()
-    assert not run.waiting_for
+    assert run.status().waiting_for is None
     assert bench.sources["a.bin"].log == []
 
 

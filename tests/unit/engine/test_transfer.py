@@ -290,3 +290,18 @@ def test_a_call_that_was_given_up_says_nothing_of_the_next(bench: Bench) -> None
     part.reading_since = 1.0
     part.abandon("too slow")
     assert (part.abandoned, part.abandonments, part.unanswered) == ("too slow", 2, 0)
+
+
+def test_a_body_that_was_given_up_stays_so_in_the_calls_that_follow_and_its_successor_does_not(
+    bench: Bench,
+) -> None:
+    part = bench.part
+    part.begin_call(0.0)
+    part.reading_since = 0.0
+    part.begin_call(1.0)
+    part.abandon("no byte for 30 s")
+    part.begin_call(2.0)  # the call that was woken returned what had come
+    assert (part.abandoned, part.abandoned_body) == (None, "no byte for 30 s")
+    part.reading_since = None
+    part.begin_call(3.0)
+    assert part.abandoned_body is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +28,10 @@ from tests.support.hub_answers import (
     serve_all,
 )
 
+from hf_haul import waits as haul_waits
 from hf_haul.errors import ConnectionFailedError, HttpStatusError
 from hf_haul.hub import asking, listing
+from hf_haul.urls import host_of
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(10, 75.0), (5, 5.0), (300, 300.0)])
@@ -107,6 +110,54 @@ def test_an_error_that_may_pass_is_waited_out(
 ) -> None:
     assert asking.retry_busy(failing(error())) == "answer"
     assert waits.seconds == [waited]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "message"),
+    [
+        pytest.param(
+            lambda: error_of(429, url=f"{ENDPOINT}/x", Retry_After="7"), "rate_limit",
+            "hub.test limits requests (status 429); retry 1 of 5 in 7 s", id="429",
+        ),
+        pytest.param(
+            lambda: error_of(502, url=f"{ENDPOINT}/x"), "server_busy",
+            "hub.test is busy (status 502); retry 1 of 5 in 1 s", id="502",
+        ),
+        pytest.param(
+            lambda: http.ReadTimeout("slow"), "network", "hub.test did not answer in time; retry 1 of 5 in 1 s", id="slow"
+        ),
+        pytest.param(
+            lambda: http.ConnectTimeout("slow"), "network", "hub.test cannot be reached; retry 1 of 5 in 1 s", id="away"
+        ),
+        pytest.param(
+            lambda: http.ReadError("reset"), "network", "hub.test broke the connection; retry 1 of 5 in 1 s", id="reset"
+        ),
+        pytest.param(
+            lambda: json.JSONDecodeError("x", "<html>", 0), "network",
+            "hub.test answered with something that is not JSON; retry 1 of 5 in 1 s", id="a web page",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wait_for_the_hub_is_one_event_and_one_line_and_counts_as_a_retry(
+    waits: Waits,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Callable[[], Exception],
+    reason: str,
+    message: str,
+) -> None:
+    caplog.set_level("INFO", "hf_haul")
+    monkeypatch.setattr(haul_waits, "_log", haul_waits._Log())  # which knows of no other call's waits
+    reported, told = haul_waits.Waits(), list[dict[str, Any]]()
+    reported.listener = told.append
+    ask = failing(error())
+    assert asking.retry_busy(ask, what=f"{ENDPOINT}/org/m", retry_connect=True, waits=reported) == "answer"
+    assert [(wait["reason"], wait["message"], wait["host"]) for wait in told] == [
+        (reason, message.replace("hub.test", host_of(ENDPOINT)), host_of(ENDPOINT))
+    ]
+    assert caplog.messages == [told[0]["message"]]
+    assert reported.asked_again == 1
+    assert reported.current() == []
 
 
 def test_patience_ends_after_five_waits_with_the_last_error(waits: Waits) -> None:

@@ -183,25 +183,3 @@ class TestOwnerWatch:
         other.write_bytes(b"1")
         os.utime(other, ns=(status.st_mtime_ns, status.st_mtime_ns))
         assert not watch.is_asleep(other.stat())
-
-    def test_a_wait_is_told_once_for_each_owner_and_again_when_it_takes_long(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        caplog.set_level("INFO", "hf_haul.storage.ownership")
-        clock = FakeClock()
-        watch = OwnerWatch(clock)
-        said = []
-        for owner, seconds in (
-            [("process 7 on a", 59)] * 2 + [("process 8 on a", 59)] + [("process 8 on a", 400)] * 4
-        ):
-            watch.tell("w.bin", owner)
-            said.append(caplog.messages.copy())
-            caplog.clear()
-            clock.advance(seconds)
-        first = ["w.bin: waiting for process 7 on a, which is fetching it"]
-        second = ["w.bin: waiting for process 8 on a, which is fetching it"]
-        long = [[f"w.bin: still waiting for process 8 on a, for {seconds} s now"] for seconds in (459, 1259)]
-        assert said == [first, [], second, [], long[0], [], long[1]]
-        watch.forget("w.bin")
-        watch.tell("w.bin", "process 8 on a")
-        assert caplog.messages == second

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
-import re
 from email.utils import formatdate
 
 import pytest
@@ -104,7 +102,7 @@ def test_everybody_waits_for_an_origin_that_asked_and_for_no_other() -> None:
     assert rate_limits.wait(HUB, cancel_token) == 30.0
     assert rate_limits.waiting_for() == {}
     assert rate_limits.wait(HUB, cancel_token) == 0.0
-    assert cancel_token.waits == [30.0]
+    assert cancel_token.waited == [30.0]
 
 
 def test_threads_come_back_one_after_the_other() -> None:
@@ -138,9 +136,9 @@ def test_a_pause_made_longer_meanwhile_is_waited_for_too() -> None:
     rate_limits = RateLimits(clock=clock, jitter=lambda: 0.0)
     rate_limits.pause(HUB, 5.0)
     cancel_token = FakeCancelToken(clock)
-    cancel_token.during = lambda _: rate_limits.pause(HUB, 20.0) if len(cancel_token.waits) == 1 else None
+    cancel_token.during = lambda _: rate_limits.pause(HUB, 20.0) if len(cancel_token.waited) == 1 else None
     assert rate_limits.wait(HUB, cancel_token) == 20.0
-    assert cancel_token.waits == [5.0, 15.0]
+    assert cancel_token.waited == [5.0, 15.0]
 
 
 def test_a_cancel_token_ends_the_wait() -> None:
@@ -164,32 +162,22 @@ def test_a_pause_that_others_make_longer_for_ever_ends_after_an_hour() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("status", "reason", "words"),
     [
-        pytest.param([9.0], 0, id="short"),
-        pytest.param([10.0], 1, id="long"),
-        pytest.param([300.0, 299.0, 301.0], 1, id="to several threads at once"),
-        pytest.param([9.0, 300.0], 1, id="made long"),
+        pytest.param(429, "rate_limit", "hub limits requests: the next one goes out in 30 s", id="429"),
+        pytest.param(503, "server_busy", "hub is busy: the next one goes out in 30 s", id="503"),
     ],
 )
-def test_a_long_pause_is_said_once(caplog: pytest.LogCaptureFixture, seconds: list[float], said: int) -> None:
-    rate_limits = RateLimits(clock=FakeClock())
-    with caplog.at_level(logging.INFO, "hf_haul"):
-        for each in seconds:
-            rate_limits.pause(HUB, each)
-    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
-    assert len(messages) == said
-    assert all(HUB in message and re.search("(10|300) s$", message) for message in messages)
-
-
-def test_the_next_long_pause_is_said_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wait_for_a_server_is_reported_while_it_lasts(status: int, reason: str, words: str) -> None:
     clock = FakeClock()
     rate_limits = RateLimits(clock=clock, jitter=lambda: 0.0)
-    with caplog.at_level(logging.INFO, "hf_haul"):
-        for _ in range(2):
-            rate_limits.pause(HUB, 60.0)
-            rate_limits.wait(HUB, FakeCancelToken(clock))
-    assert len(caplog.records) == 2
+    rate_limits.note(HUB, status, {"Retry-After": "30"})
+    seen = []
+    cancel_token = FakeCancelToken(clock, lambda _: seen.append(cancel_token.waits.current()))
+    rate_limits.wait(HUB, cancel_token)
+    ((wait,),) = seen
+    assert (wait["reason"], wait["host"], wait["message"]) == (reason, "hub", words)
+    assert cancel_token.waits.current() == []
 
 
 @pytest.mark.parametrize(

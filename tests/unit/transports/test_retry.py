@@ -63,6 +63,8 @@ class Rig:
             clock=self.clock,
             server_wait=self.server_wait,
             jitter=lambda: self.jitter,
+            subject="a.bin",
+            source="https://hub",
         )
         result: str = caller(part.run, self.clock)
         return result
@@ -75,11 +77,58 @@ def always(error: BaseException, nbytes: int = 0) -> list[tuple[int, BaseExcepti
 LOST = ConnectionFailedError("hub: reset")
 
 
+@pytest.mark.parametrize(
+    ("error", "reason", "message"),
+    [
+        pytest.param(
+            ConnectionFailedError("a.bin: cdn: reset"),
+            "network",
+            "a.bin: cdn: reset; retry {n} of 8 in {s}",
+            id="reset",
+        ),
+        pytest.param(
+            StalledError("cdn: no byte for 30 s"),
+            "stall",
+            "a.bin: cdn: no byte for 30 s; retry {n} of 8 in {s}",
+            id="stall",
+        ),
+        pytest.param(
+            ServerBusyError("https://hub/x answered 503"),
+            "server_busy",
+            "a.bin: hub is busy (https://hub/x answered 503); retry {n} of 8 in {s}",
+            id="busy",
+        ),
+    ],
+)
+def test_each_wait_before_another_attempt_is_reported_with_its_number(
+    error: TransferError, reason: str, message: str
+) -> None:
+    rig, seen = Rig(), []
+    rig.cancel_token.during = lambda _: seen.extend(rig.cancel_token.waits.current())
+    assert rig.fetch(Part([(0, error), (0, error), (5, None)])) == "done"
+    assert [(wait["reason"], wait["host"], wait["path"]) for wait in seen] == [(reason, "hub", "a.bin")] * 2
+    assert [(wait["attempt"], wait["attempts"]) for wait in seen] == [(1, 8), (2, 8)]
+    assert [wait["message"] for wait in seen] == [message.format(n=1, s="1 s"), message.format(n=2, s="2 s")]
+    assert rig.cancel_token.waits.current() == []
+
+
+def test_a_server_that_counts_requests_is_named_by_its_own_name() -> None:
+    rig, seen = Rig(), []
+    rig.cancel_token.during = lambda _: seen.extend(rig.cancel_token.waits.current())
+    error = ServerBusyError("https://cdn/x answered 429", retry_after=57.0)
+    error.counts_requests, error.host = True, "cdn"
+    rig.fetch(Part([(0, error), (5, None)]))
+    (wait,) = seen
+    assert (wait["reason"], wait["host"]) == ("rate_limit", "cdn")
+    assert "cdn limits requests" in wait["message"]
+    assert wait["message"].endswith("retry 1 of 8 in 57 s")
+
+
 def test_a_first_success_costs_nothing() -> None:
     rig = Rig()
     assert rig.fetch(Part([(5, None)])) == "done"
     assert rig.retries == []
-    assert rig.cancel_token.waits == []
+    assert rig.cancel_token.waited == []
 
 
 @pytest.mark.parametrize(
@@ -117,8 +166,8 @@ def test_waits_double_up_to_their_limit() -> None:
     rig = Rig(max_retries=8, give_up_after=1e9)
     with pytest.raises(RetriesExhaustedError):
         rig.fetch(Part(always(LOST)))
-    assert rig.cancel_token.waits == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0]
-    assert [seconds for _, seconds in rig.retries] == rig.cancel_token.waits
+    assert rig.cancel_token.waited == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0]
+    assert [seconds for _, seconds in rig.retries] == rig.cancel_token.waited
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5])
@@ -126,7 +175,7 @@ def test_waits_are_anywhere_between_nothing_and_their_limit(jitter: float) -> No
     rig = Rig(jitter=jitter, max_retries=3)
     with pytest.raises(RetriesExhaustedError):
         rig.fetch(Part(always(LOST)))
-    assert rig.cancel_token.waits == [jitter * 1.0, jitter * 2.0, jitter * 4.0]
+    assert rig.cancel_token.waited == [jitter * 1.0, jitter * 2.0, jitter * 4.0]
 
 
 @pytest.mark.parametrize(("max_retries", "attempts"), [(0, 1), (1, 2), (2, 3), (8, 9)], ids=lambda n: str(n))
@@ -143,7 +192,7 @@ def test_a_link_that_drops_after_every_byte_is_slow_and_not_broken() -> None:
     part = Part([*always(LOST, nbytes=1) * 500, (1, None)], seconds_each=30.0)
     assert rig.fetch(part) == "done"
     assert part.attempts == 501
-    assert max(rig.cancel_token.waits) <= 0.5, "progress did not give the short wait back"
+    assert max(rig.cancel_token.waited) <= 0.5, "progress did not give the short wait back"
 
 
 def test_the_budget_starts_anew_after_each_byte() -> None:
@@ -183,20 +232,20 @@ def test_a_server_that_is_only_ever_busy_is_waited_for_as_it_wishes_for_two_minu
     rig = Rig(jitter=0.0, max_retries=20, give_up_after=90.0)
     with pytest.raises(RetriesExhaustedError, match="503"):
         rig.fetch(Part(always(ServerBusyError("503", retry_after=told))))
-    assert rig.cancel_token.waits == waits
+    assert rig.cancel_token.waited == waits
 
 
 def test_a_server_that_is_busy_for_long_is_asked_again_after_two_minutes() -> None:
     rig = Rig(jitter=0.0, max_retries=5, give_up_after=90.0)
     assert rig.fetch(Part([(0, ServerBusyError("503", retry_after=600.0)), (0, None)])) == "done"
-    assert rig.cancel_token.waits == [120.0]
+    assert rig.cancel_token.waited == [120.0]
 
 
 def test_a_server_that_counts_requests_is_obeyed_for_an_hour_in_all() -> None:
     rig = Rig(jitter=0.0, max_retries=100, give_up_after=90.0)
     with pytest.raises(RetriesExhaustedError, match="3600 s that the server asked for"):
         rig.fetch(Part(always(too_many(1000.0))))
-    assert rig.cancel_token.waits == [1000.0, 1000.0, 1000.0, 600.0]
+    assert rig.cancel_token.waited == [1000.0, 1000.0, 1000.0, 600.0]
 
 
 def test_waits_shared_with_other_threads_end_after_an_hour_too() -> None:
@@ -219,7 +268,7 @@ def test_a_byte_gives_the_patience_back() -> None:
     rig = Rig(jitter=0.0, max_retries=5, give_up_after=90.0)
     busy = ServerBusyError("503", retry_after=100.0)
     assert rig.fetch(Part([(1, busy), (1, busy), (1, busy), (1, None)])) == "done"
-    assert rig.cancel_token.waits == [100.0, 100.0, 100.0]
+    assert rig.cancel_token.waited == [100.0, 100.0, 100.0]
 
 
 def test_a_server_is_obeyed_to_the_second_and_its_waits_do_not_count() -> None:
@@ -227,7 +276,7 @@ def test_a_server_is_obeyed_to_the_second_and_its_waits_do_not_count() -> None:
     busy = too_many(300.0)
     part = Part([(0, busy), (0, busy), (0, busy), (5, None)])
     assert rig.fetch(part) == "done"
-    assert rig.cancel_token.waits == [300.0, 300.0, 300.0]
+    assert rig.cancel_token.waited == [300.0, 300.0, 300.0]
 
 
 def test_a_server_that_asks_for_patience_for_ever_is_given_up() -> None:
@@ -235,7 +284,7 @@ def test_a_server_that_asks_for_patience_for_ever_is_given_up() -> None:
     with pytest.raises(RetriesExhaustedError) as caught:
         rig.fetch(Part(always(too_many(300.0))))
     assert caught.value.retry_after == 300.0
-    assert len(rig.cancel_token.waits) == 5
+    assert len(rig.cancel_token.waited) == 5
 
 
 def test_patience_spent_elsewhere_does_not_count_either() -> None:
@@ -285,7 +334,7 @@ def test_a_failure_of_a_cancel_tokened_part_is_a_cancel_token_and_no_retry() -> 
     with pytest.raises(HaltedError):
         rig.fetch(Halted(always(LOST)))
     assert rig.retries == []
-    assert rig.cancel_token.waits == []
+    assert rig.cancel_token.waited == []
 
 
 def test_a_cancel_token_inside_an_attempt_goes_straight_through() -> None:
