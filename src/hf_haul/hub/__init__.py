@@ -19,6 +19,7 @@ From the ground up:
   that is told; ``repair`` mends it.
 * ``snapshot_files``: which commit a call is about, and which of its files.
 * ``planning``: what a download would do, told as a ``download_plan``.
+* ``link_test``: what a link brings by the number of connections; ``link_report`` says what follows from it.
 * ``snapshot``, ``single_file``: the two download functions. ``acceleration`` puts them in the place of
   huggingface_hub's.
 
