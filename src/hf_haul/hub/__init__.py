@@ -13,7 +13,7 @@ From the ground up:
   progress bars, arguments, the state of a ``local_dir``, what is done when the Hub does not answer, the
   choice among formats.
 * ``status``: what is partial in a cache or a folder; ``partial_names``, ``uris``: what a partial file is of;
-  ``cleaning`` removes what nobody uses.
+  ``cleaning`` removes what nobody uses. ``cached``: what a cache holds.
 * ``verification``: whether files are what the Hub has. ``verify_targets`` says which folder that is about,
   ``verify_subjects`` what each of its files has to be, ``verify_checks`` what it is, ``verify_report`` how
   that is told; ``repair`` mends it.
