@@ -311,7 +311,7 @@ class ParallelDownloadManager:
         descriptors.measure()
         whole = events is None
         if events is None:
-            events = self._begin_events(files, model_id, path)
+            events = self._begin_events(files, queue, path)
         told = None if events is None else QueueEvents(events, whole=whole)
         run = engine.submit(queue, plan.files, notifier, told)
         with self._lock:
@@ -320,12 +320,12 @@ class ParallelDownloadManager:
         return DownloadHandle(engine, run.outcome)
 
     def _begin_events(
-        self, files: Sequence[FileRequest], model_id: str, path: Path | None
+        self, files: Sequence[FileRequest], queue: ModelDownloadQueue, path: Path | None
     ) -> EventStream | None:
         """Tell ``on_event`` what a queue is to do; return where to tell the rest, if anybody listens."""
         if self.event_feed is None:
             return None
-        events = EventStream([self.event_feed], model_id)
+        events = EventStream([self.event_feed], queue.model_id, queue.queue_id)
         folder = files[0].destination.staging_dir if files else Path.cwd()
         events.plan(files=len(files), nbytes=sum_of_sizes(files), free_disk=free_bytes(folder), path=path)
         return events

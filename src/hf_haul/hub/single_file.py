@@ -416,6 +416,7 @@ class _File:
         try:
             return self.repository.metadata(self.name, self.revision, timeout=timeout, retry=retry)
         except RemoteEntryNotFoundError as error:
+            error.named_file = self.name  # type: ignore[attr-defined]  # any error takes attributes
             if self.local_dir is None:
                 commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
                 if commit is not None:
