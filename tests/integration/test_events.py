@@ -543,3 +543,26 @@ def test_a_hub_that_does_not_answer_is_told_after_a_while(
     assert (wait["reason"], wait["host"]) == ("network", served.hub.url.partition("://")[2])
     assert "has not answered yet" in wait["message"]
     assert told.one("done")["retries"] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_tells_of_its_own_downloads(rig: Rig, told: EventLog) -> None:
+    rig.options["on_event"] = told
+    with rig.manager() as manager:
+        assert manager.submit([rig.request(SMALL)], model_id="parent").wait(20)
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                told.events.clear()
+                told.threads.clear()
+                handle = manager.submit([rig.request(WEIGHTS)], model_id="child")
+                if handle.wait(20):
+                    told.check()
+                    code = 0 if {event["repo_id"] for event in told.events} == {"child"} else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert (rig.folder / WEIGHTS).read_bytes() == rig.files[WEIGHTS]
+    told.check()
+    assert {event["repo_id"] for event in told.events} == {"parent"}
