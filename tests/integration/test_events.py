@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ResolvedRevision
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from tests.support.engine import SMALL, WEIGHTS, Rig, serve_files
 from tests.support.events import EventLog
@@ -124,6 +125,20 @@ def test_a_file_that_is_half_cached_counts_what_was_there(
     assert (plan["files_reused"], plan["reused"]) == (1, size)
     assert (done["reused"], done["fetched"]) == (size, bytes_of(served) - size)
     assert {path for _, path in told.files()} == set(rest)
+
+
+def test_a_revision_that_is_resolved_already_is_told_as_it_was_asked_for(
+    served: ServedRepo, where: dict[str, Any], told: EventLog
+) -> None:
+    commit = Path(snapshot_download("org/tiny", **{**where, "on_event": None})).name
+    both = EventLog()
+    with ParallelDownloadManager(settings=SETTINGS, on_event=both) as manager:
+        revision = ResolvedRevision(resolved=commit, initial="main")
+        snapshot_download("org/tiny", revision=revision, **{**where, "manager": manager})
+    told.check()
+    plan = told.one("plan")
+    assert (type(plan["revision"]), plan["revision"], plan["commit"]) == (str, "main", commit)
+    assert both.one("plan") == plan
 
 
 def test_one_file_is_told_as_a_snapshot_is(served: ServedRepo, where: dict[str, Any], told: EventLog) -> None:

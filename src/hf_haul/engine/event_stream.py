@@ -148,7 +148,7 @@ class EventStream:
             files_reused=files_reused,
             reused=reused,
             free_disk=free_disk,
-            revision=revision,
+            revision=None if revision is None else str(revision),  # it may be a text of a class of its own
             commit=commit,
             path=None if path is None else str(path),
         )

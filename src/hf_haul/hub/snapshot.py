@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, overload
@@ -22,7 +22,6 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
-    filter_repo_objects,
     validate_hf_hub_args,
 )
 
@@ -49,6 +48,7 @@ from hf_haul.hub.local_dir import LONG_CHECK, checking, is_current, reuse_files
 from hf_haul.hub.metadata import FileMetadata, is_commit
 from hf_haul.hub.presets import Preset
 from hf_haul.hub.repository import Repository
+from hf_haul.hub.snapshot_events import tell_found, tell_plan
 from hf_haul.hub.snapshot_files import Listing, SnapshotFiles
 from hf_haul.hub.upstream_cache import (
     cache_folder,
@@ -59,7 +59,6 @@ from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
-from hf_haul.storage.safe_paths import is_in_metadata_folder
 from hf_haul.task import (
     Destination,
     DownloadPriority,
@@ -291,12 +290,6 @@ def snapshot_download(
     ).run()
 
 
-def _has_blob(request: FileRequest) -> bool:
-    """Return whether the cache has the bytes, and lacks only the link to them."""
-    destination = request.destination
-    return not request.fresh and isinstance(destination, BlobDestination) and destination.has_blob()
-
-
 @dataclass(frozen=True)
 class _Snapshot:
     """One call of ``snapshot_download``."""
@@ -321,7 +314,7 @@ class _Snapshot:
         else:
             found = self._find()
         if not isinstance(found, tuple):
-            self._tell_found(events, found)
+            tell_found(events, self.files, found)
             return found
         commit, listing = found
         selected = self.files.choose(listing)
@@ -335,7 +328,7 @@ class _Snapshot:
             if failed:
                 raise_all(list(failed.items()))
             infos = [self._dry_run_info(folder, path, meta) for path, meta in known.items()]
-            self._tell_found(events, infos)
+            tell_found(events, self.files, infos)
             return infos
         self._write_ref(folder, commit)
         if self.files.local_dir is None:
@@ -347,7 +340,7 @@ class _Snapshot:
             if self.files.local_dir is None
             else os.path.realpath(self.files.local_dir)
         )
-        self._tell_plan(events, commit, known, failed, requests, result)
+        tell_plan(events, self.files, commit, known, failed, requests, result)
         errors: list[tuple[str, BaseException]] = list(failed.items())
         if requests:
             errors += self._fetch(requests, events)
@@ -355,59 +348,6 @@ class _Snapshot:
             raise_all([(path, self.files.repository.explain(path, commit, error)) for path, error in errors])
         events.done(result)
         return result
-
-    # -- what is told of it
-
-    def _tell_found(self, events: CallEvents, found: str | list[DryRunFileInfo]) -> None:
-        """Tell what the cache has, or what a dry run found."""
-        if events.stream is None:
-            return
-        folder = self.files.local_dir or self.files.cache_dir
-        if isinstance(found, str):
-            events.found(self._files_in(found), folder=folder, revision=self.files.revision, path=found)
-        else:
-            events.plan_dry_run(found, folder=folder, revision=self.files.revision)
-
-    def _files_in(self, folder: str) -> Iterator[str]:
-        """Yield the files of a snapshot on disk, those that match the patterns."""
-        found = [
-            os.path.relpath(os.path.join(root, name), folder)
-            for root, _, names in os.walk(folder)
-            for name in names
-        ]
-        names = [name.replace(os.sep, "/") for name in found]
-        for name in filter_repo_objects(
-            [name for name in names if not is_in_metadata_folder(name)],
-            allow_patterns=self.files.allow_patterns,
-            ignore_patterns=self.files.ignore_patterns,
-        ):
-            yield os.path.join(folder, name)
-
-    def _tell_plan(
-        self,
-        events: CallEvents,
-        commit: str,
-        known: Mapping[str, FileMetadata],
-        failed: Mapping[str, Exception],
-        requests: Sequence[FileRequest],
-        result: str,
-    ) -> None:
-        if events.stream is None:
-            return
-        asked = {request.remote.path: request for request in requests}
-        files = [
-            (meta.size, path not in asked or _has_blob(asked[path]), path not in asked)
-            for path, meta in known.items()
-        ]
-        events.plan(
-            [*files, *[(None, False, False)] * len(failed)],
-            folder=self.files.local_dir or self.files.cache_dir,
-            revision=self.files.revision,
-            commit=commit,
-            path=result,
-        )
-        for path, error in failed.items():
-            events.failed(path, None, error)
 
     # -- which commit, which files
 
