@@ -371,6 +371,27 @@ def bare(url: str, target: str, sha256: str) -> Work:
     return lambda: fetch(url, target, sha256)
 
 
+def haul_verify(**arguments: Any) -> Work:
+    """hf-haul's ``verify``; see :mod:`tests.benchmarks.verifying`."""
+    from tests.benchmarks import verifying
+
+    return verifying.haul_verify(**arguments)
+
+
+def hub_verify(**arguments: Any) -> Work:
+    """huggingface_hub's; see :mod:`tests.benchmarks.verifying`."""
+    from tests.benchmarks import verifying
+
+    return verifying.hub_verify(**arguments)
+
+
+def hash_memory(**arguments: Any) -> Work:
+    """No files at all; see :mod:`tests.benchmarks.verifying`."""
+    from tests.benchmarks import verifying
+
+    return verifying.hash_memory(**arguments)
+
+
 def _given(text: str) -> str:
     """An argument, or the contents of the file that ``@`` names."""
     return Path(text[1:]).read_text() if text.startswith("@") else text
@@ -400,6 +421,9 @@ def main() -> int:
         "hub_snapshot": hub_snapshot,
         "transfer": transfer,
         "bare": bare,
+        "haul_verify": haul_verify,
+        "hub_verify": hub_verify,
+        "hash_memory": hash_memory,
         "nothing": nothing,
     }[what](**arguments)
     print(json.dumps(measured(work)))

@@ -134,6 +134,15 @@ class Rig:
             if p.is_file()
         }
 
+    def folder_of(self, repo: str) -> Path:
+        """Where a repository's files are."""
+        return self._files / repo
+
+    def files(self, repo: str) -> dict[str, tuple[str, str]]:
+        """Where each LFS file of a repository is on disk, and its sha256, by path."""
+        folder = self.folder_of(repo)
+        return {path: (str(folder / path), sha256) for path, sha256 in self._digests(repo).items()}
+
     def nbytes(self, repo: str) -> int:
         """Bytes of a repository."""
         return sum(self.sizes(repo).values())
