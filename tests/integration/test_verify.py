@@ -630,6 +630,18 @@ def test_without_a_size_the_hub_is_asked_for_it(cached: Place) -> None:
     assert (found.state, found.repair, found.bytes_kept) == ("ok", "completed", 2 << 20)
 
 
+def test_without_room_on_the_disk_nothing_is_lost_and_that_is_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _flip(place.bytes_of(LARGE), place.folder)
+    wrong = place.bytes_of(LARGE).read_bytes()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000))
+    found = place.repair()[LARGE]
+    assert (found.state, found.repair) == ("wrong", None)
+    assert "disk space" in (found.repair_error or "")
+    assert place.bytes_of(LARGE).read_bytes() == wrong
+
+
 # ---- interrupted, and killed
 
 _REPAIR = """

@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from hf_haul.cancellation import CancelToken
 from hf_haul.engine.handle import DownloadHandle
 from hf_haul.errors import DownloadCancelledError
+from hf_haul.failures import describe
 from hf_haul.hub.asking import LISTING_ERRORS, is_offline, uncached_timeout
 from hf_haul.hub.bars import TICK
 from hf_haul.hub.call_options import CallOptions, absolute_path
@@ -116,7 +117,7 @@ class Repairs:
                     results[id(finding)] = self._failed(finding, outcome)
             for job, error in self._fetch_all(jobs, manager):
                 results[id(job.finding)] = (
-                    self._repaired(job) if error is None else self._failed(job.finding, str(error))
+                    self._repaired(job) if error is None else self._failed(job.finding, _in_words(error))
                 )
         return list(results.values())
 
@@ -134,7 +135,7 @@ class Repairs:
                 explained = self._repository.explain(
                     faulty[number].subject.path, faulty[number].subject.commit or "", error
                 )
-                return str(explained) or type(explained).__name__
+                return _in_words(explained)
 
         with closing(
             results_in_threads(
@@ -230,27 +231,32 @@ class Repairs:
         self, jobs: Sequence[_Job], manager: ParallelDownloadManager
     ) -> list[tuple[_Job, BaseException | None]]:
         """Fetch what is missing; return why a file failed, where it did."""
-        handles: list[DownloadHandle] = []
-        groups = _groups(jobs)
+        running: list[tuple[list[_Job], DownloadHandle]] = []
+        found: list[tuple[_Job, BaseException | None]] = []
         try:
-            for group in groups:
+            for group in _groups(jobs):
                 requests = [job.request for job in group]
-                repo_id, priority = self._repository.repo_id, self._options.priority
-                handles += [manager.submit(requests, model_id=repo_id, priority=priority)]
-            for handle in handles:
+                try:
+                    handle = manager.submit(
+                        requests, model_id=self._repository.repo_id, priority=self._options.priority
+                    )
+                except (OSError, ValueError) as error:  # no room for them
+                    found += [(job, error) for job in group]
+                else:
+                    running.append((group, handle))
+            for _, handle in running:
                 while not handle.wait(TICK):
-                    self._tell(handles)
+                    self._tell(running)
         except BaseException:
-            for handle in handles:
+            for _, handle in running:
                 handle.cancel()
-            for handle in handles:
+            for _, handle in running:
                 handle.wait(_CANCEL_GRACE)
             raise
-        self._tell(handles)
-        self.bytes_fetched = sum(handle.progress().bytes_transferred for handle in handles)
-        found: list[tuple[_Job, BaseException | None]] = []
-        for group, handle in zip(groups, handles, strict=True):
+        self._tell(running)
+        for group, handle in running:
             errors, fetched = dict(handle.errors()), handle.progress().bytes_transferred
+            self.bytes_fetched += fetched
             found += [(_with_what_was_kept(job, fetched), self._why(job, errors)) for job in group]
         return found
 
@@ -263,8 +269,8 @@ class Repairs:
             None if error is None else self._repository.explain(path, job.finding.subject.commit or "", error)
         )
 
-    def _tell(self, handles: Sequence[DownloadHandle]) -> None:
-        now = [handle.progress() for handle in handles]
+    def _tell(self, running: Sequence[tuple[list[_Job], DownloadHandle]]) -> None:
+        now = [handle.progress() for _, handle in running]
         self._on_progress(
             VerifyProgress(
                 "repair",
@@ -300,6 +306,10 @@ class Repairs:
         checked = replace(finding.checked, repair_error=why)
         self._on_file(checked)
         return replace(finding, checked=checked)
+
+
+def _in_words(error: BaseException) -> str:
+    return describe(error).text
 
 
 def _is_out_of_the_way(location: str) -> bool:
