@@ -31,6 +31,7 @@ class FailureKind(str, enum.Enum):
     DISK = "disk"
     INTEGRITY = "integrity"
     OTHER = "other"
+    UNFORESEEN = "unforeseen"  #: nobody wrote a sentence for it: most likely a fault of ours
 
 
 @dataclass(frozen=True, slots=True)

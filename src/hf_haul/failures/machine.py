@@ -14,6 +14,7 @@ __all__ = ["NO_HOME", "read_connection", "read_no_home", "read_system"]
 
 #: What is said where there is no home folder.
 NO_HOME: Final = "There is no home folder: HOME is not set, and the system knows none of this user"
+_IN_THE_WAY: Final = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _FREE_SPACE: Final = "Free some space, or choose another folder; what was fetched is kept"
 #: How Python begins the text of an error that has a number.
 _NUMBER: Final = re.compile(r"^\[Errno -?\d+\]\s*")
@@ -52,7 +53,8 @@ def read_system(error: OSError) -> Failure | None:
         return Failure(FailureKind.OTHER, f"No such file or folder{where}")
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return Failure(FailureKind.OTHER, "Too many files are open at once", MORE_FILES)
-    return _in_its_words(error, FailureKind.OTHER)
+    in_the_way = isinstance(error, _IN_THE_WAY)  # raised by a class alone, as "'a.bin': /d/a is a folder"
+    return _in_its_words(error, FailureKind.DISK if in_the_way else FailureKind.OTHER)
 
 
 def read_connection(error: OSError) -> Failure | None:
@@ -60,10 +62,10 @@ def read_connection(error: OSError) -> Failure | None:
     return _in_its_words(error, FailureKind.NETWORK)
 
 
-def _in_its_words(error: OSError, kind: FailureKind) -> Failure | None:
+def _in_its_words(error: OSError, kind: FailureKind) -> Failure:
     text, hint, details = sentences(error)
-    text = _NUMBER.sub("", text) or error.strerror or ""
-    return Failure(kind, text, hint, details) if text else None
+    text = _NUMBER.sub("", text) or error.strerror or "The system reported an error, and not which"
+    return Failure(kind, text, hint, details)
 
 
 def read_no_home(error: Exception) -> Failure | None:

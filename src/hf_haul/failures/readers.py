@@ -55,7 +55,7 @@ def describe(error: BaseException) -> Failure:
             return _fit_to_show(found)
     text, _, details = sentences(error)
     name = type(error).__name__  # the one thing to say of an error that nobody foresaw
-    return _fit_to_show(Failure(FailureKind.OTHER, f"{name}: {text}" if text else name, None, details))
+    return _fit_to_show(Failure(FailureKind.UNFORESEEN, f"{name}: {text}" if text else name, None, details))
 
 
 def _fit_to_show(failure: Failure) -> Failure:
@@ -169,7 +169,6 @@ _READERS: Final[Mapping[str, Reader]] = {
     "OSError": read_system,
     "RuntimeError": read_no_home,
     "ValueError": _failed_force,
-    "TypeError": says_itself(FailureKind.OTHER),
     "ImportError": says_itself(FailureKind.OTHER),
     "KeyboardInterrupt": _interrupted,
 }

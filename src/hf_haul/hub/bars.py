@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ __all__ = [
     "bars_of_a_snapshot",
     "bars_of_one_file",
     "make_bar",
+    "resumed_bytes",
     "shift_bar_start",
 ]
 
@@ -36,7 +38,8 @@ def are_bars_disabled(cls: Any, name: str) -> bool:
     """Return whether huggingface_hub's bars of this name are disabled, and the caller has none."""
     cls = cls or hf_tqdm
     ours = isinstance(cls, type) and issubclass(cls, hf_tqdm)
-    return ours and bool(are_progress_bars_disabled(name))
+    # Without stderr, as under pythonw, tqdm would fail.
+    return ours and (sys.stderr is None or bool(are_progress_bars_disabled(name)))
 
 
 def make_bar(cls: Any, name: str, **options: Any) -> Any:
@@ -99,7 +102,7 @@ class Bars:
         try:
             first = self._handle.progress()
             # A small file may have been downloaded before this line.
-            self._resumed = initial = _resumed(first)
+            self._resumed = initial = resumed_bytes(first)
             bars = self._make(first.bytes_total, initial)
             if all(getattr(bar, "disable", False) is True for _, bar in bars):
                 return
@@ -129,15 +132,15 @@ class Bars:
             total = now.bytes_total if kind == "bytes" else now.files_total
             if total and hasattr(bar, "total") and (bar.total or 0) < total:
                 bar.total = total
-            if kind == "bytes" and _resumed(now) > self._resumed:
-                shown[kind] += shift_bar_start(bar, _resumed(now) - self._resumed)
-                self._resumed = _resumed(now)
+            if kind == "bytes" and resumed_bytes(now) > self._resumed:
+                shown[kind] += shift_bar_start(bar, resumed_bytes(now) - self._resumed)
+                self._resumed = resumed_bytes(now)
             if done != shown[kind]:
                 bar.update(done - shown[kind])
                 shown[kind] = done
 
 
-def _resumed(now: QueueProgress) -> int:
+def resumed_bytes(now: QueueProgress) -> int:
     """Return the bytes that earlier calls left, as far as known."""
     return max(0, now.bytes_done - now.bytes_transferred)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,9 +42,9 @@ __all__ = [
 ProgressCallback = Callable[[DownloadProgress], None]
 #: Seconds for a cancelled download to stop, and for its bars to close, before the error is raised.
 _CANCEL_GRACE: Final = 0.4
-#: Seconds for a callback that takes its time to be told the end, and after an interrupt.
-_EVENTS_GRACE, _INTERRUPT_GRACE = 2.0, 0.1
+#: Notes of an error about other files, and files that one of them names.
 _NOTES: Final = 50
+_NAMED: Final = 3
 
 
 @dataclass(frozen=True)
@@ -130,20 +130,19 @@ class CallOptions:
         manager_feed = None if self.manager is None else self.manager.event_feed
         feeds = [each for each in (feed, manager_feed) if each is not None]
         events = CallEvents(EventStream(feeds, repo_id) if feeds else None)
-        grace = _EVENTS_GRACE
+        grace = math.inf
         try:
             with events.reviewing():
                 yield events
         except BaseException as error:
             events.error(error)
             if not isinstance(error, Exception):
-                grace = _INTERRUPT_GRACE
+                grace = _CANCEL_GRACE
             raise
         finally:
-            deadline = time.monotonic() + grace
             events.flush(grace)
             if feed is not None:
-                feed.flush(deadline - time.monotonic())
+                feed.flush(0.0 if grace < math.inf else grace)
 
     def download(
         self,
@@ -195,15 +194,25 @@ class CallOptions:
 
 
 def raise_all(errors: Sequence[tuple[str, BaseException]]) -> NoReturn:
-    """Raise the first error, with the others as its notes."""
-    (path, first), *others = errors
-    if not isinstance(first, DownloadCancelledError) and not hasattr(first, "named_file"):
-        first.named_file = path  # type: ignore[attr-defined]  # any error takes attributes
-    for path, error in others[:_NOTES]:
-        add_note(first, f"also failed: {path}: {describe(error).text}")
-    if len(others) > _NOTES:
-        add_note(first, f"and {len(others) - _NOTES} more files")
+    """Raise the first error, with the others as its notes: those of the same reason in one."""
+    (_, first), *others = errors
+    reason = describe(first).text
+    said = [(path, describe(error).text) for path, error in others]
+    same = [path for path, text in said if text == reason]
+    if same:
+        add_note(first, f"also failed, for the same reason: {_listed(same)}")
+    different = [f"also failed: {path}: {text}" for path, text in said if text != reason]
+    for note in different[:_NOTES]:
+        add_note(first, note)
+    if len(different) > _NOTES:
+        add_note(first, f"and {len(different) - _NOTES} more files")
     raise first
+
+
+def _listed(paths: Sequence[str]) -> str:
+    """Return some of many paths, and how many more there are."""
+    more = len(paths) - _NAMED
+    return ", ".join(paths[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 TqdmClass = Any  # upstream accepts any callable that imitates tqdm

@@ -322,9 +322,12 @@ CASES = [
     pytest.param(
         RuntimeError("the manager is shut down"), K.OTHER, "the manager is shut down", id="words of ours"
     ),
-    pytest.param(KeyError("x"), K.OTHER, "KeyError: 'x'", id="unforeseen"),
-    pytest.param(MemoryError(), K.OTHER, "MemoryError", id="unforeseen, without a word"),
-    pytest.param(OSError(), K.OTHER, "OSError", id="of the system, without a word"),
+    pytest.param(KeyError("x"), K.UNFORESEEN, "KeyError: 'x'", id="unforeseen"),
+    pytest.param(MemoryError(), K.UNFORESEEN, "MemoryError", id="unforeseen, without a word"),
+    pytest.param(
+        OSError(), K.OTHER, "The system reported an error, and not which", id="of the system, without a word"
+    ),
+    pytest.param(IsADirectoryError("a is a folder"), K.DISK, "a is a folder", id="a folder in the way"),
 ]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from hf_haul.engine.handle import QueueProgress
 from hf_haul.errors import DownloadCancelledError
 from hf_haul.hub import bars as bars_module
 from hf_haul.hub import call_options as calls
-from hf_haul.hub.bars import Bars
+from hf_haul.hub.bars import Bars, bars_of_one_file
 from hf_haul.hub.call_options import CallOptions, raise_all
 from hf_haul.task import DownloadPriority, DownloadState
 
@@ -367,8 +368,16 @@ def test_the_first_error_is_raised_with_the_others_as_notes() -> None:
     ]
 
 
+def test_files_that_failed_for_one_reason_are_told_together() -> None:
+    same = [(name, OSError("first")) for name in "abcdef"]
+    assert notes_of(lambda: raise_all([*same, ("g", OSError("second"))])) == [
+        "also failed, for the same reason: b, c, d and 2 more",
+        "also failed: g: second",
+    ]
+
+
 def test_notes_are_bounded() -> None:
-    errors = [(str(i), OSError("first")) for i in range(200)]
+    errors = [("0", OSError("first")), *((str(i), OSError(f"{i}")) for i in range(1, 200))]
     notes = notes_of(lambda: raise_all(errors))
     assert len(notes) == 51
     assert notes[-1] == "and 149 more files"
@@ -379,3 +388,10 @@ def test_without_add_note_the_notes_are_kept_all_the_same() -> None:
         add_note = property()  # as on Python 3.10: hasattr says no
 
     assert notes_of(lambda: raise_all([("a", Old("first")), ("b", OSError("x"))])) == ["also failed: b: x"]
+
+
+def test_without_stderr_there_are_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under pythonw: tqdm would fail, and then hang when it is collected."""
+    assert bars_of_one_file(None, "a.bin", 3) is not None
+    monkeypatch.setattr(sys, "stderr", None)
+    assert bars_of_one_file(None, "a.bin", 3) is None
