@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from tests.support.hub import ServedRepo, hub_environment, serve_repo
 from tests.support.repos import contents
-from tests.support.wants import do_without
+from tests.support.wants import do_without, want_program
 
 from hf_haul.localhub import Account
 from hf_haul.localhub.testing.faults import Stall
@@ -75,25 +76,27 @@ def test_a_dry_run_writes_nothing(served: ServedRepo, env: dict[str, str]) -> No
 
 def test_an_unknown_repository_is_one_message(env: dict[str, str]) -> None:
     done = _run(env, "download", "org/nobody")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stdout == ""
-    assert "hf-haul: error: " in done.stderr
-    assert "Repository Not Found" in done.stderr
-    assert "Traceback" not in done.stderr
+    first, *below = done.stderr.splitlines()
+    assert first == "hf-haul: error: Repository org/nobody does not exist, or may not be seen without a token"
+    assert any(line.startswith("  request id: Root=1-") for line in below)
 
 
 @pytest.mark.parametrize("endpoint", ["", "hub.test:8080", "https://"])
 def test_an_endpoint_that_is_no_url_is_one_message(env: dict[str, str], endpoint: str) -> None:
     done = _run({**env, "HF_ENDPOINT": endpoint}, "download", "org/tiny")
-    assert done.returncode == 1
-    assert done.stderr.startswith("hf-haul: error: HF_ENDPOINT, the Hub's URL, is not an http(s) URL: ")
-    assert len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2
+    first, hint = done.stderr.splitlines()
+    assert first.startswith("hf-haul: error: HF_ENDPOINT, the Hub's URL, is not an http(s) URL: ")
+    assert hint == "  Unset it, or set it to one such as https://huggingface.co"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no SIGINT for a process of its own")
+@pytest.mark.skipif(os.name == "nt", reason="no signals for a process of its own")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["download", "get"])
 def test_an_interrupt_ends_it_within_two_seconds_and_the_next_call_goes_on(
-    command: str, tmp_path: Path
+    command: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     with serve_repo(tmp_path / "src", shards=1, shard_bytes=4_000_000) as served:
         env = hub_environment(served.hub, tmp_path / "home")
@@ -102,7 +105,7 @@ def test_an_interrupt_ends_it_within_two_seconds_and_the_next_call_goes_on(
             "download": ["download", "org/tiny", name],
             "get": ["get", f"{served.hub.url}/org/tiny/resolve/main/{name}", "-o", str(tmp_path / "home/it")],
         }[command]
-        _interrupt(served, env, arguments, name)
+        _interrupt(served, env, arguments, name, number)
         served.hub.faults.clear()
         served.hub.requests.clear()
         done = _run(env, *arguments)
@@ -112,7 +115,9 @@ def test_an_interrupt_ends_it_within_two_seconds_and_the_next_call_goes_on(
     assert hashlib.sha256(arrived).hexdigest() == served.contents[name]
 
 
-def _interrupt(served: ServedRepo, env: dict[str, str], arguments: list[str], name: str) -> None:
+def _interrupt(
+    served: ServedRepo, env: dict[str, str], arguments: list[str], name: str, number: signal.Signals
+) -> None:
     stall = served.hub.faults.add(Stall(after=3_500_000), kind="cdn", path=name, times=None)
     with subprocess.Popen(
         [*COMMAND, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -121,7 +126,7 @@ def _interrupt(served: ServedRepo, env: dict[str, str], arguments: list[str], na
             assert stall.wait(30)
             assert _grows_to(Path(env["HF_HOME"]), 2_000_000)
             start = time.monotonic()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             assert process.stderr is not None
             assert process.stdout is not None
             err = process.stderr.readline()  # comes when all waiting is over
@@ -130,10 +135,88 @@ def _interrupt(served: ServedRepo, env: dict[str, str], arguments: list[str], na
             out, err = process.stdout.read(), err + process.stderr.read()
         finally:
             process.kill()
-    assert process.returncode == 130
+    how, code = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("ended by a signal", 143)}[number]
+    assert process.returncode == code
     assert seconds < 2
     assert out == ""
-    assert err == "hf-haul: interrupted; what was fetched is kept, and the same command goes on from there\n"
+    assert err == f"hf-haul: {how}; what was fetched is kept, and the same command goes on from there\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+def test_sigterm_ends_it_also_where_it_is_the_first_process_of_a_container(tmp_path: Path) -> None:
+    """The kernel ignores a signal there that has no handler."""
+    unshare = [want_program("unshare"), "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        do_without("this user may not make namespaces")
+    with serve_repo(tmp_path / "src", shards=1, shard_bytes=4_000_000) as served:
+        env = hub_environment(served.hub, tmp_path / "home")
+        name = "model-00001-of-00001.safetensors"
+        stall = served.hub.faults.add(Stall(after=3_500_000), kind="cdn", path=name, times=None)
+        with subprocess.Popen(
+            [*unshare, *COMMAND, "download", "org/tiny", name],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as outer:  # fmt: skip
+            try:
+                assert stall.wait(30)
+                assert _grows_to(Path(env["HF_HOME"]), 2_000_000)
+                inner = int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()[0])
+                os.kill(inner, signal.SIGTERM)
+                _, err = outer.communicate(timeout=20)
+            finally:
+                outer.kill()
+        assert outer.returncode == 143
+        assert "ended by a signal; what was fetched is kept" in err
+        assert _grows_to(Path(env["HF_HOME"]), 2_000_000)
+
+
+# ---- nobody reads
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's pipes")
+@pytest.mark.parametrize("line", ["download org/tiny", "download org/tiny --dry-run", "--help", "env"])
+def test_a_pipe_that_nobody_reads_is_no_error(line: str, env: dict[str, str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*COMMAND, *line.split()],
+        env=env,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's pipes")
+@pytest.mark.parametrize("closed", ["pipe", "altogether"])
+def test_stderr_that_nobody_reads_is_no_error(closed: str, env: dict[str, str], served: ServedRepo) -> None:
+    env.pop("HF_HUB_DISABLE_PROGRESS_BARS")
+    line = shlex.join([*COMMAND, "download", "org/tiny", "-v"])
+    shell = f"exec {line} 2>&-" if closed == "altogether" else f"{{ {line} 3>&1 >&2 2>&3 | true; }} 2>&1"
+    done = subprocess.run(
+        ["/bin/sh", "-c", shell], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert contents(Path(done.stdout.removesuffix("\n"))) == served.contents
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device to write to")
+def test_a_result_that_cannot_be_written_is_an_error(env: dict[str, str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "download", "org/tiny"],
+            env=env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 6
+    assert done.stderr.splitlines()[0] == "hf-haul: error: No space is left on the disk"
 
 
 def _grows_to(folder: Path, nbytes: int) -> bool:
@@ -160,7 +243,7 @@ def test_get_checks_what_it_is_told(served: ServedRepo, env: dict[str, str], tmp
 def test_get_refuses_other_bytes(served: ServedRepo, env: dict[str, str], tmp_path: Path) -> None:
     url = f"{served.hub.url}/org/tiny/resolve/main/vocab.txt"
     done = _run(env, "get", url, "--sha256", "0" * 64, "-o", tmp_path / "out.txt")
-    assert done.returncode == 1
+    assert done.returncode == 7
     assert done.stdout == ""
     assert "digest does not match" in done.stderr
     assert not (tmp_path / "out.txt").exists()
@@ -168,7 +251,7 @@ def test_get_refuses_other_bytes(served: ServedRepo, env: dict[str, str], tmp_pa
 
 def test_get_says_what_the_server_said(served: ServedRepo, env: dict[str, str], tmp_path: Path) -> None:
     done = _run(env, "get", f"{served.hub.url}/org/tiny/resolve/main/nothing.bin?sig=secret", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "404" in done.stderr
     assert "secret" not in done.stderr
     assert list(tmp_path.glob("nothing*")) == []

@@ -1,23 +1,29 @@
 """The command ``hf-haul``, which is also ``hf haul`` where it is installed as an extension of ``hf``.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Results go to stdout, everything else to stderr. ``exit_codes`` says how it ends.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from hf_haul import __version__
 from hf_haul.cli.download import add_download
 from hf_haul.cli.env import add_env
+from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode, exit_code_of
 from hf_haul.cli.get import add_get
-from hf_haul.cli.messages import FAILED, INTERRUPTED, say
+from hf_haul.cli.messages import say, say_error, warn
+from hf_haul.cli.parser import CommandParser, HelpFormatter
 from hf_haul.cli.serve import add_serve
-from hf_haul.errors import HaulError
+from hf_haul.cli.signals import EndedBySignal, ended_by_signals
+from hf_haul.cli.streams import flush_results, set_up_streams
+from hf_haul.failures import FailureKind, describe
 
 __all__ = ["main"]
 
@@ -31,31 +37,66 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = _parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names are bytes, and go out as they are
-    if arguments.verbose:
-        level = logging.DEBUG if arguments.verbose > 1 else logging.INFO
-        logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    run: Callable[[argparse.Namespace], int] = arguments.run
+    set_up_streams()
     try:
-        return run(arguments)
-    except KeyboardInterrupt:
-        say("interrupted; what was fetched is kept, and the same command goes on from there")
-        return INTERRUPTED
-    except (HaulError, OSError, ValueError, ImportError) as error:
-        say(f"error: {error}" if str(error) else f"error: {type(error).__name__}")
-        for note in getattr(error, "__notes__", ()):
-            say(note)
-        return FAILED
+        with ended_by_signals():
+            return _run(argv)
+    except KeyboardInterrupt as interrupt:
+        ended = interrupt.code if isinstance(interrupt, EndedBySignal) else None
+        how = "interrupted" if ended is None else "ended by a signal"
+        say(f"{how}; what was fetched is kept, and the same command goes on from there")
+        return ExitCode.INTERRUPTED if ended is None else ended
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        try:
+            arguments = _parser().parse_args(argv)
+            _set_up_log(arguments.verbose)
+            run: Callable[[argparse.Namespace], int] = arguments.run
+            with _warnings_in_words():
+                return run(arguments)
+        finally:
+            flush_results()
+    except Exception as error:
+        if describe(error).kind is FailureKind.UNFORESEEN:
+            raise  # a fault of ours, to be seen whole
+        say_error(error)
+        return exit_code_of(error)
+
+
+def _set_up_log(verbose: int) -> None:
+    if verbose:
+        level = logging.DEBUG if verbose > 1 else logging.INFO
+        logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+
+
+@contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Show warnings as messages, without the line of code that they came from."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        warn(str(message))
+
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hf-haul", description="Resumable, verified, parallel downloads for the Hugging Face Hub."
+        prog="hf-haul",
+        description="Resumable, verified, parallel downloads for the Hugging Face Hub.",
+        epilog=EXIT_CODES_HELP,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"hf-haul {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="COMMAND", parser_class=CommandParser
+    )
     add_download(commands)
     add_get(commands)
     add_serve(commands)

@@ -10,7 +10,9 @@ from typing import Any, get_args
 
 from hf_haul import __version__
 from hf_haul.cli.arguments import add_command, add_engine_options, read_count
-from hf_haul.cli.messages import OK, say
+from hf_haul.cli.exit_codes import ExitCode
+from hf_haul.cli.messages import say
+from hf_haul.cli.streams import print_result
 from hf_haul.hub.presets import Preset
 
 __all__ = ["add_download"]
@@ -65,10 +67,10 @@ def _download(arguments: argparse.Namespace) -> int:
         say("warning: --include and --exclude are ignored, because files are named")
     result = _fetch(arguments, request)
     if isinstance(result, str):
-        print(result)
+        print_result(result)
     else:
         _print_plan(result if isinstance(result, list) else [result])
-    return OK
+    return ExitCode.DONE
 
 
 def _read_request(arguments: argparse.Namespace) -> _Request:
@@ -132,9 +134,11 @@ def _print_plan(files: Iterable[Any]) -> None:
     ordered = sorted(files, key=lambda info: str(info.filename))
     to_fetch = [info for info in ordered if info.will_download]
     total = sum(info.file_size or 0 for info in to_fetch)
-    print(f"[dry-run] Will download {len(to_fetch)} files (out of {len(ordered)}) totalling {_size(total)}.")
+    print_result(
+        f"[dry-run] Will download {len(to_fetch)} files (out of {len(ordered)}) totalling {_size(total)}."
+    )
     for info in ordered:
-        print(f"{_size(info.file_size) if info.will_download else '-':>10}  {info.filename}")
+        print_result(f"{_size(info.file_size) if info.will_download else '-':>10}  {info.filename}")
 
 
 def _size(nbytes: float) -> str:

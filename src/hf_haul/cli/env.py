@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from hf_haul import __version__
 from hf_haul.cli.arguments import add_command
-from hf_haul.cli.messages import OK
+from hf_haul.cli.exit_codes import ExitCode
+from hf_haul.cli.streams import print_result
 from hf_haul.config import ConfigFile, SettingsInForce, settings_in_force
 from hf_haul.urls import redact
 
@@ -33,16 +34,16 @@ def add_env(commands: Any) -> None:
 def _env(arguments: argparse.Namespace) -> int:
     versions, hub = {name: _version(name) for name in _LIBRARIES}, _hub()
     if arguments.json:
-        print(json.dumps(_as_json(versions, hub, settings_in_force()), indent=2))
-        return OK
-    print(f"hf-haul {__version__}, Python {platform.python_version()}, {platform.platform()}")
+        print_result(json.dumps(_as_json(versions, hub, settings_in_force()), indent=2))
+        return ExitCode.DONE
+    print_result(f"hf-haul {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for name, version in versions.items():
-        print(f"  {name:<16} {version or 'not installed'}")
-    print("Hub")
+        print_result(f"  {name:<16} {version or 'not installed'}")
+    print_result("Hub")
     for name, value in hub.items():
-        print(f"  {name:<16} {('no', 'yes')[value] if isinstance(value, bool) else value}")
+        print_result(f"  {name:<16} {('no', 'yes')[value] if isinstance(value, bool) else value}")
     _print_settings(settings_in_force())  # last, because it fails where one makes no sense
-    return OK
+    return ExitCode.DONE
 
 
 def _hub() -> dict[str, str | bool]:
@@ -63,13 +64,13 @@ def _version(name: str) -> str | None:
 
 
 def _print_settings(found: SettingsInForce) -> None:
-    print("Configuration file")
-    print(f"  {_describe(found.file)}")
-    print("Settings (* changed), and where each comes from")
+    print_result("Configuration file")
+    print_result(f"  {_describe(found.file)}")
+    print_result("Settings (* changed), and where each comes from")
     for name, origin in found.origins.items():
         mark = " " if origin.kind == "default" else "*"
         value = getattr(found.settings, name)
-        print(f"{mark} {'HF_HAUL_' + name.upper():<40} {value!s:<12} {origin}")
+        print_result(f"{mark} {'HF_HAUL_' + name.upper():<40} {value!s:<12} {origin}")
 
 
 def _describe(file: ConfigFile) -> str:

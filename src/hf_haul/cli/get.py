@@ -10,7 +10,8 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from hf_haul.cli.arguments import add_command, add_engine_options, read_header
-from hf_haul.cli.messages import FAILED, OK, say
+from hf_haul.cli.exit_codes import ExitCode, UsageError
+from hf_haul.cli.streams import print_result
 from hf_haul.urls import parse_url
 
 __all__ = ["add_get"]
@@ -43,16 +44,14 @@ def _get(arguments: argparse.Namespace) -> int:
         max_bandwidth_bps=arguments.max_bandwidth,
         headers=dict(arguments.header),
     ) as manager:
-        task = manager.add_download_task(
+        handle = manager.submit_url(
             "hf-haul get", target.name, arguments.url, target, digest=arguments.sha256
         )
-        outcome = _watch(manager, task, target.name, quiet=arguments.quiet)
-    if not outcome["success"]:
-        for failure in outcome["failed_files"]:
-            say(f"error: {failure['error']}")
-        return FAILED
-    print(target)
-    return OK
+        _watch(handle, target.name, quiet=arguments.quiet)
+    for _, error in handle.errors():
+        raise error
+    print_result(str(target))
+    return ExitCode.DONE
 
 
 def _target(url: str, output: str | None) -> Path:
@@ -61,24 +60,24 @@ def _target(url: str, output: str | None) -> Path:
         return Path(output)
     name = unquote(parse_url(url, userinfo=True).path.rpartition("/")[2])
     if name in {"", ".", ".."} or Path(name).name != name or "\\" in name:
-        raise ValueError("the URL does not end with a file's name; say with -o what to call it")
+        raise UsageError("the URL does not end with a file's name; say with -o what to call it")
     return Path(output or "", name)
 
 
-def _watch(manager: Any, task: str, name: str, *, quiet: bool) -> dict[str, Any]:
+def _watch(handle: Any, name: str, *, quiet: bool) -> None:
     from tqdm import tqdm
 
-    from hf_haul.hub.bars import shift_bar_start
+    from hf_haul.hub.bars import resumed_bytes, shift_bar_start
 
     found = 0
     with tqdm(
         desc=name, unit="B", unit_scale=True, file=sys.stderr, disable=True if quiet else None, leave=True
     ) as bar:
-        while True:
-            outcome: dict[str, Any] = manager.wait_for_model_completion(task, _TICK)
-            bar.total = outcome["total_bytes"] or None
-            if outcome["bytes_resumed"] != found:
-                found += shift_bar_start(bar, outcome["bytes_resumed"] - found)
-            bar.update(outcome["bytes_done"] - bar.n)
-            if not outcome["timed_out"]:
-                return outcome
+        over = False
+        while not over:
+            over = handle.wait(_TICK)
+            now = handle.progress()
+            bar.total = now.bytes_total or None
+            if resumed_bytes(now) > found:
+                found += shift_bar_start(bar, resumed_bytes(now) - found)
+            bar.update(now.bytes_done - bar.n)

@@ -1,18 +1,77 @@
-"""Exit codes, and what goes to stderr."""
+"""What goes to stderr, in one place: messages, warnings, and errors in words.
+
+Nothing here raises: a closed pipe or a terminal that hung up must not end a download.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from typing import Final
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, Literal
 
-__all__ = ["FAILED", "INTERRUPTED", "OK", "USAGE", "say"]
+from hf_haul.failures import describe
+from hf_haul.redaction import redact_text
 
-OK: Final = 0
-FAILED: Final = 1
-USAGE: Final = 2
-INTERRUPTED: Final = 130
+__all__ = ["Level", "Show", "is_debugging", "say", "say_error", "shown_by", "warn"]
+
+Level = Literal["info", "warning", "error"]
+#: Shows one message, which may have several lines.
+Show = Callable[[Level, str], None]
+
+_PREFIXES: Final = {"info": "", "warning": "warning: ", "error": "error: "}
+_TRUE: Final = frozenset({"1", "on", "yes", "true"})
+
+
+def _to_stderr(level: Level, text: str) -> None:
+    first, *below = text.splitlines() or [""]
+    lines = [f"hf-haul: {_PREFIXES[level]}{first}", *(f"  {line}" for line in below)]
+    if sys.stderr is None:  # closed by whoever started the command; print would take stdout instead
+        return
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+_show: Show = _to_stderr
+
+
+@contextmanager
+def shown_by(show: Show) -> Iterator[None]:
+    """Leave all messages of a block to another function, such as one that draws a display around them."""
+    global _show
+    before, _show = _show, show
+    try:
+        yield
+    finally:
+        _show = before
 
 
 def say(text: str) -> None:
-    """Write a line to stderr."""
-    print(f"hf-haul: {text}", file=sys.stderr, flush=True)
+    """Tell of something."""
+    _show("info", text)
+
+
+def warn(text: str) -> None:
+    """Warn of something that goes on all the same."""
+    _show("warning", text)
+
+
+def say_error(error: BaseException) -> None:
+    """Say what an error means: what happened, what to do, and what helps to look into it.
+
+    With ``HF_DEBUG=1`` the traceback follows.
+    """
+    failure = describe(error)
+    notes = [line for note in getattr(error, "__notes__", ()) for line in str(note).splitlines()]
+    lines = [failure.text, *([failure.hint] if failure.hint else []), *failure.details, *notes]
+    _show("error", "\n".join(lines))
+    if is_debugging():
+        _show("info", redact_text("".join(traceback.format_exception(error))))
+
+
+def is_debugging() -> bool:
+    """Return whether tracebacks are wanted, by huggingface_hub's own variable."""
+    return os.environ.get("HF_DEBUG", "").strip().lower() in _TRUE

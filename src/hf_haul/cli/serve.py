@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from hf_haul.cli.arguments import add_command, read_port, read_rate
-from hf_haul.cli.messages import OK, USAGE, say
+from hf_haul.cli.exit_codes import ExitCode, UsageError
+from hf_haul.cli.messages import say, warn
+from hf_haul.cli.streams import print_result
 from hf_haul.config import serve_token
+from hf_haul.failures import describe
 
 __all__ = ["add_serve"]
 
+_FIRST_FREE_PORT: Final = 1024  # that needs no special rights
 _MAX_NAMES: Final = 5  # repositories that a line has room for
 _MAX_GAPS: Final = 20  # lines about what is not there
 _COMMIT_DIGITS: Final = 7  # characters of a commit
@@ -91,16 +96,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     try:
         token = _serve_token(arguments)
         require_token(arguments.host, token, allow_anyone=arguments.allow_anyone)
-    except (OSError, ValueError) as error:
-        say(f"error: {error}")
-        return USAGE
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(describe(error).text) from error
 
     def ready(hub: LocalHub) -> None:
-        print(hub.url, flush=True)
+        print_result(hub.url, flush=True)
         served = sorted(repo.repo_id for repo in hub.catalog.all())
         if not served:
-            say(
-                f"warning: {arguments.path} holds no repository: it is no Hub cache, and has neither files nor folders "
+            warn(
+                f"{arguments.path} holds no repository: it is no Hub cache, and has neither files nor folders "
                 "called <org>/<name>. Nothing is shared until there is one"
             )
         say(f"sharing {_summary(served)} of {arguments.path} until Ctrl+C; use it with HF_ENDPOINT={hub.url}")
@@ -116,18 +122,37 @@ def _serve(arguments: argparse.Namespace) -> int:
         "allow_anyone": arguments.allow_anyone,
         "allowed_hosts": arguments.allowed_host,
     }
-    serve(
-        arguments.path,
-        host=arguments.host,
-        port=arguments.port,
-        token=token,
-        max_bytes_per_s=arguments.pace,
-        certfile=arguments.certfile,
-        keyfile=arguments.keyfile,
-        on_ready=ready,
-        **{name: value for name, value in more.items() if value},
-    )
-    return OK
+    try:
+        serve(
+            arguments.path,
+            host=arguments.host,
+            port=arguments.port,
+            token=token,
+            max_bytes_per_s=arguments.pace,
+            certfile=arguments.certfile,
+            keyfile=arguments.keyfile,
+            on_ready=ready,
+            **{name: value for name, value in more.items() if value},
+        )
+    except OSError as error:
+        reason = _cannot_listen(error, arguments.host, arguments.port)
+        if reason is None:
+            raise
+        raise OSError(reason) from error
+    return ExitCode.DONE
+
+
+def _cannot_listen(error: OSError, host: str, port: int) -> str | None:
+    """Return what to say where the address cannot be listened on; ``None`` for other errors."""
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} of {host} is taken by another program. Choose another one with --port, or 0 for any that is free"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine. Choose one with --host; 0.0.0.0 stands for all of them"
+    if error.errno in {errno.EACCES, errno.EPERM} and 0 < port < _FIRST_FREE_PORT and error.filename is None:
+        return (
+            f"Port {port} is for the system's own programs. Choose one from {_FIRST_FREE_PORT} on with --port"
+        )
+    return None
 
 
 def _serve_token(arguments: argparse.Namespace) -> str | None:
@@ -138,7 +163,7 @@ def _serve_token(arguments: argparse.Namespace) -> str | None:
         OSError: The file cannot be read.
     """
     if arguments.token is not None:
-        say("warning: others on this machine can read --token in the list of processes; use --token-file")
+        warn("others on this machine can read --token in the list of processes; use --token-file")
         source, token = "--token", arguments.token
     elif arguments.token_file is not None:
         source, token = arguments.token_file, Path(arguments.token_file).read_text("utf-8-sig", "replace")

@@ -10,6 +10,7 @@ import hf_haul.hub.snapshot
 import hf_haul.localhub
 import hf_haul.manager
 from hf_haul.cli import command as cli
+from hf_haul.cli.exit_codes import UsageError
 from hf_haul.errors import DiskFullError, IntegrityError
 
 
@@ -45,12 +46,13 @@ def _raise(error: BaseException) -> Any:
     [
         pytest.param(KeyboardInterrupt(), 130, "interrupted; what was fetched is kept", id="interrupt"),
         pytest.param(
-            IntegrityError("a.bin", "aa", "bb"), 1, "error: a.bin: digest does not match", id="ours"
+            IntegrityError("a.bin", "aa", "bb"), 7, "error: a.bin: digest does not match", id="ours"
         ),
-        pytest.param(DiskFullError("no room"), 1, "error: no room", id="disk"),
-        pytest.param(PermissionError("read-only"), 1, "error: read-only", id="the system's"),
+        pytest.param(DiskFullError("no room"), 6, "error: no room", id="disk"),
+        pytest.param(PermissionError("read-only"), 6, "error: read-only", id="the system's"),
         pytest.param(ValueError("odd"), 1, "error: odd", id="bad input"),
-        pytest.param(OSError(), 1, "error: OSError", id="without a word"),
+        pytest.param(OSError(), 1, "error: The system reported an error", id="without a word"),
+        pytest.param(UsageError("odd"), 2, "error: odd", id="wrong usage"),
     ],
 )
 def test_an_error_becomes_one_message_and_an_exit_code(
@@ -75,7 +77,7 @@ def test_an_errors_notes_are_shown(
     error.__notes__ = ["also failed: b.bin"]  # type: ignore[attr-defined]  # add_note is 3.11's
     monkeypatch.setattr(hf_haul.hub.snapshot, "snapshot_download", _raise(error))
     assert cli.main(["download", "org/m"]) == 1
-    assert capsys.readouterr().err.splitlines() == ["hf-haul: error: first", "hf-haul: also failed: b.bin"]
+    assert capsys.readouterr().err.splitlines() == ["hf-haul: error: first", "  also failed: b.bin"]
 
 
 def test_a_bug_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:

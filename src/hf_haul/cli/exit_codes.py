@@ -1,0 +1,57 @@
+"""The exit codes of every command, and which error ends with which."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Final
+
+from hf_haul.failures import FailureKind, describe
+
+__all__ = ["EXIT_CODES_HELP", "ExitCode", "UsageError", "exit_code_of"]
+
+
+class ExitCode(enum.IntEnum):
+    """How a command ended; of several failures the first one's counts."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    DENIED = 4
+    NETWORK = 5
+    DISK = 6
+    INTEGRITY = 7
+    HUNG_UP = 129
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+#: Shown below the help of every command.
+EXIT_CODES_HELP: Final = """\
+exit codes:
+  0 done, 1 another failure, 2 wrong usage, 3 not found, 4 access denied,
+  5 network or server, 6 disk, 7 wrong bytes, 130 Ctrl+C, 143 SIGTERM;
+  of several failures, the first one's"""
+
+_OF_KIND: Final[Mapping[FailureKind, ExitCode]] = {
+    FailureKind.USAGE: ExitCode.USAGE,
+    FailureKind.NOT_FOUND: ExitCode.NOT_FOUND,
+    FailureKind.DENIED: ExitCode.DENIED,
+    FailureKind.NETWORK: ExitCode.NETWORK,
+    FailureKind.DISK: ExitCode.DISK,
+    FailureKind.INTEGRITY: ExitCode.INTEGRITY,
+    FailureKind.OTHER: ExitCode.FAILED,
+    FailureKind.UNFORESEEN: ExitCode.FAILED,
+}
+
+
+class UsageError(ValueError):
+    """Arguments that contradict each other, or that mean nothing."""
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """Return the exit code of a command that ends in an error."""
+    if isinstance(error, UsageError):
+        return ExitCode.USAGE
+    return _OF_KIND[describe(error).kind]

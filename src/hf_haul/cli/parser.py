@@ -1,0 +1,72 @@
+"""How a command line is read: options may stand anywhere, and a misspelt one is told with its nearest."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode
+
+__all__ = ["CommandParser", "HelpFormatter"]
+
+_MAX_WIDTH: Final = 110  # columns of help that can still be read
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal, within reason; examples and exit codes keep their lines."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        width = min(shutil.get_terminal_size().columns - 2, _MAX_WIDTH)
+        super().__init__(prog, **{"max_help_position": 28, "width": width, **options})
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of one command: options may stand before, between and behind the names.
+
+    Args:
+        examples: Lines of a shell, shown below the help.
+        options: As argparse's.
+    """
+
+    def __init__(self, *, examples: Sequence[str] = (), **options: Any) -> None:
+        lines = ["examples:", *(f"  {line}" for line in examples), ""] if examples else []
+        super().__init__(
+            **{
+                "formatter_class": HelpFormatter,
+                "allow_abbrev": False,
+                "epilog": "\n".join([*lines, EXIT_CODES_HELP]),
+                **options,
+            }
+        )
+        self._between_passes = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read what is known, options wherever they stand; refuse what is not."""
+        if self._between_passes:  # of the two that intermixed arguments take: options, then names
+            return super().parse_known_args(args, namespace)
+        self._between_passes = True
+        try:
+            namespace, extras = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._between_passes = False
+        if extras:
+            self.error(self._unknown(extras))
+        return namespace, extras
+
+    def _unknown(self, extras: Sequence[str]) -> str:
+        """Return what to say of arguments that nobody knows."""
+        option = next((extra for extra in extras if extra.startswith("-")), None)
+        if option is None:
+            return f"unexpected: {' '.join(extras)}"
+        name = option.partition("=")[0]
+        near = difflib.get_close_matches(name, self._option_string_actions, n=1)
+        return f"no such option: {name}" + (f"; did you mean {near[0]}?" if near else "")
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and how the command is used, and exit."""
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.USAGE, f"hf-haul: error: {message}\n")
