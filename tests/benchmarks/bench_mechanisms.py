@@ -241,7 +241,6 @@ _KILLED = _Work(
 )
 _WORKS: Final[Mapping[str, _Work]] = {
     "large": _Work(", no cap", ("bench/half", "bench/half"), ("plain", "tls"), Rig.haul),
-    "small": _Work("", ("bench/thousand", "bench/thousand"), ("front", "front-tls"), Rig.haul),
     "mixed": _Work(" in one queue, no cap", ("bench/mixed", "bench/mixed"), ("plain", "tls"), Rig.manager),
     "paced": _Work(_PACE, ("bench/quarter", "bench/half"), ("paced", "paced-tls"), Rig.haul),
     "mixed-paced": _Work(
@@ -271,8 +270,6 @@ def _grid(mechanism: str, *works: str) -> Iterator[Row]:
 
 
 ROWS: Final[tuple[Row, ...]] = (
-    *_grid("buffers", "large", "small"),
-    Row("buffers", "mixed", tls=False, connections=16),
     # Fewer than one connection are never tried, and beside those of a cap or of small files the processor is not short.
     Row("thrift", "large", tls=False, connections=1, counts=False),
     Row("thrift", "large", tls=False, connections=16),

@@ -13,7 +13,6 @@ from typing import Any, Final, NoReturn
 
 from urllib3.connection import HTTPConnection
 
-from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.transports.concurrency import ConcurrencyController
 from hf_haul.transports.dialing import WakeableConnection
 from hf_haul.transports.receiving import DirectReader
@@ -29,12 +28,6 @@ def _replace(put: Put, owner: Any, name: str, new: Any) -> None:
     if not hasattr(owner, name):
         raise LookupError(f"{owner.__name__} has no {name}: say in {__file__} what is to be taken out now")
     put(owner, name, new)
-
-
-def _without_buffers(put: Put) -> None:
-    """The digest takes nothing from the connections' buffers, and nobody waits so that it could."""
-    _replace(put, PartFetcher, "_show", lambda *_: False)
-    _replace(put, PartFetcher, "_could_be_in_touch", lambda *_: False)
 
 
 def _without_thrift(put: Put) -> None:
@@ -69,7 +62,6 @@ def _without_adaptation(put: Put) -> None:
 
 
 SWITCHES: Final[Mapping[str, Callable[[Put], None]]] = {
-    "buffers": _without_buffers,
     "thrift": _without_thrift,
     "waitall": _without_waitall,
     "eyeballs": _without_eyeballs,

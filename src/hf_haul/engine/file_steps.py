@@ -26,7 +26,6 @@ from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
 from hf_haul.metrics import SMALL_FILE
 from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.claiming import claim
-from hf_haul.storage.mounts import keeps_writes
 from hf_haul.storage.nodes import NodeDestination
 from hf_haul.storage.placing import require_place
 from hf_haul.storage.staged_file import StagedFile, StagedLostError
@@ -102,8 +101,7 @@ def open_file(
             transfer.staged = None
             raise SupersededError
     if settings.verify and task.digest is not None:
-        from_disk = not keeps_writes(destination.staging_dir)
-        transfer.verifier = Verifier(task.digest, transfer.size, from_disk=from_disk)
+        transfer.verifier = Verifier(task.digest, transfer.size)
 
 
 def _claim(run: QueueRun, transfer: Transfer, size: int, probe: Part, **how: bool) -> StagedFile:

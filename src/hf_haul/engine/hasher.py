@@ -24,8 +24,8 @@ _IDLE_SECONDS: Final = 10.0
 class Hasher:
     """Follows the contiguous prefix of staged files, on threads that exist only while there is work.
 
-    What the worker at the front of a file does not hand over is read back from the system's memory. Either
-    costs less than having that worker hash what it receives: its connection would stand still meanwhile.
+    What they hash is read back from the system's memory. That costs less than having a worker hash what it
+    receives: its connection would stand still meanwhile.
 
     Nothing depends on these threads: what they have not hashed, whoever finishes the file hashes.
 

@@ -10,14 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Final, NoReturn, TypeVar
 
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.descriptors import descriptors
-from hf_haul.engine.buffers import SpareBuffers
 from hf_haul.engine.transfer import Part
-from hf_haul.engine.verifier import IN_TOUCH, Verifier
+from hf_haul.engine.verifier import Verifier
 from hf_haul.errors import (
     ConnectionFailedError,
     HaltedError,
@@ -52,13 +50,6 @@ _MOST_UNHASHED: Final = 256 * MiB
 #: Bytes that a core hashes in a second, and the seconds that are worth waiting for it.
 _HASHED_BPS: Final = 1.5e9
 _LEAST_WAIT: Final = 0.002
-#: Share of a buffer, as its inverse, that has to be filled for it to be handed to the digest.
-_WORTH_HANDING: Final = 4
-#: Seconds to wait for a buffer that the digest has not done with, where nobody else could go on.
-_BUFFER_WAIT: Final = 0.05
-#: Bytes per second of one connection from which on the digest, and not the network, says how long a file
-#: takes.
-_FASTER_THAN_DIGEST: Final = 1e9
 
 
 class PartFetcher:
@@ -104,7 +95,6 @@ class PartFetcher:
         self._is_failing = is_failing
         self._clock = clock
         self._local = threading.local()
-        self._spares = SpareBuffers(self._buffer_size)
 
     def fetch(self, part: Part) -> None:
         """Fetch a part to its end, trying again what can be tried again.
@@ -343,11 +333,7 @@ class PartFetcher:
                 now = self._clock()
                 self._history.read(part.transfer.source, got, now - began)
                 self._note_trickle(part, now - began, got)
-                data = buffer[:got]
-                restarts = 0 if verifier is None else verifier.restarts
-                is_ours = staged.add(part.position, data)
-                if is_ours and verifier is not None and self._show(part, staged, verifier, data, restarts):
-                    buffer = self._buffer()
+                staged.add(part.position, buffer[:got])
                 part.position += got
                 part.received += got
                 self._on_bytes(part, got)
@@ -386,59 +372,21 @@ class PartFetcher:
         except ConnectionFailedError:  # it never ended properly; all that was to come is here
             return False
 
-    def _show(
-        self, part: Part, staged: StagedFile, verifier: Verifier, data: memoryview, restarts: int
-    ) -> bool:
-        """Hand written bytes to the digest; return whether it keeps the buffer that ``data`` is in."""
-        if part.transfer.size <= SMALL_FILE:  # others have a thread for it
-            verifier.feed(part.position, data, restarts)
-            return False
-        if not verifier.catching_up or part.position > verifier.position + IN_TOUCH:
-            return False
-        buffer = self._buffer()
-        # Handing over takes a whole buffer, and costs about as much as reading a little back.
-        if _WORTH_HANDING * len(data) < len(buffer) or staged.frontier() != part.position + len(data):
-            return False
-        spare = self._spares.take(_BUFFER_WAIT if len(part.transfer.parts) == 1 else 0.0)
-        if spare is None:
-            return False
-        kept = verifier.hand(part.position, data, restarts, partial(self._spares.put, buffer))
-        if kept:
-            self._local.buffer = spare
-        else:
-            self._spares.put(spare)
-        return kept
-
     def _let_digest_follow(self, part: Part, staged: StagedFile, verifier: Verifier) -> None:
         """Wait while the digest is far behind what could be hashed.
 
         It takes one core, and gets less of it where many connections share few cores. What they gain is lost
         after the last byte, when the digest is alone; and their speed would say that there should be so many
         of them.
-
-        The one connection that a fast file is left with waits until it is in touch: what it then hands over
-        need not be read back.
         """
-        slack = _MOST_UNHASHED
         while verifier.catching_up and not part.preempted:
             behind = staged.frontier() - verifier.position
-            if self._could_be_in_touch(part, behind):
-                slack, part.yields = IN_TOUCH // 2, True
-            if behind <= slack:
+            if behind <= _MOST_UNHASHED:
                 break
             with part.cancel_token.queueing():  # nobody helps by fetching half of it
-                halted = part.cancel_token.wait(_LEAST_WAIT + (behind - slack) / _HASHED_BPS)
+                halted = part.cancel_token.wait(_LEAST_WAIT + (behind - _MOST_UNHASHED) / _HASHED_BPS)
             if halted:
                 raise HaltedError
-        part.yields = False
-
-    def _could_be_in_touch(self, part: Part, behind: int) -> bool:
-        """Return whether waiting for the digest costs nothing, as its end would be waited for anyway."""
-        to_come = part.transfer.size - part.position
-        if behind <= IN_TOUCH or to_come <= behind or len(part.transfer.parts) > 1:
-            return False
-        speed = self._history.connection_speed(part.transfer.source)
-        return speed is not None and speed >= _FASTER_THAN_DIGEST
 
     @contextmanager
     def _calling(self, part: Part) -> Iterator[None]:

@@ -517,8 +517,8 @@ class Scheduler:
         if not len(self._workers):
             self._workers.help_along(part, self._clock())
         verifier, staged = transfer.verifier, transfer.staged
-        if verifier is None or staged is None or verifier.catching_up:
-            return
+        if verifier is None or staged is None or verifier.catching_up or transfer.size <= SMALL_FILE:
+            return  # a small file is hashed by who finishes it: no thread need be woken for it
         if staged.frontier() > verifier.position:
             self._hash_soon(transfer)
             self._hasher.start()
@@ -593,10 +593,7 @@ class Scheduler:
                 answer_timeout=self._answer_timeout,
                 limited=self.limiter.max_bps is not None,
             )
-            yielding = Counter(p.transfer.source for p in parts if p.yields)
-            self._sources.sample(
-                now, yielding, Counter(p.transfer.source for p in parts if p.waits_long(now))
-            )
+            self._sources.sample(now, Counter(p.transfer.source for p in parts if p.waits_long(now)))
             self._chooser.shed(runs)
             quiet = [(r, self._reports.look(r, now, paused=self._queues.is_paused(r))) for r in runs]
             for run in runs:

@@ -74,8 +74,6 @@ class PartProgress:
         received_before: The same before the body under way.
         meter: Speed of the body under way.
         backing_off: Whether the worker waits before its next attempt.
-        yields: Whether the worker waits until the digest has caught up, once; its speed says nothing
-            meanwhile.
         refusals: How often the source refused its range.
         change_retries: How often the source seemed to serve another file.
         trickle: Whether what comes is worth waiting for.
@@ -83,7 +81,7 @@ class PartProgress:
 
     __slots__ = (
         "_forgiven", "_lock", "_reads_to", "backing_off", "busy_since", "calls", "change_retries", "meter",
-        "opening", "position", "reading_since", "received", "received_before", "refusals", "trickle", "yields",
+        "opening", "position", "reading_since", "received", "received_before", "refusals", "trickle",
     )  # fmt: skip
 
     stop: int  # the scheduler's
@@ -100,7 +98,6 @@ class PartProgress:
         self.received = self.received_before = 0
         self.meter = SpeedMeter()
         self.backing_off = False
-        self.yields = False
         self.refusals = 0
         self.change_retries = ChangeRetries()
         self.trickle = Trickle()

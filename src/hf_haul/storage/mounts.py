@@ -1,9 +1,7 @@
-"""Which file systems can be trusted to keep what was written to them while the machine runs.
+"""Which file systems are this machine's own, so that its locks and clocks tell who writes to them.
 
-Some, mostly those that stand for something else (FUSE, network shares, drives of a host), lose or misplace
-writes at offsets without an error. There the digest has to be taken from what the disk gives back, so that a
-file that is wrong on disk is not published; everywhere else, from the buffers that the network filled, which
-is faster.
+On others, mostly those that stand for something else (FUSE, network shares, drives of a host), a lock may be
+granted to several machines at once, and a process of another machine may write.
 """
 
 from __future__ import annotations

@@ -156,14 +156,11 @@ class StagedFile:
         with self._explained():
             self._write_all(data, offset)
 
-    def add(self, offset: int, data: memoryview) -> bool:
+    def add(self, offset: int, data: memoryview) -> None:
         """Write what of ``data`` is not there yet, and count it; call :meth:`record` afterwards.
 
         Bytes that are there stay: their digest may have been taken already, and connections that race for the
         same range need not bring the same.
-
-        Returns:
-            Whether nothing of it was there.
 
         Raises:
             DiskFullError: The disk is full; what was written before stays for a resume.
@@ -171,12 +168,10 @@ class StagedFile:
         """
         stop = offset + len(data)
         with self._adding:
-            gaps = self.missing(offset, stop)
-            for gap in gaps:
+            for gap in self.missing(offset, stop):
                 self.write(gap.start, data[gap.start - offset : gap.stop - offset])
             with self._lock:
                 self._done.add(offset, stop)
-        return gaps == [ByteRange(offset, stop)]
 
     def record(self, start: int, stop: int) -> None:
         """Record in the journal bytes that :meth:`write` has handed to the kernel.

@@ -230,15 +230,11 @@ class SourceLimits:
         lost, received, reason = self._lost.get(source, (0, 0, None))
         return (lost, reason) if self._history.bytes_total(source) == received else (0, None)
 
-    def sample(
-        self, now: float, yielding: Mapping[str, int] = _NOBODY, unanswered: Mapping[str, int] = _NOBODY
-    ) -> bool:
+    def sample(self, now: float, unanswered: Mapping[str, int] = _NOBODY) -> bool:
         """Measure bytes, requests and processor load; call it every 0.1 s, twice as often until settled.
 
         Args:
             now: Seconds, monotonic.
-            yielding: Connections that let their file's digest catch up, by source: in use, but not to judge
-                by.
             unanswered: Connections that have waited for an answer for a while, by source.
 
         Returns:
@@ -263,11 +259,10 @@ class SourceLimits:
                 and controller.settled
             ):
                 controller.retune(now)
-            active = self._active.get(source, 0) - yielding.get(source, 0)
             load = LoadSample(
                 nbytes + credit,
                 nbytes,
-                active,
+                self._active.get(source, 0),
                 self._peaks.pop(source, 0),
                 busy,
                 self._history.reading_total(source),

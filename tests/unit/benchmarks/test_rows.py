@@ -43,10 +43,15 @@ def test_a_mechanism_is_measured_over_both_schemes_with_one_connection_and_sixte
     assert {row.tls for row in rows} == {False, True}
 
 
-@pytest.mark.parametrize("module", [bench_mechanisms, bench_fixed])
-def test_what_a_module_needs_can_be_made_and_is_only_that_of_chosen_rows(module: Any) -> None:
+@pytest.mark.parametrize(
+    ("module", "chosen", "repo"),
+    [(bench_mechanisms, "thrift-mixed", "bench/mixed"), (bench_fixed, "small", "bench/thousand")],
+)
+def test_what_a_module_needs_can_be_made_and_is_only_that_of_chosen_rows(
+    module: Any, chosen: str, repo: str
+) -> None:
     assert set(module.needs(Options())) <= DATA.keys()
-    assert set(module.needs(Options(rows=["small"]))) == {"bench/thousand"}
+    assert set(module.needs(Options(rows=[chosen]))) == {repo}
     assert module.needs(Options(rows=["no such row"])) == []
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
-import random
 import socket
 import sys
 from pathlib import Path
@@ -14,17 +12,8 @@ from typing import Any
 
 import pytest
 from tests.benchmarks.switches import SWITCHES, switch_off
-from tests.support.transport import FakeSource, MemoryDestination, request
 
-from hf_haul.config import KiB, Settings
-from hf_haul.engine.download_queue import ModelDownloadQueue
-from hf_haul.engine.plan import make_plan
-from hf_haul.engine.priority import DefaultPolicy
-from hf_haul.engine.scheduler import Scheduler
-from hf_haul.limiter import BandwidthLimiter
 from hf_haul.storage.ownership import current_owner, read_owner_xattr, write_owner_xattr
-from hf_haul.storage.staged_file import StagedFile
-from hf_haul.task import Digest, DownloadPriority
 from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
 from hf_haul.transports.dialing import WakeableConnection, WakeableTLSConnection
 from hf_haul.transports.receiving import DirectReader
@@ -47,36 +36,6 @@ def switch(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_all_can_be_taken_out_together(switch: Any) -> None:
     for name in SWITCHES:
         switch(name)
-
-
-@both
-def test_without_buffers_digests_are_of_what_the_disk_gives_back(
-    off: bool, switch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    switch("buffers", off)
-    read_back = 0
-    read_into = StagedFile.read_into
-
-    def counted(self: StagedFile, offset: int, buffer: memoryview) -> int:
-        nonlocal read_back
-        read_back += (got := read_into(self, offset, buffer))
-        return got
-
-    monkeypatch.setattr(StagedFile, "read_into", counted)
-    data = random.Random(1).randbytes(64 * KiB)
-    source = FakeSource(data)
-    settings = Settings(durable=False)
-    scheduler = Scheduler(settings, BandwidthLimiter(None), lambda _: source, threads=False)
-    digest = Digest("sha256", hashlib.sha256(data).hexdigest())
-    wanted = request(MemoryDestination(tmp_path, "a.bin"), source, digest=digest)
-    plan = make_plan(
-        [wanted], model_id="org/m", policy=DefaultPolicy(), settings=settings, created_at=lambda: 0.0
-    )
-    queue = ModelDownloadQueue("org/m", DownloadPriority.NORMAL, max_concurrent_files=1)
-    run = scheduler.submit(queue, plan.files, None)
-    scheduler.drain()
-    assert not run.errors
-    assert read_back == (len(data) if off else 0)
 
 
 def _limits(cpu_busy: float, per_connection: float = 200e6) -> set[int]:

@@ -178,7 +178,6 @@ class SlowDigest:
         self.verifier = Verifier(Digest("sha256", hashlib.sha256(DATA).hexdigest()), len(DATA))
         self.verifier.catching_up = True
         bench.transfer.verifier = self.verifier
-        monkeypatch.setattr(fetch, "SMALL_FILE", 0)
         monkeypatch.setattr(bench.part.cancel_token, "wait", self.wait)
         self.lags: list[int] = []
 
@@ -187,8 +186,9 @@ class SlowDigest:
         staged = self.bench.transfer.staged
         assert staged is not None
         self.lags.append(staged.frontier() - self.verifier.position)
-        start = self.verifier.position
-        self.verifier.feed(start, memoryview(DATA)[start : start + 2 * KiB], 0)
+        end = self.verifier.position + 2 * KiB
+        self.verifier.catch_up(lambda: end, staged.read_into, wait=True)
+        self.verifier.catching_up = True
         self.then()
         return self.bench.part.cancel_token.is_set()
 
@@ -243,113 +243,28 @@ def test_a_part_that_waits_for_a_digest_can_be_halted_and_asked_to_leave(
     assert other.part.position == 5 * KiB
 
 
-def test_the_only_connection_of_a_fast_file_waits_until_its_digest_is_in_touch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = FakeClock()
-    bench = Bench(tmp_path, FakeSource(DATA, on_read=lambda at: clock.advance(1e-8)), clock)
-    yields: list[bool] = []
-    digest = SlowDigest(bench, monkeypatch, lambda: yields.append(bench.part.yields))
-    monkeypatch.setattr(fetch, "_MOST_UNHASHED", len(DATA))
-    monkeypatch.setattr(fetch, "IN_TOUCH", 4 * KiB)
-    assert bench.fetch() == DATA
-    assert digest.lags == [5 * KiB, 3 * KiB] * 2, (
-        "half as far behind is in touch, and the end is not worth it"
-    )
-    assert yields == [True] * 4
-    assert not bench.part.yields
-
-
-@pytest.mark.parametrize("why_not", ["slow", "not alone", "nearly over"])
-def test_nobody_waits_to_be_in_touch_where_that_gains_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why_not: str
-) -> None:
-    clock = FakeClock()
-    seconds = 1e-3 if why_not == "slow" else 1e-8
-    bench = Bench(tmp_path, FakeSource(DATA, on_read=lambda at: clock.advance(seconds)), clock)
-    digest = SlowDigest(bench, monkeypatch)
-    monkeypatch.setattr(fetch, "_MOST_UNHASHED", len(DATA))
-    monkeypatch.setattr(fetch, "IN_TOUCH", (9 if why_not == "nearly over" else 2) * KiB)
-    if why_not == "not alone":
-        bench.transfer.parts = [bench.part, Part(bench.transfer, ByteRange(0, 1), now=0.0)]
-    assert bench.fetch() == DATA
-    assert digest.lags == []
-
-
-def test_what_is_handed_to_the_digest_is_what_was_received(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
-    digest = SlowDigest(bench, monkeypatch)
-    monkeypatch.setattr(fetch, "_MOST_UNHASHED", len(DATA))
-    monkeypatch.setattr(fetch, "_WORTH_HANDING", 1024)
-    assert bench.fetch() == DATA
-    read: list[int] = []
-
-    def read_into(offset: int, buffer: memoryview) -> int:
-        read.append(offset)
-        buffer[:] = DATA[offset : offset + len(buffer)]
-        return len(buffer)
-
-    assert digest.verifier.catch_up(lambda: len(DATA), read_into, wait=True)
-    assert digest.verifier.actual() == digest.verifier.digest.value
-    assert read == [8 * KiB], "all that there were spare buffers for was handed over"
-
-
-@pytest.mark.parametrize("why_not", ["there already", "behind the front", "little"])
-def test_what_is_not_handed_over_is_read_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why_not: str
-) -> None:
-    bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
-    digest = SlowDigest(bench, monkeypatch)
-    monkeypatch.setattr(fetch, "_MOST_UNHASHED", len(DATA))
-    monkeypatch.setattr(fetch, "_WORTH_HANDING", 4 if why_not == "little" else 1024)
-    assert bench.transfer.staged is not None
-    if why_not == "there already":
-        bench.transfer.staged.add(0, memoryview(DATA))
-    if why_not == "behind the front":
-        bench.part.start = bench.part.position = 4 * KiB
-    bench.fetch()
-    assert not digest.verifier._handed
-
-
-@pytest.mark.parametrize("alone", [True, False])
-def test_a_buffer_that_is_refused_is_spare_again_and_only_the_last_connection_waits_for_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
-) -> None:
-    bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
-    digest = SlowDigest(bench, monkeypatch)
-    monkeypatch.setattr(fetch, "_MOST_UNHASHED", len(DATA))
-    monkeypatch.setattr(fetch, "_WORTH_HANDING", 1024)
-    monkeypatch.setattr(digest.verifier, "hand", lambda *block: False)
-    bench.transfer.parts = (
-        [bench.part] if alone else [bench.part, Part(bench.transfer, ByteRange(0, 1), now=0.0)]
-    )
-    spares, waits = bench.fetcher._spares, []
-    take = spares.take
-    monkeypatch.setattr(spares, "take", lambda seconds: waits.append(seconds) or take(0.0))
-    assert bench.fetch() == DATA
-    assert waits == [fetch._BUFFER_WAIT if alone else 0.0] * 16
-    assert len(list(iter(lambda: take(0.0), None))) == 8
-
-
 def test_a_whole_file_that_comes_again_leaves_nothing_of_the_first(tmp_path: Path) -> None:
     """The digest of the first half was taken, and what comes second may have another."""
     first, second = random.Random(6).randbytes(len(DATA)), DATA
     source = FakeSource(first, cut=[8 * KiB])
+    hashed: list[int] = []
 
     def answer(want: ByteRange | None) -> None:
+        verifier.catch_up(staged.frontier, staged.read_into, wait=True)
+        hashed.append(verifier.position)
         source.content = first if len(source.log) == 1 else second
 
     source.on_open = answer
     bench = Bench(tmp_path, source, FakeClock())
     bench.transfer.mode = "whole"
-    verifier = bench.transfer.verifier = Verifier(
-        Digest("sha256", hashlib.sha256(second).hexdigest()), len(DATA)
-    )
+    staged = bench.transfer.staged
+    assert staged is not None
+    digest = Digest("sha256", hashlib.sha256(second).hexdigest())
+    verifier = bench.transfer.verifier = Verifier(digest, len(DATA))
     assert bench.fetch() == second
     assert source.log == [None, None]
-    assert verifier.actual() == verifier.digest.value
+    assert hashed == [0, 8 * KiB]
+    assert verifier.position == 0
 
 
 @pytest.mark.parametrize("size", [len(DATA), None], ids=["of known size", "of unknown size"])

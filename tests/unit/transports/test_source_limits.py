@@ -186,19 +186,6 @@ def test_a_source_that_no_queue_wants_does_not_keep_others_from_being_settled() 
     assert sources.settled
 
 
-def test_a_connection_that_lets_a_digest_catch_up_is_not_one_to_judge_by(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: list[int] = []
-    monkeypatch.setattr(ConcurrencyController, "sample", lambda _self, _now, load: seen.append(load.active))
-    sources = limits()
-    sources.register([A], 1)
-    sources.count(A, 2)
-    sources.sample(1.0)
-    sources.sample(2.0, {A: 1, B: 1})
-    assert seen == [2, 1]
-
-
 def test_limits_are_told_how_long_connections_read_since_they_came_into_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
