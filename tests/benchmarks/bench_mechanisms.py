@@ -1,7 +1,7 @@
 """What each mechanism that could be missing buys: the same work with it and without it, in pairs of runs.
 
 A mechanism stays only if an interval of the ratio lies above 1.10; see :mod:`tests.benchmarks.pairs`. Some rows alone:
-``python -m tests.benchmarks --only mechanisms --row waitall --row eyeballs-dead-address-plain``.
+``python -m tests.benchmarks --only mechanisms --row thrift --row eyeballs-dead-address-plain``.
 """
 
 from __future__ import annotations
@@ -242,10 +242,6 @@ _KILLED = _Work(
 _WORKS: Final[Mapping[str, _Work]] = {
     "large": _Work(", no cap", ("bench/half", "bench/half"), ("plain", "tls"), Rig.haul),
     "mixed": _Work(" in one queue, no cap", ("bench/mixed", "bench/mixed"), ("plain", "tls"), Rig.manager),
-    "paced": _Work(_PACE, ("bench/quarter", "bench/half"), ("paced", "paced-tls"), Rig.haul),
-    "mixed-paced": _Work(
-        f" in one queue{_PACE}", ("bench/mixed", "bench/mixed"), ("paced", "paced-tls"), Rig.manager
-    ),
     "dead-address": _Work(
         " from a name whose first address is dead",
         ("bench/one", "bench/sixteen"),
@@ -276,10 +272,6 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("thrift", "large", tls=True, connections=16),
     Row("thrift", "mixed", tls=False, connections=16),
     Row("thrift", "mixed", tls=True, connections=16),
-    Row("waitall", "paced", tls=False, connections=1),
-    Row("waitall", "paced", tls=False, connections=16),
-    Row("waitall", "paced", tls=True, connections=16, counts=False),  # TLS has to be read by its own library
-    Row("waitall", "mixed-paced", tls=False, connections=16),
     *_grid("eyeballs", "dead-address"),
     *_grid("attributes", "killed"),
     Row("attributes", "killed-later", tls=False, connections=1),

@@ -15,7 +15,6 @@ from urllib3.connection import HTTPConnection
 
 from hf_haul.transports.concurrency import ConcurrencyController
 from hf_haul.transports.dialing import WakeableConnection
-from hf_haul.transports.receiving import DirectReader
 
 __all__ = ["SWITCHES", "switch_off"]
 
@@ -33,11 +32,6 @@ def _replace(put: Put, owner: Any, name: str, new: Any) -> None:
 def _without_thrift(put: Put) -> None:
     """Fewer connections are never tried because the processor is short."""
     _replace(put, ConcurrencyController, "_can_be_thrifty", lambda *_: False)
-
-
-def _without_waitall(put: Put) -> None:
-    """Each receive is Python's own, on slow connections, too."""
-    _replace(put, DirectReader, "_is_slow", lambda _: False)
 
 
 def _without_eyeballs(put: Put) -> None:
@@ -63,7 +57,6 @@ def _without_adaptation(put: Put) -> None:
 
 SWITCHES: Final[Mapping[str, Callable[[Put], None]]] = {
     "thrift": _without_thrift,
-    "waitall": _without_waitall,
     "eyeballs": _without_eyeballs,
     "attributes": _without_attributes,
     "adaptation": _without_adaptation,

@@ -198,8 +198,6 @@ class PooledResponse:
         self._done = True
         self._call.end()
         raw = self._raw
-        if self._direct is not None:
-            self._direct.close()
         with suppress(*FOREIGN):
             if self._direct is not None and self.received == self.length and not failed:
                 # All bytes are in: close the reader, not the connection.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import socket
 import sys
@@ -16,7 +14,6 @@ from tests.benchmarks.switches import SWITCHES, switch_off
 from hf_haul.storage.ownership import current_owner, read_owner_xattr, write_owner_xattr
 from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
 from hf_haul.transports.dialing import WakeableConnection, WakeableTLSConnection
-from hf_haul.transports.receiving import DirectReader
 
 both = pytest.mark.parametrize("off", [False, True], ids=["with it", "without it"])
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="it does nothing elsewhere")
@@ -62,22 +59,6 @@ def test_without_adaptation_the_number_of_connections_stays(off: bool, switch: A
     switch("adaptation", off)
     assert (_limits(cpu_busy=0.0) == {8}) is off
     assert ConcurrencyController(8, 32).settled is off
-
-
-@both
-@linux_only
-def test_without_waitall_the_system_never_fills_buffers_by_itself(off: bool, switch: Any) -> None:
-    switch("waitall", off)
-    with contextlib.ExitStack() as stack:
-        ours, theirs = (stack.enter_context(each) for each in socket.socketpair())
-        ours.settimeout(10.0)
-        reader = DirectReader(stack.enter_context(ours.makefile("rb")))
-        for _ in range(2):  # not so slow that a buffer would not be full
-            theirs.sendall(bytes(2 * io.DEFAULT_BUFFER_SIZE))
-            reader._began -= 60.0  # a slow one
-            assert reader.readinto(memoryview(bytearray(2 * io.DEFAULT_BUFFER_SIZE)))
-        assert (ours.gettimeout() is None) is not off
-        reader.close()
 
 
 @both
