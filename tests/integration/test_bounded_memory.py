@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import traceback
 import tracemalloc
 from collections import Counter
@@ -172,12 +173,16 @@ def test_who_keeps_an_error_keeps_nothing_of_the_download(
 def test_an_error_of_our_own_still_says_where_it_came_from(
     manager: ParallelDownloadManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    found = threading.Event()
+
     def broken(*_args: Any) -> None:
+        assert found.wait(BOUND)
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(PartFetcher, "_check_version", staticmethod(broken))
     task = manager.add_download_task("org/m", "a", f"{URL}/a", tmp_path / "a", 100)
     run = manager._find(task)
+    found.set()
     assert isinstance(run, QueueRun)
     handle = DownloadHandle(manager._scheduler, run.outcome)
     assert handle.wait(BOUND)
