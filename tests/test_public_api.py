@@ -19,6 +19,9 @@ SRC = Path(hf_haul.__file__).parents[1]
 PUBLIC = [
     "AccelerationWarning",
     "BandwidthLimiter",
+    "CachedRepositories",
+    "CachedRepository",
+    "CachedRevision",
     "CertificateError",
     "CheckedFile",
     "CleanResult",
@@ -67,6 +70,7 @@ PUBLIC = [
     "clean",
     "default_manager",
     "hf_hub_download",
+    "list_cached",
     "plan",
     "register",
     "snapshot_download",

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     )
     from hf_haul.filesystem import HaulFileSystem, register, unregister
     from hf_haul.hub.acceleration import AccelerationWarning, accelerate
+    from hf_haul.hub.cached import CachedRepositories, CachedRepository, CachedRevision, list_cached
     from hf_haul.hub.cleaning import CleanResult, KeptFile, clean
     from hf_haul.hub.download_plan import DownloadPlan, FilePlan
     from hf_haul.hub.planning import plan
@@ -101,6 +102,9 @@ __version__ = "0.1.0"
 __all__ = [
     "AccelerationWarning",
     "BandwidthLimiter",
+    "CachedRepositories",
+    "CachedRepository",
+    "CachedRevision",
     "CertificateError",
     "CheckedFile",
     "CleanResult",
@@ -149,6 +153,7 @@ __all__ = [
     "clean",
     "default_manager",
     "hf_hub_download",
+    "list_cached",
     "plan",
     "register",
     "snapshot_download",
@@ -166,6 +171,9 @@ _MANAGER: Final = "hf_haul.manager"
 _HOMES: Final = {
     "AccelerationWarning": "hf_haul.hub.acceleration",
     "BandwidthLimiter": "hf_haul.limiter",
+    "CachedRepositories": "hf_haul.hub.cached",
+    "CachedRepository": "hf_haul.hub.cached",
+    "CachedRevision": "hf_haul.hub.cached",
     "CertificateError": _ERRORS,
     "CheckedFile": "hf_haul.hub.verify_report",
     "CleanResult": "hf_haul.hub.cleaning",
@@ -214,6 +222,7 @@ _HOMES: Final = {
     "clean": "hf_haul.hub.cleaning",
     "default_manager": _MANAGER,
     "hf_hub_download": "hf_haul.hub.single_file",
+    "list_cached": "hf_haul.hub.cached",
     "plan": "hf_haul.hub.planning",
     "register": "hf_haul.filesystem",
     "snapshot_download": "hf_haul.hub.snapshot",

@@ -12,7 +12,7 @@ from hf_haul.errors import HaltedError
 from hf_haul.forks import renew_after_fork
 from hf_haul.waits import Wait, WaitReason, Waits
 
-__all__ = ["BandwidthLimiter"]
+__all__ = ["BandwidthLimiter", "rate_in_words"]
 
 #: A pause longer than this shows as a stutter, a shorter one costs accuracy to scheduling noise.
 _BURST_SECONDS: Final = 0.05
@@ -145,7 +145,7 @@ class BandwidthLimiter:
     def _report(self, waits: Waits, lasting: float) -> None:
         """Report that the limit holds somebody back; it does so again at the next read, and so on."""
         if not waits.extend(self, lasting):
-            words = f"the bandwidth limit of {_rate_in_words(self._rate or 0.0)} holds the download back"
+            words = f"the bandwidth limit of {rate_in_words(self._rate or 0.0)} holds the download back"
             waits.begin(self, Wait(WaitReason.BANDWIDTH_LIMIT, words), lasting=lasting)
 
     def _after_fork(self) -> None:
@@ -187,7 +187,7 @@ class BandwidthLimiter:
         return max(rate * _BURST_SECONDS, float(_MIN_BURST))
 
 
-def _rate_in_words(rate: float) -> str:
+def rate_in_words(rate: float) -> str:
     """Return bytes per second for people: ``40 kB/s``, ``1.5 MB/s``."""
     for unit, name in ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s")):
         if rate >= unit:

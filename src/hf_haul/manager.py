@@ -25,9 +25,9 @@ from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.event_stream import EventStream, sum_of_sizes
 from hf_haul.engine.events import EventBus, EventCallback, EventFeed, Notifier, ProgressCallback
 from hf_haul.engine.file_specs import (
-    FileSpec,
+    AnyFileSpec,
     as_digest,
-    digest_of,
+    as_specs,
     joined_to,
     require_http,
     require_no_nesting,
@@ -43,7 +43,7 @@ from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.scheduler import Scheduler
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import call_after_fork, renew_after_fork
-from hf_haul.limiter import BandwidthLimiter
+from hf_haul.limiter import BandwidthLimiter, rate_in_words
 from hf_haul.metrics import SMALL_FILE
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.reader import Reads
@@ -166,6 +166,7 @@ class ParallelDownloadManager:
         settings = self.settings
         size = settings.connection_pool_size or settings.max_concurrent_downloads
         self._pid = os.getpid()
+        self._began = time.monotonic()
         self._rate_limits = RateLimits()
         self._pool = ConnectionPool(
             size,
@@ -310,7 +311,7 @@ class ParallelDownloadManager:
         descriptors.measure()
         whole = events is None
         if events is None:
-            events = self._begin_events(files, model_id, path)
+            events = self._begin_events(files, queue, path)
         told = None if events is None else QueueEvents(events, whole=whole)
         run = engine.submit(queue, plan.files, notifier, told)
         with self._lock:
@@ -319,12 +320,12 @@ class ParallelDownloadManager:
         return DownloadHandle(engine, run.outcome)
 
     def _begin_events(
-        self, files: Sequence[FileRequest], model_id: str, path: Path | None
+        self, files: Sequence[FileRequest], queue: ModelDownloadQueue, path: Path | None
     ) -> EventStream | None:
         """Tell ``on_event`` what a queue is to do; return where to tell the rest, if anybody listens."""
         if self.event_feed is None:
             return None
-        events = EventStream([self.event_feed], model_id)
+        events = EventStream([self.event_feed], queue.model_id, queue.queue_id)
         folder = files[0].destination.staging_dir if files else Path.cwd()
         events.plan(files=len(files), nbytes=sum_of_sizes(files), free_disk=free_bytes(folder), path=path)
         return events
@@ -392,7 +393,7 @@ class ParallelDownloadManager:
     def queue_model_download(
         self,
         model_id: str,
-        file_specs: Sequence[FileSpec],
+        file_specs: Sequence[AnyFileSpec],
         source_url: str,
         local_dir: str | os.PathLike[str],
         priority: DownloadPriority = DownloadPriority.NORMAL,
@@ -402,7 +403,8 @@ class ParallelDownloadManager:
 
         Args:
             model_id: What the files belong to; a label.
-            file_specs: The files; see :class:`FileSpec`.
+            file_specs: The files: :class:`~hf_haul.engine.file_specs.FileSpec`, or anything with ``path`` and
+                ``size``, paths alone, or dicts.
             source_url: What the files' paths are appended to, for instance
                 ``https://hub/org/model/resolve/main``.
             local_dir: Folder the files go to.
@@ -413,23 +415,24 @@ class ParallelDownloadManager:
             The queue's id.
 
         Raises:
-            ValueError: No files, a path given twice or leading out of ``local_dir``, an unusable size or URL.
+            TypeError: Something in ``file_specs`` does not stand for a file.
+            ValueError: No files, a path given twice or leading out of ``local_dir``, an unusable size, URL or
+                priority.
             OSError: ``local_dir`` cannot be written, or the files will not fit.
         """
-        if not file_specs:
+        specs = as_specs(file_specs)
+        if not specs:
             raise ValueError(f"{model_id}: file_specs is empty, there is nothing to download")
         folder = Path(local_dir).absolute()
         url_of = joined_to(source_url)
-        for spec in file_specs:
+        for spec in specs:
             require_safe_path(spec.path)
-        require_no_nesting([spec.path for spec in file_specs])
+        require_no_nesting([spec.path for spec in specs])
         requests = []
-        for spec in file_specs:
-            url = getattr(spec, "url", None)
-            if url is None:
-                url = url_of(spec.path)
-            else:
-                require_http(spec.path, url)
+        for spec in specs:
+            if spec.url is not None:
+                require_http(spec.path, spec.url)
+            url = url_of(spec.path) if spec.url is None else spec.url
             target = folder / spec.path
             if target.is_dir():
                 raise IsADirectoryError(f"{spec.path!r}: {target} is a folder")
@@ -438,9 +441,9 @@ class ParallelDownloadManager:
                 url,
                 target,
                 size=spec.size,
-                digest=digest_of(spec),
-                etag=getattr(spec, "etag", None),
-                priority=getattr(spec, "priority", None),
+                digest=as_digest(spec.digest),
+                etag=spec.etag,
+                priority=spec.priority,
             )
             requests.append(request)
         folders = {request.destination.staging_dir for request in requests}
@@ -474,7 +477,7 @@ class ParallelDownloadManager:
     def download_model_parallel(
         self,
         model_id: str,
-        file_specs: Sequence[FileSpec],
+        file_specs: Sequence[AnyFileSpec],
         source_url: str,
         local_dir: str | os.PathLike[str],
         progress_callback: ProgressCallback | None = None,
@@ -501,11 +504,12 @@ class ParallelDownloadManager:
         Returns:
             ``success`` (all files in place), ``timed_out``, ``queue_id``, ``model_id``, ``state``,
             ``total_tasks``, ``completed_tasks``, ``failed_tasks``, ``total_bytes``, ``bytes_downloaded``
-            (over the network), ``bytes_resumed``, ``duration_seconds``, ``average_speed_bps``,
-            ``peak_speed_bps`` (of the best second), ``completion_rate`` (percent of the bytes that are on
-            disk), ``concurrent_downloads`` (connections that were in use at once, at the most),
-            ``retry_count``, ``bandwidth_limited_time`` (seconds, added up over connections), ``failed_files``
-            (``file_path`` and ``error`` each). For an unknown id ``success`` is false and ``error`` says so.
+            (over the network), ``bytes_wasted`` (those of them that were thrown away), ``bytes_resumed``
+            (that earlier sessions left), ``duration_seconds``, ``average_speed_bps``, ``peak_speed_bps`` (of
+            the best second), ``completion_rate`` (percent of the bytes that are on disk),
+            ``concurrent_downloads`` (connections that were in use at once, at the most), ``retry_count``,
+            ``bandwidth_limited_time`` (seconds, added up over connections), ``failed_files`` (``file_path``
+            and ``error`` each). For an unknown id ``success`` is false and ``error`` says so.
         """
         found = self._find(queue_id)
         if found is None:
@@ -542,21 +546,62 @@ class ParallelDownloadManager:
         """Return plain values about the whole manager.
 
         Returns:
-            ``queues``, ``files_active``, ``files_waiting``, ``connections``, ``speed_bps``, ``threads``,
-            ``paused``; ``sources``: the adaptive limit of each source, its phase, why it backed off, and
-            connections in use; ``measured``: speed of one connection and time to first byte, by source;
-            ``max_bandwidth_bps``, ``bandwidth_limited_time``; ``asked_to_wait``: seconds by origin; ``pool``:
-            see :meth:`hf_haul.transports.pool.ConnectionPool.get_stats`.
+            In files: ``active_downloads``, ``queued_downloads`` (with those that wait for another process),
+            ``completed_downloads``, ``failed_downloads`` (not those that were cancelled). In bytes:
+            ``total_bytes_downloaded`` (over the network), ``bytes_wasted`` (those of them that were thrown
+            away). ``average_speed_bps`` is the mean over the ``busy_seconds`` in which there was anything to
+            fetch. ``uptime_seconds``. ``connection_pool``, also as ``pool``: see
+            :meth:`hf_haul.transports.pool.ConnectionPool.get_stats`. All since the manager was made; in a
+            forked child, since its first use there.
+
+            Of the engine: ``queues``, ``files_active``, ``files_waiting``, ``files_done``, ``files_failed``,
+            ``bytes_transferred``, ``connections``, ``speed_bps``, ``threads``, ``paused``; ``sources``: the
+            adaptive limit of each source, its phase, why it backed off, and connections in use; ``measured``:
+            speed of one connection and time to first byte, by source; ``max_bandwidth_bps``,
+            ``bandwidth_limited_time``; ``asked_to_wait``: seconds by origin.
         """
         engine = self._engine
+        now, pool = engine.snapshot(), self._pool.get_stats()
+        nbytes, busy = now["bytes_transferred"], now["busy_seconds"]
         return {
-            **engine.snapshot(),
+            **now,
+            "active_downloads": now["files_active"],
+            "queued_downloads": now["files_waiting"],
+            "completed_downloads": now["files_done"],
+            "failed_downloads": now["files_failed"],
+            "total_bytes_downloaded": nbytes,
+            "average_speed_bps": nbytes / busy if busy > 0 else 0.0,
+            "uptime_seconds": time.monotonic() - self._began,
             "measured": engine.history.as_dict(),
             "max_bandwidth_bps": self._limiter.max_bps,
             "bandwidth_limited_time": self._limiter.throttled_seconds,
             "asked_to_wait": self._rate_limits.waiting_for(),
-            "pool": self._pool.get_stats(),
+            "connection_pool": pool,
+            "pool": pool,
         }
+
+    def __repr__(self) -> str:
+        """Say what the manager is at, for people."""
+        if self._closed:
+            return f"<{type(self).__name__}: shut down>"
+        if self._pid != os.getpid():
+            return f"<{type(self).__name__}: idle>"  # the parent's downloads are not ours
+        now = self._scheduler.snapshot()
+        names = {
+            "queues": "queues",
+            "files_active": "active",
+            "files_waiting": "waiting",
+            "files_done": "done",
+        }
+        names |= {"files_failed": "failed", "connections": "connections"}
+        limit = self._limiter.max_bps
+        said = [
+            *(f"{word} {now[name]}" for name, word in names.items()),
+            f"speed {rate_in_words(now['speed_bps'])}",
+            f"limit {'none' if limit is None else rate_in_words(limit)}",
+            *(["paused"] if now["paused"] else []),
+        ]
+        return f"<{type(self).__name__}: {', '.join(said)}>"
 
     def _find(self, queue_id: object) -> QueueRun | QueueStatus | None:
         # Whatever else was passed, there is no such queue.

@@ -44,6 +44,14 @@ class DownloadPriority(enum.IntEnum):
     NORMAL = 2
     LOW = 3
 
+    @classmethod
+    def _missing_(cls, value: object) -> DownloadPriority:
+        """Return the priority of a name in any case, as commands and files have it."""
+        if isinstance(value, str) and value.upper() in cls.__members__:
+            return cls[value.upper()]
+        known = ", ".join(f"{each.name} ({each.value})" for each in cls)
+        raise ValueError(f"priority must be one of {known}, not {value!r}")
+
 
 class DownloadState(str, enum.Enum):
     """The state of a file, or of a whole queue."""

@@ -170,7 +170,11 @@ def test_a_call_that_fails_tells_the_error_that_it_raises(
         hf_hub_download("org/tiny", "no.bin", **where)
     told.check()
     error = told.one("error")
-    assert (error["type"], error["kind"]) == ("RemoteEntryNotFoundError", "not_found")
+    assert (error["type"], error["kind"], error["file"]) == (
+        "RemoteEntryNotFoundError",
+        "not_found",
+        "no.bin",
+    )
     assert error["hint"]
     assert "no.bin" in error["message"]
 
@@ -204,7 +208,9 @@ def test_a_manager_tells_of_all_its_queues_with_their_labels(rig: Rig, told: Eve
         mine = [event for event in told.events if event["repo_id"] == f"org/{path}"]
         assert mine[0]["files"] == 1
         assert mine[-1]["fetched"] == len(rig.files[path])
-    assert {event["repo_id"] for event in told.events} == {f"org/{path}" for path in (WEIGHTS, SMALL)}
+    assert {(event["repo_id"], event["queue_id"]) for event in told.events} == {
+        (f"org/{path}", handle.queue_id) for path, handle in zip((WEIGHTS, SMALL), handles, strict=True)
+    }
 
 
 def test_a_call_with_such_a_manager_is_told_to_both(
@@ -313,11 +319,49 @@ def test_a_mistake_while_telling_costs_an_event_and_no_download(
 
 def test_a_callback_that_blocks_holds_up_nothing(served: ServedRepo, where: dict[str, Any]) -> None:
     released = threading.Event()
+    listen = {**where, "on_event": lambda _event: released.wait(30)}
     try:
-        folder = snapshot_download("org/tiny", **{**where, "on_event": lambda _event: released.wait(30)})
-        assert sorted(path.name for path in Path(folder).rglob("*") if path.is_file())
+        began = time.monotonic()
+        folder = snapshot_download("org/tiny", **listen)
+        assert len([path for path in Path(folder).rglob("*") if path.is_file()]) == len(served.contents)
+        assert 2.0 <= time.monotonic() - began < 3.5  # the last two seconds for the callback
+        began = time.monotonic()
+        with pytest.raises(RemoteEntryNotFoundError):
+            hf_hub_download("org/tiny", "no.bin", **listen)
+        assert time.monotonic() - began < 3.0
     finally:
         released.set()
+
+
+def test_a_callback_that_is_none_is_refused_at_the_call(where: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="on_event must be a function that takes a dict, not 'print'"):
+        snapshot_download("org/tiny", **{**where, "on_event": "print"})
+    with pytest.raises(TypeError, match="on_event must be a function"):
+        ParallelDownloadManager(on_event=7)  # type: ignore[arg-type]
+
+
+def test_two_queues_of_one_name_keep_their_reports_apart(rig: Rig) -> None:
+    reports: list[tuple[str, int]] = []
+    entered, released = threading.Event(), threading.Event()
+
+    def listen(event: dict[str, Any]) -> None:
+        entered.set()
+        released.wait(30)
+        if event["ev"] == "progress":
+            reports.append((event["queue_id"], event["done"]))
+
+    rig.options["on_event"] = listen
+    with rig.manager() as manager:
+        handles = [manager.submit([rig.request(path)], model_id="m") for path in (WEIGHTS, SMALL)]
+        assert entered.wait(10)
+        assert until(lambda: all(handle.progress().state.final for handle in handles))
+        released.set()
+        assert all(handle.wait(20) for handle in handles)
+        assert until(lambda: len(reports) == 2)
+    assert sorted(reports) == sorted(
+        (handle.queue_id, len(rig.files[path]))
+        for handle, path in zip(handles, (WEIGHTS, SMALL), strict=True)
+    )
 
 
 def test_a_callback_may_use_the_manager(rig: Rig) -> None:

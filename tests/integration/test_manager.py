@@ -91,6 +91,28 @@ def test_the_result_of_a_download_has_every_key_and_true_values(rig: Rig) -> Non
     assert (rig.folder / "x" / WEIGHTS).read_bytes() == rig.files[WEIGHTS]
 
 
+def test_the_statistics_count_files_and_bytes_of_all_queues_since_the_manager_was_made(rig: Rig) -> None:
+    rig.hub.faults.add(Status(404), path=SMALL, times=None)
+    with rig.manager() as manager:
+        manager.submit([rig.request(WEIGHTS), rig.request(SMALL)], model_id="first").wait(20)
+        manager.submit([rig.request(TEXT_FILE)], model_id="second").wait(20)
+        cancelled = manager.submit([rig.request(WEIGHTS, fresh=True)], model_id="third")
+        cancelled.cancel()
+        assert cancelled.wait(20)
+        stats = manager.get_download_stats()
+        said = repr(manager)
+    counts = [stats[f"{name}_downloads"] for name in ("active", "queued", "completed", "failed")]
+    assert counts == [0, 0, 2, 1]
+    assert "active 0, waiting 0, done 2, failed 1" in said
+    received = cancelled.progress().bytes_transferred
+    assert stats["total_bytes_downloaded"] == len(rig.files[WEIGHTS]) + len(TEXT) + received
+    assert stats["average_speed_bps"] == pytest.approx(
+        stats["total_bytes_downloaded"] / stats["busy_seconds"]
+    )
+    assert 0 < stats["busy_seconds"] <= stats["uptime_seconds"]
+    assert stats["connection_pool"]["total_requests"] >= 3
+
+
 def test_results_are_plain_values(rig: Rig) -> None:
     import json
 

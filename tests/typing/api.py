@@ -16,6 +16,11 @@ def snapshots(progress: list[hf_haul.DownloadProgress], manager: hf_haul.Paralle
     """Both drop-ins, with upstream's arguments and with ours."""
     assert_type(hf_haul.snapshot_download("org/model"), str)
     assert_type(hf_haul.snapshot_download("org/model", dry_run=False), str)
+    assert_type(hf_haul.snapshot_download("org/model", dry_run=True), list[DryRunFileInfo])
+    assert_type(hf_haul.hf_hub_download("org/model", "config.json", dry_run=True), DryRunFileInfo)
+    assert_type(
+        hf_haul.hf_hub_download("org/model", "config.json", dry_run=bool(progress)), str | DryRunFileInfo
+    )
     assert_type(hf_haul.snapshot_download("org/model", dry_run=bool(progress)), str | list[DryRunFileInfo])
     assert_type(hf_haul.hf_hub_download("org/model", "config.json"), str)
     assert_type(
@@ -96,6 +101,16 @@ def managers(files: list[RepoFile], told: list[hf_haul.DownloadProgress]) -> Non
         queue = manager.queue_model_download("model", files, "https://example.org", "out")
         assert_type(queue, str)
         manager.download_model_parallel("model", [Spec("a.bin", None)], "https://example.org", Path("out"))
+        own = hf_haul.FileSpec("a.bin", 10, digest="0" * 64, priority=hf_haul.DownloadPriority.HIGH)
+        assert_type(own.size, int | None)
+        manager.queue_model_download(
+            "model",
+            ["a.bin", {"path": "b.bin", "size": 3}, own, Spec("c.bin", 1), *files],
+            "https://example.org",
+            "out",
+        )
+        manager.queue_model_download("model", [3], "https://example.org", "out")  # type: ignore[list-item]
+        own.size = 3  # type: ignore[misc]  # frozen
         outcome = manager.wait_for_model_completion(queue, timeout=1.5)
         success: bool = outcome["success"]
         status = manager.get_model_queue_status(queue)

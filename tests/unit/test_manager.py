@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -508,3 +509,33 @@ def test_links_to_one_object_share_what_is_staged_and_others_do_not(
     assert links[0].former_keys != links[1].former_keys
     assert place("?v=1").former_keys == ()
     assert place("?X-Amz-Signature=1", etag="e").former_keys == ()
+
+
+# ---- what it says of itself
+
+
+def test_a_manager_says_what_it_is_at(manager: ParallelDownloadManager, tmp_path: Path) -> None:
+    assert repr(manager) == (
+        "<ParallelDownloadManager: queues 0, active 0, waiting 0, done 0, failed 0, connections 0, speed 0 bytes/s, "
+        "limit none, paused>"
+    )
+    manager.queue_model_download("m", ["a", "b"], URL, tmp_path)
+    manager.max_bandwidth_bps = "50MB/s"
+    assert "queues 1, active 0, waiting 2" in repr(manager)
+    assert "limit 50 MB/s, paused" in repr(manager)
+    manager.shutdown(wait=False)
+    assert repr(manager) == "<ParallelDownloadManager: shut down>"
+
+
+def test_statistics_have_the_names_that_others_look_for(
+    manager: ParallelDownloadManager, tmp_path: Path
+) -> None:
+    manager.queue_model_download("m", ["a", "b"], URL, tmp_path)
+    stats = manager.get_download_stats()
+    counts = {name: stats[f"{name}_downloads"] for name in ("active", "queued", "completed", "failed")}
+    assert counts == {"active": 0, "queued": 2, "completed": 0, "failed": 0}
+    assert (stats["total_bytes_downloaded"], stats["average_speed_bps"], stats["bytes_wasted"]) == (0, 0.0, 0)
+    assert 0 < stats["uptime_seconds"] < 60
+    assert stats["connection_pool"] == stats["pool"]
+    assert stats["connection_pool"]["open_connections"] == 0
+    json.dumps(stats)

@@ -62,12 +62,12 @@ class EventStream:
     count twice. After :meth:`done` or :meth:`error` nothing more is told.
 
     Locking: ``_lock`` guards the attributes below it, and keeps events in order. Nobody who holds it calls a
-        listener or
-    starts a thread.
+    listener or starts a thread.
 
     Args:
         feeds: Who listens.
         repo_id: The repository, or the label of the queue.
+        queue_id: The queue, where it is one of a manager's.
         clock: Seconds, monotonic.
         wall: Unix seconds.
 
@@ -79,12 +79,15 @@ class EventStream:
         self,
         feeds: Sequence[EventFeed],
         repo_id: str,
+        queue_id: str | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._feeds = tuple(feeds)
-        self._repo_id = repo_id
+        self._labels = (
+            {"repo_id": repo_id} if queue_id is None else {"repo_id": repo_id, "queue_id": queue_id}
+        )
         self._clock = clock
         self._wall = wall
         self._began = clock()
@@ -97,7 +100,7 @@ class EventStream:
         self._window = Window()
         self._status: QueueStatus | None = None
         self.waits = Waits(clock=clock, wall=wall)
-        self.waits.listener = lambda wait: self._tell("wait", **wait)
+        self.waits.listener = self._tell_wait
         renew_after_fork(self, EventStream._renew)
 
     def _renew(self) -> None:
@@ -221,6 +224,10 @@ class EventStream:
             **more,
         )
 
+    @harmless
+    def _tell_wait(self, wait: dict[str, Any]) -> None:
+        self._tell("wait", **wait)
+
     # ---- the end
 
     def note_end(self, status: QueueStatus) -> None:
@@ -287,11 +294,11 @@ class EventStream:
                 "v": EVENT_VERSION,
                 "t": self._wall(),
                 "ev": ev,
-                "repo_id": self._repo_id,
+                **self._labels,
                 **fields,
             }
             for feed in self._feeds:  # each may change what it is given
-                feed.post(copy.deepcopy(event) if len(self._feeds) > 1 else event)
+                feed.post(copy.deepcopy(event) if len(self._feeds) > 1 else event, self)
         for feed in self._feeds:
             feed.start()
 

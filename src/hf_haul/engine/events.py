@@ -311,14 +311,20 @@ class EventFeed(_CallbackThread[Event]):
     """
 
     def __init__(self, callback: EventCallback) -> None:
+        if not callable(callback):
+            raise TypeError(f"on_event must be a function that takes a dict, not {callback!r}")
         super().__init__(callback, "hf-haul-on-event", _EVENTS_KEPT, linger=_FEED_LINGER)
         self._numbers = itertools.count()
         renew_after_fork(self, EventFeed.start_empty)
 
-    def post(self, event: Event) -> None:
-        """Queue an event; call :meth:`start` afterwards, without any lock."""
-        progress = event["ev"] == "progress"
-        key = ("progress", event.get("repo_id")) if progress else next(self._numbers)
+    def post(self, event: Event, sender: object) -> None:
+        """Queue an event; call :meth:`start` afterwards, without any lock.
+
+        Args:
+            event: The event.
+            sender: Whose it is: a report of progress takes the place of an older one of the same sender.
+        """
+        key: object = ("progress", sender) if event["ev"] == "progress" else next(self._numbers)
         with self._changed:
             self._waiting.pop(key, None)  # the newer one goes to the end: nothing is told out of order
             self.put(key, event)

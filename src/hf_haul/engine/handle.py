@@ -31,6 +31,7 @@ class QueueProgress:
         connections: Connections in use.
         state: State of the whole queue.
         waiting_for: Which other process is being waited for, if one is.
+        bytes_wasted: Bytes that came over the network and were thrown away.
     """
 
     files_total: int
@@ -44,6 +45,7 @@ class QueueProgress:
     connections: int
     state: DownloadState
     waiting_for: str | None
+    bytes_wasted: int = 0
 
 
 class DownloadHandle:
@@ -151,6 +153,7 @@ class DownloadHandle:
             connections=now.connections,
             state=now.state,
             waiting_for=now.waiting_for,
+            bytes_wasted=now.bytes_wasted,
         )
 
     @property

@@ -81,5 +81,6 @@ class QueueEvents:
             self._stream.done()
 
     def flush(self, timeout: float) -> None:
-        """Wait, at most ``timeout`` seconds and never long, until all was delivered."""
-        self._stream.flush(timeout)
+        """Wait, at most ``timeout`` seconds and never long, until all was delivered; a call waits itself."""
+        if self._whole:
+            self._stream.flush(timeout)

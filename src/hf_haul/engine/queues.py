@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -27,13 +30,43 @@ from hf_haul.task import DownloadPriority, DownloadState, DownloadTask
 from hf_haul.transports.source_limits import SourceLimits
 from hf_haul.urls import source_of
 
-__all__ = ["Queues"]
+__all__ = ["QueueTotals", "Queues"]
 
 logger = logging.getLogger(__name__)
 
 #: Files in a row that a source may fail, each for as long as is bearable, before its others are not even
 #: tried.
 _FAILED_FILES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class QueueTotals:
+    """What some queues came to.
+
+    Attributes:
+        completed: Files in place.
+        failed: Files that failed; cancelled ones do not count.
+        nbytes: Bytes that came over the network, repeated ones included.
+        wasted: Those of them that were thrown away.
+        seconds: How long there was anything to do.
+    """
+
+    completed: int = 0
+    failed: int = 0
+    nbytes: int = 0
+    wasted: int = 0
+    seconds: float = 0.0
+
+    def plus(self, run: QueueRun) -> QueueTotals:
+        """Return the same with another queue."""
+        failed = sum(task.state is DownloadState.FAILED for task in run.queue.failed)
+        return replace(
+            self,
+            completed=self.completed + len(run.queue.completed),
+            failed=self.failed + failed,
+            nbytes=self.nbytes + run.metrics.bytes_downloaded,
+            wasted=self.wasted + run.bytes_wasted(),
+        )
 
 
 class Queues:
@@ -49,6 +82,7 @@ class Queues:
         lock: The scheduler's.
         sources: Told which sources are wanted, and which fail.
         events: Where to tell tools what happens.
+        clock: Seconds, monotonic.
 
     Attributes:
         running: Queues that are not over, most urgent first.
@@ -56,7 +90,14 @@ class Queues:
         paused: Whether all are paused.
     """
 
-    def __init__(self, lock: threading.Lock, sources: SourceLimits, events: EventBus) -> None:
+    def __init__(
+        self,
+        lock: threading.Lock,
+        sources: SourceLimits,
+        events: EventBus,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._lock = lock
         self._sources = sources
         self._events = events
@@ -66,6 +107,9 @@ class Queues:
         # Queues whose end was not said yet, also by the id of their only task.
         self._known: dict[str, QueueRun] = {}
         self._results = Results()
+        self._clock = clock
+        self._ended = QueueTotals()
+        self._busy_since = 0.0  # while any queue is left
 
     @property
     def left(self) -> bool:
@@ -74,6 +118,8 @@ class Queues:
 
     def add(self, run: QueueRun) -> None:
         """Add a queue to those that run."""
+        if not self.left:
+            self._busy_since = self._clock()
         self._known.update(dict.fromkeys(_ids(run), run))
         insort(self.running, run)
         self._sources.register(run.sources, 1)
@@ -87,6 +133,14 @@ class Queues:
     def is_paused(self, run: QueueRun) -> bool:
         """Return whether a queue is paused, alone or with all."""
         return self.paused or run.queue.paused
+
+    def totals(self) -> QueueTotals:
+        """Return what all queues came to so far, those that run included."""
+        sums = self._ended
+        for run in {*self.running, *self.unended}:
+            sums = sums.plus(run)
+        busy = self._clock() - self._busy_since if self.left else 0.0
+        return replace(sums, seconds=sums.seconds + busy)
 
     def find(self, an_id: str) -> QueueRun | QueueStatus | None:
         """Return a running queue, or the result of one that is over; ``None`` if unknown or forgotten."""
@@ -220,6 +274,8 @@ class Queues:
             if run not in self.unended:
                 return
             self.unended.discard(run)
+            busy = 0.0 if self.left else self._clock() - self._busy_since
+            self._ended = replace(self._ended.plus(run), seconds=self._ended.seconds + busy)
         try:
             sweep_up(run)
         except Exception as error:  # noqa: BLE001  what stays is litter, and no reason to fail

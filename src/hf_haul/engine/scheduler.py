@@ -110,7 +110,7 @@ class Scheduler:
         self._lock = threading.Lock()
         # Guarded by _lock, all of them:
         self._sources = SourceLimits(settings, self.history, clock=clock)
-        self._queues = Queues(self._lock, self._sources, self.events)
+        self._queues = Queues(self._lock, self._sources, self.events, clock=clock)
         self._chooser = Chooser(settings, self._sources, transport_for, clock)
         self._scanned: dict[Path, tuple[float, dict[str, list[Path]]]] = {}
         self._ending = False  # no new queues
@@ -319,10 +319,16 @@ class Scheduler:
         """Return plain values about everything in flight."""
         with self._lock:
             parts = [p for run in self._queues.running for t in run.transfers.values() for p in t.parts]
+            totals = self._queues.totals()
             return {
                 "queues": len(self._queues.running),
                 "files_active": sum(len(run.transfers) for run in self._queues.running),
-                "files_waiting": sum(len(run.queue) for run in self._queues.running),
+                "files_waiting": sum(len(r.queue) + len(r.queue.deferred) for r in self._queues.running),
+                "files_done": totals.completed,
+                "files_failed": totals.failed,
+                "bytes_transferred": totals.nbytes,
+                "bytes_wasted": totals.wasted,
+                "busy_seconds": totals.seconds,
                 "connections": len(parts),
                 "speed_bps": self._meter.speed(),
                 "threads": len(self._workers),

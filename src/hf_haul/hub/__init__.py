@@ -13,12 +13,13 @@ From the ground up:
   progress bars, arguments, the state of a ``local_dir``, what is done when the Hub does not answer, the
   choice among formats.
 * ``status``: what is partial in a cache or a folder; ``partial_names``, ``uris``: what a partial file is of;
-  ``cleaning`` removes what nobody uses.
+  ``cleaning`` removes what nobody uses. ``cached``: what a cache holds.
 * ``verification``: whether files are what the Hub has. ``verify_targets`` says which folder that is about,
   ``verify_subjects`` what each of its files has to be, ``verify_checks`` what it is, ``verify_report`` how
   that is told; ``repair`` mends it.
 * ``snapshot_files``: which commit a call is about, and which of its files.
 * ``planning``: what a download would do, told as a ``download_plan``.
+* ``link_test``: what a link brings by the number of connections; ``link_report`` says what follows from it.
 * ``snapshot``, ``single_file``: the two download functions. ``acceleration`` puts them in the place of
   huggingface_hub's.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +42,8 @@ __all__ = [
 ProgressCallback = Callable[[DownloadProgress], None]
 #: Seconds for a cancelled download to stop, and for its bars to close, before the error is raised.
 _CANCEL_GRACE: Final = 0.4
+#: Seconds for a callback that takes its time to be told the end, and after an interrupt.
+_EVENTS_GRACE, _INTERRUPT_GRACE = 2.0, 0.1
 #: Notes of an error about other files, and files that one of them names.
 _NOTES: Final = 50
 _NAMED: Final = 3
@@ -130,19 +132,20 @@ class CallOptions:
         manager_feed = None if self.manager is None else self.manager.event_feed
         feeds = [each for each in (feed, manager_feed) if each is not None]
         events = CallEvents(EventStream(feeds, repo_id) if feeds else None)
-        grace = math.inf
+        grace = _EVENTS_GRACE
         try:
             with events.reviewing():
                 yield events
         except BaseException as error:
             events.error(error)
             if not isinstance(error, Exception):
-                grace = _CANCEL_GRACE
+                grace = _INTERRUPT_GRACE
             raise
         finally:
+            deadline = time.monotonic() + grace
             events.flush(grace)
             if feed is not None:
-                feed.flush(0.0 if grace < math.inf else grace)
+                feed.flush(deadline - time.monotonic())
 
     def download(
         self,
@@ -195,7 +198,9 @@ class CallOptions:
 
 def raise_all(errors: Sequence[tuple[str, BaseException]]) -> NoReturn:
     """Raise the first error, with the others as its notes: those of the same reason in one."""
-    (_, first), *others = errors
+    (path, first), *others = errors
+    if not isinstance(first, DownloadCancelledError) and not hasattr(first, "named_file"):
+        first.named_file = path  # type: ignore[attr-defined]  # any error takes attributes
     reason = describe(first).text
     said = [(path, describe(error).text) for path, error in others]
     same = [path for path, text in said if text == reason]

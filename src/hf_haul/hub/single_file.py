@@ -123,6 +123,37 @@ def hf_hub_download(
     headers: dict[str, str] | None = None,
     endpoint: str | None = None,
     tqdm_class: TqdmClass | None = None,
+    dry_run: Literal[True],
+    priority: DownloadPriority = DownloadPriority.NORMAL,
+    max_bandwidth: float | str | None = None,
+    max_connections: int | None = None,
+    verify: bool | None = None,
+    progress_callback: ProgressCallback | None = None,
+    on_event: EventCallback | None = None,
+    manager: ParallelDownloadManager | None = None,
+) -> DryRunFileInfo: ...
+
+
+@overload
+def hf_hub_download(
+    repo_id: str,
+    filename: str,
+    *,
+    subfolder: str | None = None,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    force_download: bool = False,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    tqdm_class: TqdmClass | None = None,
     dry_run: bool,
     priority: DownloadPriority = DownloadPriority.NORMAL,
     max_bandwidth: float | str | None = None,
@@ -385,6 +416,7 @@ class _File:
         try:
             return self.repository.metadata(self.name, self.revision, timeout=timeout, retry=retry)
         except RemoteEntryNotFoundError as error:
+            error.named_file = self.name  # type: ignore[attr-defined]  # any error takes attributes
             if self.local_dir is None:
                 commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
                 if commit is not None:

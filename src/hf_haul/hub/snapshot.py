@@ -1,7 +1,7 @@
 """``snapshot_download``: huggingface_hub's function on our engine.
 
-The file is this long because type checkers need the signature three times: that, and what its arguments mean,
-is a third of it.
+The file is this long because type checkers need the signature four times: that, and what its arguments mean,
+is a half of it.
 """
 
 from __future__ import annotations
@@ -103,6 +103,39 @@ def snapshot_download(
     manager: ParallelDownloadManager | None = None,
     presets: Preset | Sequence[Preset] | None = None,
 ) -> str: ...
+
+
+@overload
+def snapshot_download(
+    repo_id: str,
+    *,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    force_download: bool = False,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    allow_patterns: list[str] | str | None = None,
+    ignore_patterns: list[str] | str | None = None,
+    max_workers: int = _DEFAULT_WORKERS,
+    tqdm_class: TqdmClass | None = None,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    dry_run: Literal[True],
+    priority: DownloadPriority = DownloadPriority.NORMAL,
+    max_bandwidth: float | str | None = None,
+    max_connections: int | None = None,
+    verify: bool | None = None,
+    progress_callback: ProgressCallback | None = None,
+    on_event: EventCallback | None = None,
+    manager: ParallelDownloadManager | None = None,
+    presets: Preset | Sequence[Preset] | None = None,
+) -> list[DryRunFileInfo]: ...
 
 
 @overload

@@ -12,6 +12,7 @@ from typing import Final
 from huggingface_hub import constants
 
 from hf_haul.hub.partial_names import PartialName, PartialNames, commits_by_ref, repository_of
+from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.ownership import program_of
 from hf_haul.storage.partial_files import OwnerState, PartialKind, PartialOnDisk, partial_files
 from hf_haul.storage.staging_places import StagingPlace, staging_places
@@ -269,20 +270,9 @@ def _is_in_place(found: PartialOnDisk, name: PartialName) -> bool:
     if place.kind == "blobs":
         return (place.folder / found.key).exists()
     if place.kind == "metadata" and name.file is not None and name.etag is not None:
-        return _noted_etag(place, name.file) == name.etag and (place.root / name.file).is_file()
+        noted = LocalFolder(os.fspath(place.root)).noted(name.file)
+        return noted is not None and noted.etag == name.etag and (place.root / name.file).is_file()
     return False
-
-
-def _noted_etag(place: StagingPlace, file: str) -> str | None:
-    """Return the etag that a ``local_dir`` says its file has."""
-    path = place.folder / f"{file.rpartition('/')[2]}.metadata"
-    try:
-        if path.is_symlink():
-            return None
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, ValueError):
-        return None
-    return lines[1].strip() if len(lines) > 1 else None
 
 
 def _command(place: StagingPlace, name: PartialName, revision: str | None) -> str | None:
