@@ -24,6 +24,7 @@ from hf_haul.config import KiB, Settings
 from hf_haul.engine import quiet
 from hf_haul.engine.event_stream import EventStream
 from hf_haul.errors import HttpStatusError, IntegrityError
+from hf_haul.filesystem import HaulFileSystem
 from hf_haul.hub import asking
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.hub.snapshot import snapshot_download
@@ -581,3 +582,18 @@ def test_a_forked_child_tells_of_its_own_downloads(rig: Rig, told: EventLog) -> 
         assert (rig.folder / WEIGHTS).read_bytes() == rig.files[WEIGHTS]
     told.check()
     assert {event["repo_id"] for event in told.events} == {"parent"}
+
+
+def test_a_read_that_waits_says_so_in_one_line_though_nobody_listens(
+    served: ServedRepo, caplog: pytest.LogCaptureFixture
+) -> None:
+    fs = HaulFileSystem(endpoint=served.hub.url, token=False, skip_instance_cache=True)
+    caplog.set_level(logging.INFO, "hf_haul")
+    path = min(path for path in served.contents if path.endswith(".safetensors"))
+    served.hub.faults.add(Status(503, retry_after=1), kind="resolve", path=path, method="GET")
+    assert fs.cat_file(f"org/tiny/{path}") == (served.folder / path).read_bytes()
+    served.hub.faults.clear()
+    (line,) = lines(caplog)
+    host = served.hub.url.partition("://")[2]
+    assert line.startswith(f"org/tiny/{path}: {host} is busy")
+    assert line.endswith("retry 1 of 8 in 1 s")
