@@ -19,15 +19,17 @@ import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request
 from tests.support.waits import our_threads
 
-from hf_haul import cancellation, limiter, metrics, threads
+from hf_haul import cancellation, limiter, metrics, threads, waits
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.engine import (
     download_queue,
     errands,
+    event_stream,
     events,
     jobs,
     outcome,
     plan,
+    queue_events,
     queues,
     resilience,
     scheduler,
@@ -44,9 +46,11 @@ from hf_haul.engine import job_choice as choice
 from hf_haul.engine import part_fetcher as fetch
 from hf_haul.engine import queue_run as run
 from hf_haul.engine.download_queue import ModelDownloadQueue
-from hf_haul.engine.events import Notifier
+from hf_haul.engine.event_stream import EventStream
+from hf_haul.engine.events import EventFeed, Notifier
 from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy
+from hf_haul.engine.queue_events import QueueEvents
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.queues import Queues
 from hf_haul.engine.scheduler import Scheduler
@@ -79,6 +83,7 @@ class World:
             settings, BandwidthLimiter(None), lambda wanted: self.sources[wanted.remote.path]
         )
         self.told: list[DownloadState] = []
+        self.feed = EventFeed(lambda _event: None)
 
     def file(self, name: str, content: bytes) -> FileRequest:
         self.sources.setdefault(name, FakeSource(content))
@@ -96,7 +101,8 @@ class World:
             created_at=lambda: 0.0,
         )
         notifier = Notifier(lambda progress: self.told.append(progress.status), "hf-haul-progress")
-        return self.scheduler.submit(ModelDownloadQueue("org/m"), planned.files, notifier)
+        told = QueueEvents(EventStream([self.feed], "org/m"), whole=True)
+        return self.scheduler.submit(ModelDownloadQueue("org/m"), planned.files, notifier, told)
 
     def fetch(self, *names: str, case: str = "") -> QueueRun:
         run = self.submit(*names)
@@ -191,9 +197,10 @@ def gives_a_file(where: Any, name: str) -> bool:
 #: Each has its own way out of what goes wrong in it, which is tested where it is.
 LEFT_OUT = {(threads.ThreadGroup, "_run"), (threads._Daemon, "run"), (threads._Daemon, "_bootstrap")}
 MODULES = (
-    adoption, cancellation, choice, claiming, concurrency, download_queue, errands, events, fetch, filework, hashing,
-    jobs, journal, limiter, metrics, outcome, plan, queues, resilience, run, scheduler, settlement, sources,
-    staged_file, staged_names, sweeping, threads, ticker, transfer, verifier, watchdog, workers,
+    adoption, cancellation, choice, claiming, concurrency, download_queue, errands, event_stream, events, fetch, filework,
+    hashing, jobs, journal, limiter, metrics, outcome, plan, queue_events, queues, resilience, run, scheduler,
+    settlement, sources, staged_file, staged_names, sweeping, threads, ticker, transfer, verifier, waits,
+    watchdog, workers,
 )  # fmt: skip
 
 

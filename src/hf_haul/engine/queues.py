@@ -137,7 +137,7 @@ class Queues:
     def totals(self) -> QueueTotals:
         """Return what all queues came to so far, those that run included."""
         sums = self._ended
-        for run in {*self.running, *self.unended}:
+        for run in set(self._known.values()):
             sums = sums.plus(run)
         busy = self._clock() - self._busy_since if self.left else 0.0
         return replace(sums, seconds=sums.seconds + busy)
@@ -274,8 +274,6 @@ class Queues:
             if run not in self.unended:
                 return
             self.unended.discard(run)
-            busy = 0.0 if self.left else self._clock() - self._busy_since
-            self._ended = replace(self._ended.plus(run), seconds=self._ended.seconds + busy)
         try:
             sweep_up(run)
         except Exception as error:  # noqa: BLE001  what stays is litter, and no reason to fail
@@ -292,7 +290,10 @@ class Queues:
         ids = _ids(run)
         with self._lock:
             if run.queue.queue_id in self._known:
+                busy = 0.0 if self.left else self._clock() - self._busy_since
+                ended = replace(self._ended.plus(run), seconds=self._ended.seconds + busy)
                 self._results.add(status, *ids[1:])
+                self._ended = ended
             for each in ids:
                 self._known.pop(each, None)
         run.outcome.settle(status)
