@@ -13,6 +13,7 @@ import pytest
 from tests.benchmarks.__main__ import MODULES
 from tests.support.hub import hub_environment, run_python, serve_repo
 from tests.support.repos import contents
+from tests.support.storage import left_behind
 from tests.support.wants import NO_SKIP
 
 import hf_haul
@@ -99,6 +100,19 @@ def test_the_snippet_for_a_url_does_what_it_says(tmp_path: Path) -> None:
         env = hub_environment(hub, tmp_path / "home")
         done = run_python(_snippet("haul://") + "\nprint(frame.to_dict('list'))\n", env)
     assert done.stdout == "{'a': [1, 3], 'b': [2, 4]}\n", done.stderr
+
+
+def test_the_snippet_about_left_overs_does_what_it_says(tmp_path: Path) -> None:
+    (snippet,) = _blocks("python", PAGES["examples/left-overs.md"])
+    with LocalHub() as hub:
+        env = hub_environment(hub, tmp_path / "home")
+    left_behind(tmp_path / "home/hub/models--org--name/blobs", key="ab" * 32)
+    done = run_python(snippet, env)
+    assert done.stdout.splitlines() == [
+        "org/name None 40.0 dead hf-haul download org/name",
+        "org/name partial 0",
+        "0 0 ['it has changed 1 minute ago']",
+    ], done.stderr
 
 
 def _hf_haul_lines() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ from tests.support.children import Child, Nursery, job_for
 from tests.support.engine import WEIGHTS, Rig, serve_files
 from tests.support.hub import SRC
 from tests.support.repos import random_bytes
+from tests.support.storage import left_behind
 
 import hf_haul
 from hf_haul.config import KiB, MiB
@@ -141,6 +143,38 @@ def test_many_small_files_are_published_under_a_cleaners_eyes(tmp_path: Path) ->
         assert {path: rig.sent(path) for path in rig.files} == {
             path: len(rig.files[path]) for path in rig.files
         }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such terminals there")
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
+def test_at_a_terminal_it_asks_and_without_one_it_removes_nothing(
+    tmp_path: Path, answer: str, code: int
+) -> None:
+    import pty  # not there on Windows
+
+    path = left_behind(tmp_path / "hub/models--org--name/blobs")
+    words = [sys.executable, "-W", "error", "-m", "hf_haul.cli", "clean", str(tmp_path / "hub")]
+    env = {**os.environ, "PYTHONPATH": str(SRC)}
+    done = subprocess.run(
+        words, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, path.exists()) == (2, True)
+    assert "1 file" in done.stdout
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(words, env=env, stdin=theirs, stdout=theirs, stderr=theirs) as child:
+        os.close(theirs)
+        said = b""
+        while b"[y/N] " not in said:
+            said += os.read(ours, 4096)
+        assert path.exists()
+        os.write(ours, f"{answer}\n".encode())
+        with contextlib.suppress(OSError):  # the other end is closed
+            while data := os.read(ours, 4096):
+                said += data
+        assert child.wait(20) == code
+    os.close(ours)
+    assert path.exists() == (answer == "n")
+    assert (b"removed 1 file" in said) == (answer == "y")
 
 
 _RACE = """

@@ -176,3 +176,21 @@ def before_and_after(checked: list[hf_haul.CheckedFile]) -> None:
     assert_type(report, hf_haul.VerifyReport)
     assert_type(report.counts, dict[str, int])
     hf_haul.verify(Path("files"), on_progress=lambda progress: print(progress.bytes_done))
+
+
+def left_over() -> None:
+    """What is on the disk."""
+    status = hf_haul.status(Path("files"))
+    assert_type(status, hf_haul.PartialStatus)
+    assert_type(status.files[0].percent, float | None)
+    assert_type(status.files[0].owner, hf_haul.PartialOwner)
+    assert_type(status.problems, tuple[hf_haul.FileProblem, ...])
+    status.files[0].file = "other"  # type: ignore[misc]  # frozen
+    found = hf_haul.list_cached(cache_dir="cache")
+    assert_type(found, hf_haul.CachedRepositories)
+    assert_type(found.repositories[0], hf_haul.CachedRepository)
+    assert_type(found.repositories[0].revisions[0], hf_haul.CachedRevision)
+    result = hf_haul.clean(cache_dir=Path("cache"), dry_run=True, keep_resumable=True, older_than=3600)
+    assert_type(result, hf_haul.CleanResult)
+    assert_type(result.kept[0], hf_haul.KeptFile)
+    hf_haul.clean("files", "cache")  # type: ignore[call-arg]  # what is removed is said by name

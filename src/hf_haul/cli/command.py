@@ -14,14 +14,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from hf_haul import __version__
+from hf_haul.cli.clean import add_clean
 from hf_haul.cli.download import add_download
 from hf_haul.cli.env import add_env
 from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode, exit_code_of
 from hf_haul.cli.get import add_get
+from hf_haul.cli.list_cached import add_list
 from hf_haul.cli.messages import say, say_error, warn
 from hf_haul.cli.parser import CommandParser, HelpFormatter
 from hf_haul.cli.serve import add_serve
 from hf_haul.cli.signals import EndedBySignal, ended_by_signals
+from hf_haul.cli.status import add_status
 from hf_haul.cli.streams import flush_results, set_up_streams
 from hf_haul.failures import FailureKind, describe
 
@@ -99,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_download(commands)
     add_get(commands)
+    add_status(commands)
+    add_list(commands)
+    add_clean(commands)
     add_serve(commands)
     add_env(commands)
     return parser

@@ -16,7 +16,7 @@ from typing import Final, Literal
 from hf_haul.failures import describe
 from hf_haul.redaction import redact_text
 
-__all__ = ["Level", "Show", "is_debugging", "say", "say_error", "shown_by", "warn"]
+__all__ = ["Level", "Show", "ask", "is_debugging", "say", "say_error", "shown_by", "warn"]
 
 Level = Literal["info", "warning", "error"]
 #: Shows one message, which may have several lines.
@@ -70,6 +70,21 @@ def say_error(error: BaseException) -> None:
     _show("error", "\n".join(lines))
     if is_debugging():
         _show("info", redact_text("".join(traceback.format_exception(error))))
+
+
+def ask(question: str) -> bool | None:
+    """Ask something at the terminal, whose answer is no unless it is yes.
+
+    Returns:
+        ``None`` where there is no terminal: nobody would see the question, or could answer it.
+    """
+    shown = next(
+        (stream for stream in (sys.stderr, sys.stdout) if stream is not None and stream.isatty()), None
+    )
+    if shown is None or sys.stdin is None or not sys.stdin.isatty():
+        return None
+    print(f"{question} [y/N] ", end="", file=shown, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def is_debugging() -> bool:

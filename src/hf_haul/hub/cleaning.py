@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hf_haul.hub.status import FileProblem, PartialFile, Survey, folder_to_search
+from hf_haul.hub.status import FileProblem, PartialFile, Survey, folder_to_search, order_of
 from hf_haul.storage.partial_files import MODE_PROBE_AGE, PartialOnDisk, is_mode_probe
 from hf_haul.storage.removal import StillInUseError, remove_partial
 
@@ -107,8 +107,8 @@ class CleaningPlan:
         self.problems = list(survey.problems)
         self._found: list[PartialOnDisk] = []
         self._made_at = time.monotonic()
-        for found in survey.found:
-            file = survey.describe(found)
+        described = [(found, survey.describe(found)) for found in survey.found]
+        for found, file in sorted(described, key=lambda each: order_of(each[1])):
             reason = _reason_to_keep(found, file, keep_resumable=keep_resumable, older_than=older_than)
             if reason is None:
                 self.to_remove.append(file)

@@ -24,6 +24,7 @@ __all__ = [
     "PartialStatus",
     "Survey",
     "folder_to_search",
+    "order_of",
     "status",
 ]
 
@@ -147,7 +148,7 @@ def status(
     """
     survey = Survey(folder_to_search(folder, cache_dir))
     files = [survey.describe(found) for found in survey.found if found.kind != "temporary"]
-    files.sort(key=lambda file: (file.repo_type or "", file.repo_id or "", file.file or "", file.path))
+    files.sort(key=order_of)
     return PartialStatus(
         folder=survey.folder,
         files=tuple(files),
@@ -156,6 +157,11 @@ def status(
         bytes_on_disk=sum(file.bytes_on_disk for file in files),
         problems=tuple(survey.problems),
     )
+
+
+def order_of(file: PartialFile) -> tuple[str, str, str, Path]:
+    """Return what files are sorted by: repository, then name."""
+    return (file.repo_type or "", file.repo_id or "", file.file or "", file.path)
 
 
 def folder_to_search(

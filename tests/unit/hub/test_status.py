@@ -121,6 +121,7 @@ def test_what_is_in_place_already_is_of_no_use(tmp_path: Path, hub: Path) -> Non
     left_behind(tmp_path / "local/.cache/huggingface/download", key=key, uri=uri)
     files = status(tmp_path).files
     assert [(file.in_place, file.resumable, file.command) for file in files] == [(True, False, None)] * 2
+    assert {file.hint for file in files} == {"the whole file is in place: `hf-haul clean` removes this one"}
     (tmp_path / "local/w.bin").unlink()
     (hub / "models--org--name/blobs" / SHA).unlink()
     assert [file.in_place for file in status(tmp_path).files] == [False, False]

@@ -109,6 +109,42 @@ def test_where_locks_lie_what_somebody_adopts_at_the_last_moment_keeps_its_name_
     assert staged.seal(durable=False).read_bytes() == DATA
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no advisory locks there")
+def test_what_somebody_has_locked_and_not_signed_yet_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = left_behind(tmp_path)
+    found = _only(tmp_path)
+    adopter = os.open(path, os.O_RDWR)  # its header still names the dead owner
+    assert ownership.try_lock(adopter)
+    monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("it was renamed"))
+    with pytest.raises(StillInUseError):
+        remove_partial(found)
+    os.close(adopter)
+    assert path.exists()
+
+
+def test_where_locks_lie_a_living_owner_is_told_after_the_rename_at_the_latest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    path = left_behind(tmp_path)
+    adopted: list[StagedFile] = []
+    real = adoption._rename
+
+    def late(old: Path, private: Path) -> None:
+        monkeypatch.setattr(adoption, "_rename", real)
+        monkeypatch.setattr(adoption, "_taking_over", set())  # from another process
+        adopted.append(claim(tmp_path, "etag", SIZE))
+        real(old, private)
+
+    monkeypatch.setattr(adoption, "_rename", late)
+    with pytest.raises(adoption.StagedElsewhereError, match=f"process {os.getpid()} "):
+        adoption.Adopter(path, "etag", -1).remove_one(path, lambda _: True)
+    assert adopted[0].is_ours()
+    adopted[0].delete()
+
+
 def test_whoever_looks_for_it_while_it_is_removed_waits_and_begins_anew_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
