@@ -70,7 +70,7 @@ def test_a_process_that_waits_says_for_whom(rig: Rig, nursery: Nursery) -> None:
     assert result["errors"] == {}
     assert result["transferred"] == 0
     # At the instant of publication the name may be gone already: then it is "another process".
-    assert any(f"process {first.pid} on " in waited_for for waited_for in result["waited_for"])
+    assert any(f"process {first.pid} " in waited_for for waited_for in result["waited_for"])
 
 
 def test_when_the_process_that_fetches_is_killed_another_goes_on_where_it_was(
@@ -100,7 +100,7 @@ def test_a_process_that_was_stopped_keeps_nobody_waiting_and_ends_well_when_it_g
     result = second.wait()
     assert result["errors"] == {}
     assert result["over"]
-    assert any(f"process {first.pid} on " in waited_for for waited_for in result["waited_for"])
+    assert any(f"process {first.pid} " in waited_for for waited_for in result["waited_for"])
     assert rig.is_whole(WEIGHTS)
     assert result["transferred"] < SIZE, "what the first had was copied"
     first.go_on()
