@@ -115,6 +115,24 @@ def test_the_snippet_about_left_overs_does_what_it_says(tmp_path: Path) -> None:
     ], done.stderr
 
 
+def test_the_snippet_about_before_and_after_does_what_it_says(tmp_path: Path) -> None:
+    repo = Repo("org/model")
+    files = {"model.safetensors": b"w" * 2000, "pytorch_model.bin": b"w" * 3000, "config.json": b"{}"}
+    repo.commit(files, "weights in two formats")
+    (snippet,) = _blocks("python", PAGES["examples/before-and-after.md"])
+    with LocalHub(repo) as hub:
+        env = hub_environment(hub, tmp_path / "home")
+        fetched = run_python('import hf_haul; hf_haul.snapshot_download("org/model")', env)
+        assert fetched.returncode == 0, fetched.stderr
+        file = tmp_path / f"home/hub/models--org--model/snapshots/{repo.head.id}/config.json"
+        file.resolve().write_bytes(b"[]")
+        done = run_python(snippet, env)
+    assert done.stdout.splitlines() == [
+        "0 2002 1 0.0 True",
+        "{'ok': 2, 'wrong': 1, 'missing': 0, 'unknown': 0, 'extra': 0} ['config.json']",
+    ], done.stderr
+
+
 def _hf_haul_lines() -> list[str]:
     blocks = [block for text in PAGES.values() for block in _blocks("bash", text)]
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("hf-haul ")]

@@ -396,7 +396,7 @@ def test_what_is_not_there_is_told(tmp_path: Path, cached: Place) -> None:
         verify("org/other", cache_dir=tmp_path)
     with pytest.raises(LocalEntryNotFoundError, match=r"but not at v9"):
         cached.verify(revision="v9")
-    with pytest.raises(ValueError, match=r"neither a folder here nor the id"):
+    with pytest.raises(LocalEntryNotFoundError, match=r"neither a folder here nor the id"):
         verify("./nothing/here")
     with pytest.raises(ValueError, match=r"Name the repository that its files are from"):
         verify(tmp_path / "cache/models--org--tiny/refs")
@@ -489,7 +489,9 @@ def test_a_broken_file_is_repaired_with_no_more_than_is_missing(place: Place, br
     (repaired,) = [each for each in report.files if each.fault is not None]
     assert (repaired.path, repaired.state, repaired.repair, repaired.repair_error) == (LARGE, "ok", how, None)
     assert report.bytes_fetched <= most
-    assert repaired.bytes_kept == ((repaired.size or 0) - report.bytes_fetched if how == "completed" else 0)
+    assert repaired.bytes_kept == (
+        (repaired.expected_size or 0) - report.bytes_fetched if how == "completed" else 0
+    )
     assert place.is_whole
     assert place.verify().is_ok
     root = place.options.get("cache_dir", place.folder)
@@ -581,7 +583,7 @@ def test_a_local_dir_is_repaired_from_the_cache_where_that_has_the_bytes(
     )
     _flip(local.folder / LARGE, local.folder)
     found = local.repair()[LARGE]
-    assert (found.state, found.repair, found.bytes_kept) == ("ok", "copied", found.size)
+    assert (found.state, found.repair, found.bytes_kept) == ("ok", "copied", found.expected_size)
     assert served.hub.requests.of("cdn", LARGE) == []
     assert local.is_whole
 

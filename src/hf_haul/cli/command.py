@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hf_haul import __version__
+from hf_haul.cli.bench import add_bench
 from hf_haul.cli.clean import add_clean
 from hf_haul.cli.download import add_download
 from hf_haul.cli.env import add_env
@@ -22,10 +23,12 @@ from hf_haul.cli.get import add_get
 from hf_haul.cli.list_cached import add_list
 from hf_haul.cli.messages import say, say_error, warn
 from hf_haul.cli.parser import CommandParser, HelpFormatter
+from hf_haul.cli.plan import add_plan
 from hf_haul.cli.serve import add_serve
 from hf_haul.cli.signals import EndedBySignal, ended_by_signals
 from hf_haul.cli.status import add_status
 from hf_haul.cli.streams import flush_results, set_up_streams
+from hf_haul.cli.verify import add_verify
 from hf_haul.failures import FailureKind, describe
 
 __all__ = ["main"]
@@ -47,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         ended = interrupt.code if isinstance(interrupt, EndedBySignal) else None
         how = "interrupted" if ended is None else "ended by a signal"
-        say(f"{how}; what was fetched is kept, and the same command goes on from there")
+        default = "what was fetched is kept, and the same command goes on from there"
+        say(f"{how}; {getattr(interrupt, 'said', default)}")
         return ExitCode.INTERRUPTED if ended is None else ended
 
 
@@ -102,9 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_download(commands)
     add_get(commands)
+    add_plan(commands)
+    add_verify(commands)
     add_status(commands)
     add_list(commands)
     add_clean(commands)
+    add_bench(commands)
     add_serve(commands)
     add_env(commands)
     return parser

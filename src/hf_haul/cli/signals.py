@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
 from hf_haul.cli.exit_codes import ExitCode
 
-__all__ = ["EndedBySignal", "ended_by_signals"]
+__all__ = ["EndedBySignal", "ended_by_signals", "said_when_interrupted"]
 
 _CODES: Final = {
     getattr(signal, name): code
@@ -34,6 +34,20 @@ class EndedBySignal(KeyboardInterrupt):
     def __init__(self, code: ExitCode) -> None:
         super().__init__()
         self.code = code
+
+
+@contextmanager
+def said_when_interrupted(text: Callable[[], str]) -> Iterator[None]:
+    """Tell an interrupt of the block with other words than that what was fetched is kept.
+
+    Args:
+        text: Says what became of the work.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        interrupt.said = text()  # type: ignore[attr-defined]  # any error takes attributes
+        raise
 
 
 @contextmanager

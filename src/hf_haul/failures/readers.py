@@ -90,7 +90,7 @@ def _not_cached(error: Any) -> Failure | None:
         why = describe(cause)
         return replace(why, text=f"{why.text}; and the cache does not have it")
     if "outgoing traffic" not in str(error).lower():
-        return None
+        return says_itself(FailureKind.NOT_FOUND)(error)
     return Failure(
         FailureKind.NOT_FOUND,
         "It is not in the cache, and the Hub may not be asked: offline mode is on (HF_HUB_OFFLINE), or was asked for",

@@ -285,7 +285,6 @@ class Repairs:
     # ---- after it
 
     def _repaired(self, job: _Job) -> Finding:
-        size = job.request.remote.size
         if job.destination.steps[-1] == "linked":
             how: Repair = "linked" if isinstance(job.destination.inner, BlobDestination) else "copied"
         elif job.copied:
@@ -295,7 +294,6 @@ class Repairs:
         checked = replace(
             job.finding.checked,
             state="ok" if job.request.remote.digest is not None else "unknown",
-            size=job.finding.checked.size if size is None else size,
             repair=how,
             bytes_kept=job.kept,
         )

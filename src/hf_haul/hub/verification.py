@@ -100,8 +100,8 @@ def verify(
         Every file and its state; :attr:`VerifyReport.is_ok` says whether all is well.
 
     Raises:
-        ValueError: ``target`` is neither a folder nor an id, or arguments contradict each other.
-        huggingface_hub.errors.LocalEntryNotFoundError: The repository, or the revision, is not there.
+        ValueError: Nothing tells what the folder's files should be, or arguments contradict each other.
+        huggingface_hub.errors.LocalEntryNotFoundError: The repository, revision or folder is not there.
     """
     began = time.monotonic()
     require_number("max_workers", max_workers, whole=True, optional=True)

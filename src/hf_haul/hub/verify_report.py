@@ -32,7 +32,7 @@ class CheckedFile:
         commit: The commit that it was checked against, where that is known.
         fault: What was wrong with it, also if it was repaired; ``None`` if nothing was.
         detail: What the system said, where it refused.
-        size: Bytes on disk.
+        size: Bytes on disk, when it was looked at.
         expected_size: Bytes that it should have, where that is known.
         algorithm: ``sha256`` or ``git-sha1``, where a digest is known.
         expected: The digest that it should have.

@@ -78,8 +78,8 @@ def find_target(
         **options: How the Hub is asked; see :class:`Repository`.
 
     Raises:
-        ValueError: It is neither, or arguments contradict each other.
-        huggingface_hub.errors.LocalEntryNotFoundError: The repository, or the revision, is not there.
+        ValueError: Nothing tells what the folder's files should be, or arguments contradict each other.
+        huggingface_hub.errors.LocalEntryNotFoundError: The repository, revision or folder is not there.
     """
     if cache_dir is not None and local_dir is not None:
         raise ValueError("cache_dir and local_dir cannot be used together")
@@ -105,7 +105,7 @@ def _means_folder(target: str | os.PathLike[str]) -> bool:
     except HFValidationError:
         if os.path.isdir(path):
             return True
-        raise ValueError(
+        raise LocalEntryNotFoundError(
             f"{target!r} is neither a folder here nor the id of a repository, such as org/name"
         ) from None
     return os.path.isdir(path) and _kind_of(absolute_path(path)) is not None

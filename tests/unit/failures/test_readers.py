@@ -238,6 +238,12 @@ CASES = [
         id="offline",
     ),
     pytest.param(
+        LocalEntryNotFoundError("The model org/m is not in the cache /cache"),
+        K.NOT_FOUND,
+        "The model org/m is not in the cache /cache",
+        id="not in the cache, and the Hub was not to be asked",
+    ),
+    pytest.param(
         caused(IncompleteSnapshotError("17 file(s) are missing", "/cache/x"), OfflineModeIsEnabled("no")),
         K.NOT_FOUND,
         "Offline mode is on (HF_HUB_OFFLINE), so the Hub was not asked; and the cache has only a part of it "

@@ -1,0 +1,122 @@
+"""How a repository, and a choice of its files, is written on a command line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Final, get_args
+
+from hf_haul.cli.exit_codes import UsageError
+from hf_haul.cli.messages import warn
+from hf_haul.hub.presets import Preset
+
+__all__ = ["RepoArgument", "add_repo_options", "patterns_of", "read_repo", "require_named"]
+
+_TYPES: Final = ("model", "dataset", "space", "kernel")
+#: ``datasets/org/name``, as huggingface_hub's command and the Hub's own addresses have it.
+_WITH_TYPE: Final = re.compile(r"(model|dataset|space|kernel)s/([\w.\-]+/[\w.\-]+)")
+
+
+@dataclass(frozen=True)
+class RepoArgument:
+    """What somebody calls a repository.
+
+    Attributes:
+        repo_id: ``org/name``, or a folder where one was allowed.
+        repo_type: Its kind, where that was said.
+        revision: The revision, where that was said.
+        filenames: A file or folder of it, where that was said.
+    """
+
+    repo_id: str
+    repo_type: str | None
+    revision: str | None
+    filenames: tuple[str, ...] = ()
+
+
+def add_repo_options(parser: Any) -> None:
+    """Add the options that say which revision of a repository is meant, and which of its files."""
+    parser.add_argument("--repo-type", "--type", choices=_TYPES, help="default: model")
+    parser.add_argument("--revision", help="branch, tag, refs/pr/N or commit; default: main")
+    parser.add_argument("--include", metavar="GLOB", action="append", help="only files like this; repeatable")
+    parser.add_argument("--exclude", metavar="GLOB", action="append", help="no files like this; repeatable")
+    parser.add_argument(
+        "--preset", choices=get_args(Preset), action="append", help="pick among formats of the same weights"
+    )
+    parser.add_argument("--token", help="default: the stored one")
+
+
+def read_repo(text: str, repo_type: str | None, revision: str | None) -> RepoArgument:
+    """Return what is meant by ``org/name``, ``datasets/org/name`` or ``hf://datasets/org/name@revision/file``.
+
+    Anything else is returned as it is.
+
+    Args:
+        text: The argument.
+        repo_type: What ``--repo-type`` says.
+        revision: What ``--revision`` says.
+
+    Raises:
+        UsageError: The options contradict it, or it is no repository.
+    """
+    match = _WITH_TYPE.fullmatch(text)
+    if match is not None:
+        if repo_type not in {None, match[1]}:
+            raise UsageError(f"{text} is a {match[1]}, and --repo-type says {repo_type}")
+        return RepoArgument(match[2], match[1], revision)
+    if not text.startswith("hf://"):
+        return RepoArgument(text, repo_type, revision)
+    from huggingface_hub.errors import HfUriError
+    from huggingface_hub.utils import parse_hf_uri  # type: ignore[attr-defined]  # public, but without an __all__
+
+    if repo_type or revision:
+        raise UsageError(f"--repo-type and --revision cannot be used with an hf:// URI ({text})")
+    try:
+        uri = parse_hf_uri(text)
+    except HfUriError as error:
+        raise UsageError(str(error)) from None
+    if uri.is_bucket:
+        raise UsageError("buckets are not repositories: hf-haul does not download them")
+    name = uri.path_in_repo + ("/" if uri.path_in_repo and text.endswith("/") else "")
+    return RepoArgument(uri.id, uri.type, uri.revision, (name,) if name else ())
+
+
+def patterns_of(
+    arguments: argparse.Namespace, filenames: Sequence[str]
+) -> tuple[list[str] | None, list[str] | None]:
+    """Return the patterns that files have to match, and those that they must not.
+
+    Args:
+        arguments: What ``--include`` and ``--exclude`` say.
+        filenames: Files that are named; folders end with a slash.
+    """
+    if not filenames:
+        return arguments.include, arguments.exclude
+    if arguments.include or arguments.exclude:
+        warn("--include and --exclude are ignored, because files are named")
+    return [f"{name}**" if name.endswith("/") else name for name in filenames], None
+
+
+def require_named(filenames: Sequence[str], paths: Collection[str], where: str) -> None:
+    """Refuse names that stand for no file.
+
+    Args:
+        filenames: Files, folders (with a slash at the end), and patterns.
+        paths: The files that there are.
+        where: Of what, for the message.
+
+    Raises:
+        huggingface_hub.errors.EntryNotFoundError: One stands for none.
+    """
+    from huggingface_hub.errors import EntryNotFoundError  # brings much along
+
+    for name in filenames:
+        if name.endswith("/"):
+            found = any(path.startswith(name) for path in paths)
+        else:
+            found = name in paths or any(fnmatchcase(path, name) for path in paths)
+        if not found:
+            raise EntryNotFoundError(f"There is no {name} in {where}")
