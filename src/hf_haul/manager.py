@@ -164,7 +164,8 @@ class ParallelDownloadManager:
 
     def _build(self) -> None:
         settings = self.settings
-        size = settings.connection_pool_size or settings.max_concurrent_downloads
+        most = settings.max_concurrent_downloads + settings.max_read_connections
+        size = settings.connection_pool_size or most
         self._pid = os.getpid()
         self._began = time.monotonic()
         self._rate_limits = RateLimits()

@@ -19,7 +19,14 @@ from hf_haul.task import Digest, RemoteFile
 
 __all__ = ["FakeBody", "FakeTransport", "make_reads", "make_source", "remote_file"]
 
-SETTINGS = Settings(first_retry_wait=0.0, max_retry_wait=0.0, max_retries=2)
+SETTINGS = Settings(first_retry_wait=0.0, max_retry_wait=0.0, max_retries=2, max_read_connections=16)
+
+
+class _NoSpeeds(SourceHistory):
+    """Knows nothing of speeds: what memory shows would make every request a large one."""
+
+    def read(self, source: str, nbytes: int, seconds: float) -> None:
+        del source, nbytes, seconds
 
 
 class FakeBody:
@@ -110,6 +117,7 @@ def make_reads(
     remotes = [remote_file(each.data, f"file{i}{suffix}") for i, each in enumerate(transports)]
     by_path = {remote.path: each for remote, each in zip(remotes, transports, strict=True)}
     reads = Reads(lambda remote: by_path[remote.path], settings, BandwidthLimiter(None), downloads)
+    reads._history = _NoSpeeds(downloads)
     return reads, [reads.source(remote) for remote in remotes]
 
 

@@ -28,9 +28,13 @@ class Settings:
             bound by round trips; the adaptive limit reaches it only where each step earns its place.
         initial_connections: Connections per source to start with. 4: a link of 25 Gb/s was seen to hold with
             4 and to collapse with 6, so growth has to be earned.
+        max_read_connections: Connections that reads into memory use at once, at the most, those that wait for
+            an answer included. 64: small files and ranges are bound by round trips; of those that are bound
+            by bytes, no more than 16 are in use.
         max_concurrent_files_per_model: Staged files open at once in one queue; bounds open file descriptors.
         max_bandwidth_bps: Limit over all connections in bytes per second; ``None`` for none.
-        connection_pool_size: Connections open at once, idle ones included. ``None``: as many as downloads.
+        connection_pool_size: Connections open at once, idle ones included. ``None``: as many as downloads and
+            reads together.
         max_connections_per_host: The same per host. ``None``: as many as in all.
         chunk_size: Largest read in bytes. 1 MiB: below it system calls cost more, above it caches do; and a
             killed process loses at most one read per connection.
@@ -63,6 +67,7 @@ class Settings:
 
     max_concurrent_downloads: int = 32
     initial_connections: int = 4
+    max_read_connections: int = 64
     max_concurrent_files_per_model: int = 32
     max_bandwidth_bps: int | None = None
     connection_pool_size: int | None = None
@@ -96,8 +101,8 @@ class Settings:
             elif kind == "bool" and value not in (True, False):
                 raise TypeError(f"{field.name} must be True or False, not {value!r}")
         for name in (
-            "max_concurrent_downloads", "initial_connections", "max_concurrent_files_per_model", "chunk_size",
-            "min_chunk_size", "connect_timeout", "stall_timeout", "give_up_after", "max_listing",
+            "max_concurrent_downloads", "initial_connections", "max_read_connections", "max_concurrent_files_per_model",
+            "chunk_size", "min_chunk_size", "connect_timeout", "stall_timeout", "give_up_after", "max_listing",
         ):  # fmt: skip
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
         for name in (

@@ -26,9 +26,6 @@ __all__ = [
 #: Ranges are merged up to this many bytes, and parts of a read are not larger than twice that, unless their
 #: source is slow.
 _MERGED: Final = 8 * MiB
-#: Parts are not smaller than this many bytes: below it, what a request costs this machine counts more than
-#: the link.
-_SMALLEST_PART: Final = 256 * KiB
 #: Bytes between two ranges that are rather fetched than asked around, at the most.
 _GAP: Final = 64 * KiB
 
@@ -104,7 +101,7 @@ class ReadBatch:
                 self.cancel_token.set()
                 raise
 
-        job = Job(work)
+        job = Job(work, sending=source.link.sending(len(view)))
         self._jobs.append(job)
         self._threads.submit(DEMAND, job)
 
@@ -160,17 +157,17 @@ class PendingSpan:
         return self.buffer.view[start - self.span.start : stop - self.span.start]
 
 
-def split(start: int, stop: int, unit: int, connections: int) -> list[tuple[int, int]]:
+def split(start: int, stop: int, part: int, lanes: int) -> list[tuple[int, int]]:
     """Cut a read into parts to be fetched at once.
 
-    A part is worth a request of its own (``unit`` bytes at the least), and there are about two for each
-    connection, so that a slow one holds up little. Where a request is worth more than that, there are fewer.
+    A part is worth a request of its own (``part`` bytes at the least), and there are about two for each
+    connection that sends, so that a slow one holds up little. Where a request is worth more than that, there
+    are fewer.
     """
     nbytes = stop - start
-    unit = max(unit, _SMALLEST_PART)
-    if nbytes < 2 * unit or connections < 2:
+    if nbytes < 2 * part or lanes < 2:
         return [(start, stop)]
-    step = max(unit, min(-(-nbytes // (2 * connections)), 2 * _MERGED))
+    step = max(part, min(-(-nbytes // (2 * lanes)), 2 * _MERGED))
     return [(at, min(at + step, stop)) for at in range(start, stop, step)]
 
 
@@ -195,7 +192,7 @@ def merge_requests(wanted: Sequence[RangeRequest], max_gap: int | None) -> list[
             by_source.setdefault(each.source, []).append(index)
     spans: list[Span] = []
     for source, indexes in by_source.items():
-        gap = min(source.unit // 4, _GAP) if max_gap is None else max_gap
+        gap = min(source.link.unit // 4, _GAP) if max_gap is None else max_gap
         last: Span | None = None
         for index in sorted(indexes, key=lambda i: (wanted[i].start, wanted[i].stop)):
             each = wanted[index]

@@ -18,7 +18,7 @@ from typing import Final
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import MiB
 from hf_haul.forks import renew_after_fork
-from hf_haul.reading.batches import Buffer
+from hf_haul.reading.batches import Buffer, split
 from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.read_threads import DEMAND, READ_AHEAD, Job
 from hf_haul.reading.reader import Reads
@@ -50,7 +50,7 @@ class _Extent:
         self.owner = owner
         self.buffer = None if data else Buffer(stop - start)
         self.data = data
-        self.job = Job(None if data else self._fetch)
+        self.job = Job(None if data else self._fetch, sending=source.link.sending(stop - start))
         self.cancel_token = CancelToken()
         self.waiters = 0
 
@@ -196,7 +196,11 @@ class Extents:
             file = self._file(source)
             made = []
             if file.holes(start, stop):
-                made = [self._make(file, source, a, b, owner) for a, b in file.holes(*fetch)]
+                made = [
+                    self._make(file, source, *part, owner)
+                    for hole in file.holes(*fetch)
+                    for part in split(*hole, source.link.part, self.reads.lanes)
+                ]
             held = file.overlapping(start, stop)
             for extent in {*held, *made}:
                 extent.waiters += 1

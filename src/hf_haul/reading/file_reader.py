@@ -96,7 +96,7 @@ class FileReader:
             advice = self._plan.advise(start, stop)
         if advice is None:
             return None
-        part = max(_SMALLEST_PART, min(source.unit, _LARGEST_PART))
+        part = max(_SMALLEST_PART, min(source.link.unit, _LARGEST_PART))
         self._extents.prefetch(source, advice.ahead, part=part, owner=self)
         return Advice(advice.start, advice.stop)
 
@@ -107,7 +107,7 @@ class FileReader:
         source, extents = self._source, self._extents
         here = extents.covered_to(source, start)
         with self._lock:
-            advice = self._policy.advise(start, stop, source.unit)
+            advice = self._policy.advise(start, stop, source.link.unit)
             begin = here if here >= stop else advice.stop
             refill = begin < advice.ahead and begin - stop < advice.refill
             if refill:

@@ -24,8 +24,9 @@ from hf_haul.errors import (
 from hf_haul.finalizers import meanwhile, when_gone
 from hf_haul.forks import renew_after_fork, renew_locks_of
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.metrics import SMALL_FILE, SourceHistory, is_slow_answer
+from hf_haul.metrics import SMALL_FILE, SourceHistory
 from hf_haul.ranges import ByteRange
+from hf_haul.reading.link import Link
 from hf_haul.task import RemoteFile, bears_out
 from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.retry import ChangeRetries, Trickle, is_retryable, retrying
@@ -41,11 +42,8 @@ _REFUSALS: Final = 2
 _IN_MEMORY: Final = 1 * MiB
 #: Seconds between two looks at a cancel token while another thread fetches the whole file.
 _LOOK_SECONDS: Final = 0.1
-_SMALLEST_UNIT: Final = 64 * KiB
-_LARGEST_UNIT: Final = 4 * MiB
-_UNKNOWN_UNIT: Final = 1 * MiB
-#: Bytes of a request to a source that answers slowly, while its speed is unknown.
-_SLOW_REQUEST: Final = 64 * MiB
+#: Bytes at the beginning of a body that say nothing of a connection's speed: they come with the headers.
+_BURST: Final = 64 * KiB
 
 
 class Checksum:
@@ -237,6 +235,8 @@ class RangeSource:
         self._history = history
         self._clock = clock
         self._large = remote.size > SMALL_FILE
+        # Large files often come from another place, which may be as near as the Hub is far.
+        self._speed_of = f"{self.origin} (large files)" if self._large else self.origin
         self.layout: Any = None
         self._whole: _WholeFile | None = None  # set once it is complete, so a child may go on with it
         self._reset()
@@ -250,22 +250,12 @@ class RangeSource:
         self._fetching: threading.Event | None = None  # set when the whole file is here, or cannot be had
 
     @property
-    def unit(self) -> int:
-        """Bytes of the smallest sensible request: sending them takes as long as the answer to a request."""
-        speed = self._history.connection_speed(self.origin)
-        seconds = self._history.first_byte_seconds(self.origin)
-        if speed is None or seconds is None:
-            return _UNKNOWN_UNIT
-        return max(_SMALLEST_UNIT, min(int(speed * seconds), _LARGEST_UNIT))
-
-    @property
-    def least_request(self) -> int:
-        """Bytes of the smallest parts that a read is divided into; large for a source that answers slowly."""
-        seconds = self._history.first_byte_seconds(self.origin, large=self._large)
-        if seconds is None or not is_slow_answer(seconds):
-            return self.unit
-        speed = self._history.connection_speed(self.origin)
-        return _SLOW_REQUEST if speed is None else max(self.unit, int(speed * seconds))
+    def link(self) -> Link:
+        """What files of this size have shown of the way to their source."""
+        return Link(
+            self._history.connection_speed(self._speed_of),
+            self._history.first_byte_seconds(self.origin, large=self._large),
+        )
 
     def fill(self, start: int, view: memoryview, cancel_token: CancelToken) -> None:
         """Read ``len(view)`` bytes from offset ``start`` into ``view``, all of them or raise.
@@ -328,8 +318,10 @@ class RangeSource:
                 raise self._refused(
                     RangeRefusedError(f"{self.remote.path}: asked for {want.header}, got {body.range}")
                 )
+            began, before = self._clock(), fill.done
             while fill.done < len(fill.view):
                 fill.done += self._read(body, fill.view[fill.done :], fill)
+            self._note_speed(fill.done - before, self._clock() - began)
 
     def _read(self, body: Body, view: memoryview, fill: _PendingFill) -> int:
         quantum = self._limiter.quantum
@@ -342,9 +334,13 @@ class RangeSource:
         fill.trickle.check(self.remote.path, self.origin)
         if not got:
             raise ConnectionFailedError(f"{self.remote.path}: the body ended early")
-        self._history.read(self.origin, got, self._clock() - began)
         self._limiter.wait(got, fill.cancel_token)
         return got
+
+    def _note_speed(self, nbytes: int, seconds: float) -> None:
+        """Record how long a body took from the end of its headers on."""
+        if nbytes > _BURST:
+            self._history.read(self._speed_of, nbytes - _BURST, seconds)
 
     @contextmanager
     def _opened(self, want: ByteRange | None, fill: _PendingFill, *, fresh: bool) -> Iterator[Body]:
@@ -416,12 +412,13 @@ class RangeSource:
         buffer = memoryview(bytearray(min(self._settings.chunk_size, max(1, self.size))))
         try:
             with self._opened(None, fill, fresh=False) as body:
-                at = 0
+                began, at = self._clock(), 0
                 while at < self.size:
                     got = self._read(body, buffer[: self.size - at], fill)
                     whole.write(at, buffer[:got])
                     checksum.update(buffer[:got])
                     at += got
+                self._note_speed(at, self._clock() - began)
             checksum.check()
         except BaseException:
             whole.close()

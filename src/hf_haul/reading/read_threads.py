@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import logging
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 DEMAND: Final = 0
 READ_AHEAD: Final = 2
 _IDLE_SECONDS: Final = 5.0
+#: What sums of shares may be off by.
+_ROUNDING: Final = 1e-6
 #: Seconds before what failed for want of memory is tried again.
 _SHORTAGE_SECONDS: Final = 0.05
 #: Seconds between two looks whether somebody does what is waited for.
@@ -37,10 +40,12 @@ class Job(Future[None]):
 
     Args:
         work: What is to be done, once; ``None`` if it is done already.
+        sending: Share of the time of it for which its connection sends, and does not wait for an answer.
     """
 
-    def __init__(self, work: Callable[[], None] | None) -> None:
+    def __init__(self, work: Callable[[], None] | None, *, sending: float = 1.0) -> None:
         super().__init__()
+        self.sending = sending
         # Emptied by whoever does it, in a single operation: its reader and a thread may both be about to. It
         # holds buffers, too, that somebody may be done with before the future is.
         self._work = [] if work is None else [work]
@@ -90,18 +95,24 @@ class Job(Future[None]):
 class ReadThreads:
     """A few threads that do reads, the most urgent first.
 
+    A job counts for the share of its time for which its connection sends: as many run as keep ``lanes``
+    connections sending all the time, and so more of them the smaller their requests are. 200 files of 20 kB
+    take 0.7 s instead of 1.6 s so, where an answer takes 50 ms (``bench_reads``, cat-small).
+
     Threads start when they are needed and end when idle. They are daemons: a reader that nobody waits for
     must not keep a program from ending. Where the system gives no thread, whoever waits for a job does it.
 
-    Locking: ``_lock`` guards ``_heap``; it is a leaf.
+    Locking: ``_lock`` guards ``_heap`` and ``_running``; it is a leaf.
 
     Args:
         limit: Threads at once, at the most.
+        lanes: Connections that send at once, at the most; as many as threads by default.
         idle_seconds: Seconds without work after which a thread ends.
     """
 
-    def __init__(self, limit: int, *, idle_seconds: float = _IDLE_SECONDS) -> None:
+    def __init__(self, limit: int, *, lanes: int | None = None, idle_seconds: float = _IDLE_SECONDS) -> None:
         self.limit = limit
+        self._lanes = limit if lanes is None else lanes
         self._numbers = itertools.count()
         self._group = ThreadGroup("hf-haul-read", limit, self._take, idle_seconds=idle_seconds)
         self._start_empty()
@@ -110,6 +121,7 @@ class ReadThreads:
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
         self._heap: list[tuple[int, int, Job]] = []
+        self._running: set[Job] = set()
 
     def submit(self, priority: int, job: Job) -> bool:
         """Queue a job; the smaller ``priority``, the sooner. Its ``cancel`` withdraws it in time.
@@ -120,7 +132,9 @@ class ReadThreads:
         attend()
         with self._lock:
             heapq.heappush(self._heap, (priority, next(self._numbers), job))
-        self._group.wake()
+            fits = self._fits(job)
+        if fits:  # if not, the thread that makes room for it takes it
+            self._group.wake()
         if self._group.start():
             return True
         with self._lock:  # nobody else takes out what was done elsewhere
@@ -141,18 +155,54 @@ class ReadThreads:
             try:
                 job.exception(_LOOK_SECONDS)
             except FutureTimeoutError:
-                # Not while all threads are busy: their turn comes. One that is idle has been passed over.
-                if not job.taken and (self._group.idle or not len(self._group)):
+                # Not while all lanes are busy: their turn comes. If not, the job has been passed over.
+                if not job.taken and (self._has_room(job) or not len(self._group)):
                     job.run()
                 continue
             except CancelledError:
                 pass
             return
 
+    def _has_room(self, job: Job) -> bool:
+        with self._lock:
+            return self._group.idle > 0 and self._fits(job)
+
+    def _fits(self, job: Job) -> bool:
+        """Return whether a job may run beside those that do."""
+        if not self._running:
+            return True
+        if len(self._running) >= self.limit:
+            return False
+        sending = sum(each.sending for each in self._running)
+        return sending + job.sending <= self._lanes + _ROUNDING
+
     def _take(self) -> Callable[[], None] | None:
         with self._lock:
-            while self._heap:
-                job = heapq.heappop(self._heap)[2]
-                if not job.taken:
-                    return job.run
-            return None
+            # A thread that died on its way took its job with it; whoever waits has done that.
+            self._running = {each for each in self._running if not each.done()}
+            job = self._next()
+            if job is None or not self._fits(job):
+                return None
+            heapq.heappop(self._heap)
+            self._running.add(job)
+            after = self._next()
+            more = after is not None and self._fits(after)
+        if more:
+            self._group.wake()
+            self._group.start()
+        return functools.partial(self._run, job)
+
+    def _next(self) -> Job | None:
+        """Return the most urgent job; it stays where it is."""
+        while self._heap:
+            if not self._heap[0][2].taken:
+                return self._heap[0][2]
+            heapq.heappop(self._heap)
+        return None
+
+    def _run(self, job: Job) -> None:
+        try:
+            job.run()
+        finally:
+            with self._lock:
+                self._running.discard(job)

@@ -33,8 +33,9 @@ from hf_haul.transports.base import Transport
 
 __all__ = ["Reads"]
 
-#: Connections that one process reads over at once, if its settings allow as many.
-_CONNECTIONS: Final = 16
+#: Connections of one process that send at once: as many as a long way needs, and not many more than the
+#: downloads of others on the same way get. Those that wait for answers do not count.
+_LANES: Final = 16
 #: Sources that are remembered with their resolved URLs when nobody uses them any more.
 _RECENT: Final = 64
 #: Bytes that a stream keeps in flight.
@@ -61,8 +62,8 @@ class Reads:
         limiter: BandwidthLimiter,
         downloads: SourceHistory | None = None,
     ) -> None:
-        self.connections = min(_CONNECTIONS, settings.max_concurrent_downloads)
-        self.threads = ReadThreads(self.connections)
+        self.lanes = min(_LANES, settings.max_read_connections)
+        self.threads = ReadThreads(settings.max_read_connections, lanes=self.lanes)
         self._open_transport = open_transport
         self._settings = settings
         self._limiter = limiter
@@ -132,7 +133,7 @@ class Reads:
         parts = [
             (a, view[a - start : b - start])
             for start, view in wanted
-            for a, b in split(start, start + len(view), source.least_request, self.connections)
+            for a, b in split(start, start + len(view), source.link.part, self.lanes)
         ]
         if len(parts) == 1:  # no use in another thread
             source.fill(*parts[0], CancelToken())
@@ -218,9 +219,9 @@ class Reads:
 
     def stream(self, source: RangeSource, start: int, stop: int) -> Stream:
         """Return the bytes from ``start`` up to ``stop`` as a stream of blocks, fetched ahead."""
-        step = max(source.unit, MiB)
-        ahead = max(1, min(self.connections, _STREAM_WINDOW // step))
+        step = max(source.link.unit, MiB)
+        ahead = max(1, min(self.lanes, _STREAM_WINDOW // step))
         return Stream(self.threads, source, range(start, stop, step), stop, ahead)
 
     def _parts(self, span: Span) -> list[tuple[int, int]]:
-        return split(span.start, span.stop, span.source.least_request, self.connections)
+        return split(span.start, span.stop, span.source.link.part, self.lanes)

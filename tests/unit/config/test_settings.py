@@ -70,6 +70,7 @@ def test_no_retries_and_no_waits_can_be_asked_for(name: str) -> None:
 VARIABLES: dict[str, tuple[str, Any]] = {
     "max_concurrent_downloads": ("8", 8),
     "initial_connections": ("2", 2),
+    "max_read_connections": ("7", 7),
     "max_concurrent_files_per_model": ("3", 3),
     "max_bandwidth_bps": ("50MB/s", 50_000_000),
     "connection_pool_size": ("9", 9),

@@ -24,7 +24,9 @@ from hf_haul.errors import (
     SourceChangedError,
     StalledError,
 )
+from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
+from hf_haul.reading.link import Link
 from hf_haul.reading.range_source import Checksum, RangeSource, learn_size
 
 DATA = random_bytes(300_000, "ranged")
@@ -203,14 +205,31 @@ def test_who_asks_for_a_size_is_as_patient() -> None:
     assert transport.asked == [(0, 1), (0, 1), None]
 
 
-def test_the_unit_follows_the_link() -> None:
+def test_the_link_is_what_answers_have_shown() -> None:
     source = make_source(FakeTransport(DATA))
-    assert source.unit == 1 << 20
-    for speed, seconds, unit in ((25e6, 0.02, 500_000), (1e9, 1.0, 4 << 20), (1e4, 0.001, 64 << 10)):
-        source = make_source(FakeTransport(DATA))
-        source._history.read(source.origin, int(speed), 1.0)
-        source._history.first_byte(source.origin, seconds)
-        assert source.unit == pytest.approx(unit, rel=0.01)
+    assert source.link == Link()
+    source._history.first_byte(source.origin, 0.05)
+    assert fill(source, 0, 64 << 10) == DATA[: 64 << 10]
+    assert source.link.speed is None  # what came with the headers
+    assert fill(source, 0, 200_000) == DATA[:200_000]
+    assert source.link.speed is not None
+
+
+def test_what_small_files_show_says_nothing_of_large_ones() -> None:
+    history = SourceHistory()
+    small, large = (
+        RangeSource(
+            replace(remote_file(DATA), size=size),
+            lambda _: FakeTransport(DATA),
+            SETTINGS,
+            BandwidthLimiter(None),
+            history,
+        )
+        for size in (len(DATA), 5 << 20)
+    )
+    assert fill(small, 0, 200_000) == DATA[:200_000]
+    assert small.link.speed is not None
+    assert large.link == Link()
 
 
 def test_a_fork_starts_over_with_fresh_locks_and_connections() -> None:

@@ -75,6 +75,54 @@ def test_threads_are_no_more_than_allowed_and_end_when_idle() -> None:
     again.result(10)
 
 
+@pytest.mark.parametrize(
+    ("sending", "at_once"),
+    [
+        pytest.param(1.0, 2, id="all send"),
+        pytest.param(0.5, 4, id="half of the time"),
+        pytest.param(0.01, 6, id="hardly ever: as many as there may be threads"),
+        pytest.param(5.0, 1, id="one is never too much"),
+    ],
+)
+def test_as_many_jobs_run_as_keep_the_lanes_sending(sending: float, at_once: int) -> None:
+    threads = ReadThreads(6, lanes=2, idle_seconds=0.01)
+    changed, began, gate = threading.Condition(), 0, threading.Event()
+
+    def work() -> None:
+        nonlocal began
+        with changed:
+            began += 1
+            changed.notify_all()
+        gate.wait(10)
+
+    jobs = [Job(work, sending=sending) for _ in range(20)]
+    for job in jobs:
+        threads.submit(DEMAND, job)
+    with changed:
+        assert changed.wait_for(lambda: began == at_once, 10)
+    assert len(threads._running) == at_once
+    assert sum(not job.taken for job in jobs) == len(jobs) - at_once
+    assert len(threads._group) <= at_once
+    gate.set()
+    for job in jobs:
+        job.result(10)
+    assert began == len(jobs)
+
+
+def test_where_one_large_job_ends_several_small_ones_begin() -> None:
+    threads = ReadThreads(6, lanes=1, idle_seconds=0.01)
+    ended, together = threading.Event(), threading.Barrier(4)
+    large = Job(lambda: ended.wait(10) and None)
+    small = [Job(lambda: together.wait(10) and None, sending=0.2) for _ in range(4)]
+    threads.submit(DEMAND, large)
+    for job in small:
+        threads.submit(DEMAND, job)
+    assert not any(job.taken for job in small)
+    ended.set()
+    for job in small:
+        job.result(10)
+
+
 def test_a_job_that_fails_tells_whoever_waits_and_its_thread_lives_on() -> None:
     threads = ReadThreads(1)
     bad, good = Job(threading.Lock().release), Job(lambda: None)

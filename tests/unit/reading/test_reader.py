@@ -26,7 +26,7 @@ def test_a_large_read_is_exact_and_asks_for_each_byte_once() -> None:
     reads, (source,) = make_reads(transport)
     assert reads.read(source, 0, len(DATA)) == DATA
     assert transport.sent == len(DATA)
-    assert len(transport.asked) == 4
+    assert len(transport.asked) == 16
     buffer = bytearray(3_000_000)
     reads.readinto(source, 500_000, memoryview(buffer))
     assert buffer == DATA[500_000:3_500_000]
@@ -38,7 +38,7 @@ def test_the_parts_of_a_read_are_fetched_at_once() -> None:
     done: list[bytes] = []
     thread = threading.Thread(target=lambda: done.append(reads.read(source, 0, len(DATA))))
     thread.start()
-    assert transport.wait_for_requests(4)
+    assert transport.wait_for_requests(16)
     assert transport.gate is not None
     transport.gate.set()
     thread.join(10)
@@ -107,7 +107,7 @@ def test_a_whole_file_with_a_wrong_digest_gets_one_more_try() -> None:
     reads, (source,) = make_reads(transport)
 
     def heal() -> None:
-        if len(transport.asked) > 4:
+        if len(transport.asked) > 16:
             transport.data = DATA
 
     transport.data = wrong
@@ -136,7 +136,7 @@ def test_a_failed_part_calls_the_others_off() -> None:
             assert others_wait.wait(10)
             raise HttpStatusError("gone", status=404)
         waiting.append(cancel_token)
-        if len(waiting) == 3:
+        if len(waiting) == 15:
             others_wait.set()
         assert cancel_token.wait(10)
         raise HaltedError
@@ -145,7 +145,7 @@ def test_a_failed_part_calls_the_others_off() -> None:
     reads, (source,) = make_reads(transport)
     with pytest.raises(HttpStatusError):
         reads.readinto(source, 0, memoryview(bytearray(len(DATA))))
-    assert len(waiting) == 3
+    assert len(waiting) == 15
     assert all(cancel_token.is_set() for cancel_token in waiting)
 
 
@@ -169,8 +169,8 @@ def test_files_are_resolved_once_however_often_they_are_opened() -> None:
 @pytest.mark.parametrize(
     ("measured", "answer", "requests"),
     [
-        pytest.param("by nobody", 0.0, 12, id="unknown"),
-        pytest.param("by reads", 0.1, 12, id="quick"),
+        pytest.param("by nobody", 0.0, 32, id="unknown"),
+        pytest.param("by reads", 0.1, 32, id="quick"),
         pytest.param("by reads", 12.0, 1, id="slow"),
         pytest.param("by downloads", 12.0, 1, id="slow for downloads"),
     ],
@@ -198,4 +198,4 @@ def test_what_small_files_show_does_not_make_requests_for_large_ones_larger() ->
     reads, (source,) = make_reads(transport)
     reads._history.first_byte(source.origin, 12.0)
     reads.read(source, 0, 12 * MiB)
-    assert len(transport.asked) == 12
+    assert len(transport.asked) == 32
