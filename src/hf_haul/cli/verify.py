@@ -116,10 +116,10 @@ def _misuse_told() -> Iterator[None]:
 def _summary(report: VerifyReport) -> str:
     counts = ", ".join(f"{number} {state}" for state, number in report.counts.items() if number) or "nothing"
     repaired = f" ({report.repaired} repaired, {format_size(report.bytes_fetched)} fetched)"
-    speed = report.bytes_read / report.seconds if report.seconds else 0.0
+    speed = report.bytes_read / report.read_seconds if report.read_seconds else 0.0
     return (
         f"{count_of(len(report.files), 'file')} {_of_what(report)}: {counts}{repaired if report.repaired else ''}; "
-        f"read {format_size(report.bytes_read)} in {report.seconds:.1f} s ({format_size(speed)}/s), {_by(report)}"
+        f"read {format_size(report.bytes_read)} in {report.read_seconds:.1f} s ({format_size(speed)}/s), {_by(report)}"
     )
 
 

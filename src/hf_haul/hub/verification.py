@@ -145,6 +145,7 @@ def verify(
         asked_hub=known.asked_hub,
         hub_error=known.hub_error,
         bytes_read=checks.bytes_read,
+        read_seconds=checks.read_seconds,
         bytes_fetched=fetched,
         seconds=time.monotonic() - began,
     )

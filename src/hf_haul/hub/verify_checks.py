@@ -76,6 +76,7 @@ class Checks:
         on_file: Told of each file.
         on_progress: Told several times a second how far it is.
         bytes_read: Bytes read so far.
+        read_seconds: How long reading took.
     """
 
     partial: bool = False
@@ -83,6 +84,7 @@ class Checks:
     on_file: Callable[[CheckedFile], None] = lambda _: None
     on_progress: Callable[[VerifyProgress], None] = lambda _: None
     bytes_read: int = 0
+    read_seconds: float = 0.0
     _findings: list[Finding] = field(default_factory=list)
     _read_lock: threading.Lock = field(default_factory=threading.Lock)
     _cancel_token: CancelToken = field(default_factory=CancelToken)
@@ -171,6 +173,7 @@ class Checks:
                 if time.monotonic() - told >= _PROGRESS_SECONDS:
                     tell()
                     told = time.monotonic()
+        self.read_seconds = time.monotonic() - began
         tell()
 
     def _hash(self, job: _Job) -> tuple[Sight, str | OSError]:

@@ -112,8 +112,9 @@ class VerifyReport:
         asked_hub: Whether the Hub told what the files should be.
         hub_error: Why it could not be asked, if that was tried.
         bytes_read: Bytes read to hash them.
+        read_seconds: How long that took.
         bytes_fetched: Bytes fetched to repair files.
-        seconds: How long it took.
+        seconds: How long all of it took.
     """
 
     path: str
@@ -125,6 +126,7 @@ class VerifyReport:
     asked_hub: bool = False
     hub_error: str | None = None
     bytes_read: int = 0
+    read_seconds: float = 0.0
     bytes_fetched: int = 0
     seconds: float = 0.0
 
@@ -156,6 +158,7 @@ class VerifyReport:
             "asked_hub": self.asked_hub,
             "hub_error": self.hub_error,
             "bytes_read": self.bytes_read,
+            "read_seconds": self.read_seconds,
             "bytes_fetched": self.bytes_fetched,
             "seconds": self.seconds,
             "files": files,

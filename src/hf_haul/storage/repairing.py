@@ -33,6 +33,8 @@ _BLOCK: Final = 1 << 20
 _NEAR: Final = 1 << 20
 #: More suspicious runs than this are no fault of the disk, but how the file is.
 _MOST_RUNS: Final = 64
+#: Zeros that are more than this part of a file that is too short are taken for its own.
+_MANY_ZEROS: Final = 4
 #: What is kept of a file must be this part of it to be worth copying.
 _WORTH_KEEPING: Final = 8
 
@@ -156,6 +158,8 @@ def trusted_ranges(have: int, size: int, suspicious: Iterable[tuple[int, int]]) 
             runs[-1][1] = stop
         else:
             runs.append([start, stop])
+    if have < size and sum(stop - start for start, stop in runs) > have // _MANY_ZEROS:
+        runs = []  # its end is missing, which is fault enough: so many zeros are how the file is
     if len(runs) > _MOST_RUNS or (have == size and not runs):
         return []
     kept = RangeSet([ByteRange(0, have)] if have else [])

@@ -28,7 +28,8 @@ def _report(*files: CheckedFile, **more: Any) -> VerifyReport:
         "commits": (COMMIT,),
         "files": files,
         "bytes_read": 2_500_000,
-        "seconds": 0.5,
+        "read_seconds": 0.5,
+        "seconds": 9.0,
         **more,
     }
     return VerifyReport(**values)

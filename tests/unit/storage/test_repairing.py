@@ -44,6 +44,7 @@ ETAG = DIGEST.value
         pytest.param(100, [(0, 20)], [(20, 100)], id="zeros at its start"),
         pytest.param(100, [(40, 50)], [(0, 40), (50, 100)], id="zeros in its middle"),
         pytest.param(60, [(50, 60)], [(0, 50)], id="too short, and zeros at its end"),
+        pytest.param(60, [(10, 60)], [(0, 60)], id="too short, and mostly zeros: so it is"),
         pytest.param(100, [(0, 95)], [], id="hardly anything but zeros: nothing"),
     ],
 )
