@@ -244,7 +244,7 @@ def test_a_plan_is_one_object_with_json(env: dict[str, str], folder: Path) -> No
 def test_a_measurement_is_told_and_nothing_is_written(
     served: ServedRepo, env: dict[str, str], tmp_path: Path
 ) -> None:
-    served.hub.faults.add(Trickle(1e6), kind="cdn", times=None)
+    served.hub.faults.add(Trickle(2e5), kind="cdn", times=None)
     work = tmp_path / "work"
     work.mkdir()
     done = _run(env, "bench", "org/tiny", "--max-connections", 2, "--max-seconds", 2, cwd=work)
@@ -263,7 +263,7 @@ def test_a_measurement_is_told_and_nothing_is_written(
 def test_a_server_that_asks_to_wait_is_told_and_no_failure_of_the_measurement(
     served: ServedRepo, env: dict[str, str]
 ) -> None:
-    served.hub.faults.add(Trickle(1e6), kind="cdn", times=None)
+    served.hub.faults.add(Trickle(2e5), kind="cdn", times=None)
     served.hub.faults.add(Status(429), kind="cdn", nth=8, times=None)
     done = _run(env, "bench", "org/tiny", "--max-seconds", 6, "--json")
     assert done.returncode == 0, done.stderr
@@ -274,7 +274,7 @@ def test_a_server_that_asks_to_wait_is_told_and_no_failure_of_the_measurement(
 
 def test_any_url_can_be_measured(served: ServedRepo, env: dict[str, str]) -> None:
     url = f"{served.hub.url}/org/tiny/resolve/main/{LARGE}"
-    served.hub.faults.add(Trickle(1e6), kind="cdn", times=None)
+    served.hub.faults.add(Trickle(2e5), kind="cdn", times=None)
     done = _run(env, "bench", url, "--max-connections", 1, "--max-seconds", 1, "-q")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{url}, 4.0 MB\n")
