@@ -101,8 +101,6 @@ def open_to_read(path: str, check: Callable[[], None] | None = None) -> int:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "Not a regular file", path)
-        if hasattr(os, "posix_fadvise"):  # the system then reads further ahead
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     except BaseException:
         os.close(fd)
         raise
