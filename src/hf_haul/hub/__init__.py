@@ -9,9 +9,9 @@ From the ground up:
   with both.
 * ``repository``: one repository, its revisions, listing, metadata and URLs. ``upstream_cache``: what
   huggingface_hub keeps in its cache besides files.
-* ``bars``, ``call_options``, ``local_dir``, ``fallback``, ``presets``: what the public functions share:
-  progress bars, arguments, the state of a ``local_dir``, what is done when the Hub does not answer, the
-  choice among formats.
+* ``bars``, ``notebooks``, ``call_options``, ``local_dir``, ``fallback``, ``presets``: what the public
+  functions share: progress bars, arguments, the state of a ``local_dir``, what is done when the Hub does not
+  answer, the choice among formats.
 * ``status``: what is partial in a cache or a folder; ``partial_names``, ``uris``: what a partial file is of;
   ``cleaning`` removes what nobody uses. ``cached``: what a cache holds.
 * ``verification``: whether files are what the Hub has. ``verify_targets`` says which folder that is about,
@@ -35,5 +35,9 @@ Invariants kept here:
 """
 
 from __future__ import annotations
+
+from hf_haul.hub.notebooks import choose_bars_quietly
+
+choose_bars_quietly()  # before anything here imports huggingface_hub
 
 __all__: list[str] = []

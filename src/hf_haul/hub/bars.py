@@ -17,6 +17,7 @@ from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined] 
 
 from hf_haul.engine.handle import DownloadHandle, QueueProgress
 from hf_haul.hub import upstream_forks  # noqa: F401  a thread may fork while another moves a bar
+from hf_haul.hub.notebooks import needs_text_bar
 from hf_haul.threads import start_daemon
 
 __all__ = [
@@ -36,24 +37,33 @@ logger = logging.getLogger(__name__)
 
 def are_bars_disabled(cls: Any, name: str) -> bool:
     """Return whether huggingface_hub's bars of this name are disabled, and the caller has none."""
-    cls = cls or hf_tqdm
-    ours = isinstance(cls, type) and issubclass(cls, hf_tqdm)
     # Without stderr, as under pythonw, tqdm would fail.
-    return ours and (sys.stderr is None or bool(are_progress_bars_disabled(name)))
+    return _is_hubs_own(cls) and (sys.stderr is None or bool(are_progress_bars_disabled(name)))
+
+
+def _is_hubs_own(cls: Any) -> bool:
+    """Return whether bars are huggingface_hub's, and so follow its rules."""
+    return cls is None or (isinstance(cls, type) and issubclass(cls, hf_tqdm))
 
 
 def make_bar(cls: Any, name: str, **options: Any) -> Any:
     """Return a progress bar of the caller's class, or huggingface_hub's with its rules about terminals.
+
+    In a notebook without ipywidgets, huggingface_hub's is text; huggingface_hub itself shows none there.
 
     Args:
         cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
         name: The name by which huggingface_hub's own bars are disabled.
         options: What tqdm takes.
     """
+    own = _is_hubs_own(cls)
     cls = cls or hf_tqdm
-    if isinstance(cls, type) and issubclass(cls, hf_tqdm):
+    if own:
         options["disable"] = False if os.getenv("TQDM_POSITION") == "-1" else None
         options["name"] = name
+        if needs_text_bar(cls):
+            # Not stderr, which notebooks show as an error; and each change is a message to the browser.
+            options |= {"disable": False, "file": sys.stdout, "mininterval": _NOTEBOOK_INTERVAL}
     return cls(**options)
 
 
@@ -63,6 +73,8 @@ MakeBars = Callable[[int, int], Sequence[tuple[str, Any]]]
 TICK: Final = 0.1
 #: Seconds for the bars to show the final state; a blocked terminal must not hold up a finished download.
 _BAR_GRACE: Final = 1.0
+#: Seconds between two changes of a bar in a notebook.
+_NOTEBOOK_INTERVAL: Final = 0.5
 #: Characters of a path that a bar shows.
 _SHOWN: Final = 40
 
@@ -201,17 +213,21 @@ def bars_of_a_snapshot(cls: Any, count: int) -> MakeBars | None:
         return None
 
     def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
-        files = make_bar(cls, name, total=count, desc=f"Fetching {count} files")
+        alone = _is_hubs_own(cls) and needs_text_bar(cls or hf_tqdm)
+        bars = []
+        if not alone:
+            bars.append(("files", make_bar(cls, name, total=count, desc=f"Fetching {count} files")))
         transferred = make_bar(
             cls,
             f"{name}.transfer",
             total=total,
             initial=initial,
-            desc="Downloading bytes",
+            # Text in a notebook cannot have two bars, one above the other.
+            desc=f"Fetching {count} files" if alone else "Downloading bytes",
             unit="B",
             unit_scale=True,
         )
-        return [("files", files), ("bytes", transferred)]
+        return [*bars, ("bytes", transferred)]
 
     return make_bars
 
