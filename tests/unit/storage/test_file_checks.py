@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.support.storage import needs_pipes
 
 from hf_haul.errors import HaltedError
 from hf_haul.storage import file_checks
@@ -36,7 +37,7 @@ def test_a_file_of_the_right_size_or_of_any_has_no_fault(tmp_path: Path) -> None
         pytest.param(lambda path: None, "absent", id="nothing"),
         pytest.param(lambda path: path.write_bytes(b"three"), "size", id="another size"),
         pytest.param(lambda path: path.mkdir(), "folder", id="a folder"),
-        pytest.param(os.mkfifo, "not-a-file", id="a pipe"),
+        pytest.param(lambda path: os.mkfifo(path), "not-a-file", id="a pipe", marks=needs_pipes),
         pytest.param(lambda path: path.symlink_to("nowhere"), "broken-link", id="a link to nothing"),
         pytest.param(lambda path: path.symlink_to(path.name), "broken-link", id="a link to itself"),
     ],
@@ -112,6 +113,7 @@ def test_reading_ends_when_it_is_told_to(tmp_path: Path) -> None:
     assert len(reads) == 1
 
 
+@needs_pipes
 def test_a_pipe_in_a_files_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     opened = len(os.listdir("/proc/self/fd"))
