@@ -392,6 +392,13 @@ def hash_memory(**arguments: Any) -> Work:
     return verifying.hash_memory(**arguments)
 
 
+def haul_shown(**arguments: Any) -> Work:
+    """hf-haul's ``snapshot_download``, shown; see :mod:`tests.benchmarks.drawing`."""
+    from tests.benchmarks import drawing
+
+    return drawing.haul_shown(**arguments)
+
+
 def _given(text: str) -> str:
     """An argument, or the contents of the file that ``@`` names."""
     return Path(text[1:]).read_text() if text.startswith("@") else text
@@ -418,6 +425,7 @@ def main() -> int:
         "haul_queue": haul_queue,
         "haul_parts": haul_parts,
         "haul_stop": haul_stop,
+        "haul_shown": haul_shown,
         "hub_snapshot": hub_snapshot,
         "transfer": transfer,
         "bare": bare,
