@@ -24,6 +24,7 @@ from hf_haul.cli.list_cached import add_list
 from hf_haul.cli.messages import say, say_error, warn
 from hf_haul.cli.parser import CommandParser, HelpFormatter
 from hf_haul.cli.plan import add_plan
+from hf_haul.cli.progress import chosen_mode, showing
 from hf_haul.cli.serve import add_serve
 from hf_haul.cli.signals import EndedBySignal, ended_by_signals
 from hf_haul.cli.status import add_status
@@ -60,16 +61,34 @@ def _run(argv: Sequence[str] | None) -> int:
         try:
             arguments = _parser().parse_args(argv)
             _set_up_log(arguments.verbose)
-            run: Callable[[argparse.Namespace], int] = arguments.run
-            with _warnings_in_words():
-                return run(arguments)
+            return _carry_out(arguments)
         finally:
             flush_results()
     except Exception as error:
-        if describe(error).kind is FailureKind.UNFORESEEN:
-            raise  # a fault of ours, to be seen whole
-        say_error(error)
-        return exit_code_of(error)
+        return _say_what_failed(error)
+
+
+def _carry_out(arguments: argparse.Namespace) -> int:
+    """Run a command; what it says meanwhile is shown as its progress is."""
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    if not hasattr(arguments, "progress"):
+        with _warnings_in_words():
+            return run(arguments)
+    mode = chosen_mode(arguments.progress, quiet=getattr(arguments, "quiet", False), stream=sys.stderr)
+    with showing(mode) as shown, _warnings_in_words():
+        arguments.on_event = shown.on_event
+        try:
+            return run(arguments)
+        except Exception as error:
+            return _say_what_failed(error)
+
+
+def _say_what_failed(error: Exception) -> int:
+    """Say what an error means; return the exit code."""
+    if describe(error).kind is FailureKind.UNFORESEEN:
+        raise error  # a fault of ours, to be seen whole
+    say_error(error)
+    return exit_code_of(error)
 
 
 def _set_up_log(verbose: int) -> None:

@@ -9,30 +9,40 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from hf_haul.failures import describe
 from hf_haul.redaction import redact_text
 
-__all__ = ["Level", "Show", "ask", "is_debugging", "say", "say_error", "shown_by", "warn"]
+__all__ = ["Level", "Show", "as_lines", "ask", "is_debugging", "say", "say_error", "shown_by", "warn"]
 
 Level = Literal["info", "warning", "error"]
-#: Shows one message, which may have several lines.
-Show = Callable[[Level, str], None]
 
 _PREFIXES: Final = {"info": "", "warning": "warning: ", "error": "error: "}
 _TRUE: Final = frozenset({"1", "on", "yes", "true"})
 
 
-def _to_stderr(level: Level, text: str) -> None:
+class Show(Protocol):
+    """Shows one message, which may have several lines, and the error that it is about."""
+
+    def __call__(self, level: Level, text: str, error: BaseException | None = None) -> None:
+        """Show it; raises nothing."""
+
+
+def as_lines(level: Level, text: str) -> str:
+    """Return a message as stderr gets it: with the command's name before it, and further lines indented."""
     first, *below = text.splitlines() or [""]
-    lines = [f"hf-haul: {_PREFIXES[level]}{first}", *(f"  {line}" for line in below)]
+    return "\n".join([f"hf-haul: {_PREFIXES[level]}{first}", *(f"  {line}" for line in below)])
+
+
+def _to_stderr(level: Level, text: str, error: BaseException | None = None) -> None:
+    del error  # its text says all
     if sys.stderr is None:  # closed by whoever started the command; print would take stdout instead
         return
     with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        print(as_lines(level, text), file=sys.stderr, flush=True)
 
 
 _show: Show = _to_stderr
@@ -67,7 +77,7 @@ def say_error(error: BaseException) -> None:
     failure = describe(error)
     notes = [line for note in getattr(error, "__notes__", ()) for line in str(note).splitlines()]
     lines = [failure.text, *([failure.hint] if failure.hint else []), *failure.details, *notes]
-    _show("error", "\n".join(lines))
+    _show("error", "\n".join(lines), error)
     if is_debugging():
         _show("info", redact_text("".join(traceback.format_exception(error))))
 

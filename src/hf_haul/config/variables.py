@@ -14,6 +14,7 @@ PREFIX: Final = "HF_HAUL_"
 #: Each variable that is no setting, and what it is for. Whatever else begins alike is taken for a slip.
 OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "HF_HAUL_CONFIG": "the configuration file; empty for none",
+    "HF_HAUL_PROGRESS": "how the command shows progress: auto, tty, plain, json or none",
     "HF_HAUL_SERVE_TOKEN": "the token that 'hf-haul serve' asks for",
     "HF_HAUL_NO_SKIP": "of hf-haul's own tests: whether none may be skipped",
 }

@@ -1,0 +1,102 @@
+"""The view of a terminal, as lines; pure.
+
+What matters most comes first in each line, so that 40 columns show it: the speed and the time left, then how
+much is there. What is waited for follows, and the files in progress.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hf_haul.cli.progress.overview import ActiveFile, Overview, Waiting
+from hf_haul.cli.progress.texts import cut, duration, percent, printable, rate, shorten_path, size
+
+__all__ = ["closing_line", "render"]
+
+_MOST_FILES: Final = 8
+_MOST_WAITS: Final = 3
+#: Lines of a terminal that are left to what was there before.
+_ROWS_LEFT: Final = 3
+#: Columns of a file's share and bytes, before its name.
+_NUMBERS: Final = 21
+
+
+def render(overview: Overview, now: float, columns: int, rows: int) -> list[str]:
+    """Return the lines of a view.
+
+    Args:
+        overview: What is so far.
+        now: Unix seconds.
+        columns: Of the terminal; no line takes the last one, where some terminals wrap.
+        rows: Of the terminal.
+    """
+    room = max(1, columns - 1)
+    waits = overview.waits(now)
+    lines = [_head(overview, now)]
+    lines += [_wait(each, now) for each in waits[:_MOST_WAITS]]
+    most = max(0, min(_MOST_FILES, rows - _ROWS_LEFT - len(lines)))
+    active = overview.active[:most]
+    lines += [_file(each, room) for each in active]
+    hidden = overview.active_files - len(active)
+    if hidden > 0 and active:
+        lines.append(f"  and {hidden} more")
+    return [cut(line, room) for line in lines]
+
+
+def closing_line(overview: Overview, now: float) -> str:
+    """Return what it came to, in one line.
+
+    Args:
+        overview: What was.
+        now: Unix seconds of the end.
+    """
+    sums, seconds = overview.sums, max(0.0, now - overview.started_at)
+    if not overview.planned:
+        return f"stopped after {duration(seconds)}, before anything was fetched"
+    complete = overview.over and not sums.files_failed and overview.files_done >= overview.files_total
+    parts = []
+    if sums.files_fetched or not sums.files_reused:
+        speed = f", {rate(sums.fetched / seconds)}" if sums.fetched and seconds > 0 else ""
+        fetched = f"{_files(sums.files_fetched)} fetched, {size(sums.fetched)}"
+        parts.append(f"{fetched} in {duration(seconds)}{speed}")
+    if sums.files_reused:
+        parts.append(f"{_files(sums.files_reused)} there already, {size(sums.reused)}")
+    if sums.files_failed:
+        parts.append(f"{_files(sums.files_failed)} failed")
+    if sums.retries:
+        parts.append(f"{sums.retries} {'retry' if sums.retries == 1 else 'retries'}")
+    if sums.wasted:
+        parts.append(f"{size(sums.wasted)} fetched in vain")
+    if complete:
+        return f"done: {'; '.join(parts)}"
+    there = f"{size(overview.done)} of {size(overview.total)}"
+    return f"stopped with {there} there after {duration(seconds)}" + (
+        f"; {'; '.join(parts)}" if sums.files_fetched else ""
+    )
+
+
+def _files(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"
+
+
+def _head(overview: Overview, now: float) -> str:
+    clock = duration(max(0.0, now - overview.started_at))
+    if not overview.planned:
+        return f"{clock}  asking what there is"
+    left = "" if overview.eta is None else f"{duration(overview.eta)} left"
+    share = percent(overview.done, overview.total)
+    amount = f"{size(overview.done)} of {size(overview.total)}"
+    files = f"{overview.files_done} of {_files(overview.files_total)}"
+    connections = f"{overview.connections} connections" if overview.connections else ""
+    shown = [rate(overview.rate), left, share, amount, files, connections, f"{clock} so far"]
+    return "  ".join(text for text in shown if text)
+
+
+def _wait(wait: Waiting, now: float) -> str:
+    left = "" if wait.until is None else f"{duration(wait.until - now)} "
+    return f"  waiting {left}- {printable(wait.message)}"
+
+
+def _file(file: ActiveFile, room: int) -> str:
+    numbers = f"  {percent(file.done, file.total):>5}  {size(file.done):>9}"
+    return f"{numbers:<{_NUMBERS}}{shorten_path(file.path, max(0, room - _NUMBERS))}"

@@ -1,0 +1,127 @@
+"""Which way progress is shown, and the block that shows it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, Literal, TextIO, get_args
+
+from hf_haul.cli import messages
+from hf_haul.cli.progress.display import Display, JsonView, Output, PlainView, TerminalView, View
+
+__all__ = ["MODES", "Mode", "Showing", "chosen_mode", "showing"]
+
+Mode = Literal["auto", "tty", "plain", "json", "none"]
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+_VARIABLE: Final = "HF_HAUL_PROGRESS"
+_TRUE: Final = frozenset({"1", "on", "yes", "true"})
+_VIEWS: Final[Mapping[str, Callable[[Output, Callable[[], float]], View]]] = {
+    "tty": TerminalView,
+    "plain": PlainView,
+    "json": JsonView,
+}
+
+
+def chosen_mode(
+    asked: str | None, *, quiet: bool, stream: TextIO | None, environ: Mapping[str, str] | None = None
+) -> Mode:
+    """Return how to show progress; never ``auto``.
+
+    What is asked for on the command line goes before ``HF_HAUL_PROGRESS``. ``auto`` is a live view on a
+    terminal, and lines elsewhere and on a dumb one; nothing where ``HF_HUB_DISABLE_PROGRESS_BARS`` says so.
+
+    Args:
+        asked: The option's value; ``None`` if it was not given.
+        quiet: Whether nothing is to be shown.
+        stream: Where it would be shown; ``None`` if there is no such stream.
+        environ: The variables; the process's own if ``None``.
+
+    Raises:
+        ValueError: ``HF_HAUL_PROGRESS`` is none of the modes.
+    """
+    variables = os.environ if environ is None else environ
+    mode = asked or variables.get(_VARIABLE, "").strip().lower() or "auto"
+    if mode not in MODES:
+        raise ValueError(f"{_VARIABLE} is {mode!r}; it may be one of {', '.join(MODES)}")
+    if stream is None or (quiet and mode != "json"):
+        return "none"
+    if mode != "auto":
+        return mode
+    if variables.get("HF_HUB_DISABLE_PROGRESS_BARS", "").strip().lower() in _TRUE:
+        return "none"
+    return "tty" if stream.isatty() and variables.get("TERM", "dumb") != "dumb" else "plain"
+
+
+class Showing:
+    """A block in which progress is shown.
+
+    Attributes:
+        mode: How.
+        on_event: What to call with each event; ``None`` if nothing is shown.
+    """
+
+    def __init__(self, mode: Mode, display: Display | None) -> None:
+        self.mode = mode
+        self.on_event: Callable[[Mapping[str, Any]], None] | None = None
+        if display is not None:
+            self.on_event = display.on_event
+
+
+class _DisplayHandler(logging.Handler):
+    """Leaves log lines to a display, so that they and the view do not tear each other."""
+
+    def __init__(self, display: Display, *, whole: bool) -> None:
+        super().__init__()
+        self._display = display
+        if not whole:
+            self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a line."""
+        self._display.message(record.levelname.lower(), self.format(record), logger=record.name)
+
+
+@contextmanager
+def showing(
+    mode: Mode, stream: TextIO | None = None, clock: Callable[[], float] | None = None
+) -> Iterator[Showing]:
+    """Show progress while the block runs, and what the command and the log say meanwhile.
+
+    Args:
+        mode: What :func:`chosen_mode` returned.
+        stream: Where to; stderr if ``None``.
+        clock: Unix seconds; the system's if ``None``.
+    """
+    import time
+
+    to = stream if stream is not None else sys.stderr
+    if mode in {"none", "auto"} or to is None:
+        yield Showing("none", None)
+        return
+    display = Display(_VIEWS[mode](Output(to), clock or time.time))
+    handler = _DisplayHandler(display, whole=mode == "json")
+    root = logging.getLogger()
+    others = [each for each in root.handlers if isinstance(each, logging.StreamHandler) and each.stream is to]
+    for each in others:
+        root.removeHandler(each)
+    handler.setLevel(logging.WARNING if not others else logging.NOTSET)
+    root.addHandler(handler)
+    try:
+        with messages.shown_by(_shower(display, mode)):
+            yield Showing(mode, display)
+    finally:
+        root.removeHandler(handler)
+        for each in others:
+            root.addHandler(each)
+        display.close()
+
+
+def _shower(display: Display, mode: Mode) -> messages.Show:
+    def show(level: messages.Level, text: str, error: BaseException | None = None) -> None:
+        shown = text if mode == "json" else messages.as_lines(level, text)
+        display.message(level, shown, error=error)
+
+    return show

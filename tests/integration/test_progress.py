@@ -1,0 +1,80 @@
+"""The live view in a terminal of its own, in 40, 80 and 200 columns."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pyte
+import pytest
+from tests.support.hub import hub_environment, serve_repo
+
+from hf_haul.localhub.testing.faults import Status
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no pty")
+
+BOUND = 60.0
+PROGRAM = """
+import sys
+from hf_haul import snapshot_download
+from hf_haul.cli.progress import chosen_mode, showing
+
+with showing(chosen_mode(None, quiet=False, stream=sys.stderr)) as shown:
+    path = snapshot_download("org/model", on_event=shown.on_event, tqdm_class=__import__("functools").partial(__import__("tqdm").tqdm, disable=True))
+print(path)
+"""
+
+
+def _run_in_terminal(env: dict[str, str], columns: int) -> tuple[int, list[list[str]], pyte.Screen]:
+    """Run the program; return its exit code, the different screens that were seen, and the last one."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    screen = pyte.Screen(columns, 24)
+    stream, seen = pyte.ByteStream(screen), []
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env={**env, "TERM": "xterm", "HF_HUB_DISABLE_PROGRESS_BARS": "0"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    deadline = time.monotonic() + BOUND
+    try:
+        while time.monotonic() < deadline:
+            try:
+                data = os.read(master, 65536)
+            except OSError:  # EIO: the program has let go of the terminal
+                break
+            if not data:
+                break
+            stream.feed(data)
+            shown = [line.rstrip() for line in screen.display if line.strip()]
+            if not seen or seen[-1] != shown:
+                seen.append(shown)
+        return process.wait(BOUND), seen, screen
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_terminal_shows_what_is_waited_for_and_is_left_with_one_line(tmp_path: Path, columns: int) -> None:
+    with serve_repo(tmp_path / "src", "org/model") as served:
+        served.hub.faults.add(Status(429, retry_after=3), kind="cdn", times=4)
+        code, seen, screen = _run_in_terminal(hub_environment(served.hub, tmp_path / "home"), columns)
+    assert code == 0, seen[-1]
+    waits = [line for shown in seen for line in shown if line.startswith("  waiting 0:0")]
+    assert waits, seen
+    last = "".join(seen[-1])
+    assert last.startswith("hf-haul: done: ")
+    assert "waiting" not in last, "the view is gone"
+    assert not screen.cursor.hidden
