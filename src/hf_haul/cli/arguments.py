@@ -6,11 +6,13 @@ import argparse
 from collections.abc import Callable
 from typing import Any, Final
 
+from hf_haul.cli.progress import MODES
 from hf_haul.config import parse_rate
 
 __all__ = [
     "add_command",
     "add_engine_options",
+    "add_progress_option",
     "read_count",
     "read_header",
     "read_limit",
@@ -39,6 +41,15 @@ def add_engine_options(parser: Any) -> None:
     )
     parser.add_argument("--max-connections", type=read_count, metavar="N", help="most connections at once")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def add_progress_option(parser: Any) -> None:
+    """Add the option of commands whose events are shown; ``on_event`` of the arguments takes them."""
+    parser.add_argument(
+        "--progress",
+        choices=MODES,
+        help="tty: a live view; plain: lines for a log; json: an object for each event; default: what fits stderr",
+    )
 
 
 def read_rate(text: str) -> int | None:

@@ -64,7 +64,7 @@ def _run(argv: Sequence[str] | None) -> int:
             return _carry_out(arguments)
         finally:
             flush_results()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  raised again if it is a fault of ours
         return _say_what_failed(error)
 
 
@@ -79,7 +79,7 @@ def _carry_out(arguments: argparse.Namespace) -> int:
         arguments.on_event = shown.on_event
         try:
             return run(arguments)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the same
             return _say_what_failed(error)
 
 

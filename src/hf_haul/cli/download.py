@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, get_args
 
 from hf_haul import __version__
-from hf_haul.cli.arguments import add_command, add_engine_options, read_count
+from hf_haul.cli.arguments import add_command, add_engine_options, add_progress_option, read_count
 from hf_haul.cli.exit_codes import ExitCode
 from hf_haul.cli.messages import say
 from hf_haul.cli.streams import print_result
@@ -43,6 +43,7 @@ def add_download(commands: Any) -> None:
     parser.add_argument("--token", help="default: the stored one")
     parser.add_argument("--max-workers", type=read_count, metavar="N", help="files in progress at once")
     add_engine_options(parser)
+    add_progress_option(parser)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def _fetch(arguments: argparse.Namespace, request: _Request) -> Any:
         "library_version": __version__,
         "max_bandwidth": arguments.max_bandwidth,
         "max_connections": arguments.max_connections,
-        "tqdm_class": _silent() if arguments.quiet else None,
+        "tqdm_class": None if arguments.on_event is None and not arguments.quiet else _silent(),
+        "on_event": arguments.on_event,
     }
     names = request.filenames
     if len(names) == 1 and not names[0].endswith("/") and not arguments.preset:

@@ -52,7 +52,7 @@ def test_nobody_has_to_read_it(
 
 def test_others_may_show_the_messages_of_a_block(capsys: pytest.CaptureFixture[str]) -> None:
     shown: list[tuple[str, str]] = []
-    with messages.shown_by(lambda level, text: shown.append((level, text))):
+    with messages.shown_by(lambda level, text, error=None: shown.append((level, text))):
         messages.say("a")
         messages.warn("b")
         messages.say_error(OSError("c"))
