@@ -28,7 +28,7 @@ from hf_haul.filesystem import HaulFileSystem
 from hf_haul.hub import asking
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.hub.snapshot import snapshot_download
-from hf_haul.localhub.testing.faults import Corrupt, Delay, Fault, Reset, Stall, Status
+from hf_haul.localhub.testing.faults import ChangedEtag, Corrupt, Delay, Fault, Reset, Stall, Status
 from hf_haul.manager import ParallelDownloadManager
 
 SIZE = 500 * KiB
@@ -597,3 +597,28 @@ def test_a_read_that_waits_says_so_in_one_line_though_nobody_listens(
     host = served.hub.url.partition("://")[2]
     assert line.startswith(f"org/tiny/{path}: {host} is busy")
     assert line.endswith("retry 1 of 8 in 1 s")
+
+
+def test_a_second_request_for_the_same_bytes_wastes_what_one_of_them_brought(
+    rig: Rig, told: EventLog
+) -> None:
+    rig.options["on_event"] = told
+    rig.hub.set_pace(None, total=150_000)  # shared by those who race for the only part
+    with rig.manager(part_size=SIZE, stall_timeout=30.0) as manager:
+        handle = manager.submit([rig.request(WEIGHTS)], model_id="m")
+        assert handle.wait(30)
+    told.check()
+    done = told.one("done")
+    assert done["wasted"] == handle.progress().bytes_wasted > 0
+    assert done["fetched"] == SIZE + done["wasted"]
+
+
+def test_a_source_that_changes_its_file_wastes_what_came_of_the_old_one(rig: Rig, told: EventLog) -> None:
+    rig.options["on_event"] = told
+    rig.hub.faults.add(ChangedEtag(), kind="cdn", nth=3, times=None)
+    with rig.manager(max_concurrent_downloads=1) as manager:
+        assert manager.submit([rig.request(WEIGHTS, digest=None, etag=None)], model_id="m").wait(30)
+    told.check()
+    done = told.one("done")
+    assert done["wasted"] > 0
+    assert done["fetched"] == SIZE + done["wasted"]
