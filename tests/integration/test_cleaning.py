@@ -14,20 +14,23 @@ from pathlib import Path
 import pytest
 from tests.support.children import Child, Nursery, job_for
 from tests.support.engine import WEIGHTS, Rig, serve_files
-from tests.support.hub import SRC
+from tests.support.hub import SRC, hub_environment
 from tests.support.repos import random_bytes
 from tests.support.storage import left_behind
+from tests.support.waits import until
 
 import hf_haul
+import hf_haul.hub.status  # before a download is under way
 from hf_haul.config import KiB, MiB
+from hf_haul.storage import sweeping
 
-SIZE = 8 * MiB
+SIZE = 24 * MiB
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
     with serve_files(tmp_path / "out", weights=SIZE) as rig:
-        rig.hub.set_pace(4 * MiB)
+        rig.hub.set_pace(MiB)  # of each connection
         rig.settings = replace(rig.settings, part_size=MiB, chunk_size=64 * KiB)
         yield rig
 
@@ -44,10 +47,8 @@ def _start(rig: Rig, nursery: Nursery, *pretend: str, **where: object) -> Child:
     return nursery.start(job)
 
 
-def _has_some(rig: Rig, folder: Path, nbytes: int = MiB) -> None:
-    assert rig.hub.requests.wait_for(
-        lambda _: folder.exists() and hf_haul.status(folder).bytes_done >= nbytes, timeout=20
-    )
+def _has_some(folder: Path, nbytes: int = MiB) -> None:
+    assert until(lambda: folder.exists() and hf_haul.status(folder).bytes_done >= nbytes, 20)
 
 
 @pytest.mark.parametrize("to", ["cache_dir", "local_dir"])
@@ -56,7 +57,7 @@ def test_of_a_killed_download_it_is_told_what_to_type_and_that_goes_on(
 ) -> None:
     folder = tmp_path / "there"
     child = _start(rig, nursery, **{to: str(folder)})
-    _has_some(rig, folder)
+    _has_some(folder)
     (file,) = hf_haul.status(folder).files
     assert (file.file, file.repo_id, file.bytes_total) == (WEIGHTS, "org/m", SIZE)
     assert (file.owner.state, file.owner.pid, file.command) == ("alive", child.pid, None)
@@ -65,11 +66,11 @@ def test_of_a_killed_download_it_is_told_what_to_type_and_that_goes_on(
     assert (file.owner.state, file.resumable) == ("dead", True)
     assert file.bytes_done >= MiB
     assert file.command is not None
-    sent, env = rig.sent(WEIGHTS), {**os.environ, "PYTHONPATH": str(SRC), "HF_ENDPOINT": rig.hub.url}
-    words = [sys.executable, "-m", "hf_haul.cli", *shlex.split(file.command)[1:]]
+    env = {**os.environ, "PYTHONPATH": str(SRC), "HF_ENDPOINT": rig.hub.url}
+    words = [sys.executable, "-m", "hf_haul.cli", *shlex.split(file.command)[1:], "-v"]
     rig.hub.set_pace(None)
-    subprocess.run(words, env=env, check=True, capture_output=True)
-    assert rig.sent(WEIGHTS) - sent <= SIZE - file.bytes_done + MiB
+    done = subprocess.run(words, env=env, check=True, capture_output=True, text=True)
+    assert f"{file.bytes_done} of {SIZE} bytes are here" in done.stderr
     assert hf_haul.status(folder).files == ()
 
 
@@ -97,7 +98,7 @@ def test_whatever_is_cleaned_meanwhile_a_download_loses_nothing(
         monkeypatch.setattr("fcntl.flock", lambda *_: None)  # here as there: it is one file system
     folder = tmp_path / "there"
     folder.mkdir()
-    rig.hub.set_pace(16 * MiB)
+    rig.hub.set_pace(8 * MiB)
     child = _start(rig, nursery, *pretend, **{to: str(folder)})
     looks = 0
     while not child.result.exists():
@@ -114,7 +115,7 @@ def test_what_a_stopped_process_holds_stays_until_it_is_killed(
 ) -> None:
     folder = tmp_path / "there"
     child = _start(rig, nursery, cache_dir=str(folder))
-    _has_some(rig, folder)
+    _has_some(folder)
     child.stop()
     result = hf_haul.clean(folder)
     assert result.removed == ()
@@ -143,6 +144,33 @@ def test_many_small_files_are_published_under_a_cleaners_eyes(tmp_path: Path) ->
         assert {path: rig.sent(path) for path in rig.files} == {
             path: len(rig.files[path]) for path in rig.files
         }
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere we do not know which file systems are this host's"
+)
+@pytest.mark.parametrize("to", ["cache_dir", "local_dir"])
+def test_what_huggingface_hub_is_fetching_is_seen_by_its_lock_and_goes_when_it_was_killed(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    monkeypatch.setattr(sweeping, "keeps_writes", lambda _: True)
+    folder = tmp_path / "there"
+    code = f"import huggingface_hub as h; h.hf_hub_download('org/m', {WEIGHTS!r}, {to}={str(folder)!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=hub_environment(rig.hub, tmp_path / "home")
+    ) as child:
+        assert until(lambda: folder.exists() and hf_haul.status(folder).files, 20)
+        (file,) = hf_haul.status(folder).files
+        assert (file.kind, file.owner.state, file.resumable) == ("huggingface_hub", "alive", False)
+        os.utime(file.path, (1, 1))  # as if nothing came for long
+        (kept,) = hf_haul.clean(folder).kept
+        assert kept.reason == "a process is using it"
+        child.kill()
+    assert until(lambda: not rig.hub.open_connections)
+    os.utime(file.path, (1, 1))
+    (removed,) = hf_haul.clean(folder).removed
+    assert removed.path == file.path
+    assert not file.path.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such terminals there")
