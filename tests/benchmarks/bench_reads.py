@@ -1,8 +1,8 @@
 """Loaders that read through haul://, and through huggingface_hub's hf://, over a link with latency.
 
 The link has 50 ms before each answer, 10 MB/s for each connection, and LFS files behind a redirect, as the Hub has them. A
-*limit* is what the bytes take over 16 such connections with the round trips that cannot be avoided. Nothing keeps a
-reader from more connections, so where bytes are what counts it is held to 16.
+*limit* is what the bytes take over 16 such connections with the round trips that cannot be avoided. By default reads
+keep 16 connections sending, and more only waiting for answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ __all__ = ["NEEDS", "ROWS", "Row", "bench", "needs"]
 
 OURS: Final = "hf-haul"
 THEIRS: Final = "huggingface_hub"
-_SIXTEEN: Final = {"HF_HAUL_MAX_READ_CONNECTIONS": "16"}
 
 #: What is measured, by the unit that the goal is in.
 _FIGURES: Final[dict[str, Callable[[Sample], float]]] = {
@@ -42,7 +41,6 @@ class Row:
         limit: Seconds below which nobody comes, if that is the question.
         unit: What the goal is in: one of the figures.
         loaders: Packages it needs.
-        many: Whether round trips are what counts, so that more than 16 connections are fair.
         moved: Megabytes that may be moved, where more than that would be bought speed.
     """
 
@@ -53,7 +51,6 @@ class Row:
     limit: float | None = None
     unit: str = "s"
     loaders: tuple[str, ...] = field(default=())
-    many: bool = False
     moved: float | None = None
 
     @property
@@ -68,14 +65,14 @@ ROWS: Final = (
     Row("stream", "reads/blob", "stream of 200 MB, block_size=0", 1.8, 1.4, moved=210),
     Row("parquet_columns", "reads/table", "parquet of 200 MB, 3 of 20 columns, pandas", 0.9, 0.45, moved=33),
     Row("parquet_all", "reads/table", "the same, all columns", 2.5, 1.6),
-    Row("dataset_columns", "reads/tables", "20 parquet files, 3 of 20 columns, pyarrow.dataset", 1.6, 0.8, many=True, moved=32),
-    Row("dask_columns", "reads/tables", "the same, dask", 2.0, 0.8, loaders=("dask",), many=True, moved=32),
+    Row("dataset_columns", "reads/tables", "20 parquet files, 3 of 20 columns, pyarrow.dataset", 1.6, 0.8, moved=32),
+    Row("dask_columns", "reads/tables", "the same, dask", 2.0, 0.8, loaders=("dask",), moved=32),
     Row("datasets_stream", "reads/tables", "20 parquet files (157 MB), streamed by datasets", 3.0, 1.3, loaders=("datasets",), moved=165),
     Row("duckdb_sum", "reads/table", "duckdb, sum of a column", 0.6, 0.4, loaders=("duckdb",), moved=13),
-    Row("cat_small", "reads/small", "cat of 200 files of 20 kB", 0.8, 0.5, many=True),
-    Row("get_small", "reads/small", "get of 200 files of 20 kB", 0.8, 0.5, many=True),
-    Row("cat_ranges", "reads/blob", "cat_ranges, 2,000 of 4 KiB", 1.5, 0.5, many=True, moved=100),
-    Row("zarr_all", "reads/zarr", "zarr, 256 chunks of 256 KiB", 2.0, 0.9, loaders=("zarr",), many=True),
+    Row("cat_small", "reads/small", "cat of 200 files of 20 kB", 0.8, 0.5),
+    Row("get_small", "reads/small", "get of 200 files of 20 kB", 0.8, 0.5),
+    Row("cat_ranges", "reads/blob", "cat_ranges, 2,000 of 4 KiB", 1.5, 0.5, moved=100),
+    Row("zarr_all", "reads/zarr", "zarr, 256 chunks of 256 KiB", 2.0, 0.9, loaders=("zarr",)),
     Row("zip_random", "reads/archives", "zip, 50 of 500 members at random", 2.9, 2.6),
     Row("tensors", "reads/tensors", "safetensors, 10 of 100 tensors of 1 MiB", 1.0, 0.7, moved=16),
     Row("lines", "reads/lines", "jsonl, 600,000 lines", 1.0, unit="s of CPU"),
@@ -114,12 +111,10 @@ def bench(rig: Rig) -> list[Result]:
 
 def _row(rig: Rig, row: Row) -> Result:
     result = Result(row.name, row.title, unit="s", limit=row.limit)
-    env = {} if row.many else _SIXTEEN
     ours, theirs = (
-        rig.reader(row.what, row.repo, protocol, name, env)
-        for protocol, name in (("haul", OURS), ("hf", THEIRS))
+        rig.reader(row.what, row.repo, protocol, name) for protocol, name in (("haul", OURS), ("hf", THEIRS))
     )
-    truth = _truth(rig, replace(ours, argv=rig.reader(row.what, row.repo, "file", "truth", env).argv))
+    truth = _truth(rig, replace(ours, argv=rig.reader(row.what, row.repo, "file", "truth").argv))
     rig.compare(result, [ours, theirs if rig.options.peers else None], 0)
     for samples in result.samples.values():
         for sample in samples:

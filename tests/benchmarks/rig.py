@@ -218,7 +218,7 @@ class Rig:
         listing.write_text(json.dumps({"urls": rows, "folder": str(self.out / "to"), **options}))
         return self._client(name, "haul_manager", f"@{listing}", repo, origin)
 
-    def reader(self, what: str, repo: str, protocol: str, name: str, env: Mapping[str, str]) -> Tool:
+    def reader(self, what: str, repo: str, protocol: str, name: str) -> Tool:
         """A loader that reads over the link, or from the folder if the protocol is ``file``; see ``read_client``."""
         root = str(self._files / repo) if protocol == "file" else repo
         argv = [sys.executable, str(READ_CLIENT), what, protocol, root]
@@ -232,7 +232,7 @@ class Rig:
         return Tool(
             name,
             argv,
-            {**self.environment("link"), "HF_DATASETS_CACHE": str(self.out / "datasets"), **env},
+            {**self.environment("link"), "HF_DATASETS_CACHE": str(self.out / "datasets")},
             reports=True,
             nbytes=self.nbytes(repo),
             prepare=mark,

@@ -81,13 +81,6 @@ def abandoned(fs: HaulFileSystem, manager: ParallelDownloadManager) -> dict[str,
         response.readinto(memoryview(bytearray(1000)))
         return response
 
-    def blocks() -> object:
-        found = fs._source(NAME)
-        assert found is not None
-        stream = fs.reads.stream(found[1], 0, len(BIG))
-        next(stream)
-        return stream
-
     return {
         "file": lambda: read_on(fs.open(NAME)),
         "text": lambda: fs.open(f"{MODEL}/lines.txt", "r").readline() and fs.open(f"{MODEL}/lines.txt", "r"),
@@ -98,7 +91,6 @@ def abandoned(fs: HaulFileSystem, manager: ParallelDownloadManager) -> dict[str,
         "background": lambda: read_on(fs.open(NAME, cache_type="background")),
         "error": lambda: failed(fs),
         "answer": answer,
-        "blocks": blocks,
         "manager": ParallelDownloadManager,
     }
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -16,12 +16,14 @@ from fsspec.implementations.local import make_path_posix, trailing_sep
 from fsspec.spec import AbstractFileSystem
 from huggingface_hub import HfFileSystem
 
+from hf_haul.config import MiB
 from hf_haul.engine.handle import DownloadHandle
 from hf_haul.errors import UnsafePathError
 from hf_haul.filesystem.target import Target
 from hf_haul.manager import ParallelDownloadManager
+from hf_haul.reading.extents import Extents
+from hf_haul.reading.file_reader import FileReader
 from hf_haul.reading.range_source import Checksum
-from hf_haul.reading.reader import Reads
 from hf_haul.storage.destinations import FileDestination
 from hf_haul.task import DownloadProgress, DownloadState, FileRequest
 
@@ -29,6 +31,8 @@ __all__ = ["CallbackReport", "PairCollector", "PartialCopyMarker", "download", "
 
 #: Seconds between two looks at a running download: for its progress, and for its first failure.
 _LOOK_SECONDS: Final = 0.1
+#: Bytes that are written to an open file at a time.
+_BLOCK: Final = 1 * MiB
 #: In a folder that a ``get`` made and has not filled yet.
 _MARK: Final = ".haul-get.incomplete"
 
@@ -225,14 +229,15 @@ def _raise_first(handle: DownloadHandle, targets: Iterable[Target]) -> None:
         raise error
 
 
-def stream_into(outfile: IO[bytes], target: Target, reads: Reads, callback: Callback) -> None:
+def stream_into(outfile: IO[bytes], target: Target, extents: Extents, callback: Callback) -> None:
     """Read a file and write it into an open one, which is left at the position it had, if it can seek."""
-    source = reads.source(target.remote)
+    source = extents.reads.source(target.remote)
     position = outfile.tell() if _can_seek(outfile) else None
     checksum = Checksum(source.remote)  # with its size, where nobody said it before
     callback.set_size(source.size)
-    with target.explained(), reads.stream(source, 0, source.size) as blocks:
-        for block in blocks:
+    with target.explained(), closing(FileReader(source, extents, stream=True)) as reader:
+        for at in range(0, source.size, _BLOCK):
+            block = reader.read(at, min(at + _BLOCK, source.size))
             outfile.write(block)
             checksum.update(block)
             callback.relative_update(len(block))

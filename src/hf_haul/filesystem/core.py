@@ -177,7 +177,7 @@ class HaulFileSystem(PinnedFileSystem):
         kwargs.pop("size", None)  # the listing knows
         if block_size == 0:
             kwargs.pop("cache_options", None)
-            return HaulStreamFile(self, *found, self.reads, **kwargs)
+            return HaulStreamFile(self, *found, self.extents, **kwargs)
         if block_size is not None:
             kwargs["block_size"] = block_size
         return HaulFile(self, *found, self.extents, cache_type=cache_type or "haul", **kwargs)
@@ -387,10 +387,10 @@ class HaulFileSystem(PinnedFileSystem):
         if target is None:
             super().get_file(rpath, lpath, callback=callback, outfile=outfile, **kwargs)
         elif outfile is not None:
-            stream_into(outfile, target, self.reads, callback)
+            stream_into(outfile, target, self.extents, callback)
         elif is_node(lpath):
             with open(lpath, "wb") as node:
-                stream_into(node, target, self.reads, callback)
+                stream_into(node, target, self.extents, callback)
         else:
             callback.set_size(target.remote.size)
             download(self.manager, [target], CallbackReport([target], callback, branch=False))

@@ -15,8 +15,6 @@ from hf_haul.forks import renew_after_fork
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.file_reader import FileReader
 from hf_haul.reading.range_source import RangeSource
-from hf_haul.reading.reader import Reads
-from hf_haul.reading.stream import Stream
 
 __all__ = ["HaulFile", "HaulStreamFile"]
 
@@ -308,23 +306,17 @@ class _ReaderCache:
 class HaulStreamFile(HfFileSystemStreamFile):
     """A file of the Hub opened to be read once from start to end, while the next bytes are being fetched."""
 
+    loc: int
+
     def __init__(
-        self, fs: HfFileSystem, target: Target, source: RangeSource, reads: Reads, **kwargs: Any
+        self, fs: HfFileSystem, target: Target, source: RangeSource, extents: Extents, **kwargs: Any
     ) -> None:
+        catch_up()
         self._target = target
         self._source = source
-        self._reads = reads
         super().__init__(fs, target.name, mode="rb", **kwargs)
         self.details: Any = {**target.info, "size": source.size}
-        self._blocks: Stream | None = None
-        self._rest = b""
-        renew_after_fork(self, HaulStreamFile._after_fork)
-
-    def _after_fork(self) -> None:
-        if self._blocks is not None:
-            self._blocks.forget()
-        self._blocks = None
-        self._rest = b""
+        self._reader = FileReader(source, extents, stream=True)
 
     def read(self, length: int | None = -1) -> bytes:
         """Read the next bytes.
@@ -334,21 +326,14 @@ class HaulStreamFile(HfFileSystemStreamFile):
         """
         if self.closed:
             raise ValueError("I/O operation on closed file.")
-        left = self._source.size - self.loc
-        wanted = left if length is None or length < 0 else min(length, left)
-        if self._blocks is None:
-            self._blocks = self._reads.stream(self._source, self.loc, self._source.size)
-        pieces = []
-        missing = wanted
+        start, size = self.loc, self._source.size
+        stop = size if length is None or length < 0 else min(start + length, size)
+        if stop <= start:
+            return b""
         with self._target.explained():
-            while missing:
-                if not self._rest:
-                    self._rest = next(self._blocks)
-                piece, self._rest = self._rest[:missing], self._rest[missing:]
-                pieces.append(piece)
-                missing -= len(piece)
-        self.loc += wanted
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            data = self._reader.read(start, stop)
+        self.loc = stop
+        return data
 
     def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
         """Read up to and including ``char``, or to the end of the file."""
@@ -358,10 +343,9 @@ class HaulStreamFile(HfFileSystemStreamFile):
             found += data
             i = found.find(char, max(0, len(found) - len(data) - len(char) + 1))
             if i >= 0:
-                surplus = bytes(found[i + len(char) :])
-                self._rest = surplus + self._rest
-                self.loc -= len(surplus)
-                return bytes(found[: i + len(char)])
+                self.loc -= len(found) - (i + len(char))
+                del found[i + len(char) :]
+                break
         return bytes(found)
 
     def url(self) -> str:
@@ -370,15 +354,12 @@ class HaulStreamFile(HfFileSystemStreamFile):
 
     def close(self) -> None:
         """Cancel reads under way soon, without waiting, as :meth:`HaulFile.close` does."""
-        if self.closed:
-            return
-        self._closed = True
-        self._rest = b""
-        if self._blocks is not None:
-            self._blocks.close()
+        if not self.closed:
+            self._closed = True
+            self._reader.close_soon()
 
     def __del__(self) -> None:
-        if hasattr(self, "_rest"):
+        if hasattr(self, "_reader"):
             self.close()
 
     def __reduce__(self) -> Any:

@@ -1,9 +1,9 @@
 """Ranges of remote files in memory, and what to fetch before it is asked for.
 
 - ``range_source``: one remote file, read by ranges, every answer checked.
-- ``reader``: many such reads at once. ``batches`` joins neighbours and cuts large reads into parts,
-  ``read_threads`` fetches parts, the most urgent first, ``stream`` yields a file in order.
-- ``extents``: what was read, or is on its way, in bounded memory.
+- ``reader``: many such reads at once. ``batches`` joins neighbours and cuts large reads into parts, as large
+  as ``link`` says, and ``read_threads`` fetches them, the most urgent first.
+- ``extents``: what was read, or is on its way, in bounded memory, which ``shares`` divides.
 - ``file_reader``: one open file, which reads ahead as ``readahead`` and ``parquet`` suggest.
 
 May import the shared modules at the top, ``storage`` and ``transports``; not ``engine``, which stands beside

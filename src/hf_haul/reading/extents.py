@@ -10,9 +10,10 @@ the latest few are kept for whoever opens them again. Nothing here decides what 
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from hf_haul.cancellation import CancelToken
@@ -22,6 +23,7 @@ from hf_haul.reading.batches import Buffer, split
 from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.read_threads import DEMAND, READ_AHEAD, Job
 from hf_haul.reading.reader import Reads
+from hf_haul.reading.shares import Shares
 
 __all__ = ["Extents"]
 
@@ -112,10 +114,19 @@ class Extents:
     Args:
         reads: The same.
         budget: Bytes in memory, those on their way included. Reads that somebody waits for may go beyond.
+        clock: Seconds, monotonic.
     """
 
-    def __init__(self, reads: Reads, *, budget: int = _BUDGET, consumed: int = _CONSUMED) -> None:
+    def __init__(
+        self,
+        reads: Reads,
+        *,
+        budget: int = _BUDGET,
+        consumed: int = _CONSUMED,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.reads = reads
+        self._clock = clock
         self._budget = budget
         self._consumed_budget = consumed
         self._open: dict[RangeSource, int] = {}  # how many have it open
@@ -127,6 +138,7 @@ class Extents:
         self._files: dict[RangeSource, _File] = {}
         self._fresh: OrderedDict[_Extent, None] = OrderedDict()  # not read to the end yet, oldest first
         self._consumed: OrderedDict[_Extent, None] = OrderedDict()  # read to the end, oldest first
+        self._shares = Shares(self._budget - self._consumed_budget, self._clock)
         self._bytes = 0
         self._consumed_bytes = 0
         self._lock = threading.Lock()
@@ -160,6 +172,7 @@ class Extents:
         """Note that a reader closed a file, and cancel what was fetched ahead for it."""
         self.release(owner, running=True)
         with self._lock:
+            self._shares.forget(owner)
             left = self._open.pop(source, 1) - 1
             if left > 0:
                 self._open[source] = left
@@ -193,6 +206,7 @@ class Extents:
             self.read_into(source, start, buffer.view, fetch=fetch, owner=owner)
             return buffer.take()
         with self._lock:
+            self._shares.note_read(owner)
             file = self._file(source)
             made = []
             if file.holes(start, stop):
@@ -233,6 +247,7 @@ class Extents:
             view[:] = self.read(source, start, stop, fetch=fetch, owner=owner)
             return
         with self._lock:
+            self._shares.note_read(owner)
             file = self._file(source)
             held = file.overlapping(start, stop)
             holes = file.holes(start, stop)
@@ -278,12 +293,11 @@ class Extents:
                 extent.data = buffer.take()
 
     def _start(self, made: list[_Extent]) -> None:
-        """Fetch new extents for a reader; a single one in the reader's own thread."""
-        if len(made) == 1:
-            made[0].job.run()
-            return
-        for extent in made:
+        """Fetch new extents for a reader; the first in the reader's own thread."""
+        for extent in made[1:]:
             self.reads.threads.submit(DEMAND, extent.job)
+        for extent in made[:1]:
+            extent.job.run()
 
     def _let_go(self, held: list[_Extent], made: list[_Extent], stop: int) -> None:
         with self._lock:
@@ -309,12 +323,12 @@ class Extents:
     def prefetch(
         self,
         source: RangeSource,
-        ranges: Iterable[tuple[int, int]],
+        ranges: Sequence[tuple[int, int]],
         *,
         part: int,
         owner: object,
         priority: int = READ_AHEAD,
-    ) -> None:
+    ) -> int:
         """Fetch ranges that no read waits for yet, as far as memory allows.
 
         Args:
@@ -323,16 +337,25 @@ class Extents:
             part: Bytes of one request.
             owner: For whom; see :meth:`release`.
             priority: Of two prefetches, the smaller goes first.
+
+        Returns:
+            Where the last range ends, or the first byte for which there was no memory.
         """
         made = []
         with self._lock:
             file = self._file(source)
-            for start, stop in ranges:
-                for a, b in file.holes(start, min(stop, source.size)):
-                    for at in range(a, b, part):
-                        if self._bytes - self._consumed_bytes >= self._budget:
-                            break
-                        made.append(self._make(file, source, at, min(at + part, b), owner))
+            parts = [
+                (at, min(at + part, b))
+                for start, stop in ranges
+                for a, b in file.holes(start, min(stop, source.size))
+                for at in range(a, b, part)
+            ]
+            reached = max((stop for _, stop in ranges), default=0)
+            for start, stop in parts:
+                if not self._has_room(stop - start):
+                    reached = start
+                    break
+                made.append(self._make(file, source, start, stop, owner))
             self._make_room()
         refused = [extent for extent in made if not self.reads.threads.submit(priority, extent.job)]
         if refused:  # no thread is to be had, and nobody waits for it
@@ -340,6 +363,12 @@ class Extents:
                 for extent in refused:
                     if not extent.waiters and extent.job.cancel():
                         self._forget(extent)
+        return reached
+
+    def room(self, owner: object) -> int:
+        """Return the bytes that a reader may have ahead, beside all others that read now."""
+        with self._lock:
+            return self._shares.of(owner)
 
     def release(self, owner: object, *, running: bool) -> None:
         """Cancel what was fetched ahead for a reader.
@@ -389,15 +418,26 @@ class Extents:
         elif extent in self._consumed:
             self._consumed.move_to_end(extent)
 
+    def _has_room(self, nbytes: int) -> bool:
+        """Return whether there is memory for more ahead, if need be in place of what idle readers have."""
+        if self._bytes - self._consumed_bytes + nbytes > self._budget:
+            for extent in self._idle(self._fresh):
+                if self._shares.is_idle(extent.owner):
+                    self._forget(extent)
+        return self._bytes - self._consumed_bytes + nbytes <= self._budget
+
     def _make_room(self) -> None:
-        """Drop the extents read longest ago, and then those fetched ahead longest ago."""
+        """Drop the extents read longest ago, and then those of whoever read longest ago, the last first."""
         if self._consumed_bytes > self._consumed_budget or self._bytes > self._budget:
             for extent in self._idle(self._consumed):
                 if self._consumed_bytes <= self._consumed_budget and self._bytes <= self._budget:
                     break
                 self._forget(extent)
         if self._bytes > self._budget:
-            for extent in self._idle(self._fresh):
+            shares = self._shares
+            for extent in sorted(
+                self._idle(self._fresh), key=lambda each: (shares.last_read(each.owner), -each.start)
+            ):
                 if self._bytes <= self._budget:
                     break
                 self._forget(extent)

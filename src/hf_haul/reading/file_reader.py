@@ -31,12 +31,16 @@ class FileReader:
         source: The file.
         extents: Where bytes are kept, and fetched.
         ahead: Whether more may be fetched than is read.
+        stream: Whether it will be read in order to its end.
     """
 
-    def __init__(self, source: RangeSource, extents: Extents, *, ahead: bool = True) -> None:
+    def __init__(
+        self, source: RangeSource, extents: Extents, *, ahead: bool = True, stream: bool = False
+    ) -> None:
         self._source = source
         self._extents = extents
         self._ahead = ahead
+        self._stream = stream
         self._closed = False
         self._start_anew()
         renew_after_fork(self, FileReader._start_anew)
@@ -44,8 +48,8 @@ class FileReader:
 
     def _start_anew(self) -> None:
         self._lock = threading.Lock()
-        self._policy = ReadAhead(self._source.size) if self._ahead else None
-        self._parquet = self._source.remote.path.lower().endswith(".parquet")
+        self._policy = ReadAhead(self._source.size, stream=self._stream) if self._ahead else None
+        self._parquet = not self._stream and self._source.remote.path.lower().endswith(".parquet")
         layout = self._source.layout
         self._plan = ParquetPlan(layout) if layout is not None else None
 
@@ -105,18 +109,16 @@ class FileReader:
         if self._policy is None:
             return Advice(start, stop)
         source, extents = self._source, self._extents
-        here = extents.covered_to(source, start)
         with self._lock:
-            advice = self._policy.advise(start, stop, source.link.unit)
-            begin = here if here >= stop else advice.stop
-            refill = begin < advice.ahead and begin - stop < advice.refill
-            if refill:
-                self._policy.followed(advice)
+            advice = self._policy.advise(start, stop, lambda: source.link, lambda: extents.room(self))
         if advice.jumped:
             extents.release(self, running=False)
-        if refill:
-            parts = -(-(advice.ahead - begin) // advice.part)  # whole ones: a small rest is a request too
-            extents.prefetch(source, [(begin, begin + parts * advice.part)], part=advice.part, owner=self)
+        begin, end = advice.ahead
+        if begin < end:
+            reached = extents.prefetch(source, [advice.ahead], part=advice.part, owner=self)
+            if reached < end:
+                with self._lock:
+                    self._policy.came_short(advice.ahead, reached)
         return advice
 
     def _look_at_footer(self) -> None:

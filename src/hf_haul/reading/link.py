@@ -14,7 +14,7 @@ _SMALLEST_UNIT: Final = 64 * KiB
 _LARGEST_UNIT: Final = 4 * MiB
 _UNKNOWN_UNIT: Final = 1 * MiB
 #: Bytes of the smallest part while nothing is known.
-_UNKNOWN_PART: Final = 256 * KiB
+_UNKNOWN_PART: Final = 128 * KiB
 #: Share of the time to an answer that sending a part should take at the least. With less of it another part
 #: saves no time that anybody would notice.
 _SENDING: Final = 0.25

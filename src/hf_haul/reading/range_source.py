@@ -42,8 +42,10 @@ _REFUSALS: Final = 2
 _IN_MEMORY: Final = 1 * MiB
 #: Seconds between two looks at a cancel token while another thread fetches the whole file.
 _LOOK_SECONDS: Final = 0.1
-#: Bytes at the beginning of a body that say nothing of a connection's speed: they come with the headers.
-_BURST: Final = 64 * KiB
+#: Bytes at the beginning of a body that say nothing of a connection's speed, because they come at once, and
+#: bytes after these that do.
+_BURST: Final = 256 * KiB
+_TELLING: Final = 128 * KiB
 
 
 class Checksum:
@@ -318,10 +320,15 @@ class RangeSource:
                 raise self._refused(
                     RangeRefusedError(f"{self.remote.path}: asked for {want.header}, got {body.range}")
                 )
-            began, before = self._clock(), fill.done
+            burst, began = self._burst(len(fill.view) - fill.done), 0.0
             while fill.done < len(fill.view):
-                fill.done += self._read(body, fill.view[fill.done :], fill)
-            self._note_speed(fill.done - before, self._clock() - began)
+                if burst:
+                    got = self._read(body, fill.view[fill.done : fill.done + burst], fill)
+                    burst, began = burst - got, self._clock()
+                else:
+                    got = self._read(body, fill.view[fill.done :], fill)
+                fill.done += got
+            self._note_speed(len(want), self._clock() - began)
 
     def _read(self, body: Body, view: memoryview, fill: _PendingFill) -> int:
         quantum = self._limiter.quantum
@@ -337,9 +344,14 @@ class RangeSource:
         self._limiter.wait(got, fill.cancel_token)
         return got
 
+    @staticmethod
+    def _burst(nbytes: int) -> int:
+        """Return the bytes of a body to be read before its speed is measured; 0 if it will not be."""
+        return _BURST if nbytes >= _BURST + _TELLING else 0
+
     def _note_speed(self, nbytes: int, seconds: float) -> None:
-        """Record how long a body took from the end of its headers on."""
-        if nbytes > _BURST:
+        """Record how long a body took once its burst was read."""
+        if self._burst(nbytes):
             self._history.read(self._speed_of, nbytes - _BURST, seconds)
 
     @contextmanager
@@ -412,13 +424,12 @@ class RangeSource:
         buffer = memoryview(bytearray(min(self._settings.chunk_size, max(1, self.size))))
         try:
             with self._opened(None, fill, fresh=False) as body:
-                began, at = self._clock(), 0
+                at = 0
                 while at < self.size:
                     got = self._read(body, buffer[: self.size - at], fill)
                     whole.write(at, buffer[:got])
                     checksum.update(buffer[:got])
                     at += got
-                self._note_speed(at, self._clock() - began)
             checksum.check()
         except BaseException:
             whole.close()

@@ -46,6 +46,7 @@ class Job(Future[None]):
     def __init__(self, work: Callable[[], None] | None, *, sending: float = 1.0) -> None:
         super().__init__()
         self.sending = sending
+        self.priority = DEMAND
         # Emptied by whoever does it, in a single operation: its reader and a thread may both be about to. It
         # holds buffers, too, that somebody may be done with before the future is.
         self._work = [] if work is None else [work]
@@ -131,6 +132,7 @@ class ReadThreads:
         """
         attend()
         with self._lock:
+            job.priority = priority
             heapq.heappush(self._heap, (priority, next(self._numbers), job))
             fits = self._fits(job)
         if fits:  # if not, the thread that makes room for it takes it
@@ -168,13 +170,11 @@ class ReadThreads:
             return self._group.idle > 0 and self._fits(job)
 
     def _fits(self, job: Job) -> bool:
-        """Return whether a job may run beside those that do."""
-        if not self._running:
-            return True
+        """Return whether a job may run beside those that do; less urgent ones do not count."""
         if len(self._running) >= self.limit:
             return False
-        sending = sum(each.sending for each in self._running)
-        return sending + job.sending <= self._lanes + _ROUNDING
+        sending = sum(each.sending for each in self._running if each.priority <= job.priority)
+        return not sending or sending + job.sending <= self._lanes + _ROUNDING
 
     def _take(self) -> Callable[[], None] | None:
         with self._lock:

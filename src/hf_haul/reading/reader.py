@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.config import MiB, Settings
+from hf_haul.config import Settings
 from hf_haul.errors import IntegrityError
 from hf_haul.forks import renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
@@ -27,7 +27,6 @@ from hf_haul.reading.batches import (
 )
 from hf_haul.reading.range_source import Checksum, RangeSource, learn_size
 from hf_haul.reading.read_threads import ReadThreads
-from hf_haul.reading.stream import Stream
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Transport
 
@@ -38,8 +37,6 @@ __all__ = ["Reads"]
 _LANES: Final = 16
 #: Sources that are remembered with their resolved URLs when nobody uses them any more.
 _RECENT: Final = 64
-#: Bytes that a stream keeps in flight.
-_STREAM_WINDOW: Final = 64 * MiB
 
 #: URL, etag and token.
 _Key = tuple[str, str | None, str | None]
@@ -216,12 +213,6 @@ class Reads:
         checksum.update(buffer.view)
         checksum.check()
         return buffer.take()
-
-    def stream(self, source: RangeSource, start: int, stop: int) -> Stream:
-        """Return the bytes from ``start`` up to ``stop`` as a stream of blocks, fetched ahead."""
-        step = max(source.link.unit, MiB)
-        ahead = max(1, min(self.lanes, _STREAM_WINDOW // step))
-        return Stream(self.threads, source, range(start, stop, step), stop, ahead)
 
     def _parts(self, span: Span) -> list[tuple[int, int]]:
         return split(span.start, span.stop, span.source.link.part, self.lanes)

@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+from tests.support.clock import FakeClock
 from tests.support.repos import random_bytes
 from tests.support.sources import FakeTransport, make_reads, remote_file
 from tests.support.waits import until
@@ -181,6 +182,49 @@ def test_memory_has_a_limit() -> None:
         assert read(extents, source, at, at + 64 * KiB) == DATA[at : at + 64 * KiB]
         assert extents._consumed_bytes <= 256 * KiB + 128 * KiB
         assert extents._bytes <= MiB
+
+
+def test_readers_at_the_same_time_fill_no_more_than_memory_and_nothing_is_fetched_twice() -> None:
+    transport = FakeTransport(DATA)
+    reads, _ = make_reads(transport)
+    reads._open_transport = lambda _remote: transport
+    extents = Extents(reads, budget=16 * MiB, consumed=2 * MiB)
+    sources = [reads.source(remote_file(DATA, f"{i}.bin")) for i in range(8)]
+    readers = [FileReader(source, extents) for source in sources]
+    for at in range(0, len(DATA), 64 * KiB):
+        for reader in readers:
+            assert reader.read(at, at + 64 * KiB) == DATA[at : at + 64 * KiB]
+        assert extents._bytes <= 16 * MiB
+    settle(extents)
+    assert transport.sent == 8 * len(DATA)
+
+
+def test_without_room_what_idle_readers_have_ahead_makes_way_and_what_others_have_does_not() -> None:
+    clock = FakeClock()
+    reads, (source,) = make_reads(FakeTransport(DATA))
+    extents = Extents(reads, budget=MiB, consumed=256 * KiB, clock=clock)
+    read(extents, source, 0, 10)
+    assert extents.prefetch(source, [(MiB, 3 * MiB)], part=128 * KiB, owner=ME) == 2 * MiB
+    settle(extents)
+    assert extents.prefetch(source, [(4 * MiB, 5 * MiB)], part=128 * KiB, owner=OTHER) == 4 * MiB
+    clock.advance(20)
+    extents.read(source, 5 * MiB, 5 * MiB + 10, fetch=(5 * MiB, 5 * MiB + 10), owner=OTHER)
+    assert extents.prefetch(source, [(4 * MiB, 5 * MiB)], part=128 * KiB, owner=OTHER) > 4 * MiB
+    assert extents.covered_to(source, MiB) == MiB
+
+
+def test_for_a_read_without_room_goes_first_what_is_farthest_ahead_of_who_read_longest_ago() -> None:
+    clock = FakeClock()
+    reads, (source,) = make_reads(FakeTransport(DATA))
+    extents = Extents(reads, budget=MiB, consumed=0, clock=clock)
+    for owner, base in ((ME, 0), (OTHER, 2 * MiB)):
+        extents.read(source, base, base + 10, fetch=(base, base + 10), owner=owner)
+        extents.prefetch(source, [(base + KiB, base + 500 * KiB)], part=100 * KiB, owner=owner)
+        clock.advance(1)
+    settle(extents)
+    read(extents, source, 5 * MiB, 5 * MiB + 200 * KiB)  # by ME, who read now
+    assert extents.covered_to(source, KiB) == 500 * KiB
+    assert KiB < extents.covered_to(source, 2 * MiB + KiB) - 2 * MiB < 500 * KiB
 
 
 def test_what_was_put_there_whole_is_fetched_by_nobody(caplog: pytest.LogCaptureFixture) -> None:

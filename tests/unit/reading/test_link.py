@@ -13,8 +13,8 @@ MiB = 1 << 20
 @pytest.mark.parametrize(
     ("link", "unit", "part"),
     [
-        pytest.param(Link(), MiB, 256 * KiB, id="nothing is known"),
-        pytest.param(Link(10e6, None), MiB, 256 * KiB, id="half is known"),
+        pytest.param(Link(), MiB, 128 * KiB, id="nothing is known"),
+        pytest.param(Link(10e6, None), MiB, 128 * KiB, id="half is known"),
         pytest.param(Link(10e6, 0.05), 500_000, 125_000, id="far"),
         pytest.param(Link(25e6, 0.02), 500_000, 250_000, id="near: a hundredth of a second at the least"),
         pytest.param(Link(1e9, 1.0), 4 * MiB, 4 * MiB, id="fast"),

@@ -150,7 +150,8 @@ def test_a_reader_of_two_columns_moves_little_more_than_they_are() -> None:
     metadata = pq.read_metadata(io.BytesIO(data))
     reader = FileReader(source, extents)
     reader.read(source.size - 65536, source.size)
-    assert transport.asked == [(source.size - 262_144, source.size)]
+    assert min(start for start, _ in transport.asked) == source.size - 262_144
+    assert transport.sent == 262_144
     needed = 0
     for g in range(metadata.num_row_groups):
         for c in (1, 3):
