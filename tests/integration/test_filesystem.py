@@ -323,7 +323,8 @@ def test_a_connection_that_stalls_is_replaced(hub: LocalHub, after: int | None) 
         rule = hub.faults.add(fault, kind="cdn", path="big.bin")
         assert fs.cat_file(f"{MODEL}/big.bin", 100_000, 200_000) == BIG[100_000:200_000]
         assert rule.hits == 1
-    ranges = [each.range for each in hub.requests.of("cdn")]
+    # Others may be what the test before has left on its way.
+    ranges = [each.range for each in hub.requests.of("cdn") if str(each.range).endswith("-199999")]
     assert ranges == ["bytes=100000-199999", f"bytes={100_000 + (after or 0)}-199999"]
 
 
@@ -430,7 +431,7 @@ def test_cat_ranges_bridges_the_gap_it_was_told(hub: LocalHub, fs: HaulFileSyste
             BIG[:10],
             BIG[400_000:400_010],
         ]
-        assert bytes_sent(hub, "big.bin") == nbytes
+        assert until(lambda nbytes=nbytes: bytes_sent(hub, "big.bin") == nbytes)  # counted once it is sent
 
 
 # ---- to disk
