@@ -16,8 +16,8 @@ MiB = 1 << 20
     ("start", "stop", "part", "lanes", "parts"),
     [
         pytest.param(0, 0, MiB, 16, 1, id="nothing"),
-        pytest.param(0, 2 * MiB - 1, MiB, 16, 1, id="not worth two requests"),
-        pytest.param(0, 2 * MiB, MiB, 16, 2, id="worth two"),
+        pytest.param(0, 4 * MiB - 1, MiB, 16, 1, id="not worth several requests"),
+        pytest.param(0, 4 * MiB, MiB, 16, 4, id="worth four"),
         pytest.param(5, 5 + 2 * MiB, 64 * KiB, 16, 32, id="small ones where they pay"),
         pytest.param(0, 64 * MiB, MiB, 16, 32, id="two for each connection"),
         pytest.param(0, 1024 * MiB, MiB, 16, 64, id="no part above 16 MiB"),
