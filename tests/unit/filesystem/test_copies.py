@@ -7,7 +7,6 @@ import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +14,12 @@ from typing import Any
 import pytest
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.implementations.memory import MemoryFileSystem
+from tests.support.sources import FakeTransport, make_reads
 
 from hf_haul.errors import IntegrityError, UnsafePathError
 from hf_haul.filesystem.copies import CallbackReport, PairCollector, PartialCopyMarker, download, stream_into
 from hf_haul.filesystem.target import Target
+from hf_haul.reading.extents import Extents
 from hf_haul.task import Digest, DownloadProgress, DownloadState, FileRequest, RemoteFile
 
 DATA = b"some bytes"
@@ -284,19 +285,12 @@ def test_the_first_failure_ends_the_download_and_is_raised(
 # ---- open files
 
 
-class Reads:
-    """Gives the bytes of every file in two blocks."""
-
-    def __init__(self, data: bytes = DATA) -> None:
-        self.data = data
-
-    def source(self, remote: RemoteFile) -> Any:
-        return SimpleNamespace(remote=remote, size=len(self.data))
-
-    @contextmanager
-    def stream(self, _source: Any, start: int, stop: int) -> Iterator[Iterator[bytes]]:
-        assert (start, stop) == (0, len(self.data))
-        yield iter([self.data[:4], self.data[4:]])
+def served(data: bytes = DATA) -> Extents:
+    """Memory for files all of which have the same bytes."""
+    transport = FakeTransport(data)
+    reads, _ = make_reads(transport)
+    reads._open_transport = lambda _remote: transport
+    return Extents(reads)
 
 
 class Pipe(io.BytesIO):
@@ -307,21 +301,18 @@ class Pipe(io.BytesIO):
 def test_an_open_file_is_filled_from_where_it_stands_and_left_there() -> None:
     outfile, callback = io.BytesIO(b"head"), Recorder()
     outfile.seek(4)
-    reads: Any = Reads()
-    stream_into(outfile, target(), reads, callback)
+    stream_into(outfile, target(), served(), callback)
     assert outfile.getvalue() == b"head" + DATA
     assert outfile.tell() == 4
-    assert callback.log == [("", "size", 10), ("", "update", 4), ("", "update", 6)]
+    assert callback.log == [("", "size", 10), ("", "update", 10)]
 
 
 def test_a_file_that_cannot_seek_is_only_written_to() -> None:
     outfile = Pipe()
-    reads: Any = Reads()
-    stream_into(outfile, target(), reads, DEFAULT_CALLBACK)
+    stream_into(outfile, target(), served(), DEFAULT_CALLBACK)
     assert outfile.tell() == len(DATA)
 
 
 def test_an_open_file_that_got_other_bytes_is_an_error() -> None:
-    reads: Any = Reads(b"SOME BYTES")
     with pytest.raises(IntegrityError):
-        stream_into(io.BytesIO(), target(), reads, DEFAULT_CALLBACK)
+        stream_into(io.BytesIO(), target(), served(b"SOME BYTES"), DEFAULT_CALLBACK)
