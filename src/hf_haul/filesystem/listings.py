@@ -11,6 +11,8 @@ from huggingface_hub import HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_file_system import HfFileSystemResolvedBucketPath, HfFileSystemResolvedRepositoryPath
 
+from hf_haul.filesystem.beside import FilesBeside
+from hf_haul.filesystem.folders import FolderListings, group_by_folder
 from hf_haul.filesystem.freshness import Freshness, drop_oldest
 from hf_haul.filesystem.pinned import Pin, PinnedApi, pin_of
 from hf_haul.hub.asking import is_listing_unknown
@@ -21,6 +23,8 @@ __all__ = ["PinnedFileSystem", "ResolvedPath"]
 
 #: fsspec's options that say how long a listing is good.
 _CACHE_OPTIONS: Final = ("use_listings_cache", "listings_expiry_time")
+#: What makes a listing another one than that of a folder at the commit that is known.
+_NOT_PLAIN: Final = ("recursive", "refresh", "expand_info", "maxdepth")
 #: Files of which more was asked than a listing says, and that are remembered.
 _EXPANSIONS: Final = 4096
 #: Revisions whose listings are remembered.
@@ -54,6 +58,8 @@ class PinnedFileSystem(HfFileSystem):
         self._expansions: dict[str, tuple[str | None, dict[str, Any]]] = {}
         self._index: dict[str, tuple[Any, int, dict[str, dict[str, Any]]]] = {}
         self._roots: dict[str, None] = {}  # of listings, the latest last
+        self._folders = FolderListings()
+        self._beside = FilesBeside()
 
     @property
     def fsid(self) -> str:
@@ -100,10 +106,15 @@ class PinnedFileSystem(HfFileSystem):
     def _repo_and_revision_exist(
         self, repo_type: str, repo_id: str, revision: str | None
     ) -> tuple[bool, Exception | None]:
-        return _bounded(
-            self._repo_and_revision_exists_cache,
-            lambda: super(PinnedFileSystem, self)._repo_and_revision_exist(repo_type, repo_id, revision),
-        )
+        known = self._repo_and_revision_exists_cache
+
+        def look() -> tuple[bool, Exception | None]:
+            return super(PinnedFileSystem, self)._repo_and_revision_exist(repo_type, repo_id, revision)
+
+        if (repo_type, repo_id, revision) in known:
+            return _bounded(known, look)
+        with self._folders.alone(f"{repo_type} {repo_id} {revision}", lambda: False):
+            return _bounded(known, look)
 
     def _bucket_exists(self, bucket_id: str) -> tuple[bool, Exception | None]:
         return _bounded(
@@ -146,6 +157,47 @@ class PinnedFileSystem(HfFileSystem):
     # ---- listings
 
     def _ls_tree(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        resolved = self.resolve_path(path, revision=kwargs.get("revision"))
+        name = resolved.unresolve()
+        plain = not (args or self.expand_info or any(kwargs.get(each) for each in _NOT_PLAIN))
+        if name in self.dircache or not plain:
+            return self._ls_at_one_commit(path, *args, **kwargs)
+        # Who has gone on to the next commit does not wait for who lists this one.
+        with self._folders.alone(
+            f"{name} {self._commit_at(resolved)}", lambda: name in self.dircache
+        ) as wanted:
+            if wanted and isinstance(resolved, HfFileSystemResolvedRepositoryPath) and resolved.path:
+                whole = self._folders.whole_of(resolved.root, name)
+                if whole is not None:
+                    self._list_whole(resolved, whole)
+                if self._is_absent(name):
+                    raise FileNotFoundError(name)
+            return self._ls_at_one_commit(path, **kwargs)
+
+    def _list_whole(self, resolved: HfFileSystemResolvedRepositoryPath, folder: str) -> None:
+        """List all that is below a folder, if one answer holds it.
+
+        An array of 16 folders of chunks takes one request so, and not one for each (bench_reads, zarr-all).
+        """
+        name, commit = resolved.unresolve(), self._commit_at(resolved)
+
+        def is_known() -> bool:
+            return name in self.dircache or self._is_absent(name)
+
+        with self._folders.alone(f"{folder}/** {commit}", is_known) as wanted:
+            if not wanted:
+                return
+            pages = self._api.tree_pages(
+                resolved.repo_id, folder[len(resolved.root) + 1 :],
+                recursive=True, revision=commit, repo_type=resolved.repo_type,
+            )  # fmt: skip
+            entries, is_all = next(pages, ([], True))
+            if not is_all:
+                self._folders.note_large(folder)
+            elif commit == self._commit_at(resolved):  # else another thread went on to the next meanwhile
+                self.dircache.update(group_by_folder(resolved.root, folder, entries))
+
+    def _ls_at_one_commit(self, path: str, *args: Any, **kwargs: Any) -> Any:
         while True:
             resolved = self.resolve_path(path, revision=kwargs.get("revision"))
             before = self._commit_at(resolved)
@@ -249,18 +301,46 @@ class PinnedFileSystem(HfFileSystem):
     def _listed(self, name: str) -> dict[str, Any] | None:
         """Return a file or folder from a cached listing."""
         parent = self._parent(name)
-        listing = self.dircache.get(parent)
-        if listing is None:
+        entries = self._entries(parent)
+        if entries is None:
+            if self._is_absent(name):
+                raise FileNotFoundError(name)
             return None
-        known = self._index.get(parent)
-        if known is None or known[0] is not listing or known[1] != len(listing):
-            # huggingface_hub replaces listings; where it appends to one, its length tells.
-            known = (listing, len(listing), {entry["name"]: entry for entry in listing})
-            self._index[parent] = known
-        found = known[2].get(name)
+        found = entries.get(name)
         if found is None:
             raise FileNotFoundError(name)
         return found
+
+    def _entries(self, folder: str) -> dict[str, dict[str, Any]] | None:
+        """Return a cached listing by name, ``None`` if there is none."""
+        listing = self.dircache.get(folder)
+        if listing is None:
+            return None
+        known = self._index.get(folder)
+        if known is None or known[0] is not listing or known[1] != len(listing):
+            # huggingface_hub replaces listings; where it appends to one, its length tells.
+            known = (listing, len(listing), {entry["name"]: entry for entry in listing})
+            self._index[folder] = known
+        return known[2]
+
+    def _is_absent(self, name: str) -> bool:
+        """Return whether cached listings say that there is no such file or folder."""
+        inside = False
+        while "/" in name:
+            entries = self._entries(self._parent(name))
+            if entries is not None:
+                found = entries.get(name)
+                return found is None or (inside and found["type"] != "directory")
+            name, inside = self._parent(name), True
+        return False
+
+    def known_info(self, name: str) -> dict[str, Any] | None:
+        """Return what a cached listing says of a file, without asking for one."""
+        return (self._entries(self._parent(name)) or {}).get(name)
+
+    def files_after(self, name: str) -> Iterator[str]:
+        """Yield the files after one in the order of their names, as far as listings are cached."""
+        return self._beside.after(self.dircache, name)
 
     def invalidate_cache(self, path: str | None = None) -> None:
         """Forget cached listings, and the commit of each branch.

@@ -99,6 +99,12 @@ class PinnedApi(HubApi):
             )
             yield [entry for entry in found if entry.path not in listed], True
 
+    def tree_pages(
+        self, repo_id: str, path_in_repo: str, **options: Any
+    ) -> Iterator[tuple[list[RepoFile | RepoFolder], bool]]:
+        """Yield the pages of a listing, each with whether it is the last; options as of a listing."""
+        yield from self._iter_repo_tree_pages(repo_id, path_in_repo, **options)
+
     def _walk(
         self, repo_id: str, path_in_repo: str | None, **options: Any
     ) -> Iterator[RepoFile | RepoFolder]:

@@ -57,7 +57,6 @@ def test_zarr_reads_arrays_and_slices(zarr: Any, serve: Any, tmp_path: Path) -> 
     assert len(here.answers("a.zarr/c/*")) <= files + 1
 
 
-@pytest.mark.xfail(reason="each folder of chunks is listed by a request of its own")
 def test_zarr_finds_its_chunks_without_listing_each_of_their_folders(
     zarr: Any, serve: Any, tmp_path: Path
 ) -> None:
@@ -71,7 +70,6 @@ def test_zarr_finds_its_chunks_without_listing_each_of_their_folders(
     assert here.listings() <= 4
 
 
-@pytest.mark.xfail(reason="a folder that its listed parent lacks is asked for all the same")
 def test_zarr_knows_what_is_missing_without_asking(zarr: Any, serve: Any, tmp_path: Path) -> None:
     array = zarr.create_array(
         str(tmp_path / "made/a.zarr"), shape=(100, 10), chunks=(10, 10), dtype="int32", fill_value=7
