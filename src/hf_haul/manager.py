@@ -46,6 +46,7 @@ from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter, rate_in_words
 from hf_haul.metrics import SMALL_FILE
 from hf_haul.reading.extents import Extents
+from hf_haul.reading.lookahead import LookAhead
 from hf_haul.reading.reader import Reads
 from hf_haul.storage.destinations import FileDestination
 from hf_haul.storage.free_space import check_space, free_bytes
@@ -148,6 +149,7 @@ class ParallelDownloadManager:
         self._proxies = proxies
         self._closed = False
         self._extents: Extents | None = None
+        self._look_ahead: LookAhead | None = None
         self._start_empty()
         self.events = EventBus()
         #: Takes events to ``on_event``, where there is one.
@@ -235,6 +237,15 @@ class ParallelDownloadManager:
                 )
                 self._extents = Extents(reads)
             return self._extents
+
+    @property
+    def look_ahead(self) -> LookAhead:
+        """Who looks ahead at files that will be opened next, for those who read through this manager."""
+        extents = self.extents
+        with self._lock:
+            if self._look_ahead is None:
+                self._look_ahead = LookAhead(extents)
+            return self._look_ahead
 
     @property
     def limiter(self) -> BandwidthLimiter:
@@ -685,7 +696,7 @@ class ParallelDownloadManager:
             self._pool.close()
             _managers.pop(id(self), None)
             with self._lock:
-                extents, self._extents = self._extents, None
+                extents, self._extents, self._look_ahead = self._extents, None, None
                 telling: list[Notifier | EventBus | EventFeed] = [*self._notifiers, self.events]
                 if self.event_feed is not None:
                     telling.append(self.event_feed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import IO, Any, Final, TypeVar
 
@@ -16,6 +17,7 @@ from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
 from hf_haul.filesystem.copies import CallbackReport, PairCollector, PartialCopyMarker, download, stream_into
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.listings import PinnedFileSystem
+from hf_haul.filesystem.readers import checked_prefetch, reader_for
 from hf_haul.filesystem.slices import Slice, read_slices
 from hf_haul.filesystem.target import Target
 from hf_haul.hub.metadata import FileMetadata, ListedFile, metadata_from_listing
@@ -64,6 +66,8 @@ class HaulFileSystem(PinnedFileSystem):
         endpoint: The Hub's URL.
         token: As in huggingface_hub.
         block_size: As in huggingface_hub; ``0`` opens forward-only streams.
+        prefetch: ``auto`` fetches what will be read next, of files and of the files after them, by what was
+            read so far; ``none`` fetches what is asked for and nothing else. Also an option of :meth:`open`.
         options: Further options of huggingface_hub's class and fsspec's.
     """
 
@@ -75,9 +79,11 @@ class HaulFileSystem(PinnedFileSystem):
         endpoint: str | None = None,
         token: bool | str | None = None,
         block_size: int | None = None,
+        prefetch: str = "auto",
         **options: Any,
     ) -> None:
         super().__init__(*args, endpoint=endpoint, token=token, block_size=block_size, **options)
+        self._prefetch = checked_prefetch(prefetch)
         self._manager: ParallelDownloadManager | None = None
         self._repositories: dict[tuple[str, str], Repository] = {}
 
@@ -147,7 +153,7 @@ class HaulFileSystem(PinnedFileSystem):
                 return found
         return repository.metadata(path, commit, timeout=constants.HF_HUB_ETAG_TIMEOUT, retry=True)
 
-    def _source(self, path: str, revision: str | None = None) -> tuple[Target, RangeSource] | None:
+    def source_of(self, path: str, revision: str | None = None) -> tuple[Target, RangeSource] | None:
         """Return the file and where to read it from; ``None`` in a bucket."""
         target = self._target(path, revision)
         return None if target is None else (target, self.reads.source(target.remote))
@@ -161,6 +167,7 @@ class HaulFileSystem(PinnedFileSystem):
         block_size: int | None = None,
         revision: str | None = None,
         cache_type: str | None = None,
+        prefetch: str | None = None,
         **kwargs: Any,
     ) -> Any:
         block_size = self.block_size if block_size is None else block_size
@@ -169,18 +176,23 @@ class HaulFileSystem(PinnedFileSystem):
                 raise FileExistsError(path)
             mode = mode.replace("x", "w")
         kwargs.pop("refresh", None)  # it was
-        found = self._source(path, revision) if mode == "rb" else None
+        found = self.source_of(path, revision) if mode == "rb" else None
         if found is None:
             if cache_type not in {None, "haul"}:
                 kwargs["cache_type"] = cache_type
             return super()._open(path, mode, block_size=block_size, revision=revision, **kwargs)
         kwargs.pop("size", None)  # the listing knows
+        if prefetch is not None:
+            kwargs["prefetch"] = checked_prefetch(prefetch)  # so that it is known when the file is pickled
+        reader = functools.partial(reader_for, self, *found, prefetch or self._prefetch)
         if block_size == 0:
             kwargs.pop("cache_options", None)
-            return HaulStreamFile(self, *found, self.extents, **kwargs)
+            return HaulStreamFile(self, *found, functools.partial(reader, stream=True), **kwargs)
         if block_size is not None:
             kwargs["block_size"] = block_size
-        return HaulFile(self, *found, self.extents, cache_type=cache_type or "haul", **kwargs)
+        cache_type = cache_type or "haul"
+        reader = functools.partial(reader, ahead=cache_type != "none")
+        return HaulFile(self, *found, reader, self.extents, cache_type=cache_type, **kwargs)
 
     def _open_at(self, path: str, commit: str, **kwargs: Any) -> HaulFile | HaulStreamFile:
         """Open a file at a commit that this instance need not be at, as a pickled file needs.
@@ -217,14 +229,17 @@ class HaulFileSystem(PinnedFileSystem):
             revision: Which revision, if the path does not say.
             kwargs: For :meth:`open`, where a file has to be opened (in buckets).
         """
-        found = self._source(path, revision)
+        found = self.source_of(path, revision)
         if found is None:
             data: bytes = super().cat_file(path, start=start, end=end, **kwargs)
             return data
         target, source = found
         a, b, _ = slice(start, end).indices(source.size)
         with target.explained():
-            return self.reads.read(source, a, max(a, b))
+            if (a, b) != (0, source.size) or self._prefetch == "none":
+                return self.reads.read(source, a, max(a, b))
+            with closing(reader_for(self, target, source, self._prefetch)) as reader:
+                return reader.read(0, b)
 
     def cat_ranges(
         self,
@@ -264,7 +279,7 @@ class HaulFileSystem(PinnedFileSystem):
         return read_slices(
             slices,
             reads=self.reads,
-            source_of=functools.partial(self._source, revision=kwargs.get("revision")),
+            source_of=functools.partial(self.source_of, revision=kwargs.get("revision")),
             read_file=functools.partial(self.cat_file, **kwargs),
             max_gap=max_gap,
             fail_fast=fail_fast,

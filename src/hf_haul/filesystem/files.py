@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
 from huggingface_hub import HfFileSystem, HfFileSystemFile
@@ -45,6 +46,7 @@ class HaulFile(HfFileSystemFile):
         fs: HfFileSystem,
         target: Target,
         source: RangeSource,
+        reader: Callable[[], FileReader],
         extents: Extents,
         *,
         cache_type: str = "haul",
@@ -72,7 +74,7 @@ class HaulFile(HfFileSystemFile):
         )
         # Of the commit that was opened, wherever the branch goes.
         self._details: Any = {**target.info, "size": source.size}
-        self._reader = FileReader(source, self._extents, ahead=cache_type != "none")
+        self._reader = reader()
         if own:
             self.cache = _ReaderCache(self, cache_type)
         renew_after_fork(self, HaulFile._after_fork)
@@ -309,14 +311,19 @@ class HaulStreamFile(HfFileSystemStreamFile):
     loc: int
 
     def __init__(
-        self, fs: HfFileSystem, target: Target, source: RangeSource, extents: Extents, **kwargs: Any
+        self,
+        fs: HfFileSystem,
+        target: Target,
+        source: RangeSource,
+        reader: Callable[[], FileReader],
+        **kwargs: Any,
     ) -> None:
         catch_up()
         self._target = target
         self._source = source
         super().__init__(fs, target.name, mode="rb", **kwargs)
         self.details: Any = {**target.info, "size": source.size}
-        self._reader = FileReader(source, extents, stream=True)
+        self._reader = reader()
 
     def read(self, length: int | None = -1) -> bytes:
         """Read the next bytes.

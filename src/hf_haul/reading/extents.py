@@ -177,6 +177,8 @@ class Extents:
             if left > 0:
                 self._open[source] = left
                 return
+            for extent in self._idle(self._file(source).extents):
+                self._consume(extent)  # what was fetched ahead for whoever opened it goes first
             self._closed[source] = None
             self._closed.move_to_end(source)
             while len(self._closed) > _CLOSED_FILES:
@@ -364,6 +366,11 @@ class Extents:
                     if not extent.waiters and extent.job.cancel():
                         self._forget(extent)
         return reached
+
+    def note_read(self, owner: object) -> None:
+        """Note that somebody reads, for whom bytes are fetched ahead."""
+        with self._lock:
+            self._shares.note_read(owner)
 
     def room(self, owner: object) -> int:
         """Return the bytes that a reader may have ahead, beside all others that read now."""

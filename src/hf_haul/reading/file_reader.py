@@ -12,12 +12,15 @@ from hf_haul.reading.extents import Extents
 from hf_haul.reading.parquet import TAIL, ParquetPlan, footer_start, parse_layout
 from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.readahead import Advice, ReadAhead
+from hf_haul.reading.siblings import Visit
 
 __all__ = ["FileReader"]
 
 #: Bytes of one request for what a parquet file's reader will want: at the least, and at the most.
 _SMALLEST_PART: Final = 256 * KiB
 _LARGEST_PART: Final = 4 * MiB
+#: Bytes of a parquet file with an empty footer between two marks.
+_NO_FOOTER: Final = 12
 
 
 class FileReader:
@@ -30,17 +33,28 @@ class FileReader:
     Args:
         source: The file.
         extents: Where bytes are kept, and fetched.
-        ahead: Whether more may be fetched than is read.
+        ahead: Whether more may be fetched than is read, by what was read so far.
+        plan: Whether more may be fetched by the layout of a parquet file.
         stream: Whether it will be read in order to its end.
+        visit: Where to note what is read, for those who look ahead at other files.
     """
 
     def __init__(
-        self, source: RangeSource, extents: Extents, *, ahead: bool = True, stream: bool = False
+        self,
+        source: RangeSource,
+        extents: Extents,
+        *,
+        ahead: bool = True,
+        plan: bool = True,
+        stream: bool = False,
+        visit: Visit | None = None,
     ) -> None:
         self._source = source
         self._extents = extents
         self._ahead = ahead
+        self._may_plan = plan and not stream
         self._stream = stream
+        self._visit = visit or Visit(source.size)
         self._closed = False
         self._start_anew()
         renew_after_fork(self, FileReader._start_anew)
@@ -49,9 +63,11 @@ class FileReader:
     def _start_anew(self) -> None:
         self._lock = threading.Lock()
         self._policy = ReadAhead(self._source.size, stream=self._stream) if self._ahead else None
-        self._parquet = not self._stream and self._source.remote.path.lower().endswith(".parquet")
+        self._parquet = self._may_plan and self._source.remote.path.lower().endswith(".parquet")
         layout = self._source.layout
-        self._plan = ParquetPlan(layout) if layout is not None else None
+        self._plan = None
+        if self._parquet and layout is not None:
+            self._plan = ParquetPlan(layout, self._visit.columns)
 
     def read(self, start: int, stop: int) -> bytes:
         """Return the bytes from ``start`` up to ``stop``, which lie inside the file.
@@ -61,15 +77,36 @@ class FileReader:
             IntegrityError: It is the whole file, and not what its source announced.
         """
         source, extents = self._source, self._extents
-        if start == 0 and stop == source.size and extents.covered_to(source, 0) < stop:
-            data = extents.reads.read(source, 0, stop)
-            extents.put(source, data, owner=self)
-            return data
+        if start == 0 and stop == source.size:
+            return self._read_whole()
         advice = self._prepare(start, stop)
         data = extents.read(source, start, stop, fetch=(advice.start, advice.stop), owner=self)
         if self._parquet and self._plan is None and stop > source.size - TAIL:
             self._look_at_footer()
         return data
+
+    def _read_whole(self) -> bytes:
+        """Return the whole file, checked against its digest."""
+        source, extents = self._source, self._extents
+        size = source.size
+        self._visit.read += size
+        if size and extents.covered_to(source, 0) >= size:
+            data = extents.read(source, 0, size, fetch=(0, size), owner=self)
+            if extents.reads.is_intact(source, data):
+                return data
+        data = extents.reads.read(source, 0, size)
+        extents.put(source, data, owner=self)
+        return data
+
+    def read_footer(self) -> None:
+        """Fetch the footer of a parquet file, so that its layout is known if this process reads parquet.
+
+        Raises:
+            TransferError: It cannot be had.
+        """
+        size = self._source.size
+        if self._plan is None and size >= _NO_FOOTER:
+            self.read(size - 8, size)
 
     def read_into(self, start: int, view: memoryview) -> None:
         """Fill ``view`` from ``start``.
@@ -87,6 +124,7 @@ class FileReader:
     def _prepare(self, start: int, stop: int) -> Advice:
         """Ask the policy, and start to fetch what comes next before waiting for what is wanted now."""
         size = self._source.size
+        self._visit.read += stop - start
         if self._parquet and start >= size - TAIL:
             return Advice(max(0, size - TAIL), size)
         return self._planned(start, stop) or self._guessed(start, stop)
@@ -119,13 +157,21 @@ class FileReader:
             if reached < end:
                 with self._lock:
                     self._policy.came_short(advice.ahead, reached)
+            elif end == source.size and self._policy.in_order:
+                self._look_past_the_end()
         return advice
+
+    def _look_past_the_end(self) -> None:
+        """Note once that all that is left of the file is on its way, so that the next is looked at."""
+        near_end, self._visit.near_end = self._visit.near_end, None
+        if near_end is not None:
+            near_end()
 
     def _look_at_footer(self) -> None:
         """Parse a parquet file's footer once it is in memory; requests nothing."""
         source, extents = self._source, self._extents
         size = source.size
-        if size < 12 or extents.covered_to(source, size - 8) < size:  # 12: an empty footer between two marks
+        if size < _NO_FOOTER or extents.covered_to(source, size - 8) < size:
             return
         begin = footer_start(extents.read(source, size - 8, size, fetch=(size - 8, size), owner=self), size)
         if begin is None:
@@ -139,7 +185,7 @@ class FileReader:
             return
         source.layout = layout
         with self._lock:
-            self._plan = ParquetPlan(layout)
+            self._plan = ParquetPlan(layout, self._visit.columns)
 
     def close(self) -> None:
         """Cancel what was fetched ahead."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import struct
 import sys
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from hf_haul.config import KiB, MiB
 
-__all__ = ["TAIL", "Layout", "ParquetAdvice", "ParquetPlan", "footer_start", "parse_layout"]
+__all__ = ["TAIL", "Layout", "ParquetAdvice", "ParquetPlan", "footer_start", "joined", "parse_layout"]
 
 #: Bytes at the end of a file that are fetched when its reader asks for any of them. DuckDB asks for as many;
 #: and most footers fit in.
@@ -73,6 +73,22 @@ class Layout:
         if group not in self._known:
             self._known[group] = self._chunks_of(group)
         return self._known[group]
+
+    def of_columns(self, columns: Collection[int], most: int) -> list[tuple[int, int]]:
+        """Return where the chunks of some columns are, neighbours joined, of the first row groups.
+
+        Args:
+            columns: Their numbers.
+            most: Bytes to find chunks for; one row group is not divided.
+        """
+        found: list[tuple[int, int]] = []
+        for group in range(self.groups):
+            wanted = [(start, stop) for start, stop, column in self.chunks(group) if column in columns]
+            most -= sum(stop - start for start, stop in wanted)
+            if most < 0:
+                break
+            found += wanted
+        return joined(found)
 
     def touched(self, start: int, stop: int) -> list[tuple[int, _Chunk]]:
         """Return the chunks that have bytes from ``start`` up to ``stop``, with their row groups."""
@@ -141,11 +157,13 @@ class ParquetPlan:
 
     Args:
         layout: Where the chunks are.
+        columns: Columns that are read; added to, and shared with those who read siblings of the file.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, columns: set[int] | None = None) -> None:
         self._layout = layout
-        self._active: set[int] = set()
+        self._active: set[int] = set() if columns is None else columns
+        self._planned_for: set[int] = set()
         self._window = _FIRST_WINDOW // 2
         self._planned_to = 0  # groups before this one have been sent for
 
@@ -159,8 +177,9 @@ class ParquetPlan:
             return None
         columns = {chunk[2] for _, chunk in touched}
         first_group, last_group = touched[0][0], touched[-1][0]
-        if not columns <= self._active or first_group >= self._planned_to:
-            self._active |= columns
+        self._active |= columns
+        if not self._planned_for >= self._active or first_group >= self._planned_to:
+            self._planned_for = set(self._active)
             self._planned_to = first_group
         self._window = min(self._window * 2, _LARGEST_WINDOW)
         low, high = start, stop
@@ -179,14 +198,21 @@ class ParquetPlan:
             wanted = [
                 (start, stop)
                 for start, stop, column in self._layout.chunks(group)
-                if column in self._active and (group > last_group or start >= after)
+                if column in self._planned_for and (group > last_group or start >= after)
             ]
             room -= sum(stop - start for start, stop in wanted)
             if group >= self._planned_to:
                 self._planned_to = group + 1
-                for start, stop in wanted:
-                    if ranges and ranges[-1][1] == start:
-                        ranges[-1] = (ranges[-1][0], stop)
-                    else:
-                        ranges.append((start, stop))
-        return ranges
+                ranges += wanted
+        return joined(ranges)
+
+
+def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges with those joined that follow each other without a gap."""
+    found: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], stop)
+        else:
+            found.append((start, stop))
+    return found

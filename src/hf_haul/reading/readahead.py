@@ -142,6 +142,11 @@ class ReadAhead:
             return Advice(start, max(stop, min(cursor.planned, start + cursor.part)), jumped=jumped)
         return self._plan(cursor, start, stop, link(), room, jumped=jumped)
 
+    @property
+    def in_order(self) -> bool:
+        """Whether the file is read in one place from its beginning on."""
+        return not self._jumps and bool(self._cursors) and not self._cursors[0].start
+
     def came_short(self, wanted: tuple[int, int], reached: int) -> None:
         """Note that memory had room for the bytes ahead up to ``reached`` only."""
         for cursor in self._cursors:

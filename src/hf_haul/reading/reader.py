@@ -205,6 +205,18 @@ class Reads:
             start, stop = wanted[index].start - span.start, wanted[index].stop - span.start
             results[index] = data if stop - start == len(data) else data[start:stop]
 
+    def is_intact(self, source: RangeSource, data: bytes) -> bool:
+        """Return whether the bytes of a whole file have its digest, or none is to be checked."""
+        if not self._settings.verify:
+            return True
+        checksum = Checksum(source.remote)
+        checksum.update(data)
+        try:
+            checksum.check()
+        except IntegrityError:
+            return False
+        return True
+
     def _refetch(self, source: RangeSource) -> bytes:
         """Fetch a whole file again whose digest was wrong; a second wrong digest is an error."""
         buffer = Buffer(source.size)
