@@ -11,6 +11,7 @@ from typing import Any, get_args
 from hf_haul import __version__
 from hf_haul.cli.arguments import add_command, add_engine_options, add_progress_option, read_count
 from hf_haul.cli.exit_codes import ExitCode
+from hf_haul.cli.folders import format_size
 from hf_haul.cli.messages import say
 from hf_haul.cli.streams import print_result
 from hf_haul.hub.presets import Preset
@@ -137,15 +138,7 @@ def _print_plan(files: Iterable[Any]) -> None:
     to_fetch = [info for info in ordered if info.will_download]
     total = sum(info.file_size or 0 for info in to_fetch)
     print_result(
-        f"[dry-run] Will download {len(to_fetch)} files (out of {len(ordered)}) totalling {_size(total)}."
+        f"[dry-run] Will download {len(to_fetch)} files (out of {len(ordered)}) totalling {format_size(total)}."
     )
     for info in ordered:
-        print_result(f"{_size(info.file_size) if info.will_download else '-':>10}  {info.filename}")
-
-
-def _size(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.1f} TB"
+        print_result(f"{format_size(info.file_size) if info.will_download else '-':>10}  {info.filename}")

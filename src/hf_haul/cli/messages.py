@@ -9,14 +9,25 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, Literal, Protocol
 
 from hf_haul.failures import describe
 from hf_haul.redaction import redact_text
 
-__all__ = ["Level", "Show", "as_lines", "ask", "is_debugging", "say", "say_error", "shown_by", "warn"]
+__all__ = [
+    "Level",
+    "Show",
+    "as_lines",
+    "ask",
+    "is_debugging",
+    "is_on",
+    "say",
+    "say_error",
+    "shown_by",
+    "warn",
+]
 
 Level = Literal["info", "warning", "error"]
 
@@ -99,4 +110,14 @@ def ask(question: str) -> bool | None:
 
 def is_debugging() -> bool:
     """Return whether tracebacks are wanted, by huggingface_hub's own variable."""
-    return os.environ.get("HF_DEBUG", "").strip().lower() in _TRUE
+    return is_on("HF_DEBUG", os.environ)
+
+
+def is_on(variable: str, environ: Mapping[str, str]) -> bool:
+    """Return whether one of huggingface_hub's variables is set to yes, in a way that it takes for one.
+
+    Args:
+        variable: Its name.
+        environ: The variables.
+    """
+    return environ.get(variable, "").strip().lower() in _TRUE

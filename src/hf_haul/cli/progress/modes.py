@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Literal, TextIO, get_args
@@ -17,7 +18,6 @@ __all__ = ["MODES", "Mode", "Showing", "chosen_mode", "showing"]
 Mode = Literal["auto", "tty", "plain", "json", "none"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 _VARIABLE: Final = "HF_HAUL_PROGRESS"
-_TRUE: Final = frozenset({"1", "on", "yes", "true"})
 _VIEWS: Final[Mapping[str, Callable[[Output, Callable[[], float]], View]]] = {
     "tty": TerminalView,
     "plain": PlainView,
@@ -50,7 +50,7 @@ def chosen_mode(
         return "none"
     if mode != "auto":
         return mode
-    if variables.get("HF_HUB_DISABLE_PROGRESS_BARS", "").strip().lower() in _TRUE:
+    if messages.is_on("HF_HUB_DISABLE_PROGRESS_BARS", variables):
         return "none"
     return "tty" if stream.isatty() and variables.get("TERM", "dumb") != "dumb" else "plain"
 
@@ -86,22 +86,20 @@ class _DisplayHandler(logging.Handler):
 
 @contextmanager
 def showing(
-    mode: Mode, stream: TextIO | None = None, clock: Callable[[], float] | None = None
+    mode: Mode, stream: TextIO | None = None, clock: Callable[[], float] = time.time
 ) -> Iterator[Showing]:
     """Show progress while the block runs, and what the command and the log say meanwhile.
 
     Args:
         mode: What :func:`chosen_mode` returned.
         stream: Where to; stderr if ``None``.
-        clock: Unix seconds; the system's if ``None``.
+        clock: Unix seconds.
     """
-    import time
-
     to = stream if stream is not None else sys.stderr
     if mode in {"none", "auto"} or to is None:
         yield Showing("none", None)
         return
-    display = Display(_VIEWS[mode](Output(to), clock or time.time))
+    display = Display(_VIEWS[mode](Output(to), clock))
     handler = _DisplayHandler(display, whole=mode == "json")
     root = logging.getLogger()
     others = [each for each in root.handlers if isinstance(each, logging.StreamHandler) and each.stream is to]
