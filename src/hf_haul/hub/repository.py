@@ -1,4 +1,8 @@
-"""One repository on one Hub: its revisions, its listing, its files' metadata and URLs."""
+"""One repository on one Hub: its revisions, its listing, its files' metadata and URLs.
+
+The file is this long because one class has all that is asked of a repository; how it is asked, and what the
+answers mean, is in ``asking``, ``listing`` and ``metadata``.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Staged files that other processes left: whose they are, and how this process takes them over.
 
+The file is this long because its first lines say why taking over is safe, which the code cannot say.
+
 A process claims a content by creating ``<key>.haul.incomplete`` exclusively, which needs no lock. A second
 process that finds the file asks ``ownership`` whether its owner is alive:
 
