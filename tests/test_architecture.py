@@ -42,6 +42,7 @@ FENCES: dict[str, set[str]] = {
     "hf_xet": {"transports"},
     "huggingface_hub": {"hub", "filesystem", "cli"},
     "fsspec": {"filesystem"},
+    "upath": {"filesystem"},  # never a dependency: whoever loads its entry point has it
     "pyarrow": {"reading"},  # never a dependency: used where the reader of the file has imported it already
     "tqdm": {"hub", "cli"},
     "platformdirs": {"config"},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tarfile
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,16 @@ from pandas.testing import assert_frame_equal
 from tests.support.loader_files import COLUMNS, SAMPLES
 from tests.support.wants import want_modules
 
+import hf_haul
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 PART = "tables/part-0.parquet"
+SRC = Path(hf_haul.__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 # ---- caches on disk
@@ -155,20 +166,40 @@ def test_a_folder_is_copied_between_filesystems(here: Any, tmp_path: Path) -> No
 def root(here: Any) -> Any:
     want_modules("upath", extra="loaders")
     from upath import UPath
+    from upath.registry import register_implementation
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the next test is about them
-        return UPath(here.url())
+    register_implementation(
+        "haul", "hf_haul.filesystem.upaths.HaulPath", clobber=True
+    )  # as the next test sees
+    return UPath(here.url())
 
 
-@pytest.mark.xfail(reason="universal_pathlib does not know the protocol: no entry point of ours tells it")
-def test_upath_knows_the_protocol(here: Any) -> None:
+def test_upath_knows_the_protocol_by_the_entry_point_of_the_package(here: Any, tmp_path: Path) -> None:
     want_modules("upath", extra="loaders")
-    from upath import UPath
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        UPath(here.url("rows.csv"))
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    metadata = tmp_path / "hf_haul-0.dist-info"  # as an installer writes it, whatever is installed here
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: hf_haul\nVersion: 0\n")
+    lines = [
+        f"[{group}]\n{name} = {where}\n" for group, names in declared.items() for name, where in names.items()
+    ]
+    (metadata / "entry_points.txt").write_text("".join(lines))
+    program = (
+        "import sys, pickle, upath; path = upath.UPath(sys.argv[1]);"
+        "assert pickle.loads(pickle.dumps(path)) == path;"
+        "assert (path / 'x' / '..' / 'rows.csv').name == 'rows.csv';"
+        "print(type(path).__name__, len((path.parent / 'rows.csv').read_bytes()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, here.url("blob.bin")],
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(SRC)]), "HF_ENDPOINT": here.hub.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["HaulPath", str(here.size("rows.csv"))], done.stderr
 
 
 def test_upath_walks_and_reads(here: Any, root: Any) -> None:

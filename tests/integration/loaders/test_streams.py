@@ -82,9 +82,6 @@ def test_datasets_streams_webdataset_shards(here: Any) -> None:
     assert len(found) == 2 * SAMPLES
 
 
-@pytest.mark.xfail(
-    strict=False, reason="what is on its way when the first open ends is broken off, and asked for again"
-)
 def test_datasets_fetches_the_first_shard_once_though_it_opens_it_twice(here: Any) -> None:
     assert len(rows_of(load("webdataset", here.url("shards/*.tar"), streaming=True))) == 2 * SAMPLES
     assert_read_once(here, "shards/*.tar")
