@@ -55,7 +55,7 @@ def _own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_are_as_many_blocks_as_the_guide_has_fences() -> None:
-    assert len(BLOCKS) == GUIDE.count("```python") == 12
+    assert len(BLOCKS) == GUIDE.count("```python") == 13
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=_name_of)
@@ -77,6 +77,7 @@ def test_what_the_guide_shows_works(block: str, folder: Path, serve: Any) -> Non
         "rate": lambda found: found == 8_000,
         "data": lambda found: len(found) == 20_000,
         "part": lambda found: found == (folder / "blob.bin").read_bytes()[1000:1500],
+        "text": lambda found: found == min((folder / "texts").iterdir()).read_text(),
     }
     seen = [name for name, check in checks.items() if name in names and check(names[name])]
     assert seen == [name for name in checks if name in names]
