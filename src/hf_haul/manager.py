@@ -276,6 +276,7 @@ class ParallelDownloadManager:
         priority: DownloadPriority = DownloadPriority.NORMAL,
         progress_callback: ProgressCallback | None = None,
         events: EventStream | None = None,
+        summed: bool = False,
     ) -> DownloadHandle:
         """Queue files whose source and destination are known.
 
@@ -286,6 +287,7 @@ class ParallelDownloadManager:
             progress_callback: Told about each file, at most ten times a second, and at its end.
             events: Where to tell what happens, for a caller that has told the plan and will tell the end; by
                 default ``on_event`` is told of all of it.
+            summed: Whether that caller has several queues, and tells the numbers of all of them itself.
 
         Raises:
             ValueError: A URL is not of http or https, two files have one destination, or a size is negative.
@@ -294,7 +296,7 @@ class ParallelDownloadManager:
         """
         for each in files:
             require_http(each.remote.path, each.remote.url)
-        return self._submit(files, model_id, priority, progress_callback, events=events)
+        return self._submit(files, model_id, priority, progress_callback, events=events, summed=summed)
 
     def _submit(
         self,
@@ -306,6 +308,7 @@ class ParallelDownloadManager:
         *,
         path: Path | None = None,
         events: EventStream | None = None,
+        summed: bool = False,
     ) -> DownloadHandle:
         """Queue files whose URLs are checked; create the folders once everything else is valid."""
         if self._closed:
@@ -324,7 +327,7 @@ class ParallelDownloadManager:
         whole = events is None
         if events is None:
             events = self._begin_events(files, queue, path)
-        told = None if events is None else QueueEvents(events, whole=whole)
+        told = None if events is None else QueueEvents(events, whole=whole, summed=summed)
         run = engine.submit(queue, plan.files, notifier, told)
         with self._lock:
             if notifier is not None:

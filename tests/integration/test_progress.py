@@ -32,14 +32,22 @@ print(path)
 """
 
 
-def _run_in_terminal(env: dict[str, str], columns: int) -> tuple[int, list[list[str]], pyte.Screen]:
-    """Run the program; return its exit code, the different screens that were seen, and the last one."""
+def _run_in_terminal(
+    env: dict[str, str], columns: int, *arguments: str
+) -> tuple[int, list[list[str]], pyte.Screen]:
+    """Run the program; return its exit code, the different screens that were seen, and the last one.
+
+    Args:
+        env: Its variables.
+        columns: Of its terminal.
+        arguments: Of the command, which is run in place of the program.
+    """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     screen = pyte.Screen(columns, 24)
     stream, seen = pyte.ByteStream(screen), []
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, *(["-m", "hf_haul.cli", *arguments] if arguments else ["-c", PROGRAM])],
         env={**env, "TERM": "xterm", "HF_HUB_DISABLE_PROGRESS_BARS": "0"},
         stdin=slave,
         stdout=slave,
@@ -77,4 +85,26 @@ def test_a_terminal_shows_what_is_waited_for_and_is_left_with_one_line(tmp_path:
     last = "".join(seen[-1])
     assert last.startswith("hf-haul: done: ")
     assert "waiting" not in last, "the view is gone"
+    assert not screen.cursor.hidden
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_results_are_neither_torn_nor_erased_by_the_view(tmp_path: Path, columns: int) -> None:
+    with serve_repo(tmp_path / "src", "org/model") as served:
+        env = hub_environment(served.hub, tmp_path / "home")
+        code, seen, _ = _run_in_terminal(env, columns, "download", "org/model")
+        said = "".join(seen[-1])
+        assert code == 0, said
+        found = list((tmp_path / "home").rglob("snapshots/*"))
+        assert str(found[0]) in said
+        assert "hf-haul: done: " in said
+        (found[0] / "config.json").resolve().write_bytes(b"short")
+        served.hub.faults.add(Status(429, retry_after=2), kind="tree", times=1)
+        code, seen, screen = _run_in_terminal(env, columns, "verify", "org/model", "--hub")
+    said = " ".join(seen[-1])
+    assert code == 7, said
+    assert said.startswith("wrong     config.json: it has 5 bytes"), said
+    assert any(line.startswith("  waiting 0:0") for shown in seen for line in shown), seen
+    assert "hf-haul: done: " in said
+    assert "waiting" not in said
     assert not screen.cursor.hidden

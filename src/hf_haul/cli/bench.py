@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import add_command, read_count, read_header, read_limit
+from hf_haul.cli.arguments import add_command, add_progress_option, read_count, read_header, read_limit
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.folders import count_of, format_size, shown
 from hf_haul.cli.messages import say
@@ -17,6 +17,7 @@ from hf_haul.cli.streams import print_result
 from hf_haul.config import parse_size
 
 if TYPE_CHECKING:
+    from hf_haul.hub.call_events import CallEvents
     from hf_haul.hub.link_report import LinkReport, LinkSample
     from hf_haul.task import RemoteFile
 
@@ -76,6 +77,7 @@ def add_bench(commands: Any) -> None:
     parser.add_argument("--max-bandwidth", type=read_limit, metavar="RATE", help="over all connections")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-q", "--quiet", action="store_true", help="only the result")
+    add_progress_option(parser)
 
 
 def _read_size(text: str) -> int:
@@ -99,13 +101,15 @@ def _read_seconds(text: str) -> float:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from hf_haul.hub.link_test import measure_link  # brings huggingface_hub and requests along
+    from hf_haul.hub.call_options import CallOptions  # brings huggingface_hub and requests along
+    from hf_haul.hub.link_test import measure_link  # the same
 
-    remote = _remote(arguments)
     told = not (arguments.quiet or arguments.json)
-    if told:
-        say(f"reading {shown(remote.path)}; what comes is thrown away")
-    with said_when_interrupted(lambda: "nothing was written"):
+    listening = CallOptions(on_event=arguments.on_event)
+    with said_when_interrupted(lambda: "nothing was written"), listening.events(arguments.target) as events:
+        remote = _remote(arguments, events)
+        if told:
+            say(f"reading {shown(remote.path)}; what comes is thrown away")
         report = measure_link(
             remote,
             most_connections=arguments.max_connections,
@@ -113,14 +117,17 @@ def _bench(arguments: argparse.Namespace) -> int:
             max_seconds=arguments.max_seconds,
             max_bandwidth=arguments.max_bandwidth,
             on_sample=(lambda sample: say(_line(sample))) if told else (lambda _: None),
+            events=events.stream,
         )
+        if events.stream is not None:
+            events.stream.done(fetched=report.bytes, wasted=report.bytes)
     print_result(json.dumps(report.as_dict()) if arguments.json else "\n".join(_lines(report)))
     if report.stopped is not None:
         say(f"it was not measured to its end: {report.stopped}")
     return ExitCode.DONE if report.samples else ExitCode.NETWORK
 
 
-def _remote(arguments: argparse.Namespace) -> RemoteFile:
+def _remote(arguments: argparse.Namespace, events: CallEvents) -> RemoteFile:
     from hf_haul.hub.link_test import largest_file, remote_url
     from hf_haul.hub.repository import Repository
 
@@ -133,6 +140,7 @@ def _remote(arguments: argparse.Namespace) -> RemoteFile:
         raise UsageError("--header is for a URL; a repository takes --token")
     repo = read_repo(target, arguments.repo_type, arguments.revision)
     repository = Repository(repo.repo_id, repo.repo_type or "model", token=arguments.token)
+    repository = events.attended(repository)
     return largest_file(repository, repo.revision, arguments.filename or next(iter(repo.filenames), None))
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import add_command, read_count, read_limit, read_rate
+from hf_haul.cli.arguments import add_command, add_progress_option, read_count, read_limit, read_rate
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.folders import count_of, format_size, shown
 from hf_haul.cli.messages import say, warn
@@ -47,6 +47,8 @@ def add_plan(commands: Any) -> None:
     parser.add_argument("--max-bandwidth", type=read_limit, metavar="RATE", help="as for the download")
     parser.add_argument("--max-connections", type=read_count, metavar="N", help="as for the download")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only the result")
+    add_progress_option(parser)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -71,6 +73,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         rate=arguments.at,
         max_bandwidth=arguments.max_bandwidth,
         max_connections=arguments.max_connections,
+        on_event=arguments.on_event,
     )
     require_named(names, {file.path for file in found.files}, found.repo_id)
     if arguments.json:

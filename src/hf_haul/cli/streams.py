@@ -6,9 +6,11 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
-__all__ = ["flush_results", "print_result", "set_up_streams"]
+__all__ = ["flush_results", "print_result", "printed_within", "set_up_streams"]
 
 
 _LAST_STANDARD_STREAM: Final = 2  # stdin, stdout, stderr
@@ -30,6 +32,23 @@ def set_up_streams() -> None:
         sys.stdout.reconfigure(errors="surrogateescape")
 
 
+_around: Callable[[], AbstractContextManager[None]] | None = None
+
+
+@contextmanager
+def printed_within(around: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Print the results of a block within another one, such as one that takes a view off the terminal.
+
+    It counts only where stdout is a terminal: a pipe is nobody's view.
+    """
+    global _around
+    before, _around = _around, around
+    try:
+        yield
+    finally:
+        _around = before
+
+
 def print_result(text: str, *, flush: bool = False) -> None:
     """Write a line to stdout.
 
@@ -41,7 +60,11 @@ def print_result(text: str, *, flush: bool = False) -> None:
         OSError: It cannot be written, and not because nobody reads it.
     """
     try:
-        print(text, flush=flush)
+        if _around is not None and sys.stdout is not None and sys.stdout.isatty():
+            with _around():
+                print(text, flush=True)
+        else:
+            print(text, flush=flush)
     except BrokenPipeError:
         _silence()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import add_command, read_count, read_limit
+from hf_haul.cli.arguments import add_command, add_progress_option, read_count, read_limit
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.folders import count_of, format_size, shown
 from hf_haul.cli.messages import say, warn
@@ -64,6 +64,7 @@ def add_verify(commands: Any) -> None:
     parser.add_argument("--max-connections", type=read_count, metavar="N", help="of a repair")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    add_progress_option(parser)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -75,8 +76,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     names = [*repo.filenames, *arguments.filenames]
     allow, ignore = patterns_of(arguments, names)
     every, silent = bool(arguments.verbose), bool(arguments.json)
-    display = VerifyDisplay(every=every, silent=silent, progress=not arguments.quiet)
-    with display, _misuse_told(), said_when_interrupted(display.so_far):
+    display = VerifyDisplay(every=every, silent=silent)
+    with _misuse_told(), said_when_interrupted(display.so_far):
         report = verify(
             repo.repo_id,
             repo_type=repo.repo_type,
@@ -95,6 +96,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             max_connections=arguments.max_connections,
             on_file=display.on_file,
             on_progress=display.on_progress,
+            on_event=arguments.on_event,
         )
     require_named(names, {file.path for file in report.files}, report.repo_id or report.path)
     print_result(json.dumps(report.as_dict()) if arguments.json else _summary(report))

@@ -85,7 +85,7 @@ class EventStream:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._feeds = tuple(feeds)
-        self._labels = (
+        self._labels: dict[str, Any] = (
             {"repo_id": repo_id} if queue_id is None else {"repo_id": repo_id, "queue_id": queue_id}
         )
         self._clock = clock
@@ -108,6 +108,16 @@ class EventStream:
 
     # ---- the beginning
 
+    def enter(self, phase: str) -> None:
+        """Begin a phase of a call that does more than fetch: what is told from now on is of it.
+
+        Args:
+            phase: ``check``, ``repair`` or ``measure``.
+        """
+        with self._lock:
+            self._labels = {**self._labels, "phase": phase}
+            self._total, self._done, self._next_at = None, 0, self._clock()
+
     def plan(
         self,
         *,
@@ -121,6 +131,7 @@ class EventStream:
         revision: str | None = None,
         commit: str | None = None,
         path: str | Path | None = None,
+        dry_run: bool = False,
     ) -> None:
         """Tell what is to be done.
 
@@ -136,6 +147,7 @@ class EventStream:
             revision: What was asked for.
             commit: What that stands for.
             path: Where they go.
+            dry_run: Whether it is only told what would be done.
         """
         self._files, self._total = files, nbytes
         self._base_files = files_reused if files_here is None else files_here
@@ -151,6 +163,7 @@ class EventStream:
             revision=None if revision is None else str(revision),  # it may be a text of a class of its own
             commit=commit,
             path=None if path is None else str(path),
+            **({"dry_run": True} if dry_run else {}),
         )
 
     # ---- one file
@@ -200,14 +213,35 @@ class EventStream:
         self._report(
             rate=rate,
             files_done=self._base_files + status.files_done,
-            active=[
-                {"path": path, "done": done, "total": total} for path, done, total in files[:_MOST_ACTIVE]
-            ],
-            active_files=len(files),
+            active=files,
             connections=status.connections,
         )
 
-    def _report(self, *, rate: float, **more: Any) -> None:
+    def amount(
+        self,
+        done: int,
+        *,
+        rate: float,
+        files_done: int,
+        active: Sequence[ActiveFile] = (),
+        connections: int = 0,
+    ) -> None:
+        """Tell how far it is where no queue says so.
+
+        Args:
+            done: Bytes.
+            rate: Bytes per second.
+            files_done: Files.
+            active: Those in progress.
+            connections: Connections in use.
+        """
+        with self._lock:
+            self._done = max(self._done, done if self._total is None else min(done, self._total))
+        self._report(rate=rate, files_done=files_done, active=active, connections=connections)
+
+    def _report(
+        self, *, rate: float, files_done: int, active: Sequence[ActiveFile] = (), connections: int = 0
+    ) -> None:
         total, done = self._total, self._done
         if total is not None and done >= total:
             eta: float | None = 0.0
@@ -219,9 +253,14 @@ class EventStream:
             total=total,
             rate=rate,
             eta=eta,
+            files_done=files_done,
             files_total=self._files,
+            active=[
+                {"path": path, "done": done, "total": total} for path, done, total in active[:_MOST_ACTIVE]
+            ],
+            active_files=len(active),
+            connections=connections,
             waits=self.waits.current(),
-            **more,
         )
 
     @harmless
@@ -234,13 +273,22 @@ class EventStream:
         """Note what the queue came to; :meth:`done` and :meth:`error` tell it."""
         self._status = status
 
-    def done(self, path: str | Path | None = None) -> None:
-        """Tell that everything is in place."""
+    def done(self, path: str | Path | None = None, *, complete: bool = True, **sums: int) -> None:
+        """Tell that everything is in place, or that all is done that there was to do.
+
+        Args:
+            path: Where it is.
+            complete: Whether all bytes are there.
+            sums: What it came to, where no queue says so.
+        """
         if self._total is None:
             self._total = self._base_bytes + (self._status.bytes_total if self._status else 0)
-        self._done = self._total
-        self._report(rate=0.0, files_done=self._files, active=[], active_files=0, connections=0)
-        self._tell("done", last=True, path=None if path is None else str(path), **self._sums())
+        if complete:
+            self._done = self._total
+        self._report(rate=0.0, files_done=self._files - sums.get("files_failed", 0))
+        came_to = {**self._sums(), **sums}
+        came_to["rate"] = came_to["fetched"] / came_to["seconds"] if came_to["seconds"] > 0 else 0.0
+        self._tell("done", last=True, path=None if path is None else str(path), **came_to)
 
     def error(self, error: BaseException, file: str | None = None) -> None:
         """Tell that it failed.

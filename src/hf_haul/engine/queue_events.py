@@ -18,15 +18,17 @@ class QueueEvents:
     Args:
         stream: Where to tell.
         whole: Whether the stream ends with the queue, and not with the call that the queue is a part of.
+        summed: Whether the call has several queues, and tells the numbers of all of them itself.
 
     Attributes:
         waits: What is waited for.
     """
 
-    def __init__(self, stream: EventStream, *, whole: bool) -> None:
+    def __init__(self, stream: EventStream, *, whole: bool, summed: bool = False) -> None:
         self._stream = stream
         self.waits = stream.waits
         self._whole = whole
+        self._summed = summed
         self._started: set[str] = set()  # each file is opened by one thread at a time
 
     @harmless
@@ -52,7 +54,7 @@ class QueueEvents:
 
     def is_due(self) -> bool:
         """Return whether it is time to call :meth:`progress`: once a second."""
-        return self._stream.is_due()
+        return not self._summed and self._stream.is_due()
 
     @harmless
     def progress(
@@ -71,7 +73,8 @@ class QueueEvents:
     @harmless
     def end(self, status: QueueStatus, errors: Sequence[tuple[DownloadTask, BaseException]]) -> None:
         """Tell what the queue came to."""
-        self._stream.note_end(status)
+        if not self._summed:
+            self._stream.note_end(status)
         if not self._whole:
             return
         if errors:

@@ -70,6 +70,7 @@ class CallEvents:
         revision: str | None = None,
         commit: str | None = None,
         path: str | None = None,
+        dry_run: bool = False,
     ) -> None:
         """Tell what is to be done.
 
@@ -80,6 +81,7 @@ class CallEvents:
             revision: What was asked for.
             commit: What that stands for.
             path: Where the caller finds it.
+            dry_run: Whether it is only told what would be done.
         """
         if self.stream is None:
             return
@@ -96,6 +98,7 @@ class CallEvents:
             revision=revision,
             commit=commit,
             path=path,
+            dry_run=dry_run,
         )
 
     @harmless
@@ -109,6 +112,7 @@ class CallEvents:
             revision=revision,
             commit=infos[0].commit_hash if infos else None,
             path=path,
+            dry_run=True,
         )
 
     @harmless

@@ -18,6 +18,7 @@ from huggingface_hub import constants
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import MiB, Settings
+from hf_haul.engine.event_stream import EventStream
 from hf_haul.errors import HaltedError, RangeRefusedError, ServerBusyError, TransferError
 from hf_haul.hub.asking import uncached_timeout
 from hf_haul.hub.link_report import (
@@ -98,6 +99,7 @@ def measure_link(
     max_seconds: float = 30.0,
     max_bandwidth: float | str | None = None,
     on_sample: Callable[[LinkSample], None] = lambda _: None,
+    events: EventStream | None = None,
 ) -> LinkReport:
     """Read a file over more and more connections, as long as more bring more.
 
@@ -111,6 +113,7 @@ def measure_link(
         max_seconds: Seconds at the most.
         max_bandwidth: Limit in bytes per second, or a text such as ``50MB/s``.
         on_sample: Told of each number of connections, on the caller's thread.
+        events: Told how much has come.
 
     Raises:
         TransferError: Not even the first byte can be had.
@@ -123,7 +126,11 @@ def measure_link(
         max_bandwidth_bps=max_bandwidth,
         connection_pool_size=most_connections + 1,
     ) as manager:
-        test = _LinkTest(manager, manager.open_source(remote), most_connections, max_bytes, max_seconds)
+        source = manager.open_source(remote)
+        test = _LinkTest(manager, source, most_connections, max_bytes, max_seconds, events)
+        if events is not None:
+            events.enter("measure")
+            events.plan(files=1, nbytes=None)
         try:
             first = test.first_byte()
             first_byte = test.usual_first_byte()
@@ -163,6 +170,7 @@ class _LinkTest:
     most: int
     max_bytes: int
     max_seconds: float
+    events: EventStream | None = None
     size: int | None = None
     limit: Limit | None = None
     stopped: str | None = None
@@ -175,7 +183,8 @@ class _LinkTest:
     _next: int = 0
 
     def __post_init__(self) -> None:
-        self._deadline = time.monotonic() + self.max_seconds
+        self._told = time.monotonic(), 0  # when it was told how much had come, and how much
+        self._deadline = self._told[0] + self.max_seconds
         self._steps = self.most.bit_length() + (self.most & (self.most - 1) > 0)
 
     @property
@@ -282,11 +291,20 @@ class _LinkTest:
             received = self.received
             if received >= self.max_bytes or (received >= stop_at and now >= began + least):
                 break
+            self._tell(now)
             self._wake.wait(min(until - now, _TICK))
         if self.stopped is None and time.monotonic() >= self._deadline:
             self.stopped = _NO_TIME
         elif self.stopped is None and self.received >= self.max_bytes:
             self.stopped = _NO_BYTES
+
+    def _tell(self, now: float) -> None:
+        """Tell how much has come, once a second."""
+        if self.events is None or not self.events.is_due():
+            return
+        (at, before), self._told = self._told, (now, self.received)
+        rate = (self._told[1] - before) / (now - at) if now > at else 0.0
+        self.events.amount(self._told[1], rate=rate, files_done=0, connections=len(self._threads))
 
     # ---- the threads
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -17,6 +17,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import parse_rate
+from hf_haul.engine.events import EventCallback
 from hf_haul.engine.plan import PlannedFile, count_parts, part_size
 from hf_haul.hub.asking import is_busy, is_offline, uncached_timeout
 from hf_haul.hub.call_options import (
@@ -69,6 +70,7 @@ def plan(
     rate: float | str | None = None,
     max_bandwidth: float | str | None = None,
     max_connections: int | None = None,
+    on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
 ) -> DownloadPlan:
     """Return what :func:`hf_haul.snapshot_download` would do with the same arguments; nothing is written.
@@ -94,6 +96,7 @@ def plan(
             bandwidth limit, where there is one.
         max_bandwidth: As for the download.
         max_connections: As for the download.
+        on_event: Called with every event, a plain dict: what is waited for, and then the plan.
         manager: The manager that would download; a process-wide one by default.
 
     Returns:
@@ -104,7 +107,9 @@ def plan(
         huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and no listing is kept.
         UnsafePathError: A file's name would lead out of its folder.
     """
-    options = CallOptions(max_bandwidth=max_bandwidth, max_connections=max_connections, manager=manager)
+    options = CallOptions(
+        max_bandwidth=max_bandwidth, max_connections=max_connections, manager=manager, on_event=on_event
+    )
     files = SnapshotFiles(
         repository=Repository(
             repo_id=repo_id,
@@ -125,8 +130,18 @@ def plan(
         max_listing=options.max_listing,
     )
     wanted_rate = parse_rate(rate, "rate")
-    with options.engine() as engine:
-        return _Planning(files, engine, wanted_rate or engine.max_bandwidth_bps).run()
+    with options.engine() as engine, options.events(repo_id) as events:
+        files = replace(files, repository=events.attended(files.repository))
+        found = _Planning(files, engine, wanted_rate or engine.max_bandwidth_bps).run()
+        events.plan(
+            ((each.size, each.state == "present", True) for each in found.files),
+            folder=found.path,
+            revision=found.revision,
+            commit=found.commit,
+            path=found.path,
+            dry_run=True,
+        )
+        return found
 
 
 @dataclass

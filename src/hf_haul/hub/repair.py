@@ -12,6 +12,7 @@ from typing import Final
 from huggingface_hub import constants
 
 from hf_haul.cancellation import CancelToken
+from hf_haul.engine.event_stream import EventStream
 from hf_haul.engine.handle import DownloadHandle
 from hf_haul.errors import DownloadCancelledError
 from hf_haul.failures import describe
@@ -78,6 +79,7 @@ class Repairs:
         options: The manager, and limits.
         on_file: Told of each file that was repaired, or could not be, on the caller's thread.
         on_progress: Told several times a second how far it is, on the caller's thread.
+        events: Where it is told what files come and what is waited for.
 
     Attributes:
         bytes_fetched: Bytes that came over the network.
@@ -89,6 +91,7 @@ class Repairs:
         options: CallOptions,
         on_file: Callable[[CheckedFile], None],
         on_progress: Callable[[VerifyProgress], None],
+        events: EventStream | None = None,
     ) -> None:
         assert target.repository is not None
         self.bytes_fetched = 0
@@ -97,6 +100,7 @@ class Repairs:
         self._options = options
         self._on_file = on_file
         self._on_progress = on_progress
+        self._events = events
         self._right: dict[str, set[tuple[int, int, int, int]]] = {}
         self._cancel_token = CancelToken()
 
@@ -114,6 +118,7 @@ class Repairs:
                 if isinstance(outcome, _Job):
                     jobs.append(outcome)
                 else:
+                    self._tell_failed(finding, outcome)
                     results[id(finding)] = self._failed(finding, outcome)
             for job, error in self._fetch_all(jobs, manager):
                 results[id(job.finding)] = (
@@ -235,30 +240,55 @@ class Repairs:
         found: list[tuple[_Job, BaseException | None]] = []
         try:
             for group in _groups(jobs):
-                requests = [job.request for job in group]
-                try:
-                    handle = manager.submit(
-                        requests, model_id=self._repository.repo_id, priority=self._options.priority
-                    )
-                except (OSError, ValueError) as error:  # no room for them
-                    found += [(job, error) for job in group]
-                else:
+                handle = self._submit(group, manager)
+                if isinstance(handle, DownloadHandle):
                     running.append((group, handle))
-            for _, handle in running:
-                while not handle.wait(TICK):
-                    self._tell(running)
+                else:
+                    found += [(job, handle) for job in group]
+            self._wait_for(running)
         except BaseException:
             for _, handle in running:
                 handle.cancel()
             for _, handle in running:
                 handle.wait(_CANCEL_GRACE)
             raise
-        self._tell(running)
         for group, handle in running:
             errors, fetched = dict(handle.errors()), handle.progress().bytes_transferred
             self.bytes_fetched += fetched
             found += [(_with_what_was_kept(job, fetched), self._why(job, errors)) for job in group]
         return found
+
+    def _submit(
+        self, group: Sequence[_Job], manager: ParallelDownloadManager
+    ) -> DownloadHandle | OSError | ValueError:
+        """Begin the download of some files; return why it cannot begin, if it cannot."""
+        try:
+            return manager.submit(
+                [job.request for job in group],
+                model_id=self._repository.repo_id,
+                priority=self._options.priority,
+                events=self._events,
+                summed=True,
+            )
+        except (OSError, ValueError) as error:  # no room for them
+            for job in group:
+                self._tell_failed(job.finding, _in_words(error))
+            return error
+
+    def _wait_for(self, running: Sequence[tuple[list[_Job], DownloadHandle]]) -> None:
+        """Wait for downloads, and tell how far they are."""
+        if not running:
+            return
+        self._tell(running)
+        for _, handle in running:
+            while not handle.wait(TICK):
+                self._tell(running)
+        self._tell(running)
+
+    def _tell_failed(self, finding: Finding, why: str) -> None:
+        """Tell of a file that never came to the engine, which tells of the others."""
+        if self._events is not None:
+            self._events.file("failed", finding.subject.path, finding.subject.size, why)
 
     def _why(self, job: _Job, errors: dict[str, BaseException]) -> BaseException | None:
         path = job.finding.subject.path

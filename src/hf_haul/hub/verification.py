@@ -16,6 +16,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hf_haul.config import require_number
+from hf_haul.engine.events import EventCallback
 from hf_haul.hub.asking import LISTING_ERRORS, is_offline
 from hf_haul.hub.call_options import CallOptions
 from hf_haul.hub.presets import Preset, select
@@ -23,6 +24,7 @@ from hf_haul.hub.repair import Repairs
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.upstream_cache import read_tree, tree_folder
 from hf_haul.hub.verify_checks import Checks
+from hf_haul.hub.verify_events import VerifyEvents
 from hf_haul.hub.verify_report import CheckedFile, VerifyProgress, VerifyReport
 from hf_haul.hub.verify_subjects import Listing, Subject, noted_commit, subjects_of
 from hf_haul.hub.verify_targets import Target, find_target
@@ -52,6 +54,7 @@ def verify(
     max_workers: int | None = None,
     on_file: Callable[[CheckedFile], None] | None = None,
     on_progress: Callable[[VerifyProgress], None] | None = None,
+    on_event: EventCallback | None = None,
     max_bandwidth: float | str | None = None,
     max_connections: int | None = None,
     manager: ParallelDownloadManager | None = None,
@@ -92,6 +95,7 @@ def verify(
         max_workers: Files hashed at once; as many as there are processors to use by default.
         on_file: Told of each file as soon as it is known, on the caller's thread.
         on_progress: Told several times a second how many bytes are hashed, on the caller's thread.
+        on_event: Called with every event, a plain dict; ``examples/events.md`` has its fields.
         max_bandwidth: Limit of a repair in bytes per second, or a text such as ``50MB/s``.
         max_connections: Most connections of a repair at once.
         manager: The manager that repairs; a process-wide one by default.
@@ -107,7 +111,9 @@ def verify(
     require_number("max_workers", max_workers, whole=True, optional=True)
     if max_workers is not None and max_workers < 1:
         raise ValueError(f"max_workers must be greater than 0, not {max_workers!r}")
-    options = CallOptions(max_bandwidth=max_bandwidth, max_connections=max_connections, manager=manager)
+    options = CallOptions(
+        max_bandwidth=max_bandwidth, max_connections=max_connections, manager=manager, on_event=on_event
+    )
     found = find_target(
         target,
         repo_type=repo_type,
@@ -122,33 +128,42 @@ def verify(
         raise ValueError(
             f"Nothing in {found.path} tells which repository its files are from; name it, and the folder as local_dir"
         )
-    known = _Knowledge(found, ask_hub=ask_hub)
-    subjects = known.subjects(
-        allow_patterns, ignore_patterns, (presets,) if isinstance(presets, str) else presets or ()
-    )
-    checks = Checks(partial=partial, threads=max_workers)
-    checks.on_file = on_file or checks.on_file
-    checks.on_progress = on_progress or checks.on_progress
-    findings = checks.run(subjects)
-    fetched = 0
-    if repair:
-        repairs = Repairs(known.target, options, checks.on_file, checks.on_progress)
-        findings = repairs.run(findings)
-        fetched = repairs.bytes_fetched
-    return VerifyReport(
-        path=found.path,
-        repo_id=None if found.repository is None else found.repository.repo_id,
-        repo_type=None if found.repository is None else found.repository.repo_type,
-        revision=revision,
-        commits=known.target.commits,
-        files=tuple(each.checked for each in findings),
-        asked_hub=known.asked_hub,
-        hub_error=known.hub_error,
-        bytes_read=checks.bytes_read,
-        read_seconds=checks.read_seconds,
-        bytes_fetched=fetched,
-        seconds=time.monotonic() - began,
-    )
+    repo_id = None if found.repository is None else found.repository.repo_id
+    with options.events(repo_id or found.path) as events:
+        if found.repository is not None:
+            found = replace(found, repository=events.attended(found.repository))
+        told = VerifyEvents(events.stream, on_file or _ignore, on_progress or _ignore)
+        known = _Knowledge(found, ask_hub=ask_hub)
+        subjects = known.subjects(
+            allow_patterns, ignore_patterns, (presets,) if isinstance(presets, str) else presets or ()
+        )
+        checks = Checks(partial=partial, threads=max_workers, on_file=told.file, on_progress=told.progress)
+        findings = checks.run(subjects)
+        fetched = 0
+        if repair:
+            repairs = Repairs(known.target, options, told.file, told.progress, events.stream)
+            findings = repairs.run(findings)
+            fetched = repairs.bytes_fetched
+        report = VerifyReport(
+            path=found.path,
+            repo_id=repo_id,
+            repo_type=None if found.repository is None else found.repository.repo_type,
+            revision=revision,
+            commits=known.target.commits,
+            files=tuple(each.checked for each in findings),
+            asked_hub=known.asked_hub,
+            hub_error=known.hub_error,
+            bytes_read=checks.bytes_read,
+            read_seconds=checks.read_seconds,
+            bytes_fetched=fetched,
+            seconds=time.monotonic() - began,
+        )
+        told.done(report)
+        return report
+
+
+def _ignore(_: object) -> None:
+    """Do nothing."""
 
 
 class _Knowledge:

@@ -162,6 +162,7 @@ class Checks:
                 )
             )
 
+        tell()
         with closing(
             results_in_threads("hf-haul-verify", threads, hash_next, range(len(jobs)), self._cancel_token.set)
         ) as results:

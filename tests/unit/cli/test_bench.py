@@ -71,7 +71,8 @@ def test_the_file_of_a_repository_is_found(asked: dict[str, Any], line: str, fil
 def test_bounds_are_handed_on(asked: dict[str, Any]) -> None:
     cli.main(["bench", "org/m"])
     assert asked["options"] == {
-        "most_connections": 32, "max_bytes": 2_000_000_000, "max_seconds": 30.0, "max_bandwidth": None
+        "most_connections": 32, "max_bytes": 2_000_000_000, "max_seconds": 30.0, "max_bandwidth": None,
+        "events": None,
     }  # fmt: skip
     cli.main(
         [
@@ -88,7 +89,8 @@ def test_bounds_are_handed_on(asked: dict[str, Any]) -> None:
         ]
     )
     assert asked["options"] == {
-        "most_connections": 6, "max_bytes": 100_000_000, "max_seconds": 5.0, "max_bandwidth": 9_000_000
+        "most_connections": 6, "max_bytes": 100_000_000, "max_seconds": 5.0, "max_bandwidth": 9_000_000,
+        "events": None,
     }  # fmt: skip
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import pytest
 
 from hf_haul.cli import command as cli
-from hf_haul.cli import verify_display
 from hf_haul.cli.verify_display import VerifyDisplay, line_of
-from hf_haul.hub import bars, verification
+from hf_haul.hub import verification
 from hf_haul.hub.verify_report import CheckedFile, VerifyProgress, VerifyReport
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -74,8 +72,8 @@ def test_the_library_is_asked_what_the_line_says(
     asked: dict[str, Any], line: str, target: str, options: dict[str, Any]
 ) -> None:
     assert cli.main(["verify", *line.split()]) == 0
-    for name in ("on_file", "on_progress"):
-        asked["options"].pop(name)
+    for name in ("on_file", "on_progress", "on_event"):
+        asked["options"].pop(name, None)
     assert (asked["target"], asked["options"]) == (target, options)
 
 
@@ -168,73 +166,11 @@ def test_a_file_is_one_line(file: CheckedFile, line: str) -> None:
     assert line_of(file) == line
 
 
-def test_without_a_terminal_a_line_comes_every_quarter_of_a_minute(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(verify_display.time, "monotonic", lambda: now[0])
-    with VerifyDisplay(every=False, silent=False, progress=True) as display:
-        for now[0] in (1.0, 14.9, 15.0, 20.0, 29.9, 30.0):
-            display.on_progress(VerifyProgress("check", 1, 4, 25_000_000, 100_000_000, 5e6))
-    assert (
-        capsys.readouterr().err.splitlines()
-        == ["hf-haul: verifying: 25% (25.0 MB of 100.0 MB, 1 of 4 files), 5.0 MB/s, 15 s left"] * 2
-    )
-
-
-class _Bar:
-    """Notes what is done to it, beside what is printed."""
-
-    def __init__(self, told: list[str], **options: Any) -> None:
-        self.told, self.n, self.total = told, 0, options["total"]
-        told.append(options["desc"])
-
-    def update(self, step: int) -> None:
-        self.n += step
-        self.told.append(f"{self.n} of {self.total}")
-
-    def clear(self) -> None:
-        self.told.append("cleared")
-
-    def refresh(self) -> None:
-        self.told.append("shown again")
-
-    def close(self) -> None:
-        self.told.append("closed")
-
-
-def test_in_a_terminal_there_is_a_bar_for_each_phase_and_no_line_within_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(bars, "make_bar", lambda _cls, _name, **options: _Bar(told, **options))
-    monkeypatch.setattr(verify_display, "print_result", told.append)
-    with VerifyDisplay(every=False, silent=False, progress=True) as display:
-        display.on_progress(VerifyProgress("check", 0, 2, 0, 100, 0.0))
-        display.on_file(WRONG)
-        display.on_file(OK)
-        display.on_progress(VerifyProgress("check", 2, 2, 100, 100, 5e6))
-        display.on_progress(VerifyProgress("repair", 0, 1, 1, 4, 0.0))
-    assert told == [
-        *("Verifying", "0 of 100", "cleared", line_of(WRONG), "shown again", "100 of 100", "closed"),
-        *("Repairing", "1 of 4", "closed"),
-    ]
-
-
 def test_an_interrupt_says_how_far_it_was_or_that_a_repair_goes_on() -> None:
-    display = VerifyDisplay(every=False, silent=True, progress=False)
+    display = VerifyDisplay(every=False, silent=True)
     assert display.so_far() == "0 files were checked, none of them wrong or missing"
     display.on_file(OK)
     display.on_file(WRONG)
     assert display.so_far() == "2 files were checked, 1 of them wrong or missing"
     display.on_progress(VerifyProgress("repair", 0, 1, 0, 4, 0.0))
     assert display.so_far() == "what was fetched is kept, and the same command goes on from there"
-
-
-def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with VerifyDisplay(every=False, silent=True, progress=False) as display:
-        display.on_progress(VerifyProgress("check", 0, 2, 0, 100_000_000, 0.0))
-        display.on_file(WRONG)
-    assert capsys.readouterr() == ("", "")

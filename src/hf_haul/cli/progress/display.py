@@ -9,7 +9,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
 from hf_haul.cli.progress.overview import Overview
@@ -112,6 +113,9 @@ class View(ABC):
     def close(self) -> None:
         """Show what it came to."""
 
+    def hide(self) -> None:  # noqa: B027  most views have nothing to take away
+        """Take away what the next look would draw over."""
+
 
 class JsonView(View):
     """One JSON object for each event and each message."""
@@ -213,8 +217,13 @@ class TerminalView(View):
 
     def close(self) -> None:
         """Leave one line in the place of the view, if there was anything to tell of."""
-        closing = f"hf-haul: {closing_line(self._overview, self.clock())}\n" if self._seen else ""
-        self.output.write(self._erasing() + closing)
+        closing = closing_line(self._overview, self.clock()) if self._seen else ""
+        self.output.write(self._erasing() + (f"hf-haul: {closing}\n" if closing else ""))
+        self._drawn = []
+
+    def hide(self) -> None:
+        """Clear the view; it is drawn anew below what is written meanwhile."""
+        self.output.write(self._erasing())
         self._drawn = []
 
     def _erasing(self) -> str:
@@ -229,7 +238,8 @@ class TerminalView(View):
 class Display:
     """Shows events and messages from a thread of its own, in order.
 
-    Locking: ``_changed`` guards the attributes below it; nothing is written while it is held.
+    Locking: ``_changed`` guards the attributes below it; nothing is written while it is held. ``_writing`` is
+    held by whoever writes: the display's own thread, or one that writes results to the same terminal.
 
     Args:
         view: Shows them.
@@ -240,6 +250,7 @@ class Display:
         self._changed = threading.Condition()
         self._waiting: deque[Mapping[str, Any]] = deque(maxlen=_MOST_WAITING)
         self._closing = False
+        self._writing = threading.Lock()
         self._thread = start_daemon(self._run, "hf-haul-display")
 
     def on_event(self, event: Mapping[str, Any]) -> None:
@@ -258,6 +269,13 @@ class Display:
             error: What it is about.
         """
         self._put(Message(level=level, text=text, logger=logger, error=error))
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Keep the view away while the block writes to the same terminal."""
+        with self._writing:
+            self._view.hide()
+            yield
 
     def close(self, grace: float = _GRACE) -> None:
         """Show what is left and what it came to.
@@ -286,16 +304,20 @@ class Display:
                     self._changed.wait(max(0.0, due - time.monotonic()))
                 items, closing = list(self._waiting), self._closing
                 self._waiting.clear()
-            for item in items:
-                if isinstance(item, Message):
-                    self._view.message(item)
-                else:
-                    self._view.event(item)
-            if closing:
-                self._view.close()
-                return
-            if items and any(item.get("ev") in {"plan", "progress", "wait"} for item in items):
-                due = 0.0
-            if time.monotonic() >= due:
-                self._view.tick()
-                due = time.monotonic() + _TICK
+            with self._writing:
+                self._show(items)
+                if closing:
+                    self._view.close()
+                    return
+                if items and any(item.get("ev") in {"plan", "progress", "wait"} for item in items):
+                    due = 0.0
+                if time.monotonic() >= due:
+                    self._view.tick()
+                    due = time.monotonic() + _TICK
+
+    def _show(self, items: Sequence[Mapping[str, Any]]) -> None:
+        for item in items:
+            if isinstance(item, Message):
+                self._view.message(item)
+            else:
+                self._view.event(item)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Literal, TextIO, get_args
 
-from hf_haul.cli import messages
+from hf_haul.cli import messages, streams
 from hf_haul.cli.progress.display import Display, JsonView, Output, PlainView, TerminalView, View
 
 __all__ = ["MODES", "Mode", "Showing", "chosen_mode", "showing"]
@@ -108,7 +108,7 @@ def showing(
     handler.setLevel(logging.WARNING if not others else logging.NOTSET)
     root.addHandler(handler)
     try:
-        with messages.shown_by(_shower(display, mode)):
+        with messages.shown_by(_shower(display, mode)), streams.printed_within(display.hidden):
             yield Showing(mode, display)
     finally:
         root.removeHandler(handler)

@@ -45,6 +45,7 @@ class Sums:
     files_fetched: int = 0
     files_reused: int = 0
     files_failed: int = 0
+    read: int = 0
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
@@ -72,6 +73,8 @@ class _Call:
     announced: Waiting | None = None  # by itself, before there is any progress to tell of
     planned: bool = False
     ended: Sums | None = None
+    phase: str | None = None
+    dry_run: bool = False
 
 
 class Overview:
@@ -90,6 +93,8 @@ class Overview:
     def note(self, event: Mapping[str, Any]) -> None:
         """Take in one event; unknown ones are passed over."""
         call = self._calls.setdefault(str(event.get("repo_id") or ""), _Call())
+        if event.get("phase") != call.phase and event["ev"] != "wait":
+            call = self._calls[str(event.get("repo_id") or "")] = _Call(phase=event.get("phase"))
         act = {
             "plan": self._note_plan,
             "progress": self._note_progress,
@@ -105,6 +110,7 @@ class Overview:
         if call.ended is not None or not call.planned:
             call.total = event["bytes"]
         call.planned, call.ended, call.announced = True, None, None
+        call.dry_run = bool(event.get("dry_run"))
         call.files_total, call.files_done = event["files"], event["files_reused"]
         call.done = max(call.done, event["reused"])
 
@@ -145,6 +151,16 @@ class Overview:
     def planned(self) -> bool:
         """Whether it is known of every call what there is to do."""
         return bool(self._calls) and all(call.planned for call in self._calls.values())
+
+    @property
+    def phase(self) -> str | None:
+        """What is done with the files, if they are not just fetched: ``check``, ``repair``, ``measure``."""
+        return next((call.phase for call in self._calls.values() if call.phase is not None), None)
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether nothing is done but to say what would be done."""
+        return self.planned and all(call.dry_run for call in self._calls.values())
 
     @property
     def done(self) -> int:

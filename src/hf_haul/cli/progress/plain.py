@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hf_haul.cli.progress.overview import Overview
-from hf_haul.cli.progress.screen import closing_line
+from hf_haul.cli.progress.screen import CHECKING, DOING, closing_line
 from hf_haul.cli.progress.texts import duration, percent, printable, rate, size
 
 __all__ = ["PlainLines"]
@@ -40,6 +40,9 @@ class PlainLines:
         about = f" {printable(repo_id)}" if len(self._repos) > 1 else ""
         if event["ev"] == "plan":
             self._quarter = self._reached()
+            if event.get("phase") in CHECKING:
+                what = "check" if event["phase"] == "check" else "repair"
+                return [f"plan{about}: {what} {event['files']} files, {size(event['bytes'])}"]
             there = f", {event['files_reused']} of them there ({size(event['reused'])})"
             return [f"plan{about}: {event['files']} files, {size(event['bytes'])}{there}"]
         if event["ev"] == "wait":
@@ -69,15 +72,17 @@ class PlainLines:
         Args:
             now: Unix seconds.
         """
-        return [closing_line(self._overview, now)]
+        line = closing_line(self._overview, now)
+        return [line] if line else []
 
     def _line(self, now: float) -> str:
         self._said_at = now
         overview = self._overview
         clock = duration(max(0.0, now - overview.started_at))
         if not overview.planned:
-            return f"progress: {clock} so far, asking what there is"
+            return f"progress: {clock} so far, finding out what there is to do"
         shown = [
+            DOING.get(overview.phase or "", ""),
             percent(overview.done, overview.total),
             f"{size(overview.done)} of {size(overview.total)}",
             f"{overview.files_done} of {overview.files_total} files",

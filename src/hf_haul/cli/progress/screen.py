@@ -6,13 +6,18 @@ much is there. What is waited for follows, and the files in progress.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from hf_haul.cli.progress.overview import ActiveFile, Overview, Waiting
+from hf_haul.cli.progress.overview import ActiveFile, Overview, Sums, Waiting
 from hf_haul.cli.progress.texts import cut, duration, percent, printable, rate, shorten_path, size
 
-__all__ = ["closing_line", "render"]
+__all__ = ["CHECKING", "DOING", "closing_line", "render"]
 
+#: What is done in each phase; files are fetched in none.
+DOING: Final[Mapping[str, str]] = {"check": "checking", "repair": "repairing", "measure": "measuring"}
+#: The phases of a verification.
+CHECKING: Final = frozenset({"check", "repair"})
 _MOST_FILES: Final = 8
 _MOST_WAITS: Final = 3
 #: Lines of a terminal that are left to what was there before.
@@ -44,13 +49,17 @@ def render(overview: Overview, now: float, columns: int, rows: int) -> list[str]
 
 
 def closing_line(overview: Overview, now: float) -> str:
-    """Return what it came to, in one line.
+    """Return what it came to, in one line; empty where there was nothing to do but to say what would be done.
 
     Args:
         overview: What was.
         now: Unix seconds of the end.
     """
     sums, seconds = overview.sums, max(0.0, now - overview.started_at)
+    if overview.phase in CHECKING:
+        return _closing_of_checks(overview, sums, seconds)
+    if overview.dry_run or overview.phase == "measure":  # the result says it
+        return ""
     if not overview.planned:
         return f"stopped after {duration(seconds)}, before anything was fetched"
     complete = overview.over and not sums.files_failed and overview.files_done >= overview.files_total
@@ -75,6 +84,22 @@ def closing_line(overview: Overview, now: float) -> str:
     )
 
 
+def _closing_of_checks(overview: Overview, sums: Sums, seconds: float) -> str:
+    """Return what a verification came to."""
+    if not overview.over:
+        doing = "repaired" if overview.phase == "repair" else "checked"
+        return (
+            f"stopped after {duration(seconds)}, with {size(overview.done)} of {size(overview.total)} {doing}"
+        )
+    checked = sums.files_fetched + sums.files_reused + sums.files_failed
+    parts = [f"{_files(checked)} checked, {size(sums.read)} read in {duration(seconds)}"]
+    if sums.files_fetched:
+        parts.append(f"{_files(sums.files_fetched)} repaired, {size(sums.fetched)} fetched")
+    if sums.files_failed:
+        parts.append(f"{_files(sums.files_failed)} wrong or missing")
+    return f"done: {'; '.join(parts)}"
+
+
 def _files(count: int) -> str:
     return f"{count} file" if count == 1 else f"{count} files"
 
@@ -82,13 +107,14 @@ def _files(count: int) -> str:
 def _head(overview: Overview, now: float) -> str:
     clock = duration(max(0.0, now - overview.started_at))
     if not overview.planned:
-        return f"{clock}  asking what there is"
+        return f"{clock}  finding out what there is to do"
     left = "" if overview.eta is None else f"{duration(overview.eta)} left"
     share = percent(overview.done, overview.total)
     amount = f"{size(overview.done)} of {size(overview.total)}"
     files = f"{overview.files_done} of {_files(overview.files_total)}"
     connections = f"{overview.connections} connections" if overview.connections else ""
-    shown = [rate(overview.rate), left, share, amount, files, connections, f"{clock} so far"]
+    doing = DOING.get(overview.phase or "", "")
+    shown = [doing, rate(overview.rate), left, share, amount, files, connections, f"{clock} so far"]
     return "  ".join(text for text in shown if text)
 
 

@@ -12,6 +12,7 @@ from tests.support.event_samples import T, ended, event, plan, progress, waiting
 
 from hf_haul.cli.progress.display import JsonView, Message, Output, PlainView, TerminalView, View
 from hf_haul.cli.progress.overview import Overview
+from hf_haul.cli.progress.plain import PlainLines
 from hf_haul.cli.progress.screen import closing_line, render
 from hf_haul.errors import DiskFullError
 
@@ -75,9 +76,15 @@ def test_a_low_terminal_shows_fewer_files() -> None:
 def test_while_nothing_moves_the_clock_goes_on_and_says_what_is_waited_for() -> None:
     seen = overview(event("wait", 0.0, **waiting("The Hub limits requests; retry 1 of 5", 30.0)))
     first, second = (render(seen, T + at, 80, 24) for at in (1.0, 2.0))
-    assert first == ["0:01  asking what there is", "  waiting 0:29 - The Hub limits requests; retry 1 of 5"]
-    assert second == ["0:02  asking what there is", "  waiting 0:28 - The Hub limits requests; retry 1 of 5"]
-    assert render(seen, T + 31, 80, 24) == ["0:31  asking what there is"]
+    assert first == [
+        "0:01  finding out what there is to do",
+        "  waiting 0:29 - The Hub limits requests; retry 1 of 5",
+    ]
+    assert second == [
+        "0:02  finding out what there is to do",
+        "  waiting 0:28 - The Hub limits requests; retry 1 of 5",
+    ]
+    assert render(seen, T + 31, 80, 24) == ["0:31  finding out what there is to do"]
 
 
 def test_totals_never_grow_and_what_is_done_never_gets_less() -> None:
@@ -87,6 +94,15 @@ def test_totals_never_grow_and_what_is_done_never_gets_less() -> None:
         assert (seen.done, seen.total) == (500, 1000)
     seen.note(progress(5000, 900))
     assert (seen.done, seen.total) == (900, 900)
+
+
+def test_each_phase_has_its_own_numbers() -> None:
+    seen = overview(plan(9000, 9, phase="check"), progress(9000, 9000, rate=5.0, phase="check"))
+    assert render(seen, T, 200, 24)[0].startswith("checking  5 B/s  100 %  9.0 kB of 9.0 kB")
+    seen.note(plan(1000, 2, phase="repair"))
+    assert render(seen, T, 40, 24) == ["repairing  0 B/s  0 %  0 B of 1.0 kB  0"]
+    lines = PlainLines(seen)
+    assert lines.about(plan(1000, 2, phase="repair")) == ["plan: repair 2 files, 1.0 kB"]
 
 
 def test_several_repositories_are_added_up() -> None:
@@ -110,6 +126,21 @@ def test_several_repositories_are_added_up() -> None:
     ("events", "line"),
     [
         pytest.param([], "stopped after 0:04, before anything was fetched", id="nothing known"),
+        pytest.param([plan(dry_run=True)], "", id="only said what would be done"),
+        pytest.param(
+            [plan(phase="check"), progress(400, phase="check")],
+            "stopped after 0:04, with 400 B of 1.0 kB checked",
+            id="a check interrupted",
+        ),
+        pytest.param(
+            [
+                plan(9000, 9, phase="check"),
+                plan(1000, 2, phase="repair"),
+                ended(phase="repair", read=9000, files_fetched=1, files_reused=7, files_failed=1),
+            ],
+            "done: 9 files checked, 9.0 kB read in 0:04; 1 file repaired, 1.0 kB fetched; 1 file wrong or missing",
+            id="checked and repaired",
+        ),
         pytest.param([plan(), ended()], "done: 4 files fetched, 1.0 kB in 0:04, 250 B/s", id="fetched"),
         pytest.param(
             [
@@ -177,7 +208,7 @@ def test_a_log_says_when_a_wait_begins_and_what_failed() -> None:
     view.event(event("file", path="a\r.bin", state="failed", bytes=None, reason="no"))
     assert stream.getvalue().splitlines() == [
         "hf-haul: wait: The Hub limits requests\\n",
-        "hf-haul: progress: 0:15 so far, asking what there is",
+        "hf-haul: progress: 0:15 so far, finding out what there is to do",
         "hf-haul: plan: 4 files, 1.0 kB, 0 of them there (0 B)",
         "hf-haul: failed: a\\r.bin: no",
     ]
@@ -190,7 +221,7 @@ def test_what_never_told_anything_leaves_nothing(kind: type[View]) -> None:
     assert stream.getvalue() == ""
     view.tick()
     view.close()
-    assert stream.getvalue() in {"", "0:00  asking what there is\n\x1b[1A\r\x1b[J"}, "it is erased"
+    assert stream.getvalue() in {"", "0:00  finding out what there is to do\n\x1b[1A\r\x1b[J"}, "it is erased"
 
 
 def test_every_line_of_json_is_an_object_messages_too() -> None:
