@@ -1,9 +1,10 @@
 """``haul://``: the Hub as an fsspec filesystem whose reads and downloads are checked and parallel.
 
-``core`` is the filesystem, ``files`` are its open files, ``slices`` reads of many files at once, ``copies``
-copying files to disk; all of them handle a ``target``, a file at one commit. ``listings``, ``freshness`` and
-``pinned`` have all reads of one instance see a branch at one commit. ``registration`` gives it ``hf://``, on
-request. Paths, listings and writing are ``huggingface_hub.HfFileSystem``'s.
+``core`` is the filesystem, ``files`` are its open files, ``slices`` reads of many files at once,
+``prefetching`` what is fetched before it is read, ``copies`` copying files to disk; all of them handle a
+``target``, a file at one commit. ``listings``, ``freshness`` and ``pinned`` have all reads of one instance
+see a branch at one commit. ``registration`` gives it ``hf://``, on request. Paths, listings and writing are
+``huggingface_hub.HfFileSystem``'s.
 
 May import everything but ``cli`` and ``localhub``. Keeps invariant 8: files and filesystems work in a forked
 child, and survive pickling.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from hf_haul.filesystem.core import HaulFileSystem
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
+from hf_haul.filesystem.prefetching import Prefetch
 from hf_haul.filesystem.registration import register, unregister
 
-__all__ = ["HaulFile", "HaulFileSystem", "HaulStreamFile", "register", "unregister"]
+__all__ = ["HaulFile", "HaulFileSystem", "HaulStreamFile", "Prefetch", "register", "unregister"]

@@ -17,8 +17,9 @@ from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
 from hf_haul.filesystem.copies import CallbackReport, PairCollector, PartialCopyMarker, download, stream_into
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.listings import PinnedFileSystem
+from hf_haul.filesystem.prefetching import Prefetch, prefetch
 from hf_haul.filesystem.readers import checked_prefetch, reader_for
-from hf_haul.filesystem.slices import Slice, read_slices
+from hf_haul.filesystem.slices import Slice, as_slices, read_slices
 from hf_haul.filesystem.target import Target
 from hf_haul.hub.metadata import FileMetadata, ListedFile, metadata_from_listing
 from hf_haul.hub.repository import Repository
@@ -28,6 +29,7 @@ from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.reader import Reads
 from hf_haul.storage.nodes import is_node
 from hf_haul.storage.safe_paths import require_safe_path
+from hf_haul.task import DownloadPriority
 from hf_haul.urls import redact
 
 __all__ = ["HaulFileSystem"]
@@ -237,15 +239,16 @@ class HaulFileSystem(PinnedFileSystem):
         a, b, _ = slice(start, end).indices(source.size)
         with target.explained():
             if (a, b) != (0, source.size) or self._prefetch == "none":
-                return self.reads.read(source, a, max(a, b))
+                held = self.extents.read_held(source, a, b)
+                return self.reads.read(source, a, max(a, b)) if held is None else held
             with closing(reader_for(self, target, source, self._prefetch)) as reader:
                 return reader.read(0, b)
 
     def cat_ranges(
         self,
-        paths: list[str],
-        starts: int | list[int | None] | None,
-        ends: int | list[int | None] | None,
+        paths: Sequence[str],
+        starts: int | Sequence[int | None] | None,
+        ends: int | Sequence[int | None] | None,
         max_gap: int | None = None,
         on_error: str = "return",
         **kwargs: Any,
@@ -253,7 +256,7 @@ class HaulFileSystem(PinnedFileSystem):
         """Return many slices of many files, fetched together: neighbours in one request, the rest at once.
 
         Args:
-            paths: One file for each slice.
+            paths: One file for each slice; a list, as all of these, or another sequence, numpy's included.
             starts: One start for each slice, or one for all; as in a Python slice.
             ends: One end for each slice, or one for all.
             max_gap: Bytes between two slices of a file that are rather fetched than asked around; ``None``
@@ -264,13 +267,7 @@ class HaulFileSystem(PinnedFileSystem):
         Returns:
             The bytes of each slice, in the order asked for.
         """
-        if not isinstance(paths, list):
-            raise TypeError(f"paths must be a list, not {type(paths).__name__}")
-        all_starts = starts if isinstance(starts, list) else [starts] * len(paths)
-        all_ends = ends if isinstance(ends, list) else [ends] * len(paths)
-        if not len(paths) == len(all_starts) == len(all_ends):
-            raise ValueError("paths, starts and ends must have the same length")
-        slices = list(zip(paths, all_starts, all_ends, strict=True))
+        slices = as_slices(paths, starts, ends)
         return self._read_slices(slices, max_gap=max_gap, fail_fast=on_error != "return", **kwargs)
 
     def _read_slices(
@@ -278,7 +275,7 @@ class HaulFileSystem(PinnedFileSystem):
     ) -> list[bytes | Exception]:
         return read_slices(
             slices,
-            reads=self.reads,
+            extents=self.extents,
             source_of=functools.partial(self.source_of, revision=kwargs.get("revision")),
             read_file=functools.partial(self.cat_file, **kwargs),
             max_gap=max_gap,
@@ -313,6 +310,26 @@ class HaulFileSystem(PinnedFileSystem):
             for each, result in zip(paths, results, strict=True)
             if on_error != "omit" or not isinstance(result, Exception)
         }
+
+    def prefetch(
+        self,
+        paths: str | Sequence[Any],
+        priority: DownloadPriority | int | str = DownloadPriority.NORMAL,
+        revision: str | None = None,
+    ) -> Prefetch:
+        """Begin to fetch what will be read, and return at once; reads take from memory what has come.
+
+        As much is fetched as memory has room for, that of all reading ahead of a process (128 MiB).
+
+        Args:
+            paths: A file, a pattern, a folder, a range ``(file, start, end)``, or a sequence of them.
+            priority: ``high`` goes before what is read ahead, ``low`` after it; reads go before all.
+            revision: Which revision, if the paths do not say.
+
+        Raises:
+            FileNotFoundError: One of them is not there.
+        """
+        return prefetch(self, paths, priority, revision)
 
     # ---- writing
 
@@ -475,6 +492,6 @@ HaulFileSystem._cache = HfFileSystem._cache  # noqa: SLF001  its keys hold the c
 
 for _name in (
     "cat", "cat_file", "cat_ranges", "checksum", "du", "exists", "expand_path", "find", "get", "get_file", "glob", "info",
-    "isdir", "isfile", "ls", "modified", "open", "sizes", "ukey", "url",
+    "isdir", "isfile", "ls", "modified", "open", "prefetch", "sizes", "ukey", "url",
 ):  # fmt: skip
     setattr(HaulFileSystem, _name, _is_one_call(getattr(HaulFileSystem, _name)))

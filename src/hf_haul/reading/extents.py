@@ -264,6 +264,18 @@ class Extents:
         finally:
             self._let_go(held, [], stop)
 
+    def read_held(self, source: RangeSource, start: int, stop: int) -> bytes | None:
+        """Return the bytes from ``start`` up to ``stop`` if all are here or on their way, else ``None``.
+
+        Raises:
+            TransferError: They do not come.
+        """
+        if start >= stop or self.covered_to(source, start) < stop:
+            return None
+        data = self.read(source, start, stop, fetch=(start, stop), owner=None)
+        whole = (start, stop) == (0, source.size)
+        return data if not whole or self.reads.is_intact(source, data) else None
+
     def put(self, source: RangeSource, data: bytes, *, owner: object) -> None:
         """Keep a whole file that was read, if it is not too large."""
         if not 0 < len(data) <= _KEPT:
@@ -366,6 +378,13 @@ class Extents:
                     if not extent.waiters and extent.job.cancel():
                         self._forget(extent)
         return reached
+
+    def jobs(self, source: RangeSource, start: int, stop: int) -> tuple[list[Job], int]:
+        """Return what is under way between ``start`` and ``stop``, and how many bytes are, or are here."""
+        with self._lock:
+            held = self._file(source).overlapping(start, stop)
+            nbytes = sum(min(stop, each.stop) - max(start, each.start) for each in held)
+            return [each.job for each in held if not each.job.done()], nbytes
 
     def note_read(self, owner: object) -> None:
         """Note that somebody reads, for whom bytes are fetched ahead."""

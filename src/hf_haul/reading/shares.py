@@ -34,7 +34,9 @@ class Shares:
         self._read_at: OrderedDict[object, float] = OrderedDict()  # the latest last
 
     def note_read(self, reader: object) -> None:
-        """Note that a reader reads now."""
+        """Note that a reader reads now; ``None`` has nothing ahead, and gets no share."""
+        if reader is None:
+            return
         self._read_at[reader] = self._clock()
         self._read_at.move_to_end(reader)
         while len(self._read_at) > _READERS:
