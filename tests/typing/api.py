@@ -143,7 +143,7 @@ def values() -> None:
     """Values are immutable, and errors say what to do."""
     digest = hf_haul.Digest("sha256", "0" * 64)
     digest.value = "1"  # type: ignore[misc]  # frozen
-    hf_haul.Digest("md5", "0")  # type: ignore[arg-type]  # not one that a Hub announces
+    hf_haul.Digest("crc32", "0")  # type: ignore[arg-type]  # not one that a Hub announces
     try:
         hf_haul.snapshot_download("org/model")
     except hf_haul.IntegrityError as error:

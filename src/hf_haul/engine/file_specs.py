@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-from hf_haul.digests import Digest
+from hf_haul.digests import Digest, read_digest
 from hf_haul.errors import InvalidUrlError
 from hf_haul.task import DownloadPriority
 from hf_haul.urls import parse_url
@@ -60,8 +60,8 @@ class FileSpec:
     Attributes:
         path: Name of the file, ``/`` between folders.
         size: Bytes; ``None`` to ask the source.
-        digest: What the bytes must hash to: a :class:`~hf_haul.task.Digest`, or its hex digits (40 for git's
-            sha1, 64 for sha256).
+        digest: What the bytes must hash to: a :class:`~hf_haul.task.Digest`, its hex digits (40 for git's
+            sha1, 64 for sha256), or ``sha1:`` or ``md5:`` and hex digits.
         etag: The source's version of the file; another one in an answer means that the file changed.
         url: Where the file is, if the queue's ``source_url`` does not lead there.
         priority: Its urgency within its queue; ``None`` lets the policy decide.
@@ -140,7 +140,7 @@ def _from_dict(value: Mapping[Any, Any], what: str) -> FileSpec:
 
 
 def as_digest(value: Digest | str | None) -> Digest | None:
-    """Return a digest as it is, and hex digits as the digest that their number means.
+    """Return a digest as it is, and a text as the digest that it means.
 
     Raises:
         TypeError: It is neither.
@@ -150,8 +150,7 @@ def as_digest(value: Digest | str | None) -> Digest | None:
         return value
     if not isinstance(value, str):
         raise TypeError(f"a digest is a hf_haul.Digest or its hex digits, not {value!r}")
-    text = value.lower().removeprefix("sha256:")
-    return Digest("git-sha1" if len(text) == 40 else "sha256", text)
+    return read_digest(value)
 
 
 def _digest_of(spec: object) -> Digest | None:
