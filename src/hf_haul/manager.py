@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from hf_haul.cancellation import CancelToken
 from hf_haul.config import Settings, parse_rate
 from hf_haul.descriptors import descriptors
 from hf_haul.digests import Digest
@@ -41,6 +42,7 @@ from hf_haul.engine.queue_events import QueueEvents
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.scheduler import Scheduler
+from hf_haul.engine.url_requests import request_url
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import call_after_fork, renew_after_fork
 from hf_haul.limiter import BandwidthLimiter, rate_in_words
@@ -48,16 +50,14 @@ from hf_haul.metrics import SMALL_FILE
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.lookahead import LookAhead
 from hf_haul.reading.reader import Reads
-from hf_haul.storage.destinations import FileDestination
 from hf_haul.storage.free_space import check_space, free_bytes
-from hf_haul.storage.nodes import NodeDestination, is_node
 from hf_haul.storage.safe_paths import require_safe_path
-from hf_haul.task import Destination, DownloadPriority, FileRequest, RemoteFile
+from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 from hf_haul.transports.base import Transport
+from hf_haul.transports.file_facts import FileFacts, learn_facts
 from hf_haul.transports.http import HttpSource
 from hf_haul.transports.pacing import RateLimits
 from hf_haul.transports.pool import ConnectionPool
-from hf_haul.urls import without_signature
 
 __all__ = ["ParallelDownloadManager", "default_manager"]
 
@@ -205,7 +205,7 @@ class ParallelDownloadManager:
 
     # ---- reading without a destination
 
-    def open_source(self, remote: RemoteFile) -> Transport:
+    def open_source(self, remote: RemoteFile) -> HttpSource:
         """Return a source that reads ranges of one file over this manager's connections, within its limits.
 
         Every answer is checked to be the range asked for, and the file's URL is resolved once for all of
@@ -221,6 +221,20 @@ class ParallelDownloadManager:
             raise RuntimeError("the manager is shut down")
         assert self._engine is not None  # rebuilt by now in a forked child, and the pool with it
         return HttpSource(remote, self._pool, self._rate_limits)
+
+    def ask_about(self, remote: RemoteFile, cancel_token: CancelToken) -> FileFacts:
+        """Ask a server about a file before anything is fetched: one request for one byte.
+
+        Args:
+            remote: The file.
+            cancel_token: Ends every wait.
+
+        Raises:
+            TransferError: The file cannot be had.
+            HaltedError: The token was set.
+        """
+        source = self.open_source(remote)
+        return learn_facts(source, self.settings, self._scheduler.history, cancel_token)
 
     @property
     def extents(self) -> Extents:
@@ -368,7 +382,8 @@ class ParallelDownloadManager:
             size: Bytes, or ``None`` to ask the source.
             priority: Urgency of the file.
             progress_callback: Told how it goes.
-            digest: What the bytes must hash to: sha256 or git-sha1.
+            digest: What the bytes must hash to: hex digits of sha256 or git-sha1, or with ``md5:`` or
+                ``sha1:`` before them.
 
         Returns:
             The task's id; every method that takes a queue's id takes it too.
@@ -469,22 +484,13 @@ class ParallelDownloadManager:
         priority: DownloadPriority | None,
     ) -> FileRequest:  # fmt: skip
         require_size(path, size)
-        version = digest.value if digest else etag
-        former: tuple[str, ...] = ()
-        if not version:  # a link that was signed anew leads to the same bytes
-            version = without_signature(url)
-            former = (url,) if version != url else ()
         remote = RemoteFile(
             path, url, size=size, digest=digest, etag=etag, headers=self._headers, announced_by="the caller"
         )
-        into: Destination = (
-            NodeDestination(target, version)
-            if is_node(target)
-            else FileDestination(target, version, digest, remote.size, former)
-        )
-        return FileRequest(
+        return request_url(
             remote,
-            into,
+            target,
+            same_size_will_do=True,
             priority=None if priority is None else DownloadPriority(priority),
             fresh=not self.settings.enable_resume,
         )

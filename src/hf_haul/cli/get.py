@@ -1,83 +1,225 @@
-"""``hf-haul get``: one file from any http(s) URL."""
+"""``hf-haul get``: files from any http(s) URLs."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import add_command, add_engine_options, read_header
-from hf_haul.cli.exit_codes import ExitCode, UsageError
+from hf_haul.cli.arguments import add_command, add_engine_options, add_progress_option, read_header
+from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode, UsageError, exit_code_of
+from hf_haul.cli.messages import say_error
 from hf_haul.cli.streams import print_result
+from hf_haul.cli.url_lists import LIST_HELP, WantedUrl, last_name, read_lists
+from hf_haul.digests import Digest, read_digest
+from hf_haul.failures import FailureKind, describe
 from hf_haul.urls import parse_url
+
+if TYPE_CHECKING:
+    from hf_haul.cli.url_fetch import FetchedUrl, UrlFetch
 
 __all__ = ["add_get"]
 
-_TICK: Final = 0.1  # seconds between two looks at a running download
+_ABOUT: Final = """\
+Download files from any http(s) URLs. A file that is there already, in the
+version that its server has now, is not fetched again: its etag and the time of
+its last change are kept with it. A file that changed is. What was interrupted
+goes on where it was."""
+_EXAMPLES: Final = (
+    "hf-haul get https://example.org/a.bin https://example.org/b.bin --dir data",
+    "hf-haul get https://example.org/a.bin --checksum md5:9a0364b9e99bb480dd25e1f0284c8555",
+    "hf-haul get -i urls.txt --dir data --json",
+)
 
 
 def add_get(commands: Any) -> None:
     """Add the command."""
-    parser = add_command(commands, "get", _get, "Download one file from any http(s) URL.")
-    parser.add_argument("url", metavar="URL")
+    parser = add_command(commands, "get", _get, "Download files from any http(s) URLs.")
+    parser.description = _ABOUT
+    lines = ["examples:", *(f"  {line}" for line in _EXAMPLES)]
+    parser.epilog = "\n".join([*lines, "", LIST_HELP, "", EXIT_CODES_HELP])
+    parser.add_argument("urls", metavar="URL", nargs="*")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="a file or a folder; default: the URL's last name"
+        "-i", "--input", metavar="FILE", action="append", default=[],
+        help="a list of URLs, see below; - is stdin; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "-d", "--dir", metavar="DIR", help="where the files go; made if it is not there; default: here"
     )
-    parser.add_argument("--sha256", metavar="HEX", help="what the file must hash to")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="a file or a folder, for one URL; default: the URL's last name"
+    )
+    parser.add_argument(
+        "--content-disposition",
+        action="store_true",
+        help="let servers say what files are called; they cannot choose a folder, nor replace another file",
+    )
+    parser.add_argument(
+        "--checksum", metavar="ALGO:HEX", type=_read_checksum,
+        help="what the file must hash to: sha256:, sha1: or md5: and hex digits; for one URL",
+    )  # fmt: skip
+    parser.add_argument("--sha256", metavar="HEX", help="the same as --checksum sha256:HEX")
+    parser.add_argument("--force-download", action="store_true", help="fetch every file anew")
     parser.add_argument(
         "-H", "--header", metavar="'NAME: VALUE'", type=read_header, action="append", default=[],
-        help="sent to the URL's own origin only; repeatable",
+        help="sent to the URLs' own origins only; repeatable",
     )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of paths")
     add_engine_options(parser)
+    add_progress_option(parser)
+
+
+def _read_checksum(text: str) -> Digest:
+    try:
+        if ":" not in text:
+            raise ValueError(f"write sha256:, sha1: or md5: before the hex digits, not {text!r}")
+        return read_digest(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _get(arguments: argparse.Namespace) -> int:
-    import hf_haul.hub.bars  # noqa: F401  for the bar: Ctrl+C during a download must find no module half imported
-    from hf_haul.manager import ParallelDownloadManager  # brings requests along
+    wanted, folder = _wanted(arguments)
+    from hf_haul.cli.url_fetch import UrlFetch  # brings requests along
+    from hf_haul.manager import ParallelDownloadManager
 
-    target = _target(arguments.url, arguments.output)
+    began = time.monotonic()
+    headers = dict(arguments.header)
     with ParallelDownloadManager(
         max_concurrent_downloads=arguments.max_connections,
         max_bandwidth_bps=arguments.max_bandwidth,
-        headers=dict(arguments.header),
+        headers=headers,
+        on_event=arguments.on_event,
     ) as manager:
-        handle = manager.submit_url(
-            "hf-haul get", target.name, arguments.url, target, digest=arguments.sha256
+        fetch = UrlFetch(
+            manager,
+            headers=headers,
+            folder=folder,
+            names_from_servers=arguments.content_disposition,
+            fresh=arguments.force_download,
         )
-        _watch(handle, target.name, quiet=arguments.quiet)
-    for _, error in handle.errors():
-        raise error
-    print_result(str(target))
-    return ExitCode.DONE
+        files = fetch.run(wanted)
+    if arguments.json:
+        print_result(json.dumps(_summary(fetch, files, time.monotonic() - began)))
+    else:
+        for file in files:
+            if file.error is None:
+                print_result(str(file.path))
+    return _end(files)
 
 
-def _target(url: str, output: str | None) -> Path:
-    """Return the path for a URL's file."""
-    if output is not None and not (output.endswith(("/", os.sep)) or Path(output).is_dir()):
-        return Path(output)
-    name = unquote(parse_url(url, userinfo=True).path.rpartition("/")[2])
-    if name in {"", ".", ".."} or Path(name).name != name or "\\" in name:
-        raise UsageError("the URL does not end with a file's name; say with -o what to call it")
-    return Path(output or "", name)
+def _wanted(arguments: argparse.Namespace) -> tuple[list[WantedUrl], Path]:
+    """Return what is asked for, checked, and the folder that it goes to.
+
+    Raises:
+        UsageError: Something cannot be used; nothing was asked of any server yet.
+    """
+    wanted = [WantedUrl(url) for url in arguments.urls]
+    for each in wanted:
+        parse_url(each.url, userinfo=True)
+    wanted = list(dict.fromkeys([*wanted, *read_lists(arguments.input)]))
+    if not wanted:
+        raise UsageError("nothing to get: name URLs, or with -i a list that has some")
+    folder, name = _place(arguments)
+    digest = _digest(arguments)
+    for option, given in (("--checksum", digest), ("-o", name)):
+        if given is not None and len(wanted) > 1:
+            raise UsageError(
+                f"{option} is for one URL, and there are {len(wanted)}; a list (-i) may say it of each"
+            )
+    if name is not None:
+        wanted = [replace(wanted[0], name=name)]
+    if digest is not None:
+        wanted = [replace(wanted[0], digest=digest)]
+    if not arguments.content_disposition:
+        _require_names(wanted)
+    return wanted, folder
 
 
-def _watch(handle: Any, name: str, *, quiet: bool) -> None:
-    from tqdm import tqdm
+def _place(arguments: argparse.Namespace) -> tuple[Path, str | None]:
+    """Return the folder that files go to, and what the only one is to be called, if that was said.
 
-    from hf_haul.hub.bars import resumed_bytes, shift_bar_start
+    Raises:
+        UsageError: There is a file where the folder should be.
+    """
+    folder, output = Path(arguments.dir or ""), arguments.output
+    if output is not None and (output.endswith(("/", os.sep)) or (folder / output).is_dir()):
+        folder, output = folder / output, None
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file, and no folder to put files into")
+    return folder, output
 
-    found = 0
-    with tqdm(
-        desc=name, unit="B", unit_scale=True, file=sys.stderr, disable=True if quiet else None, leave=True
-    ) as bar:
-        over = False
-        while not over:
-            over = handle.wait(_TICK)
-            now = handle.progress()
-            bar.total = now.bytes_total or None
-            if resumed_bytes(now) > found:
-                found += shift_bar_start(bar, resumed_bytes(now) - found)
-            bar.update(now.bytes_done - bar.n)
+
+def _digest(arguments: argparse.Namespace) -> Digest | None:
+    """Return what ``--checksum`` or ``--sha256`` says.
+
+    Raises:
+        UsageError: Both are given, or that is no digest.
+    """
+    if arguments.sha256 is None:
+        digest: Digest | None = arguments.checksum
+        return digest
+    if arguments.checksum is not None:
+        raise UsageError("--sha256 and --checksum cannot be used together")
+    try:
+        return read_digest(f"sha256:{arguments.sha256.removeprefix('sha256:')}")
+    except ValueError as error:
+        raise UsageError(f"--sha256: {error}") from None
+
+
+def _require_names(wanted: Sequence[WantedUrl]) -> None:
+    """Refuse URLs that do not say what their files are called, and files that would replace each other.
+
+    Raises:
+        UsageError: There are some; the message names each of them.
+    """
+    wrong: list[str] = []
+    taken: dict[str, WantedUrl] = {}
+    for each in wanted:
+        name = each.name or last_name(each.url)
+        where = f"{each.said_in}: " if each.said_in else ""
+        if name is None:
+            how = "with out= " if each.said_in else "with -o "
+            wrong.append(f"{where}the URL does not end with a file's name; say {how}what to call it")
+            continue
+        first = taken.setdefault(os.path.normpath(name), each)
+        if first is not each:
+            before = f"that of {first.said_in}" if first.said_in else "an earlier URL's"
+            wrong.append(
+                f"{where}another file would be called {name}, too: {before}; in a list, out= renames it"
+            )
+    if len(wrong) > 1:
+        wrong.insert(0, f"{len(wrong)} of {len(wanted)} URLs cannot be used")
+    if wrong:
+        raise UsageError("\n".join(wrong))
+
+
+def _summary(fetch: UrlFetch, files: Sequence[FetchedUrl], seconds: float) -> dict[str, Any]:
+    states = [file.state for file in files]
+    only = files[0].path if len(files) == 1 and files[0].error is None else None
+    return {
+        **({"path": str(only)} if only is not None else {}),
+        "files_fetched": states.count("fetched"),
+        "files_reused": states.count("reused"),
+        "files_failed": states.count("failed"),
+        "bytes_fetched": fetch.bytes_fetched,
+        "bytes_reused": fetch.bytes_reused,
+        "bytes_wasted": fetch.bytes_wasted,
+        "seconds": round(seconds, 3),
+        "results": [file.as_dict() for file in files],
+    }
+
+
+def _end(files: Sequence[FetchedUrl]) -> int:
+    """Say what went wrong; return the exit code, of several failures the first one's."""
+    errors = [file.error for file in files if file.error is not None]
+    for error in errors:
+        if describe(error).kind is FailureKind.UNFORESEEN:
+            raise error
+        say_error(error)
+    return exit_code_of(errors[0]) if errors else ExitCode.DONE

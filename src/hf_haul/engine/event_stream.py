@@ -93,7 +93,7 @@ class EventStream:
         self._began = clock()
         self._renew()
         self._over = False
-        self._files = self._base_files = self._base_bytes = 0
+        self._files = self._base_files = self._base_bytes = self._base_failed = 0
         self._total: int | None = None
         self._done = 0
         self._next_at = self._began
@@ -127,6 +127,7 @@ class EventStream:
         reused: int = 0,
         files_here: int | None = None,
         bytes_here: int | None = None,
+        files_failed: int = 0,
         free_disk: int | None = None,
         revision: str | None = None,
         commit: str | None = None,
@@ -143,6 +144,7 @@ class EventStream:
             files_here: How many of those the engine need not look at; by default all. Others it finds in
                 place.
             bytes_here: Their bytes; by default all that are reused.
+            files_failed: How many cannot be had, as is known already; their bytes are none of the total.
             free_disk: Bytes that are free where they go.
             revision: What was asked for.
             commit: What that stands for.
@@ -152,6 +154,7 @@ class EventStream:
         self._files, self._total = files, nbytes
         self._base_files = files_reused if files_here is None else files_here
         self._base_bytes = reused if bytes_here is None else bytes_here
+        self._base_failed = files_failed
         self._done = self._base_bytes
         self._tell(
             "plan",
@@ -297,7 +300,13 @@ class EventStream:
             error: Why.
             file: The file that it is about.
         """
-        failure = describe(error)
+        status, failure = self._status, describe(error)
+        if status is not None:
+            self._done = max(self._done, self._base_bytes + status.bytes_done)
+            if self._total is not None:
+                self._done = min(self._done, self._total)
+            files_done = self._base_files + status.files_done
+            self._report(rate=0.0, files_done=files_done)
         self._tell(
             "error",
             last=True,
@@ -324,7 +333,7 @@ class EventStream:
             "retries": self.waits.asked_again + (status.retries if status else 0),
             "files_fetched": status.files_done - present if status else 0,
             "files_reused": self._base_files + present,
-            "files_failed": status.files_failed if status else 0,
+            "files_failed": self._base_failed + (status.files_failed if status else 0),
         }
 
     def flush(self, timeout: float = math.inf) -> None:

@@ -7,6 +7,7 @@
   connections and shares idle ones, ``network`` knows proxies and certificates, ``dialing`` connects,
   ``answer_head`` and ``receiving`` read, ``response`` is an answer, ``translation`` makes errors of ours of
   those that libraries raise.
+- ``file_facts``: what a server says of a file before it sends it.
 - ``retry``: the one owner of retries. ``pacing`` parses ``Retry-After`` and has all threads obey it together.
 - ``source_limits``: how many connections a source is worth; ``concurrency`` decides.
 

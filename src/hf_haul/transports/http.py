@@ -49,13 +49,20 @@ _LINK_MARGIN: Final = 10.0
 
 
 class HttpBody:
-    """One answer's bytes, cut at the end of the range they were asked for."""
+    """One answer's bytes, cut at the end of the range they were asked for.
+
+    Attributes:
+        headers: The answer's headers.
+        url: What answered, after all redirects.
+    """
 
     def __init__(
         self, response: PooledResponse, body_range: ByteRange | None, total: int | None, *, whole: bool
     ) -> None:
         self.range = body_range
         self.total = total
+        self.headers = response.headers
+        self.url = response.url
         self.whole = whole
         self._response = response
 
