@@ -20,8 +20,8 @@ From the ground up:
 * ``snapshot_files``: which commit a call is about, and which of its files.
 * ``planning``: what a download would do, told as a ``download_plan``.
 * ``link_test``: what a link brings by the number of connections; ``link_report`` says what follows from it.
-* ``snapshot``, ``single_file``: the two download functions. ``acceleration`` puts them in the place of
-  huggingface_hub's.
+* ``snapshot``, ``single_file``: the two download functions; ``snapshot_call`` is one call of the first.
+  ``acceleration`` puts them in the place of huggingface_hub's.
 
 huggingface_hub is the authority on listing, tokens, endpoints, offline mode, cache layout and exceptions: its
 public API is called, and its exceptions are raised.

@@ -1,0 +1,353 @@
+"""One call of ``snapshot_download``: which files, what of them is here, fetching the rest."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DryRunFileInfo, ResolvedRevision, constants
+from huggingface_hub import snapshot_download as upstream_snapshot_download
+from huggingface_hub.errors import (
+    DryRunError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
+    validate_hf_hub_args,
+)
+
+from hf_haul.cancellation import CancelToken
+from hf_haul.hub.asking import is_busy, is_offline, uncached_timeout
+from hf_haul.hub.bars import bars_of_a_snapshot
+from hf_haul.hub.call_events import CallEvents
+from hf_haul.hub.call_options import (
+    CallOptions,
+    TqdmClass,
+    absolute_path,
+    checked_repo_type,
+    effective_etag_timeout,
+    raise_all,
+)
+from hf_haul.hub.fallback import HubUnreachable, snapshot_error
+from hf_haul.hub.local_dir import LONG_CHECK, checking, is_current, reuse_files
+from hf_haul.hub.metadata import FileMetadata, is_commit
+from hf_haul.hub.presets import Preset
+from hf_haul.hub.repository import Repository
+from hf_haul.hub.snapshot_events import tell_found, tell_plan
+from hf_haul.hub.snapshot_files import Listing, SnapshotFiles
+from hf_haul.hub.upstream_cache import cache_folder, is_in_shared_store, read_tree
+from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
+from hf_haul.storage.hub_cache import RepoFolder
+from hf_haul.storage.local_folder import LocalFolder
+from hf_haul.task import Destination, FileRequest
+
+__all__ = ["SnapshotCall", "make_snapshot_call"]
+
+logger = logging.getLogger(__name__)
+
+
+@validate_hf_hub_args
+def make_snapshot_call(
+    repo_id: str,
+    *,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
+    library_name: str | None = None,
+    library_version: str | None = None,
+    user_agent: dict[str, Any] | str | None = None,
+    etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
+    force_download: bool = False,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    allow_patterns: list[str] | str | None = None,
+    ignore_patterns: list[str] | str | None = None,
+    tqdm_class: TqdmClass | None = None,
+    headers: dict[str, str] | None = None,
+    endpoint: str | None = None,
+    dry_run: bool = False,
+    presets: Preset | Sequence[Preset] | None = None,
+    options: CallOptions | None = None,
+) -> SnapshotCall:
+    """Return a call that has not begun; the arguments are those of :func:`hf_haul.snapshot_download`.
+
+    Those that huggingface_hub does not have are in ``options``.
+    """
+    options = CallOptions() if options is None else options
+    return SnapshotCall(
+        files=SnapshotFiles(
+            repository=Repository(
+                repo_id=repo_id,
+                repo_type=checked_repo_type(repo_type),
+                endpoint=endpoint,
+                token=token,
+                library_name=library_name,
+                library_version=library_version,
+                user_agent=user_agent,
+                headers=headers,
+            ),
+            revision=revision or constants.DEFAULT_REVISION,
+            cache_dir=absolute_path(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
+            local_dir=None if local_dir is None else absolute_path(local_dir),
+            etag_timeout=effective_etag_timeout(etag_timeout),
+            force_download=force_download,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            presets=(presets,) if isinstance(presets, str) else tuple(presets or ()),
+            read_only=dry_run,
+            max_listing=options.max_listing,
+        ),
+        local_files_only=local_files_only,
+        tqdm_class=tqdm_class,
+        dry_run=dry_run,
+        options=options,
+    )
+
+
+@dataclass(frozen=True)
+class SnapshotCall:
+    """One call of ``snapshot_download``."""
+
+    files: SnapshotFiles
+    local_files_only: bool
+    tqdm_class: TqdmClass | None
+    dry_run: bool
+    options: CallOptions
+
+    def run(self) -> str | list[DryRunFileInfo]:
+        """Carry the call out; return the snapshot's folder, or what would be downloaded."""
+        with self.options.events(self.files.repository.repo_id) as events:
+            files = replace(self.files, repository=events.attended(self.files.repository))
+            return replace(self, files=files).carry_out(events)
+
+    def carry_out(self, events: CallEvents) -> str | list[DryRunFileInfo]:
+        """Carry the call out, and tell of it."""
+        found: tuple[str, Listing] | str | list[DryRunFileInfo]
+        if self.local_files_only or is_offline():
+            # Upstream makes no request then; its return values and errors are the right ones.
+            found = self._upstream(local_files_only=self.local_files_only)
+        else:
+            found = self._find()
+        if not isinstance(found, tuple):
+            tell_found(events, self.files, found)
+            return found
+        commit, listing = found
+        selected = self.files.choose(listing)
+        known, failed = self.files.repository.complete_metadata(
+            {path: listing[path] for path in selected},
+            commit,
+            timeout=uncached_timeout(),
+        )
+        folder = cache_folder(self.files.repository, self.files.cache_dir)
+        if self.dry_run:
+            if failed:
+                raise_all(list(failed.items()))
+            infos = [self._dry_run_info(folder, path, meta) for path, meta in known.items()]
+            tell_found(events, self.files, infos)
+            return infos
+        self._write_ref(folder, commit)
+        if self.files.local_dir is None:
+            requests = self._into_cache(folder, known)
+        else:
+            requests = self._into_local_dir(folder, known)
+        result = (
+            folder.snapshot(commit)
+            if self.files.local_dir is None
+            else os.path.realpath(self.files.local_dir)
+        )
+        tell_plan(events, self.files, commit, known, failed, requests, result)
+        errors: list[tuple[str, BaseException]] = list(failed.items())
+        if requests:
+            errors += self._fetch(requests, events)
+        if errors:
+            raise_all([(path, self.files.repository.explain(path, commit, error)) for path, error in errors])
+        events.done(result)
+        return result
+
+    # -- which commit, which files
+
+    def _find(self) -> tuple[str, Listing] | str | list[DryRunFileInfo]:
+        """Return the commit and its files, or the cached snapshot where the Hub does not answer."""
+        try:
+            return self.files.ask(retry=False)
+        except HubUnreachable as unreachable:
+            first = unreachable
+        try:
+            cached = self._from_cache(first)
+        except (LocalEntryNotFoundError, DryRunError):
+            if not is_busy(first.error):
+                raise
+            logger.info("Nothing complete in the cache: asking the Hub again")
+        else:
+            if not is_busy(first.error) or self._has_listing(cached, first.commit):
+                return cached
+            logger.info("Nothing tells whether the cached snapshot is complete: asking the Hub again")
+        try:
+            return self.files.ask(retry=True)
+        except HubUnreachable as again:
+            return self._from_cache(again)
+
+    # -- without the Hub
+
+    def _from_cache(self, unreachable: HubUnreachable) -> str | list[DryRunFileInfo]:
+        """Return the cached snapshot where the Hub does not answer, or raise upstream's errors."""
+        error = unreachable.error
+        revision = self.files.revision
+        if unreachable.commit not in (None, revision) and not isinstance(revision, ResolvedRevision):
+            revision = ResolvedRevision(resolved=unreachable.commit, initial=revision)
+        try:
+            return self._upstream(local_files_only=True, revision=revision)
+        except IncompleteSnapshotError as found:
+            text = str(found).replace(
+                "Outgoing traffic is disabled ('local_files_only=True').",
+                f"The Hub could not be reached ({type(error).__name__}: {error}).",
+            )
+            raise IncompleteSnapshotError(text, snapshot_path=found.snapshot_path) from error
+        except DryRunError as found:
+            raise DryRunError(*found.args) from error
+        except LocalEntryNotFoundError:
+            pass
+        verdict = snapshot_error(error)
+        if verdict is error:
+            raise error
+        raise verdict from error
+
+    def _has_listing(self, cached: str | list[DryRunFileInfo], commit: str | None) -> bool:
+        """Return whether a cached snapshot was compared with the listing of its commit.
+
+        Without a listing huggingface_hub takes what is there for the snapshot, be it one file that
+        ``hf_hub_download`` put there: right for a Hub that cannot be reached, and not for one that is busy at
+        the moment.
+        """
+        if not isinstance(cached, str):
+            return True
+        if commit is None and self.files.local_dir is None:
+            commit = os.path.basename(cached)
+        return commit is not None and read_tree(self.files.tree_folder, commit) is not None
+
+    def _upstream(self, *, local_files_only: bool, revision: str | None = None) -> str | list[DryRunFileInfo]:
+        repository = self.files.repository
+        revision = self.files.revision if revision is None else revision
+        allow_patterns, ignore_patterns = self._patterns(revision)
+        answer: str | list[DryRunFileInfo] = upstream_snapshot_download(
+            repository.repo_id,
+            repo_type=repository.repo_type,
+            revision=revision,
+            cache_dir=self.files.cache_dir,
+            local_dir=self.files.local_dir,
+            library_name=repository.library_name,
+            library_version=repository.library_version,
+            user_agent=repository.user_agent,
+            etag_timeout=self.files.etag_timeout,
+            force_download=self.files.force_download,
+            token=repository.token,
+            local_files_only=local_files_only,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            tqdm_class=self.tqdm_class,
+            headers=repository.headers,
+            endpoint=repository.endpoint,
+            dry_run=self.dry_run,
+        )
+        return answer
+
+    def _patterns(self, revision: str) -> tuple[list[str] | str | None, list[str] | str | None]:
+        """Return patterns that make upstream select the files we would, if their listing is cached."""
+        if not self.files.presets and self.files.local_dir is None:
+            return self.files.allow_patterns, self.files.ignore_patterns
+        if isinstance(revision, ResolvedRevision):
+            commit: str | None = revision.resolved
+        elif is_commit(revision):
+            commit = revision
+        else:
+            commit = cache_folder(self.files.repository, self.files.cache_dir).read_ref(revision)
+        listing = None if commit is None else read_tree(self.files.tree_folder, commit)
+        reserved = self.files.in_metadata_folder(listing or ())
+        if listing is None or not (self.files.presets or reserved):
+            return self.files.allow_patterns, self.files.ignore_patterns
+        return [glob.escape(path) for path in self.files.select(listing) if path not in reserved], None
+
+    # -- to disk
+
+    def _write_ref(self, folder: RepoFolder, commit: str) -> None:
+        if isinstance(self.files.revision, ResolvedRevision):
+            return  # whoever resolved it has written it
+        try:
+            folder.write_ref(self.files.revision, commit)
+        except OSError as error:
+            logger.warning(
+                "Ignored error while writing commit hash to %s: %s.",
+                os.path.join(folder.root, "refs", self.files.revision),
+                error,
+            )
+
+    def _into_cache(self, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> list[FileRequest]:
+        requests: list[FileRequest] = []
+        for path, meta in known.items():
+            destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
+            if self.files.force_download or not destination.is_linked():
+                requests.append(self._request(path, meta, destination))
+        if requests:
+            folder.prepare()
+        return requests
+
+    def _into_local_dir(self, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> list[FileRequest]:
+        assert self.files.local_dir is not None
+        local = LocalFolder(self.files.local_dir)
+        if known:
+            local.prepare()
+        current: set[str] = set()
+        if not self.files.force_download:
+            waits = self.files.repository.waits
+            with waits.during(checking(self.files.local_dir), after=LONG_CHECK):
+                current = reuse_files(local, folder, known)
+        return [
+            self._request(path, meta, LocalDirDestination(local, path, meta.commit, meta.etag))
+            for path, meta in known.items()
+            if path not in current
+        ]
+
+    def _request(self, path: str, meta: FileMetadata, destination: Destination) -> FileRequest:
+        return FileRequest(
+            remote=self.files.repository.remote_file(path, meta),
+            destination=destination,
+            fresh=self.files.force_download,
+        )
+
+    def _fetch(self, requests: Sequence[FileRequest], events: CallEvents) -> list[tuple[str, BaseException]]:
+        make_bars = bars_of_a_snapshot(self.tqdm_class, len(requests))
+        return self.options.download(requests, self.files.repository.repo_id, make_bars, events.stream)
+
+    def _dry_run_info(self, folder: RepoFolder, path: str, meta: FileMetadata) -> DryRunFileInfo:
+        destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
+        pointer = os.fspath(destination.path)
+        if self.files.local_dir is None:
+            local_path = pointer
+            cached = (
+                destination.is_linked()
+                or destination.has_blob()
+                or is_in_shared_store(self.files.cache_dir, meta)
+            )
+            download = self.files.force_download or not cached
+        else:
+            local = LocalFolder(self.files.local_dir)
+            local_path = local.file(path)
+            current = not self.files.force_download and (
+                is_current(local, path, meta, CancelToken()) or destination.is_linked()
+            )
+            cached = current or os.path.isfile(local_path)
+            download = not current
+        return DryRunFileInfo(
+            commit_hash=meta.commit,
+            file_size=meta.size,
+            filename=path,
+            local_path=local_path,
+            is_cached=cached,
+            will_download=download,
+        )
