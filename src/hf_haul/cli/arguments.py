@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from hf_haul.cli.progress import MODES
@@ -23,9 +23,15 @@ __all__ = [
 _MAX_PORT: Final = 65_535
 
 
-def add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    examples: Sequence[str] = (),
+) -> Any:
     """Add a command that ``run`` carries out; return its parser."""
-    parser = commands.add_parser(name, help=text, description=text)
+    parser = commands.add_parser(name, help=text, description=text, examples=examples)
     parser.set_defaults(run=run)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: much more")
     return parser

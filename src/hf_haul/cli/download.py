@@ -3,104 +3,198 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from hf_haul import __version__
-from hf_haul.cli.arguments import add_command, add_engine_options, add_progress_option, read_count
-from hf_haul.cli.exit_codes import ExitCode
-from hf_haul.cli.folders import format_size
-from hf_haul.cli.messages import say
+from hf_haul.cli.arguments import add_command, add_progress_option
+from hf_haul.cli.download_results import (
+    CallNotes,
+    print_dry_run,
+    print_json,
+    result_as_dict,
+)
+from hf_haul.cli.exit_codes import ExitCode, UsageError
+from hf_haul.cli.repo_arguments import RepoArgument, add_repo_options, patterns_of, read_repo
+from hf_haul.cli.settings_options import add_settings_options, settings_of
+from hf_haul.cli.signals import EndedBySignal
 from hf_haul.cli.streams import print_result
-from hf_haul.hub.presets import Preset
+from hf_haul.errors import add_note
+from hf_haul.hub.named_files import names_hint
+from hf_haul.task import DownloadPriority
+
+if TYPE_CHECKING:
+    from hf_haul.hub.snapshot_call import SnapshotCall
+    from hf_haul.manager import ParallelDownloadManager
 
 __all__ = ["add_download"]
+
+_FORMATS: Final = ("auto", "human", "agent", "json", "quiet")
+_EXAMPLES: Final = (
+    "hf-haul download org/model",
+    "hf-haul download org/model config.json tokenizer.json --local-dir ./model",
+    "hf-haul download org/model --include '*.safetensors' --max-bandwidth 50MB/s",
+    "hf-haul download hf://datasets/org/data@v1.0/train/",
+    "hf-haul download org/model --json --progress json",
+)
+#: Entries of a listing that the nearest name is looked for in.
+_MOST_LISTED: Final = 10_000
 
 
 def add_download(commands: Any) -> None:
     """Add the command."""
-    parser = add_command(commands, "download", _download, "Download a repository, or some of its files.")
+    parser = add_command(
+        commands,
+        "download",
+        _download,
+        "Download a repository, or some of its files.",
+        examples=_EXAMPLES,
+    )
     parser.add_argument(
-        "repo_id", metavar="REPO", help="org/name, or hf://datasets/org/name@revision/folder/"
+        "repo_id",
+        metavar="REPO",
+        help="org/name, datasets/org/name, either with @revision, or hf://datasets/org/name@revision/folder/",
     )
     parser.add_argument(
         "filenames", metavar="FILE", nargs="*", help="files, or folders if they end with a slash"
     )
-    parser.add_argument("--repo-type", "--type", choices=("model", "dataset", "space"), help="default: model")
-    parser.add_argument("--revision", help="branch, tag, refs/pr/N or commit; default: main")
-    parser.add_argument("--include", metavar="GLOB", action="append", help="only files like this; repeatable")
-    parser.add_argument("--exclude", metavar="GLOB", action="append", help="no files like this; repeatable")
-    parser.add_argument(
-        "--preset", choices=get_args(Preset), action="append", help="pick among formats of the same weights"
-    )
+    add_repo_options(parser)
     parser.add_argument("--cache-dir", metavar="DIR", help="the cache; default: the Hub's own")
     parser.add_argument("--local-dir", metavar="DIR", help="put plain files here and not into the cache")
-    parser.add_argument("--force-download", action="store_true", help="fetch every file anew")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be downloaded, and write nothing"
+    _add_switch(parser, "--force-download", "fetch every file anew")
+    _add_switch(parser, "--dry-run", "say what would be downloaded, and write nothing")
+    add_settings_options(parser)
+    _add_output_options(parser)
+
+
+def _add_switch(parser: Any, name: str, text: str) -> None:
+    """Add an option that can be turned off again, as all of huggingface_hub's can."""
+    parser.add_argument(name, action=argparse.BooleanOptionalAction, default=False, help=text)
+
+
+def _add_output_options(parser: Any) -> None:
+    group = parser.add_argument_group("what it says")
+    add_progress_option(group)
+    group.add_argument(
+        "--format",
+        choices=_FORMATS,
+        action=_FormatAction,
+        default="auto",
+        help="of stdout: human (the path, and what auto is), agent (path=...), json, or quiet",
     )
-    parser.add_argument("--token", help="default: the stored one")
-    parser.add_argument("--max-workers", type=read_count, metavar="N", help="files in progress at once")
-    add_engine_options(parser)
-    add_progress_option(parser)
+    group.add_argument(
+        "--json",
+        dest="format",
+        action=_FormatAction,
+        nargs=0,
+        const="json",
+        help="one object: path, commit, files and bytes (fetched, reused, wasted), seconds, or error and exit_code",
+    )
+    group.add_argument(
+        "-q",
+        "--quiet",
+        dest="format",
+        action=_FormatAction,
+        nargs=0,
+        const="quiet",
+        help="no progress, and the path alone",
+    )
+    group.add_argument("--no-truncate", action="store_true", help="as with hf: nothing is cut short anyway")
+    parser.set_defaults(quiet=False)
 
 
-@dataclass(frozen=True)
-class _Request:
-    repo_id: str
-    repo_type: str
-    revision: str | None
-    filenames: list[str]
+class _FormatAction(argparse.Action):
+    """Sets the format; a quiet one is quiet on stderr, too, whatever format is asked for beside it."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Set it."""
+        del parser, option_string
+        chosen = self.const or values
+        if chosen == "quiet":
+            namespace.quiet = True
+            if namespace.format == "json":
+                return
+        namespace.format = chosen
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    if arguments.local_dir is not None and arguments.cache_dir is not None:
-        raise ValueError("--local-dir and --cache-dir cannot be used together")
-    request = _read_request(arguments)
-    folders = [name for name in request.filenames if name.endswith("/")]
-    patterns = arguments.include or arguments.exclude
-    if folders and patterns:
-        raise ValueError(
-            f"{folders[0]!r} cannot be combined with --include and --exclude; write --include '{folders[0]}*'"
-        )
-    if request.filenames and patterns:
-        say("warning: --include and --exclude are ignored, because files are named")
-    result = _fetch(arguments, request)
-    if isinstance(result, str):
-        print_result(result)
+    with _told_in_json(arguments):
+        if arguments.local_dir is not None and arguments.cache_dir is not None:
+            raise UsageError("--local-dir and --cache-dir cannot be used together")
+        repo = read_repo(arguments.repo_id, arguments.repo_type, arguments.revision, at_revision=True)
+        if repo.filenames and arguments.filenames:
+            raise UsageError(f"{arguments.repo_id} names a file already; do not name more")
+        repo = replace(repo, filenames=(*repo.filenames, *arguments.filenames))
+        with _manager(arguments) as manager:
+            return _download_one(arguments, repo, manager)
+
+
+@contextmanager
+def _told_in_json(arguments: argparse.Namespace) -> Iterator[None]:
+    """Print an error of the block as an object, too, where that is what the caller reads."""
+    notes = arguments.notes = CallNotes(arguments.on_event)
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if arguments.format == "json":
+            found = result_as_dict(None, notes.commit, notes.sums, error)
+            if isinstance(error, KeyboardInterrupt):
+                found["exit_code"] = int(
+                    error.code if isinstance(error, EndedBySignal) else ExitCode.INTERRUPTED
+                )
+            print_json(found)
+        raise
+
+
+@contextmanager
+def _manager(arguments: argparse.Namespace) -> Iterator[ParallelDownloadManager | None]:
+    """Yield a manager with the settings asked for; ``None`` where the process's own will do."""
+    settings = settings_of(arguments)
+    if settings is None:
+        yield None
+        return
+    from hf_haul.manager import ParallelDownloadManager  # brings requests along
+
+    with ParallelDownloadManager(settings=settings) as manager:
+        yield manager
+
+
+def _download_one(
+    arguments: argparse.Namespace, repo: RepoArgument, manager: ParallelDownloadManager | None
+) -> int:
+    notes: CallNotes = arguments.notes
+    if arguments.dry_run and arguments.format == "json":
+        print_json(_plan(arguments, repo, manager))
+        return ExitCode.DONE
+    names = repo.filenames
+    if len(names) == 1 and not names[0].endswith("/") and not arguments.preset:
+        result = _fetch_file(arguments, repo, manager, notes)
     else:
-        _print_plan(result if isinstance(result, list) else [result])
+        result = _snapshot_call(arguments, repo, manager, notes).run()
+    if not isinstance(result, str):
+        print_dry_run(result if isinstance(result, list) else [result], arguments.format)
+    elif arguments.format == "json":
+        print_json(result_as_dict(result, notes.commit, notes.sums))
+    else:
+        print_result(f"path={result}" if arguments.format == "agent" else result)
     return ExitCode.DONE
 
 
-def _read_request(arguments: argparse.Namespace) -> _Request:
-    repo_id, filenames = arguments.repo_id, list(arguments.filenames)
-    if not repo_id.startswith("hf://"):
-        return _Request(repo_id, arguments.repo_type or "model", arguments.revision, filenames)
-    from huggingface_hub.utils import parse_hf_uri  # type: ignore[attr-defined]  # public, but without an __all__
-
-    if arguments.repo_type or arguments.revision:
-        raise ValueError(f"--repo-type and --revision cannot be used with an hf:// URI ({repo_id})")
-    uri = parse_hf_uri(repo_id)
-    if uri.is_bucket:
-        raise ValueError("buckets are not repositories: hf-haul does not download them")
-    if uri.path_in_repo:
-        if filenames:
-            raise ValueError(f"{repo_id} names a file already; do not name more")
-        filenames = [uri.path_in_repo + ("/" if repo_id.endswith("/") else "")]
-    return _Request(uri.id, uri.type, uri.revision, filenames)
-
-
-def _fetch(arguments: argparse.Namespace, request: _Request) -> Any:
-    """Return a path, or the Hub's ``DryRunFileInfo`` of one file or of many."""
-    from hf_haul.hub.single_file import hf_hub_download  # brings huggingface_hub along
-    from hf_haul.hub.snapshot import snapshot_download  # the same
-
-    common: dict[str, Any] = {
-        "repo_type": request.repo_type,
-        "revision": request.revision,
+def _common(arguments: argparse.Namespace, repo: RepoArgument) -> dict[str, Any]:
+    """Return the arguments that huggingface_hub's functions share."""
+    return {
+        "repo_type": repo.repo_type or "model",
+        "revision": repo.revision,
         "cache_dir": arguments.cache_dir,
         "local_dir": arguments.local_dir,
         "force_download": arguments.force_download,
@@ -108,37 +202,99 @@ def _fetch(arguments: argparse.Namespace, request: _Request) -> Any:
         "dry_run": arguments.dry_run,
         "library_name": "hf-haul",
         "library_version": __version__,
-        "max_bandwidth": arguments.max_bandwidth,
-        "max_connections": arguments.max_connections,
-        "tqdm_class": None if arguments.on_event is None and not arguments.quiet else _silent(),
-        "on_event": arguments.on_event,
+        "tqdm_class": _silent(),  # the command has a view of its own
     }
-    names = request.filenames
-    if len(names) == 1 and not names[0].endswith("/") and not arguments.preset:
-        return hf_hub_download(request.repo_id, names[0], **common)
-    if arguments.max_workers is not None:
-        common["max_workers"] = arguments.max_workers
-    return snapshot_download(
-        request.repo_id,
-        allow_patterns=[f"{name}**" if name.endswith("/") else name for name in names] or arguments.include,
-        ignore_patterns=None if names else arguments.exclude,
+
+
+def _fetch_file(
+    arguments: argparse.Namespace,
+    repo: RepoArgument,
+    manager: ParallelDownloadManager | None,
+    notes: CallNotes,
+) -> Any:
+    """Return the path of the only file that is named, or the Hub's ``DryRunFileInfo`` of it."""
+    from huggingface_hub.errors import RemoteEntryNotFoundError  # brings much along
+
+    from hf_haul.hub.single_file import hf_hub_download  # the same
+
+    name = repo.filenames[0]
+    patterns_of(arguments, repo.filenames)  # says that patterns are ignored
+    try:
+        return hf_hub_download(
+            repo.repo_id,
+            name,
+            **_common(arguments, repo),
+            priority=DownloadPriority(arguments.priority),
+            manager=manager,
+            on_event=notes.on_event,
+        )
+    except RemoteEntryNotFoundError as error:
+        hint = _hint_about(arguments, repo, name)
+        if hint is not None:
+            add_note(error, hint)
+        raise
+
+
+def _hint_about(arguments: argparse.Namespace, repo: RepoArgument, name: str) -> str | None:
+    """Return what somebody may have meant by a file that is not there, if the Hub tells so soon."""
+    if not {"*", "?"}.isdisjoint(name):
+        return f"A pattern is written so: --include '{name}'"
+    with contextlib.suppress(Exception):  # it is only a hint
+        call = _snapshot_call(arguments, repo, None, None)
+        files = replace(call.files, read_only=True, max_listing=_MOST_LISTED)
+        return names_hint([name], files.ask(retry=False)[1].keys())
+    return None
+
+
+def _snapshot_call(
+    arguments: argparse.Namespace,
+    repo: RepoArgument,
+    manager: ParallelDownloadManager | None,
+    notes: CallNotes | None,
+) -> SnapshotCall:
+    from hf_haul.hub.call_options import CallOptions  # brings huggingface_hub along
+    from hf_haul.hub.snapshot_call import make_snapshot_call  # the same
+
+    allow, ignore = patterns_of(arguments, repo.filenames)
+    return make_snapshot_call(
+        repo.repo_id,
+        **_common(arguments, repo),
+        allow_patterns=allow,
+        ignore_patterns=ignore,
         presets=arguments.preset,
-        **common,
+        named=repo.filenames,
+        options=CallOptions(
+            priority=DownloadPriority(arguments.priority),
+            manager=manager,
+            on_event=None if notes is None else notes.on_event,
+        ),
     )
+
+
+def _plan(
+    arguments: argparse.Namespace, repo: RepoArgument, manager: ParallelDownloadManager | None
+) -> dict[str, Any]:
+    """Return what would be downloaded, as ``hf-haul plan --json`` prints it."""
+    from hf_haul.hub.planning import plan  # brings huggingface_hub along
+
+    allow, ignore = patterns_of(arguments, repo.filenames)
+    return plan(
+        repo.repo_id,
+        repo_type=repo.repo_type,
+        revision=repo.revision,
+        cache_dir=arguments.cache_dir,
+        local_dir=arguments.local_dir,
+        allow_patterns=allow,
+        ignore_patterns=ignore,
+        presets=arguments.preset,
+        named=repo.filenames,
+        force_download=arguments.force_download,
+        token=arguments.token,
+        manager=manager,
+    ).as_dict()
 
 
 def _silent() -> Callable[..., Any]:
     from tqdm import tqdm
 
     return partial(tqdm, disable=True)
-
-
-def _print_plan(files: Iterable[Any]) -> None:
-    ordered = sorted(files, key=lambda info: str(info.filename))
-    to_fetch = [info for info in ordered if info.will_download]
-    total = sum(info.file_size or 0 for info in to_fetch)
-    print_result(
-        f"[dry-run] Will download {len(to_fetch)} files (out of {len(ordered)}) totalling {format_size(total)}."
-    )
-    for info in ordered:
-        print_result(f"{format_size(info.file_size) if info.will_download else '-':>10}  {info.filename}")

@@ -11,7 +11,7 @@ from hf_haul.cli.arguments import add_command, add_progress_option, read_count, 
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.folders import count_of, format_size, shown
 from hf_haul.cli.messages import say, warn
-from hf_haul.cli.repo_arguments import add_repo_options, patterns_of, read_repo, require_named
+from hf_haul.cli.repo_arguments import add_repo_options, patterns_of, read_repo
 from hf_haul.cli.streams import print_result
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def add_plan(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, "plan", _plan, "Show what a download would do, and write nothing.")
     parser.description = _ABOUT
-    parser.add_argument("repo", metavar="REPO", help="org/name, datasets/org/name or hf://...")
+    parser.add_argument(
+        "repo", metavar="REPO", help="org/name, datasets/org/name, either with @revision, or hf://..."
+    )
     parser.add_argument(
         "filenames", metavar="FILE", nargs="*", help="files, or folders if they end with a slash"
     )
@@ -56,7 +58,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     if arguments.local_dir is not None and arguments.cache_dir is not None:
         raise UsageError("--local-dir and --cache-dir cannot be used together")
-    repo = read_repo(arguments.repo, arguments.repo_type, arguments.revision)
+    repo = read_repo(arguments.repo, arguments.repo_type, arguments.revision, at_revision=True)
     names = [*repo.filenames, *arguments.filenames]
     allow, ignore = patterns_of(arguments, names)
     found = plan(
@@ -68,6 +70,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         allow_patterns=allow,
         ignore_patterns=ignore,
         presets=arguments.preset,
+        named=names,
         force_download=arguments.force_download,
         token=arguments.token,
         rate=arguments.at,
@@ -75,7 +78,6 @@ def _plan(arguments: argparse.Namespace) -> int:
         max_connections=arguments.max_connections,
         on_event=arguments.on_event,
     )
-    require_named(names, {file.path for file in found.files}, found.repo_id)
     if arguments.json:
         print_result(json.dumps(found.as_dict()))
     else:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Final, get_args
 
 from hf_haul.cli.exit_codes import UsageError
 from hf_haul.cli.messages import warn
 from hf_haul.hub.presets import Preset
 
-__all__ = ["RepoArgument", "add_repo_options", "patterns_of", "read_repo", "require_named"]
+__all__ = ["RepoArgument", "add_repo_options", "patterns_of", "read_repo"]
 
 _TYPES: Final = ("model", "dataset", "space", "kernel")
 #: ``datasets/org/name``, as huggingface_hub's command and the Hub's own addresses have it.
@@ -49,7 +49,9 @@ def add_repo_options(parser: Any) -> None:
     parser.add_argument("--token", help="default: the stored one")
 
 
-def read_repo(text: str, repo_type: str | None, revision: str | None) -> RepoArgument:
+def read_repo(
+    text: str, repo_type: str | None, revision: str | None, *, at_revision: bool = False
+) -> RepoArgument:
     """Return what is meant by ``org/name``, ``datasets/org/name`` or ``hf://datasets/org/name@revision/file``.
 
     Anything else is returned as it is.
@@ -58,10 +60,18 @@ def read_repo(text: str, repo_type: str | None, revision: str | None) -> RepoArg
         text: The argument.
         repo_type: What ``--repo-type`` says.
         revision: What ``--revision`` says.
+        at_revision: Whether ``org/name@revision`` is understood, too, which may also be the name of a folder.
 
     Raises:
         UsageError: The options contradict it, or it is no repository.
     """
+    if at_revision and "@" in text and not text.startswith("hf://"):
+        text, _, at = text.partition("@")
+        if not at:
+            raise UsageError(f"{text}@ ends without a revision; write {text}@main, or {text}")
+        if revision not in {None, at}:
+            raise UsageError(f"{text}@{at} names a revision, and --revision says {revision}")
+        revision = at
     match = _WITH_TYPE.fullmatch(text)
     if match is not None:
         if repo_type not in {None, match[1]}:
@@ -92,31 +102,22 @@ def patterns_of(
     Args:
         arguments: What ``--include`` and ``--exclude`` say.
         filenames: Files that are named; folders end with a slash.
+
+    Raises:
+        UsageError: A folder is named beside patterns.
     """
     if not filenames:
         return arguments.include, arguments.exclude
-    if arguments.include or arguments.exclude:
+    patterns = arguments.include or arguments.exclude
+    folder = next((name for name in filenames if name.endswith("/")), None)
+    if folder is not None and patterns:
+        raise UsageError(
+            f"{folder!r} cannot be combined with --include and --exclude; write --include '{folder}*'"
+        )
+    if patterns:
         warn("--include and --exclude are ignored, because files are named")
-    return [f"{name}**" if name.endswith("/") else name for name in filenames], None
-
-
-def require_named(filenames: Sequence[str], paths: Collection[str], where: str) -> None:
-    """Refuse names that stand for no file.
-
-    Args:
-        filenames: Files, folders (with a slash at the end), and patterns.
-        paths: The files that there are.
-        where: Of what, for the message.
-
-    Raises:
-        huggingface_hub.errors.EntryNotFoundError: One stands for none.
-    """
-    from huggingface_hub.errors import EntryNotFoundError  # brings much along
-
-    for name in filenames:
-        if name.endswith("/"):
-            found = any(path.startswith(name) for path in paths)
-        else:
-            found = name in paths or any(fnmatchcase(path, name) for path in paths)
-        if not found:
-            raise EntryNotFoundError(f"There is no {name} in {where}")
+    patterns = [f"{glob.escape(name)}**" if name.endswith("/") else name for name in filenames]
+    # A file may be called like a pattern.
+    return list(
+        dict.fromkeys([*patterns, *(glob.escape(name) for name in filenames if name[-1:] != "/")])
+    ), None

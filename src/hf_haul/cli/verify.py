@@ -13,11 +13,12 @@ from hf_haul.cli.arguments import add_command, add_progress_option, read_count, 
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.folders import count_of, format_size, shown
 from hf_haul.cli.messages import say, warn
-from hf_haul.cli.repo_arguments import add_repo_options, patterns_of, read_repo, require_named
+from hf_haul.cli.repo_arguments import add_repo_options, patterns_of, read_repo
 from hf_haul.cli.signals import said_when_interrupted
 from hf_haul.cli.streams import print_result
 from hf_haul.cli.verify_display import VerifyDisplay
 from hf_haul.errors import HaulError
+from hf_haul.hub.named_files import require_named
 
 if TYPE_CHECKING:
     from hf_haul.hub.verify_report import VerifyReport

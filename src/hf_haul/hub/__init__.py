@@ -17,7 +17,8 @@ From the ground up:
 * ``verification``: whether files are what the Hub has. ``verify_targets`` says which folder that is about,
   ``verify_subjects`` what each of its files has to be, ``verify_checks`` what it is, ``verify_report`` how
   that is told; ``repair`` mends it.
-* ``snapshot_files``: which commit a call is about, and which of its files.
+* ``snapshot_files``: which commit a call is about, and which of its files; ``named_files``: those that must
+  be there.
 * ``planning``: what a download would do, told as a ``download_plan``.
 * ``link_test``: what a link brings by the number of connections; ``link_report`` says what follows from it.
 * ``snapshot``, ``single_file``: the two download functions; ``snapshot_call`` is one call of the first.

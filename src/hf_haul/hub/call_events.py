@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ __all__ = ["CallEvents"]
 
 #: Seconds between two looks at what is waited for.
 _LOOK_SECONDS: Final = 0.5
+#: The commit in a path of a cache.
+_IN_SNAPSHOT: Final = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40,64})(?![^/\\])")
 
 
 class CallEvents:
@@ -128,7 +131,14 @@ class CallEvents:
         if self.stream is None:
             return
         sizes = [os.path.getsize(file) for file in files]
-        self.plan(((size, True, True) for size in sizes), folder=folder, revision=revision, path=path)
+        commit = _IN_SNAPSHOT.search(path)
+        self.plan(
+            ((size, True, True) for size in sizes),
+            folder=folder,
+            revision=revision,
+            commit=commit[1] if commit else None,
+            path=path,
+        )
         self.done(path)
 
     @harmless

@@ -62,6 +62,7 @@ def plan(
     allow_patterns: list[str] | str | None = None,
     ignore_patterns: list[str] | str | None = None,
     presets: Preset | Sequence[Preset] | None = None,
+    named: Sequence[str] = (),
     force_download: bool = False,
     etag_timeout: float = constants.DEFAULT_ETAG_TIMEOUT,
     token: bool | str | None = None,
@@ -87,6 +88,7 @@ def plan(
         allow_patterns: Only files that match one of these.
         ignore_patterns: No file that matches one of these.
         presets: Rules that pick among formats, see :mod:`hf_haul.hub.presets`.
+        named: Files, folders (with a slash at the end) and patterns that have to stand for a file each.
         force_download: Whether every file is fetched anew.
         etag_timeout: Seconds that the Hub may take to answer as long as a kept listing may help instead.
         token: A token, ``True`` for the stored one, ``False`` for none.
@@ -104,6 +106,7 @@ def plan(
 
     Raises:
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses; its subclasses say why.
+        huggingface_hub.errors.EntryNotFoundError: A file that is ``named`` is not there.
         huggingface_hub.errors.LocalEntryNotFoundError: The Hub cannot be reached, and no listing is kept.
         UnsafePathError: A file's name would lead out of its folder.
     """
@@ -128,6 +131,7 @@ def plan(
         presets=(presets,) if isinstance(presets, str) else tuple(presets or ()),
         read_only=True,
         max_listing=options.max_listing,
+        named=tuple(named),
     )
     wanted_rate = parse_rate(rate, "rate")
     with options.engine() as engine, options.events(repo_id) as events:

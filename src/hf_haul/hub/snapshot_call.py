@@ -36,9 +36,10 @@ from hf_haul.hub.call_options import (
 from hf_haul.hub.fallback import HubUnreachable, snapshot_error
 from hf_haul.hub.local_dir import LONG_CHECK, checking, is_current, reuse_files
 from hf_haul.hub.metadata import FileMetadata, is_commit
+from hf_haul.hub.named_files import require_named
 from hf_haul.hub.presets import Preset
 from hf_haul.hub.repository import Repository
-from hf_haul.hub.snapshot_events import tell_found, tell_plan
+from hf_haul.hub.snapshot_events import files_in, tell_found, tell_plan
 from hf_haul.hub.snapshot_files import Listing, SnapshotFiles
 from hf_haul.hub.upstream_cache import cache_folder, is_in_shared_store, read_tree
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
@@ -73,11 +74,13 @@ def make_snapshot_call(
     endpoint: str | None = None,
     dry_run: bool = False,
     presets: Preset | Sequence[Preset] | None = None,
+    named: Sequence[str] = (),
     options: CallOptions | None = None,
 ) -> SnapshotCall:
     """Return a call that has not begun; the arguments are those of :func:`hf_haul.snapshot_download`.
 
-    Those that huggingface_hub does not have are in ``options``.
+    Those that huggingface_hub does not have are in ``options``. Files, folders (with a slash at the end) and
+    patterns that are ``named`` have to stand for a file each.
     """
     options = CallOptions() if options is None else options
     return SnapshotCall(
@@ -102,6 +105,7 @@ def make_snapshot_call(
             presets=(presets,) if isinstance(presets, str) else tuple(presets or ()),
             read_only=dry_run,
             max_listing=options.max_listing,
+            named=tuple(named),
         ),
         local_files_only=local_files_only,
         tqdm_class=tqdm_class,
@@ -135,6 +139,7 @@ class SnapshotCall:
         else:
             found = self._find()
         if not isinstance(found, tuple):
+            self._require_named(found)
             tell_found(events, self.files, found)
             return found
         commit, listing = found
@@ -169,6 +174,16 @@ class SnapshotCall:
             raise_all([(path, self.files.repository.explain(path, commit, error)) for path, error in errors])
         events.done(result)
         return result
+
+    def _require_named(self, found: str | list[DryRunFileInfo]) -> None:
+        """Refuse names of files that the cache does not have."""
+        if self.files.named:
+            if isinstance(found, str):
+                there = (os.path.relpath(path, found) for path in files_in(found, self.files))
+                paths = {path.replace(os.sep, "/") for path in there}
+            else:
+                paths = {info.filename for info in found}
+            require_named(self.files.named, paths, f"the cache, of {self.files.where}")
 
     # -- which commit, which files
 

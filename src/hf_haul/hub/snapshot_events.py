@@ -17,7 +17,7 @@ from hf_haul.storage.destinations import BlobDestination
 from hf_haul.storage.safe_paths import is_in_metadata_folder
 from hf_haul.task import FileRequest
 
-__all__ = ["tell_found", "tell_plan"]
+__all__ = ["files_in", "tell_found", "tell_plan"]
 
 
 def tell_found(events: CallEvents, files: SnapshotFiles, found: str | list[DryRunFileInfo]) -> None:
@@ -32,12 +32,12 @@ def tell_found(events: CallEvents, files: SnapshotFiles, found: str | list[DryRu
         return
     folder = files.local_dir or files.cache_dir
     if isinstance(found, str):
-        events.found(_files_in(found, files), folder=folder, revision=files.revision, path=found)
+        events.found(files_in(found, files), folder=folder, revision=files.revision, path=found)
     else:
         events.plan_dry_run(found, folder=folder, revision=files.revision)
 
 
-def _files_in(folder: str, files: SnapshotFiles) -> Iterator[str]:
+def files_in(folder: str, files: SnapshotFiles) -> Iterator[str]:
     """Yield the files of a snapshot on disk, those that match the patterns."""
     found = [
         os.path.relpath(os.path.join(root, name), folder)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from huggingface_hub import ResolvedRevision
+from huggingface_hub import ResolvedRevision, constants
 from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
     filter_repo_objects,
@@ -18,6 +18,7 @@ from hf_haul.hub.asking import UNREACHABLE, ProxyError, is_listing_unknown, unca
 from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks
 from hf_haul.hub.listing import is_partial
 from hf_haul.hub.metadata import ListedFile, is_commit
+from hf_haul.hub.named_files import require_named
 from hf_haul.hub.presets import Preset, select
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.upstream_cache import drop_tree, missing_in_tree, read_tree, tree_folder, write_tree
@@ -46,6 +47,7 @@ class SnapshotFiles:
         presets: Rules that pick among formats.
         read_only: Whether the listing is not cached.
         max_listing: Most entries of a listing; ``None`` for the environment's setting.
+        named: Files, folders (with a slash at the end) and patterns that have to stand for a file each.
     """
 
     repository: Repository
@@ -59,6 +61,7 @@ class SnapshotFiles:
     presets: tuple[Preset, ...]
     read_only: bool
     max_listing: int | None
+    named: tuple[str, ...] = ()
 
     def ask(self, *, retry: bool) -> tuple[str, Listing]:
         """Return the commit and its files: from the cache where it has them, or else from the Hub.
@@ -126,8 +129,10 @@ class SnapshotFiles:
         """Return the files that were asked for, but for those that a ``local_dir`` cannot have.
 
         Raises:
+            huggingface_hub.errors.EntryNotFoundError: One that was named is not there.
             UnsafePathError: The name of one would lead out of its folder.
         """
+        require_named(self.named, listing.keys(), self.where)
         selected = self.select(listing)
         for path in selected:
             require_safe_path(path)
@@ -139,6 +144,12 @@ class SnapshotFiles:
             )
             selected = [path for path in selected if path not in reserved]
         return selected
+
+    @property
+    def where(self) -> str:
+        """The repository, at its revision unless that is the default."""
+        repo_id = self.repository.repo_id
+        return repo_id if self.revision == constants.DEFAULT_REVISION else f"{repo_id} at {self.revision}"
 
     def select(self, listing: Listing) -> list[str]:
         """Return the files that patterns and presets select."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-import hf_haul.hub.snapshot
+import hf_haul.hub.snapshot_call
 import hf_haul.localhub
 import hf_haul.manager
 from hf_haul.cli import command as cli
@@ -62,7 +62,7 @@ def test_an_error_becomes_one_message_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(hf_haul.hub.snapshot, "snapshot_download", _raise(error))
+    monkeypatch.setattr(hf_haul.hub.snapshot_call, "make_snapshot_call", _raise(error))
     assert cli.main(["download", "org/m"]) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -75,13 +75,13 @@ def test_an_errors_notes_are_shown(
 ) -> None:
     error = OSError("first")
     error.__notes__ = ["also failed: b.bin"]  # type: ignore[attr-defined]  # add_note is 3.11's
-    monkeypatch.setattr(hf_haul.hub.snapshot, "snapshot_download", _raise(error))
+    monkeypatch.setattr(hf_haul.hub.snapshot_call, "make_snapshot_call", _raise(error))
     assert cli.main(["download", "org/m"]) == 1
     assert capsys.readouterr().err.splitlines() == ["hf-haul: error: first", "  also failed: b.bin"]
 
 
 def test_a_bug_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_haul.hub.snapshot, "snapshot_download", _raise(ZeroDivisionError()))
+    monkeypatch.setattr(hf_haul.hub.snapshot_call, "make_snapshot_call", _raise(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main(["download", "org/m"])
 

@@ -66,6 +66,7 @@ def test_the_library_is_asked_what_the_line_says(asked: dict[str, Any]) -> None:
         "revision": "v1",
         "local_dir": "d",
         "allow_patterns": ["config.json"],
+        "named": ["config.json"],
         "presets": ["safetensors"],
         "token": "t",
         "force_download": True,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 import pytest
-from huggingface_hub.errors import EntryNotFoundError
 
 from hf_haul.cli.exit_codes import UsageError
-from hf_haul.cli.repo_arguments import RepoArgument, add_repo_options, patterns_of, read_repo, require_named
+from hf_haul.cli.repo_arguments import RepoArgument, add_repo_options, patterns_of, read_repo
 
 
 @pytest.mark.parametrize(
@@ -51,20 +50,53 @@ def test_what_contradicts_itself_is_refused(
         read_repo(text, repo_type, revision)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("org/name@v1", RepoArgument("org/name", None, "v1")),
+        ("gpt2@refs/pr/1", RepoArgument("gpt2", None, "refs/pr/1")),
+        ("datasets/org/name@v1", RepoArgument("org/name", "dataset", "v1")),
+        ("hf://org/name@v1", RepoArgument("org/name", "model", "v1")),
+    ],
+)
+def test_a_revision_may_stand_behind_the_name(text: str, found: RepoArgument) -> None:
+    assert read_repo(text, None, None, at_revision=True) == found
+
+
+def test_where_folders_are_understood_an_at_sign_is_a_part_of_the_name() -> None:
+    assert read_repo("org/name@v1", None, None) == RepoArgument("org/name@v1", None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("org/name@", "ends without a revision"), ("org/name@v2", "names a revision, and --revision says v1")],
+)
+def test_a_revision_that_contradicts_itself_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_repo(text, None, "v1", at_revision=True)
+
+
 def test_names_are_patterns_and_come_before_others(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     add_repo_options(parser)
     given = parser.parse_args(["--include", "*.json", "--exclude", "x*"])
     assert patterns_of(given, []) == (["*.json"], ["x*"])
-    assert patterns_of(given, ["a.json", "b/"]) == (["a.json", "b/**"], None)
+    assert patterns_of(given, ["a.json", "b.txt"]) == (["a.json", "b.txt"], None)
     assert "--include and --exclude are ignored" in capsys.readouterr().err
     assert patterns_of(parser.parse_args([]), []) == (None, None)
 
 
-def test_every_name_has_to_stand_for_a_file() -> None:
-    paths = {"a.json", "b/c.txt"}
-    require_named([], paths, "org/m")
-    require_named(["a.json", "b/", "*.txt"], paths, "org/m")
-    for name in ("c.txt", "c/", "b", "*.bin"):
-        with pytest.raises(EntryNotFoundError, match="in org/m"):
-            require_named(["a.json", name], paths, "org/m")
+def test_a_file_that_is_called_like_a_pattern_is_meant_itself_too() -> None:
+    parser = argparse.ArgumentParser()
+    add_repo_options(parser)
+    assert patterns_of(parser.parse_args([]), ["a[1].txt", "b[1]/"]) == (
+        ["a[1].txt", "b[[]1]/**", "a[[]1].txt"],
+        None,
+    )
+
+
+def test_a_folder_beside_patterns_is_refused() -> None:
+    parser = argparse.ArgumentParser()
+    add_repo_options(parser)
+    with pytest.raises(UsageError, match=r"'b/' cannot be combined .* write --include 'b/\*'"):
+        patterns_of(parser.parse_args(["--include", "*.json"]), ["a.json", "b/"])
