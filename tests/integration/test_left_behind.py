@@ -91,12 +91,13 @@ def test_a_thousand_files_leave_nothing_behind_but_the_last_few(
         if i in {COUNT // 3, COUNT}:
             counted.append(census())
     more = counted[2] - counted[1]
-    assert {name: count for name, count in more.items() if count > 10} == {}
+    # 667 files more: at the most what 64 connections need, and eight runs of files with their latest four visits
+    assert {name: count for name, count in more.items() if count > 64} == {}
     kept = counted[2] - counted[0]
     assert (
         kept["hf_haul.reading.range_source.RangeSource"] <= 2 * 64
     )  # those read last, and those closed last
-    assert len(fs.extents._files) <= 64
+    assert len(fs.extents._files) <= 64 + 32  # closed last, and looked ahead at
     assert len(forks._owners) < 2000
 
 

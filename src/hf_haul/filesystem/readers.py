@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from hf_haul.filesystem.target import Target
 from hf_haul.reading.file_reader import FileReader
+from hf_haul.reading.lookahead import LookAhead
 from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.siblings import Visit
 
@@ -49,22 +51,25 @@ def reader_for(
     """
     if prefetch == "none":
         return FileReader(source, fs.extents, ahead=False, plan=False)
-    return FileReader(source, fs.extents, ahead=ahead, stream=stream, visit=_visit(fs, target, source))
+    visit, near_end = _visit(fs, target, source)
+    return FileReader(source, fs.extents, ahead=ahead, stream=stream, visit=visit, near_end=near_end)
 
 
-def _visit(fs: Any, target: Target, source: RangeSource) -> Visit | None:
-    """Note that a file is opened; return where its reader notes what it does."""
+def _visit(
+    fs: Any, target: Target, source: RangeSource
+) -> tuple[Visit, Callable[[], None]] | tuple[None, None]:
+    """Note that a file is opened; return where to note reads, and what to call near the end."""
     repository = target.repository
     group = (fs.endpoint, repository.repo_type, repository.repo_id, target.commit)
     source_of = partial(
         _sibling, weakref.ref(fs), target.commit
     )  # weak: it is kept as long as files are followed
     try:
-        visit: Visit = fs.manager.look_ahead.visit(group, target.name, source, fs.files_after, source_of)
+        look_ahead: LookAhead = fs.manager.look_ahead
+        return look_ahead.visit(group, target.name, source, fs.files_after, source_of)
     except Exception:  # nobody asked for it
         logger.debug("%s: cannot look ahead", target.name, exc_info=True)
-        return None
-    return visit
+        return None, None
 
 
 def _sibling(weak_fs: weakref.ref[Any], commit: str, name: str) -> RangeSource | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from hf_haul.config import KiB, MiB
@@ -37,6 +38,7 @@ class FileReader:
         plan: Whether more may be fetched by the layout of a parquet file.
         stream: Whether it will be read in order to its end.
         visit: Where to note what is read, for those who look ahead at other files.
+        near_end: Called once all that is left of the file is on its way to a reader in order.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class FileReader:
         plan: bool = True,
         stream: bool = False,
         visit: Visit | None = None,
+        near_end: Callable[[], None] | None = None,
     ) -> None:
         self._source = source
         self._extents = extents
@@ -55,6 +58,7 @@ class FileReader:
         self._may_plan = plan and not stream
         self._stream = stream
         self._visit = visit or Visit(source.size)
+        self._near_end = near_end
         self._closed = False
         self._start_anew()
         renew_after_fork(self, FileReader._start_anew)
@@ -163,7 +167,7 @@ class FileReader:
 
     def _look_past_the_end(self) -> None:
         """Note once that all that is left of the file is on its way, so that the next is looked at."""
-        near_end, self._visit.near_end = self._visit.near_end, None
+        near_end, self._near_end = self._near_end, None
         if near_end is not None:
             near_end()
 

@@ -63,7 +63,7 @@ class LookAhead:
         source: RangeSource,
         after: Callable[[str], Iterator[str]],
         source_of: Callable[[str], RangeSource | None],
-    ) -> Visit:
+    ) -> tuple[Visit, Callable[[], None]]:
         """Note that a file is opened, and fetch what will be read of the next ones, if there is an order.
 
         Args:
@@ -74,7 +74,7 @@ class LookAhead:
             source_of: Finds a file by its name.
 
         Returns:
-            Where its reader notes what it does.
+            Where its reader notes what it does, and what it calls once it comes near the end in order.
         """
         visit = Visit(source.size)
         with self._lock:
@@ -83,13 +83,12 @@ class LookAhead:
             while len(self._orders) > _ORDERS:
                 self._orders.popitem(last=False)
             outlook = order.visit(name, visit, after)
-        visit.near_end = partial(self._look_at_next, order, name, visit, source_of)
         self._extents.note_read(order)
         for each in outlook.names:
             found = source_of(each)
             if found is None or not self._look_at(order, each, found, outlook):
                 break
-        return visit
+        return visit, partial(self._look_at_next, order, name, visit, source_of)
 
     def _take(self, order: OpenOrder, name: str, nbytes: int) -> bool:
         with self._lock:

@@ -50,13 +50,11 @@ class Visit:
         size: Bytes of the file.
         read: Bytes read; of those read twice, both.
         columns: Columns of a parquet file that were read, by their numbers. Readers in a folder share them.
-        near_end: Called once a reader in order comes near the end.
     """
 
     size: int
     read: int = 0
     columns: set[int] = field(default_factory=set)
-    near_end: Callable[[], None] | None = None
 
     @property
     def is_whole(self) -> bool:

@@ -48,8 +48,8 @@ class Folder:
 
     def open(self, number: int, *, stream: bool = False) -> FileReader:
         name = self.names[number]
-        visit = self.look_ahead.visit("group", name, self.sources[name], self.after, self.source_of)
-        return FileReader(self.sources[name], self.extents, stream=stream, visit=visit)
+        visit, near_end = self.look_ahead.visit("group", name, self.sources[name], self.after, self.source_of)
+        return FileReader(self.sources[name], self.extents, stream=stream, visit=visit, near_end=near_end)
 
     def read_whole(self, number: int) -> bytes:
         reader = self.open(number)
