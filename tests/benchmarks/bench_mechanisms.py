@@ -189,6 +189,10 @@ def _without(tool: Tool, mechanism: str) -> Tool:
 # ---- faults
 
 
+def _where_locks_lie(rig: Rig, repo: str, origin: str) -> Tool:
+    return Rig.without(rig.manager(repo, origin), "locks", "hf-haul")
+
+
 def _dialing(rig: Rig, repo: str, origin: str) -> Tool:
     names = {TWO_ADDRESSES: ["127.0.0.2", "127.0.0.1"]}
     return rig.manager(repo, origin, host=TWO_ADDRESSES, names=names)
@@ -254,6 +258,9 @@ _WORKS: Final[Mapping[str, _Work]] = {
     "killed-later": replace(
         _KILLED, title=f"{_KILLED.title} {_LATER:.0f} s before", prepare=partial(_kill, wait=_LATER)
     ),
+    "killed-no-locks": replace(
+        _KILLED, title=f"{_KILLED.title}, where every lock can be taken", tool=_where_locks_lie
+    ),
 }  # fmt: skip
 
 
@@ -275,5 +282,6 @@ ROWS: Final[tuple[Row, ...]] = (
     *_grid("eyeballs", "dead-address"),
     *_grid("attributes", "killed"),
     Row("attributes", "killed-later", tls=False, connections=1),
+    Row("attributes", "killed-no-locks", tls=False, connections=1),
     *_grid("sequential-resume", "killed"),
 )

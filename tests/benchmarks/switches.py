@@ -7,6 +7,7 @@ mechanism were deleted.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
@@ -49,6 +50,11 @@ def _without_attributes(put: Put) -> None:
         _replace(put, os, name, refuse)
 
 
+def _without_locks(put: Put) -> None:
+    """Every lock can be taken at any time, as on some network file systems: those tell nothing."""
+    _replace(put, fcntl, "flock", lambda *_: None)
+
+
 def _without_adaptation(put: Put) -> None:
     """The number of connections stays what it is at the start."""
     _replace(put, ConcurrencyController, "sample", lambda *_: None)
@@ -59,6 +65,7 @@ SWITCHES: Final[Mapping[str, Callable[[Put], None]]] = {
     "thrift": _without_thrift,
     "eyeballs": _without_eyeballs,
     "attributes": _without_attributes,
+    "locks": _without_locks,
     "adaptation": _without_adaptation,
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.benchmarks.switches import SWITCHES, switch_off
 
-from hf_haul.storage.ownership import current_owner, read_owner_xattr, write_owner_xattr
+from hf_haul.storage.ownership import current_owner, read_owner_xattr, try_lock, write_owner_xattr
 from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
 from hf_haul.transports.dialing import WakeableConnection, WakeableTLSConnection
 
@@ -52,6 +52,15 @@ def _limits(cpu_busy: float, per_connection: float = 200e6) -> set[int]:
 def test_without_thrift_a_busy_processor_is_no_reason_for_fewer_connections(off: bool, switch: Any) -> None:
     switch("thrift", off)
     assert (min(_limits(cpu_busy=0.7)) < 8) is not off
+
+
+@both
+def test_without_locks_two_may_hold_the_same(off: bool, switch: Any, tmp_path: Path) -> None:
+    path = tmp_path / "locked"
+    with path.open("w") as first, path.open("w") as second:
+        switch("locks", off)
+        assert try_lock(first.fileno())
+        assert try_lock(second.fileno()) is off
 
 
 @both
