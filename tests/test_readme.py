@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from dataclasses import fields
 from pathlib import Path
 
 import huggingface_hub.errors
@@ -19,7 +18,7 @@ from tests.support.wants import NO_SKIP
 import hf_haul
 from hf_haul import errors
 from hf_haul.cli import main
-from hf_haul.config import Settings
+from hf_haul.config import Settings, setting_fields
 from hf_haul.localhub import LocalHub, Repo
 
 ROOT = Path(__file__).parents[1]
@@ -166,11 +165,11 @@ def _table(text: str) -> dict[str, str]:
 
 def test_the_table_of_settings_has_every_one_with_its_default() -> None:
     rows = _table(SETTINGS)
-    assert list(rows) == [f"HF_HAUL_{field.name.upper()}" for field in fields(Settings)]
+    assert list(rows) == [f"HF_HAUL_{field.name.upper()}" for field in setting_fields()]
     given = {name: value for name, value in rows.items() if value != "none"}
     assert Settings.from_environment(given) == Settings()
     unset = {name.removeprefix("HF_HAUL_").lower() for name in rows.keys() - given.keys()}
-    assert unset == {field.name for field in fields(Settings) if getattr(Settings(), field.name) is None}
+    assert unset == {field.name for field in setting_fields() if getattr(Settings(), field.name) is None}
 
 
 def test_the_table_of_settings_names_the_short_forms() -> None:

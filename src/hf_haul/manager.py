@@ -201,7 +201,9 @@ class ParallelDownloadManager:
             and remote.size <= SMALL_FILE
             and os.path.splitext(remote.path)[1].lower() in _TEXT_SUFFIXES
         )
-        return HttpSource(remote, self._pool, self._rate_limits, compress=compress)
+        return HttpSource(
+            remote, self._pool, self._rate_limits, compress=compress, timings=self.settings.timings
+        )
 
     # ---- reading without a destination
 
@@ -220,7 +222,7 @@ class ParallelDownloadManager:
         if self._closed:
             raise RuntimeError("the manager is shut down")
         assert self._engine is not None  # rebuilt by now in a forked child, and the pool with it
-        return HttpSource(remote, self._pool, self._rate_limits)
+        return HttpSource(remote, self._pool, self._rate_limits, timings=self.settings.timings)
 
     def ask_about(self, remote: RemoteFile, cancel_token: CancelToken) -> FileFacts:
         """Ask a server about a file before anything is fetched: one request for one byte.

@@ -20,7 +20,6 @@ __all__ = [
     "SourceHistory",
     "SpeedMeter",
     "Window",
-    "is_slow_answer",
 ]
 
 #: Sources that are known at once; a mirror may name a new one with each redirect.
@@ -29,8 +28,6 @@ MAX_SOURCES: Final = 1000
 #: its source answers says nothing of larger files, some of which a server fetches or scans before it sends
 #: the first byte.
 SMALL_FILE: Final = 4 * MiB
-#: Seconds to an answer that cost more than another request gains.
-_SLOW_ANSWER: Final = 2.0
 
 #: Seconds over which a speed is told.
 _WINDOW: Final = 5.0
@@ -424,11 +421,6 @@ class SourceHistory:
                 }
                 for name, known in self._sources.items()
             }
-
-
-def is_slow_answer(seconds: float) -> bool:
-    """Return whether a source that takes so many seconds to answer should get few and large requests."""
-    return seconds >= _SLOW_ANSWER
 
 
 def _power_of_two(number: int) -> int:

@@ -24,14 +24,14 @@ from huggingface_hub import errors as upstream_errors
 from tests.support.raw_hub import RawAnswer, RawHub
 from tests.support.repos import random_bytes
 
-from hf_haul.config import KiB, Settings
+from hf_haul.config import KiB, Settings, Timings
 from hf_haul.errors import HaulError
 from hf_haul.filesystem import HaulFileSystem
 from hf_haul.hub import asking
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.manager import ParallelDownloadManager
-from hf_haul.transports import http, pacing, retry
+from hf_haul.transports import pacing, retry
 
 CASES = 60
 #: Seconds for one case, on a busy machine. Nothing waits for more than a few tenths of one.
@@ -46,6 +46,7 @@ FILES = {
 SETTINGS = Settings(
     part_size=16 * KiB, chunk_size=8 * KiB, min_chunk_size=KiB, first_retry_wait=0.0, max_retry_wait=0.0, max_retries=2,
     connect_timeout=5.0, stall_timeout=1.0, first_byte_timeout=2.0, give_up_after=4.0, durable=False,
+    timings=Timings(file_changes=0.05, refused_links=0.0),
 )  # fmt: skip
 #: Whatever huggingface_hub raises of its own; its client's errors are the base of them.
 ALLOWED: tuple[type[BaseException], ...] = (
@@ -309,8 +310,6 @@ def in_no_time(patch: pytest.MonkeyPatch) -> Iterator[None]:
     patch.setattr(pacing, "MAX_BUSY_WAIT", 0.02)
     patch.setattr(pacing, "MAX_RATE_LIMIT_WAIT", 0.02)
     patch.setattr(retry, "MAX_RATE_LIMIT_WAIT", 0.02)
-    patch.setattr(retry, "_CHANGE_SECONDS", 0.05)
-    patch.setattr(http, "_REFUSED_SECONDS", 0.0)
     yield
 
 

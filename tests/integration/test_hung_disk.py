@@ -16,10 +16,9 @@ from tests.support.engine import SMALL, WEIGHTS, Rig, serve_files
 from tests.support.repos import random_bytes
 from tests.support.waits import OTHER, SECOND, until
 
-from hf_haul.config import MiB
+from hf_haul.config import MiB, Timings
 from hf_haul.localhub.testing.faults import Stall
 from hf_haul.manager import ParallelDownloadManager
-from hf_haul.storage import staged_file as staging
 from hf_haul.storage.destinations import FileDestination
 from hf_haul.task import DownloadState, FileRequest
 
@@ -90,11 +89,12 @@ def begin_on_hung_disk(
 
 @pytest.mark.parametrize("call", CALLS)
 def test_nobody_who_holds_a_lock_of_ours_waits_for_the_disk(
-    rig: Rig, disk: HungDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    rig: Rig, disk: HungDisk, tmp_path: Path, call: str
 ) -> None:
-    monkeypatch.setattr(staging, "_BEAT_INTERVAL", 0.0)
     elsewhere = rig.hub.url.replace("127.0.0.1", "localhost")
-    with rig.manager(durable=True, max_connections_per_host=3, part_size=MiB) as manager:
+    with rig.manager(
+        durable=True, max_connections_per_host=3, part_size=MiB, timings=Timings(sign_of_life=0.0)
+    ) as manager:
         rig.hub.set_pace(4 * MiB)
         submitting = begin_on_hung_disk(rig, disk, manager, tmp_path / "hung", call)
         fine = manager.submit([rig.request(SMALL, base=elsewhere)], model_id="fine")
@@ -135,12 +135,11 @@ def test_nobody_who_holds_a_lock_of_ours_waits_for_the_disk(
 
 
 def test_a_dead_connection_is_given_up_while_another_files_disk_hangs(
-    rig: Rig, disk: HungDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, disk: HungDisk, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(staging, "_BEAT_INTERVAL", 0.0)
     told: list[int] = []
     elsewhere = rig.hub.url.replace("127.0.0.1", "localhost")
-    with rig.manager(max_connections_per_host=3) as manager:
+    with rig.manager(max_connections_per_host=3, timings=Timings(sign_of_life=0.0)) as manager:
         rig.hub.set_pace(MiB)
         submitting = begin_on_hung_disk(rig, disk, manager, tmp_path / "hung", "utime")
         rule = rig.hub.faults.add(Stall(after=1000), kind="cdn", path=OTHER)

@@ -16,7 +16,6 @@ from tests.support.hub import hub_environment, run_python
 from tests.support.repos import random_bytes
 
 from hf_haul.config import KiB, MiB
-from hf_haul.engine import watchdog
 from hf_haul.errors import DiskFullError, IntegrityError
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.localhub import LocalHub, Repo
@@ -58,8 +57,8 @@ def nursery(tmp_path: Path) -> Iterator[Nursery]:
         yield nursery
 
 
-def _make_trouble(rig: Rig, faults: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_WORTH_HEDGING", 0.2)
+def _make_trouble(rig: Rig, faults: list[Any]) -> None:
+    rig.tune(worth_hedging=0.2)
     for nth, fault in enumerate(faults):
         if isinstance(fault, Corrupt):
             rig.hub.faults.add(fault, kind="cdn", covers=fault.offset)
@@ -71,7 +70,7 @@ def _make_trouble(rig: Rig, faults: list[Any], monkeypatch: pytest.MonkeyPatch) 
 def test_bytes_are_written_only_at_their_own_offset_and_writing_them_twice_is_harmless(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, faults: list[Any]
 ) -> None:
-    _make_trouble(rig, faults, monkeypatch)
+    _make_trouble(rig, faults)
     wrong: list[int] = []
     written = []
     write = StagedFile.write
@@ -97,7 +96,7 @@ def test_bytes_are_written_only_at_their_own_offset_and_writing_them_twice_is_ha
 def test_the_journal_never_claims_a_byte_that_was_not_written(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, faults: list[Any]
 ) -> None:
-    _make_trouble(rig, faults, monkeypatch)
+    _make_trouble(rig, faults)
     claims = []
     record = StagedFile.record
 

@@ -16,7 +16,6 @@ from tests.support.hub import make_certificate
 from tests.support.repos import random_bytes
 
 from hf_haul.config import Settings
-from hf_haul.engine import watchdog
 from hf_haul.errors import (
     CertificateError,
     HttpStatusError,
@@ -214,8 +213,8 @@ def test_bytes_that_came_before_a_stall_are_kept(rig: Rig) -> None:
     assert rig.is_whole(WEIGHTS)
 
 
-def test_a_crawling_connection_is_given_up_for_another(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_WARM_UP", 0.5)
+def test_a_crawling_connection_is_given_up_for_another(rig: Rig) -> None:
+    rig.tune(warm_up=0.5)
     rule = rig.hub.faults.add(Trickle(200.0), kind="cdn", covers=MIDDLE)
     started = time.monotonic()
     # A single connection at a time: nobody is there to help out.
@@ -226,11 +225,9 @@ def test_a_crawling_connection_is_given_up_for_another(rig: Rig, monkeypatch: py
     assert time.monotonic() - started < 20
 
 
-def test_after_a_long_fault_each_new_attempt_gets_its_full_time(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_long_fault_each_new_attempt_gets_its_full_time(rig: Rig) -> None:
     """A part that is old is not therefore slow: its latest attempt is what counts."""
-    monkeypatch.setattr(watchdog, "_WARM_UP", 0.5)
+    rig.tune(warm_up=0.5)
     rig.hub.faults.add(Stall(after=0), kind="cdn", times=3)
     slow = rig.hub.faults.add(Delay(0.6), kind="cdn", nth=4, times=None)
     outcome = rig.fetch(WEIGHTS, max_concurrent_downloads=1, stall_timeout=1.0, part_size=10 * PART)
@@ -239,8 +236,8 @@ def test_after_a_long_fault_each_new_attempt_gets_its_full_time(
     assert slow.hits == 1
 
 
-def test_near_the_end_a_crawling_connection_is_overtaken(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_WORTH_HEDGING", 0.3)
+def test_near_the_end_a_crawling_connection_is_overtaken(rig: Rig) -> None:
+    rig.tune(worth_hedging=0.3)
     rig.hub.faults.add(Trickle(2000.0), kind="cdn", covers=MIDDLE)  # 32 s for its part
     started = time.monotonic()
     outcome = rig.fetch(WEIGHTS)
@@ -432,9 +429,9 @@ def test_a_small_pool_makes_threads_wait_and_nothing_fail(rig: Rig) -> None:
     ],
 )
 def test_a_source_that_takes_long_to_its_first_byte_gets_no_request_more_than_it_needs(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, connections: int, part_size: int, requests: int
+    rig: Rig, connections: int, part_size: int, requests: int
 ) -> None:
-    monkeypatch.setattr(watchdog, "_WORTH_HEDGING", 0.1)
+    rig.tune(worth_hedging=0.1)
     rig.hub.faults.add(Delay(2.5), kind="cdn", times=None)
     outcome = rig.fetch(
         WEIGHTS, stall_timeout=1.5, first_byte_timeout=None, max_concurrent_downloads=connections, part_size=part_size, initial_connections=connections
@@ -488,10 +485,8 @@ def test_a_source_that_breaks_every_body_at_the_same_place_fails_even_if_it_serv
     assert isinstance(outcome.errors[WEIGHTS], RetriesExhaustedError)
 
 
-def test_a_source_that_goes_dark_fails_its_file_although_idle_connections_help(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watchdog, "_WORTH_HEDGING", 0.1)
+def test_a_source_that_goes_dark_fails_its_file_although_idle_connections_help(rig: Rig) -> None:
+    rig.tune(worth_hedging=0.1)
     rig.hub.faults.add(
         Stall(after=10_000), kind="cdn", times=None, covers=MIDDLE, when=lambda r: r.range != ""
     )
@@ -534,10 +529,8 @@ def test_a_final_answer_of_the_hub_is_told_as_it_is_and_never_retried(rig: Rig, 
     assert rig.is_whole(SMALL)
 
 
-def test_a_final_403_of_the_cdn_is_believed_after_some_fresh_links(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http, "_REFUSED_SECONDS", 0.0)
+def test_a_final_403_of_the_cdn_is_believed_after_some_fresh_links(rig: Rig) -> None:
+    rig.tune(refused_links=0.0)
     rule = rig.hub.faults.add(
         Status(403, b"<Error>AccessDenied</Error>"), kind="cdn", path=WEIGHTS, times=None
     )

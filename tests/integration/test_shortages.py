@@ -20,7 +20,7 @@ from tests.support.transport import FakeSource, MemoryDestination, request
 from tests.support.waits import our_threads
 
 from hf_haul import cancellation, limiter, metrics, threads, waits
-from hf_haul.config import KiB, MiB, Settings
+from hf_haul.config import KiB, MiB, Settings, Timings
 from hf_haul.engine import (
     download_queue,
     errands,
@@ -335,7 +335,7 @@ def test_a_wait_ends_in_time_where_it_has_to_do_the_work_and_the_next_goes_on(
     ticks = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: next(ticks) * 0.01, sleep=time.sleep)
     monkeypatch.setattr(workers, "time", clock)
-    monkeypatch.setattr(workers, "_HELP_SECONDS", 0.0)
+    there.scheduler._workers._timings = Timings(helping=0.0)
     queue = there.submit("large1")
     there.sources["large1"].step = 64 * KiB
     waits = 0
@@ -431,9 +431,9 @@ def test_a_cancel_from_elsewhere_reaches_who_does_the_work(there: World, refusal
 
 
 def test_where_nobody_waits_and_no_thread_comes_a_queue_fails_and_says_why(
-    there: World, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+    there: World, refusal: Refusal
 ) -> None:
-    monkeypatch.setattr(workers, "_HELPLESS_SECONDS", 0.0)
+    there.scheduler._workers._timings = Timings(no_threads=0.0)
     queue = there.submit("large1", "small1")
     for _ in range(3):
         there.scheduler.keep_going()  # what asking for its state does

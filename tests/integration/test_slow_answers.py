@@ -12,20 +12,19 @@ import pytest
 from tests.support.engine import SMALL, TOKEN, Rig, serve_files
 from tests.support.repos import random_bytes
 
-from hf_haul import metrics
-from hf_haul.config import MiB, Settings
+from hf_haul.config import MiB, Settings, Timings
 from hf_haul.filesystem import HaulFileSystem
 from hf_haul.localhub.testing.faults import Delay
+from hf_haul.metrics import SourceHistory
 
 #: Seconds to a first byte in these tests, which count as slow.
 ANSWER = 1.5
-SETTINGS = Settings(durable=False)
+SETTINGS = Settings(durable=False, timings=Timings(slow_answer=ANSWER / 2))
 LARGE = tuple(f"{number}.safetensors" for number in range(3))
 
 
 @pytest.fixture
-def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(metrics, "_SLOW_ANSWER", ANSWER / 2)
+def rig(tmp_path: Path) -> Iterator[Rig]:
     large = {path: random_bytes(12 * MiB, path) for path in LARGE}
     with serve_files(tmp_path / "out", more=large) as rig:
         rig.settings = SETTINGS
@@ -86,7 +85,7 @@ def test_a_read_is_one_request_once_a_download_or_another_read_was_answered_slow
     rig: Rig, before: str, slow: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a busy machine connections can be so slow that parts of 12 MiB are too large.
-    monkeypatch.setattr(metrics.SourceHistory, "connection_speed", lambda *_: 100e6)
+    monkeypatch.setattr(SourceHistory, "connection_speed", lambda *_: 100e6)
     first, second, _ = LARGE
     fs = HaulFileSystem(endpoint=rig.hub.url, token=TOKEN.removeprefix("Bearer "), skip_instance_cache=True)
     rig.hub.faults.add(Delay(ANSWER), kind=slow, times=None)

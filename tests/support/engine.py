@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.support.repos import random_bytes
 
-from hf_haul.config import KiB, Settings
+from hf_haul.config import KiB, Settings, Timings
 from hf_haul.engine.handle import DownloadHandle
 from hf_haul.localhub import Account, LocalHub, Repo
 from hf_haul.manager import ParallelDownloadManager
@@ -123,6 +123,10 @@ class Rig:
         target.parent.mkdir(parents=True, exist_ok=True)
         destination = FileDestination(target, version, digest, remote.size if digest else None)
         return FileRequest(remote, destination, fresh=fresh)
+
+    def tune(self, **seconds: float) -> None:
+        """Have managers work by other times; see :class:`hf_haul.config.Timings`."""
+        self.settings = replace(self.settings, timings=Timings(**seconds))
 
     @contextmanager
     def manager(self, **changes: Any) -> Iterator[ParallelDownloadManager]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Final, Literal, get_args
 
 from hf_haul.config.file import ConfigFile, read_config
 from hf_haul.config.layers import Origin, SetValue, values_in_environment, values_in_file
 from hf_haul.config.quantities import KiB, MiB, parse_rate, require_number
+from hf_haul.config.timings import DEFAULT_TIMINGS, Timings
 
-__all__ = ["DiskCheck", "Settings", "SettingsInForce", "WriteMode", "settings_in_force"]
+__all__ = ["DiskCheck", "Settings", "SettingsInForce", "WriteMode", "setting_fields", "settings_in_force"]
 
 _UPSTREAM_TIMEOUT: Final = "HF_HUB_DOWNLOAD_TIMEOUT"
 
@@ -63,6 +64,7 @@ class Settings:
             has to be stopped. 10 million, because the largest datasets have some hundred thousand.
         write_mode: ``offset`` writes parts in place, ``sequential`` one stream per file in order, ``auto``
             starts with the first and falls back to the second.
+        timings: Seconds that nobody has to choose; only in Python.
     """
 
     max_concurrent_downloads: int = 32
@@ -91,15 +93,16 @@ class Settings:
     disk_check: DiskCheck = "strict"
     max_listing: int = 10_000_000
     write_mode: WriteMode = "auto"
+    timings: Timings = field(default=DEFAULT_TIMINGS, repr=False)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, kind = getattr(self, field.name), str(field.type)
+        for each in setting_fields():
+            value, kind = getattr(self, each.name), str(each.type)
             if kind.startswith(("int", "float")):
-                whole = kind.startswith("int") and field.name != "max_bandwidth_bps"
-                require_number(field.name, value, whole=whole, optional="None" in kind)
+                whole = kind.startswith("int") and each.name != "max_bandwidth_bps"
+                require_number(each.name, value, whole=whole, optional="None" in kind)
             elif kind == "bool" and value not in (True, False):
-                raise TypeError(f"{field.name} must be True or False, not {value!r}")
+                raise TypeError(f"{each.name} must be True or False, not {value!r}")
         for name in (
             "max_concurrent_downloads", "initial_connections", "max_read_connections", "max_concurrent_files_per_model",
             "chunk_size", "min_chunk_size", "connect_timeout", "stall_timeout", "give_up_after", "max_listing",
@@ -155,6 +158,11 @@ class Settings:
         return replace(self, **_given(changes))
 
 
+def setting_fields() -> list[Field[Any]]:
+    """Return the fields that people set."""
+    return [each for each in fields(Settings) if each.name != "timings"]
+
+
 def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that were given, with the rate read."""
     given = {name: value for name, value in changes.items() if value is not None}
@@ -199,14 +207,14 @@ def settings_in_force(environ: Mapping[str, str] | None = None) -> SettingsInFor
     values = _set_values(os.environ if environ is None else environ, file)
     settings = Settings(**{name: each.value for name, each in values.items()})
     origins = {
-        each.name: values[each.name].origin if each.name in values else Origin() for each in fields(Settings)
+        each.name: values[each.name].origin if each.name in values else Origin() for each in setting_fields()
     }
     return SettingsInForce(settings, origins, file)
 
 
 def _set_values(environ: Mapping[str, str], file: ConfigFile) -> dict[str, SetValue]:
     """Return the values that are not defaults, those of the environment before those of the file."""
-    types = {each.name: str(each.type) for each in fields(Settings)}
+    types = {each.name: str(each.type) for each in setting_fields()}
     values = values_in_file(file, types, _check)
     values.update(_values_of_upstream(environ, values.get("give_up_after")))
     values.update(values_in_environment(environ, types, _check))

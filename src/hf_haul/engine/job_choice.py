@@ -193,7 +193,9 @@ class Chooser:
             if p.needed
         ]
         now = self._clock()
-        found = part_to_share(parts, now, usual_answer=self._usual_answer)
+        found = part_to_share(
+            parts, now, usual_answer=self._usual_answer, worth_hedging=self._settings.timings.worth_hedging
+        )
         if found is None:
             return None
         part, split = found

@@ -340,7 +340,7 @@ class PartFetcher:
                 if part.position - recorded >= _UNRECORDED_BYTES or now - recorded_at >= _UNRECORDED_SECONDS:
                     staged.record(recorded, part.position)
                     recorded, recorded_at = part.position, now
-                    staged.require_ours()
+                    staged.require_ours(self._settings.timings.ownership)
                 limited = self._limiter.wait(got, part.cancel_token)
                 if limited:
                     self._on_limited(part, limited)

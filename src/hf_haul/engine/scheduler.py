@@ -118,7 +118,9 @@ class Scheduler:
         self._meter = SpeedMeter()
         self._hasher = Hasher()
         self._errands = Errands()
-        self._workers = Workers(self, settings.max_concurrent_downloads, allowed=threads)
+        self._workers = Workers(
+            self, settings.max_concurrent_downloads, allowed=threads, timings=settings.timings
+        )
         self._settlement = Settlement(
             self._queues,
             self._sources,
@@ -598,6 +600,7 @@ class Scheduler:
                 usual_speed=self.history.average_speed,
                 answer_timeout=self._answer_timeout,
                 limited=self.limiter.max_bps is not None,
+                warm_up=self.settings.timings.warm_up,
             )
             self._sources.sample(now, Counter(p.transfer.source for p in parts if p.waits_long(now)))
             self._chooser.shed(runs)
@@ -610,7 +613,11 @@ class Scheduler:
             # What is paused gives no sign of life: another process need not wait until the pause is over.
             live = [run for run in runs if not self._queues.is_paused(run)]
             for staged in (t.staged for run in live for t in run.transfers.values()):
-                if staged is not None and staged.needs_beat and self._threads_allowed:
+                if (
+                    staged is not None
+                    and staged.needs_beat(self.settings.timings.sign_of_life)
+                    and self._threads_allowed
+                ):
                     self._errands.add(staged.device, staged, staged.beat)
             self._wake_workers()
         for part in overdue:

@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Final
 
-from hf_haul.config import KiB, MiB
+from hf_haul.config import KiB, MiB, Timings
 from hf_haul.engine.transfer import Part, Transfer
 
 __all__ = ["part_to_share", "stalled_parts"]
 
-#: Seconds a connection gets before its speed is compared with others'.
-_WARM_UP: Final = 15.0
 #: Below this fraction of its peers' median speed a connection is given up.
 _CRAWL: Final = 0.1
 #: Peers in flight that are enough to tell the usual speed of a source; with fewer, what it did before tells.
@@ -25,9 +23,8 @@ _MOST_GUESSES: Final = 2
 _FLOOR: Final = KiB
 #: Smallest half worth a request of its own.
 _MIN_HALF: Final = MiB
-#: Seconds that a part must still need before half of it is given away, and before it is hedged.
+#: Seconds that a part must still need before half of it is given away.
 _WORTH_SPLITTING: Final = 0.5
-_WORTH_HEDGING: Final = 3.0
 #: The same as many times the seconds that a source takes to answer: a second request has to wait for its
 #: answer, too.
 _ANSWERS_WORTH_SPLITTING: Final = 2.0
@@ -44,6 +41,7 @@ def stalled_parts(
     usual_speed: Callable[[str], float],
     answer_timeout: Callable[[Part], float] = lambda _part: math.inf,
     limited: bool = False,
+    warm_up: float = Timings.warm_up,
 ) -> list[tuple[Part, str]]:
     """Return the parts whose connection should be abandoned, each with the reason.
 
@@ -54,6 +52,7 @@ def stalled_parts(
         usual_speed: Bytes per second that one connection to a source has had on average.
         answer_timeout: Seconds without an answer that are too many for a part.
         limited: Whether a bandwidth limit is in force: then slowness is our own doing.
+        warm_up: See :class:`hf_haul.config.Timings`.
     """
     found: list[tuple[Part, str]] = []
     speeds: dict[str, list[float]] = {}
@@ -66,7 +65,7 @@ def stalled_parts(
         if waited >= (answer_timeout(part) if part.reading_since is None else stall_timeout):
             since = " since the request" if part.reading_since is None else ""
             found.append((part, f"no byte for {waited:.0f} s{since}"))
-        elif not limited and part.reading_since is not None and now - part.reading_since >= _WARM_UP:
+        elif not limited and part.reading_since is not None and now - part.reading_since >= warm_up:
             speed, peers = part.meter.speed(), speeds[part.transfer.source]
             usual = 0.0
             if len(peers) >= _ENOUGH_PEERS:
@@ -80,7 +79,11 @@ def stalled_parts(
 
 
 def part_to_share(
-    parts: Sequence[Part], now: float, *, usual_answer: Callable[[Transfer], float | None] = lambda _file: 0.0
+    parts: Sequence[Part],
+    now: float,
+    *,
+    usual_answer: Callable[[Transfer], float | None] = lambda _file: 0.0,
+    worth_hedging: float = Timings.worth_hedging,
 ) -> tuple[Part, bool] | None:
     """Return the part that would finish last, if an idle connection can speed it up.
 
@@ -91,6 +94,7 @@ def part_to_share(
         parts: Parts of files that are fetched by ranges.
         now: Seconds, on the clock of the parts.
         usual_answer: Seconds in which the source of a file answers; ``None`` while it has not.
+        worth_hedging: See :class:`hf_haul.config.Timings`.
 
     Returns:
         The part, and whether to split it (else to hedge it); ``None`` if there is nothing worth it.
@@ -109,11 +113,12 @@ def part_to_share(
         answer = usual_answer(part.transfer)
         if answer is None:
             continue
-        seconds = _seconds_left(part, now, answer)
+        bearable = max(worth_hedging, _ANSWERS_WORTH_HEDGING * answer)
+        seconds = _seconds_left(part, now, answer, bearable)
         if part.remaining >= 2 * _MIN_HALF:
             worth = max(_WORTH_SPLITTING, _ANSWERS_WORTH_SPLITTING * answer)
         else:
-            worth = max(_WORTH_HEDGING, _ANSWERS_WORTH_HEDGING * answer)
+            worth = bearable
         if seconds >= worth and seconds > longest:
             slowest, longest = part, seconds
     if slowest is None:
@@ -121,8 +126,7 @@ def part_to_share(
     return slowest, slowest.remaining >= 2 * _MIN_HALF
 
 
-def _seconds_left(part: Part, now: float, answer: float) -> float:
-    bearable = max(_WORTH_HEDGING, _ANSWERS_WORTH_HEDGING * answer)
+def _seconds_left(part: Part, now: float, answer: float, bearable: float) -> float:
     if (part.seconds_in_call(now) or 0.0) >= bearable:
         return math.inf
     # What a long answer took says nothing about the speed of what follows.

@@ -19,6 +19,7 @@ import time
 from functools import partial
 from typing import Final, Protocol
 
+from hf_haul.config import DEFAULT_TIMINGS, Timings
 from hf_haul.engine.jobs import Action, FollowUp, Job
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.resilience import drop_frames, insist
@@ -33,11 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which a worker without work ends.
 _IDLE_SECONDS: Final = 10.0
-#: Seconds that a thread which does the work while it waits may take longer than it was to wait, so that it
-#: gets somewhere.
-_HELP_SECONDS: Final = 1.0
-#: Seconds without a thread, or without an idea what to do next, after which running queues fail.
-_HELPLESS_SECONDS: Final = 30.0
+#: Seconds without an idea what to do next after which running queues fail.
 _CLUELESS_SECONDS: Final = 3.0
 
 
@@ -79,6 +76,7 @@ class Workers:
         source: Where jobs come from.
         most: Threads at the most.
         allowed: Whether to start threads at all.
+        timings: How long to go without threads.
 
     Attributes:
         held: What each thread is at. The scheduler's lock guards it.
@@ -86,11 +84,14 @@ class Workers:
             that of a dead one.
     """
 
-    def __init__(self, source: JobSource, most: int, *, allowed: bool = True) -> None:
+    def __init__(
+        self, source: JobSource, most: int, *, allowed: bool = True, timings: Timings = DEFAULT_TIMINGS
+    ) -> None:
         self.held: dict[threading.Thread, Job] = {}
         self.owed: dict[threading.Thread, FollowUp] = {}
         self._source = source
         self._allowed = allowed
+        self._timings = timings
         self._group = ThreadGroup("hf-haul-worker", most, self._next_work, idle_seconds=_IDLE_SECONDS)
         self._ticker = Ticker(source, idle_seconds=_IDLE_SECONDS)
         self._helping = threading.local()  # until when a thread that waits does the work
@@ -247,9 +248,9 @@ class Workers:
         now = time.monotonic()
         if self._helpless_since is None:
             self._helpless_since = now
-        if now - self._helpless_since > _HELPLESS_SECONDS and not self.held and self._allowed:
+        if now - self._helpless_since > self._timings.no_threads and not self.held and self._allowed:
             error = HaulError(
-                f"no thread could be started for {_HELPLESS_SECONDS:.0f} s, and nobody waits for the download: the system, or a"
+                f"no thread could be started for {self._timings.no_threads:.0f} s, and nobody waits for the download: the system, or a"
                 " limit on threads, processes or memory, gives none"
             )
             self._source.fail_all(error)
@@ -258,7 +259,7 @@ class Workers:
     def _help(self, run: QueueRun, deadline: float) -> None:
         """Do a piece of the work on the thread that waits for it."""
         before = self._helping_until
-        self._helping.until = max(deadline, time.monotonic() + _HELP_SECONDS)
+        self._helping.until = max(deadline, time.monotonic() + self._timings.helping)
         try:
             self._ticker.tick_here()
             work = self._next_work()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from hf_haul.config import KiB, MiB
-from hf_haul.metrics import is_slow_answer
+from hf_haul.config import KiB, MiB, Timings
 
 __all__ = ["Link"]
 
@@ -31,10 +30,12 @@ class Link:
     Attributes:
         speed: Bytes per second that one connection gets; ``None`` while unknown.
         answer: Seconds from a request to its answer; ``None`` while unknown.
+        slow_answer: See :class:`hf_haul.config.Timings`.
     """
 
     speed: float | None = None
     answer: float | None = None
+    slow_answer: float = Timings.slow_answer
 
     @property
     def unit(self) -> int:
@@ -46,7 +47,7 @@ class Link:
     @property
     def part(self) -> int:
         """Bytes of the smallest parts that a read is divided into; large if the source answers slowly."""
-        if self.answer is not None and is_slow_answer(self.answer):
+        if self.answer is not None and self.answer >= self.slow_answer:
             return _SLOW_REQUEST if self.speed is None else max(self.unit, int(self.speed * self.answer))
         if self.speed is None or self.answer is None:
             return _UNKNOWN_PART

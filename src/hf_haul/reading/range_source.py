@@ -257,6 +257,7 @@ class RangeSource:
         return Link(
             self._history.connection_speed(self._speed_of),
             self._history.first_byte_seconds(self.origin, large=self._large),
+            self._settings.timings.slow_answer,
         )
 
     def fill(self, start: int, view: memoryview, cancel_token: CancelToken) -> None:

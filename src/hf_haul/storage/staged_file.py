@@ -36,6 +36,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from hf_haul.config import Timings
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import DiskFullError, HaulError
 from hf_haul.forks import call_after_fork
@@ -55,11 +56,6 @@ __all__ = ["StagedFile", "StagedLostError"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between signs of life of an owner that writes nothing.
-_BEAT_INTERVAL: Final = 15.0
-
-#: Seconds between two looks whether a file is still ours while it is written.
-_LOOK_INTERVAL: Final = 15.0
 #: The staged files that are open in this process, by device and inode.
 _open_here: Final[set[tuple[int, int]]] = set()
 descriptors.register(_open_here, len)
@@ -279,10 +275,13 @@ class StagedFile:
         """Which file system it is on."""
         return self._identity[0]
 
-    @property
-    def needs_beat(self) -> bool:
-        """Whether it is time to call :meth:`beat`; asking does not touch the disk."""
-        return time.monotonic() - self._last_beat >= _BEAT_INTERVAL
+    def needs_beat(self, interval: float = Timings.sign_of_life) -> bool:
+        """Return whether it is time to call :meth:`beat`; asking does not touch the disk.
+
+        Args:
+            interval: Seconds between two.
+        """
+        return time.monotonic() - self._last_beat >= interval
 
     def beat(self) -> None:
         """Show other processes that the owner is alive."""
@@ -292,14 +291,17 @@ class StagedFile:
                 with contextlib.suppress(OSError):
                     self._touch()
 
-    def require_ours(self) -> None:
+    def require_ours(self, interval: float = Timings.ownership) -> None:
         """Check now and then that no other process has taken the file: writes would be lost.
+
+        Args:
+            interval: Seconds between two looks at the disk.
 
         Raises:
             StagedLostError: One has, because this process was asleep, or could not be seen.
         """
         now = time.monotonic()
-        if now - self._last_look >= _LOOK_INTERVAL:
+        if now - self._last_look >= interval:
             self._last_look = now
             if not self.is_ours():
                 raise StagedLostError(f"{self.path} was taken by another process")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from hf_haul.cancellation import CancelToken
+from hf_haul.config import DEFAULT_TIMINGS, Timings
 from hf_haul.errors import (
     ConnectionFailedError,
     HttpStatusError,
@@ -40,10 +41,9 @@ _EXPIRED: Final = frozenset({400, 401, 403, 404, 410})
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524, 529})
 #: What storage answers to a signed URL that comes with a token; S3 says 400.
 _TWO_KEYS: Final = frozenset({400, 401, 403})
-#: Fresh links refused in a row, and for how many seconds, before a refusal is believed: a signer's clock may
-#: run late, and who checks the signatures may be down for a moment.
+#: Fresh links refused in a row before a refusal is believed, if it went on for long enough: a signer's clock
+#: may run late, and who checks the signatures may be down for a moment.
 _REFUSALS: Final = 3
-_REFUSED_SECONDS: Final = 5.0
 #: Seconds before its end at which a signed URL is no longer used.
 _LINK_MARGIN: Final = 10.0
 
@@ -96,6 +96,7 @@ class HttpSource:
         rate_limits: RateLimits,
         *,
         compress: bool = False,
+        timings: Timings = DEFAULT_TIMINGS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.remote = remote
@@ -106,6 +107,7 @@ class HttpSource:
         self._pool = pool
         self._rate_limits = rate_limits
         self._compress = compress
+        self._timings = timings
         self._clock = clock
         self._changed = threading.Condition()
         self._target: HttpUrl | None = None  # what the file's URL led to; the URL itself if nowhere else
@@ -307,7 +309,7 @@ class HttpSource:
         body = response.head()
         response.release()
         message = f"{redact(response.url)} answered {response.status} to a fresh link"
-        if self._refused_fresh > _REFUSALS and now - self._refused_since >= _REFUSED_SECONDS:
+        if self._refused_fresh > _REFUSALS and now - self._refused_since >= self._timings.refused_links:
             raise HttpStatusError(
                 f"{message}, {self._refused_fresh} times", status=response.status, url=redact(response.url),
                 headers=response.headers, body=body,

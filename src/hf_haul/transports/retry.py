@@ -39,8 +39,6 @@ def stall_hint(*, answered: bool) -> str:
 #: Times a range is asked for again after its source seemed to serve another file: a broken proxy looks the
 #: same.
 _CHANGE_RETRIES: Final = 2
-#: Seconds for which it is asked where it is known what the file must be: no other file would do.
-_CHANGE_SECONDS: Final = 20.0
 
 
 class ChangeRetries:
@@ -57,13 +55,13 @@ class ChangeRetries:
 
         Args:
             now: Seconds, on one clock.
-            settings: How often to try at the most.
+            settings: How often to try at the most, and for how long.
             known: Whether it is known what the file must be, so that the other one is of no use.
         """
         if not self._times:
             self._since = now
         self._times += 1
-        patient = known and now - self._since < _CHANGE_SECONDS
+        patient = known and now - self._since < settings.timings.file_changes
         return self._times <= (settings.max_retries if patient else _CHANGE_RETRIES)
 
 

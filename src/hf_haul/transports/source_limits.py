@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hf_haul.config import Settings
 from hf_haul.errors import LinkExpiredError, RetriesExhaustedError, SourceChangedError
-from hf_haul.metrics import MAX_SOURCES, SourceHistory, is_slow_answer
+from hf_haul.metrics import MAX_SOURCES, SourceHistory
 from hf_haul.processors import usable_processors
 from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
 
@@ -82,6 +82,7 @@ class SourceLimits:
         self._most = min(bound for bound in bounds if bound is not None)
         self._initial = min(settings.initial_connections, self._most)
         self._history = history
+        self._slow_answer = settings.timings.slow_answer
         self._clock = clock
         self._controllers: dict[str, ConcurrencyController] = {}
         self._active: dict[str, int] = {}
@@ -114,7 +115,7 @@ class SourceLimits:
     def answers_slowly(self, source: str) -> bool | None:
         """Return whether a source is slow to answer requests for large files; ``None`` while unknown."""
         answer = self.usual_answer(source, large=True)
-        return None if answer is None else is_slow_answer(answer)
+        return None if answer is None else answer >= self._slow_answer
 
     def seconds(self, source: str, files: int, nbytes: int) -> float | None:
         """Return the seconds that one connection would need for so much work; ``None`` while unknown."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import hf_haul.hub.snapshot
 import hf_haul.localhub
 import hf_haul.manager
 from hf_haul.cli import command as cli
+from hf_haul.config import setting_fields
 
 
 def test_env_marks_what_a_variable_changed(
@@ -93,7 +93,7 @@ def test_env_as_json_has_every_setting_with_its_origin(
     assert said["hf_haul"] == hf_haul.__version__
     assert said["hub"]["token"] is True
     assert said["config_file"] == {"path": str(path), "state": "read", "reason": None}
-    assert list(said["settings"]) == [field.name for field in fields(hf_haul.Settings)]
+    assert list(said["settings"]) == [field.name for field in setting_fields()]
     assert said["settings"]["max_bandwidth_bps"] == {
         "value": 5_000_000, "variable": "HF_HAUL_MAX_BANDWIDTH_BPS", "from": "file", "name": "max_bandwidth",
         "file": str(path),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
 
-from hf_haul.config import KiB, MiB, Settings
+from hf_haul.config import KiB, MiB, Settings, setting_fields
 
 
 def test_settings_cannot_be_changed_once_made() -> None:
@@ -34,7 +34,7 @@ def test_a_value_that_cannot_work_is_refused_by_name(name: str, value: Any) -> N
         Settings(**{name: value})
 
 
-@pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
+@pytest.mark.parametrize("field", setting_fields(), ids=lambda field: field.name)
 @pytest.mark.parametrize("value", ["8", [8]], ids=["a text", "a list"])
 def test_a_value_of_another_type_is_refused_by_name_with_what_is_expected(field: Any, value: Any) -> None:
     if field.name in {"disk_check", "write_mode"}:
@@ -98,7 +98,7 @@ VARIABLES: dict[str, tuple[str, Any]] = {
 
 
 def test_this_table_names_every_setting() -> None:
-    assert set(VARIABLES) == {field.name for field in fields(Settings)}
+    assert set(VARIABLES) == {field.name for field in setting_fields()}
 
 
 @pytest.mark.parametrize("name", VARIABLES)

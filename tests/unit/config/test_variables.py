@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from hf_haul.config import Settings, serve_token
+from hf_haul.config import Settings, serve_token, setting_fields
 from hf_haul.config.layers import SHORT_NAMES
 from hf_haul.config.variables import OTHER_VARIABLES
 
@@ -27,7 +26,7 @@ def test_the_token_of_serve_is_what_its_variable_holds(
 
 def test_every_variable_that_is_written_about_is_known() -> None:
     known = {*OTHER_VARIABLES, *(f"HF_HAUL_{name.upper()}" for name in SHORT_NAMES)}
-    known |= {f"HF_HAUL_{field.name.upper()}" for field in fields(Settings)}
+    known |= {f"HF_HAUL_{field.name.upper()}" for field in setting_fields()}
     places = [*ROOT.glob("src/**/*.py"), *ROOT.glob("examples/*"), *ROOT.glob("*.md"), ROOT / ".ci/run"]
     written = {
         name for place in places for name in re.findall(r"HF_HAUL_[A-Z_]*[A-Z]", place.read_text("utf-8"))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request, reset_by_peer
 
-from hf_haul.config import KiB, MiB, Settings
+from hf_haul.config import KiB, MiB, Settings, Timings
 from hf_haul.engine import scheduler as scheduler_module
 from hf_haul.engine import workers
 from hf_haul.engine.download_queue import ModelDownloadQueue
@@ -35,7 +35,6 @@ from hf_haul.errors import (
 )
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.ranges import ByteRange
-from hf_haul.storage import staged_file as staging_module
 from hf_haul.storage.claiming import claim
 from hf_haul.storage.staged_file import StagedFile, StagedLostError
 from hf_haul.task import Digest, DownloadPriority, DownloadState, FileRequest
@@ -673,13 +672,13 @@ def test_a_staged_file_that_was_taken_is_given_up_in_the_middle_of_it(
     taken = 0
     real = StagedFile.require_ours
 
-    def look(self: StagedFile) -> None:
+    def look(self: StagedFile, interval: float) -> None:
         nonlocal taken
         if taken < times:
             taken += 1
             self.path.rename(self.path.with_suffix(".theirs"))
-            monkeypatch.setattr(staging_module, "_LOOK_INTERVAL", 0.0)
-        real(self)
+            interval = 0.0
+        real(self, interval)
 
     monkeypatch.setattr(StagedFile, "require_ours", look)
     run = bench.submit(bench.file("a.bin", bytes(4 * MiB)))
@@ -696,15 +695,15 @@ def test_a_staged_file_that_was_taken_is_given_up_in_the_middle_of_it(
 
 @pytest.mark.parametrize("which", ["one queue", "all", "none"])
 def test_a_paused_file_gives_no_sign_of_life(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, which: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     """Another process need not wait until the pause is over: after a while it copies what is there."""
+    bench = Bench(tmp_path, timings=Timings(sign_of_life=0.0))
     scheduler, beats = bench.scheduler, []
     run = bench.submit(bench.file("a.bin"))
     opened = scheduler.next_job()
     assert opened is not None
     scheduler._workers.attempt(opened)
-    monkeypatch.setattr(staging_module, "_BEAT_INTERVAL", 0.0)
     monkeypatch.setattr(scheduler, "_threads_allowed", True)
     monkeypatch.setattr(scheduler, "_wake_workers", lambda: None)
     monkeypatch.setattr(scheduler._errands, "add", lambda *what: beats.append(what))

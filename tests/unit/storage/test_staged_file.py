@@ -164,7 +164,7 @@ def test_how_far_a_file_is_can_be_asked_while_its_disk_hangs(
     working.start()
     asking = threading.Thread(
         target=lambda: (
-            staged.done, staged.missing(), staged.frontier(), staged.needs_beat, staged.device,
+            staged.done, staged.missing(), staged.frontier(), staged.needs_beat(), staged.device,
         ),
         daemon=True,
     )  # fmt: skip
@@ -179,19 +179,15 @@ def test_how_far_a_file_is_can_be_asked_while_its_disk_hangs(
     assert not working.is_alive()
 
 
-def test_a_sign_of_life_is_due_now_and_then_and_not_given_for_a_file_that_was_let_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sign_of_life_is_due_now_and_then_and_not_given_for_a_file_that_was_let_go(tmp_path: Path) -> None:
     staged = claim(tmp_path, "etag", SIZE, sequential=True)
     put(staged, 0, 100)
-    assert not staged.needs_beat
-    monkeypatch.setattr(staged_file, "_BEAT_INTERVAL", 0.0)
-    assert staged.needs_beat
-    monkeypatch.undo()
+    assert not staged.needs_beat()
+    assert staged.needs_beat(0.0)
     os.utime(staged.path, (1, 1))
     staged.beat()
     assert time.time() - staged.path.stat().st_mtime < 100
-    assert not staged.needs_beat
+    assert not staged.needs_beat()
     path = staged.path
     staged.close()
     staged.beat()

@@ -1,0 +1,41 @@
+"""Seconds by which the engine judges what others do: not settings, since nobody has to choose them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["DEFAULT_TIMINGS", "Timings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Seconds that the engine works by; those who test it pass shorter ones.
+
+    Attributes:
+        warm_up: What a connection gets before its speed is compared with others'.
+        worth_hedging: What a part must still need before the rest of it is asked for a second time.
+        slow_answer: Those to an answer that cost more than another request gains.
+        refused_links: For which links that were signed a moment ago are asked for again although they are
+            refused.
+        file_changes: For which a range is asked for again although its source seems to have another file,
+            where it is known what the file must be.
+        sign_of_life: Between two signs that the owner of a staged file gives to other processes.
+        ownership: Between two looks whether a staged file is still this process's own.
+        helping: For which a thread that waits for a queue does its work at the least, where no worker can be
+            started.
+        no_threads: Without a thread after which a queue that nobody waits for fails.
+    """
+
+    warm_up: float = 15.0
+    worth_hedging: float = 3.0
+    slow_answer: float = 2.0
+    refused_links: float = 5.0
+    file_changes: float = 20.0
+    sign_of_life: float = 15.0
+    ownership: float = 15.0
+    helping: float = 1.0
+    no_threads: float = 30.0
+
+
+DEFAULT_TIMINGS: Final = Timings()
