@@ -19,9 +19,10 @@ import requests
 from tests.support.hub import make_certificate
 from tests.support.waits import until
 
-from hf_haul.localhub import LocalHub, Repo, connections, share
+from hf_haul.localhub import LocalHub, Repo, share
 from hf_haul.localhub.hosts import HostRule
 from hf_haul.localhub.testing.faults import Stall
+from hf_haul.localhub.timings import HubTimings
 
 REQUEST = b"GET /api/models/org/m HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -67,9 +68,9 @@ def test_connections_that_begin_no_handshake_make_room_too(
     repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hf_haul.localhub.server.most_connections", lambda: 5)
-    monkeypatch.setattr(connections, "_HANDSHAKE_GRACE", 0.05)
     cert, key = make_certificate(tmp_path)
-    with LocalHub(repo, certfile=cert, keyfile=key) as hub, ExitStack() as stack:
+    timings = HubTimings(handshake_grace=0.05)
+    with LocalHub(repo, certfile=cert, keyfile=key, timings=timings) as hub, ExitStack() as stack:
         host, _, port = hub.url.removeprefix("https://").rpartition(":")
         for _ in range(20):
             stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
@@ -97,12 +98,9 @@ def test_while_all_are_busy_a_new_one_waits(repo: Repo, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("sent", [b"GET /api", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=["line", "header"])
-def test_a_request_that_takes_too_long_to_come_in_is_cut_off(
-    repo: Repo, monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
-    monkeypatch.setattr(connections, "_HEADER_SECONDS", 1.0)
-    monkeypatch.setattr(connections, "_LOOK_EVERY", 0.02)
-    with LocalHub(repo) as hub, connect(hub) as silent, connect(hub) as slow:
+def test_a_request_that_takes_too_long_to_come_in_is_cut_off(repo: Repo, sent: bytes) -> None:
+    timings = HubTimings(header=1.0, look=0.02)
+    with LocalHub(repo, timings=timings) as hub, connect(hub) as silent, connect(hub) as slow:
         assert answer(silent) == b"HTTP/1.1 200"
         slow.sendall(sent)
         assert is_closed(slow)
@@ -110,12 +108,8 @@ def test_a_request_that_takes_too_long_to_come_in_is_cut_off(
         assert answer(silent) == b"HTTP/1.1 200", "nothing has begun to come in there meanwhile"
 
 
-def test_a_connection_that_says_nothing_ends_after_a_while(
-    repo: Repo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "_KEEP_ALIVE", 0.05)
-    monkeypatch.setattr(connections, "_LOOK_EVERY", 0.02)
-    with LocalHub(repo) as hub, connect(hub) as silent:
+def test_a_connection_that_says_nothing_ends_after_a_while(repo: Repo) -> None:
+    with LocalHub(repo, timings=HubTimings(keep_alive=0.05, look=0.02)) as hub, connect(hub) as silent:
         assert is_closed(silent)
         assert until(lambda: hub.open_connections == 0)
 
@@ -123,13 +117,12 @@ def test_a_connection_that_says_nothing_ends_after_a_while(
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system does not look for it")
 @pytest.mark.parametrize("paced", [False, True], ids=["sendfile", "paced"])
 def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, paced: bool
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, paced: bool
 ) -> None:
-    monkeypatch.setattr(connections, "_STALLED_SECONDS", 0.5)
     (tmp_path / "w.bin").write_bytes(bytes(64 << 20))
     large = Repo("org/large")
     large.commit({"w.bin": tmp_path / "w.bin"})
-    with LocalHub(large, lfs="direct") as hub, connect(hub) as sock:
+    with LocalHub(large, lfs="direct", timings=HubTimings(stalled=0.5)) as hub, connect(hub) as sock:
         hub.set_pace(None, total=1e9 if paced else None)
         sock.sendall(b"GET /org/large/resolve/main/w.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert sock.recv(12) == b"HTTP/1.1 200"
@@ -137,17 +130,12 @@ def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(
     assert not caplog.records
 
 
-def test_a_body_that_does_not_come_is_not_waited_for_and_a_large_one_is_refused(
-    repo: Repo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hf_haul.localhub.app._BODY_SECONDS", 0.05)
+def test_a_body_that_does_not_come_is_not_waited_for_and_a_large_one_is_refused(repo: Repo) -> None:
     start = b"POST /api/models/org/m/paths-info/main HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
-    with LocalHub(repo) as hub:
-        with connect(hub) as sock:
-            assert answer(sock, start + b"100\r\n\r\npaths=") == b"HTTP/1.1 408"
-        monkeypatch.setattr("hf_haul.localhub.app._BODY_SECONDS", 30)
-        with connect(hub) as sock:
-            assert answer(sock, start + b"2000000\r\n\r\n" + b"x" * 2_000_000) == b"HTTP/1.1 413"
+    with LocalHub(repo, timings=HubTimings(body=0.05)) as hub, connect(hub) as sock:
+        assert answer(sock, start + b"100\r\n\r\npaths=") == b"HTTP/1.1 408"
+    with LocalHub(repo) as hub, connect(hub) as sock:
+        assert answer(sock, start + b"2000000\r\n\r\n" + b"x" * 2_000_000) == b"HTTP/1.1 413"
 
 
 @pytest.mark.parametrize(

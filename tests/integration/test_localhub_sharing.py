@@ -304,7 +304,7 @@ def test_a_folder_that_changes_gets_a_new_commit_and_keeps_the_old_one(
 
 
 def test_while_a_folder_is_hashed_for_the_first_time_the_hub_says_so(
-    tmp_path: Path, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, session: requests.Session
 ) -> None:
     root = tmp_path / "org" / "slow"
     root.mkdir(parents=True)
@@ -312,18 +312,20 @@ def test_while_a_folder_is_hashed_for_the_first_time_the_hub_says_so(
     hashed = threading.Event()
 
     class Slow(FolderRepo):
+        scan_timeout = 0.05
+
         def load(self) -> None:
             hashed.wait(30)
             super().load()
 
-    monkeypatch.setattr("hf_haul.localhub.following._SCAN_TIMEOUT", 0.05)
-    with LocalHub(Slow(root, "org/slow")) as hub:
+    slow = Slow(root, "org/slow")
+    with LocalHub(slow) as hub:
         url = f"{hub.url}/api/models/org/slow"
         early = session.get(url)
         assert (early.status_code, early.headers["Retry-After"]) == (503, "15")
         assert "hashed" in early.json()["error"]
         hashed.set()
-        monkeypatch.setattr("hf_haul.localhub.following._SCAN_TIMEOUT", 30)
+        slow.scan_timeout = 30
         assert session.get(url).status_code == 200
 
 

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tests.support.engine import SETTINGS, Rig
 
+from hf_haul.config import setting_fields
 from hf_haul.task import Digest, FileRequest
 
 __all__ = ["Child", "Nursery", "job_for"]
@@ -140,7 +141,7 @@ def job_for(
         }
         for request in requests
     ]
-    settings = {**asdict(SETTINGS), **changes}
+    settings = {**{each.name: getattr(SETTINGS, each.name) for each in setting_fields()}, **changes}
     return {"files": files, "settings": settings, "pretend": pretend, "snapshot": snapshot}
 
 

@@ -30,6 +30,7 @@ from hf_haul.localhub.signing import Signer
 from hf_haul.localhub.testing.faults import Effects
 from hf_haul.localhub.testing.limits import Allowance, RateLimits
 from hf_haul.localhub.testing.rules import Faults
+from hf_haul.localhub.timings import DEFAULT_TIMINGS, HubTimings
 
 __all__ = ["OTHER_LOOPBACK", "App"]
 
@@ -40,7 +41,6 @@ logger = logging.getLogger(__name__)
 OTHER_LOOPBACK: Final = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
 
 _READ_METHODS: Final = frozenset({"GET", "HEAD", "POST"})
-_BODY_SECONDS: Final = 30.0
 _HOP: Final = "localhub-hop"
 _HOP_MARK: Final = re.compile(rf"[?&]{_HOP}=(\d+)\.(\d+)$")
 _EXPOSED: Final = (
@@ -66,6 +66,7 @@ class App:
         log: What was asked.
         pace: How fast bodies go out.
         host_rule: Which names a request may be meant for; any if ``None``.
+        timings: How long to wait for a body.
     """
 
     catalog: Catalog
@@ -80,6 +81,7 @@ class App:
     log: RequestLog = field(default_factory=RequestLog)
     pace: Pace = field(default_factory=Pace)
     host_rule: HostRule | None = None
+    timings: HubTimings = DEFAULT_TIMINGS
 
     def __post_init__(self) -> None:
         self.sender = Sender(self.pace, self.log.touch)
@@ -130,7 +132,7 @@ class App:
     ) -> web.StreamResponse:
         try:
             self._require_host(request)
-            body = await _read_body(request)
+            body = await _read_body(request, self.timings.body)
         except Refusal as refusal:
             # What is left of the request is not waited for.
             refusal.headers["Connection"] = "close"
@@ -325,7 +327,7 @@ class App:
         return f"{request.scheme}://{shown}:{self.cdn_port}"
 
 
-async def _read_body(request: web.BaseRequest) -> bytes:
+async def _read_body(request: web.BaseRequest, seconds: float) -> bytes:
     """Return the body of a request, which is small and must come soon.
 
     Raises:
@@ -336,9 +338,9 @@ async def _read_body(request: web.BaseRequest) -> bytes:
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise Refusal(415, "The body is compressed, which it must not be.")
     try:
-        return await asyncio.wait_for(request.read(), _BODY_SECONDS)
+        return await asyncio.wait_for(request.read(), seconds)
     except asyncio.TimeoutError as error:
-        raise Refusal(408, f"The body did not come within {_BODY_SECONDS:.0f} seconds.") from error
+        raise Refusal(408, f"The body did not come within {seconds:.0f} seconds.") from error
     except web.HTTPRequestEntityTooLarge as error:
         raise Refusal(413, "The body is too large.") from error
     except web.RequestPayloadError as error:

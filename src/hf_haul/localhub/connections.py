@@ -24,6 +24,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from hf_haul.localhub.sending import abort
+from hf_haul.localhub.timings import DEFAULT_TIMINGS, HubTimings
 
 __all__ = ["Connections", "listen", "most_connections"]
 
@@ -37,13 +38,7 @@ _RESERVED: Final = (
     64  # descriptors for all else: sockets that listen, files that are hashed, what Python holds
 )
 _PER_CONNECTION: Final = 2  # descriptors: itself, and the file that it is sent
-_HEADER_SECONDS: Final = 20.0  # from the first byte of a request to the end of its headers
-_KEEP_ALIVE: Final = 75.0  # seconds between two requests
-_HANDSHAKE_SECONDS: Final = 15.0
-_HANDSHAKE_GRACE: Final = 1.0  # seconds of a handshake after which it makes room for others
-_LOOK_EVERY: Final = 5.0  # seconds; only while there are connections
 _SHORTAGE_WAIT: Final = 0.5  # seconds
-_STALLED_SECONDS: Final = 300.0  # in which a client takes not a byte of an answer
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -80,12 +75,13 @@ def most_connections() -> int:
     return max(_LEAST, min((limit - _RESERVED) // _PER_CONNECTION, _MOST))
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
+def listen(host: str, port: int, stalled: float = DEFAULT_TIMINGS.stalled) -> list[socket.socket]:
     """Open sockets that listen on all addresses of a host, on one port.
 
     Args:
         host: A name or an address; ``""`` for every address of this machine.
         port: The port; 0 for any free one.
+        stalled: See `HubTimings`.
 
     Raises:
         OSError: The port is taken, or the host is none of ours.
@@ -96,7 +92,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         for family, kind, protocol, _, address in dict.fromkeys(found):
             chosen = made[0].getsockname()[1] if made else port
             try:
-                made.append(_bound(family, kind, protocol, (address[0], chosen, *address[2:])))
+                made.append(_bound(family, kind, protocol, (address[0], chosen, *address[2:]), stalled))
             except OSError as error:
                 # A name such as localhost may have an address of a kind that this machine does not have.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) or len(found) == 1:
@@ -112,7 +108,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return made
 
 
-def _bound(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+def _bound(family: int, kind: int, protocol: int, address: Any, stalled: float) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         if hasattr(socket, "AF_UNIX"):  # on Windows it would let two programs have one port
@@ -120,7 +116,7 @@ def _bound(family: int, kind: int, protocol: int, address: Any) -> socket.socket
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted connections inherit it; only Linux has it
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_STALLED_SECONDS * 1000))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stalled * 1000))
         sock.bind(address)
         sock.listen(_BACKLOG)
         sock.settimeout(0)
@@ -167,8 +163,10 @@ class _Connection(web.RequestHandler):
 
     def is_overdue(self, now: float) -> bool:
         """Return whether the client has sent nothing, or an unfinished request, for too long."""
-        slow = self.header_since is not None and now - self.header_since > _HEADER_SECONDS
-        return slow or (self.idle_since is not None and now - self.idle_since > _KEEP_ALIVE)
+        slow = self.header_since is not None and now - self.header_since > self._keeper.timings.header
+        return slow or (
+            self.idle_since is not None and now - self.idle_since > self._keeper.timings.keep_alive
+        )
 
 
 class Connections:
@@ -177,9 +175,13 @@ class Connections:
     Args:
         most: How many there may be at once.
         tls: For https.
+        timings: How long to wait for clients.
     """
 
-    def __init__(self, most: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, most: int, tls: ssl.SSLContext | None = None, timings: HubTimings = DEFAULT_TIMINGS
+    ) -> None:
+        self.timings = timings
         self._most = most
         self._tls = tls
         self._idle: dict[_Connection, None] = {}  # the one that has been idle for longest first
@@ -218,7 +220,7 @@ class Connections:
                 loop=loop,
                 logger=_requests,
                 access_log=None,
-                keepalive_timeout=_KEEP_ALIVE,
+                keepalive_timeout=self.timings.keep_alive,
                 auto_decompress=False,  # a gigabyte of nothing is a small request, and a second for all others
             )
 
@@ -281,11 +283,11 @@ class Connections:
             self._changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(
-                    self._changed.wait(), _HANDSHAKE_GRACE if self._shaking_hands else None
+                    self._changed.wait(), self.timings.handshake_grace if self._shaking_hands else None
                 )
 
     def _end_slow_handshake(self) -> None:
-        slow = asyncio.get_running_loop().time() - _HANDSHAKE_GRACE
+        slow = asyncio.get_running_loop().time() - self.timings.handshake_grace
         task = next((task for task, start in self._shaking_hands.items() if start < slow), None)
         if task is not None:
             task.cancel()
@@ -300,7 +302,7 @@ class Connections:
 
     async def _begin(self, sock: socket.socket, make: Callable[[], _Connection]) -> None:
         loop = asyncio.get_running_loop()
-        seconds = None if self._tls is None else _HANDSHAKE_SECONDS
+        seconds = None if self._tls is None else self.timings.handshake
         try:
             await loop.connect_accepted_socket(make, sock, ssl=self._tls, ssl_handshake_timeout=seconds)
         except OSError as error:  # those of TLS, too; the socket is the loop's to close
@@ -317,7 +319,7 @@ class Connections:
         self._idle[connection] = None
         self._changed.set()
         if self._look is None:
-            self._look = asyncio.get_running_loop().call_later(_LOOK_EVERY, self._end_overdue)
+            self._look = asyncio.get_running_loop().call_later(self.timings.look, self._end_overdue)
 
     def note_busy(self, connection: _Connection) -> None:
         """Note that a connection has a request to answer."""
@@ -337,7 +339,7 @@ class Connections:
         now = loop.time()
         for connection in [each for each in self._idle if each.is_overdue(now)]:
             _abort(connection)
-        self._look = loop.call_later(_LOOK_EVERY, self._end_overdue) if len(self) else None
+        self._look = loop.call_later(self.timings.look, self._end_overdue) if len(self) else None
 
 
 def _abort(connection: _Connection) -> None:

@@ -19,7 +19,6 @@ __all__ = ["FollowingRepo", "Holding"]
 
 logger = logging.getLogger(__name__)
 
-_SCAN_TIMEOUT: Final = 8.0  # seconds; the client gives up after ten
 _RETRY_AFTER: Final = 15  # seconds
 
 
@@ -54,9 +53,13 @@ class FollowingRepo(Repo, ABC):
         private: See `Repo`.
         interval: Seconds between two looks at the disk.
         clock: Seconds; only differences count.
+
+    Attributes:
+        scan_timeout: Seconds for which who asks waits for a scan; a client gives up after ten.
     """
 
     blocking = True
+    scan_timeout = 8.0
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class FollowingRepo(Repo, ABC):
         if running is None:
             return
         try:
-            running.result(_SCAN_TIMEOUT)
+            running.result(self.scan_timeout)
         except FutureTimeoutError as error:
             if not self.has_commits:
                 message = f"{self.repo_id} is being hashed for the first time; try again soon."

@@ -25,6 +25,7 @@ from hf_haul.localhub.requestlog import RequestLog
 from hf_haul.localhub.signing import Signer
 from hf_haul.localhub.testing.limits import RateLimits
 from hf_haul.localhub.testing.rules import Faults
+from hf_haul.localhub.timings import DEFAULT_TIMINGS, HubTimings
 
 __all__ = ["LocalHub"]
 
@@ -58,6 +59,7 @@ class LocalHub:
         keyfile: Its key.
         host_rule: Which names a request may be meant for, lest web pages read what is served here; any if
             ``None``.
+        timings: How long to wait for clients.
         **settings: Options by name, see `HubOptions`.
     """
 
@@ -75,6 +77,7 @@ class LocalHub:
         certfile: str | os.PathLike[str] | None = None,
         keyfile: str | os.PathLike[str] | None = None,
         host_rule: HostRule | None = None,
+        timings: HubTimings = DEFAULT_TIMINGS,
         **settings: Any,
     ) -> None:
         self.options = options or HubOptions()
@@ -87,6 +90,7 @@ class LocalHub:
         self._host = host
         self._ports: tuple[int, int | None] = (port, cdn_port)
         self._tls = _tls_context(certfile, keyfile)
+        self._timings = timings
         self.catalog = Catalog(repos)
         self.signer = Signer(url_lifetime)
         self.accounts = Accounts(accounts, code_on_401=self._tls is None)
@@ -98,6 +102,7 @@ class LocalHub:
             cdn_url=cdn_url,
             log=RequestLog(log_size),
             host_rule=host_rule,
+            timings=timings,
         )
         self._connections: Connections | None = None
         self._thread: threading.Thread | None = None
@@ -158,14 +163,14 @@ class LocalHub:
         self._stop = asyncio.Event()
         # Whoever asks for a folder that is being hashed waits in a thread, out of others' way.
         self._loop.set_default_executor(ThreadPoolExecutor(_WAITERS, "localhub-wait"))
-        self._connections = connections = Connections(most_connections(), self._tls)
+        self._connections = connections = Connections(most_connections(), self._tls, self._timings)
         try:
             bound = [0, 0]
             handlers = (self._app.handle_hub, self._app.handle_cdn)
             for i, port in enumerate(self._ports):
                 if port is None:
                     continue
-                sockets = listen(self._host, port)
+                sockets = listen(self._host, port, self._timings.stalled)
                 bound[i] = sockets[0].getsockname()[1]
                 sockets += self._ipv6_too(sockets, bound[i])
                 connections.serve(sockets, handlers[i])
@@ -188,7 +193,7 @@ class LocalHub:
         if self._host not in ("127.0.0.1", "localhost") or len(sockets) > 1:
             return []
         try:
-            return listen("::1", port)
+            return listen("::1", port, self._timings.stalled)
         except OSError as error:
             logger.debug("not listening on ::1 port %s: %s", port, error)
             return []
