@@ -49,7 +49,7 @@ from hf_haul.storage.journal import (
     read_header,
     read_records,
 )
-from hf_haul.storage.ownership import read_uri_xattr, remove_owner_xattr, try_lock, write_owner_xattr
+from hf_haul.storage.ownership import read_uri_xattr, remove_owner_xattr, take_lock, write_owner_xattr
 from hf_haul.storage.staged_names import SEALED_SUFFIX, move_back, private_name
 
 __all__ = ["StagedFile", "StagedLostError"]
@@ -232,7 +232,7 @@ class StagedFile:
 
     def take_over(self) -> None:
         """Become the owner: lock the file, and write the header."""
-        try_lock(self._fd)
+        take_lock(self._fd)
         if self.sequential:
             self._touch()
             write_owner_xattr(self._fd, self.uri)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from hf_haul.storage import (
     staged_file,
 )
 from hf_haul.storage.claiming import claim
+from hf_haul.storage.ownership import try_lock
 from hf_haul.storage.staged_file import StagedFile, StagedLostError
 
 
@@ -177,6 +179,35 @@ def test_how_far_a_file_is_can_be_asked_while_its_disk_hangs(
         disk.release()
         working.join(10)
     assert not working.is_alive()
+
+
+def test_who_looks_at_a_new_file_keeps_its_owner_from_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking: list[int] = []
+
+    def look_first(path: Path, *args: Any) -> int:
+        fd = opened(path, *args)
+        looking.append(opened(path, os.O_RDWR))
+        assert try_lock(looking[0])
+        return fd
+
+    def look_away(seconds: float) -> None:
+        assert seconds < 0.1
+        os.close(looking.pop())
+
+    opened = os.open
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_haul.storage.claiming.os", SimpleNamespace(**{**vars(os), "open": look_first}))
+        patch.setattr(
+            "hf_haul.storage.ownership.time", SimpleNamespace(monotonic=time.monotonic, sleep=look_away)
+        )
+        staged = claim(tmp_path, "etag", SIZE)
+    assert not looking
+    fd = os.open(staged.path, os.O_RDWR)
+    assert not try_lock(fd)
+    os.close(fd)
+    staged.close()
 
 
 def test_a_sign_of_life_is_due_now_and_then_and_not_given_for_a_file_that_was_let_go(tmp_path: Path) -> None:
