@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from hf_haul.cli.progress import MODES
@@ -24,14 +24,18 @@ _MAX_PORT: Final = 65_535
 
 
 def add_command(
-    commands: Any,
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    text: str,
-    examples: Sequence[str] = (),
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, **options: Any
 ) -> Any:
-    """Add a command that ``run`` carries out; return its parser."""
-    parser = commands.add_parser(name, help=text, description=text, examples=examples)
+    """Add a command that ``run`` carries out; return its parser.
+
+    Args:
+        commands: Where to.
+        name: Its name.
+        run: Returns its exit code.
+        text: One line about it.
+        options: See :class:`~hf_haul.cli.parser.CommandParser`.
+    """
+    parser = commands.add_parser(name, help=text, description=text, **options)
     parser.set_defaults(run=run)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: much more")
     return parser

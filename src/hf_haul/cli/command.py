@@ -25,6 +25,7 @@ from hf_haul.cli.messages import say, say_error, warn
 from hf_haul.cli.parser import CommandParser, HelpFormatter
 from hf_haul.cli.plan import add_plan
 from hf_haul.cli.progress import chosen_mode, showing
+from hf_haul.cli.run import add_run
 from hf_haul.cli.serve import add_serve
 from hf_haul.cli.signals import EndedBySignal, ended_by_signals
 from hf_haul.cli.status import add_status
@@ -132,5 +133,6 @@ def _parser() -> argparse.ArgumentParser:
     add_clean(commands)
     add_bench(commands)
     add_serve(commands)
+    add_run(commands)
     add_env(commands)
     return parser

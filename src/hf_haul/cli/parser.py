@@ -29,10 +29,12 @@ class CommandParser(argparse.ArgumentParser):
 
     Args:
         examples: Lines of a shell, shown below the help.
+        takes_program: Whether a program with its own arguments follows the options: ``program`` of what is
+            read.
         options: As argparse's.
     """
 
-    def __init__(self, *, examples: Sequence[str] = (), **options: Any) -> None:
+    def __init__(self, *, examples: Sequence[str] = (), takes_program: bool = False, **options: Any) -> None:
         lines = ["examples:", *(f"  {line}" for line in examples), ""] if examples else []
         super().__init__(
             **{
@@ -43,11 +45,15 @@ class CommandParser(argparse.ArgumentParser):
             }
         )
         self._between_passes = False
+        self._takes_program = takes_program
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Read what is known, options wherever they stand; refuse what is not."""
         if self._between_passes:  # of the two that intermixed arguments take: options, then names
             return super().parse_known_args(args, namespace)
+        program: list[str] = []
+        if self._takes_program:
+            args, program = self._split(list(args or ()))
         self._between_passes = True
         try:
             namespace, extras = self.parse_known_intermixed_args(args, namespace)
@@ -55,7 +61,17 @@ class CommandParser(argparse.ArgumentParser):
             self._between_passes = False
         if extras:
             self.error(self._unknown(extras))
+        if self._takes_program:
+            namespace.program = program
         return namespace, extras
+
+    def _split(self, args: list[str]) -> tuple[list[str], list[str]]:
+        """Return the options of the command, and the program with its arguments."""
+        at = 0
+        while at < len(args) and args[at].startswith("-") and args[at] != "--":
+            action = self._option_string_actions.get(args[at])
+            at += 1 if action is None or action.nargs == 0 else 2
+        return args[:at], args[at + 1 :] if args[at : at + 1] == ["--"] else args[at:]
 
     def _unknown(self, extras: Sequence[str]) -> str:
         """Return what to say of arguments that nobody knows."""
