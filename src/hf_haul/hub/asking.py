@@ -52,6 +52,7 @@ __all__ = [
     "retry_broken",
     "retry_busy",
     "uncached_timeout",
+    "wait_as_told",
 ]
 
 logger = logging.getLogger(__name__)
@@ -311,8 +312,32 @@ class _Patience:
         return usual
 
 
-def _wait_for(error: Exception, seconds: float, attempt: int, host: str | None) -> Wait:
-    """Return what the wait before another attempt is for people."""
+def wait_as_told(error: Exception, waits: Waits = unattended) -> None:
+    """Wait as long as the answer to an earlier request asked for, if it did, before another one is made.
+
+    Args:
+        error: How that request ended. Only a busy Hub's answer asks for time: a request that was not answered
+            has waited long enough.
+        waits: Where the wait is reported.
+    """
+    if not isinstance(error, HfHubHTTPError) or not is_busy(error):
+        return
+    seconds = _retry_delay(error, _WAITS[0], ServerWaits())
+    assert seconds is not None  # nothing was waited for yet
+    waits.asked_again += 1
+    with waits.during(_wait_for(error, seconds, None, _host_of(error))):
+        _pause(seconds, None)
+
+
+def _wait_for(error: Exception, seconds: float, attempt: int | None, host: str | None) -> Wait:
+    """Return what the wait before another attempt is for people.
+
+    Args:
+        error: How the last attempt ended.
+        seconds: How long is waited.
+        attempt: Which of the retries follows; ``None`` if it is none of them.
+        host: Who was asked.
+    """
     reason, why = WaitReason.NETWORK, "broke the connection"
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
@@ -324,8 +349,9 @@ def _wait_for(error: Exception, seconds: float, attempt: int, host: str | None) 
         why = "cannot be reached"
     elif isinstance(error, httpx.TimeoutException):
         why = "did not answer in time"
-    message = f"{host or 'The Hub'} {why}; retry {attempt} of {len(_WAITS)} in {in_words(seconds)}"
-    return Wait(reason, message, seconds, host, attempt, len(_WAITS))
+    what = "asked again" if attempt is None else f"retry {attempt} of {len(_WAITS)}"
+    message = f"{host or 'The Hub'} {why}; {what} in {in_words(seconds)}"
+    return Wait(reason, message, seconds, host, attempt, None if attempt is None else len(_WAITS))
 
 
 def _host_of(error: Any) -> str | None:

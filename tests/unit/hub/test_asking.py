@@ -160,6 +160,27 @@ def test_a_wait_for_the_hub_is_one_event_and_one_line_and_counts_as_a_retry(
     assert reported.current() == []
 
 
+@pytest.mark.parametrize(
+    ("error", "waited"),
+    [
+        pytest.param(lambda: error_of(429, url=f"{ENDPOINT}/x", Retry_After="57"), [57.0], id="429"),
+        pytest.param(lambda: error_of(503, url=f"{ENDPOINT}/x"), [1.0], id="503 without a time"),
+        pytest.param(lambda: error_of(404, url=f"{ENDPOINT}/x", Retry_After="57"), [], id="not for now"),
+        pytest.param(lambda: http.ReadTimeout("slow"), [], id="waited for already"),
+    ],
+)
+def test_a_question_is_not_asked_anew_before_the_time_that_the_last_answer_named(
+    waits: Waits, error: Callable[[], Exception], waited: list[float]
+) -> None:
+    reported, told = haul_waits.Waits(), list[dict[str, Any]]()
+    reported.listener = told.append
+    asking.wait_as_told(error(), reported)
+    assert waits.seconds == waited
+    assert [each["message"].rpartition("; ")[2] for each in told] == [
+        f"asked again in {seconds:.0f} s" for seconds in waited
+    ]
+
+
 def test_patience_ends_after_five_waits_with_the_last_error(waits: Waits) -> None:
     with pytest.raises(HfHubHTTPError, match="/5"):
         asking.retry_busy(failing(*(error_of(503, url=f"{ENDPOINT}/{i}") for i in range(6))))
