@@ -6,7 +6,8 @@ each of them waits in a place of its own, and whoever watches sees that nothing 
 What we chose. Each of them reports here when it begins and when it ends, to the :class:`Waits` of the call or
 the queue that it holds up. From there come the lines of the log, the events, and what a display shows. Eight
 connections that wait for the same server are one wait for people: of one reason and one host, one line at the
-most is written in a second, and none for a wait that only goes on.
+most is written in a second, and none for a wait that only goes on. Lines are of level INFO; a wait of more
+than ten seconds that nobody shows is a warning, too.
 
 Invariants. Reporting costs a moment and never waits. The listener and the log are called without a lock, by
 whoever reports, so nobody may report with a lock held; ending a wait tells nobody, and is free of that.
@@ -38,6 +39,10 @@ _SLACK, _SLACK_SHARE = 3.0, 0.1
 _FORGOTTEN: Final = 30.0
 #: Seconds of a wait without a known end after which it is said again, at first and from then on.
 _SAY_AGAIN: Final = (60.0, 600.0)
+#: Seconds of a wait from which on it is a warning where nobody shows it, and from one warning to the next.
+_LONG, _WARN_AGAIN = 10.0, 60.0
+#: A retry that is one, too, however short the wait before it: the others were in vain.
+_MANY_RETRIES: Final = 4
 #: Tells one :class:`Waits` from others in the log.
 _numbers: Final = itertools.count()
 #: Reasons and hosts that are remembered.
@@ -55,6 +60,10 @@ class WaitReason(str, enum.Enum):
     ANOTHER_PROCESS = "another_process"
     DISK = "disk"
     PAUSED = "paused"
+
+
+#: What somebody asked for is no reason for a warning.
+_CHOSEN: Final = frozenset({WaitReason.BANDWIDTH_LIMIT, WaitReason.PAUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ class Wait:
 class _Entry:
     """A wait that has begun."""
 
-    __slots__ = ("after", "again", "ends", "expires", "is_told", "since", "until", "wait")
+    __slots__ = ("after", "again", "ends", "expires", "is_told", "since", "until", "wait", "warned")
 
     def __init__(self, wait: Wait, now: float, wall: float, lasting: float | None, after: float) -> None:
         self.wait = wait
@@ -102,6 +111,7 @@ class _Entry:
         self.until = None if wait.seconds is None else wall + wait.seconds
         self.expires = None if lasting is None else now + lasting
         self.is_told = False
+        self.warned = wait.reason in _CHOSEN
         self.again = now + _SAY_AGAIN[0]
 
     def as_dict(self) -> dict[str, Any]:
@@ -137,15 +147,23 @@ class Waits:
     Args:
         clock: Seconds, monotonic.
         wall: Unix seconds.
+        reviewed: Whether somebody calls :meth:`review` now and then.
 
     Attributes:
+        shown: Whether somebody shows :meth:`current` to people; the log has no warnings then.
         listener: Called with each wait that is told, as a dict with the keys of a ``wait`` event.
         asked_again: Requests about a repository that were repeated.
     """
 
     def __init__(
-        self, *, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        reviewed: bool = True,
     ) -> None:
+        self.shown = False
+        self._reviewed = reviewed
         self.listener: Callable[[dict[str, Any]], object] | None = None
         self.asked_again = 0
         self._number = next(_numbers)
@@ -158,6 +176,7 @@ class Waits:
         self._lock = threading.Lock()
         self._entries: dict[Hashable, _Entry] = {}
         self._told: dict[Hashable, _Told] = {}
+        self._warned: dict[Hashable, float] = {}
 
     # ---- what waits reports
 
@@ -176,6 +195,7 @@ class Waits:
             before = self._entries.get(key)
             if before is not None and before.wait.kind == wait.kind and before.wait.attempt == wait.attempt:
                 entry.since, entry.after, entry.again = before.since, before.after, before.again
+                entry.warned = before.warned
                 entry.is_told = before.is_told and not self._has_grown(entry, before.ends)
             elif before is not None:
                 self._drop(key, now)
@@ -219,6 +239,7 @@ class Waits:
         with self._lock:
             self._entries.clear()
             self._told.clear()
+            self._warned.clear()
 
     # ---- what people are told
 
@@ -250,8 +271,13 @@ class Waits:
                 self._drop(key, now)
             due = [entry for entry in self._entries.values() if self._is_news(entry, now)]
             long = [entry for entry in self._entries.values() if self._is_due_again(entry, now)]
+            alarming = [entry for entry in self._entries.values() if self._is_alarming(entry, now)]
         for entry in due:
             self._tell(entry)
+        for entry in alarming:
+            for_how_long = f"still waiting, for {now - entry.since:.0f} s now: "
+            started = "" if now - entry.since < _LONG else for_how_long
+            logger.warning("%s%s", started, entry.wait.message)
         for entry in long:
             logger.info("still, for %.0f s now: %s", now - entry.since, entry.wait.message)
 
@@ -290,6 +316,22 @@ class Waits:
             return told.left is not None and now - told.left >= _FORGOTTEN
         return told.left is not None
 
+    def _is_alarming(self, entry: _Entry, now: float) -> bool:
+        """Return whether to warn of a wait now, as it is long and nobody shows it, and note that."""
+        if entry.warned or self.shown or self.listener is not None or now < entry.after:
+            return False
+        wait = entry.wait
+        known_long = wait.seconds is not None and wait.seconds >= _LONG
+        if not known_long and now - entry.since < _LONG and (wait.attempt or 0) < _MANY_RETRIES:
+            return False
+        entry.warned = True
+        if now - self._warned.get(wait.kind, -_WARN_AGAIN) < _WARN_AGAIN:
+            return False
+        if len(self._warned) >= _MANY:
+            self._warned.pop(next(iter(self._warned)))
+        self._warned[wait.kind] = now
+        return True
+
     @staticmethod
     def _has_grown(entry: _Entry, ends: float | None) -> bool:
         if entry.ends is None or ends is None:
@@ -308,8 +350,13 @@ class Waits:
     # ---- without it
 
     def _tell(self, entry: _Entry) -> None:
-        if _log.take(self._number, entry, self._clock()):
-            logger.info("%s", entry.wait.message)
+        now = self._clock()
+        if _log.take(self._number, entry, now):
+            level = logging.INFO
+            if not self._reviewed:  # there will be no other moment for a warning
+                with self._lock:
+                    level = logging.WARNING if self._is_alarming(entry, now) else level
+            logger.log(level, "%s", entry.wait.message)
         listener = self.listener
         if listener is not None:
             listener(entry.as_dict())
@@ -354,7 +401,7 @@ class _Log:
 
 _log: Final = _Log()
 #: Where what nobody listens to is reported: its waits go to the log only.
-unattended: Final = Waits()
+unattended: Final = Waits(reviewed=False)
 
 
 def in_words(seconds: float) -> str:

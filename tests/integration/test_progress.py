@@ -33,7 +33,7 @@ print(path)
 
 
 def _run_in_terminal(
-    env: dict[str, str], columns: int, *arguments: str
+    env: dict[str, str], columns: int, *arguments: str, program: str = PROGRAM
 ) -> tuple[int, list[list[str]], pyte.Screen]:
     """Run the program; return its exit code, the different screens that were seen, and the last one.
 
@@ -41,13 +41,14 @@ def _run_in_terminal(
         env: Its variables.
         columns: Of its terminal.
         arguments: Of the command, which is run in place of the program.
+        program: Python.
     """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     screen = pyte.Screen(columns, 24)
     stream, seen = pyte.ByteStream(screen), []
     process = subprocess.Popen(
-        [sys.executable, *(["-m", "hf_haul.cli", *arguments] if arguments else ["-c", PROGRAM])],
+        [sys.executable, *(["-m", "hf_haul.cli", *arguments] if arguments else ["-c", program])],
         env={**env, "TERM": "xterm", "HF_HUB_DISABLE_PROGRESS_BARS": "0"},
         stdin=slave,
         stdout=slave,
@@ -108,3 +109,49 @@ def test_results_are_neither_torn_nor_erased_by_the_view(tmp_path: Path, columns
     assert "hf-haul: done: " in said
     assert "waiting" not in said
     assert not screen.cursor.hidden
+
+
+PLAIN = """
+import hf_haul
+hf_haul.{call}
+print("end")
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "columns"),
+    [
+        pytest.param('snapshot_download("org/model")', "info", 80, id="snapshot, before the first byte"),
+        pytest.param('snapshot_download("org/model")', "cdn", 40, id="snapshot, its bytes"),
+        pytest.param('hf_hub_download("org/model", "config.json")', "resolve", 40, id="file, before the first byte"),
+        pytest.param('hf_hub_download("org/model", "nested/small.bin")', "cdn", 80, id="file, its bytes"),
+    ],
+)  # fmt: skip
+def test_a_bar_of_plain_python_says_what_is_waited_for_and_until_when(
+    tmp_path: Path, columns: int, call: str, kind: str
+) -> None:
+    with serve_repo(tmp_path / "src", "org/model") as served:
+        served.hub.faults.add(Status(429, retry_after=3), kind=kind, times=1)
+        env = hub_environment(served.hub, tmp_path / "home")
+        code, seen, _ = _run_in_terminal(env, columns, program=PLAIN.format(call=call))
+    assert code == 0, seen[-1]
+    waits = [line for shown in seen for line in shown if line.startswith("Waiting 0:0")]
+    assert any("limits re" in line for line in waits), seen
+    assert len({line[:12] for line in waits}) > 1, "the time that is left is counted down"
+    assert not any(line.startswith("Waiting") for line in seen[-1]), "it is gone"
+    assert seen[-1][-1] == "end"
+
+
+def test_without_a_terminal_a_long_wait_is_one_warning_and_a_short_one_none(tmp_path: Path) -> None:
+    program = "import hf_haul; hf_haul.snapshot_download('org/model')"
+    with serve_repo(tmp_path / "src", "org/model") as served:
+        env = hub_environment(served.hub, tmp_path / "home")
+        for kind, seconds in (("info", 1), ("cdn", 10)):
+            served.hub.faults.add(Status(429, retry_after=seconds), kind=kind, times=1)
+            run = [sys.executable, "-c", program]
+            done = subprocess.run(run, env=env, capture_output=True, text=True, check=True, timeout=BOUND)
+            said = [line for line in done.stderr.splitlines() if "limits requests" in line]
+            assert len(said) == (seconds >= 10), done.stderr
+            served.hub.faults.clear()
+            for blob in (tmp_path / "home").rglob("blobs/*"):
+                blob.unlink()

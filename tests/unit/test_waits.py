@@ -243,3 +243,64 @@ def test_what_is_remembered_is_bounded(bench: Bench) -> None:
 )
 def test_lengths_of_time_are_said_in_words(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
+
+
+@pytest.fixture
+def alone(bench: Bench) -> Bench:
+    """One whose waits nobody is told."""
+    bench.waits.listener = None
+    return bench
+
+
+def _lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("wait", "seconds", "warning"),
+    [
+        pytest.param(Wait(LIMIT, "hub limits requests", 57.0, "hub"), 1.0, "hub limits requests", id="known to be long"),
+        pytest.param(
+            Wait(NETWORK, "hub has not answered", None, "hub"), 10.5, "still waiting, for 10 s now: hub has not answered",
+            id="long by now",
+        ),
+        pytest.param(retry(4, 5.0), 1.0, "hub: retry 4 in 5 s", id="after three retries in vain"),
+        pytest.param(retry(3, 9.0), 9.0, None, id="short"),
+        pytest.param(Wait(NETWORK, "hub has not answered", None, "hub"), 9.0, None, id="short so far"),
+        pytest.param(Wait(PAUSED, "m is paused"), 100.0, None, id="as somebody wants it"),
+    ],
+)  # fmt: skip
+def test_a_long_wait_that_nobody_shows_is_a_warning_once(
+    alone: Bench, caplog: pytest.LogCaptureFixture, wait: Wait, seconds: float, warning: str | None
+) -> None:
+    alone.waits.begin("a", wait)
+    alone.pass_time(seconds)
+    assert _lines(caplog) == [("INFO", wait.message), *([] if warning is None else [("WARNING", warning)])]
+    alone.pass_time(20)
+    assert [level for level, _ in _lines(caplog)].count("WARNING") <= 1
+
+
+def test_what_is_shown_is_no_warning(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    long = Wait(LIMIT, "hub limits requests", 57.0, "hub")
+    bench.waits.begin("a", long)
+    bench.pass_time(20)
+    bench.waits.listener, bench.waits.shown = None, True
+    bench.pass_time(20)
+    assert _lines(caplog) == [("INFO", long.message)]
+
+
+def test_warnings_of_the_same_are_a_minute_apart(alone: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(7):
+        with alone.waits.during(Wait(LIMIT, "hub limits requests", 12.0, "hub")):
+            alone.pass_time(12)
+        alone.pass_time(8.5)
+    assert [level for level, _ in _lines(caplog)].count("WARNING") == 3
+
+
+def test_where_nobody_looks_again_the_line_itself_is_the_warning(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits = Waits(clock=bench.clock, reviewed=False)
+    waits.begin("a", Wait(LIMIT, "hub limits requests", 57.0, "hub"))
+    waits.begin("b", Wait(LIMIT, "cdn limits requests", 5.0, "cdn"))
+    assert _lines(caplog) == [("WARNING", "hub limits requests"), ("INFO", "cdn limits requests")]

@@ -11,6 +11,7 @@ from hf_haul.engine.queue_run import QueueOutcome, QueueRun
 from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.scheduler import Scheduler
 from hf_haul.task import DownloadPriority, DownloadState
+from hf_haul.waits import Waits
 
 __all__ = ["DownloadHandle", "QueueProgress"]
 
@@ -106,6 +107,12 @@ class DownloadHandle:
         outcome.flush(deadline - time.monotonic())
         self._scheduler.note_told(outcome.queue_id)
         return True
+
+    @property
+    def waits(self) -> Waits | None:
+        """What it waits for; ``None`` once it is over."""
+        run = self._run
+        return None if run is None else run.waits
 
     def cancel(self) -> bool:
         """Stop; what was fetched stays staged. Returns whether there was anything to stop."""

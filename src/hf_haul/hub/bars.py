@@ -3,68 +3,31 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
-from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
-    are_progress_bars_disabled,
-)
-from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # the same
+from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # public, but without an __all__
 
 from hf_haul.engine.handle import DownloadHandle, QueueProgress
 from hf_haul.hub import upstream_forks  # noqa: F401  a thread may fork while another moves a bar
+from hf_haul.hub.bar_making import are_bars_disabled, is_hubs_own, make_bar
 from hf_haul.hub.notebooks import needs_text_bar
+from hf_haul.hub.wait_bars import WaitNote
 from hf_haul.threads import start_daemon
 
 __all__ = [
     "TICK",
     "Bars",
     "MakeBars",
-    "are_bars_disabled",
     "bars_of_a_snapshot",
     "bars_of_one_file",
-    "make_bar",
     "resumed_bytes",
     "shift_bar_start",
 ]
 
 logger = logging.getLogger(__name__)
-
-
-def are_bars_disabled(cls: Any, name: str) -> bool:
-    """Return whether huggingface_hub's bars of this name are disabled, and the caller has none."""
-    # Without stderr, as under pythonw, tqdm would fail.
-    return _is_hubs_own(cls) and (sys.stderr is None or bool(are_progress_bars_disabled(name)))
-
-
-def _is_hubs_own(cls: Any) -> bool:
-    """Return whether bars are huggingface_hub's, and so follow its rules."""
-    return cls is None or (isinstance(cls, type) and issubclass(cls, hf_tqdm))
-
-
-def make_bar(cls: Any, name: str, **options: Any) -> Any:
-    """Return a progress bar of the caller's class, or huggingface_hub's with its rules about terminals.
-
-    In a notebook without ipywidgets, huggingface_hub's is text; huggingface_hub itself shows none there.
-
-    Args:
-        cls: A class, or any callable, that imitates tqdm; ``None`` for huggingface_hub's.
-        name: The name by which huggingface_hub's own bars are disabled.
-        options: What tqdm takes.
-    """
-    own = _is_hubs_own(cls)
-    cls = cls or hf_tqdm
-    if own:
-        options["disable"] = False if os.getenv("TQDM_POSITION") == "-1" else None
-        options["name"] = name
-        if needs_text_bar(cls):
-            # Not stderr, which notebooks show as an error; and each change is a message to the browser.
-            options |= {"disable": False, "file": sys.stdout, "mininterval": _NOTEBOOK_INTERVAL}
-    return cls(**options)
 
 
 #: (all bytes, bytes there already) -> bars, each with what it counts: ``files`` or ``bytes``.
@@ -73,8 +36,6 @@ MakeBars = Callable[[int, int], Sequence[tuple[str, Any]]]
 TICK: Final = 0.1
 #: Seconds for the bars to show the final state; a blocked terminal must not hold up a finished download.
 _BAR_GRACE: Final = 1.0
-#: Seconds between two changes of a bar in a notebook.
-_NOTEBOOK_INTERVAL: Final = 0.5
 #: Characters of a path that a bar shows.
 _SHOWN: Final = 40
 
@@ -132,10 +93,16 @@ class Bars:
 
     def _follow(self, bars: Sequence[tuple[str, Any]], initial: int) -> None:
         shown = {"bytes": initial, "files": 0}
+        note = next((WaitNote(bar) for kind, bar in bars if kind == "bytes"), WaitNote(None))
+        waits = self._handle.waits
+        if waits is not None and note.is_shown:
+            waits.shown = True
         ended = False
         while not ended:
             ended = self._ended.wait(TICK)
+            before = shown["bytes"]
             self._show(bars, shown)
+            note.show([] if ended or waits is None else waits.current(), moved=shown["bytes"] != before)
 
     def _show(self, bars: Sequence[tuple[str, Any]], shown: dict[str, int]) -> None:
         now = self._handle.progress()
@@ -213,7 +180,7 @@ def bars_of_a_snapshot(cls: Any, count: int) -> MakeBars | None:
         return None
 
     def make_bars(total: int, initial: int) -> list[tuple[str, Any]]:
-        alone = _is_hubs_own(cls) and needs_text_bar(cls or hf_tqdm)
+        alone = is_hubs_own(cls) and needs_text_bar(cls or hf_tqdm)
         bars = []
         if not alone:
             bars.append(("files", make_bar(cls, name, total=count, desc=f"Fetching {count} files")))

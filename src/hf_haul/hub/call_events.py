@@ -15,8 +15,10 @@ from huggingface_hub import DryRunFileInfo
 
 from hf_haul.engine.event_stream import EventStream, harmless
 from hf_haul.hub.repository import Repository
+from hf_haul.hub.wait_bars import WaitBar
 from hf_haul.storage.free_space import free_bytes
 from hf_haul.threads import start_daemon
+from hf_haul.waits import Waits
 
 __all__ = ["CallEvents"]
 
@@ -27,42 +29,51 @@ _IN_SNAPSHOT: Final = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40,64})(?![^/\\]
 
 
 class CallEvents:
-    """Tells of one call; does nothing where nobody listens.
+    """Tells of one call, as far as somebody listens, and what it waits for in any case.
 
     Args:
         stream: Where to tell.
+        bar: Shows what it waits for until there are bars of files.
 
     Attributes:
-        stream: The same.
+        stream: Where to tell.
+        waits: What the call waits for.
     """
 
-    def __init__(self, stream: EventStream | None) -> None:
+    def __init__(self, stream: EventStream | None, bar: WaitBar | None = None) -> None:
         self.stream = stream
+        self.waits = Waits() if stream is None else stream.waits
+        self._bar = bar
 
     def attended(self, repository: Repository) -> Repository:
         """Return the repository, with what it waits for told, too."""
-        return repository if self.stream is None else replace(repository, waits=self.stream.waits)
+        return replace(repository, waits=self.waits)
+
+    def note_fetching(self) -> None:
+        """Note that bars of files show what is waited for from now on."""
+        if self._bar is not None:
+            self._bar.retire()
 
     @contextmanager
     def reviewing(self) -> Iterator[None]:
-        """Look now and then, while the block runs, whether a wait is worth a word by now.
+        """Look now and then, while the block runs, whether a wait is worth a word by now, and show it.
 
         While files are fetched the engine looks, too; before that nobody else does.
         """
-        if self.stream is None:
-            yield
-            return
-        waits, ended = self.stream.waits, threading.Event()
-
-        def look() -> None:
-            while not ended.wait(_LOOK_SECONDS):
-                waits.review()
-
-        start_daemon(look, "hf-haul-waits")
+        ended = threading.Event()
+        start_daemon(lambda: self._look(ended), "hf-haul-waits")
         try:
             yield
         finally:
             ended.set()
+            if self._bar is not None:
+                self._bar.retire()
+
+    def _look(self, ended: threading.Event) -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            if self._bar is not None and self._bar.show(self.waits.current()):
+                self.waits.shown = True
+            self.waits.review()
 
     @harmless
     def plan(

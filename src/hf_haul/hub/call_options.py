@@ -22,6 +22,7 @@ from hf_haul.hub.bars import (
     MakeBars,
 )
 from hf_haul.hub.call_events import CallEvents
+from hf_haul.hub.wait_bars import WaitBar
 from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.task import (
     DownloadPriority,
@@ -122,16 +123,17 @@ class CallOptions:
                 yield manager
 
     @contextmanager
-    def events(self, repo_id: str) -> Iterator[CallEvents]:
+    def events(self, repo_id: str, bar: WaitBar | None = None) -> Iterator[CallEvents]:
         """Yield what tells of a call; tell its end, and wait for the caller's callback, when the block ends.
 
         Args:
             repo_id: The repository.
+            bar: Shows what is waited for until there are bars of files.
         """
         feed = None if self.on_event is None else EventFeed(self.on_event)
         manager_feed = None if self.manager is None else self.manager.event_feed
         feeds = [each for each in (feed, manager_feed) if each is not None]
-        events = CallEvents(EventStream(feeds, repo_id) if feeds else None)
+        events = CallEvents(EventStream(feeds, repo_id) if feeds else None, bar)
         grace = _EVENTS_GRACE
         try:
             with events.reviewing():
@@ -152,7 +154,7 @@ class CallOptions:
         requests: Sequence[FileRequest],
         model_id: str,
         make_bars: MakeBars | None,
-        events: EventStream | None = None,
+        events: CallEvents | None = None,
     ) -> list[tuple[str, BaseException]]:
         """Download, and return what failed, the first failure first.
 
@@ -164,6 +166,8 @@ class CallOptions:
             make_bars: Makes the bars; ``None`` for none, which spares a thread.
             events: Where to tell what happens.
         """
+        if events is not None:
+            events.note_fetching()
         with self.engine() as manager:
             handle = bars = None
             try:
@@ -172,7 +176,7 @@ class CallOptions:
                     model_id=model_id,
                     priority=self.priority,
                     progress_callback=self.progress_callback,
-                    events=events,
+                    events=None if events is None else events.stream,
                 )
                 bars = None if make_bars is None else Bars(handle, make_bars)
                 while not handle.wait(TICK):

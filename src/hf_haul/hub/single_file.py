@@ -55,6 +55,7 @@ from hf_haul.hub.upstream_cache import (
     read_tree_entry,
     tree_folder,
 )
+from hf_haul.hub.wait_bars import WaitBar
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
@@ -292,7 +293,8 @@ class _File:
     extras: CallOptions
 
     def run(self) -> str | DryRunFileInfo:
-        with self.extras.events(self.repository.repo_id) as events:
+        bar = WaitBar(self.tqdm_class, "huggingface_hub.http_get")
+        with self.extras.events(self.repository.repo_id, bar) as events:
             return replace(self, repository=events.attended(self.repository)).carry_out(events)
 
     def carry_out(self, events: CallEvents) -> str | DryRunFileInfo:
@@ -494,7 +496,7 @@ class _File:
             fresh=self.force_download,
         )
         make_bars = bars_of_one_file(self.tqdm_class, self.name, meta.size)
-        errors = self.extras.download([request], self.repository.repo_id, make_bars, events.stream)
+        errors = self.extras.download([request], self.repository.repo_id, make_bars, events)
         if errors:
             raise_all(
                 [(path, self.repository.explain(self.name, meta.commit, error)) for path, error in errors]

@@ -42,6 +42,7 @@ from hf_haul.hub.repository import Repository
 from hf_haul.hub.snapshot_events import files_in, tell_found, tell_plan
 from hf_haul.hub.snapshot_files import Listing, SnapshotFiles
 from hf_haul.hub.upstream_cache import cache_folder, is_in_shared_store, read_tree
+from hf_haul.hub.wait_bars import WaitBar
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
@@ -126,7 +127,8 @@ class SnapshotCall:
 
     def run(self) -> str | list[DryRunFileInfo]:
         """Carry the call out; return the snapshot's folder, or what would be downloaded."""
-        with self.options.events(self.files.repository.repo_id) as events:
+        bar = WaitBar(self.tqdm_class, "huggingface_hub.snapshot_download")
+        with self.options.events(self.files.repository.repo_id, bar) as events:
             files = replace(self.files, repository=events.attended(self.files.repository))
             return replace(self, files=files).carry_out(events)
 
@@ -338,7 +340,7 @@ class SnapshotCall:
 
     def _fetch(self, requests: Sequence[FileRequest], events: CallEvents) -> list[tuple[str, BaseException]]:
         make_bars = bars_of_a_snapshot(self.tqdm_class, len(requests))
-        return self.options.download(requests, self.files.repository.repo_id, make_bars, events.stream)
+        return self.options.download(requests, self.files.repository.repo_id, make_bars, events)
 
     def _dry_run_info(self, folder: RepoFolder, path: str, meta: FileMetadata) -> DryRunFileInfo:
         destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)

@@ -17,6 +17,7 @@ from hf_haul.hub import call_options as calls
 from hf_haul.hub.bars import Bars, bars_of_one_file
 from hf_haul.hub.call_options import CallOptions, raise_all
 from hf_haul.task import DownloadPriority, DownloadState
+from hf_haul.waits import Waits
 
 IDLE = QueueProgress(
     files_total=2,
@@ -42,6 +43,7 @@ class Handle:
         self.cancelled = False
         self.failed: list[tuple[str, BaseException]] = []
         self.asked = threading.Semaphore(0)
+        self.waits = Waits()
 
     def progress(self) -> QueueProgress:
         self.asked.release()
