@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from hf_haul.engine.handle import QueueProgress
 from hf_haul.errors import DownloadCancelledError
+from hf_haul.hub import bar_making
 from hf_haul.hub import bars as bars_module
 from hf_haul.hub import call_options as calls
 from hf_haul.hub.bars import Bars, bars_of_one_file
@@ -394,7 +395,7 @@ def test_without_add_note_the_notes_are_kept_all_the_same() -> None:
 
 def test_without_stderr_there_are_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     """As under pythonw: tqdm would fail, and then hang when it is collected."""
-    monkeypatch.setattr(bars_module, "are_progress_bars_disabled", lambda _: False)
+    monkeypatch.setattr(bar_making, "are_progress_bars_disabled", lambda _: False)
     assert bars_of_one_file(None, "a.bin", 3) is not None
     monkeypatch.setattr(sys, "stderr", None)
     assert bars_of_one_file(None, "a.bin", 3) is None
