@@ -10,6 +10,7 @@ from typing import Any, Final
 from huggingface_hub import HfFileSystem, HfFileSystemFile
 from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 
+from hf_haul.filesystem.lines import LineReader
 from hf_haul.filesystem.target import Target
 from hf_haul.finalizers import catch_up, defer
 from hf_haul.forks import renew_after_fork
@@ -19,8 +20,6 @@ from hf_haul.reading.range_source import RangeSource
 
 __all__ = ["HaulFile", "HaulStreamFile"]
 
-#: Bytes fetched at once while looking for the end of a line.
-_LINE_BLOCK: Final = 64 * 1024
 #: Names of caches that mean our own reading.
 _OWN_CACHES: Final = frozenset({"haul", "none"})
 #: Names of fsspec's caches that have threads of their own, which a forked child has not.
@@ -29,7 +28,7 @@ _THREADED_CACHES: Final = frozenset({"background", "adaptive"})
 _lost_caches: Final[list[Any]] = []
 
 
-class HaulFile(HfFileSystemFile):
+class HaulFile(LineReader, HfFileSystemFile):
     """A file of the Hub opened for reading; safe for many threads.
 
     Each thread's ``seek`` is its own until its next read, so that threads that share the file and seek before
@@ -62,7 +61,7 @@ class HaulFile(HfFileSystemFile):
         self._caching = threading.Lock()
         self._seeks = threading.local()
         self._shared_reads = 0
-        self._lines: tuple[int, bytes] = (0, b"")
+        self._start_lines()
         super().__init__(
             fs,
             target.name,
@@ -99,12 +98,13 @@ class HaulFile(HfFileSystemFile):
         # Somebody has read on from the common position since: this thread's seek was meant for them.
         if pending is not None and pending[1] == self._shared_reads:
             return pending[0]
-        return int(self.loc)
+        return self._common_position()
 
     def seek(self, loc: int, whence: int = 0) -> int:
         """Set the offset of this thread's next read, from the start, the position (1) or the end (2)."""
         self._require_open()
         with self._position:
+            self._end_lines()
             if whence not in {0, 1, 2}:
                 raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
             at = int(loc) + (0, self._here(), self.size)[whence]
@@ -121,6 +121,7 @@ class HaulFile(HfFileSystemFile):
         """
         self._require_open()
         with self._position:
+            self._end_lines()
             start = self._here()
             if getattr(self._seeks, "pending", None) is None:
                 self._shared_reads += 1
@@ -133,6 +134,7 @@ class HaulFile(HfFileSystemFile):
     def _give_back(self, start: int, stop: int) -> None:
         """Move the position back over what could not be read."""
         with self._position:
+            self._end_lines()
             if self.loc == stop:
                 self.loc = start
 
@@ -149,7 +151,9 @@ class HaulFile(HfFileSystemFile):
         if start >= stop:
             return b""
         if isinstance(self.cache, _ReaderCache):
-            return self.fetch(start, stop)
+            with self._target.explained():
+                near = self._read_small(start, stop, self._reader)
+                return self._reader.read(start, stop) if near is None else near
         with self._caching:
             return bytes(self.cache._fetch(start, stop))  # noqa: SLF001  fsspec's interface of caches
 
@@ -200,69 +204,12 @@ class HaulFile(HfFileSystemFile):
             raise
         return stop - start
 
-    def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
-        """Read up to and including ``char``, or to the end of the file.
-
-        Args:
-            char: What to look for.
-            blocks: Bytes fetched at once; a few tens of KiB if ``None``.
-        """
-        return self._read_until(char, -1, blocks)
-
-    def readline(self, limit: int | None = -1) -> bytes:
-        """Read a line, its end included; at most ``limit`` bytes of it, unless negative."""
-        return self._read_until(b"\n", -1 if limit is None else limit, None)
-
-    def _read_until(self, mark: bytes, limit: int, block: int | None) -> bytes:
-        start = self.tell()
-        if limit < 0:
-            offset, kept = self._lines
-            i = kept.find(mark, start - offset) if offset <= start else -1
-            if i >= 0:  # nearly always
-                self._take(i + len(mark) - (start - offset))
-                return kept[start - offset : i + len(mark)]
-        end = self.size if limit < 0 else min(self.size, start + limit)
-        found: list[bytes] = []
-        at, tail = start, b""
-        while at < end:
-            data = self._line_data(at, block)[: end - at]
-            # The mark may lie across two blocks.
-            seen = tail + data
-            i = seen.find(mark)
-            if i >= 0:
-                found.append(data[: max(0, i + len(mark) - len(tail))])
-                at += len(found[-1])
-                break
-            found.append(data)
-            at += len(data)
-            tail = seen[len(seen) - len(mark) + 1 :] if len(mark) > 1 else b""
-        self._take(at - start)
-        return b"".join(found)
-
-    def _line_data(self, at: int, block: int | None) -> bytes:
-        """Return some bytes from ``at`` on, kept for the next lines."""
-        offset, data = self._lines
-        if not offset <= at < offset + len(data):
-            offset, data = at, self.pread(at, at + (block or _LINE_BLOCK))
-            self._lines = (offset, data)
-        return data[at - offset :]
-
-    def readlines(self, hint: int | None = -1) -> list[bytes]:
-        """Return all lines that are left, or as many as hold ``hint`` bytes."""
-        lines: list[bytes] = []
-        total = 0
-        while line := self.readline():
-            lines.append(line)
-            total += len(line)
-            if hint is not None and 0 < hint <= total:
-                break
-        return lines
-
     def close(self) -> None:
         """Cancel reads under way soon, without waiting: the garbage collector calls it, too."""
         if self.closed:
             return
         self._closed = True
+        self._end_lines()
         cache, self.cache = self.cache, None
         if not isinstance(cache, _ReaderCache) and hasattr(cache, "close"):
             defer(cache.close)  # it may have threads, and wait for them
@@ -305,7 +252,7 @@ class _ReaderCache:
         """Do nothing: this cache keeps nothing."""
 
 
-class HaulStreamFile(HfFileSystemStreamFile):
+class HaulStreamFile(LineReader, HfFileSystemStreamFile):
     """A file of the Hub opened to be read once from start to end, while the next bytes are being fetched."""
 
     loc: int
@@ -321,7 +268,9 @@ class HaulStreamFile(HfFileSystemStreamFile):
         catch_up()
         self._target = target
         self._source = source
+        self._start_lines()
         super().__init__(fs, target.name, mode="rb", **kwargs)
+        self.size = source.size
         self.details: Any = {**target.info, "size": source.size}
         self._reader = reader()
 
@@ -331,29 +280,41 @@ class HaulStreamFile(HfFileSystemStreamFile):
         Args:
             length: Bytes; negative or ``None`` for all that is left.
         """
-        if self.closed:
-            raise ValueError("I/O operation on closed file.")
-        start, size = self.loc, self._source.size
-        stop = size if length is None or length < 0 else min(start + length, size)
-        if stop <= start:
+        start, stop = self._take(-1 if length is None else length)
+        try:
+            return self.pread(start, stop)
+        except BaseException:
+            self.loc = start
+            raise
+
+    def pread(self, start: int, stop: int) -> bytes:
+        """Return the bytes from ``start`` up to ``stop``; ``start`` is the position, or after it."""
+        if start >= stop:
             return b""
         with self._target.explained():
-            data = self._reader.read(start, stop)
-        self.loc = stop
-        return data
+            near = self._read_small(start, stop, self._reader)
+            return self._reader.read(start, stop) if near is None else near
 
-    def readuntil(self, char: bytes = b"\n", blocks: int | None = None) -> bytes:
-        """Read up to and including ``char``, or to the end of the file."""
-        found = bytearray()
-        while self.loc < self._source.size:
-            data = self.read(blocks or _LINE_BLOCK)
-            found += data
-            i = found.find(char, max(0, len(found) - len(data) - len(char) + 1))
-            if i >= 0:
-                self.loc -= len(found) - (i + len(char))
-                del found[i + len(char) :]
-                break
-        return bytes(found)
+    def _take(self, length: int) -> tuple[int, int]:
+        if self.closed:
+            raise ValueError("I/O operation on closed file.")
+        self._end_lines()
+        start = self.loc
+        self.loc = self.size if length < 0 else min(start + length, self.size)
+        return start, self.loc
+
+    def tell(self) -> int:
+        """Return the offset at which the next read begins."""
+        return self._common_position()
+
+    def seek(self, loc: int, whence: int = 0) -> Any:
+        """Do nothing, if it leads to where the position is.
+
+        Raises:
+            ValueError: It leads elsewhere.
+        """
+        self._end_lines()
+        return super().seek(loc, whence)
 
     def url(self) -> str:
         """Return the HTTP URL of the file at its commit."""
@@ -363,6 +324,7 @@ class HaulStreamFile(HfFileSystemStreamFile):
         """Cancel reads under way soon, without waiting, as :meth:`HaulFile.close` does."""
         if not self.closed:
             self._closed = True
+            self._end_lines()
             self._reader.close_soon()
 
     def __del__(self) -> None:
@@ -371,7 +333,7 @@ class HaulStreamFile(HfFileSystemStreamFile):
 
     def __reduce__(self) -> Any:
         where = (self._target.name, self._target.commit)
-        return _reopen, (self.fs, where, self.mode, 0, self.loc, None, self.kwargs)
+        return _reopen, (self.fs, where, self.mode, 0, self.tell(), None, self.kwargs)
 
 
 def _reopen(

@@ -89,6 +89,10 @@ class FileReader:
             self._look_at_footer()
         return data
 
+    def held_to(self, start: int) -> int:
+        """Return the first byte from ``start`` on that is neither in memory nor on its way."""
+        return self._extents.covered_to(self._source, start)
+
     def _read_whole(self) -> bytes:
         """Return the whole file, checked against its digest."""
         source, extents = self._source, self._extents
