@@ -99,6 +99,12 @@ def test_json_of_a_failure_has_the_error_and_the_exit_code(env: dict[str, str]) 
     assert done.stderr.startswith(f"hf-haul: error: {found['error']['message']}\n")
 
 
+def test_a_dry_run_of_an_unknown_repository_says_so(env: dict[str, str]) -> None:
+    done = _run(env, "org/nobody", "--dry-run")
+    assert done.returncode == 3
+    assert done.stderr.startswith("hf-haul: error: Repository org/nobody does not exist")
+
+
 @pytest.mark.parametrize(
     ("names", "missing", "first", "hint"),
     [
@@ -141,7 +147,7 @@ def test_a_pattern_in_the_place_of_a_file_is_told_how_to_be_written(env: dict[st
 
 
 def test_a_hub_that_limits_requests_is_waited_for_and_said(served: ServedRepo, env: dict[str, str]) -> None:
-    limit = served.hub.faults.add(Status(429, retry_after=2), kind="info", times=2)
+    limit = served.hub.faults.add(Status(429, retry_after=2), kind="info", times=1)
     done = _run(env, "org/tiny", "--json", "--progress", "json")
     assert done.returncode == 0, done.stderr
     assert limit.wait(0), "it was met"

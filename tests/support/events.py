@@ -63,7 +63,7 @@ class EventLog:
         Args:
             repo_id: Look at this repository's only.
         """
-        told = [event for event in self.events if repo_id in {None, event["repo_id"]}]
+        told = [event for event in self.events if repo_id in {None, event.get("repo_id")}]
         for event in told:
             validate_event(event)
         kinds = [event["ev"] for event in told]

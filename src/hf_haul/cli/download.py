@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,13 +14,16 @@ from hf_haul import __version__
 from hf_haul.cli.arguments import add_command, add_progress_option
 from hf_haul.cli.download_results import (
     CallNotes,
+    error_as_dict,
     print_dry_run,
     print_json,
     result_as_dict,
 )
-from hf_haul.cli.exit_codes import ExitCode, UsageError
-from hf_haul.cli.repo_arguments import RepoArgument, add_repo_options, patterns_of, read_repo
+from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode, UsageError
+from hf_haul.cli.repo_arguments import RepoArgument, add_repo_options, patterns_of
+from hf_haul.cli.repo_lists import LIST_HELP, WantedRepo, add_repo_sources, wanted_repos
 from hf_haul.cli.settings_options import add_settings_options, settings_of
+from hf_haul.cli.several_downloads import download_several, local_dir_of, say_what_is_planned
 from hf_haul.cli.signals import EndedBySignal
 from hf_haul.cli.streams import print_result
 from hf_haul.errors import add_note
@@ -40,6 +43,7 @@ _EXAMPLES: Final = (
     "hf-haul download org/model --include '*.safetensors' --max-bandwidth 50MB/s",
     "hf-haul download hf://datasets/org/data@v1.0/train/",
     "hf-haul download org/model --json --progress json",
+    "hf-haul download -r org/model -r datasets/org/data@v1.0 -i more.txt",
 )
 #: Entries of a listing that the nearest name is looked for in.
 _MOST_LISTED: Final = 10_000
@@ -51,17 +55,20 @@ def add_download(commands: Any) -> None:
         commands,
         "download",
         _download,
-        "Download a repository, or some of its files.",
-        examples=_EXAMPLES,
+        "Download a repository, several of them, or some files.",
     )
+    lines = ["examples:", *(f"  {line}" for line in _EXAMPLES)]
+    parser.epilog = "\n".join([*lines, "", LIST_HELP, "", EXIT_CODES_HELP])
     parser.add_argument(
         "repo_id",
         metavar="REPO",
+        nargs="?",
         help="org/name, datasets/org/name, either with @revision, or hf://datasets/org/name@revision/folder/",
     )
     parser.add_argument(
         "filenames", metavar="FILE", nargs="*", help="files, or folders if they end with a slash"
     )
+    add_repo_sources(parser)
     add_repo_options(parser)
     parser.add_argument("--cache-dir", metavar="DIR", help="the cache; default: the Hub's own")
     parser.add_argument("--local-dir", metavar="DIR", help="put plain files here and not into the cache")
@@ -128,31 +135,37 @@ class _FormatAction(argparse.Action):
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    with _told_in_json(arguments):
+    with _told_in_json(arguments) as notes:
         if arguments.local_dir is not None and arguments.cache_dir is not None:
             raise UsageError("--local-dir and --cache-dir cannot be used together")
-        repo = read_repo(arguments.repo_id, arguments.repo_type, arguments.revision, at_revision=True)
-        if repo.filenames and arguments.filenames:
-            raise UsageError(f"{arguments.repo_id} names a file already; do not name more")
-        repo = replace(repo, filenames=(*repo.filenames, *arguments.filenames))
+        wanted = wanted_repos(arguments)
         with _manager(arguments) as manager:
-            return _download_one(arguments, repo, manager)
+            if arguments.sources:
+                return _download_several(arguments, wanted, manager, notes)
+            repo = wanted[0].repo
+            if repo.filenames and arguments.filenames:
+                raise UsageError(f"{arguments.repo_id} names a file already; do not name more")
+            repo = replace(repo, filenames=(*repo.filenames, *arguments.filenames))
+            return _download_one(_Task(arguments, repo, manager, arguments.local_dir), notes)
 
 
 @contextmanager
-def _told_in_json(arguments: argparse.Namespace) -> Iterator[None]:
+def _told_in_json(arguments: argparse.Namespace) -> Iterator[CallNotes]:
     """Print an error of the block as an object, too, where that is what the caller reads."""
-    notes = arguments.notes = CallNotes(arguments.on_event)
+    notes = CallNotes(arguments.on_event)
     try:
-        yield
+        yield notes
     except (Exception, KeyboardInterrupt) as error:
         if arguments.format == "json":
-            found = result_as_dict(None, notes.commit, notes.sums, error)
+            found = error_as_dict(error)
             if isinstance(error, KeyboardInterrupt):
                 found["exit_code"] = int(
                     error.code if isinstance(error, EndedBySignal) else ExitCode.INTERRUPTED
                 )
-            print_json(found)
+            several = bool(arguments.sources)
+            print_json(
+                {**({"results": []} if several else result_as_dict(None, notes.commit, notes.sums)), **found}
+            )
         raise
 
 
@@ -169,129 +182,131 @@ def _manager(arguments: argparse.Namespace) -> Iterator[ParallelDownloadManager 
         yield manager
 
 
-def _download_one(
-    arguments: argparse.Namespace, repo: RepoArgument, manager: ParallelDownloadManager | None
-) -> int:
-    notes: CallNotes = arguments.notes
-    if arguments.dry_run and arguments.format == "json":
-        print_json(_plan(arguments, repo, manager))
+@dataclass(frozen=True)
+class _Task:
+    """One repository to be downloaded."""
+
+    arguments: argparse.Namespace
+    repo: RepoArgument
+    manager: ParallelDownloadManager | None
+    local_dir: str | None
+
+    def common(self) -> dict[str, Any]:
+        """Return what huggingface_hub's functions and ours share."""
+        return {
+            "repo_type": self.repo.repo_type,
+            "revision": self.repo.revision,
+            "cache_dir": self.arguments.cache_dir,
+            "local_dir": self.local_dir,
+            "force_download": self.arguments.force_download,
+            "token": self.arguments.token,
+        }
+
+    def choice(self) -> dict[str, Any]:
+        """Return which files are meant."""
+        allow, ignore = patterns_of(self.arguments, self.repo.filenames)
+        return {
+            "allow_patterns": allow,
+            "ignore_patterns": ignore,
+            "presets": self.arguments.preset,
+            "named": self.repo.filenames,
+        }
+
+    def as_download(self) -> dict[str, Any]:
+        """Return what only a download has."""
+        return {
+            "dry_run": self.arguments.dry_run,
+            "library_name": "hf-haul",
+            "library_version": __version__,
+            "tqdm_class": _silent(),  # the command has a view of its own
+        }
+
+    def plan(self) -> dict[str, Any]:
+        """Return what would be downloaded, as ``hf-haul plan --json`` prints it."""
+        from hf_haul.hub.planning import plan  # brings huggingface_hub along
+
+        return plan(self.repo.repo_id, **self.common(), **self.choice(), manager=self.manager).as_dict()
+
+    def snapshot_call(self, notes: CallNotes | None = None) -> SnapshotCall:
+        """Return the call that downloads the files."""
+        from hf_haul.hub.call_options import CallOptions  # brings huggingface_hub along
+        from hf_haul.hub.snapshot_call import make_snapshot_call  # the same
+
+        options = CallOptions(
+            priority=DownloadPriority(self.arguments.priority),
+            manager=self.manager,
+            on_event=None if notes is None else notes.on_event,
+        )
+        return make_snapshot_call(
+            self.repo.repo_id, **self.common(), **self.choice(), **self.as_download(), options=options
+        )
+
+    def fetch_file(self, notes: CallNotes) -> Any:
+        """Return the path of the only file that is named, or the Hub's ``DryRunFileInfo`` of it."""
+        from huggingface_hub.errors import RemoteEntryNotFoundError  # brings much along
+
+        from hf_haul.hub.single_file import hf_hub_download  # the same
+
+        name = self.repo.filenames[0]
+        patterns_of(self.arguments, self.repo.filenames)  # says that patterns are ignored
+        try:
+            return hf_hub_download(
+                self.repo.repo_id,
+                name,
+                **self.common(),
+                **self.as_download(),
+                priority=DownloadPriority(self.arguments.priority),
+                manager=self.manager,
+                on_event=notes.on_event,
+            )
+        except RemoteEntryNotFoundError as error:
+            hint = self._hint_about(name)
+            if hint is not None:
+                add_note(error, hint)
+            raise
+
+    def _hint_about(self, name: str) -> str | None:
+        """Return what somebody may have meant by a file that is not there, if the Hub tells so soon."""
+        if not {"*", "?"}.isdisjoint(name):
+            return f"A pattern is written so: --include '{name}'"
+        with contextlib.suppress(Exception):  # it is only a hint
+            files = replace(self.snapshot_call().files, read_only=True, max_listing=_MOST_LISTED)
+            return names_hint([name], files.ask(retry=False)[1].keys())
+        return None
+
+
+def _download_one(task: _Task, notes: CallNotes) -> int:
+    how, names = task.arguments.format, task.repo.filenames
+    if task.arguments.dry_run and how == "json":
+        print_json(task.plan())
         return ExitCode.DONE
-    names = repo.filenames
-    if len(names) == 1 and not names[0].endswith("/") and not arguments.preset:
-        result = _fetch_file(arguments, repo, manager, notes)
+    if len(names) == 1 and not names[0].endswith("/") and not task.arguments.preset:
+        result = task.fetch_file(notes)
     else:
-        result = _snapshot_call(arguments, repo, manager, notes).run()
+        result = task.snapshot_call(notes).run()
     if not isinstance(result, str):
-        print_dry_run(result if isinstance(result, list) else [result], arguments.format)
-    elif arguments.format == "json":
+        print_dry_run(result if isinstance(result, list) else [result], how)
+    elif how == "json":
         print_json(result_as_dict(result, notes.commit, notes.sums))
     else:
-        print_result(f"path={result}" if arguments.format == "agent" else result)
+        print_result(f"path={result}" if how == "agent" else result)
     return ExitCode.DONE
 
 
-def _common(arguments: argparse.Namespace, repo: RepoArgument) -> dict[str, Any]:
-    """Return the arguments that huggingface_hub's functions share."""
-    return {
-        "repo_type": repo.repo_type or "model",
-        "revision": repo.revision,
-        "cache_dir": arguments.cache_dir,
-        "local_dir": arguments.local_dir,
-        "force_download": arguments.force_download,
-        "token": arguments.token,
-        "dry_run": arguments.dry_run,
-        "library_name": "hf-haul",
-        "library_version": __version__,
-        "tqdm_class": _silent(),  # the command has a view of its own
-    }
-
-
-def _fetch_file(
+def _download_several(
     arguments: argparse.Namespace,
-    repo: RepoArgument,
+    wanted: Sequence[WantedRepo],
     manager: ParallelDownloadManager | None,
     notes: CallNotes,
-) -> Any:
-    """Return the path of the only file that is named, or the Hub's ``DryRunFileInfo`` of it."""
-    from huggingface_hub.errors import RemoteEntryNotFoundError  # brings much along
+) -> int:
+    def task(repo: RepoArgument) -> _Task:
+        return _Task(arguments, repo, manager, local_dir_of(arguments.local_dir, repo))
 
-    from hf_haul.hub.single_file import hf_hub_download  # the same
-
-    name = repo.filenames[0]
-    patterns_of(arguments, repo.filenames)  # says that patterns are ignored
-    try:
-        return hf_hub_download(
-            repo.repo_id,
-            name,
-            **_common(arguments, repo),
-            priority=DownloadPriority(arguments.priority),
-            manager=manager,
-            on_event=notes.on_event,
-        )
-    except RemoteEntryNotFoundError as error:
-        hint = _hint_about(arguments, repo, name)
-        if hint is not None:
-            add_note(error, hint)
-        raise
-
-
-def _hint_about(arguments: argparse.Namespace, repo: RepoArgument, name: str) -> str | None:
-    """Return what somebody may have meant by a file that is not there, if the Hub tells so soon."""
-    if not {"*", "?"}.isdisjoint(name):
-        return f"A pattern is written so: --include '{name}'"
-    with contextlib.suppress(Exception):  # it is only a hint
-        call = _snapshot_call(arguments, repo, None, None)
-        files = replace(call.files, read_only=True, max_listing=_MOST_LISTED)
-        return names_hint([name], files.ask(retry=False)[1].keys())
-    return None
-
-
-def _snapshot_call(
-    arguments: argparse.Namespace,
-    repo: RepoArgument,
-    manager: ParallelDownloadManager | None,
-    notes: CallNotes | None,
-) -> SnapshotCall:
-    from hf_haul.hub.call_options import CallOptions  # brings huggingface_hub along
-    from hf_haul.hub.snapshot_call import make_snapshot_call  # the same
-
-    allow, ignore = patterns_of(arguments, repo.filenames)
-    return make_snapshot_call(
-        repo.repo_id,
-        **_common(arguments, repo),
-        allow_patterns=allow,
-        ignore_patterns=ignore,
-        presets=arguments.preset,
-        named=repo.filenames,
-        options=CallOptions(
-            priority=DownloadPriority(arguments.priority),
-            manager=manager,
-            on_event=None if notes is None else notes.on_event,
-        ),
-    )
-
-
-def _plan(
-    arguments: argparse.Namespace, repo: RepoArgument, manager: ParallelDownloadManager | None
-) -> dict[str, Any]:
-    """Return what would be downloaded, as ``hf-haul plan --json`` prints it."""
-    from hf_haul.hub.planning import plan  # brings huggingface_hub along
-
-    allow, ignore = patterns_of(arguments, repo.filenames)
-    return plan(
-        repo.repo_id,
-        repo_type=repo.repo_type,
-        revision=repo.revision,
-        cache_dir=arguments.cache_dir,
-        local_dir=arguments.local_dir,
-        allow_patterns=allow,
-        ignore_patterns=ignore,
-        presets=arguments.preset,
-        named=repo.filenames,
-        force_download=arguments.force_download,
-        token=arguments.token,
-        manager=manager,
-    ).as_dict()
+    if arguments.dry_run and arguments.format == "json":
+        return say_what_is_planned(arguments, wanted, lambda repo: task(repo).plan())
+    if arguments.dry_run:
+        return say_what_is_planned(arguments, wanted, lambda repo: task(repo).snapshot_call().run())
+    return download_several(arguments, wanted, manager, lambda repo: task(repo).snapshot_call(), notes)
 
 
 def _silent() -> Callable[..., Any]:

@@ -80,14 +80,19 @@ def warn(text: str) -> None:
     _show("warning", text)
 
 
-def say_error(error: BaseException) -> None:
+def say_error(error: BaseException, about: str = "") -> None:
     """Say what an error means: what happened, what to do, and what helps to look into it.
 
     With ``HF_DEBUG=1`` the traceback follows.
+
+    Args:
+        error: The error.
+        about: What it is about, where that is one of several; said unless the error does.
     """
     failure = describe(error)
+    text = failure.text if about in failure.text else f"{about}: {failure.text}"
     notes = [line for note in getattr(error, "__notes__", ()) for line in str(note).splitlines()]
-    lines = [failure.text, *([failure.hint] if failure.hint else []), *failure.details, *notes]
+    lines = [text, *([failure.hint] if failure.hint else []), *failure.details, *notes]
     _show("error", "\n".join(lines), error)
     if is_debugging():
         _show("info", redact_text("".join(traceback.format_exception(error))))

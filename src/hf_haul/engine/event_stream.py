@@ -289,7 +289,7 @@ class EventStream:
         if complete:
             self._done = self._total
         self._report(rate=0.0, files_done=self._files - sums.get("files_failed", 0))
-        came_to = {**self._sums(), **sums}
+        came_to = {**self.sums(), **sums}
         came_to["rate"] = came_to["fetched"] / came_to["seconds"] if came_to["seconds"] > 0 else 0.0
         self._tell("done", last=True, path=None if path is None else str(path), **came_to)
 
@@ -316,10 +316,11 @@ class EventStream:
             file=file if file is not None else getattr(error, "named_file", None),
             hint=failure.hint,
             details=list(failure.details),
-            **self._sums(),
+            **self.sums(),
         )
 
-    def _sums(self) -> dict[str, Any]:
+    def sums(self) -> dict[str, Any]:
+        """Return what it came to, with the keys of a ``done`` event."""
         status, seconds = self._status, self._clock() - self._began
         fetched = status.bytes_transferred if status else 0
         wasted = status.bytes_wasted if status else 0

@@ -118,6 +118,13 @@ def _failed_force(error: ValueError) -> Failure | None:
     return describe(error.__cause__)
 
 
+def _failed_dry_run(error: Any) -> Failure | None:
+    """Return why it cannot be told what would be downloaded: huggingface_hub says it in the cause only."""
+    if error.__cause__ is None:
+        return says_itself(FailureKind.OTHER)(error)
+    return describe(error.__cause__)
+
+
 def _interrupted(_error: BaseException) -> Failure:
     return Failure(FailureKind.OTHER, "Interrupted", RUN_AGAIN)
 
@@ -137,6 +144,7 @@ _READERS: Final[Mapping[str, Reader]] = {
     "HfHubHTTPError": read_refusal,
     "OfflineModeIsEnabled": _offline,
     "IncompleteSnapshotError": _incomplete,
+    "DryRunError": _failed_dry_run,
     "LocalEntryNotFoundError": _not_cached,
     "EntryNotFoundError": says_itself(FailureKind.NOT_FOUND),
     "LocalTokenNotFoundError": _no_stored_token,

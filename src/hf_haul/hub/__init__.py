@@ -21,7 +21,8 @@ From the ground up:
   be there.
 * ``planning``: what a download would do, told as a ``download_plan``.
 * ``link_test``: what a link brings by the number of connections; ``link_report`` says what follows from it.
-* ``snapshot``, ``single_file``: the two download functions; ``snapshot_call`` is one call of the first.
+* ``snapshot``, ``single_file``: the two download functions; ``snapshot_call`` is one call of the first,
+  ``several_snapshots`` carries out some together, and ``joined_events`` tells them as one.
   ``acceleration`` puts them in the place of huggingface_hub's.
 
 huggingface_hub is the authority on listing, tokens, endpoints, offline mode, cache layout and exceptions: its

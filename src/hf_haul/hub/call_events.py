@@ -20,7 +20,7 @@ from hf_haul.storage.free_space import free_bytes
 from hf_haul.threads import start_daemon
 from hf_haul.waits import Waits
 
-__all__ = ["CallEvents"]
+__all__ = ["CallEvents", "commit_in"]
 
 #: Seconds between two looks at what is waited for.
 _LOOK_SECONDS: Final = 0.5
@@ -142,12 +142,11 @@ class CallEvents:
         if self.stream is None:
             return
         sizes = [os.path.getsize(file) for file in files]
-        commit = _IN_SNAPSHOT.search(path)
         self.plan(
             ((size, True, True) for size in sizes),
             folder=folder,
             revision=revision,
-            commit=commit[1] if commit else None,
+            commit=commit_in(path),
             path=path,
         )
         self.done(path)
@@ -174,3 +173,9 @@ class CallEvents:
         """Wait, at most ``timeout`` seconds, until all was delivered."""
         if self.stream is not None:
             self.stream.flush(timeout)
+
+
+def commit_in(path: str | None) -> str | None:
+    """Return the commit of a snapshot in a cache, by its path or by that of a file in it."""
+    match = None if path is None else _IN_SNAPSHOT.search(path)
+    return None if match is None else match[1]

@@ -48,7 +48,7 @@ from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.task import Destination, FileRequest
 
-__all__ = ["SnapshotCall", "make_snapshot_call"]
+__all__ = ["ReadySnapshot", "SnapshotCall", "make_snapshot_call"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,25 @@ def make_snapshot_call(
 
 
 @dataclass(frozen=True)
+class ReadySnapshot:
+    """What there is to do for a call.
+
+    Attributes:
+        commit: What its revision stands for.
+        path: Where the caller finds the files.
+        known: The files.
+        failed: Those that the Hub does not tell enough about.
+        requests: Those that are to be fetched.
+    """
+
+    commit: str
+    path: str
+    known: Mapping[str, FileMetadata]
+    failed: Mapping[str, Exception]
+    requests: tuple[FileRequest, ...]
+
+
+@dataclass(frozen=True)
 class SnapshotCall:
     """One call of ``snapshot_download``."""
 
@@ -129,11 +148,20 @@ class SnapshotCall:
         """Carry the call out; return the snapshot's folder, or what would be downloaded."""
         bar = WaitBar(self.tqdm_class, "huggingface_hub.snapshot_download")
         with self.options.events(self.files.repository.repo_id, bar) as events:
-            files = replace(self.files, repository=events.attended(self.files.repository))
-            return replace(self, files=files).carry_out(events)
+            call = self.attended(events)
+            found = call.prepare()
+            call.tell(found, events)
+            if not isinstance(found, ReadySnapshot):
+                return found
+            errors = call.fetch(found.requests, events) if found.requests else []
+            return call.finish(found, errors, events)
 
-    def carry_out(self, events: CallEvents) -> str | list[DryRunFileInfo]:
-        """Carry the call out, and tell of it."""
+    def attended(self, events: CallEvents) -> SnapshotCall:
+        """Return the call, with what it waits for told, too."""
+        return replace(self, files=replace(self.files, repository=events.attended(self.files.repository)))
+
+    def prepare(self) -> ReadySnapshot | str | list[DryRunFileInfo]:
+        """Find out what there is to fetch; or return what the cache has, or what would be downloaded."""
         found: tuple[str, Listing] | str | list[DryRunFileInfo]
         if self.local_files_only or is_offline():
             # Upstream makes no request then; its return values and errors are the right ones.
@@ -142,7 +170,6 @@ class SnapshotCall:
             found = self._find()
         if not isinstance(found, tuple):
             self._require_named(found)
-            tell_found(events, self.files, found)
             return found
         commit, listing = found
         selected = self.files.choose(listing)
@@ -155,27 +182,47 @@ class SnapshotCall:
         if self.dry_run:
             if failed:
                 raise_all(list(failed.items()))
-            infos = [self._dry_run_info(folder, path, meta) for path, meta in known.items()]
-            tell_found(events, self.files, infos)
-            return infos
+            return [self._dry_run_info(folder, path, meta) for path, meta in known.items()]
         self._write_ref(folder, commit)
         if self.files.local_dir is None:
             requests = self._into_cache(folder, known)
+            result = folder.snapshot(commit)
         else:
             requests = self._into_local_dir(folder, known)
-        result = (
-            folder.snapshot(commit)
-            if self.files.local_dir is None
-            else os.path.realpath(self.files.local_dir)
-        )
-        tell_plan(events, self.files, commit, known, failed, requests, result)
-        errors: list[tuple[str, BaseException]] = list(failed.items())
-        if requests:
-            errors += self._fetch(requests, events)
-        if errors:
-            raise_all([(path, self.files.repository.explain(path, commit, error)) for path, error in errors])
-        events.done(result)
-        return result
+            result = os.path.realpath(self.files.local_dir)
+        return ReadySnapshot(commit, result, known, failed, tuple(requests))
+
+    def tell(self, found: ReadySnapshot | str | list[DryRunFileInfo], events: CallEvents) -> None:
+        """Tell what :meth:`prepare` found: a plan, and the end where nothing is to be fetched by us."""
+        if isinstance(found, ReadySnapshot):
+            tell_plan(events, self.files, found.commit, found.known, found.failed, found.requests, found.path)
+        else:
+            tell_found(events, self.files, found)
+
+    def fetch(self, requests: Sequence[FileRequest], events: CallEvents) -> list[tuple[str, BaseException]]:
+        """Download files; return what failed, the first failure first."""
+        make_bars = bars_of_a_snapshot(self.tqdm_class, len(requests))
+        return self.options.download(requests, self.files.repository.repo_id, make_bars, events)
+
+    def finish(
+        self, ready: ReadySnapshot, errors: Sequence[tuple[str, BaseException]], events: CallEvents
+    ) -> str:
+        """Return the snapshot's folder, and tell of the end.
+
+        Args:
+            ready: What there was to do.
+            errors: What failed of it.
+            events: Where to tell it.
+
+        Raises:
+            Exception: The first failure, with the others as its notes.
+        """
+        failures: list[tuple[str, BaseException]] = [*ready.failed.items(), *errors]
+        if failures:
+            explain = self.files.repository.explain
+            raise_all([(path, explain(path, ready.commit, error)) for path, error in failures])
+        events.done(ready.path)
+        return ready.path
 
     def _require_named(self, found: str | list[DryRunFileInfo]) -> None:
         """Refuse names of files that the cache does not have."""
@@ -337,10 +384,6 @@ class SnapshotCall:
             destination=destination,
             fresh=self.files.force_download,
         )
-
-    def _fetch(self, requests: Sequence[FileRequest], events: CallEvents) -> list[tuple[str, BaseException]]:
-        make_bars = bars_of_a_snapshot(self.tqdm_class, len(requests))
-        return self.options.download(requests, self.files.repository.repo_id, make_bars, events)
 
     def _dry_run_info(self, folder: RepoFolder, path: str, meta: FileMetadata) -> DryRunFileInfo:
         destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub.errors import (
+    DryRunError,
     FileMetadataError,
     HfHubHTTPError,
     HFValidationError,
@@ -261,6 +262,14 @@ CASES = [
         K.NETWORK,
         "https://hub.test is out of order or too busy (503)",
         id="fetched anew",
+    ),
+    pytest.param(
+        caused(
+            DryRunError("Dry run cannot be performed as the repository cannot be accessed."), refused(503)
+        ),
+        K.NETWORK,
+        "https://hub.test is out of order or too busy (503)",
+        id="a dry run",
     ),
     pytest.param(
         LocalTokenNotFoundError("Token is required"),

@@ -73,6 +73,7 @@ class _Call:
     announced: Waiting | None = None  # by itself, before there is any progress to tell of
     planned: bool = False
     ended: Sums | None = None
+    failed: bool = False
     phase: str | None = None
     dry_run: bool = False
 
@@ -92,9 +93,6 @@ class Overview:
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Take in one event; unknown ones are passed over."""
-        call = self._calls.setdefault(str(event.get("repo_id") or ""), _Call())
-        if event.get("phase") != call.phase and event["ev"] != "wait":
-            call = self._calls[str(event.get("repo_id") or "")] = _Call(phase=event.get("phase"))
         act = {
             "plan": self._note_plan,
             "progress": self._note_progress,
@@ -102,14 +100,18 @@ class Overview:
             "done": self._note_end,
             "error": self._note_end,
         }.get(event["ev"])
-        if act is not None:
-            act(call, event)
+        if act is None:  # of a file: where several calls are told as one, it has a name that they do not have
+            return
+        call = self._calls.setdefault(str(event.get("repo_id") or ""), _Call())
+        if event.get("phase") != call.phase and event["ev"] != "wait":
+            call = self._calls[str(event.get("repo_id") or "")] = _Call(phase=event.get("phase"))
+        act(call, event)
 
     @staticmethod
     def _note_plan(call: _Call, event: Mapping[str, Any]) -> None:
         if call.ended is not None or not call.planned:
             call.total = event["bytes"]
-        call.planned, call.ended, call.announced = True, None, None
+        call.planned, call.ended, call.announced, call.failed = True, None, None, False
         call.dry_run = bool(event.get("dry_run"))
         call.files_total, call.files_done = event["files"], event["files_reused"]
         call.done = max(call.done, event["reused"])
@@ -140,7 +142,8 @@ class Overview:
         call.ended = Sums(*(event.get(name) or 0 for name in Sums.__slots__))
         call.rate, call.eta, call.connections, call.active_files = 0.0, None, 0, 0
         call.active, call.waits, call.announced = [], [], None
-        if event["ev"] == "done":
+        call.failed = event["ev"] == "error"
+        if not call.failed:
             call.files_done = call.files_total
             if call.total is not None:
                 call.done = call.total
@@ -149,8 +152,16 @@ class Overview:
 
     @property
     def planned(self) -> bool:
-        """Whether it is known of every call what there is to do."""
-        return bool(self._calls) and all(call.planned for call in self._calls.values())
+        """Whether it is known of every call what there is to do, or that it failed before."""
+        calls = self._calls.values()
+        return any(call.planned for call in calls) and all(
+            call.planned or call.ended is not None for call in calls
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether a call failed."""
+        return any(call.failed for call in self._calls.values())
 
     @property
     def phase(self) -> str | None:
@@ -160,7 +171,7 @@ class Overview:
     @property
     def dry_run(self) -> bool:
         """Whether nothing is done but to say what would be done."""
-        return self.planned and all(call.dry_run for call in self._calls.values())
+        return self.planned and all(call.dry_run for call in self._calls.values() if call.planned)
 
     @property
     def done(self) -> int:

@@ -77,7 +77,7 @@ def closing_line(overview: Overview, now: float) -> str:
     if sums.wasted:
         parts.append(f"{size(sums.wasted)} fetched in vain")
     if complete:
-        return f"done: {'; '.join(parts)}"
+        return f"{'not complete' if overview.failed else 'done'}: {'; '.join(parts)}"
     there = f"{size(overview.done)} of {size(overview.total)}"
     return f"stopped with {there} there after {duration(seconds)}" + (
         f"; {'; '.join(parts)}" if sums.files_fetched else ""

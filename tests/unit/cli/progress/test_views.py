@@ -122,6 +122,18 @@ def test_several_repositories_are_added_up() -> None:
     assert closing_line(seen, T + 8) == "done: 6 files fetched, 4.0 kB in 0:08, 500 B/s"
 
 
+def test_files_of_several_repositories_told_as_one_are_not_taken_for_calls() -> None:
+    def of_all(each: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in each.items() if name != "repo_id"}
+
+    started = event("file", state="started", path="a", bytes=1, reason=None)
+    told = overview(of_all(plan(MB)), started, ended("error", repo_id="org/nope", fetched=0, files_fetched=0))
+    assert (told.planned, told.over, told.total) == (True, False, MB)
+    told.note(of_all(progress(MB, MB, files_done=4)))
+    told.note(of_all(ended("error", fetched=MB)))
+    assert closing_line(told, T + 2) == "not complete: 4 files fetched, 1.0 MB in 0:02, 500.0 kB/s"
+
+
 @pytest.mark.parametrize(
     ("events", "line"),
     [
