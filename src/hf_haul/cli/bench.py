@@ -43,7 +43,11 @@ _LIMITS: Final = {
 def add_bench(commands: Any) -> None:
     """Add the command."""
     parser = add_command(
-        commands, "bench", _bench, "Measure what this link brings, and how many connections that takes."
+        commands,
+        "bench",
+        _bench,
+        "Measure what this link brings, and how many connections that takes.",
+        examples=("hf-haul bench", "hf-haul bench org/model", "hf-haul bench https://example.org/big.bin"),
     )
     parser.description = _ABOUT
     parser.add_argument(

@@ -47,7 +47,11 @@ file systems of this host. What a download could go on from is removed, too;
 def add_clean(commands: Any) -> None:
     """Add the command."""
     parser = add_command(
-        commands, "clean", _clean, "Remove what interrupted downloads left, and nothing in use."
+        commands,
+        "clean",
+        _clean,
+        "Remove what interrupted downloads left, and nothing in use.",
+        examples=("hf-haul clean", "hf-haul clean ./model --yes"),
     )
     parser.description = _ABOUT
     add_folder_options(parser)

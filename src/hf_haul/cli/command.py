@@ -16,10 +16,12 @@ from typing import Any
 from hf_haul import __version__
 from hf_haul.cli.bench import add_bench
 from hf_haul.cli.clean import add_clean
+from hf_haul.cli.completion import add_completion
 from hf_haul.cli.download import add_download
 from hf_haul.cli.env import add_env
 from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode, exit_code_of
 from hf_haul.cli.get import add_get
+from hf_haul.cli.help_command import add_help
 from hf_haul.cli.list_cached import add_list
 from hf_haul.cli.messages import say, say_error, warn
 from hf_haul.cli.parser import CommandParser, HelpFormatter
@@ -135,4 +137,6 @@ def _parser() -> argparse.ArgumentParser:
     add_serve(commands)
     add_run(commands)
     add_env(commands)
+    add_completion(commands)
+    add_help(commands, parser)
     return parser

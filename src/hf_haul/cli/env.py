@@ -26,7 +26,11 @@ _STATES: Final = {"read": "", "absent": " (not there)", "refused": " (not read: 
 def add_env(commands: Any) -> None:
     """Add the command."""
     parser = add_command(
-        commands, "env", _env, "Show versions and the settings in force; add this to a report about a fault."
+        commands,
+        "env",
+        _env,
+        "Show versions and the settings in force; add this to a report about a fault.",
+        examples=("hf-haul env", "hf-haul env --json"),
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

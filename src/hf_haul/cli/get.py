@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import add_command, add_engine_options, add_progress_option, read_header
-from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode, UsageError, exit_code_of
+from hf_haul.cli.arguments import add_command, add_progress_option, read_header
+from hf_haul.cli.exit_codes import ExitCode, UsageError, exit_code_of
 from hf_haul.cli.messages import say_error
+from hf_haul.cli.settings_options import add_settings_options, settings_of
 from hf_haul.cli.streams import print_result
 from hf_haul.cli.url_lists import LIST_HELP, WantedUrl, last_name, read_lists
 from hf_haul.digests import Digest, read_digest
 from hf_haul.failures import FailureKind, describe
+from hf_haul.task import DownloadPriority
 from hf_haul.urls import parse_url
 
 if TYPE_CHECKING:
@@ -35,15 +37,20 @@ _EXAMPLES: Final = (
     "hf-haul get https://example.org/a.bin --checksum md5:9a0364b9e99bb480dd25e1f0284c8555",
     "hf-haul get -i urls.txt --dir data --json",
 )
+_FILES: Final = (
+    ("NAME.*.incomplete", "beside a file: what an interrupted command left, and goes on from"),
+    (".NAME.origin.json", "beside a file, where it has no extended attributes: its etag and time"),
+)
 
 
 def add_get(commands: Any) -> None:
     """Add the command."""
-    parser = add_command(commands, "get", _get, "Download files from any http(s) URLs.")
+    parser = add_command(
+        commands, "get", _get, "Download files from any http(s) URLs.",
+        examples=_EXAMPLES, notes=LIST_HELP, files=_FILES,
+    )  # fmt: skip
     parser.description = _ABOUT
-    lines = ["examples:", *(f"  {line}" for line in _EXAMPLES)]
-    parser.epilog = "\n".join([*lines, "", LIST_HELP, "", EXIT_CODES_HELP])
-    parser.add_argument("urls", metavar="URL", nargs="*")
+    parser.add_argument("urls", metavar="URL", nargs="*", help="of http or https; any number")
     parser.add_argument(
         "-i", "--input", metavar="FILE", action="append", default=[],
         help="a list of URLs, see below; - is stdin; repeatable",
@@ -70,7 +77,8 @@ def add_get(commands: Any) -> None:
         help="sent to the URLs' own origins only; repeatable",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of paths")
-    add_engine_options(parser)
+    add_settings_options(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
     add_progress_option(parser)
 
 
@@ -91,8 +99,7 @@ def _get(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     headers = dict(arguments.header)
     with ParallelDownloadManager(
-        max_concurrent_downloads=arguments.max_connections,
-        max_bandwidth_bps=arguments.max_bandwidth,
+        settings=settings_of(arguments),
         headers=headers,
         on_event=arguments.on_event,
     ) as manager:
@@ -100,6 +107,7 @@ def _get(arguments: argparse.Namespace) -> int:
             manager,
             headers=headers,
             folder=folder,
+            priority=DownloadPriority[arguments.priority.upper()],
             names_from_servers=arguments.content_disposition,
             fresh=arguments.force_download,
         )

@@ -34,6 +34,7 @@ def add_list(commands: Any) -> None:
         "list",
         _list,
         "List the repositories in a cache, and whether they are complete.",
+        examples=("hf-haul list", "hf-haul list --json"),
     )
     parser.add_argument("--cache-dir", metavar="DIR", help="a Hub cache other than the default one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -29,18 +29,42 @@ class CommandParser(argparse.ArgumentParser):
 
     Args:
         examples: Lines of a shell, shown below the help.
+        notes: What else is to be known, shown below the examples; its first line is a title with a colon.
+        exit_codes: The same of how it ends.
+        files: Files that the command keeps, each with a few words, for ``hf-haul help``.
         takes_program: Whether a program with its own arguments follows the options: ``program`` of what is
             read.
         options: As argparse's.
+
+    Attributes:
+        examples: As given.
+        notes: As given.
+        exit_codes: As given.
+        files: As given.
     """
 
-    def __init__(self, *, examples: Sequence[str] = (), takes_program: bool = False, **options: Any) -> None:
-        lines = ["examples:", *(f"  {line}" for line in examples), ""] if examples else []
+    def __init__(
+        self,
+        *,
+        examples: Sequence[str] = (),
+        notes: str = "",
+        exit_codes: str = EXIT_CODES_HELP,
+        files: Sequence[tuple[str, str]] = (),
+        takes_program: bool = False,
+        **options: Any,
+    ) -> None:
+        self.examples, self.notes, self.exit_codes, self.files = (
+            tuple(examples),
+            notes,
+            exit_codes,
+            tuple(files),
+        )
+        shown = ["\n".join(["examples:", *(f"  {line}" for line in examples)]) if examples else "", notes]
         super().__init__(
             **{
                 "formatter_class": HelpFormatter,
                 "allow_abbrev": False,
-                "epilog": "\n".join([*lines, EXIT_CODES_HELP]),
+                "epilog": "\n\n".join(each for each in (*shown, exit_codes) if each),
                 **options,
             }
         )
@@ -64,6 +88,16 @@ class CommandParser(argparse.ArgumentParser):
         if self._takes_program:
             namespace.program = program
         return namespace, extras
+
+    def format_options(self) -> str:
+        """Return the help of all arguments and options, without usage and description."""
+        formatter = self._get_formatter()
+        for group in self._action_groups:
+            formatter.start_section(group.title)
+            formatter.add_text(group.description)
+            formatter.add_arguments(group._group_actions)  # noqa: SLF001  as format_help does
+            formatter.end_section()
+        return formatter.format_help()
 
     def _split(self, args: list[str]) -> tuple[list[str], list[str]]:
         """Return the options of the command, and the program with its arguments."""

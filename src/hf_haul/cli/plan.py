@@ -31,7 +31,16 @@ _COMMIT_DIGITS: Final = 8
 
 def add_plan(commands: Any) -> None:
     """Add the command."""
-    parser = add_command(commands, "plan", _plan, "Show what a download would do, and write nothing.")
+    parser = add_command(
+        commands,
+        "plan",
+        _plan,
+        "Show what a download would do, and write nothing.",
+        examples=(
+            "hf-haul plan org/model --at 100MB/s",
+            "hf-haul plan org/model --include '*.safetensors' --json",
+        ),
+    )
     parser.description = _ABOUT
     parser.add_argument(
         "repo", metavar="REPO", help="org/name, datasets/org/name, either with @revision, or hf://..."

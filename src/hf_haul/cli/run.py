@@ -23,13 +23,14 @@ _ABOUT: Final = """\
 Run a program, with all that huggingface_hub downloads in it on hf-haul's
 engine, and hf:// URLs read by it: as if it had called hf_haul.accelerate()
 and hf_haul.register("hf"). In its child processes, too."""
-_MORE: Final = """\
-The program's Python must be one in which hf-haul is installed. Python's -I, -E
-and -S, and a program that gives its children another PYTHONPATH, turn it off.
-
+_NOTES: Final = """\
+what turns it off:
+  a Python in which hf-haul is not installed; Python's -I, -E and -S; a program
+  that gives its children another PYTHONPATH"""
+_EXIT_CODES: Final = """\
 exit codes:
-  the program's own; 127 there is no such program, 126 it cannot be run, 2 wrong
-  usage. On Windows, and there alone, hf-haul stays and waits for the program."""
+  the program's own, 128 and the number of a signal that ended it; 127 there is
+  no such program, 126 it cannot be run, 2 wrong usage"""
 _EXAMPLES: Final = (
     "hf-haul run -- python train.py --epochs 3",
     "hf-haul run -- vllm serve org/model",
@@ -46,10 +47,10 @@ _SIGNALLED: Final = 128
 def add_run(commands: Any) -> None:
     """Add the command."""
     parser = add_command(
-        commands, "run", _run, "Run any Python program with its downloads on hf-haul.", takes_program=True
-    )
+        commands, "run", _run, "Run any Python program with its downloads on hf-haul.",
+        examples=_EXAMPLES, notes=_NOTES, exit_codes=_EXIT_CODES, takes_program=True,
+    )  # fmt: skip
     parser.description = _ABOUT
-    parser.epilog = "\n".join(["examples:", *(f"  {line}" for line in _EXAMPLES), "", _MORE])
     parser.usage = "hf-haul run [options] [--] PROGRAM [ARGUMENT ...]"
     parser.add_argument(
         "--max-bandwidth",

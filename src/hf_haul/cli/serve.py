@@ -30,6 +30,7 @@ def add_serve(commands: Any) -> None:
         "serve",
         _serve,
         "Share a folder or a Hub cache, as a small read-only Hub for the machines around.",
+        examples=("hf-haul serve ~/.cache/huggingface/hub --host 0.0.0.0 --token-file lab.token",),
     )
     parser.add_argument(
         "path", metavar="FOLDER", help="a Hub cache, a folder of <org>/<name>/, or one repository"

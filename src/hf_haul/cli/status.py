@@ -47,6 +47,7 @@ def add_status(commands: Any) -> None:
         "status",
         _status,
         "Show what is partial, who is fetching it, and how to go on.",
+        examples=("hf-haul status", "hf-haul status ./model --json"),
     )
     parser.description = _ABOUT
     add_folder_options(parser)

@@ -27,7 +27,7 @@ from hf_haul.storage.free_space import free_bytes
 from hf_haul.storage.nodes import is_node
 from hf_haul.storage.origins import Origin, note_origin, read_origin
 from hf_haul.storage.placing import follow_link
-from hf_haul.task import FileRequest, RemoteFile
+from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 from hf_haul.threads import results_in_threads
 from hf_haul.transports.file_facts import FileFacts
 from hf_haul.urls import redact
@@ -96,6 +96,7 @@ class UrlFetch:
         manager: Fetches them; its ``on_event`` is told.
         headers: Sent to each URL's own origin.
         folder: Where files go whose path is not absolute.
+        priority: Their urgency beside other downloads of the manager.
         names_from_servers: Whether servers say what files are called.
         fresh: Whether every file is fetched anew.
 
@@ -111,12 +112,14 @@ class UrlFetch:
         *,
         headers: dict[str, str],
         folder: Path,
+        priority: DownloadPriority = DownloadPriority.NORMAL,
         names_from_servers: bool = False,
         fresh: bool = False,
     ) -> None:
         self._manager = manager
         self._headers = headers
         self._folder = folder
+        self._priority = priority
         self._names_from_servers = names_from_servers
         self._fresh = fresh or not manager.settings.enable_resume
         self._tokens: list[CancelToken] = []
@@ -272,7 +275,7 @@ class UrlFetch:
     def _fetch(self, files: Sequence[FetchedUrl], requests: Sequence[FileRequest]) -> None:
         if not files:
             return
-        handle = self._manager.submit(requests, model_id=_LABEL, events=self._events)
+        handle = self._manager.submit(requests, model_id=_LABEL, priority=self._priority, events=self._events)
         while not handle.wait(_TICK):
             pass
         errors = dict(handle.errors())

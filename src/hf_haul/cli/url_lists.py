@@ -19,8 +19,8 @@ __all__ = ["LIST_HELP", "WantedUrl", "last_name", "read_list", "read_lists"]
 
 #: How a list is written; shown in the help.
 LIST_HELP: Final = """\
-lists (-i FILE):
-  a URL on each line, and behind it, where it is known, what the file is:
+lists:
+  of -i: a URL on each line, and behind it, where it is known, what the file is:
     URL checksum=sha256:HEX out=FOLDER/NAME
   checksum= takes sha256:, sha1: or md5: and hex digits; out= takes the rest of
   the line, a path below --dir. Empty lines and lines that begin with # are

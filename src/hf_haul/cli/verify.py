@@ -37,7 +37,11 @@ _COMMIT_DIGITS: Final = 8
 def add_verify(commands: Any) -> None:
     """Add the command."""
     parser = add_command(
-        commands, "verify", _verify, "Check that downloaded files are what the Hub has, and repair them."
+        commands,
+        "verify",
+        _verify,
+        "Check that downloaded files are what the Hub has, and repair them.",
+        examples=("hf-haul verify org/model", "hf-haul verify ./model --repair"),
     )
     parser.description = _ABOUT
     parser.add_argument(
