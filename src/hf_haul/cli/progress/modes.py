@@ -102,19 +102,31 @@ def showing(
     display = Display(_VIEWS[mode](Output(to), clock))
     handler = _DisplayHandler(display, whole=mode == "json")
     root = logging.getLogger()
-    others = [each for each in root.handlers if isinstance(each, logging.StreamHandler) and each.stream is to]
-    for each in others:
-        root.removeHandler(each)
-    handler.setLevel(logging.WARNING if not others else logging.NOTSET)
+    others = _handlers_that_write_to(to)
+    for logger, each in others:
+        logger.removeHandler(each)
+    handler.setLevel(logging.NOTSET if any(logger is root for logger, _ in others) else logging.WARNING)
     root.addHandler(handler)
     try:
         with messages.shown_by(_shower(display, mode)), streams.printed_within(display.hidden):
             yield Showing(mode, display)
     finally:
         root.removeHandler(handler)
-        for each in others:
-            root.addHandler(each)
+        for logger, each in others:
+            logger.addHandler(each)
         display.close()
+
+
+def _handlers_that_write_to(stream: TextIO) -> list[tuple[logging.Logger, logging.Handler]]:
+    """Return the log's handlers that would write into a view, and whose they are."""
+    import huggingface_hub.utils.logging  # noqa: F401  gives its logger a handler, at its first import
+
+    return [
+        (logger, each)
+        for logger in (logging.getLogger(), logging.getLogger("huggingface_hub"))
+        for each in logger.handlers
+        if isinstance(each, logging.StreamHandler) and each.stream is stream
+    ]
 
 
 def _shower(display: Display, mode: Mode) -> messages.Show:

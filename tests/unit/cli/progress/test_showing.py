@@ -89,6 +89,18 @@ def test_lines_of_the_log_come_between_those_of_progress_and_go_where_they_went_
     assert stream.getvalue().endswith("outside\n")
 
 
+def test_lines_of_huggingface_hubs_log_come_once_and_within_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    theirs = logging.getLogger("huggingface_hub")
+    own = logging.StreamHandler(stream)
+    monkeypatch.setattr(theirs, "handlers", [own])
+    with showing("json", stream):
+        logging.getLogger("huggingface_hub.cache").warning("no room")
+    assert theirs.handlers == [own]
+    (line,) = stream.getvalue().splitlines()
+    assert (json.loads(line)["logger"], json.loads(line)["message"]) == ("huggingface_hub.cache", "no room")
+
+
 def test_none_shows_nothing_and_leaves_messages_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with showing("none") as shown:
         assert shown.on_event is None
