@@ -19,7 +19,7 @@ from hf_haul.cli.download_results import (
     print_json,
     result_as_dict,
 )
-from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode, UsageError
+from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.repo_arguments import RepoArgument, add_repo_options, patterns_of
 from hf_haul.cli.repo_lists import LIST_HELP, WantedRepo, add_repo_sources, wanted_repos
 from hf_haul.cli.settings_options import add_settings_options, settings_of
@@ -28,7 +28,6 @@ from hf_haul.cli.signals import EndedBySignal
 from hf_haul.cli.streams import print_result
 from hf_haul.errors import add_note
 from hf_haul.hub.named_files import names_hint
-from hf_haul.task import DownloadPriority
 
 if TYPE_CHECKING:
     from hf_haul.hub.snapshot_call import SnapshotCall
@@ -45,6 +44,10 @@ _EXAMPLES: Final = (
     "hf-haul download org/model --json --progress json",
     "hf-haul download -r org/model -r datasets/org/data@v1.0 -i more.txt",
 )
+#: The options fill a screen by themselves; --help has them.
+_USAGE: Final = """\
+hf-haul download [options] REPO [FILE ...]
+       hf-haul download [options] [REPO] -r REPO ... -i LIST ..."""
 #: Entries of a listing that the nearest name is looked for in.
 _MOST_LISTED: Final = 10_000
 
@@ -56,9 +59,10 @@ def add_download(commands: Any) -> None:
         "download",
         _download,
         "Download a repository, several of them, or some files.",
+        examples=_EXAMPLES,
+        notes=LIST_HELP,
     )
-    lines = ["examples:", *(f"  {line}" for line in _EXAMPLES)]
-    parser.epilog = "\n".join([*lines, "", LIST_HELP, "", EXIT_CODES_HELP])
+    parser.usage = _USAGE
     parser.add_argument(
         "repo_id",
         metavar="REPO",
@@ -231,6 +235,7 @@ class _Task:
         """Return the call that downloads the files."""
         from hf_haul.hub.call_options import CallOptions  # brings huggingface_hub along
         from hf_haul.hub.snapshot_call import make_snapshot_call  # the same
+        from hf_haul.task import DownloadPriority  # the same
 
         options = CallOptions(
             priority=DownloadPriority(self.arguments.priority),
@@ -246,6 +251,7 @@ class _Task:
         from huggingface_hub.errors import RemoteEntryNotFoundError  # brings much along
 
         from hf_haul.hub.single_file import hf_hub_download  # the same
+        from hf_haul.task import DownloadPriority  # the same
 
         name = self.repo.filenames[0]
         patterns_of(self.arguments, self.repo.filenames)  # says that patterns are ignored

@@ -65,8 +65,8 @@ def wanted_repos(arguments: argparse.Namespace) -> list[WantedRepo]:
     """Return all repositories that are asked for, in their order, and all of them checked.
 
     Raises:
-        UsageError: One is no repository; of a list, the message names each wrong line.
-        OSError: A list cannot be read.
+        UsageError: One is no repository; of a list, the message names each wrong line. Or a list cannot be
+            read.
     """
     found: list[WantedRepo] = []
     if arguments.repo_id is not None:
@@ -77,9 +77,7 @@ def wanted_repos(arguments: argparse.Namespace) -> list[WantedRepo]:
         if kind == "repo":
             found.append(_read(value, arguments))
             continue
-        text = sys.stdin.buffer.read() if value == "-" else Path(value).read_bytes()
-        lines = text.decode("utf-8-sig", "surrogateescape").splitlines()
-        found += read_repo_list(lines, "stdin" if value == "-" else value, arguments)
+        found += read_repo_list(_lines_of(value), "stdin" if value == "-" else value, arguments)
     if not found:
         raise UsageError(f"there is no repository in {', '.join(value for _, value in arguments.sources)}")
     if arguments.filenames and arguments.sources:
@@ -88,6 +86,20 @@ def wanted_repos(arguments: argparse.Namespace) -> list[WantedRepo]:
             "with -r and -i write hf://org/name/file, or --include for all of them"
         )
     return found
+
+
+def _lines_of(name: str) -> list[str]:
+    try:
+        if name != "-":
+            text = Path(name).read_bytes()
+        elif sys.stdin is not None:
+            text = sys.stdin.buffer.read()
+        else:
+            raise OSError("it is closed")
+    except OSError as error:
+        what = "stdin" if name == "-" else f"the list {name}"
+        raise UsageError(f"{what} cannot be read: {error.strerror or error}") from None
+    return text.decode("utf-8-sig", "surrogateescape").splitlines()
 
 
 def read_repo_list(lines: Iterable[str], name: str, arguments: argparse.Namespace) -> list[WantedRepo]:

@@ -16,7 +16,6 @@ from hf_haul.cli.repo_arguments import RepoArgument
 from hf_haul.cli.repo_lists import WantedRepo
 from hf_haul.cli.streams import print_result
 from hf_haul.failures import FailureKind, describe
-from hf_haul.task import DownloadPriority
 from hf_haul.threads import in_threads
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ def download_several(
         The exit code, of several failures the first one's.
     """
     from hf_haul.hub.several_snapshots import download_snapshots  # brings huggingface_hub along
+    from hf_haul.task import DownloadPriority  # the same
 
     _require_own_folders(wanted, arguments.local_dir)
     repos = list(dict.fromkeys(each.repo for each in wanted))  # what is named twice is fetched once

@@ -170,7 +170,9 @@ class JoinedEvents:
             self.forward({**_head(event, "done"), **sums, "path": None})
             return
         first = failed[0]
-        message = f"{len(failed)} of {self.count} repositories failed; the first: {first['message']}"
+        message = first["message"]
+        if self.count > 1:
+            message = f"{len(failed)} of {self.count} repositories failed; the first: {message}"
         about = {name: first[name] for name in ("type", "kind", "file", "hint") if name in first}
         self.forward({**_head(event, "error"), **about, "message": message, "details": [], **sums})
 

@@ -97,6 +97,16 @@ def test_a_list_without_repositories_is_refused(tmp_path: Path) -> None:
         _wanted("-i", str(tmp_path / "list"))
 
 
+def test_a_list_that_cannot_be_read_is_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"the list .*none cannot be read"):
+        _wanted("-i", str(tmp_path / "none"))
+    with pytest.raises(UsageError, match=r"the list .* cannot be read"):
+        _wanted("-i", str(tmp_path))
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="stdin cannot be read: it is closed"):
+        _wanted("-i", "-")
+
+
 def test_without_any_repository_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as over:
         cli.main(["download", "--json"])

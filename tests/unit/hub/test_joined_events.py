@@ -59,6 +59,11 @@ def test_where_all_fail_there_is_no_plan() -> None:
     assert log.events[-1]["message"] == "2 of 2 repositories failed; the first: a"
 
 
+def test_the_error_of_one_alone_is_its_own() -> None:
+    log = _told((0, ended("error", message="a")), count=1)
+    assert [each["message"] for each in log.events] == ["a", "a"]
+
+
 def test_progress_is_told_once_a_second_for_all_and_adds_up() -> None:
     active = [{"path": "x", "done": 1, "total": 9}]
     log = _told(

@@ -51,16 +51,18 @@ function _shtab_hf_haul_using
 end
 
 set -g _shtab_hf_haul_commands download get plan verify status list clean bench serve run env completion help
-set -g _shtab_hf_haul_opts_with_value --allowed-host --at --cache-dir --certfile --checksum --connections --dir --exclude --format --give-up-after --header --host --include --input --keyfile --local-dir --max-bandwidth --max-bytes --max-connections --max-seconds --max-workers --older-than --output --pace --port --preset --priority --progress --repo-type --retries --revision --sha256 --timeout --token --token-file --type -H -d -i -o
+set -g _shtab_hf_haul_opts_with_value --allowed-host --at --cache-dir --certfile --checksum --connections --dir --exclude --format --give-up-after --header --host --include --input --keyfile --local-dir --max-bandwidth --max-bytes --max-connections --max-seconds --max-workers --older-than --output --pace --port --preset --priority --progress --repo --repo-type --retries --revision --sha256 --timeout --token --token-file --type -H -d -i -o -r
 
 complete -c hf-haul -e
 complete -c hf-haul -f
 
 complete -c hf-haul -n _shtab_hf_haul_using -s h -l help -d 'show this help message and exit'
 complete -c hf-haul -n _shtab_hf_haul_using -l version -d 'show program'"'"'s version number and exit'
-complete -c hf-haul -n '_shtab_hf_haul_using; and test $_shtab_hf_haul_npos -eq 0' -a download -d 'Download a repository, or some of its files.'
+complete -c hf-haul -n '_shtab_hf_haul_using; and test $_shtab_hf_haul_npos -eq 0' -a download -d 'Download a repository, several of them, or some files.'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -s h -l help -d 'show this help message and exit'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -s v -l verbose -d 'say more; twice: much more'
+complete -c hf-haul -n '_shtab_hf_haul_using download' -s r -l repo -x -d 'one more repository; repeatable'
+complete -c hf-haul -n '_shtab_hf_haul_using download' -s i -l input -xka "(__fish_complete_path (commandline -ct))" -d 'a list of repositories, see below; - is stdin; repeatable'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l repo-type -l type -xka "model dataset space kernel" -d 'default: model'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l revision -x -d 'branch, tag, refs/pr/N or commit; default: main'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l include -x -d 'only files like this; repeatable'
