@@ -15,6 +15,7 @@ from tests.support.wants import want_modules, want_program
 from hf_haul.cli.completion import SCRIPTS
 
 ROOT = Path(__file__).parents[2]
+posix = pytest.mark.skipif(os.name == "nt", reason="shells of POSIX, and their terminal")
 
 #: What has been typed, the last word of it to be completed; and what is offered.
 TYPED = [
@@ -42,6 +43,7 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@posix
 @pytest.mark.parametrize(("typed", "offered"), TYPED)
 def test_bash_completes(typed: list[str], offered: set[str], here: Path) -> None:
     bash = want_program("bash")
@@ -53,6 +55,7 @@ def test_bash_completes(typed: list[str], offered: set[str], here: Path) -> None
     assert set(done.stdout.split()) == offered
 
 
+@posix
 @pytest.mark.parametrize(("typed", "offered"), TYPED)
 def test_fish_completes(typed: list[str], offered: set[str], here: Path) -> None:
     fish = want_program("fish")
@@ -65,7 +68,7 @@ def test_fish_completes(typed: list[str], offered: set[str], here: Path) -> None
     assert {line.partition("\t")[0].rstrip("/") for line in done.stdout.splitlines()} == offered
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a terminal of POSIX")
+@posix
 @pytest.mark.parametrize(("typed", "offered"), TYPED)
 def test_zsh_completes(typed: list[str], offered: set[str], here: Path) -> None:
     """In a terminal, as zsh completes nowhere else: the line is completed, and printed when it is run."""
