@@ -187,7 +187,7 @@ class PartFetcher:
         part: Part,
         work: Callable[[], T],
         began: float | None = None,
-        first: TransferError | None = None,
+        settings: Settings | None = None,
     ) -> T:
         furthest = 0
 
@@ -216,7 +216,7 @@ class PartFetcher:
             return retrying(
                 cancel_token=part.cancel_token,
                 progress=progress,
-                settings=self._once if self._is_failing(part.transfer.source, first) else self._settings,
+                settings=settings or self._budget(part, None),
                 on_retry=back_off,
                 clock=self._clock,
                 server_wait=lambda: part.cancel_token.server_wait,
@@ -230,18 +230,27 @@ class PartFetcher:
     def _retry(self, part: Part, first: TransferError, began: float | None) -> None:
         """Go on after a first failure; only then are retries set up, as they cost time."""
         pending: TransferError | None = first
+        settings = self._budget(part, first)
+        del first  # or the error's traceback, whose frames hold this one, would be held by it in turn
         failures = 0
 
         def attempt() -> None:
             nonlocal pending, failures
             if pending is not None:
                 error, pending = pending, None
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error
             failures += 1
             # A pooled connection that fails twice in a row may be what is broken: try outside the pool.
             self._attempt(part, fresh=failures % 2 == 0)
 
-        self._with_retries(part, attempt, began, first)
+        self._with_retries(part, attempt, began, settings)
+
+    def _budget(self, part: Part, first: TransferError | None) -> Settings:
+        """Return how often to try: once where the last file of the source failed for the same reason."""
+        return self._once if self._is_failing(part.transfer.source, first) else self._settings
 
     def _attempt(self, part: Part, *, fresh: bool) -> None:
         part.cancel_token.check()

@@ -280,13 +280,17 @@ class RangeSource:
 
     def _retry(self, fill: _PendingFill, first: TransferError) -> None:
         pending: TransferError | None = first
+        del first  # or the error's traceback, whose frames hold this one, would be held by it in turn
         attempts = 0
 
         def attempt() -> None:
             nonlocal pending, attempts
             if pending is not None:
                 error, pending = pending, None
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error
             attempts += 1
             # A pooled connection that fails twice in a row may be what is broken: try outside the pool.
             self._attempt(fill, fresh=attempts % 2 == 0)

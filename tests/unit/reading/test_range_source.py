@@ -23,6 +23,7 @@ from hf_haul.errors import (
     ServerBusyError,
     SourceChangedError,
     StalledError,
+    TransferError,
 )
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
@@ -53,6 +54,18 @@ def test_a_body_cut_short_goes_on_where_it_ended() -> None:
     assert fill(make_source(transport), 1000, 2000) == DATA[1000:2000]
     assert transport.asked == [(1000, 2000), (1100, 2000), (1150, 2000)]
     assert transport.sent == 1000
+
+
+def test_a_failure_that_was_got_over_is_forgotten_without_the_collector() -> None:
+    source = make_source(FakeTransport(DATA, faults=[100, 50]))
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(each, TransferError) for each in gc.get_objects())
+        assert fill(source, 1000, 2000) == DATA[1000:2000]
+        assert sum(isinstance(each, TransferError) for each in gc.get_objects()) == before
+    finally:
+        gc.enable()
 
 
 def test_the_budget_is_for_failures_without_a_byte() -> None:
