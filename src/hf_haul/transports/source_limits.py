@@ -45,6 +45,11 @@ class WorkloadType:
         self._credit = 0
         self._looks = 0
 
+    @property
+    def is_requests(self) -> bool:
+        """Whether requests are what takes the time; not while nothing is known."""
+        return bool(self._requests)
+
     def changes(self, nbytes: int, credit: int) -> bool:
         """Look at the totals; return whether the type of the work has changed."""
         got, self._nbytes = nbytes - self._nbytes, nbytes
@@ -244,7 +249,7 @@ class SourceLimits:
         self._unanswered = unanswered
         at, used = self._used
         self._used = (now, time.process_time())
-        busy = (self._used[1] - used) / (now - at) / self._processors if now > at else 0.0
+        cores = (self._used[1] - used) / (now - at) if now > at else 0.0
         grew = False
         for source in self._looked_after():
             controller = self._controllers[source]
@@ -255,17 +260,17 @@ class SourceLimits:
             nbytes = self._history.bytes_total(source)
             # A small file is a round trip more than it is bytes.
             credit = self._requests.get(source, 0) * _REQUEST_BYTES
-            if (
-                self._workloads.setdefault(source, WorkloadType()).changes(nbytes, credit)
-                and controller.settled
-            ):
+            workload = self._workloads.setdefault(source, WorkloadType())
+            if workload.changes(nbytes, credit) and controller.settled:
                 controller.retune(now)
+            # Bytes move outside the interpreter's lock; what a request costs, one thread at a time can do.
+            usable = 1 if workload.is_requests else self._processors
             load = LoadSample(
                 nbytes + credit,
                 nbytes,
                 self._active.get(source, 0),
                 self._peaks.pop(source, 0),
-                busy,
+                min(cores / usable, 1.0),
                 self._history.reading_total(source),
             )
             controller.sample(now, load)

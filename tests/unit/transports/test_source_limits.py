@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from hf_haul.config import KiB, MiB, Settings
@@ -251,3 +253,35 @@ def test_connections_that_wait_for_a_slow_source_leave_their_places_to_others(
         sources.count(A, 4)
         sources.sample(2.0, unanswered={A: 8})
         assert sources.free(A) == 0  # never more than there may be
+
+
+@pytest.mark.parametrize(
+    ("work", "cores", "grows"),
+    [
+        pytest.param("requests", 1.0, False, id="small files that one thread at a time can do"),
+        pytest.param("requests", 0.3, True, id="small files that wait for their source"),
+        pytest.param("bytes", 1.0, True, id="bytes, which move beside each other"),
+        pytest.param("bytes", 8.0, False, id="bytes, with all processors busy"),
+    ],
+)
+def test_no_connection_is_added_where_the_interpreter_is_what_limits_small_files(
+    monkeypatch: pytest.MonkeyPatch, work: str, cores: float, grows: bool
+) -> None:
+    history, now = SourceHistory(), 0.0
+    clock = SimpleNamespace(process_time=lambda: cores * now, monotonic=lambda: now)
+    monkeypatch.setattr("hf_haul.transports.source_limits.time", clock)
+    sources = SourceLimits(Settings(initial_connections=4), history, clock=lambda: now)
+    monkeypatch.setattr(sources, "_processors", 8)
+    sources.register({A}, 1)
+    history.first_byte(A, 0.001)
+    sources.count(A, 4)
+    for _ in range(100):
+        now += 0.05
+        for _ in range(sources.limit(A)):  # as if each connection brought as much as every other
+            if work == "requests":
+                sources.count_request(A)
+            history.read(A, KiB if work == "requests" else MiB, 0.04)
+        sources.count(A, sources.free(A))
+        sources.sample(now)
+    assert (sources.limit(A) > 8) is grows
+    assert sources.limit(A) >= 4
