@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,23 @@ def test_what_is_there_is_fetched_anew_on_request(server: RawHub, run: Run) -> N
 def test_other_bytes_than_the_checksum_says_are_not_kept(server: RawHub, run: Run) -> None:
     assert run(server.file_url("b.txt"), "--checksum", f"md5:{'0' * 32}", "-q")[0] == 7
     assert os.listdir() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a device of POSIX")
+def test_bytes_for_stdout_are_all_that_is_there(server: RawHub, here: Path) -> None:
+    env = {**os.environ, "NO_PROXY": "*"}
+    command = [
+        sys.executable,
+        "-m",
+        "hf_haul.cli",
+        "get",
+        server.file_url("b.txt"),
+        "-q",
+        "-o",
+        "/dev/stdout",
+    ]
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, timeout=60, check=True)
+    assert done.stdout == FILES["b.txt"]
 
 
 # ---- names from servers

@@ -19,6 +19,7 @@ from hf_haul.cli.streams import print_result
 from hf_haul.cli.url_lists import LIST_HELP, WantedUrl, last_name, read_lists
 from hf_haul.digests import Digest, read_digest
 from hf_haul.failures import FailureKind, describe
+from hf_haul.storage.nodes import is_node
 from hf_haul.task import DownloadPriority
 from hf_haul.urls import parse_url
 
@@ -116,8 +117,10 @@ def _get(arguments: argparse.Namespace) -> int:
         print_result(json.dumps(_summary(fetch, files, time.monotonic() - began)))
     else:
         for file in files:
-            if file.error is None:
-                print_result(str(file.path))
+            if file.error is None and file.path is not None and not is_node(file.path):
+                print_result(
+                    str(file.path)
+                )  # not of a pipe, nor of stdout: nothing may come behind the bytes there
     return _end(files)
 
 
