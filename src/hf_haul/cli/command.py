@@ -7,35 +7,42 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final
 
 from hf_haul import __version__
 from hf_haul.cli.bench import add_bench
 from hf_haul.cli.clean import add_clean
 from hf_haul.cli.completion import add_completion
 from hf_haul.cli.download import add_download
+from hf_haul.cli.download_results import error_as_dict, print_json
 from hf_haul.cli.env import add_env
 from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode, exit_code_of
+from hf_haul.cli.for_programs import wants_events, wants_object
 from hf_haul.cli.get import add_get
 from hf_haul.cli.help_command import add_help
 from hf_haul.cli.list_cached import add_list
-from hf_haul.cli.messages import say, say_error, warn
-from hf_haul.cli.parser import CommandParser, HelpFormatter
+from hf_haul.cli.messages import LogFormatter, say, say_error, warn
+from hf_haul.cli.parser import CommandParser, HelpFormatter, MainParser, errors_raised
 from hf_haul.cli.plan import add_plan
-from hf_haul.cli.progress import chosen_mode, showing
+from hf_haul.cli.progress import Showing, chosen_mode, showing
 from hf_haul.cli.run import add_run
 from hf_haul.cli.serve import add_serve
 from hf_haul.cli.signals import EndedBySignal, ended_by_signals
 from hf_haul.cli.status import add_status
-from hf_haul.cli.streams import flush_results, set_up_streams
+from hf_haul.cli.streams import flush_results, has_printed, set_up_streams
 from hf_haul.cli.verify import add_verify
 from hf_haul.failures import FailureKind, describe
 
 __all__ = ["main"]
+
+#: They tell of each byte that they move, which no reader of a log wants to know.
+_TALKATIVE: Final = ("httpcore", "httpcore2", "filelock", "asyncio")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,56 +55,95 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     set_up_streams()
-    try:
-        with ended_by_signals():
-            return _run(argv)
-    except KeyboardInterrupt as interrupt:
-        ended = interrupt.code if isinstance(interrupt, EndedBySignal) else None
-        how = "interrupted" if ended is None else "ended by a signal"
-        default = "what was fetched is kept, and the same command goes on from there"
-        say(f"{how}; {getattr(interrupt, 'said', default)}")
-        return ExitCode.INTERRUPTED if ended is None else ended
+    words = list(sys.argv[1:] if argv is None else argv)
+    with showing("json" if wants_events(words, os.environ) else "none") as shown:
+        try:
+            with ended_by_signals():
+                return _run(words, shown)
+        except KeyboardInterrupt as interrupt:
+            return _say_interrupt(interrupt, words)
+        except Exception as error:
+            if shown.on_event is None:
+                raise  # a fault of ours, to be seen whole
+            say_error(error)
+            say("".join(traceback.format_exception(error)))
+            return ExitCode.FAILED
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(words: Sequence[str], shown: Showing) -> int:
+    as_object = wants_object(words)
     try:
         try:
-            arguments = _parser().parse_args(argv)
-            _set_up_log(arguments.verbose)
-            return _carry_out(arguments)
+            with errors_raised(when=as_object or shown.on_event is not None):
+                arguments = _parser().parse_args(words)
+            with _log_shown(arguments.verbose):
+                return _carry_out(arguments, shown, as_object=as_object)
         finally:
             flush_results()
     except Exception as error:  # noqa: BLE001  raised again if it is a fault of ours
-        return _say_what_failed(error)
+        return _say_what_failed(error, as_object=as_object)
 
 
-def _carry_out(arguments: argparse.Namespace) -> int:
+def _carry_out(arguments: argparse.Namespace, shown: Showing, *, as_object: bool) -> int:
     """Run a command; what it says meanwhile is shown as its progress is."""
     run: Callable[[argparse.Namespace], int] = arguments.run
     if not hasattr(arguments, "progress"):
         with _warnings_in_words():
             return run(arguments)
     mode = chosen_mode(arguments.progress, quiet=getattr(arguments, "quiet", False), stream=sys.stderr)
-    with showing(mode) as shown, _warnings_in_words():
+    with nullcontext(shown) if shown.on_event is not None else showing(mode) as shown, _warnings_in_words():
         arguments.on_event = shown.on_event
         try:
             return run(arguments)
         except Exception as error:  # noqa: BLE001  the same
-            return _say_what_failed(error)
+            return _say_what_failed(error, as_object=as_object)
 
 
-def _say_what_failed(error: Exception) -> int:
-    """Say what an error means; return the exit code."""
+def _say_what_failed(error: Exception, *, as_object: bool) -> int:
+    """Say what an error means, also on stdout if a program waits for an object; return the exit code."""
+    if as_object and not has_printed():
+        print_json(error_as_dict(error))
+        flush_results()
     if describe(error).kind is FailureKind.UNFORESEEN:
-        raise error  # a fault of ours, to be seen whole
+        raise error
     say_error(error)
     return exit_code_of(error)
 
 
-def _set_up_log(verbose: int) -> None:
+def _say_interrupt(interrupt: KeyboardInterrupt, words: Sequence[str]) -> int:
+    ended = interrupt.code if isinstance(interrupt, EndedBySignal) else None
+    how = "interrupted" if ended is None else "ended by a signal"
+    default = "what was fetched is kept, and the same command goes on from there"
+    if wants_object(words) and not has_printed():
+        print_json({**error_as_dict(interrupt), "exit_code": int(ended or ExitCode.INTERRUPTED)})
+        flush_results()
+    say(f"{how}; {getattr(interrupt, 'said', default)}")
+    return ExitCode.INTERRUPTED if ended is None else ended
+
+
+@contextmanager
+def _log_shown(verbose: int) -> Iterator[None]:
+    """Have lines of the log go to stderr: warnings, with ``-v`` those of hf-haul, with ``-vv`` requests."""
+    root, ours = logging.getLogger(), logging.getLogger("hf_haul")
+    before = root.level, ours.level
+    root.setLevel(logging.DEBUG if verbose > 1 else logging.WARNING)
     if verbose:
-        level = logging.DEBUG if verbose > 1 else logging.INFO
-        logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+        ours.setLevel(logging.DEBUG if verbose > 1 else logging.INFO)
+    if verbose > 1:
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.INFO)
+    handler: logging.Handler | None = None
+    if not root.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(LogFormatter())
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.setLevel(before[0])
+        ours.setLevel(before[1])
+        if handler is not None:
+            root.removeHandler(handler)
 
 
 @contextmanager
@@ -115,7 +161,7 @@ def _warnings_in_words() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = MainParser(
         prog="hf-haul",
         description="Resumable, verified, parallel downloads for the Hugging Face Hub.",
         epilog=EXIT_CODES_HELP,

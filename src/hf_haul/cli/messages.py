@@ -6,6 +6,7 @@ Nothing here raises: a closed pipe or a terminal that hung up must not end a dow
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -18,6 +19,7 @@ from hf_haul.redaction import redact_text
 
 __all__ = [
     "Level",
+    "LogFormatter",
     "Show",
     "as_lines",
     "ask",
@@ -46,6 +48,17 @@ def as_lines(level: Level, text: str) -> str:
     """Return a message as stderr gets it: with the command's name before it, and further lines indented."""
     first, *below = text.splitlines() or [""]
     return "\n".join([f"hf-haul: {_PREFIXES[level]}{first}", *(f"  {line}" for line in below)])
+
+
+class LogFormatter(logging.Formatter):
+    """Warnings as messages of the command, and other lines with their level and who says it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a line of the log, with what belongs to it below."""
+        text = super().format(record)
+        if record.levelno >= logging.WARNING:
+            return as_lines("error" if record.levelno >= logging.ERROR else "warning", text)
+        return f"{record.levelname} {record.name}: {text}"
 
 
 def _to_stderr(level: Level, text: str, error: BaseException | None = None) -> None:

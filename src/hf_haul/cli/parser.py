@@ -6,12 +6,13 @@ import argparse
 import difflib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
-from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode
+from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode, UsageError
 
-__all__ = ["CommandParser", "HelpFormatter"]
+__all__ = ["CommandParser", "HelpFormatter", "MainParser", "errors_raised"]
 
 _MAX_WIDTH: Final = 110  # columns of help that can still be read
 
@@ -24,7 +25,40 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, **{"max_help_position": 28, "width": width, **options})
 
 
-class CommandParser(argparse.ArgumentParser):
+_errors_are_raised = False
+
+
+@contextmanager
+def errors_raised(*, when: bool) -> Iterator[None]:
+    """Have what is wrong with a command line raised, and not printed, while the block reads it.
+
+    Args:
+        when: Whether; otherwise the block is as any other.
+    """
+    global _errors_are_raised
+    before, _errors_are_raised = _errors_are_raised, when
+    try:
+        yield
+    finally:
+        _errors_are_raised = before
+
+
+class MainParser(argparse.ArgumentParser):
+    """The parser of the whole line, up to the command's name."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and how the command is used, and exit.
+
+        Raises:
+            UsageError: A program reads what is said.
+        """
+        if _errors_are_raised:
+            raise UsageError(message)
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.USAGE, f"hf-haul: error: {message}\n")
+
+
+class CommandParser(MainParser):
     """The parser of one command: options may stand before, between and behind the names.
 
     Args:
@@ -115,8 +149,3 @@ class CommandParser(argparse.ArgumentParser):
         name = option.partition("=")[0]
         near = difflib.get_close_matches(name, self._option_string_actions, n=1)
         return f"no such option: {name}" + (f"; did you mean {near[0]}?" if near else "")
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and how the command is used, and exit."""
-        self.print_usage(sys.stderr)
-        self.exit(ExitCode.USAGE, f"hf-haul: error: {message}\n")

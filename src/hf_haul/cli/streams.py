@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
-__all__ = ["flush_results", "print_result", "printed_within", "set_up_streams"]
+__all__ = ["flush_results", "has_printed", "print_result", "printed_within", "set_up_streams"]
 
 
 _LAST_STANDARD_STREAM: Final = 2  # stdin, stdout, stderr
@@ -22,6 +22,8 @@ def set_up_streams() -> None:
     A process that is started with one of them closed would get its number for the next file it opens, and
     what a library writes to it would end in that file.
     """
+    global _printed
+    _printed = False
     with contextlib.suppress(OSError):
         while (opened := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD_STREAM:
             pass
@@ -32,6 +34,8 @@ def set_up_streams() -> None:
         sys.stdout.reconfigure(errors="surrogateescape")
 
 
+#: Whether anything was printed since :func:`set_up_streams`.
+_printed = False
 _around: Callable[[], AbstractContextManager[None]] | None = None
 
 
@@ -59,6 +63,8 @@ def print_result(text: str, *, flush: bool = False) -> None:
     Raises:
         OSError: It cannot be written, and not because nobody reads it.
     """
+    global _printed
+    _printed = True
     try:
         if _around is not None and sys.stdout is not None and sys.stdout.isatty():
             with _around():
@@ -67,6 +73,11 @@ def print_result(text: str, *, flush: bool = False) -> None:
             print(text, flush=flush)
     except BrokenPipeError:
         _silence()
+
+
+def has_printed() -> bool:
+    """Return whether stdout has got a result."""
+    return _printed
 
 
 def flush_results() -> None:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
+from hf_haul.cli.exit_codes import UsageError
 from hf_haul.cli.progress.overview import Overview
 from hf_haul.cli.progress.plain import PlainLines
 from hf_haul.cli.progress.screen import closing_line, render
 from hf_haul.cli.progress.texts import width
-from hf_haul.failures import describe
+from hf_haul.failures import Failure, FailureKind, describe
 from hf_haul.threads import start_daemon
 
 __all__ = ["Display", "JsonView", "Message", "Output", "PlainView", "TerminalView", "View"]
@@ -140,7 +141,7 @@ class JsonView(View):
         failure = describe(error)
         if failure.text not in self._told:
             said = {
-                "type": type(error).__name__, "kind": failure.kind.value, "message": failure.text,
+                "type": type(error).__name__, "kind": _kind_of(error, failure), "message": failure.text,
                 "file": getattr(error, "named_file", None), "hint": failure.hint, "details":
                 list(failure.details),
             }  # fmt: skip
@@ -151,6 +152,10 @@ class JsonView(View):
 
     def close(self) -> None:
         """Do nothing: the last event says what it came to."""
+
+
+def _kind_of(error: BaseException, failure: Failure) -> str:
+    return FailureKind.USAGE.value if isinstance(error, UsageError) else failure.kind.value
 
 
 class PlainView(View):

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TextIO, get_args
 
 from hf_haul.cli import messages, streams
 from hf_haul.cli.progress.display import Display, JsonView, Output, PlainView, TerminalView, View
+from hf_haul.cli.progress.line_writer import LineWriter
 
 __all__ = ["MODES", "Mode", "Showing", "chosen_mode", "showing"]
 
@@ -77,18 +78,25 @@ class _DisplayHandler(logging.Handler):
         super().__init__()
         self._display = display
         if not whole:
-            self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+            self.setFormatter(messages.LogFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a line."""
-        self._display.message(record.levelname.lower(), self.format(record), logger=record.name)
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001  whoever logs has arguments that do not fit, and nothing is to fail for it
+            self.handleError(record)
+            return
+        self._display.message(record.levelname.lower(), text, logger=record.name)
 
 
 @contextmanager
 def showing(
     mode: Mode, stream: TextIO | None = None, clock: Callable[[], float] = time.time
 ) -> Iterator[Showing]:
-    """Show progress while the block runs, and what the command and the log say meanwhile.
+    """Show progress while the block runs, and what the command, the log and anybody else says meanwhile.
+
+    What is written to ``sys.stderr``, as by libraries with handlers of their own, comes as messages, too.
 
     Args:
         mode: What :func:`chosen_mode` returned.
@@ -101,16 +109,21 @@ def showing(
         return
     display = Display(_VIEWS[mode](Output(to), clock))
     handler = _DisplayHandler(display, whole=mode == "json")
-    root = logging.getLogger()
+    root, stderr = logging.getLogger(), sys.stderr
     others = _handlers_that_write_to(to)
     for logger, each in others:
         logger.removeHandler(each)
-    handler.setLevel(logging.NOTSET if any(logger is root for logger, _ in others) else logging.WARNING)
     root.addHandler(handler)
+    writer = LineWriter(lambda line: display.message("warning", line, logger="stderr"), to)  # type: ignore[arg-type]  # any text stream
+    if stderr is to:
+        sys.stderr = writer
     try:
         with messages.shown_by(_shower(display, mode)), streams.printed_within(display.hidden):
             yield Showing(mode, display)
     finally:
+        if sys.stderr is writer:
+            sys.stderr = stderr
+        writer.finish()
         root.removeHandler(handler)
         for logger, each in others:
             logger.addHandler(each)

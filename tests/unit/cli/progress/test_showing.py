@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
@@ -83,7 +84,7 @@ def test_lines_of_the_log_come_between_those_of_progress_and_go_where_they_went_
     finally:
         root.removeHandler(before)
     assert [line.partition(": ")[2][:12] for line in stream.getvalue().splitlines()[1:3]] == [
-        "inside",
+        "warning: ins",
         "warning: sai",
     ]
     assert stream.getvalue().endswith("outside\n")
@@ -146,3 +147,34 @@ def test_the_end_shows_all_that_was_told(monkeypatch: pytest.MonkeyPatch) -> Non
         shown.on_event(plan())
         shown.on_event(ended())
     assert stream.getvalue().splitlines()[-1].startswith("hf-haul: done: 4 files fetched, 1.0 kB in 0:0")
+
+
+def test_what_others_write_to_stderr_comes_as_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream: Any = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with showing("json") as shown:
+        assert shown.on_event is not None
+        shown.on_event(plan())
+        handler = logging.StreamHandler()  # as huggingface_hub has one
+        handler.emit(logging.LogRecord("x", logging.WARNING, "", 0, "of a library", (), None))
+        print("half a", end="", file=sys.stderr)
+        print(" line\r\x20\rand more\nno end", end="", file=sys.stderr)
+        assert not sys.stderr.isatty()
+    assert sys.stderr is stream
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [each["ev"] for each in found] == ["plan", "log", "log", "log"]
+    assert [each["message"] for each in found[1:]] == ["of a library", "and more", "no end"]
+
+
+def test_a_line_of_the_log_whose_arguments_do_not_fit_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream: Any = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with showing("json"):
+        handler = next(
+            each for each in logging.getLogger().handlers if type(each).__name__ == "_DisplayHandler"
+        )
+        handler.emit(logging.LogRecord("odd", logging.WARNING, "", 0, "%d", ("no number",), None))
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert any("no number" in each["message"] for each in found), "logging says what is wrong with it"
