@@ -23,7 +23,7 @@ from hf_haul.config import Settings, parse_rate
 from hf_haul.descriptors import descriptors
 from hf_haul.digests import Digest
 from hf_haul.engine.download_queue import ModelDownloadQueue
-from hf_haul.engine.event_stream import EventStream, sum_of_sizes
+from hf_haul.engine.event_stream import EventStream, sum_of_sizes, tells_waits
 from hf_haul.engine.events import EventBus, EventCallback, EventFeed, Notifier, ProgressCallback
 from hf_haul.engine.file_specs import (
     AnyFileSpec,
@@ -58,6 +58,7 @@ from hf_haul.transports.file_facts import FileFacts, learn_facts
 from hf_haul.transports.http import HttpSource
 from hf_haul.transports.pacing import RateLimits
 from hf_haul.transports.pool import ConnectionPool
+from hf_haul.waits import Waits
 
 __all__ = ["ParallelDownloadManager", "default_manager"]
 
@@ -154,6 +155,10 @@ class ParallelDownloadManager:
         self.events = EventBus()
         #: Takes events to ``on_event``, where there is one.
         self.event_feed = None if on_event is None else EventFeed(on_event)
+        #: What reads through this manager wait for; nobody looks at it now and then.
+        self.read_waits = Waits(reviewed=False)
+        if self.event_feed is not None:
+            self.read_waits.listener = tells_waits(self.event_feed)
         self._build()
         key = id(self)
         _managers[key] = weakref.ref(self, lambda _gone: _managers.pop(key, None))
@@ -250,6 +255,7 @@ class ParallelDownloadManager:
                     self.settings,
                     self.limiter,
                     self._scheduler.history,
+                    waits=self.read_waits,
                 )
                 self._extents = Extents(reads)
             return self._extents

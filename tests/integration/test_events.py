@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import ResolvedRevision
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from tests.support.engine import SMALL, WEIGHTS, Rig, serve_files
-from tests.support.events import EventLog
+from tests.support.events import EventLog, validate_event
 from tests.support.hub import ServedRepo, serve_repo
 from tests.support.waits import until
 
@@ -599,6 +599,23 @@ def test_a_read_that_waits_says_so_in_one_line_though_nobody_listens(
     host = served.hub.url.partition("://")[2]
     assert line.startswith(f"org/tiny/{path}: {host} is busy")
     assert line.endswith("retry 1 of 8 in 1 s")
+
+
+@pytest.mark.parametrize("kind", ["info", "tree", "resolve"])  # lfs="direct": there is no other host
+def test_a_manager_tells_what_reads_through_it_wait_for(
+    served: ServedRepo, told: EventLog, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    path = min(path for path in served.contents if path.endswith(".safetensors"))
+    with ParallelDownloadManager(settings=SETTINGS, on_event=told) as manager:
+        fs = HaulFileSystem(endpoint=served.hub.url, token=False, skip_instance_cache=True)
+        fs.manager = manager
+        served.hub.faults.add(Status(429, retry_after=1), kind=kind, times=1)
+        assert fs.cat_file(f"org/tiny/{path}") == (served.folder / path).read_bytes()
+        served.hub.faults.clear()
+    (event,) = told.events
+    validate_event(event)
+    assert (event["ev"], event["reason"], event["attempt"]) == ("wait", "rate_limit", 1)
+    assert (event["path"] is not None) == (kind == "resolve")
 
 
 def test_a_second_request_for_the_same_bytes_wastes_what_one_of_them_brought(

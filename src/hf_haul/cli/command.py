@@ -123,7 +123,7 @@ def _say_interrupt(interrupt: KeyboardInterrupt, words: Sequence[str]) -> int:
 
 @contextmanager
 def _log_shown(verbose: int) -> Iterator[None]:
-    """Have lines of the log go to stderr: warnings, with ``-v`` those of hf-haul, with ``-vv`` requests."""
+    """Show lines of the log on stderr: warnings, with ``-v`` those of hf-haul, with ``-vv`` requests."""
     root, ours = logging.getLogger(), logging.getLogger("hf_haul")
     before = root.level, ours.level
     root.setLevel(logging.DEBUG if verbose > 1 else logging.WARNING)

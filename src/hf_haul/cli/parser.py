@@ -30,7 +30,7 @@ _errors_are_raised = False
 
 @contextmanager
 def errors_raised(*, when: bool) -> Iterator[None]:
-    """Have what is wrong with a command line raised, and not printed, while the block reads it.
+    """Raise what is wrong with a command line, and print nothing, while the block reads it.
 
     Args:
         when: Whether; otherwise the block is as any other.

@@ -25,7 +25,7 @@ from hf_haul.metrics import Window
 from hf_haul.task import FileRequest
 from hf_haul.waits import Waits
 
-__all__ = ["EVENT_VERSION", "ActiveFile", "EventStream", "harmless", "sum_of_sizes"]
+__all__ = ["EVENT_VERSION", "ActiveFile", "EventStream", "harmless", "sum_of_sizes", "tells_waits"]
 
 logger = logging.getLogger(__name__)
 
@@ -364,6 +364,21 @@ class EventStream:
 def _bytes_left(file: ActiveFile) -> int:
     _, done, total = file
     return -done if total is None else total - done
+
+
+def tells_waits(feed: EventFeed) -> Callable[[dict[str, Any]], None]:
+    """Return a listener of :class:`~hf_haul.waits.Waits` that belong to no call and no queue, as reads do.
+
+    Args:
+        feed: Who is told.
+    """
+
+    @harmless
+    def tell(wait: dict[str, Any]) -> None:
+        feed.post({"v": EVENT_VERSION, "t": time.time(), "ev": "wait", **wait}, tell)
+        feed.start()
+
+    return tell
 
 
 def sum_of_sizes(requests: Iterable[FileRequest]) -> int | None:

@@ -31,6 +31,7 @@ from hf_haul.storage.nodes import is_node
 from hf_haul.storage.safe_paths import require_safe_path
 from hf_haul.task import DownloadPriority
 from hf_haul.urls import redact
+from hf_haul.waits import Waits, unattended
 
 __all__ = ["HaulFileSystem"]
 
@@ -97,6 +98,13 @@ class HaulFileSystem(PinnedFileSystem):
     @manager.setter
     def manager(self, manager: ParallelDownloadManager | None) -> None:
         self._manager = manager
+        self._repositories.clear()
+        self._api.waits = self._waits
+
+    @property
+    def _waits(self) -> Waits:
+        """Where it is reported what is waited for; the process-wide manager has nobody who listens."""
+        return unattended if self._manager is None else self._manager.read_waits
 
     # ---- where a file's bytes are
 
@@ -117,7 +125,11 @@ class HaulFileSystem(PinnedFileSystem):
             if len(self._repositories) >= _REPOSITORIES:
                 self._repositories.clear()
             repository = self._repositories[key] = Repository(
-                resolved.repo_id, resolved.repo_type, endpoint=self.endpoint, token=self.token
+                resolved.repo_id,
+                resolved.repo_type,
+                endpoint=self.endpoint,
+                token=self.token,
+                waits=self._waits,
             )
         return repository
 

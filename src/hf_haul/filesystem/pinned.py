@@ -13,6 +13,7 @@ from hf_haul.hub.asking import BadAnswerError, retry_busy
 from hf_haul.hub.listing import SamePageError, tree_pages, tree_url
 from hf_haul.hub.metadata import is_commit
 from hf_haul.urls import redact
+from hf_haul.waits import Waits, unattended
 
 __all__ = ["Pin", "PinnedApi", "pin_of"]
 
@@ -25,12 +26,17 @@ class PinnedApi(HubApi):
 
     A listing, its pages and the files read later are then all of one version, however the branch moves
     meanwhile. Of very many revisions, the latest are remembered.
+
+    Attributes:
+        commits: The commits.
+        waits: Where it is reported what is waited for.
     """
 
     def __init__(self, freshness: Freshness | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.commits: dict[Pin, str] = {}
         self._freshness = freshness or Freshness()
+        self.waits: Waits = unattended
 
     def repo_info(self, repo_id: str, **options: Any) -> Any:
         """Return huggingface_hub's answer.
@@ -46,7 +52,7 @@ class PinnedApi(HubApi):
         return info
 
     def _ask(self, repo_id: str, **options: Any) -> Any:
-        return retry_busy(lambda: HubApi.repo_info(self, repo_id, **options))
+        return retry_busy(lambda: HubApi.repo_info(self, repo_id, **options), waits=self.waits)
 
     def latest_commit(self, pin: Pin) -> str | None:
         """Ask the Hub for the commit of a revision, without remembering it."""
@@ -65,7 +71,7 @@ class PinnedApi(HubApi):
     def get_paths_info(self, repo_id: str, paths: list[str] | str, **options: Any) -> Any:
         """Return huggingface_hub's answer, at the commit first seen."""
         pinned = self._pinned(repo_id, options)
-        return retry_busy(lambda: HubApi.get_paths_info(self, repo_id, paths, **pinned))
+        return retry_busy(lambda: HubApi.get_paths_info(self, repo_id, paths, **pinned), waits=self.waits)
 
     def _iter_repo_tree_pages(
         self,
@@ -86,7 +92,9 @@ class PinnedApi(HubApi):
         headers = self._build_hf_headers(token=token)
         listed: set[str] = set()
         try:
-            for page, last in tree_pages(self.endpoint, url, headers, recursive=recursive, expand=expand):
+            for page, last in tree_pages(
+                self.endpoint, url, headers, recursive=recursive, expand=expand, waits=self.waits
+            ):
                 entries = [entry_of(url, item) for item in page]
                 listed.update(entry.path for entry in entries)
                 yield entries, last

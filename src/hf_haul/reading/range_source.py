@@ -31,6 +31,7 @@ from hf_haul.task import RemoteFile, bears_out
 from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.retry import ChangeRetries, Trickle, is_retryable, retrying
 from hf_haul.urls import source_of
+from hf_haul.waits import Waits, unattended
 
 __all__ = ["Checksum", "RangeSource", "learn_size"]
 
@@ -84,13 +85,14 @@ def learn_size(
     open_transport: Callable[[RemoteFile], Transport],
     settings: Settings,
     history: SourceHistory,
+    waits: Waits = unattended,
 ) -> int:
     """Request the smallest range of a file to learn its size; return bytes.
 
     Raises:
         TransferError: It cannot be asked, or does not say.
     """
-    transport, source, cancel_token = open_transport(remote), source_of(remote.url), CancelToken()
+    transport, source, cancel_token = open_transport(remote), source_of(remote.url), CancelToken(waits)
     unanswered = 0
 
     def ask() -> int | None:
@@ -134,11 +136,11 @@ class _PendingFill:
         unanswered: Requests in a row that were given up before an answer came.
     """
 
-    def __init__(self, start: int, view: memoryview) -> None:
+    def __init__(self, start: int, view: memoryview, waits: Waits) -> None:
         self.start = start
         self.view = view
         self.done = 0
-        self.cancel_token = CancelToken()
+        self.cancel_token = CancelToken(waits)
         self.unanswered = 0
         self.change_retries = ChangeRetries()
         self.trickle = Trickle()
@@ -214,6 +216,7 @@ class RangeSource:
         settings: Retries and timeouts.
         limiter: The bandwidth limit.
         history: Measured speeds; filled and used.
+        waits: Where it is reported what is waited for.
     """
 
     def __init__(
@@ -225,6 +228,7 @@ class RangeSource:
         history: SourceHistory,
         *,
         clock: Callable[[], float] = time.monotonic,
+        waits: Waits = unattended,
     ) -> None:
         if remote.size is None:
             raise ValueError(f"{remote.path}: its size is unknown")
@@ -236,6 +240,7 @@ class RangeSource:
         self._limiter = limiter
         self._history = history
         self._clock = clock
+        self._waits = waits
         self._large = remote.size > SMALL_FILE
         # Large files often come from another place, which may be as near as the Hub is far.
         self._speed_of = f"{self.origin} (large files)" if self._large else self.origin
@@ -269,7 +274,7 @@ class RangeSource:
         """
         if not len(view):
             return
-        fill = _PendingFill(start, view)
+        fill = _PendingFill(start, view, self._waits)
         with meanwhile(), cancel_token.waking(fill.cancel_token.set):
             try:
                 self._attempt(fill, fresh=False)

@@ -29,6 +29,7 @@ from hf_haul.reading.range_source import Checksum, RangeSource, learn_size
 from hf_haul.reading.read_threads import ReadThreads
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Transport
+from hf_haul.waits import Waits, unattended
 
 __all__ = ["Reads"]
 
@@ -50,6 +51,7 @@ class Reads:
         settings: Connections, retries and timeouts.
         limiter: The bandwidth limit.
         downloads: What they measured, which says how quickly a source answers until reads have measured that.
+        waits: Where it is reported what they wait for.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class Reads:
         settings: Settings,
         limiter: BandwidthLimiter,
         downloads: SourceHistory | None = None,
+        *,
+        waits: Waits = unattended,
     ) -> None:
         self.lanes = min(_LANES, settings.max_read_connections)
         self.threads = ReadThreads(settings.max_read_connections, lanes=self.lanes)
@@ -65,6 +69,7 @@ class Reads:
         self._settings = settings
         self._limiter = limiter
         self._history = SourceHistory(downloads)
+        self._waits = waits
         self._sources: weakref.WeakValueDictionary[_Key, RangeSource] = weakref.WeakValueDictionary()
         self._recent: OrderedDict[RangeSource, None] = OrderedDict()
         self._reset()
@@ -84,13 +89,18 @@ class Reads:
             source = self._sources.get(key)
         if source is None and not remote.size and not (remote.digest and remote.digest.is_of_nothing):
             # Nobody said how long it is, or somebody said 0, as some do who do not know.
-            size = learn_size(remote, self._open_transport, self._settings, self._history)
+            size = learn_size(remote, self._open_transport, self._settings, self._history, self._waits)
             remote = replace(remote, size=size)
         with self._lock:
             source = self._sources.get(key)
             if source is None:
                 source = RangeSource(
-                    remote, self._open_transport, self._settings, self._limiter, self._history
+                    remote,
+                    self._open_transport,
+                    self._settings,
+                    self._limiter,
+                    self._history,
+                    waits=self._waits,
                 )
                 self._sources[key] = source
             self._recent[source] = None

@@ -36,7 +36,7 @@ def entries(folder: str, recursive: bool) -> list[dict[str, Any]]:
 def api(monkeypatch: pytest.MonkeyPatch) -> PinnedApi:
     """Of a mirror that has the first page of each listing only."""
 
-    def tree_pages(base: str, url: str, headers: Any, *, recursive: bool, expand: bool) -> Iterator[Any]:
+    def tree_pages(base: str, url: str, headers: Any, *, recursive: bool, **_: Any) -> Iterator[Any]:
         found = entries(url.partition(f"/tree/{SHA}")[2].strip("/").replace("%2F", "/"), recursive)
         yield found[:PAGE], len(found) <= PAGE
         if len(found) > PAGE:
