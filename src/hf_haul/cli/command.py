@@ -76,8 +76,8 @@ def _run(words: Sequence[str], shown: Showing) -> int:
         try:
             with errors_raised(when=as_object or shown.on_event is not None):
                 arguments = _parser().parse_args(words)
-            with _log_shown(arguments.verbose):
-                return _carry_out(arguments, shown, as_object=as_object)
+                with _log_shown(arguments.verbose):
+                    return _carry_out(arguments, shown, as_object=as_object)
         finally:
             flush_results()
     except Exception as error:  # noqa: BLE001  raised again if it is a fault of ours

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -109,9 +110,14 @@ def test_a_list_that_cannot_be_read_is_wrong_usage(tmp_path: Path, monkeypatch: 
 
 def test_without_any_repository_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as over:
-        cli.main(["download", "--json"])
+        cli.main(["download"])
     assert over.value.code == 2
     assert "name a repository: REPO, -r or -i" in capsys.readouterr().err
+
+
+def test_without_any_repository_a_program_gets_an_object(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["download", "--json"]) == 2
+    assert "name a repository: REPO, -r or -i" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 @pytest.mark.parametrize(
