@@ -95,7 +95,7 @@ class EventStream:
         self._over = False
         self._files = self._base_files = self._base_bytes = self._base_failed = 0
         self._total: int | None = None
-        self._done = 0
+        self._done = self._fetched = 0
         self._next_at = self._began
         self._window = Window()
         self._status: QueueStatus | None = None
@@ -212,7 +212,8 @@ class EventStream:
             self._done = max(self._done, self._base_bytes + status.bytes_done)
             if self._total is not None:
                 self._done = min(self._done, self._total)
-            rate = self._window.add(self._clock(), status.bytes_transferred)
+            self._fetched = status.bytes_transferred
+            rate = self._window.add(self._clock(), self._fetched)
         self._report(
             rate=rate,
             files_done=self._base_files + status.files_done,
@@ -254,6 +255,7 @@ class EventStream:
             "progress",
             done=done,
             total=total,
+            fetched=self._fetched,
             rate=rate,
             eta=eta,
             files_done=files_done,
@@ -274,7 +276,7 @@ class EventStream:
 
     def note_end(self, status: QueueStatus) -> None:
         """Note what the queue came to; :meth:`done` and :meth:`error` tell it."""
-        self._status = status
+        self._status, self._fetched = status, status.bytes_transferred
 
     def done(self, path: str | Path | None = None, *, complete: bool = True, **sums: int) -> None:
         """Tell that everything is in place, or that all is done that there was to do.

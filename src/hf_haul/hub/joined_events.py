@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from hf_haul.metrics import Window
+
 __all__ = ["JoinedEvents"]
 
 #: Seconds between two reports of progress, a little less than those of each call.
@@ -49,6 +51,7 @@ class JoinedEvents:
     _planned: bool = field(default=False, init=False)
     _told_at: float = field(default=-math.inf, init=False)
     _done: int = field(default=0, init=False)
+    _window: Window = field(default_factory=Window, init=False)
     _waits: dict[Any, float | None] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +90,8 @@ class JoinedEvents:
 
     def _tell_wait(self, event: dict[str, Any]) -> None:
         """Tell of a wait, and not of the same one of several calls."""
-        event.pop("repo_id", None)
+        if not self._planned or event.get("path") is None:
+            event.pop("repo_id", None)
         key, until = (event["reason"], event["host"], event.get("path")), event["until"]
         before = self._waits.get(key, math.nan)
         if before is None or until is None:
@@ -103,6 +107,7 @@ class JoinedEvents:
         if self._planned or any(part.plan is None and part.end is None for part in self._parts):
             return
         self._planned = True
+        self._window.add(event["t"], 0)
         if plans:
             free = [plan["free_disk"] for plan in plans if plan["free_disk"] is not None]
             self.forward(
@@ -132,7 +137,10 @@ class JoinedEvents:
         total = None if total is None or more is None else total + more
         done = max(self._done, _sum(reports, "done") + _sum(silent, "reused"))
         self._done = done = done if total is None else min(done, total)
-        rate = sum(report["rate"] for report in reports)
+        fetched = _sum(reports, "fetched")
+        # Not the sum of their rates: many small ones end before they have any.
+        rate = self._window.add(event["t"], fetched)
+        rate = 0.0 if last else rate
         waits: dict[str, Any] = {}
         for each in (each for report in reports for each in report["waits"]):
             waits.setdefault(each["message"], each)
@@ -146,6 +154,7 @@ class JoinedEvents:
                 **_head(event, "progress"),
                 "done": done,
                 "total": total,
+                "fetched": fetched,
                 "rate": rate,
                 "eta": 0.0 if done == total else None if total is None or not rate else (total - done) / rate,
                 "files_done": _sum(reports, "files_done") + _sum(silent, "files_reused"),

@@ -69,15 +69,16 @@ def test_progress_is_told_once_a_second_for_all_and_adds_up() -> None:
     log = _told(
         (0, plan(1000)),
         (1, plan(500, 2, 50, 1)),
-        (0, progress(100, at=1.0, rate=10.0, active=active, active_files=1, connections=2)),
-        (1, progress(60, 500, at=1.1, rate=5.0, files_total=2, files_done=1)),
-        (0, progress(300, at=2.0, rate=20.0, active=active, active_files=1, connections=2)),
-        (1, progress(70, 500, at=2.1, rate=5.0, files_total=2, files_done=1)),
+        (0, progress(100, at=1.0, fetched=100, active=active, active_files=1, connections=2)),
+        (1, progress(60, 500, at=1.1, fetched=10, files_total=2, files_done=1)),
+        (0, progress(300, at=2.0, fetched=300, active=active, active_files=1, connections=2)),
+        (1, progress(70, 500, at=2.1, fetched=20, files_total=2, files_done=1)),
     )
     first, second = log.of("progress")
     assert (first["done"], first["total"], first["files_total"]) == (150, 1500, 6), "as far as the plan says"
-    assert (second["done"], second["rate"], second["connections"]) == (360, 25.0, 2)
-    assert second["eta"] == (1500 - 360) / 25.0
+    assert (first["fetched"], first["rate"]) == (100, 100.0)
+    assert (second["done"], second["fetched"], second["rate"], second["connections"]) == (360, 310, 155.0, 2)
+    assert second["eta"] == (1500 - 360) / 155.0
     assert second["active"] == [{"path": "x", "done": 1, "total": 9, "repo_id": "org/0"}]
     assert "repo_id" not in second
 
@@ -124,3 +125,13 @@ def test_a_wait_of_several_is_told_once(second: dict[str, Any], count: int) -> N
 def test_a_wait_without_an_end_of_several_is_told_once() -> None:
     wait = {**event("wait"), **waiting("the Hub has not answered yet", None, "network")}
     assert len(_told((0, wait), (1, wait)).events) == 1
+
+
+def test_a_wait_for_a_file_keeps_the_name_of_its_repository() -> None:
+    wait = {
+        **event("wait", 1.0),
+        **waiting("f: another process fetches it", None, "another_process"),
+        "path": "f",
+    }
+    log = _told((0, plan()), (1, plan()), (1, wait))
+    assert log.one("wait")["repo_id"] == "org/1"

@@ -102,9 +102,12 @@ class Overview:
         }.get(event["ev"])
         if act is None:  # of a file: where several calls are told as one, it has a name that they do not have
             return
-        call = self._calls.setdefault(str(event.get("repo_id") or ""), _Call())
+        name = str(event.get("repo_id") or "")
+        if event["ev"] == "wait" and name not in self._calls and "" in self._calls:
+            name = ""  # the same
+        call = self._calls.setdefault(name, _Call())
         if event.get("phase") != call.phase and event["ev"] != "wait":
-            call = self._calls[str(event.get("repo_id") or "")] = _Call(phase=event.get("phase"))
+            call = self._calls[name] = _Call(phase=event.get("phase"))
         act(call, event)
 
     @staticmethod

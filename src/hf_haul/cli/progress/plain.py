@@ -37,7 +37,7 @@ class PlainLines:
         """Return the lines that an event is worth."""
         repo_id = str(event.get("repo_id") or "")
         self._repos.add(repo_id)
-        about = f" {printable(repo_id)}" if len(self._repos) > 1 else ""
+        about = f" {printable(repo_id)}" if repo_id and len(self._repos) > 1 else ""
         if event["ev"] == "plan":
             self._quarter = self._reached()
             if event.get("phase") in CHECKING:

@@ -129,6 +129,11 @@ def test_files_of_several_repositories_told_as_one_are_not_taken_for_calls() -> 
     started = event("file", state="started", path="a", bytes=1, reason=None)
     told = overview(of_all(plan(MB)), started, ended("error", repo_id="org/nope", fetched=0, files_fetched=0))
     assert (told.planned, told.over, told.total) == (True, False, MB)
+    told.note(event("wait", repo_id="org/b", **waiting("a is fetched by another process", None)))
+    assert (told.planned, [each.message for each in told.waits(T)]) == (
+        True,
+        ["a is fetched by another process"],
+    )
     told.note(of_all(progress(MB, MB, files_done=4)))
     told.note(of_all(ended("error", fetched=MB)))
     assert closing_line(told, T + 2) == "not complete: 4 files fetched, 1.0 MB in 0:02, 500.0 kB/s"
