@@ -136,6 +136,7 @@ class RemoteFile:
         confirm: Asks what the digest really is, where that is so, and answers ``None`` if nobody says.
             ``None`` where an etag of that form can be nothing else.
         uri: What people call it, such as ``hf://org/name@commit/a.bin``; its staged file says so.
+        ranges: Whether its source may be asked for ranges; ``False`` where it has shown that it knows none.
     """
 
     path: str
@@ -152,6 +153,7 @@ class RemoteFile:
     digest_is_etag: bool = field(default=False, compare=False)
     confirm: Callable[[], Digest | None] | None = field(default=None, repr=False, compare=False)
     uri: str = field(default="", compare=False)
+    ranges: bool = field(default=True, compare=False)
 
     def __post_init__(self) -> None:
         if self.size == 0 and self.digest is not None and not self.digest.is_of_nothing:

@@ -286,3 +286,13 @@ def test_secrets_of_a_url_are_in_nothing_that_is_shown(server: RawHub, run: Run)
     code, out, err = run(url, "--json", "--progress", "json", "-v")
     assert code == 3
     assert "s3cret" not in out + err
+
+
+def test_a_server_without_ranges_is_not_asked_for_them(server: RawHub, run: Run) -> None:
+    server.files["large.bin"] = b"z" * 40_000_000
+    server.take_no_ranges = True
+    code, out, err = run(server.file_url("large.bin"), "--progress", "json", "--json")
+    assert (code, json.loads(out)["bytes_wasted"]) == (0, 0)
+    assert [event for event in map(json.loads, err.splitlines()) if event["ev"] == "wait"] == []
+    assert Path("large.bin").read_bytes() == server.files["large.bin"]
+    assert server.count("cdn") == 2, "what it has, and the file"

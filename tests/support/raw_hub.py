@@ -74,11 +74,13 @@ class RawHub:
     Attributes:
         files: Contents by path.
         tune: Changes each answer before it is sent.
+        take_no_ranges: Whether it sends whole files only, and does not say otherwise.
         asked: Kind, method and path of every request, in order.
     """
 
     files: dict[str, bytes]
     tune: Callable[[RawAnswer], object] = lambda _answer: None
+    take_no_ranges: bool = False
     asked: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -185,12 +187,12 @@ class RawHub:
             cdn = self.cdn.url("").replace("127.0.0.1", "localhost")
             location = f"{cdn}{self._stored(name)}?X-Amz-Date=20260101T000000Z&X-Amz-Expires=999999999"
             return RawAnswer("resolve", method, name, 302, [("Location", location), *linked], b"")
-        more = [("Accept-Ranges", "bytes"), ("ETag", etag)]
+        more = [("ETag", etag)] if self.take_no_ranges else [("Accept-Ranges", "bytes"), ("ETag", etag)]
         if not stored:
             more.append(("X-Repo-Commit", COMMIT))
         kind, status = ("cdn" if stored else "resolve"), 200
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
-        if asked is not None:
+        if asked is not None and not self.take_no_ranges:
             start, stop = int(asked[1]), min(int(asked[2] or len(data)) + 1, len(data))
             if start >= len(data):
                 return RawAnswer(

@@ -268,6 +268,7 @@ class UrlFetch:
             digest=wanted.digest,
             headers=self._headers,
             location=facts.location,
+            ranges=facts.ranges,
             announced_by="its server",
         )
         return request_url(remote, file.path.absolute(), same_size_will_do=False, fresh=self._fresh)

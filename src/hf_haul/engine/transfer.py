@@ -299,7 +299,7 @@ class Transfer:
         self.verifier: Verifier | None = None
         self.pending: list[ByteRange] = []
         self.parts: list[Part] = []
-        self.mode: Literal["ranged", "ordered", "whole"] = "ranged"
+        self.mode: Literal["ranged", "ordered", "whole"] = "ranged" if request.remote.ranges else "whole"
         self.mismatches = 0
         self.changes = 0
         self.range_refusals = 0

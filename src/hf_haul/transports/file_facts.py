@@ -37,6 +37,8 @@ class FileFacts:
         etag: Its version, without quotes.
         modified: When it was changed, in Unix seconds.
         name: How the server would call it; the name of one file, in no folder.
+        ranges: Whether it may be asked for ranges: not where it sent all of the file when asked for one byte,
+            and does not say that it knows any.
         location: What answered, after all redirects; it may be signed.
     """
 
@@ -44,6 +46,7 @@ class FileFacts:
     etag: str | None = None
     modified: int | None = None
     name: str | None = None
+    ranges: bool = True
     location: str | None = field(default=None, repr=False)
 
 
@@ -91,6 +94,7 @@ def learn_facts(
         normalize_etag(headers.get("ETag")),
         _modified(headers),
         suggested_name(headers.get("Content-Disposition")),
+        not body.whole or headers.get("Accept-Ranges", "").strip().lower() == "bytes",
         body.url,
     )
 
