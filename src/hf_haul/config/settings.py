@@ -12,12 +12,21 @@ from hf_haul.config.layers import Origin, SetValue, values_in_environment, value
 from hf_haul.config.quantities import KiB, MiB, parse_rate, require_number
 from hf_haul.config.timings import DEFAULT_TIMINGS, Timings
 
-__all__ = ["DiskCheck", "Settings", "SettingsInForce", "WriteMode", "setting_fields", "settings_in_force"]
+__all__ = [
+    "DiskCheck",
+    "FsCache",
+    "Settings",
+    "SettingsInForce",
+    "WriteMode",
+    "setting_fields",
+    "settings_in_force",
+]
 
 _UPSTREAM_TIMEOUT: Final = "HF_HUB_DOWNLOAD_TIMEOUT"
 
 DiskCheck = Literal["strict", "warn", "off"]
 WriteMode = Literal["auto", "offset", "sequential"]
+FsCache = Literal["memory", "hub"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,8 @@ class Settings:
             has to be stopped. 10 million, because the largest datasets have some hundred thousand.
         write_mode: ``offset`` writes parts in place, ``sequential`` one stream per file in order, ``auto``
             starts with the first and falls back to the second.
+        fs_cache: What ``haul://`` reads from and keeps what it reads in: ``memory``, or also ``hub``,
+            huggingface_hub's cache on disk.
         timings: Seconds that nobody has to choose; only in Python.
     """
 
@@ -93,6 +104,7 @@ class Settings:
     disk_check: DiskCheck = "strict"
     max_listing: int = 10_000_000
     write_mode: WriteMode = "auto"
+    fs_cache: FsCache = "memory"
     timings: Timings = field(default=DEFAULT_TIMINGS, repr=False)
 
     def __post_init__(self) -> None:
@@ -124,6 +136,7 @@ class Settings:
         )
         modes = get_args(WriteMode)
         _require(self.write_mode in modes, "write_mode", self.write_mode, "auto, offset or sequential")
+        _require(self.fs_cache in get_args(FsCache), "fs_cache", self.fs_cache, "memory or hub")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **changes: Any) -> Settings:

@@ -11,17 +11,16 @@ from typing import IO, Any, Final, TypeVar
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.utils import isfilelike
-from huggingface_hub import CommitOperationDelete, HfFileSystem, constants
+from huggingface_hub import CommitOperationDelete, HfFileSystem
 from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
 
 from hf_haul.filesystem.copies import CallbackReport, PairCollector, PartialCopyMarker, download, stream_into
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
-from hf_haul.filesystem.listings import PinnedFileSystem
+from hf_haul.filesystem.kept import KeptFileSystem
 from hf_haul.filesystem.prefetching import Prefetch, prefetch
 from hf_haul.filesystem.readers import checked_prefetch, reader_for
 from hf_haul.filesystem.slices import Slice, as_slices, read_slices
-from hf_haul.filesystem.target import Target
-from hf_haul.hub.metadata import FileMetadata, ListedFile, metadata_from_listing
+from hf_haul.filesystem.target import Target, metadata_of
 from hf_haul.hub.repository import Repository
 from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.reading.extents import Extents
@@ -53,7 +52,7 @@ def _is_one_call(method: Method) -> Method:
     return call  # type: ignore[return-value]  # of the same kind
 
 
-class HaulFileSystem(PinnedFileSystem):
+class HaulFileSystem(KeptFileSystem):
     """The Hub as a filesystem: ``haul://org/model/file``, ``haul://datasets/org/name@revision/file``.
 
     Paths, listings and writing are :class:`huggingface_hub.HfFileSystem`'s, whose instances these are.
@@ -71,6 +70,9 @@ class HaulFileSystem(PinnedFileSystem):
         block_size: As in huggingface_hub; ``0`` opens forward-only streams.
         prefetch: ``auto`` fetches what will be read next, of files and of the files after them, by what was
             read so far; ``none`` fetches what is asked for and nothing else. Also an option of :meth:`open`.
+        cache: ``memory`` keeps what is read, and will be, in the memory of this process (128 MiB); ``hub``
+            also reads from huggingface_hub's cache on disk, without a request for what is there, and keeps
+            there what is read, for others and for downloads. ``HF_HAUL_FS_CACHE`` if ``None``.
         options: Further options of huggingface_hub's class and fsspec's.
     """
 
@@ -83,9 +85,10 @@ class HaulFileSystem(PinnedFileSystem):
         token: bool | str | None = None,
         block_size: int | None = None,
         prefetch: str = "auto",
+        cache: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(*args, endpoint=endpoint, token=token, block_size=block_size, **options)
+        super().__init__(*args, endpoint=endpoint, token=token, block_size=block_size, cache=cache, **options)
         self._prefetch = checked_prefetch(prefetch)
         self._manager: ParallelDownloadManager | None = None
         self._repositories: dict[tuple[str, str], Repository] = {}
@@ -107,6 +110,11 @@ class HaulFileSystem(PinnedFileSystem):
         return unattended if self._manager is None else self._manager.read_waits
 
     # ---- where a file's bytes are
+
+    @property
+    def keeps_on_disk(self) -> bool:
+        """Whether the Hub's cache on disk is read from, and what is read kept there."""
+        return (self._cache_kind or self.manager.settings.fs_cache) == "hub"
 
     @property
     def extents(self) -> Extents:
@@ -148,29 +156,16 @@ class HaulFileSystem(PinnedFileSystem):
             raise IsADirectoryError(name)
         repository = self._repository(resolved)
         path = resolved.path_in_repo
-        remote = repository.remote_file(path, self._metadata(repository, path, commit, info))
+        remote = repository.remote_file(path, metadata_of(repository, path, commit, info))
         # Under its full name, which tells files of several repositories apart in progress and messages.
         return Target(name, lpath, repository, path, commit, replace(remote, path=name), info)
-
-    def _metadata(self, repository: Repository, path: str, commit: str, info: dict[str, Any]) -> FileMetadata:
-        lfs = info.get("lfs")
-        if info.get("blob_id"):
-            entry = ListedFile(
-                size=info["size"],
-                blob_id=info["blob_id"],
-                lfs_sha256=lfs["sha256"] if lfs else None,
-                lfs_size=lfs["size"] if lfs else None,
-                xet_hash=info.get("xet_hash"),
-            )
-            found = metadata_from_listing(commit, entry)
-            if found is not None:
-                return found
-        return repository.metadata(path, commit, timeout=constants.HF_HUB_ETAG_TIMEOUT, retry=True)
 
     def source_of(self, path: str, revision: str | None = None) -> tuple[Target, RangeSource] | None:
         """Return the file and where to read it from; ``None`` in a bucket."""
         target = self._target(path, revision)
-        return None if target is None else (target, self.reads.source(target.remote))
+        if target is None:
+            return None
+        return target, self.reads.source(target.remote, *(self.kept_at(target) or ()))
 
     # ---- opening
 

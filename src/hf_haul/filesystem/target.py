@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from huggingface_hub import constants
+
 from hf_haul.errors import HttpStatusError
+from hf_haul.hub.metadata import FileMetadata, ListedFile, metadata_from_listing
 from hf_haul.hub.repository import Repository
 from hf_haul.task import RemoteFile
 
-__all__ = ["Target"]
+__all__ = ["Target", "metadata_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +51,20 @@ class Target:
             yield
         except HttpStatusError as error:
             raise self.explain(error) from error
+
+
+def metadata_of(repository: Repository, path: str, commit: str, info: dict[str, Any]) -> FileMetadata:
+    """Return size, etag and digest of a file by what the filesystem says of it, or else ask."""
+    lfs = info.get("lfs")
+    if info.get("blob_id") or lfs:
+        entry = ListedFile(
+            size=info["size"],
+            blob_id=info.get("blob_id") or "",
+            lfs_sha256=lfs["sha256"] if lfs else None,
+            lfs_size=lfs["size"] if lfs else None,
+            xet_hash=info.get("xet_hash"),
+        )
+        found = metadata_from_listing(commit, entry)
+        if found is not None:
+            return found
+    return repository.metadata(path, commit, timeout=constants.HF_HUB_ETAG_TIMEOUT, retry=True)

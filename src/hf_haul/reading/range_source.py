@@ -26,6 +26,7 @@ from hf_haul.forks import renew_after_fork, renew_locks_of
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SMALL_FILE, SourceHistory
 from hf_haul.ranges import ByteRange
+from hf_haul.reading.disk_copy import DiskCopy
 from hf_haul.reading.link import Link
 from hf_haul.task import RemoteFile, bears_out
 from hf_haul.transports.base import Body, Transport
@@ -217,6 +218,7 @@ class RangeSource:
         limiter: The bandwidth limit.
         history: Measured speeds; filled and used.
         waits: Where it is reported what is waited for.
+        disk: What of the file is on disk, if that is to be used and added to.
     """
 
     def __init__(
@@ -227,6 +229,7 @@ class RangeSource:
         limiter: BandwidthLimiter,
         history: SourceHistory,
         *,
+        disk: DiskCopy | None = None,
         clock: Callable[[], float] = time.monotonic,
         waits: Waits = unattended,
     ) -> None:
@@ -239,6 +242,7 @@ class RangeSource:
         self._settings = settings
         self._limiter = limiter
         self._history = history
+        self._disk = disk
         self._clock = clock
         self._waits = waits
         self._large = remote.size > SMALL_FILE
@@ -274,6 +278,17 @@ class RangeSource:
         """
         if not len(view):
             return
+        if self._disk is not None:
+            self._disk.fill(start, view, lambda at, part: self._fetch(at, part, cancel_token))
+        else:
+            self._fetch(start, view, cancel_token)
+
+    def leave_disk(self) -> None:
+        """Read from the source from now on: what is on disk is not what it should be."""
+        if self._disk is not None:
+            self._disk.leave()
+
+    def _fetch(self, start: int, view: memoryview, cancel_token: CancelToken) -> None:
         fill = _PendingFill(start, view, self._waits)
         with meanwhile(), cancel_token.waking(fill.cancel_token.set):
             try:

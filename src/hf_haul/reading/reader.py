@@ -25,8 +25,10 @@ from hf_haul.reading.batches import (
     merge_requests,
     split,
 )
+from hf_haul.reading.disk_copy import DiskCopy
 from hf_haul.reading.range_source import Checksum, RangeSource, learn_size
-from hf_haul.reading.read_threads import ReadThreads
+from hf_haul.reading.read_threads import READ_AHEAD, Job, ReadThreads
+from hf_haul.storage.destinations import BlobDestination
 from hf_haul.task import RemoteFile
 from hf_haul.transports.base import Transport
 from hf_haul.waits import Waits, unattended
@@ -39,8 +41,8 @@ _LANES: Final = 16
 #: Sources that are remembered with their resolved URLs when nobody uses them any more.
 _RECENT: Final = 64
 
-#: URL, etag and token.
-_Key = tuple[str, str | None, str | None]
+#: URL, etag, token, and where the file is kept on disk.
+_Key = tuple[str, str | None, str | None, str | None]
 
 
 class Reads:
@@ -78,13 +80,28 @@ class Reads:
     def _reset(self) -> None:
         self._lock = threading.Lock()  # guards _sources and _recent
 
-    def source(self, remote: RemoteFile) -> RangeSource:
+    def source(
+        self,
+        remote: RemoteFile,
+        keep: BlobDestination | None = None,
+        on_published: Callable[[], None] = lambda: None,
+    ) -> RangeSource:
         """Return the one source of a file, so that all its readers share its resolved URL.
+
+        Args:
+            remote: The file.
+            keep: Where it is on disk, and what is read of it is kept; its size and digest are known then.
+            on_published: Called once all of it was read, and is there.
 
         Raises:
             TransferError: Its size is unknown, and its source does not tell.
         """
-        key = (remote.url, remote.etag, remote.headers.get("authorization"))
+        key = (
+            remote.url,
+            remote.etag,
+            remote.headers.get("authorization"),
+            None if keep is None else str(keep.path),
+        )
         with self._lock:
             source = self._sources.get(key)
         if source is None and not remote.size and not (remote.digest and remote.digest.is_of_nothing):
@@ -94,6 +111,9 @@ class Reads:
         with self._lock:
             source = self._sources.get(key)
             if source is None:
+                disk = None
+                if keep is not None:
+                    disk = DiskCopy(keep, remote, self._settings, self._do_later, on_published)
                 source = RangeSource(
                     remote,
                     self._open_transport,
@@ -101,6 +121,7 @@ class Reads:
                     self._limiter,
                     self._history,
                     waits=self._waits,
+                    disk=disk,
                 )
                 self._sources[key] = source
             self._recent[source] = None
@@ -108,6 +129,10 @@ class Reads:
             while len(self._recent) > _RECENT:
                 self._recent.popitem(last=False)
             return source
+
+    def _do_later(self, work: Callable[[], None]) -> bool:
+        job = Job(work, sending=0.0)
+        return self.threads.submit(READ_AHEAD, job) or not job.cancel()
 
     def read(self, source: RangeSource, start: int, stop: int) -> bytes:
         """Return the bytes from ``start`` up to ``stop``, over several connections if it pays.
@@ -210,6 +235,7 @@ class Reads:
             try:
                 checksum.check()
             except IntegrityError:
+                span.source.leave_disk()
                 data = self._refetch(span.source)
         for index in span.indexes:
             start, stop = wanted[index].start - span.start, wanted[index].stop - span.start
@@ -224,6 +250,7 @@ class Reads:
         try:
             checksum.check()
         except IntegrityError:
+            source.leave_disk()
             return False
         return True
 

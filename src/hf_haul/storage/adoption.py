@@ -260,6 +260,7 @@ class Adopter:
         staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=left.sequential)
         staged.former_keys = self._keys[1:]
         staged.load(trust=trust)
+        staged.unproven = not same_boot
         staged.take_over()
         return self._still_ours(staged)
 
@@ -317,6 +318,7 @@ class Adopter:
         self._still_ours(staged)
         staged.record(0, self._size)
         staged.resumed = self._size
+        staged.unproven = True
         with contextlib.suppress(PermissionError):  # Windows renames no open files
             path = self.private_name()
             os.rename(left.path, path)
@@ -430,6 +432,7 @@ class Adopter:
                     new.write(at, memoryview(data))
                     new.record(at, at + len(data))
             new.resumed = new.done
+            new.unproven = True
         except BaseException:
             if new is not None:
                 new.delete()

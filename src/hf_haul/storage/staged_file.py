@@ -99,6 +99,8 @@ class StagedFile:
         sequential: Whether bytes may only be appended in order, and no journal is kept.
         former_keys: Other keys by which its header may call it.
         uri: What people call the file; for whoever lists what is partial.
+        unproven: Whether bytes that an earlier session left may be wrong without a digest: from before the
+            machine started, or another user's.
     """
 
     def __init__(self, path: Path, key: str, size: int, fd: int, *, sequential: bool) -> None:
@@ -110,6 +112,7 @@ class StagedFile:
         self.version: str | None = None
         self.former_keys: Sequence[str] = ()
         self.uri = ""
+        self.unproven = False
         self._fd = fd
         self._lock = threading.Lock()
         self._done = RangeSet()

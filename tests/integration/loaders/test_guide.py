@@ -55,7 +55,7 @@ def _own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_are_as_many_blocks_as_the_guide_has_fences() -> None:
-    assert len(BLOCKS) == GUIDE.count("```python") == 14
+    assert len(BLOCKS) == GUIDE.count("```python") == 15
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=_name_of)
