@@ -279,6 +279,13 @@ def test_results_as_json_say_what_became_of_each(server: RawHub, run: Run) -> No
     assert (found["files_fetched"], found["files_reused"], found["files_failed"]) == (1, 1, 1)
     assert (found["bytes_fetched"], found["bytes_reused"]) == (300_000, len(FILES["b.txt"]))
     assert found["results"][1]["etag"] == server.etag("b.txt")
+    assert found["results"][2]["error"]["kind"] == "not_found"
+    assert (found["error"]["kind"], found["exit_code"]) == ("not_found", 3)
+
+
+def test_the_result_of_one_file_says_where_it_is(server: RawHub, run: Run) -> None:
+    assert json.loads(run(server.file_url("b.txt"), "--json", "-q")[1])["path"] == "b.txt"
+    assert json.loads(run(server.file_url("nope"), "--json", "-q")[1])["path"] is None
 
 
 def test_secrets_of_a_url_are_in_nothing_that_is_shown(server: RawHub, run: Run) -> None:

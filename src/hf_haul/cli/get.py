@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_haul.cli.arguments import add_command, add_progress_option, read_header
+from hf_haul.cli.download_results import error_as_dict, print_json
 from hf_haul.cli.exit_codes import ExitCode, UsageError, exit_code_of
 from hf_haul.cli.messages import say_error
 from hf_haul.cli.settings_options import add_settings_options, settings_of
@@ -114,7 +114,7 @@ def _get(arguments: argparse.Namespace) -> int:
         )
         files = fetch.run(wanted)
     if arguments.json:
-        print_result(json.dumps(_summary(fetch, files, time.monotonic() - began)))
+        print_json(_summary(fetch, files, time.monotonic() - began))
     else:
         for file in files:
             if file.error is None and file.path is not None and not is_node(file.path):
@@ -212,9 +212,10 @@ def _require_names(wanted: Sequence[WantedUrl]) -> None:
 
 def _summary(fetch: UrlFetch, files: Sequence[FetchedUrl], seconds: float) -> dict[str, Any]:
     states = [file.state for file in files]
-    only = files[0].path if len(files) == 1 and files[0].error is None else None
+    only = files[0] if len(files) == 1 else None
+    failed = next((file.error for file in files if file.error is not None), None)
     return {
-        **({"path": str(only)} if only is not None else {}),
+        **({} if only is None else {"path": str(only.path) if only.error is None else None}),
         "files_fetched": states.count("fetched"),
         "files_reused": states.count("reused"),
         "files_failed": states.count("failed"),
@@ -223,6 +224,7 @@ def _summary(fetch: UrlFetch, files: Sequence[FetchedUrl], seconds: float) -> di
         "bytes_wasted": fetch.bytes_wasted,
         "seconds": round(seconds, 3),
         "results": [file.as_dict() for file in files],
+        **({} if failed is None else error_as_dict(failed)),
     }
 
 

@@ -49,6 +49,8 @@ _FILES: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     ),
     "": (("hf-haul.toml", "in the user's configuration folder: settings; hf-haul env says where"),),
 }
+#: Letters of "usage: ", which argparse puts before a usage, and indents its other lines by.
+_USAGE: Final = 7
 _INDENT: Final = " " * 4
 _COLUMN: Final = 28
 _WIDTH: Final = 78
@@ -84,7 +86,7 @@ def manual(name: str, parser: CommandParser, summary: str, others: Sequence[str]
     options = {option for action in parser._actions for option in action.option_strings}  # noqa: SLF001  the same
     sections = {
         "NAME": f"hf-haul {name} - {summary.rstrip('.')}",
-        "SYNOPSIS": parser.format_usage().partition(":")[2].strip(),
+        "SYNOPSIS": textwrap.dedent(f"{' ' * _USAGE}{parser.format_usage()[_USAGE:]}"),
         "DESCRIPTION": parser.description or "",
         "OPTIONS": parser.format_options(),
         **dict([_titled(parser.notes)] if parser.notes else []),

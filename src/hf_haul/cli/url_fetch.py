@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hf_haul.cancellation import CancelToken
+from hf_haul.cli.download_results import error_as_dict
 from hf_haul.cli.url_lists import WantedUrl, last_name
 from hf_haul.digests import Digest, file_digest
 from hf_haul.engine.event_stream import EventStream, sum_of_sizes
@@ -85,7 +86,7 @@ class FetchedUrl:
             "size": self.size,
             "etag": self.facts.etag,
             "last_modified": self.facts.modified,
-            "error": None if self.error is None else str(self.error),
+            "error": None if self.error is None else error_as_dict(self.error)["error"],
         }
 
 
