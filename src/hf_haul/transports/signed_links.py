@@ -6,9 +6,15 @@ import re
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from urllib.parse import parse_qs
+from typing import Final
+from urllib.parse import unquote_plus
 
 __all__ = ["link_lifetime"]
+
+#: All that is read of a query; the rest, signatures above all, is most of it, and need not be decoded.
+_KEYS: Final = frozenset({
+    "expires", "se", "x-amz-date", "x-amz-expires", "x-goog-date", "x-goog-expires",
+})  # fmt: skip
 
 
 def link_lifetime(url: str, now: Callable[[], float] = time.time) -> float | None:
@@ -17,9 +23,11 @@ def link_lifetime(url: str, now: Callable[[], float] = time.time) -> float | Non
     Reads AWS's ``X-Amz-Date`` with ``X-Amz-Expires``, Google's ``X-Goog-`` pair, CloudFront's ``Expires`` and
     Azure's ``se``.
     """
-    query = {
-        key.lower(): values[-1] for key, values in parse_qs(url.partition("?")[2].partition("#")[0]).items()
-    }
+    query: dict[str, str] = {}
+    for word in url.partition("?")[2].partition("#")[0].split("&"):
+        key, _, value = word.partition("=")
+        if key.lower() in _KEYS:
+            query[key.lower()] = unquote_plus(value)
     try:
         for vendor in ("amz", "goog"):
             signed, lifetime = query.get(f"x-{vendor}-date"), query.get(f"x-{vendor}-expires", "")
