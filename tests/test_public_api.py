@@ -125,3 +125,13 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_the_version_is_a_release_number() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", hf_haul.__version__)
+
+
+def test_what_is_in_the_cache_is_found_without_what_fetches() -> None:
+    """Importing the engine and requests takes longer than the whole call."""
+    code = (
+        "import sys; from hf_haul import hf_hub_download, snapshot_download; "
+        "print(sorted({'requests', 'tenacity', 'hf_haul.manager', 'hf_haul.engine.scheduler'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

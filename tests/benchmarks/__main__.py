@@ -21,7 +21,19 @@ from tests.benchmarks import report
 from tests.benchmarks.harness import Result
 from tests.benchmarks.rig import Options, rig_for
 
-MODULES = ("single", "upstream", "paced", "small", "loader", "queue", "mixed", "stop", "verify", "drawing")
+MODULES = (
+    "single",
+    "upstream",
+    "paced",
+    "small",
+    "loader",
+    "queue",
+    "mixed",
+    "stop",
+    "verify",
+    "drawing",
+    "start",
+)
 #: Those of pairs, which take an hour or more; run if named.
 LONG = ("mechanisms", "fixed")
 #: A quarter of an hour for each round, and more packages than the others; run if named.

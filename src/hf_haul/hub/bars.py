@@ -6,16 +6,18 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from huggingface_hub.utils import tqdm as hf_tqdm  # type: ignore[attr-defined]  # public, but without an __all__
 
-from hf_haul.engine.handle import DownloadHandle, QueueProgress
 from hf_haul.hub import upstream_forks  # noqa: F401  a thread may fork while another moves a bar
 from hf_haul.hub.bar_making import are_bars_disabled, is_hubs_own, make_bar
 from hf_haul.hub.notebooks import needs_text_bar
 from hf_haul.hub.wait_bars import WaitNote
 from hf_haul.threads import start_daemon
+
+if TYPE_CHECKING:
+    from hf_haul.engine.handle import DownloadHandle, QueueProgress
 
 __all__ = [
     "TICK",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from huggingface_hub import constants
 
@@ -23,13 +23,15 @@ from hf_haul.hub.bars import (
 )
 from hf_haul.hub.call_events import CallEvents
 from hf_haul.hub.wait_bars import WaitBar
-from hf_haul.manager import ParallelDownloadManager, default_manager
 from hf_haul.task import (
     DownloadPriority,
     DownloadProgress,
     DownloadState,
     FileRequest,
 )
+
+if TYPE_CHECKING:
+    from hf_haul.manager import ParallelDownloadManager
 
 __all__ = [
     "CallOptions",
@@ -113,6 +115,9 @@ class CallOptions:
     @contextmanager
     def engine(self) -> Iterator[ParallelDownloadManager]:
         """Yield the manager given, the process-wide one, or one for this call alone."""
+        # Brings the engine and requests along, which a call that finds all in the cache does not need.
+        from hf_haul.manager import ParallelDownloadManager, default_manager
+
         if self.manager is not None:
             yield self.manager
         elif not self._changes:

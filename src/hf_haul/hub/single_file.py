@@ -8,7 +8,7 @@ import os
 import posixpath
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from huggingface_hub import DryRunFileInfo, ResolvedRevision, constants
 from huggingface_hub import hf_hub_download as upstream_hf_hub_download
@@ -56,7 +56,6 @@ from hf_haul.hub.upstream_cache import (
     tree_folder,
 )
 from hf_haul.hub.wait_bars import WaitBar
-from hf_haul.manager import ParallelDownloadManager
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
@@ -66,6 +65,9 @@ from hf_haul.task import (
     DownloadPriority,
     FileRequest,
 )
+
+if TYPE_CHECKING:
+    from hf_haul.manager import ParallelDownloadManager
 
 __all__ = ["hf_hub_download"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from huggingface_hub import DryRunFileInfo, constants
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
@@ -19,8 +19,10 @@ from hf_haul.engine.events import EventCallback
 from hf_haul.hub.call_options import CallOptions, ProgressCallback, TqdmClass
 from hf_haul.hub.presets import Preset
 from hf_haul.hub.snapshot_call import make_snapshot_call
-from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import DownloadPriority
+
+if TYPE_CHECKING:
+    from hf_haul.manager import ParallelDownloadManager
 
 __all__ = ["snapshot_download"]
 

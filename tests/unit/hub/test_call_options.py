@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
+from hf_haul import manager as manager_module
 from hf_haul.engine.handle import QueueProgress
 from hf_haul.errors import DownloadCancelledError
 from hf_haul.hub import bar_making
 from hf_haul.hub import bars as bars_module
-from hf_haul.hub import call_options as calls
 from hf_haul.hub.bars import Bars, bars_of_one_file
 from hf_haul.hub.call_options import CallOptions, raise_all
 from hf_haul.task import DownloadPriority, DownloadState
@@ -312,7 +312,7 @@ def test_settings_make_a_manager_of_the_calls_own(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], changed: dict[str, Any]
 ) -> None:
     shared: Any = object()
-    monkeypatch.setattr(calls, "default_manager", lambda: shared)
+    monkeypatch.setattr(manager_module, "default_manager", lambda: shared)
     with CallOptions(**given).engine() as manager:
         if not changed:
             assert manager is shared

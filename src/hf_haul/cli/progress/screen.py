@@ -58,7 +58,7 @@ def closing_line(overview: Overview, now: float) -> str:
     sums, seconds = overview.sums, max(0.0, now - overview.started_at)
     if overview.phase in CHECKING:
         return _closing_of_checks(overview, sums, seconds)
-    if overview.dry_run or overview.phase == "measure":  # the result says it
+    if _is_said(overview):
         return ""
     if not overview.planned:
         return f"stopped after {duration(seconds)}, before anything was fetched"
@@ -82,6 +82,12 @@ def closing_line(overview: Overview, now: float) -> str:
     return f"stopped with {there} there after {duration(seconds)}" + (
         f"; {'; '.join(parts)}" if sums.files_fetched else ""
     )
+
+
+def _is_said(overview: Overview) -> bool:
+    """Return whether the result, or an error before anything was known, says all there is to say."""
+    failed_early = overview.over and not overview.planned
+    return failed_early or overview.dry_run or overview.phase == "measure"
 
 
 def _closing_of_checks(overview: Overview, sums: Sums, seconds: float) -> str:

@@ -143,6 +143,7 @@ def test_files_of_several_repositories_told_as_one_are_not_taken_for_calls() -> 
     ("events", "line"),
     [
         pytest.param([], "stopped after 0:04, before anything was fetched", id="nothing known"),
+        pytest.param([ended("error")], "", id="an error before anything was known"),
         pytest.param([plan(dry_run=True)], "", id="only said what would be done"),
         pytest.param(
             [plan(phase="check"), progress(400, phase="check")],
