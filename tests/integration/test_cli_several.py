@@ -142,6 +142,7 @@ def test_of_several_failures_all_are_told_and_the_first_one_says_how_it_ends(ser
     assert unknown["error"]["kind"] == "not_found"
     assert Path(good["path"]).name == "config.json"
     assert good["files_fetched"] == 1
+    assert unknown["seconds"] < wrong["seconds"], "each has its own"
     assert misspelt["error"]["hint"] == "Did you mean config.json?"
     for result in (wrong, unknown, misspelt):
         assert result["error"]["message"] in done.stderr

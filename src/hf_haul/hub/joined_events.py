@@ -107,7 +107,6 @@ class JoinedEvents:
         if self._planned or any(part.plan is None and part.end is None for part in self._parts):
             return
         self._planned = True
-        self._window.add(event["t"], 0)
         if plans:
             free = [plan["free_disk"] for plan in plans if plan["free_disk"] is not None]
             self.forward(

@@ -91,6 +91,7 @@ class _Part:
     handle: DownloadHandle | None = field(default=None, repr=False)
     path: str | None = None
     error: Exception | None = None
+    sums: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, call: SnapshotCall, number: str, feed: EventFeed | None) -> _Part:
@@ -115,7 +116,7 @@ class _Part:
         if isinstance(self.found, ReadySnapshot):
             self.ready = self.found
         elif isinstance(self.found, str):
-            self.path = self.found
+            self.succeed(self.found)
 
     def submit(self, manager: ParallelDownloadManager, priority: DownloadPriority) -> None:
         """Begin to fetch; there may be nothing to be fetched."""
@@ -130,7 +131,7 @@ class _Part:
                     events=self.stream,
                 )
             else:
-                self.path = self.call.finish(self.ready, [], self.events)
+                self.succeed(self.call.finish(self.ready, [], self.events))
         except Exception as error:  # noqa: BLE001  the others go on
             self.fail(error)
 
@@ -145,18 +146,22 @@ class _Part:
         try:
             if not errors and self.handle.state is DownloadState.CANCELLED:
                 raise DownloadCancelledError(f"{repo_id}: the download was cancelled")
-            self.path = self.call.finish(self.ready, errors, self.events)
+            self.succeed(self.call.finish(self.ready, errors, self.events))
         except Exception as error:  # noqa: BLE001  the others go on
             self.fail(error)
         return True
 
+    def succeed(self, path: str) -> None:
+        self.path, self.sums = path, self.stream.sums()
+
     def fail(self, error: Exception) -> None:
         self.error = error
         self.events.error(error)
+        self.sums = self.stream.sums()
 
     def result(self) -> SnapshotResult:
         commit = commit_in(self.path) if self.ready is None else self.ready.commit
-        return SnapshotResult(self.path, commit, self.error, self.stream.sums())
+        return SnapshotResult(self.path, commit, self.error, self.sums)
 
 
 @contextmanager

@@ -76,9 +76,9 @@ def test_progress_is_told_once_a_second_for_all_and_adds_up() -> None:
     )
     first, second = log.of("progress")
     assert (first["done"], first["total"], first["files_total"]) == (150, 1500, 6), "as far as the plan says"
-    assert (first["fetched"], first["rate"]) == (100, 100.0)
-    assert (second["done"], second["fetched"], second["rate"], second["connections"]) == (360, 310, 155.0, 2)
-    assert second["eta"] == (1500 - 360) / 155.0
+    assert (first["fetched"], first["rate"], first["eta"]) == (100, 0.0, None), "nobody knows yet"
+    assert (second["done"], second["fetched"], second["rate"], second["connections"]) == (360, 310, 210.0, 2)
+    assert second["eta"] == (1500 - 360) / 210.0
     assert second["active"] == [{"path": "x", "done": 1, "total": 9, "repo_id": "org/0"}]
     assert "repo_id" not in second
 
