@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import pydoc
 import sys
 from typing import Any
 
@@ -32,12 +30,16 @@ def add_help(commands: Any, whole: argparse.ArgumentParser) -> None:
             name = arguments.command
             text = manual(name, known[name], summaries_of(whole)[name], list(known))
         else:
+            import difflib
+
             near = difflib.get_close_matches(arguments.command, known, n=1)
             raise UsageError(
                 f"there is no command {arguments.command!r}"
                 + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}")
             )
         if sys.stdout is not None and sys.stdout.isatty():
+            import pydoc  # brings much along
+
             pydoc.pager(text)
         else:
             print_result(text)

@@ -7,7 +7,6 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -129,6 +128,8 @@ def run_and_wait(path: str, program: Sequence[str], environ: Mapping[str, str]) 
     Raises:
         OSError: It cannot be run.
     """
+    import subprocess  # which no other command needs
+
     child = subprocess.Popen(list(program), executable=path, env=dict(environ))  # noqa: S603  as asked for
 
     def pass_on(number: int, _frame: object) -> None:

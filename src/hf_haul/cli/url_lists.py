@@ -15,16 +15,7 @@ from hf_haul.errors import InvalidUrlError, UnsafePathError
 from hf_haul.storage.safe_paths import require_safe_path
 from hf_haul.urls import parse_url, redact
 
-__all__ = ["LIST_HELP", "WantedUrl", "last_name", "read_list", "read_lists"]
-
-#: How a list is written; shown in the help.
-LIST_HELP: Final = """\
-lists:
-  of -i: a URL on each line, and behind it, where it is known, what the file is:
-    URL checksum=sha256:HEX out=FOLDER/NAME
-  checksum= takes sha256:, sha1: or md5: and hex digits; out= takes the rest of
-  the line, a path below --dir. Empty lines and lines that begin with # are
-  passed over."""
+__all__ = ["WantedUrl", "last_name", "read_list", "read_lists"]
 
 #: Wrong lines of a list that are named at the most.
 _MOST_NAMED: Final = 20

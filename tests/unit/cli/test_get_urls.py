@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from hf_haul.cli import command as cli
-from hf_haul.cli import get
+from hf_haul.cli import get_urls
 from hf_haul.cli.url_lists import WantedUrl
 from hf_haul.digests import Digest
 
 
 def _wanted(*argv: str) -> tuple[list[WantedUrl], Path]:
-    return get._wanted(cli._parser().parse_args(["get", *argv]))
+    return get_urls._wanted(cli._parser().parse_args(["get", *argv]))
 
 
 @pytest.mark.parametrize(
