@@ -173,7 +173,10 @@ def test_sigterm_ends_it_also_where_it_is_the_first_process_of_a_container(tmp_p
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell's pipes")
-@pytest.mark.parametrize("line", ["download org/tiny", "download org/tiny --dry-run", "--help", "env"])
+@pytest.mark.parametrize(
+    "line",
+    ["download org/tiny", "download -r org/tiny --json", "download org/tiny --dry-run", "--help", "env"],
+)
 def test_a_pipe_that_nobody_reads_is_no_error(line: str, env: dict[str, str], tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -13,7 +13,7 @@ import pytest
 from tests.support.hub import ServedRepo, hub_environment, serve_repo
 from tests.support.repos import contents
 
-from hf_haul.localhub.testing.faults import Corrupt, Status
+from hf_haul.localhub.testing.faults import Corrupt, Stall, Status
 
 COMMAND = [sys.executable, "-W", "error", "-m", "hf_haul.cli", "download"]
 
@@ -156,6 +156,23 @@ def test_a_hub_that_limits_requests_is_waited_for_and_said(served: ServedRepo, e
     waits = [event for event in events if event["ev"] == "wait"]
     assert [wait["reason"] for wait in waits] == ["rate_limit"]
     assert [event["ev"] for event in events if event["ev"] in {"plan", "done"}] == ["plan", "done"]
+
+
+def test_without_retries_a_stall_ends_it_and_the_next_call_goes_on(
+    served: ServedRepo, env: dict[str, str]
+) -> None:
+    name = "model-00001-of-00002.safetensors"
+    served.hub.faults.add(Stall(after=100_000), kind="cdn", path=name, times=None)
+    done = _run(env, "org/tiny", name, "--timeout", "1", "--retries", "0", "--json")
+    assert done.returncode == 5, done.stderr
+    found = _result(done)
+    assert found["error"]["kind"] == "network"
+    assert "gave up after 1 attempts" in found["error"]["message"]
+    assert "no byte for 1 s" in found["error"]["message"]
+    served.hub.faults.clear()
+    again = _result(_run(env, "org/tiny", name, "--json"))
+    assert again["bytes_reused"] > 0
+    assert again["bytes_reused"] + again["bytes_fetched"] == (served.folder / name).stat().st_size
 
 
 def test_no_verify_lets_wrong_bytes_pass_and_says_so(served: ServedRepo, env: dict[str, str]) -> None:
