@@ -136,6 +136,7 @@ def _log_shown(verbose: int) -> Iterator[None]:
     if not root.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(LogFormatter())
+        handler.addFilter(_is_not_shown_already)
         root.addHandler(handler)
     try:
         yield
@@ -144,6 +145,12 @@ def _log_shown(verbose: int) -> Iterator[None]:
         ours.setLevel(before[1])
         if handler is not None:
             root.removeHandler(handler)
+
+
+def _is_not_shown_already(record: logging.LogRecord) -> bool:
+    """Return whether a line is still to be shown: huggingface_hub's logger shows its own itself."""
+    name = record.name.partition(".")[0]
+    return name != "huggingface_hub" or not logging.getLogger(name).handlers
 
 
 @contextmanager

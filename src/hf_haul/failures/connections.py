@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from hf_haul.failures.failure import RUN_AGAIN, Failure, FailureKind, says_itself
+from hf_haul.failures.failure import RUN_AGAIN, Failure, FailureKind, says_itself, sentences
 from hf_haul.urls import redact, source_of
 
 __all__ = [
     "CERTIFICATES",
     "read_bad_answer",
     "read_broken",
+    "read_certificate",
+    "read_exhausted",
     "read_metadata",
     "read_no_answer",
     "read_no_connection",
@@ -24,6 +26,11 @@ CERTIFICATES: Final = (
     "Behind a proxy that opens TLS, name its certificates in SSL_CERT_FILE or REQUESTS_CA_BUNDLE; "
     "otherwise check this machine's clock, and the address"
 )
+#: What OpenSSL says where the other side answers with something else than TLS.
+_NO_TLS: Final = ("wrong version number", "record layer failure", "http request", "unknown protocol")
+_WITHOUT_TLS: Final = "If it is a server without TLS, write http:// in place of https://; else check the port and the proxy settings"
+#: A URL, and what of it tells which server it is about.
+_URL_PATH: Final = re.compile(r"(https?://[^/\s]+)/\S*")
 _NETWORK: Final = "Check the connection, the proxy settings (HTTPS_PROXY, NO_PROXY) and HF_ENDPOINT"
 _LOG_IN_TO_NETWORK: Final = (
     "Open any web page in a browser and log in to the network; else check HF_ENDPOINT and the proxy settings"
@@ -54,12 +61,34 @@ def read_no_connection(error: Any) -> Failure:
 
 
 def _distrusted(error: Any) -> Failure:
-    why = re.sub(r"\[[^\]]*\]\s*|\s*\(_ssl[^)]*\)", "", str(error)) or "no reason was given"
+    return _no_tls(_source(error), str(error))
+
+
+def read_certificate(error: Any) -> Failure | None:
+    """Return what it means that TLS refused the server of a file, in the same words."""
+    who, colon, why = sentences(error)[0].partition(": TLS refused the server: ")
+    return _no_tls(who, why) if colon else says_itself(FailureKind.NETWORK, CERTIFICATES)(error)
+
+
+def _no_tls(who: str, said: str) -> Failure:
+    """Return why there is no TLS with a server, from what OpenSSL says."""
+    why = re.sub(r"\[[^\]]*\]\s*|\s*\(_ssl[^)]*\)", "", said) or "no reason was given"
+    if any(words in why for words in _NO_TLS):
+        return Failure(FailureKind.NETWORK, f"{who} does not speak TLS ({why})", _WITHOUT_TLS)
     return Failure(
-        FailureKind.NETWORK,
-        f"{_source(error)} cannot be trusted: its certificate was refused ({why})",
-        CERTIFICATES,
+        FailureKind.NETWORK, f"{who} cannot be trusted: its certificate was refused ({why})", CERTIFICATES
     )
+
+
+def read_exhausted(error: Any) -> Failure | None:
+    """Return what went wrong in the end, first; how often and how long it was tried is for those who look."""
+    last = error.__cause__
+    if type(last).__name__ in {"NoneType", "RetriesExhaustedError"} or not str(last):
+        return None
+    text = _URL_PATH.sub(r"\1", str(last).splitlines()[0]).rstrip(".")
+    tried = str(error).partition("gave up ")[2].partition("; the last error: ")[0]
+    details = (f"gave up {tried}", str(last)) if tried else (str(last),)
+    return Failure(FailureKind.NETWORK, text, RUN_AGAIN, details)
 
 
 def read_no_answer(error: Any) -> Failure:

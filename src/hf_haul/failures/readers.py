@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from hf_haul.failures.connections import (
-    CERTIFICATES,
     read_bad_answer,
     read_broken,
+    read_certificate,
+    read_exhausted,
     read_metadata,
     read_no_answer,
     read_no_connection,
@@ -163,7 +164,8 @@ _READERS: Final[Mapping[str, Reader]] = {
     "InvalidUrlError": says_itself(FailureKind.USAGE),
     "HttpStatusError": read_status,
     "SourceChangedError": says_itself(FailureKind.INTEGRITY, RUN_AGAIN),
-    "CertificateError": says_itself(FailureKind.NETWORK, CERTIFICATES),
+    "CertificateError": read_certificate,
+    "RetriesExhaustedError": read_exhausted,
     "TransferError": says_itself(FailureKind.NETWORK, RUN_AGAIN),
     "DiskFullError": says_itself(FailureKind.DISK),
     "TooManyOpenFilesError": says_itself(FailureKind.OTHER, MORE_FILES),

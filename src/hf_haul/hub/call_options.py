@@ -210,8 +210,8 @@ def raise_all(errors: Sequence[tuple[str, BaseException]]) -> NoReturn:
     (path, first), *others = errors
     if not isinstance(first, DownloadCancelledError) and not hasattr(first, "named_file"):
         first.named_file = path  # type: ignore[attr-defined]  # any error takes attributes
-    reason = describe(first).text
-    said = [(path, describe(error).text) for path, error in others]
+    reason = describe(first).text.removeprefix(f"{path}: ")
+    said = [(path, describe(error).text.removeprefix(f"{path}: ")) for path, error in others]
     same = [path for path, text in said if text == reason]
     if same:
         add_note(first, f"also failed, for the same reason: {_listed(same)}")

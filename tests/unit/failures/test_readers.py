@@ -313,6 +313,23 @@ CASES = [
     pytest.param(errors.DiskFullError("Not enough. Free some."), K.DISK, "Not enough", id="will not fit"),
     pytest.param(errors.InvalidUrlError("no URL"), K.USAGE, "no URL", id="no URL"),
     pytest.param(errors.CertificateError("h: no trust"), K.NETWORK, "h: no trust", id="TLS"),
+    pytest.param(
+        errors.CertificateError(
+            "a.bin: h: TLS refused the server: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed "
+            "certificate (_ssl.c:1006). Behind a proxy that opens TLS, name its certificate in REQUESTS_CA_BUNDLE"
+        ),
+        K.NETWORK,
+        "a.bin: h cannot be trusted: its certificate was refused (certificate verify failed: self-signed certificate)",
+        id="TLS of bytes",
+    ),
+    pytest.param(
+        errors.CertificateError(
+            "h: TLS refused the server: [SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1)"
+        ),
+        K.NETWORK,
+        "h does not speak TLS (wrong version number)",
+        id="no TLS at all",
+    ),
     pytest.param(errors.UnsafePathError("../a leads out"), K.OTHER, "../a leads out", id="an unsafe path"),
     pytest.param(errors.TooManyOpenFilesError("too many"), K.OTHER, "too many", id="too many files"),
     pytest.param(
@@ -392,3 +409,16 @@ def test_a_failure_of_a_subclass_that_nobody_knows_is_said_as_its_base_class_is(
     assert describe(Odd("h: closed")) == Failure(
         K.NETWORK, "h: closed", "Run it again a little later: it goes on from what is there"
     )
+
+
+def test_what_lasted_is_told_first_and_how_long_it_was_tried_below() -> None:
+    last = errors.ServerBusyError("a.bin: https://cdn.test/lfs/aa/bb?X=1 answered 500")
+    error = errors.RetriesExhaustedError(
+        "a.bin: gave up after 9 attempts, the last 8 of them and 60 s without a new byte; the last error: ..."
+    )
+    error.__cause__ = last
+    found = describe(error)
+    assert found.text == "a.bin: https://cdn.test answered 500"
+    assert found.hint is not None
+    assert found.details[0] == "gave up after 9 attempts, the last 8 of them and 60 s without a new byte"
+    assert "https://cdn.test/lfs/aa/bb" in found.details[1]
