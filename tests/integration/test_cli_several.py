@@ -120,10 +120,30 @@ def test_a_repository_that_does_not_exist_does_not_stop_the_others(served: _Serv
         served.digests["org/a"],
         served.digests["org/b"],
     ]
-    errors = [line for line in done.stderr.splitlines() if line.startswith("hf-haul: ")]
-    assert errors == [
-        "hf-haul: error: Repository org/nope does not exist, or may not be seen without a token"
+    said = [line for line in done.stderr.splitlines() if line.startswith("hf-haul: ")]
+    assert said == [
+        "hf-haul: error: Repository org/nope does not exist, or may not be seen without a token",
+        "hf-haul: 1 of 3 repositories failed: org/nope",
     ]
+
+
+def test_a_failure_is_said_as_soon_as_it_is_known(served: _Served) -> None:
+    stall = served.hub.faults.add(Stall(after=100_000), kind="cdn", path=SHARD, times=None)
+    with subprocess.Popen(
+        [*COMMAND, *_options(["org/a", "org/nope"])],
+        env=served.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert stall.wait(30), "the other goes on"
+            assert process.poll() is None
+        finally:
+            process.kill()
+    assert line.startswith("hf-haul: error: Repository org/nope does not exist")
 
 
 def test_of_several_failures_all_are_told_and_the_first_one_says_how_it_ends(served: _Served) -> None:

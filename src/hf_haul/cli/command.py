@@ -92,7 +92,7 @@ def _carry_out(arguments: argparse.Namespace, shown: Showing, *, as_object: bool
             return run(arguments)
     mode = chosen_mode(arguments.progress, quiet=getattr(arguments, "quiet", False), stream=sys.stderr)
     with nullcontext(shown) if shown.on_event is not None else showing(mode) as shown, _warnings_in_words():
-        arguments.on_event = shown.on_event
+        arguments.on_event, arguments.shown_as = shown.on_event, shown.mode
         try:
             return run(arguments)
         except Exception as error:  # noqa: BLE001  the same

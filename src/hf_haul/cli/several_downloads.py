@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hf_haul.cli.download_results import CallNotes, error_as_dict, print_dry_run, print_json, result_as_dict
 from hf_haul.cli.exit_codes import ExitCode, UsageError, exit_code_of
 from hf_haul.cli.folders import shown
-from hf_haul.cli.messages import say_error
+from hf_haul.cli.messages import say, say_error
 from hf_haul.cli.repo_arguments import RepoArgument
 from hf_haul.cli.repo_lists import WantedRepo
 from hf_haul.cli.streams import print_result
@@ -27,6 +27,8 @@ __all__ = ["download_several", "local_dir_of", "say_what_is_planned"]
 
 #: Repositories that are asked about at once in a dry run.
 _ASKED_AT_ONCE: Final = 4
+#: Repositories that failed and are named in the last line.
+_MOST_NAMED: Final = 5
 
 
 def local_dir_of(folder: str | None, repo: RepoArgument) -> str | None:
@@ -81,12 +83,15 @@ def download_several(
     from hf_haul.task import DownloadPriority  # the same
 
     _require_own_folders(wanted, arguments.local_dir)
+    spellings = {each.repo: each.spelling for each in reversed(wanted)}
     repos = list(dict.fromkeys(each.repo for each in wanted))  # what is named twice is fetched once
+    failures = _Failures([spellings[repo] for repo in repos], by_events=arguments.shown_as == "json")
     found = download_snapshots(
         [make_call(repo) for repo in repos],
         manager=manager,
         priority=DownloadPriority(arguments.priority),
         on_event=notes.on_event,
+        on_failure=failures.say,
     )
     results = dict(zip(repos, found, strict=True))
     if arguments.format == "json":
@@ -98,7 +103,7 @@ def download_several(
             path = _path(each.repo, results[each.repo])
             if path is not None:
                 print_result(f"path={path}" if arguments.format == "agent" else path)
-    return _end([(each.spelling, results[each.repo].error) for each in wanted])
+    return failures.end([result.error for result in found])
 
 
 def _path(repo: RepoArgument, result: SnapshotResult) -> str | None:
@@ -160,18 +165,50 @@ def say_what_is_planned(
             if plans[each.repo].error is None:
                 print_result(f"{each.spelling}:")
                 print_dry_run(plans[each.repo].found, arguments.format)
-    return _end([(each.spelling, plans[each.repo].error) for each in wanted])
+    failures = _Failures([each.spelling for each in wanted], by_events=arguments.shown_as == "json")
+    return failures.end([plans[each.repo].error for each in wanted])
 
 
 def _first_code(errors: Sequence[Exception | None]) -> int:
     return next((int(exit_code_of(error)) for error in errors if error is not None), 0)
 
 
-def _end(errors: Sequence[tuple[str, Exception | None]]) -> int:
-    """Say what went wrong, each error once; return the exit code, of several failures the first one's."""
-    said = {error: spelling for spelling, error in reversed(errors) if error is not None}
-    for error, spelling in reversed(said.items()):
-        if describe(error).kind is FailureKind.UNFORESEEN:
-            raise error
-        say_error(error, about=shown(spelling))
-    return _first_code([error for _, error in errors]) or ExitCode.DONE
+class _Failures:
+    """Says why repositories failed, each once.
+
+    Args:
+        spellings: What they are called, in their order.
+        by_events: Whether events tell of failures, too, and of how many there are.
+    """
+
+    def __init__(self, spellings: Sequence[str], *, by_events: bool) -> None:
+        self._spellings = spellings
+        self._by_events = by_events
+        self._said: set[int] = set()
+
+    def say(self, number: int, error: Exception) -> None:
+        """Say why one fails, as soon as that is known, unless it is a fault of ours, to be seen whole."""
+        if not self._by_events and describe(error).kind is not FailureKind.UNFORESEEN:
+            self._said.add(number)
+            say_error(error, about=shown(self._spellings[number]))
+
+    def end(self, errors: Sequence[Exception | None]) -> int:
+        """Say what is not said yet, and how many failed.
+
+        Args:
+            errors: Why each failed.
+
+        Returns:
+            The exit code, of several failures the first one's.
+        """
+        failed = {number: error for number, error in enumerate(errors) if error is not None}
+        for number, error in failed.items():
+            if describe(error).kind is FailureKind.UNFORESEEN:
+                raise error
+            if number not in self._said:
+                say_error(error, about=shown(self._spellings[number]))
+        if failed and len(errors) > 1 and not self._by_events:
+            names = ", ".join(shown(self._spellings[number]) for number in list(failed)[:_MOST_NAMED])
+            more = f" and {len(failed) - _MOST_NAMED} more" if len(failed) > _MOST_NAMED else ""
+            say(f"{len(failed)} of {len(errors)} repositories failed: {names}{more}")
+        return _first_code(errors) or ExitCode.DONE

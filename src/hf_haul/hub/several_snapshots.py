@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -53,6 +53,7 @@ def download_snapshots(
     manager: ParallelDownloadManager | None = None,
     priority: DownloadPriority = DownloadPriority.NORMAL,
     on_event: EventCallback | None = None,
+    on_failure: Callable[[int, Exception], object] | None = None,
 ) -> list[SnapshotResult]:
     """Download several snapshots together: their files share connections and limits.
 
@@ -65,12 +66,15 @@ def download_snapshots(
         priority: Urgency among all downloads of the manager.
         on_event: Called with every event, on one thread; :class:`~hf_haul.hub.joined_events.JoinedEvents`
             says which there are.
+        on_failure: Called on the caller's thread as soon as it is known that one of the snapshots fails, with
+            its number and why.
 
     Returns:
         What became of each, in their order.
     """
     feed = None if on_event is None else EventFeed(JoinedEvents(len(calls), on_event).on_event)
-    parts = [_Part.begin(call, str(number), feed) for number, call in enumerate(calls)]
+    told = on_failure if on_failure is not None else _ignore
+    parts = [_Part.begin(call, number, feed, told) for number, call in enumerate(calls)]
     with _told(parts, feed):
         _prepare(parts)
         for part in parts:
@@ -83,7 +87,9 @@ def download_snapshots(
 class _Part:
     """One snapshot of several."""
 
+    number: int
     call: SnapshotCall
+    on_failure: Callable[[int, Exception], object]
     stream: EventStream
     events: CallEvents
     ready: ReadySnapshot | None = None
@@ -94,22 +100,30 @@ class _Part:
     sums: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, call: SnapshotCall, number: str, feed: EventFeed | None) -> _Part:
+    def begin(
+        cls,
+        call: SnapshotCall,
+        number: int,
+        feed: EventFeed | None,
+        on_failure: Callable[[int, Exception], object],
+    ) -> _Part:
         # The number tells apart what has one name: a repository at two revisions, a model and a dataset.
-        stream = EventStream([feed] if feed is not None else [], call.files.repository.repo_id, number)
+        feeds = [] if feed is None else [feed]
+        stream = EventStream(feeds, call.files.repository.repo_id, str(number))
         events = CallEvents(stream)
-        return cls(call.attended(events), stream, events)
+        return cls(number, call.attended(events), on_failure, stream, events)
 
-    def prepare(self) -> None:
-        """Find out what there is to fetch."""
+    def prepare(self) -> Exception | None:
+        """Find out what there is to fetch, on a thread; return why that is not known."""
         try:
             with self.events.reviewing():
                 self.found = self.call.prepare()
         except Exception as error:  # noqa: BLE001  the others go on
-            self.fail(error)
+            return error
+        return None
 
     def tell(self) -> None:
-        """Tell the plan, or the error that there is none."""
+        """Tell the plan, if there is one."""
         if self.error is not None:
             return
         self.call.tell(self.found, self.events)
@@ -158,10 +172,15 @@ class _Part:
         self.error = error
         self.events.error(error)
         self.sums = self.stream.sums()
+        self.on_failure(self.number, error)
 
     def result(self) -> SnapshotResult:
         commit = commit_in(self.path) if self.ready is None else self.ready.commit
         return SnapshotResult(self.path, commit, self.error, self.sums)
+
+
+def _ignore(_number: int, _error: Exception) -> None:
+    """Do nothing."""
 
 
 @contextmanager
@@ -184,8 +203,9 @@ def _prepare(parts: Sequence[_Part]) -> None:
     with closing(
         results_in_threads("hf-haul-listing", _ASKED_AT_ONCE, _Part.prepare, parts, lambda: None)
     ) as results:
-        for _ in results:
-            pass
+        for result in results:
+            if result is not None and result[1] is not None:
+                result[0].fail(result[1])
 
 
 def _fetch(parts: Sequence[_Part], manager: ParallelDownloadManager, priority: DownloadPriority) -> None:
