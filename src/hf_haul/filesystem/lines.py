@@ -38,7 +38,8 @@ class LineReader:
     def _start_lines(self) -> None:
         self._block: tuple[int, bytes] = (0, b"")  # an offset, and some bytes from there on
         self._block_size = _FIRST_BLOCK
-        self._small_stop = 0  # where the last small read ended
+        self._small_stop = 0  # where the last read ended
+        self._noted = 0  # up to where of that the reader knows
         self._lines: io.BytesIO | None = None  # whole lines, the position in which is the file's
         self._lines_at = 0
         self._own = threading.local()  # its ``lines`` are those that this thread began
@@ -84,23 +85,28 @@ class LineReader:
     def _read_small(self, start: int, stop: int, reader: FileReader) -> bytes | None:
         """Return the bytes of a small read in order, or ``None`` if it is no such read.
 
-        A block is taken at once of what is in memory or on its way; nothing is asked for that would not be.
-        Text and what is compressed come in reads of 8 KiB: 10,000 take 0.1 s of CPU time so, and else 0.3 s.
+        A block is taken at once of what is in memory; nothing is asked for or waited for that would not be,
+        and the reader is told later how much of it was read. Text and what is compressed come in reads of
+        8 KiB: 10,000 take 0.1 s of CPU time so, and else 0.3 s.
         """
-        if stop - start > _SMALL:
-            return None
         offset, block = self._block
-        if offset <= start and stop <= offset + len(block):
+        small = stop - start <= _SMALL
+        if small and offset <= start and stop <= offset + len(block):
             self._small_stop = stop
             return block[start - offset : stop - offset]
-        follows, self._small_stop = start == self._small_stop, stop
-        if not follows or start == 0:
+        if self._small_stop > self._noted:
+            reader.note(self._noted, self._small_stop)
+        follows = small and start == self._small_stop and start > 0
+        self._small_stop = self._noted = stop
+        if not follows:
             return None
-        end = min(reader.held_to(start), start + _LARGEST_BLOCK // 2)
-        if end < start + 2 * (stop - start):
+        # Half of it at the most: who tells of what comes after it must not be told too late.
+        end = start + min((reader.held_to(start) - start) // 2, _LARGEST_BLOCK // 2)
+        held = reader.read_held(start, end) if end >= start + 2 * (stop - start) else None
+        if held is None:
             return None
-        self._block = (start, reader.read(start, end))
-        return self._block[1][: stop - start]
+        self._block, self._noted = (start, held), start
+        return held[: stop - start]
 
     # ---- lines
 

@@ -325,11 +325,11 @@ class Extents:
 
     # ---- fetching ahead
 
-    def covered_to(self, source: RangeSource, start: int) -> int:
-        """Return the first byte from ``start`` on that is neither here nor on its way."""
+    def covered_to(self, source: RangeSource, start: int, *, arrived: bool = False) -> int:
+        """Return the first byte from ``start`` on that is not here nor, unless ``arrived``, on its way."""
         with self._lock:
             for extent in self._file(source).overlapping(start, source.size):
-                if extent.start > start:
+                if extent.start > start or (arrived and not extent.data):
                     break
                 start = extent.stop
             return start

@@ -90,8 +90,20 @@ class FileReader:
         return data
 
     def held_to(self, start: int) -> int:
-        """Return the first byte from ``start`` on that is neither in memory nor on its way."""
-        return self._extents.covered_to(self._source, start)
+        """Return the first byte from ``start`` on that is not in memory."""
+        return self._extents.covered_to(self._source, start, arrived=True)
+
+    def read_held(self, start: int, stop: int) -> bytes | None:
+        """Return bytes that are in memory, ``None`` if not all are; :meth:`note` tells of them afterwards.
+
+        Raises:
+            TransferError: They do not come.
+        """
+        return self._extents.read_held(self._source, start, stop)
+
+    def note(self, start: int, stop: int) -> None:
+        """Note that bytes were read which :meth:`read_held` gave, and fetch what comes next."""
+        self._prepare(start, stop)
 
     def _read_whole(self) -> bytes:
         """Return the whole file, checked against its digest."""
