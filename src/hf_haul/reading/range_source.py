@@ -323,6 +323,7 @@ class RangeSource:
             clock=self._clock,
             server_wait=lambda: fill.cancel_token.server_wait,
             subject=self.remote.path,
+            part=f"bytes {fill.start}-{fill.start + len(fill.view) - 1}",
             source=self.origin,
         )(attempt)
 

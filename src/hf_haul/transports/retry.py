@@ -232,6 +232,7 @@ def retrying(
     server_wait: Callable[[], float] = lambda: 0.0,
     jitter: Callable[[], float] = random.random,
     subject: str = "",
+    part: str = "",
     source: str = "",
     began: float | None = None,
 ) -> Retrying:
@@ -252,6 +253,7 @@ def retrying(
             (``RateLimits.wait``).
         jitter: A number from 0 up to 1.
         subject: What is being fetched; stands in the message.
+        part: Which part of it, if somebody asked for that part; the same.
         source: Where from: ``scheme://host:port``.
         began: When the first attempt began, on ``clock``, if that was before this call.
     """
@@ -284,7 +286,7 @@ def retrying(
             asked += "; HF_HAUL_GIVE_UP_AFTER sets how long is tried"
         what = str(error).removeprefix(f"{subject}: ")
         raise RetriesExhaustedError(
-            f"{subject + ': ' if subject else ''}gave up after {state.attempt_number} attempts, the last {budget.failures} of them "
+            f"{subject + ': ' if subject else ''}gave up {'on ' + part + ' ' if part else ''}after {state.attempt_number} attempts, the last {budget.failures} of them "
             f"and {max(0.0, budget.seconds):.0f} s without a new byte{asked}; the last error: {what}",
             retry_after=error.retry_after,
         ) from error
