@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "forks"),
     ("urls", "descriptors"),
     ("digests", "waits"),
-    ("cancellation", "redaction", "ranges", "task", "config", "processors", "threads"),
+    ("cancellation", "redaction", "ranges", "task", "config", "processors", "retry_after", "threads"),
     ("limiter", "metrics", "finalizers", "failures"),
     ("storage", "transports"),
     ("engine", "reading"),
@@ -62,6 +62,7 @@ PURE = (
     "engine/priority",
     "engine/plan",
     "reading/readahead",
+    "reading/siblings",
 )
 
 

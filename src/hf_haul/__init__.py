@@ -25,6 +25,7 @@ The modules, from the ground up; each imports only what stands above it here:
 - ``ranges``: half-open byte ranges; the only place that knows HTTP's inclusive end
 - ``urls``: the one place that reads a URL: its host, its origin, what may be shown of it
 - ``redaction``: keeps secrets out of what libraries log and raise while they work for us
+- ``retry_after``: how long a server asks its clients to wait: the one reading of ``Retry-After``
 - ``failures``: what an error means to people: what happened, where, what to do
 - ``task``: values about one file: source, destination, digest, priority, state, progress
 - ``config``: settings, defaults, the only reading of ``HF_HAUL_*`` variables

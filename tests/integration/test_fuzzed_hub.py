@@ -24,6 +24,7 @@ from huggingface_hub import errors as upstream_errors
 from tests.support.raw_hub import RawAnswer, RawHub
 from tests.support.repos import random_bytes
 
+from hf_haul import retry_after
 from hf_haul.config import KiB, Settings, Timings
 from hf_haul.errors import HaulError
 from hf_haul.filesystem import HaulFileSystem
@@ -307,8 +308,9 @@ def run(door: str, seed: str, folder: Path) -> None:
 def in_no_time(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let nothing wait for long that waits for a reason."""
     patch.setattr(asking, "_WAITS", (0.0, 0.0))
-    patch.setattr(pacing, "MAX_BUSY_WAIT", 0.02)
-    patch.setattr(pacing, "MAX_RATE_LIMIT_WAIT", 0.02)
+    for module in (retry_after, pacing):
+        patch.setattr(module, "MAX_BUSY_WAIT", 0.02)
+        patch.setattr(module, "MAX_RATE_LIMIT_WAIT", 0.02)
     patch.setattr(retry, "MAX_RATE_LIMIT_WAIT", 0.02)
     yield
 

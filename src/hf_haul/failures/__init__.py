@@ -8,7 +8,7 @@ of the Hub, of the network, and of this machine.
 huggingface_hub's errors and httpx's are known by the names of their classes: this package is far below those
 that may import them, because the engine tells of failures, too.
 
-May import ``errors``, ``urls`` and ``redaction``. Does no I/O.
+May import ``errors``, ``urls``, ``redaction`` and ``retry_after``. Does no I/O.
 """
 
 from __future__ import annotations

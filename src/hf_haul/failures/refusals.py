@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from hf_haul.errors import HttpStatusError
 from hf_haul.failures.failure import LOG_IN, RUN_AGAIN, Failure, FailureKind
+from hf_haul.retry_after import parse_retry_after
 from hf_haul.urls import redact, source_of
 
 __all__ = [
@@ -194,8 +195,8 @@ def _of_status(status: int, url: str, headers: Mapping[str, str]) -> Failure:
             "Set HTTPS_PROXY with it",
         )
     if status == 429:
-        asked = headers.get("Retry-After", "")
-        when = f"in {asked} s" if asked.isdecimal() else "in a few minutes"
+        seconds = parse_retry_after(status, headers)
+        when = "in a few minutes" if seconds is None else f"in {seconds:.0f} s"
         return Failure(
             FailureKind.NETWORK,
             f"{source} takes no more requests for now (429)",

@@ -28,7 +28,8 @@ from hf_haul.cancellation import CancelToken
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import HaltedError, HaulError, HttpStatusError
 from hf_haul.redaction import redacting
-from hf_haul.transports.pacing import ServerWaits, parse_retry_after
+from hf_haul.retry_after import parse_retry_after
+from hf_haul.transports.pacing import ServerWaits
 from hf_haul.urls import host_of, redact
 from hf_haul.waits import Wait, WaitReason, Waits, in_words, unattended
 

@@ -19,7 +19,8 @@ from hf_haul.errors import (
     StalledError,
     TransferError,
 )
-from hf_haul.transports.pacing import MAX_RATE_LIMIT_WAIT, ServerWaits
+from hf_haul.retry_after import MAX_RATE_LIMIT_WAIT
+from hf_haul.transports.pacing import ServerWaits
 from hf_haul.urls import host_of
 from hf_haul.waits import Wait, WaitReason, in_words
 

@@ -10,12 +10,10 @@ from requests.structures import CaseInsensitiveDict
 from tests.support.clock import FakeCancelToken, FakeClock
 
 from hf_haul.errors import HaltedError
+from hf_haul.retry_after import MAX_BUSY_WAIT, MAX_RATE_LIMIT_WAIT, parse_retry_after
 from hf_haul.transports.pacing import (
-    MAX_BUSY_WAIT,
-    MAX_RATE_LIMIT_WAIT,
     RateLimits,
     ServerWaits,
-    parse_retry_after,
 )
 
 WALL = 1_800_000_000.0
