@@ -48,10 +48,15 @@ class _Deferred:
     """The deferred work, and the thread that does it.
 
     No lock: ``SimpleQueue.put`` is made to be called from finalizers, and everything else is a single
-    assignment. At the worst there are two threads for a while.
+    assignment. At the worst there are two threads for a while. Not a
+    :class:`~hf_haul.threads.ThreadGroup`, which has a lock.
+
+    Args:
+        idle_seconds: Seconds without work after which the thread ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, idle_seconds: float = _IDLE_SECONDS) -> None:
+        self.idle_seconds = idle_seconds
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self.attended_at = time.monotonic()
         self.has_thread = False
@@ -68,7 +73,7 @@ class _Deferred:
 
     def run(self) -> None:
         try:
-            while self.do_next(_IDLE_SECONDS) or self.is_wanted():
+            while self.do_next(self.idle_seconds) or self.is_wanted():
                 pass
         finally:
             self.has_thread = False
@@ -76,7 +81,7 @@ class _Deferred:
             self.attend()
 
     def is_wanted(self) -> bool:
-        return bool(_expected or _under_way) or time.monotonic() - self.attended_at < _IDLE_SECONDS
+        return bool(_expected or _under_way) or time.monotonic() - self.attended_at < self.idle_seconds
 
     def do_next(self, seconds: float) -> bool:
         try:

@@ -150,10 +150,6 @@ class RangeSet:
         self._starts[low:high] = kept_starts
         self._stops[low:high] = kept_stops
 
-    def covers(self, start: int, stop: int) -> bool:
-        """Return whether every byte from ``start`` up to ``stop`` is in the set."""
-        return self.frontier(start) >= stop
-
     def frontier(self, start: int = 0) -> int:
         """Return the first offset at or after ``start`` that is not in the set."""
         i = bisect_right(self._starts, start) - 1

@@ -254,8 +254,8 @@ def test_nobody_waits_for_the_digest_of_a_file_that_was_cancelled(
     assert rig.sent(WEIGHTS) == 0
 
 
-def test_an_idle_manager_keeps_no_thread_for_ever(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_haul.engine.workers._IDLE_SECONDS", 0.05)
+def test_an_idle_manager_keeps_no_thread_for_ever(rig: Rig) -> None:
+    rig.tune(idle_workers=0.05)
     with rig.manager() as manager:
         handle = manager.submit([rig.request(SMALL)], model_id="m")
         assert handle.wait(10)

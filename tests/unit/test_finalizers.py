@@ -17,8 +17,7 @@ from hf_haul import finalizers
 @pytest.fixture
 def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[float]:
     """A new start, whose thread ends at once when there is nothing to do."""
-    monkeypatch.setattr(finalizers, "_IDLE_SECONDS", 0.01)
-    monkeypatch.setattr(finalizers, "_deferred", finalizers._Deferred())
+    monkeypatch.setattr(finalizers, "_deferred", finalizers._Deferred(0.01))
     yield 0.01
     assert until(lambda: not finalizers._deferred.has_thread)
 

@@ -11,7 +11,6 @@ from hf_haul.config import parse_rate
 
 __all__ = [
     "add_command",
-    "add_engine_options",
     "add_progress_option",
     "read_count",
     "read_header",
@@ -39,18 +38,6 @@ def add_command(
     parser.set_defaults(run=run)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: much more")
     return parser
-
-
-def add_engine_options(parser: Any) -> None:
-    """Add the options of commands that download."""
-    parser.add_argument(
-        "--max-bandwidth",
-        type=read_limit,
-        metavar="RATE",
-        help="over all connections, such as 50MB/s or 400Mbit/s; 0 for none",
-    )
-    parser.add_argument("--max-connections", type=read_count, metavar="N", help="most connections at once")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 
 def add_progress_option(parser: Any) -> None:

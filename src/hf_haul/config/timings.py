@@ -13,17 +13,18 @@ class Timings:
     """Seconds that the engine works by; those who test it pass shorter ones.
 
     Attributes:
-        warm_up: What a connection gets before its speed is compared with others'.
-        worth_hedging: What a part must still need before the rest of it is asked for a second time.
-        slow_answer: Those to an answer that cost more than another request gains.
+        warm_up: Time that a connection gets before its speed is compared with others'.
+        worth_hedging: Time that a part must still need before the rest of it is requested a second time.
+        slow_answer: Time to an answer above which another request costs more than it gains.
         refused_links: For which links that were signed a moment ago are asked for again although they are
             refused.
         file_changes: For which a range is asked for again although its source seems to have another file,
             where it is known what the file must be.
         sign_of_life: Between two signs that the owner of a staged file gives to other processes.
         ownership: Between two looks whether a staged file is still this process's own.
-        helping: For which a thread that waits for a queue does its work at the least, where no worker can be
+        helping: Shortest time for which a waiting thread works on its queue itself, where no worker can be
             started.
+        idle_workers: Without work after which a thread of the engine ends.
         no_threads: Without a thread after which a queue that nobody waits for fails.
     """
 
@@ -35,6 +36,7 @@ class Timings:
     sign_of_life: float = 15.0
     ownership: float = 15.0
     helping: float = 1.0
+    idle_workers: float = 10.0
     no_threads: float = 30.0
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from hf_haul.errors import HaulError
@@ -19,10 +19,15 @@ logger = logging.getLogger(__name__)
 _PAUSES: Final = (0.0, 0.02, 0.1, 0.3, 1.0, 2.0)
 
 
-def insist(work: Callable[[], object]) -> None:
-    """Do what must be done, and repeat it where it fails; raise an interrupt only afterwards."""
+def insist(work: Callable[[], object], pauses: Sequence[float] = _PAUSES) -> None:
+    """Do what must be done, and repeat it where it fails; raise an interrupt only afterwards.
+
+    Args:
+        work: What must be done.
+        pauses: Seconds before each further attempt.
+    """
     interrupt: BaseException | None = None
-    for pause in (*_PAUSES, None):
+    for pause in (*pauses, None):
         try:
             work()
             break

@@ -45,10 +45,15 @@ class Ticker:
     Args:
         target: What to look at.
         idle_seconds: Seconds without work after which the thread ends.
+        first: Seconds between two looks at the start.
+        usual: Seconds between two looks later.
     """
 
-    def __init__(self, target: TickTarget, *, idle_seconds: float) -> None:
+    def __init__(
+        self, target: TickTarget, *, idle_seconds: float, first: float = _FIRST_TICK, usual: float = TICK
+    ) -> None:
         self._target = target
+        self._first, self._usual = first, usual
         self._closing = threading.Event()
         self._alone_at = -math.inf
         self._threads = ThreadGroup("hf-haul-ticker", 1, self._next, idle_seconds=idle_seconds)
@@ -79,7 +84,7 @@ class Ticker:
 
     def tick_here(self) -> None:
         """Look on the calling thread, if it is time to and no thread does."""
-        if not len(self._threads) and time.monotonic() - self._alone_at >= TICK:
+        if not len(self._threads) and time.monotonic() - self._alone_at >= self._usual:
             self._alone_at = time.monotonic()
             self._target.tick()
 
@@ -90,11 +95,11 @@ class Ticker:
         told = mended = 0.0
         failing = False
         while True:
-            self._closing.wait(TICK if self._target.is_settled() else _FIRST_TICK)
+            self._closing.wait(self._usual if self._target.is_settled() else self._first)
             if not self._target.has_work():
                 return
             now = time.monotonic()
-            tell, mend = now - told >= TICK, now - mended >= _LOOK_SECONDS
+            tell, mend = now - told >= self._usual, now - mended >= _LOOK_SECONDS
             told, mended = now if tell else told, now if mend else mended
             try:
                 self._target.tick(tell=tell)

@@ -32,8 +32,6 @@ __all__ = ["JobSource", "Workers"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a worker without work ends.
-_IDLE_SECONDS: Final = 10.0
 #: Seconds without an idea what to do next after which running queues fail.
 _CLUELESS_SECONDS: Final = 3.0
 
@@ -92,8 +90,8 @@ class Workers:
         self._source = source
         self._allowed = allowed
         self._timings = timings
-        self._group = ThreadGroup("hf-haul-worker", most, self._next_work, idle_seconds=_IDLE_SECONDS)
-        self._ticker = Ticker(source, idle_seconds=_IDLE_SECONDS)
+        self._group = ThreadGroup("hf-haul-worker", most, self._next_work, idle_seconds=timings.idle_workers)
+        self._ticker = Ticker(source, idle_seconds=timings.idle_workers)
         self._helping = threading.local()  # until when a thread that waits does the work
         self._clueless_since: float | None = None  # no idea what to do next since
         self._helpless_since: float | None = None  # no thread to be had since

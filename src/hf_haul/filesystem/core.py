@@ -1,4 +1,7 @@
-"""HaulFileSystem: huggingface_hub's filesystem with reads and downloads of our own."""
+"""HaulFileSystem: huggingface_hub's filesystem with reads and downloads of our own.
+
+Long because fsspec's interface is one class: each method is short, and hands over to the module that does it.
+"""
 
 from __future__ import annotations
 

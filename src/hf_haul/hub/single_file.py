@@ -1,4 +1,7 @@
-"""``hf_hub_download``: huggingface_hub's function on our engine."""
+"""``hf_hub_download``: huggingface_hub's function on our engine.
+
+Long because half of it is signatures: three overloads with upstream's arguments, each of them documented.
+"""
 
 from __future__ import annotations
 

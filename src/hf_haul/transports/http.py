@@ -102,7 +102,6 @@ class HttpSource:
         self.remote = remote
         self._home = parse_url(remote.url, userinfo=True)
         self.origin = self._home.origin
-        self.resolved_count = 0
         self._server_wait = 0.0  # seconds spent on waits that the source asked for
         self._pool = pool
         self._rate_limits = rate_limits
@@ -233,7 +232,6 @@ class HttpSource:
     ) -> PooledResponse:
         url = self._home
         if response is None:
-            self.resolved_count += 1
             response = self._get(url, want, cancel_token, fresh=fresh)
         for _ in range(_MAX_HOPS):
             if response.status not in _REDIRECTS:

@@ -116,9 +116,8 @@ def test_the_thread_ends_with_a_flush_and_comes_back_with_the_next_message() -> 
     assert told == [0, 1, 2]
 
 
-def test_the_thread_ends_by_itself_when_there_is_nothing_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_LINGER", 0.01)
-    notifier = Notifier(lambda progress: None, "brief-thread")
+def test_the_thread_ends_by_itself_when_there_is_nothing_to_tell() -> None:
+    notifier = Notifier(lambda progress: None, "brief-thread", linger=0.01)
     notifier.post(message("a", 0))
     assert notifier._threads.join(10)
     assert not [t for t in threading.enumerate() if t.name.startswith("brief-thread")]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 
 import pytest
 
 from hf_haul.engine import resilience
-from hf_haul.engine.resilience import drop_frames, insist
+from hf_haul.engine.resilience import drop_frames
 
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resilience, "_PAUSES", (0.0,) * 3)
+insist = partial(resilience.insist, pauses=(0.0,) * 3)
 
 
 def test_what_fails_for_want_of_memory_is_done_when_there_is_some() -> None:

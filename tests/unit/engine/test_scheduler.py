@@ -15,7 +15,6 @@ from tests.support.transport import FakeSource, MemoryDestination, request, rese
 
 from hf_haul.config import KiB, MiB, Settings, Timings
 from hf_haul.engine import scheduler as scheduler_module
-from hf_haul.engine import workers
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.jobs import FollowUp, Job
 from hf_haul.engine.plan import make_plan
@@ -793,8 +792,7 @@ def test_who_lost_a_race_is_stopped_in_the_same_breath_and_not_raced_again(tmp_p
 def test_a_queue_that_comes_while_the_only_worker_ends_is_not_left_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_IDLE_SECONDS", 0.01)
-    bench = Bench(tmp_path, threads=True, max_concurrent_downloads=1)
+    bench = Bench(tmp_path, threads=True, max_concurrent_downloads=1, timings=Timings(idle_workers=0.01))
     first, second = bench.file("a.bin"), bench.file("b.bin")
     runs: list[QueueRun] = []
     came = threading.Event()

@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-from hf_haul.engine import ticker as module
 from hf_haul.engine.ticker import Ticker
 
 BOUND = 10.0
@@ -39,17 +38,11 @@ class Target:
         self.mended += 1
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FIRST_TICK", 0.001)
-    monkeypatch.setattr(module, "TICK", 0.002)
-
-
 def test_it_looks_until_there_is_no_work_and_survives_a_look_that_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     target = Target(5)
-    ticker = Ticker(target, idle_seconds=0.0)
+    ticker = Ticker(target, idle_seconds=0.0, first=0.001, usual=0.002)
     with caplog.at_level(logging.WARNING):
         ticker.wake()
         assert ticker.start()
@@ -62,19 +55,17 @@ def test_it_looks_until_there_is_no_work_and_survives_a_look_that_fails(
     ]
 
 
-def test_whoever_is_there_looks_now_and_then_where_no_thread_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TICK", 1000.0)
+def test_whoever_is_there_looks_now_and_then_where_no_thread_does() -> None:
     target = Target(5)
-    ticker = Ticker(target, idle_seconds=0.0)
+    ticker = Ticker(target, idle_seconds=0.0, usual=1000.0)
     ticker.tick_here()
     ticker.tick_here()
     assert target.seen == [True]
     assert len(ticker) == 0
 
 
-def test_closing_ends_the_wait_for_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FIRST_TICK", 1000.0)
-    ticker = Ticker(Target(1), idle_seconds=1000.0)
+def test_closing_ends_the_wait_for_the_next_look() -> None:
+    ticker = Ticker(Target(1), idle_seconds=1000.0, first=1000.0)
     ticker.wake()
     ticker.start()
     assert ticker.close(BOUND)

@@ -14,7 +14,6 @@ from hf_haul import manager as manager_module
 from hf_haul.engine.handle import QueueProgress
 from hf_haul.errors import DownloadCancelledError
 from hf_haul.hub import bar_making
-from hf_haul.hub import bars as bars_module
 from hf_haul.hub.bars import Bars, bars_of_one_file
 from hf_haul.hub.call_options import CallOptions, raise_all
 from hf_haul.task import DownloadPriority, DownloadState
@@ -279,8 +278,7 @@ def test_all_bars_are_closed_where_one_of_them_fails() -> None:
     assert all(bar.closed for bar in made.values())
 
 
-def test_a_bar_that_blocks_holds_the_end_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bars_module, "_BAR_GRACE", 0.01)
+def test_a_bar_that_blocks_holds_the_end_for_a_bounded_time() -> None:
     handle, release, blocked = Handle(), threading.Event(), threading.Event()
 
     class Stuck(Bar):
@@ -292,7 +290,7 @@ def test_a_bar_that_blocks_holds_the_end_for_a_bounded_time(monkeypatch: pytest.
     handle.now = replace(IDLE, bytes_done=1)
     assert blocked.wait(10)
     try:
-        bars.close()
+        bars.close(0.01)
         bars.check()
     finally:
         release.set()

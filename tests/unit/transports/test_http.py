@@ -420,7 +420,6 @@ def test_a_redirect_is_followed_once_for_all_parts(status: int) -> None:
     pool: Any = source._pool
     assert [url for url, _ in pool.asked] == [HUB, "https://cdn.test/x", "https://cdn.test/x"]
     assert [headers["Range"] for _, headers in pool.asked] == ["bytes=0-9", "bytes=0-9", "bytes=2-5"]
-    assert source.resolved_count == 1
 
 
 def test_redirects_without_an_end_are_given_up() -> None:
@@ -439,7 +438,8 @@ def test_a_link_that_is_refused_later_has_expired_and_is_asked_for_anew(status: 
         source.open(WANT, CancelToken())
     assert refused.ended == ["released"]
     source.open(WANT, CancelToken()).close()
-    assert source.resolved_count == 2
+    pool: Any = source._pool
+    assert [url for url, _ in pool.asked].count(HUB) == 2
 
 
 def test_a_fresh_link_that_is_refused_is_believed_after_a_while() -> None:

@@ -30,7 +30,6 @@ class PlainLines:
         self._overview = overview
         self._said_at = overview.started_at
         self._quarter = 0
-        self._many = False
         self._repos: set[str] = set()
 
     def about(self, event: Mapping[str, Any]) -> list[str]:
