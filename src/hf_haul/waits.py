@@ -1,4 +1,4 @@
-"""What is being waited for now, and whom it is told.
+"""What is being waited for now, and who is told.
 
 The problem. A retry, the pace that a server asks for, a bandwidth limit, another process that has the file:
 each of them waits in a place of its own, and whoever watches sees that nothing moves, and not why.
@@ -94,7 +94,7 @@ class Wait:
 
     @property
     def kind(self) -> Hashable:
-        """What makes two waits one for people."""
+        """Key by which two waits are the same to people."""
         return self.reason, self.host, self.pid
 
 
@@ -363,7 +363,7 @@ class Waits:
 
 
 class _Log:
-    """Has one line written where several queues and calls wait for the same.
+    """Logs one line where several queues and calls wait for the same.
 
     Locking: ``_lock`` guards what was written.
     """

@@ -83,7 +83,7 @@ def test_where_each_connection_brings_the_same_the_most_are_the_best(
 
 def test_it_ends_when_the_bytes_have_come_that_it_may_fetch(served: ServedRepo, remote: RemoteFile) -> None:
     report = measure_link(remote, max_bytes=20 << 20, max_seconds=60.0)
-    assert report.stopped == "as many bytes had come as may be fetched"
+    assert report.stopped == "the byte limit was reached"
     assert 20 << 20 <= report.bytes < SIZE
     assert report.seconds < 10
 

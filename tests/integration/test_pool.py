@@ -869,7 +869,7 @@ def test_another_authority_is_refused_for_good(certificates: Certificates, tmp_p
     ):
         for _ in range(2):
             with pytest.raises(
-                CertificateError, match=r"127\.0\.0\.1: TLS refused the server: .*verify failed"
+                CertificateError, match=r"127\.0\.0\.1: the TLS handshake failed: .*verify failed"
             ) as caught:
                 get(pool, wire.url("/?secret"))
             assert not caught.value.retryable

@@ -31,7 +31,7 @@ away. A server that asks to wait is not asked again."""
 _DEFAULT: Final = "openai-community/gpt2"
 _LIMITS: Final = {
     "connection": "each connection brings about the same, and more bring more: the server or the distance limits each of them",
-    "link": "more connections bring no more: the line is full, or all that the server gives",
+    "link": "more connections do not help: the line or the server is at its limit",
     "server": "the server asked to wait: it limits, and not the line",
     "processor": "the processors of this machine are busy: they limit, and not the line",
     "bandwidth": "the limit that is set is reached",

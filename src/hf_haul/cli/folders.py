@@ -86,7 +86,7 @@ def count_of(number: int, what: str) -> str:
 
 
 def shown(text: object) -> str:
-    """Return a name that somebody else gave, fit for a terminal, which obeys what it is shown."""
+    """Return an untrusted name with control characters replaced, which a terminal would obey."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(text))
 
 

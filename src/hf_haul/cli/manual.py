@@ -31,7 +31,7 @@ _VARIABLES: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "--token": (
         ("HF_TOKEN", "the token, where --token is not given; else the one that is stored"),
         ("HF_ENDPOINT", "the Hub, or a mirror of it"),
-        ("HF_HUB_OFFLINE", "1: nothing is asked, what is there has to do"),
+        ("HF_HUB_OFFLINE", "1: offline; only what is cached is used"),
     ),
     "--cache-dir": (("HF_HUB_CACHE", "the cache; else hub in HF_HOME, which is ~/.cache/huggingface"),),
     "": (

@@ -112,7 +112,7 @@ def say_error(error: BaseException, about: str = "") -> None:
 
 
 def ask(question: str) -> bool | None:
-    """Ask something at the terminal, whose answer is no unless it is yes.
+    """Ask a yes-or-no question at the terminal; the default is no.
 
     Returns:
         ``None`` where there is no terminal: nobody would see the question, or could answer it.

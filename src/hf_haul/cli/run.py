@@ -60,7 +60,7 @@ def add_run(commands: Any) -> None:
     parser.add_argument(
         "--max-connections", type=read_count, metavar="N", help="most connections of each process at once"
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="do not say that it is on")
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not print the line that says it is on")
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ class EndedBySignal(KeyboardInterrupt):
 
 @contextmanager
 def said_when_interrupted(text: Callable[[], str]) -> Iterator[None]:
-    """Tell an interrupt of the block with other words than that what was fetched is kept.
+    """Replace the message that is shown on an interrupt during the block.
 
     Args:
         text: Says what became of the work.
@@ -76,5 +76,5 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def _end_at_once(number: int, _frame: FrameType | None) -> None:
-    """End where the first signal was not enough; what is on disk stands a kill at any moment."""
+    """Exit at once on the second signal; what is on disk survives a kill at any moment."""
     os._exit(_CODES[signal.Signals(number)])

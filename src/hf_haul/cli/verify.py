@@ -55,7 +55,7 @@ def add_verify(commands: Any) -> None:
     parser.add_argument("--local-dir", metavar="DIR", help="the folder with the files of REPO")
     parser.add_argument("--hub", action="store_true", help="ask the Hub what the files should be")
     parser.add_argument(
-        "--partial", action="store_true", help="files that were never downloaded are not missing"
+        "--partial", action="store_true", help="do not report files that were never downloaded"
     )
     parser.add_argument(
         "--repair",
@@ -143,7 +143,7 @@ def _by(report: VerifyReport) -> str:
         return "by the Hub's listing"
     if "listing" in told:
         return "by the listing that was kept"
-    return "by what was noted at the download" if told else "by nothing: no digest is known"
+    return "by what was noted at the download" if told else "unverified: no digest is known"
 
 
 def _advise(report: VerifyReport, arguments: argparse.Namespace) -> None:
@@ -162,7 +162,7 @@ def _advice(report: VerifyReport, arguments: argparse.Namespace) -> Iterator[str
         else:
             yield "the same command with --repair fetches what is wrong or missing"
     if absent and not arguments.partial:
-        yield "with --partial, files that were never downloaded are not missing"
+        yield "with --partial, do not report files that were never downloaded"
     unknown = report.counts["unknown"]
     if unknown and not report.asked_hub and report.repo_id is not None:
         files = "a file" if unknown == 1 else f"{unknown} files"

@@ -158,7 +158,7 @@ class ModelDownloadQueue:
         self.active.pop(task.task_id, None)
 
     def lost(self) -> list[DownloadTask]:
-        """Return the tasks that an error left in no state, although they are not over."""
+        """Return unfinished tasks that an error dropped from every list."""
         elsewhere = len(self) + len(self.active) + len(self.deferred)
         if elsewhere + len(self.completed) + len(self.failed) == len(self.tasks):
             return []

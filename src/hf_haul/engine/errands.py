@@ -1,4 +1,4 @@
-"""Disk work that nobody waits for, such as closing files: one piece at a time for each file system."""
+"""Background disk work, such as closing files: one task at a time per file system."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def _may_be_here_by_now(
 
 
 def _fetch_unsized(run: QueueRun, transfer: Transfer, probe: Part, fetcher: PartFetcher) -> None:
-    """Fetch a file whose length nobody tells, in one stream; afterwards it is an ordinary complete one."""
+    """Fetch a file of unknown length in one stream; afterwards it is complete like any other."""
     staged = _claim(run, transfer, _UNKNOWN, probe, sequential=True, resume=False)
     if run.events is not None:
         run.events.started(transfer.task)

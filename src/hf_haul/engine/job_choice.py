@@ -80,7 +80,7 @@ class Chooser:
                 settled += len(run.transfers)
                 continue
             opened += len(run.transfers)
-            busy += sum(max(len(t.parts), t.is_one_workers) for t in run.transfers.values())
+            busy += sum(max(len(t.parts), t.has_single_worker) for t in run.transfers.values())
         most = self._files.downloads(settled)
         self._may_open = opened < most
         return busy < most
@@ -105,7 +105,7 @@ class Chooser:
         return self._begin(run, waiting) if waiting is not None else None
 
     def _share_of_small(self, run: QueueRun) -> int:
-        """Return the connections for small files, at least one: as many as let both lanes end together.
+        """Return the connections for small files, at least one, split so that both lanes end together.
 
         More would leave bandwidth unused, because a small file is mostly waiting; fewer, a rest of small
         files that no large one fills up. A quarter while nothing is known of the speeds.

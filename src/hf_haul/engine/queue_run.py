@@ -206,7 +206,7 @@ class QueueRun:
         ]
 
     def bytes_done(self) -> int:
-        """Return the bytes on disk, of files in place and in flight, and of those that will not come."""
+        """Return the bytes on disk, plus those of failed or cancelled files."""
         with self._count_lock:  # a file that ends meanwhile counts once, as one in flight
             settled = self.placed_bytes + self.kept_bytes
             staged = [transfer.staged for transfer in list(self.transfers.values())]

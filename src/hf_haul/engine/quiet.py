@@ -16,7 +16,7 @@ QUIET_SECONDS: Final = 5.0
 
 
 class QuietWatch:
-    """Says what keeps one queue, where nobody else does.
+    """Says why one queue makes no progress, where no other part reports it.
 
     Whoever waits for a server's permission, for its next attempt, for a limit or for another process says so
     itself. What is left is a connection that brings nothing, and a disk that takes its time. It has no lock;

@@ -417,7 +417,7 @@ class Scheduler:
             self._have_carried_out(then)
 
     def next_job(self) -> Job | None:
-        """Return what the calling thread is at from now on; ``None`` if there is nothing to do now."""
+        """Return the calling thread's next job; ``None`` if there is none now."""
         with self._deciding():
             return None if self._closing else self._settlement.next_job()
 
@@ -553,7 +553,7 @@ class Scheduler:
         with self._lock:
             transfer.mode = "whole"
             transfer.pending.clear()
-            part.take_all_to(transfer.size)
+            part.extend_to(transfer.size)
             others = [each for each in transfer.parts if each is not part]
         for each in others:
             each.cancel_token.set()

@@ -195,7 +195,7 @@ class Part(PartProgress):
             self.stop = at
             return rest
 
-    def take_all_to(self, stop: int) -> None:
+    def extend_to(self, stop: int) -> None:
         """Extend the part to ``stop``: the rest comes over its connection anyway."""
         with self._lock:
             self.stop = stop
@@ -340,7 +340,7 @@ class Transfer:
         return self.phase in {Phase.RESTARTING, Phase.ENDED}
 
     @property
-    def is_one_workers(self) -> bool:
+    def has_single_worker(self) -> bool:
         """Whether a single worker has all of it, before its first part or after its last."""
         return self.phase in {Phase.OPENING, Phase.FINISHING}
 

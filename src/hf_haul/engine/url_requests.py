@@ -1,4 +1,4 @@
-"""What is asked of the engine for a file of any URL that goes to any place on disk."""
+"""Builds the engine's request for a plain URL and a target path."""
 
 from __future__ import annotations
 

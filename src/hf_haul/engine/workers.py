@@ -137,7 +137,7 @@ class Workers:
         """Take the next job, with all that follows from it; ``None`` if there is nothing to do."""
         try:
             if threading.current_thread() in self.owed:
-                self._pay()
+                self._carry_out_owed()
             if threading.current_thread() in self.held:
                 raise HaulError("the thread that worked on it met an unexpected error, which it logged")
             job = self._source.next_job()
@@ -145,14 +145,14 @@ class Workers:
         except BaseException as error:
             self.owed[threading.current_thread()] = then = FollowUp()
             self._source.recover(error, then)
-            self._pay()
+            self._carry_out_owed()
             if isinstance(error, KeyboardInterrupt):
                 raise
-            self._note_clueless(error)
+            self._note_no_choice(error)
             return None
         return None if job is None else partial(self.perform, job)
 
-    def _note_clueless(self, error: BaseException) -> None:
+    def _note_no_choice(self, error: BaseException) -> None:
         """Fail what is running if no next job can be chosen for long; the ticker makes workers try again."""
         now = time.monotonic()
         if self._clueless_since is None:
@@ -174,7 +174,7 @@ class Workers:
                 self._source.recover(unexpected, then, job)
                 job, interrupt = None, interrupt or self.interrupt_of(unexpected)
             try:
-                self._pay()
+                self._carry_out_owed()
             except KeyboardInterrupt as late:
                 interrupt = interrupt or late
             if interrupt is not None:
@@ -196,7 +196,7 @@ class Workers:
         helps = self._helping_until is not None
         return error if helps and isinstance(error, KeyboardInterrupt) else None
 
-    def _pay(self) -> None:
+    def _carry_out_owed(self) -> None:
         """Carry out what was decided for the calling thread."""
         me = threading.current_thread()
         insist(partial(self._source.carry_out, self.owed[me]))

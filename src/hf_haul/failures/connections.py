@@ -129,7 +129,7 @@ def _unlike_a_hub(who: str, body: str) -> tuple[str, str]:
             f"{who} answered with a web page instead of data, as networks do that want a log-in first",
             _LOG_IN_TO_NETWORK,
         )
-    return f"{who} answered with something that is not data of a Hub", _NETWORK
+    return f"{who} did not answer with data of a Hub", _NETWORK
 
 
 def read_bad_answer(error: Any) -> Failure | None:
@@ -148,7 +148,7 @@ def read_metadata(error: Any) -> Failure | None:
         return says_itself(FailureKind.NETWORK)(error)
     return Failure(
         FailureKind.NETWORK,
-        f"{source_of(match[1])} does not answer as a Hub does: something between may answer in its place, such as a "
+        f"{source_of(match[1])} does not answer as a Hub does: something in between may be answering, such as a "
         "network that wants a log-in first",
         _LOG_IN_TO_NETWORK,
         (f"{redact(match[1])}: no {match[2]} header",),

@@ -64,7 +64,7 @@ def read_connection(error: OSError) -> Failure | None:
 
 def _in_its_words(error: OSError, kind: FailureKind) -> Failure:
     text, hint, details = sentences(error)
-    text = _NUMBER.sub("", text) or error.strerror or "The system reported an error, and not which"
+    text = _NUMBER.sub("", text) or error.strerror or "The system reported an unspecified error"
     return Failure(kind, text, hint, details)
 
 

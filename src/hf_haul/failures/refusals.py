@@ -112,7 +112,7 @@ def read_no_repository(error: Any) -> Failure:
 
 
 def read_gated(error: Any) -> Failure:
-    """Return what it means that a repository wants to be asked for first."""
+    """Return what it means that a repository is gated."""
     asked = _asked(error)
     name = f"Repository {asked.repo}" if asked.repo else f"The repository at {asked.url}"
     page = f"{source_of(asked.url)}/{asked.repo or ''}"
@@ -126,7 +126,7 @@ def read_gated(error: Any) -> Failure:
 
 
 def read_disabled(error: Any) -> Failure:
-    """Return what it means that the Hub has shut a repository."""
+    """Return what it means that a repository is disabled."""
     asked = _asked(error)
     return Failure(
         FailureKind.DENIED,
@@ -191,7 +191,7 @@ def _of_status(status: int, url: str, headers: Mapping[str, str]) -> Failure:
     if status == 407:
         return Failure(
             FailureKind.NETWORK,
-            f"The proxy before {source} wants a password (407)",
+            f"The proxy before {source} requires a password (407)",
             "Set HTTPS_PROXY with it",
         )
     if status == 429:
@@ -199,11 +199,11 @@ def _of_status(status: int, url: str, headers: Mapping[str, str]) -> Failure:
         when = "in a few minutes" if seconds is None else f"in {seconds:.0f} s"
         return Failure(
             FailureKind.NETWORK,
-            f"{source} takes no more requests for now (429)",
+            f"{source} is rate-limiting requests (429)",
             f"Run it again {when}; with a token, a Hub takes more",
         )
     if status >= 500 or status in {408, 425}:
-        return Failure(FailureKind.NETWORK, f"{source} is out of order or too busy ({status})", RUN_AGAIN)
+        return Failure(FailureKind.NETWORK, f"{source} is unavailable or overloaded ({status})", RUN_AGAIN)
     return Failure(FailureKind.OTHER, f"{shown} was refused ({status})")
 
 

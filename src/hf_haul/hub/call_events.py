@@ -56,7 +56,7 @@ class CallEvents:
 
     @contextmanager
     def reviewing(self) -> Iterator[None]:
-        """Look now and then, while the block runs, whether a wait is worth a word by now, and show it.
+        """Check periodically, during the block, whether a wait should be reported.
 
         While files are fetched the engine looks, too; before that nobody else does.
         """

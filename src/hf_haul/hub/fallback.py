@@ -1,4 +1,4 @@
-"""What is done when the Hub does not answer: what the cache has instead, and which error goes up."""
+"""What happens when the Hub does not answer: what the cache offers, and which error is raised."""
 
 from __future__ import annotations
 

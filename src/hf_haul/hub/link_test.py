@@ -53,8 +53,8 @@ _RAMP: Final = 0.25
 _LEAST_SECONDS: Final = 0.2
 _TOO_SHORT: Final = 0.05
 #: Why nothing more is measured, where it is no fault.
-_NO_TIME: Final = "the time for it was over"
-_NO_BYTES: Final = "as many bytes had come as may be fetched"
+_NO_TIME: Final = "the time limit was reached"
+_NO_BYTES: Final = "the byte limit was reached"
 #: Requests by which the time to a first byte is measured.
 _PROBES: Final = 5
 #: Failures in a row after which a connection is not tried again, and seconds between.

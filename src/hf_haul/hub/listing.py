@@ -181,7 +181,7 @@ def tree_pages(
         if entries > most:
             raise too_many_entries(url, most)
         if empty > _EMPTY_PAGES:
-            raise BadListingError(url, f"{empty} pages in a row have no entry, and each names another one")
+            raise BadListingError(url, f"{empty} consecutive pages are empty, and each links to another one")
         following = response.links.get("next", {}).get("url")
         yield page, following is None
         if following is None:

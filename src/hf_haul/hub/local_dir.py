@@ -28,7 +28,7 @@ _THREADS: Final = 8
 
 
 def checking(folder: str) -> Wait:
-    """Return what a look at the files in a ``local_dir`` is for people who wait for it."""
+    """Return the wait that is shown while files in a ``local_dir`` are checked."""
     return Wait(WaitReason.DISK, f"checking the files that are in {folder} already")
 
 

@@ -123,7 +123,7 @@ def learn_size(
     )(ask)
     if size is None:
         raise TransferError(
-            f"{remote.path}: {source} does not say how long it is, and so it cannot be read by ranges. It can be downloaded."
+            f"{remote.path}: {source} does not report its size, and so it cannot be read by ranges; download it instead."
         )
     return size
 

@@ -76,7 +76,7 @@ def note_origin(path: str | os.PathLike[str], origin: Origin) -> None:
             os.utime(name, (os.stat(name).st_atime, origin.modified))
         status = os.stat(name)
     except (OSError, OverflowError) as error:
-        logger.debug("%s keeps its time: %s", name, error)
+        logger.debug("%s: its modification time was not set: %s", name, error)
         return
     note = json.dumps({"v": 1, **asdict(origin), "size": status.st_size, "mtime_ns": status.st_mtime_ns})
     beside = _beside(name)

@@ -371,7 +371,8 @@ class ConcurrencyController:
         """Return whether half the connections might do.
 
         Without it, a mixed queue on loopback takes 1.23 times the processor time (95 % interval 1.12 to 1.29)
-        and 1.18 times the seconds: ``python -m tests.benchmarks --only mechanisms --row thrift-mixed``.
+        and 1.18 times the seconds (1.02 to 1.23): ``python -m tests.benchmarks --only mechanisms --row
+        thrift-mixed``.
         """
         if self._phase == "hold" or self._thrift is False or self._limit == 1:
             return False

@@ -455,7 +455,7 @@ class HttpSource:
                 response.leave_encoded()  # no encoding at all, perhaps (aws-chunked, utf-8); the digest will tell
                 return
             raise RangeRefusedError(
-                f"{said} and cannot be undone. Ask another mirror, or past the proxy; if the file is meant to be so, give its"
+                f"{said} and cannot be decoded. Use another mirror, or bypass the proxy; if the file is meant to be so, give its"
                 " digest or its size (hf-haul get --sha256)."
             )
         if self.remote.digest is None and self.remote.size is None:

@@ -318,7 +318,7 @@ class ConnectionPool:
         Raises:
             HaltedError: The cancel token was set.
             ConnectionFailedError: No connection, or it broke, or it was interrupted (``cancel_token.wake``).
-            CertificateError: TLS refused the server.
+            CertificateError: the TLS handshake failed.
             TransferError: The address is unusable, or the pool is closed.
         """
         cancel_token.check()

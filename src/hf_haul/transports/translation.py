@@ -68,7 +68,7 @@ def _stall(error: BaseException, call: InterruptibleRequest) -> str | None:
 
 
 def _is_certificate_fault(error: BaseException, *, handshake: bool) -> bool:
-    """Return whether TLS refused the server, rather than the network the handshake."""
+    """Return whether the TLS handshake failed, rather than the network the handshake."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return True
@@ -90,7 +90,7 @@ def raise_translated(error: BaseException, call: InterruptibleRequest, options: 
 
     Raises:
         HaltedError: The call was woken, and its cancel token is set.
-        CertificateError: TLS refused the server.
+        CertificateError: the TLS handshake failed.
         ConnectionFailedError: No connection, or it broke; a ``StalledError`` if it was woken, or brought
             nothing for longer than its cancel token allows.
         TransferError: The address is unusable, or the pool is closed.
@@ -109,7 +109,7 @@ def raise_translated(error: BaseException, call: InterruptibleRequest, options: 
     what = _explain(error, options)
     if _is_certificate_fault(error, handshake="TLS" in call.phase):
         raise CertificateError(
-            f"{call.host}: TLS refused the server: {what}. Behind a proxy that opens TLS, name its certificate "
+            f"{call.host}: the TLS handshake failed: {what}. Behind a proxy that opens TLS, name its certificate "
             "in REQUESTS_CA_BUNDLE."
         ) from _tellable(error)
     raise ConnectionFailedError(f"{call.host}: {what} ({call.phase}, {call.seconds():.1f} s)") from _tellable(

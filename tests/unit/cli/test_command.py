@@ -51,7 +51,7 @@ def _raise(error: BaseException) -> Any:
         pytest.param(DiskFullError("no room"), 6, "error: no room", id="disk"),
         pytest.param(PermissionError("read-only"), 6, "error: read-only", id="the system's"),
         pytest.param(ValueError("odd"), 1, "error: odd", id="bad input"),
-        pytest.param(OSError(), 1, "error: The system reported an error", id="without a word"),
+        pytest.param(OSError(), 1, "error: The system reported an unspecified error", id="without a word"),
         pytest.param(UsageError("odd"), 2, "error: odd", id="wrong usage"),
     ],
 )

@@ -140,7 +140,7 @@ def test_a_rest_can_be_split_to_the_last_byte(bench: Bench, left: int) -> None:
 def test_a_part_whose_rest_was_given_away_before_it_is_tried_again_is_done(bench: Bench) -> None:
     part = bench.part
     bench.source.faults = [ConnectionFailedError("reset by peer")]
-    bench.source.on_open = lambda _want: part.take_all_to(part.position)
+    bench.source.on_open = lambda _want: part.extend_to(part.position)
     bench.fetcher.fetch(part)
     assert len(bench.source.log) == 1
 
@@ -176,7 +176,7 @@ def test_a_file_gives_work_only_while_it_is_fetched(bench: Bench, phase: Phase) 
     transfer.pending = [ByteRange(0, READ)]
     assert transfer.has_work == (phase is Phase.FETCHING)
     assert transfer.ending == (phase in {Phase.RESTARTING, Phase.ENDED})
-    assert transfer.is_one_workers == (phase in {Phase.OPENING, Phase.FINISHING})
+    assert transfer.has_single_worker == (phase in {Phase.OPENING, Phase.FINISHING})
 
 
 @pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.name)
@@ -203,7 +203,7 @@ def test_parts_of_a_source_without_ranges_do_not_go_out_beside_each_other(bench:
 def test_what_a_part_has_not_fetched_goes_back_in_order(bench: Bench) -> None:
     transfer = bench.transfer
     transfer.pending = [ByteRange(12 * READ, len(DATA))]
-    bench.part.take_all_to(8 * READ)
+    bench.part.extend_to(8 * READ)
     bench.part.position = 3 * READ
     bench.staged.write(5 * READ, memoryview(DATA)[5 * READ : 6 * READ])  # which another part has brought
     bench.staged.record(5 * READ, 6 * READ)

@@ -139,8 +139,8 @@ CASES = [
         id="disabled",
     ),
     pytest.param(refused(403), K.DENIED, f"{API} may not be read (403)", id="forbidden"),
-    pytest.param(refused(429), K.NETWORK, "https://hub.test takes no more requests for now (429)", id="429"),
-    pytest.param(refused(503), K.NETWORK, "https://hub.test is out of order or too busy (503)", id="503"),
+    pytest.param(refused(429), K.NETWORK, "https://hub.test is rate-limiting requests (429)", id="429"),
+    pytest.param(refused(503), K.NETWORK, "https://hub.test is unavailable or overloaded (503)", id="503"),
     pytest.param(refused(418), K.OTHER, f"{API} was refused (418)", id="another status"),
     pytest.param(
         at(API, httpx.ConnectError, "[Errno 111] Connection refused"),
@@ -204,7 +204,7 @@ CASES = [
     pytest.param(
         not_json("hello"),
         K.NETWORK,
-        "The Hub answered with something that is not data of a Hub",
+        "The Hub did not answer with data of a Hub",
         id="no JSON",
     ),
     pytest.param(
@@ -212,7 +212,7 @@ CASES = [
             f"Response from {FILE} is missing the 'X-Repo-Commit' header, so it does not seem to be"
         ),
         K.NETWORK,
-        "https://hub.test does not answer as a Hub does: something between may answer in its place, such as a network "
+        "https://hub.test does not answer as a Hub does: something in between may be answering, such as a network "
         "that wants a log-in first",
         id="a captive portal, of one file",
     ),
@@ -260,7 +260,7 @@ CASES = [
     pytest.param(
         caused(ValueError("Force download failed due to the above error."), refused(503)),
         K.NETWORK,
-        "https://hub.test is out of order or too busy (503)",
+        "https://hub.test is unavailable or overloaded (503)",
         id="fetched anew",
     ),
     pytest.param(
@@ -268,7 +268,7 @@ CASES = [
             DryRunError("Dry run cannot be performed as the repository cannot be accessed."), refused(503)
         ),
         K.NETWORK,
-        "https://hub.test is out of order or too busy (503)",
+        "https://hub.test is unavailable or overloaded (503)",
         id="a dry run",
     ),
     pytest.param(
@@ -357,7 +357,7 @@ CASES = [
     pytest.param(KeyError("x"), K.UNFORESEEN, "KeyError: 'x'", id="unforeseen"),
     pytest.param(MemoryError(), K.UNFORESEEN, "MemoryError", id="unforeseen, without a word"),
     pytest.param(
-        OSError(), K.OTHER, "The system reported an error, and not which", id="of the system, without a word"
+        OSError(), K.OTHER, "The system reported an unspecified error", id="of the system, without a word"
     ),
     pytest.param(IsADirectoryError("a is a folder"), K.DISK, "a is a folder", id="a folder in the way"),
 ]

@@ -359,7 +359,7 @@ def test_a_listing_without_end_is_an_error_that_names_the_setting(monkeypatch: p
 def test_pages_without_entries_do_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     mirror = Endless(empty=True)
     monkeypatch.setattr(listing, "_get", mirror)
-    with pytest.raises(FileMetadataError, match="101 pages in a row have no entry"):
+    with pytest.raises(FileMetadataError, match="101 consecutive pages are empty"):
         repository().list_files(SHA)
     assert mirror.asked == 101
 

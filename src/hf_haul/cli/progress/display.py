@@ -112,7 +112,7 @@ class View(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Show what it came to."""
+        """Show the summary."""
 
     def hide(self) -> None:  # noqa: B027  most views have nothing to take away
         """Take away what the next look would draw over."""
