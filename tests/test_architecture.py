@@ -325,10 +325,32 @@ def test_a_circle_is_found_however_long_it_is() -> None:
     assert _circles(graph) == [{"a", "b", "c"}, {"e", "f"}]
 
 
+PACKAGES = (
+    "config", "failures", "storage", "transports", "engine", "reading", "hub", "filesystem", "localhub", "cli",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "package",
-    ["config", "storage", "transports", "engine", "reading", "hub", "filesystem", "localhub", "cli"],
+    "package", [each for each in PACKAGES if each != "cli"]
+)  # it has a module for each command
+def test_a_package_says_what_its_modules_are_for(package: str) -> None:
+    text = ast.get_docstring(_tree(SRC / package / "__init__.py")) or ""
+    modules = {path.stem for path in (SRC / package).glob("*.py")} - {"__init__", "__main__"}
+    named = {name.partition(".")[0] for name in re.findall(r"`([a-z_.]+)`", text)}
+    assert modules - named == set(), f"say in the docstring of hf_haul.{package} what they are for"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in _files() if len(path.read_bytes().splitlines()) > 500], ids=str
 )
+def test_a_file_of_more_than_500_lines_says_why(path: Path) -> None:
+    first = (ast.get_docstring(_tree(path)) or "").split("\n\n")[:2]
+    assert re.search(r"\b[Ll]ong\b", " ".join(first)), (
+        "say in the first paragraph why it is long, or carve it"
+    )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_says_what_it_may_import(package: str) -> None:
     text = ast.get_docstring(_tree(SRC / package / "__init__.py")) or ""
     assert re.search(r"\b[Mm]ay\s+import\b", text)

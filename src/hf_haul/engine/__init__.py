@@ -1,5 +1,8 @@
 """What is fetched next, by whom, and what follows: queues, parts, the scheduler, digests, events.
 
+What callers say of files becomes values in ``file_specs`` and ``url_requests``; ``priority`` says which file
+goes first.
+
 The life of a part, one range of bytes of one file and one request:
 
 1. ``plan`` orders the files of a queue and says how long parts are; ``download_queue`` holds the files that
@@ -11,11 +14,15 @@ The life of a part, one range of bytes of one file and one request:
 3. ``file_steps`` opens a file: look whether it is in place, learn its size, claim its staged file.
    ``part_fetcher`` brings a part from a connection through the limiter to its offset on the disk, and records
    it in the journal. Meanwhile the ``ticker`` has the ``watchdog`` find connections that deliver nothing, and
-   ``hasher`` follows the front of the file.
+   ``verifier`` follows the front of the file with its digest, on a thread of the ``hasher``.
 4. ``outcome`` decides what follows, ``settlement`` does it: another part, the same bytes again, another look
    later, or the end. After the last part ``file_steps`` checks the digest and puts the file into its place.
 5. ``queues`` ends the file, and after its last file the queue; ``errands`` closes files where a disk may
    hang, ``events`` tells users on a thread of their own, ``results`` keeps what came of it.
+
+What is told to ``on_event``: ``event_stream`` is the events of one call, ``queue_events`` what a queue adds
+to them, ``wait_reports`` and ``quiet`` what it waits for. ``jobs`` is what a thread is at and what follows;
+``resilience`` gets done what must be done although memory is short.
 
 May import the shared modules at the top, ``storage`` and ``transports``; not ``reading``, which stands beside
 it.

@@ -2,8 +2,8 @@
 
 The command, the events and the log say the same of the same error, and nothing of it names a class. The
 sentence comes first; statuses, URLs and request ids, which help those who look into it, come below.
-``readers`` has the table of who reads which error; ``refusals``, ``connections`` and ``machine`` read those
-of the Hub, of the network, and of this machine.
+``failure`` is the value, ``readers`` has the table of who reads which error; ``refusals``, ``connections``
+and ``machine`` read those of the Hub, of the network, and of this machine.
 
 huggingface_hub's errors and httpx's are known by the names of their classes: this package is far below those
 that may import them, because the engine tells of failures, too.

@@ -10,8 +10,11 @@ From the ground up:
 * ``repository``: one repository, its revisions, listing, metadata and URLs. ``upstream_cache``: what
   huggingface_hub keeps in its cache besides files.
 * ``bars``, ``notebooks``, ``call_options``, ``local_dir``, ``fallback``, ``presets``: what the public
-  functions share: progress bars, arguments, the state of a ``local_dir``, what is done when the Hub does not
-  answer, the choice among formats.
+  functions share: progress bars (``bar_making`` makes them, ``wait_bars`` says in them what is waited for),
+  arguments, the state of a ``local_dir``, what is done when the Hub does not answer, the choice among
+  formats.
+* ``call_events``, ``snapshot_events``, ``verify_events``: what the public functions tell ``on_event``.
+* ``upstream_forks``: forks beside threads that use huggingface_hub.
 * ``status``: what is partial in a cache or a folder; ``partial_names``, ``uris``: what a partial file is of;
   ``cleaning`` removes what nobody uses. ``cached``: what a cache holds.
 * ``verification``: whether files are what the Hub has. ``verify_targets`` says which folder that is about,

@@ -25,6 +25,13 @@ machines around), and the module `hf_haul.localhub.faults`.
 Inside, answers are values (`replies`): the routes compute them and do no I/O, faults change them,
 and `sending` alone puts them on the wire, with sendfile wherever nothing is in its way.
 
+``server`` runs a hub and ``connections`` its connections; ``app`` takes one request from ``routing`` to its
+answer, which ``routes_api``, ``routes_files`` and ``listings`` compute, ``access`` and ``hosts`` may
+refuse, and ``requestlog`` notes. ``options`` and ``timings`` are how it behaves, ``signing`` makes its
+links. What it serves: ``catalog`` holds each ``repository``, its ``trees`` and ``objects``; ``folder_repo``
+and ``cache_repo`` follow the disk (``following``), in ``folders`` that ``discovery`` finds and
+``confinement`` keeps to; ``sharing`` is all of this for other machines.
+
 It stands apart from the rest: of hf_haul it may import ``errors`` and ``config`` and nothing else, so that it
 shares no mistake with the client. What makes it fail on purpose is in ``testing``.
 """

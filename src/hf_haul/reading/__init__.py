@@ -5,6 +5,7 @@
   as ``link`` says, and ``read_threads`` fetches them, the most urgent first.
 - ``extents``: what was read, or is on its way, in bounded memory, which ``shares`` divides.
 - ``file_reader``: one open file, which reads ahead as ``readahead`` and ``parquet`` suggest.
+- ``disk_copy``: what the Hub's cache on disk has of a file, and what reads add to it.
 - ``lookahead``: the files that will be opened next, by what ``siblings`` has seen.
 
 May import the shared modules at the top, ``storage`` and ``transports``; not ``engine``, which stands beside

@@ -4,7 +4,8 @@
   file's URL redirects to (``signed_links`` says for how long) and refuses the bytes of another version
   (``validators``), and attaches a token only to requests of the file's own origin.
 - ``pool``: the connections. ``request`` is one request that another thread can interrupt, ``slots`` counts
-  connections and shares idle ones, ``network`` knows proxies and certificates, ``dialing`` connects,
+  connections and shares idle ones, ``network`` knows proxies and certificates, ``route`` is how one origin is
+  reached with them, ``dialing`` connects,
   ``answer_head`` and ``receiving`` read, ``response`` is an answer, ``translation`` makes errors of ours of
   those that libraries raise.
 - ``file_facts``: what a server says of a file before it sends it.
