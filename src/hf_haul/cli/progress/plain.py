@@ -47,7 +47,10 @@ class PlainLines:
         if event["ev"] == "wait":
             return [f"wait{about}: {printable(event['message'])}"]
         if event["ev"] == "file" and event["state"] == "failed":
-            return [f"failed{about}: {printable(event['path'])}: {printable(str(event['reason']))}"]
+            reason = str(event["reason"]).removeprefix(
+                f"{event['path']}: "
+            )  # which many an error begins with
+            return [f"failed{about}: {printable(event['path'])}: {printable(reason)}"]
         if event["ev"] == "progress":
             reached, before = self._reached(), self._quarter
             self._quarter = max(reached, before)

@@ -224,11 +224,13 @@ def test_a_log_says_when_a_wait_begins_and_what_failed() -> None:
     view.tick()
     view.event(plan())
     view.event(event("file", path="a\r.bin", state="failed", bytes=None, reason="no"))
+    view.event(event("file", path="b.bin", state="failed", bytes=None, reason="b.bin: no"))
     assert stream.getvalue().splitlines() == [
         "hf-haul: wait: The Hub limits requests\\n",
         "hf-haul: progress: 0:15 so far, finding out what there is to do",
         "hf-haul: plan: 4 files, 1.0 kB, 0 of them there (0 B)",
         "hf-haul: failed: a\\r.bin: no",
+        "hf-haul: failed: b.bin: no",
     ]
 
 
