@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from hf_haul.cli.arguments import add_command
@@ -37,12 +36,7 @@ def add_help(commands: Any, whole: argparse.ArgumentParser) -> None:
                 f"there is no command {arguments.command!r}"
                 + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}")
             )
-        if sys.stdout is not None and sys.stdout.isatty():
-            import pydoc  # brings much along
-
-            pydoc.pager(text)
-        else:
-            print_result(text)
+        print_result(text)
         return ExitCode.DONE
 
     parser = add_command(
