@@ -10,6 +10,8 @@ import pytest
 from tests.support.hub import hub_environment, run_python, serve_repo
 from tests.support.wants import want_modules
 
+from hf_haul.localhub.testing.faults import Status
+
 want_modules("ipykernel", "nbclient", "nbformat", extra="test")
 
 #: Executes its cells one after the other in one kernel, and prints what each put out, as JSON.
@@ -70,3 +72,19 @@ def test_where_bars_are_disabled_a_notebook_shows_none(environment: dict[str, st
     disabled = {**environment, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     _, outputs = _execute(disabled, WITHOUT_WIDGETS, SNAPSHOT)
     assert _streams(outputs) == {}
+
+
+def test_a_notebook_shows_what_is_waited_for_and_until_when(tmp_path: Path) -> None:
+    with serve_repo(tmp_path / "src") as served:
+        served.hub.faults.add(Status(429, retry_after=2), kind="info", times=1)
+        served.hub.faults.add(Status(429, retry_after=2), kind="cdn", times=1)
+        shown = {**hub_environment(served.hub, tmp_path / "home"), "HF_HUB_DISABLE_PROGRESS_BARS": "0"}
+        _, snapshot = _execute(shown, WITHOUT_WIDGETS, SNAPSHOT)
+    streams = _streams(snapshot)
+    assert set(streams) == {"stdout"}, "no warning"
+    lines = [line.strip() for line in streams["stdout"].split("\r") if line.strip()]
+    waits = [line for line in lines if line.startswith("Waiting 0:0")]
+    assert any("%" not in line for line in waits), "before there is anything to count"
+    assert any("%" in line for line in waits), "while files are fetched"
+    assert lines[-1].startswith("Fetching 18 files: 100%")
+    assert streams["stdout"].count("\n") == 1
