@@ -214,6 +214,7 @@ def test_without_the_hub_a_kept_listing_has_to_do(
     snapshot_download("org/tiny", allow_patterns="config.json", **cached)
     found = plan("org/tiny", **gone)
     assert not found.asked_hub
+    assert found.hub_error
     assert _by_path(found).keys() == served.contents.keys()
     assert _by_path(found)["config.json"].state == "present"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

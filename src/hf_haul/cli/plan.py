@@ -92,7 +92,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     else:
         print_result("\n".join(_lines(found, every=bool(arguments.verbose))))
     if not found.asked_hub:
-        warn("the Hub could not be asked: this is by the listing that was kept")
+        warn(f"this is by the listing that was kept, for the Hub could not be asked: {found.hub_error}")
     if not found.fits:
         warn(f"it does not fit: {format_size(found.disk_needed - (found.disk_free or 0))} are missing")
     if not found.files:

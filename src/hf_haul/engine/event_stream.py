@@ -99,6 +99,7 @@ class EventStream:
         self._next_at = self._began
         self._window = Window()
         self._status: QueueStatus | None = None
+        self._cancelled = 0  # files, which have not failed
         self.waits = Waits(clock=clock, wall=wall)
         self.waits.listener = self._tell_wait
         renew_after_fork(self, EventStream._renew)
@@ -177,6 +178,9 @@ class EventStream:
         """Tell that a file begins or ends: ``started``, ``done``, ``failed`` or ``cancelled``."""
         if isinstance(reason, BaseException):
             reason = describe(reason).text
+        if state == "cancelled":
+            with self._lock:
+                self._cancelled += 1
         self._tell("file", state=state, path=path, bytes=size, reason=reason)
 
     def verified(self, path: str, size: int, digest: Digest) -> None:
@@ -336,7 +340,7 @@ class EventStream:
             "retries": self.waits.asked_again + (status.retries if status else 0),
             "files_fetched": status.files_done - present if status else 0,
             "files_reused": self._base_files + present,
-            "files_failed": self._base_failed + (status.files_failed if status else 0),
+            "files_failed": self._base_failed + (status.files_failed - self._cancelled if status else 0),
         }
 
     def flush(self, timeout: float = math.inf) -> None:

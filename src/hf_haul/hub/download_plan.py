@@ -56,6 +56,7 @@ class DownloadPlan:
         rate: Bytes per second that ``seconds`` is for.
         seconds: How long fetching takes at that rate.
         asked_hub: Whether the Hub told the files; if not, it was the listing that was kept.
+        hub_error: Why it could not be asked.
     """
 
     repo_id: str
@@ -74,6 +75,7 @@ class DownloadPlan:
     rate: float | None = None
     seconds: float | None = None
     asked_hub: bool = True
+    hub_error: str | None = None
 
     @property
     def fits(self) -> bool:

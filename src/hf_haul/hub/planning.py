@@ -19,6 +19,7 @@ from hf_haul.cancellation import CancelToken
 from hf_haul.config import parse_rate
 from hf_haul.engine.events import EventCallback
 from hf_haul.engine.plan import PlannedFile, count_parts, part_size
+from hf_haul.failures import describe
 from hf_haul.hub.asking import is_busy, is_offline, uncached_timeout, wait_as_told
 from hf_haul.hub.call_options import (
     CallOptions,
@@ -155,7 +156,7 @@ class _Planning:
     files: SnapshotFiles
     manager: ParallelDownloadManager
     rate: float | None
-    asked_hub: bool = True
+    hub_error: str | None = None
     _staged: dict[Path, dict[str, list[Path]]] = field(default_factory=dict)
 
     def run(self) -> DownloadPlan:
@@ -197,7 +198,8 @@ class _Planning:
             unknown_sizes=sum(each.bytes_to_fetch is None for each in plans),
             rate=self.rate,
             seconds=None if not self.rate else nbytes / self.rate,
-            asked_hub=self.asked_hub,
+            asked_hub=self.hub_error is None,
+            hub_error=self.hub_error,
         )
 
     # ---- which files
@@ -224,7 +226,7 @@ class _Planning:
             if verdict is error:
                 raise error
             raise verdict from error
-        self.asked_hub = False
+        self.hub_error = describe(error).text
         return kept
 
     def _kept(self, commit: str | None) -> tuple[str, Listing] | None:

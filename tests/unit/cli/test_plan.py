@@ -106,7 +106,10 @@ def test_json_is_all_of_stdout(asked: dict[str, Any], capsys: pytest.CaptureFixt
         ({}, []),
         ({"disk_free": 1_000_001_234}, ["warning: it does not fit: 2.0 GB are missing"]),
         ({"disk_free": None}, []),
-        ({"asked_hub": False}, ["warning: the Hub could not be asked: this is by the listing that was kept"]),
+        (
+            {"asked_hub": False, "hub_error": "it is busy"},
+            ["warning: this is by the listing that was kept, for the Hub could not be asked: it is busy"],
+        ),
         ({"files": ()}, ["no file matches"]),
     ],
 )

@@ -116,9 +116,10 @@ def _head(overview: Overview, now: float) -> str:
         return f"{clock}  finding out what there is to do"
     left = "" if overview.eta is None else f"{duration(overview.eta)} left"
     share = percent(overview.done, overview.total)
-    amount = f"{size(overview.done)} of {size(overview.total)}"
-    files = f"{overview.files_done} of {_files(overview.files_total)}"
-    connections = f"{overview.connections} connections" if overview.connections else ""
+    amount = size(overview.done) + ("" if overview.total is None else f" of {size(overview.total)}")
+    files = "" if overview.phase == "measure" else f"{overview.files_done} of {_files(overview.files_total)}"
+    count = overview.connections
+    connections = f"{count} connection{'' if count == 1 else 's'}" if count else ""
     doing = DOING.get(overview.phase or "", "")
     shown = [doing, rate(overview.rate), left, share, amount, files, connections, f"{clock} so far"]
     return "  ".join(text for text in shown if text)

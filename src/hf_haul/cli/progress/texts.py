@@ -12,6 +12,8 @@ _STEP: Final = 1000
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAYS_SHOWN: Final = 100 * 24 * _HOUR
+#: A suffix that is left out of a long path, as it would take the place of what tells files apart.
+_LONG_SUFFIX: Final = ".safetensors"
 _WIDE: Final = frozenset("WF")
 
 
@@ -76,11 +78,14 @@ def cut(text: str, columns: int) -> str:
 
 
 def shorten_path(path: str, columns: int) -> str:
-    """Return a path that fits into so many columns: its end tells more than its beginning."""
+    """Return a path that fits into so many columns: its end tells more than its beginning.
+
+    Parts of a model differ in their numbers, and all end alike.
+    """
     path = printable(path)
     if width(path) <= columns:
         return path
-    end = path
+    end = path.removesuffix(_LONG_SUFFIX)
     while end and width(end) > columns - 3:
         end = end[1:]
     return cut(f"...{end}", columns)

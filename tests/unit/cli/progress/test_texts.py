@@ -55,6 +55,11 @@ def test_a_path_that_is_too_long_shows_its_end(columns: int) -> None:
     assert short.strip(".") in "folder/model-00001.bin"[-columns:]
 
 
+def test_parts_of_a_model_can_be_told_apart_in_40_columns() -> None:
+    names = [f"model-{number:05d}-of-00002.safetensors" for number in (1, 2)]
+    assert [shorten_path(name, 18) for name in names] == ["...-00001-of-00002", "...-00002-of-00002"]
+
+
 def test_wide_characters_take_two_columns() -> None:
     assert width("\u6a21\u578b") == 4
     assert cut("\u6a21\u578b.bin", 3) == "\u6a21"

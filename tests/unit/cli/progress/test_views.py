@@ -44,7 +44,7 @@ RUNNING = progress(
             [
                 "12.3 MB/s  2:02 left  44 %  1.2 GB of 2",
                 "  waiting 0:18 - example.org limits req",
-                "   45 %   450.0 MB   ...002.safetensors",
+                "   45 %   450.0 MB   ...-00001-of-00002",
                 "               0 B   ...[2J/config.json",
                 "  and 3 more",
             ],
@@ -94,6 +94,13 @@ def test_totals_never_grow_and_what_is_done_never_gets_less() -> None:
         assert (seen.done, seen.total) == (500, 1000)
     seen.note(progress(5000, 900))
     assert (seen.done, seen.total) == (900, 900)
+
+
+def test_a_measurement_has_no_files_and_no_end() -> None:
+    seen = overview(
+        plan(None, 1, phase="measure"), progress(5 * MB, None, rate=9e6, connections=1, phase="measure")
+    )
+    assert render(seen, T + 2, 80, 24) == ["measuring  9.0 MB/s  5.0 MB  1 connection  0:02 so far"]
 
 
 def test_each_phase_has_its_own_numbers() -> None:
