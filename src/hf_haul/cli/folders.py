@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hf_haul.cli.exit_codes import UsageError
 from hf_haul.cli.messages import warn
+from hf_haul.cli.progress.texts import count_of
 
 if TYPE_CHECKING:
     from hf_haul.hub.status import FileProblem
@@ -76,13 +77,6 @@ def format_age(seconds: float) -> str:
     """Return how long ago something was, in its largest unit."""
     size, unit = next(((size, unit) for size, unit in _UNITS if seconds >= size), _UNITS[-1])
     return f"{count_of(int(seconds // size), unit)} ago"
-
-
-def count_of(number: int, what: str) -> str:
-    """Return a number of things; several of them have an ``s``, or ``ies``."""
-    if number == 1:
-        return f"1 {what}"
-    return f"{number} {what[:-1]}ies" if what.endswith("y") and what[-2:] != "ay" else f"{number} {what}s"
 
 
 def shown(text: object) -> str:

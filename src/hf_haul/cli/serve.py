@@ -11,6 +11,7 @@ from typing import Any, Final
 from hf_haul.cli.arguments import add_command, read_port, read_rate
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.messages import say, warn
+from hf_haul.cli.progress.texts import count_of
 from hf_haul.cli.streams import print_result
 from hf_haul.config import serve_token
 from hf_haul.failures import describe
@@ -192,16 +193,12 @@ def _gap(repo_id: str, holding: Any) -> str | None:
     where = f"{repo_id} at {', '.join(holding.names) or holding.commit[:_COMMIT_DIGITS]}"
     if holding.listed is None:
         return (
-            f"{where}: {_count_of(holding.files, 'file')}, and no listing that says whether these are all; a whole "
+            f"{where}: {count_of(holding.files, 'file')}, and no listing that says whether these are all; a whole "
             "snapshot can be had only with --complete"
         )
     if holding.files < holding.listed:
-        return f"{where}: {holding.files} of {_count_of(holding.listed, 'file')}"
+        return f"{where}: {holding.files} of {count_of(holding.listed, 'file')}"
     return None
-
-
-def _count_of(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _summary(served: Sequence[str]) -> str:

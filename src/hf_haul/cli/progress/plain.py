@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from hf_haul.cli.progress.overview import Overview
 from hf_haul.cli.progress.screen import CHECKING, DOING, closing_line
-from hf_haul.cli.progress.texts import duration, percent, printable, rate, size
+from hf_haul.cli.progress.texts import count_of, duration, percent, printable, rate, size
 
 __all__ = ["PlainLines"]
 
@@ -41,9 +41,9 @@ class PlainLines:
             self._quarter = self._reached()
             if event.get("phase") in CHECKING:
                 what = "check" if event["phase"] == "check" else "repair"
-                return [f"plan{about}: {what} {event['files']} files, {size(event['bytes'])}"]
+                return [f"plan{about}: {what} {count_of(event['files'], 'file')}, {size(event['bytes'])}"]
             there = f", {event['files_reused']} of them there ({size(event['reused'])})"
-            return [f"plan{about}: {event['files']} files, {size(event['bytes'])}{there}"]
+            return [f"plan{about}: {count_of(event['files'], 'file')}, {size(event['bytes'])}{there}"]
         if event["ev"] == "wait":
             return [f"wait{about}: {printable(event['message'])}"]
         if event["ev"] == "file" and event["state"] == "failed":

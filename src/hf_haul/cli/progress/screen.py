@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from hf_haul.cli.progress.overview import ActiveFile, Overview, Sums, Waiting
-from hf_haul.cli.progress.texts import cut, duration, percent, printable, rate, shorten_path, size
+from hf_haul.cli.progress.texts import count_of, cut, duration, percent, printable, rate, shorten_path, size
 
 __all__ = ["CHECKING", "DOING", "closing_line", "render"]
 
@@ -119,7 +119,7 @@ def _head(overview: Overview, now: float) -> str:
     amount = size(overview.done) + ("" if overview.total is None else f" of {size(overview.total)}")
     files = "" if overview.phase == "measure" else f"{overview.files_done} of {_files(overview.files_total)}"
     count = overview.connections
-    connections = f"{count} connection{'' if count == 1 else 's'}" if count else ""
+    connections = f"{count_of(count, 'connection')}" if count else ""
     doing = DOING.get(overview.phase or "", "")
     shown = [doing, rate(overview.rate), left, share, amount, files, connections, f"{clock} so far"]
     return "  ".join(text for text in shown if text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
-__all__ = ["cut", "duration", "percent", "printable", "rate", "shorten_path", "size", "width"]
+__all__ = ["count_of", "cut", "duration", "percent", "printable", "rate", "shorten_path", "size", "width"]
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _STEP: Final = 1000
@@ -15,6 +15,13 @@ _DAYS_SHOWN: Final = 100 * 24 * _HOUR
 #: A suffix that is left out of a long path, as it would take the place of what tells files apart.
 _LONG_SUFFIX: Final = ".safetensors"
 _WIDE: Final = frozenset("WF")
+
+
+def count_of(number: int, what: str) -> str:
+    """Return a number of things; several of them have an ``s``, or ``ies``."""
+    if number == 1:
+        return f"1 {what}"
+    return f"{number} {what[:-1]}ies" if what.endswith("y") and what[-2:] != "ay" else f"{number} {what}s"
 
 
 def size(nbytes: float | None) -> str:
