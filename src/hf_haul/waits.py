@@ -150,6 +150,7 @@ class Waits:
         reviewed: Whether somebody calls :meth:`review` now and then.
 
     Attributes:
+        on_begin: Called whenever something begins to be waited for, as the first thing.
         shown: Whether somebody shows :meth:`current` to people; the log has no warnings then.
         listener: Called with each wait that is told, as a dict with the keys of a ``wait`` event.
         asked_again: Requests about a repository that were repeated.
@@ -163,6 +164,7 @@ class Waits:
         reviewed: bool = True,
     ) -> None:
         self.shown = False
+        self.on_begin: Callable[[], object] | None = None
         self._reviewed = reviewed
         self.listener: Callable[[dict[str, Any]], object] | None = None
         self.asked_again = 0
@@ -189,6 +191,9 @@ class Waits:
             lasting: Seconds after which it counts as over unless it is reported again; ``None`` for never.
             after: Seconds that it may take before it is worth a word; then :meth:`review` tells it.
         """
+        on_begin = self.on_begin
+        if on_begin is not None:
+            on_begin()
         now = self._clock()
         entry = _Entry(wait, now, self._wall(), lasting, after)
         with self._lock:

@@ -44,6 +44,7 @@ class CallEvents:
         self.stream = stream
         self.waits = Waits() if stream is None else stream.waits
         self._bar = bar
+        self._ended = threading.Event()
 
     def attended(self, repository: Repository) -> Repository:
         """Return the repository, with what it waits for told, too."""
@@ -60,17 +61,21 @@ class CallEvents:
 
         While files are fetched the engine looks, too; before that nobody else does.
         """
-        ended = threading.Event()
-        start_daemon(lambda: self._look(ended), "hf-haul-waits")
+        self.waits.on_begin = self._start_looking  # a call that asks for nothing needs no thread
         try:
             yield
         finally:
-            ended.set()
+            self.waits.on_begin = None
+            self._ended.set()
             if self._bar is not None:
                 self._bar.retire()
 
-    def _look(self, ended: threading.Event) -> None:
-        while not ended.wait(_LOOK_SECONDS):
+    def _start_looking(self) -> None:
+        self.waits.on_begin = None
+        start_daemon(self._look, "hf-haul-waits")
+
+    def _look(self) -> None:
+        while not self._ended.wait(_LOOK_SECONDS):
             if self._bar is not None and self._bar.show(self.waits.current()):
                 self.waits.shown = True
             self.waits.review()
