@@ -7,7 +7,6 @@ needs it to complete. Run it again whenever an option changes; a test says so.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 
 import shtab
@@ -34,6 +33,8 @@ def make(shell: str) -> str:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]  # the same
             if isinstance(action.metavar, str):
                 action.metavar = action.metavar.replace(":", "")  # which separates fields for zsh
+            if action.help:
+                action.help = action.help.removesuffix(" (default: %(default)s)")  # of Python 3.10's own
             if action.metavar == "COMMAND":
                 action.choices = list(commands_of(parser))
     text = shtab.complete(parser, shell=shell)
