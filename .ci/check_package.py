@@ -1,4 +1,4 @@
-"""Check an installed hf-haul: ``python check_package.py SDIST``, by the Python of an environment that has its wheel.
+"""Check an installed hf-haul: ``python check_package.py SDIST``, by the Python that has its wheel.
 
 Nothing of the source tree may be on the path: what is missing in the package would be found there.
 """
@@ -21,7 +21,11 @@ COMMAND = Path(sysconfig.get_path("scripts")) / ("hf-haul.exe" if os.name == "nt
 IN_SDIST = ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "src/hf_haul/py.typed", "tests/conftest.py",
             "examples/quickstart.py", ".ci/run", ".ci/completions.py", ".github/CONTRIBUTING.md")  # fmt: skip
 EXTRAS = {"serve", "test", "examples", "loaders", "benchmarks", "docs", "dev"}
-SHARED = ("bash-completion/completions/hf-haul", "zsh/site-functions/_hf-haul", "fish/vendor_completions.d/hf-haul.fish")
+SHARED = (
+    "bash-completion/completions/hf-haul",
+    "zsh/site-functions/_hf-haul",
+    "fish/vendor_completions.d/hf-haul.fish",
+)
 #: Runs where huggingface_hub is all that a program knows.
 PROGRAM = """
 import huggingface_hub, os, sys
@@ -32,7 +36,7 @@ assert sys.modules["hf_haul"].accelerate.installed
 
 def run(*argv: str | Path, **variables: str) -> str:
     """Run something, which has to succeed; return what it printed."""
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603  our own words
         list(map(str, argv)), env={**os.environ, "HF_HAUL_CONFIG": "", **variables},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
@@ -47,7 +51,7 @@ def check_metadata() -> None:
     assert Path(hf_haul.__file__).is_relative_to(sysconfig.get_path("purelib")), hf_haul.__file__
     found = importlib.metadata.distribution("hf-haul")
     assert found.version == hf_haul.__version__
-    assert EXTRAS <= set(found.metadata.get_all("Provides-Extra") or ()), "an extra is missing"
+    assert set(found.metadata.get_all("Provides-Extra") or ()) >= EXTRAS, "an extra is missing"
     assert found.metadata["License-Expression"] == "Apache-2.0"
     assert any(path.name == "LICENSE" for path in found.files or ()), "no license"
     assert hf_haul.__version__ in run(COMMAND, "--version")
@@ -78,7 +82,9 @@ def check_downloads(folder: Path) -> None:
         hub_of = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
         printed = run(COMMAND, "download", "org/model", "-q", **hub_of).strip()
         assert Path(printed, "a.txt").read_bytes() == b"a\n" * 1000
-        printed = run(COMMAND, "get", f"{hub.url}/org/model/resolve/main/a.txt", "-d", folder / "got", "-q").strip()
+        printed = run(
+            COMMAND, "get", f"{hub.url}/org/model/resolve/main/a.txt", "-d", folder / "got", "-q"
+        ).strip()
         assert Path(printed).read_bytes() == b"a\n" * 1000
         program = [sys.executable, "-c", PROGRAM, folder / "cache"]
         printed = run(COMMAND, "run", "-q", "--", *program, **hub_of).strip()

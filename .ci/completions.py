@@ -1,7 +1,7 @@
-"""Make the completions of the shells from the parser: ``python .ci/completions.py [--check]`` (extra ``dev``).
+"""Make the completions of the shells from the parser: ``python .ci/completions.py [--check]``.
 
-shtab writes them: it is kept well, and knows five shells' rules; and as they come with the package as files, nobody
-needs it to complete. Run it again whenever an option changes; a test says so.
+shtab writes them: it is kept well, and knows five shells' rules; and as they come with the package as files,
+nobody needs it to complete. Run it again whenever an option changes; a test says so.
 """
 
 from __future__ import annotations
