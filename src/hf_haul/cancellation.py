@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.waits import Waits, unattended
 
 __all__ = ["CancelToken", "SilenceLimits"]
@@ -92,10 +92,10 @@ class CancelToken:
         """Raise if the worker was asked to stop.
 
         Raises:
-            HaltedError: It was.
+            StopRequestedError: It was.
         """
         if self._event.is_set():
-            raise HaltedError
+            raise StopRequestedError
 
     def wake(self) -> None:
         """Interrupt the blocking call under way, if any, without asking the worker to stop.

@@ -15,7 +15,6 @@ __all__ = [
     "ConnectionFailedError",
     "DiskFullError",
     "DownloadCancelledError",
-    "HaltedError",
     "HaulError",
     "HttpStatusError",
     "IntegrityError",
@@ -26,6 +25,7 @@ __all__ = [
     "ServerBusyError",
     "SourceChangedError",
     "StalledError",
+    "StopRequestedError",
     "TooManyOpenFilesError",
     "TransferError",
     "UnsafePathError",
@@ -57,7 +57,7 @@ class DownloadCancelledError(HaulError):
     """The download was cancelled by its owner; what was fetched stays on disk for a later resume."""
 
 
-class HaltedError(HaulError):
+class StopRequestedError(HaulError):
     """Control flow inside a worker: its part was paused, cancelled, taken away or shut down."""
 
 

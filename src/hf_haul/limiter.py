@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.forks import renew_after_fork
 from hf_haul.waits import Wait, WaitReason, Waits
 
@@ -118,7 +118,7 @@ class BandwidthLimiter:
             Seconds waited.
 
         Raises:
-            HaltedError: The wait was cut short. The bytes stay taken: they were received already.
+            StopRequestedError: The wait was cut short. The bytes stay taken: they were received already.
         """
         if self._rate is None:
             return 0.0
@@ -129,17 +129,17 @@ class BandwidthLimiter:
             return 0.0
         self._report(cancel_token.waits, seconds + _WAIT_LASTS)
         started = self._clock()
-        halted = False
-        while seconds > 0.0 and not halted:
-            halted = cancel_token.wait(min(seconds, _SLICE_SECONDS))
+        stopped = False
+        while seconds > 0.0 and not stopped:
+            stopped = cancel_token.wait(min(seconds, _SLICE_SECONDS))
             with self._lock:
                 self._refill()
                 seconds = self._seconds_until(mark)
         waited = self._clock() - started
         with self._lock:
             self._throttled += waited
-        if halted:
-            raise HaltedError
+        if stopped:
+            raise StopRequestedError
         return waited
 
     def _report(self, waits: Waits, lasting: float) -> None:

@@ -238,7 +238,7 @@ class ParallelDownloadManager:
 
         Raises:
             TransferError: The file cannot be had.
-            HaltedError: The token was set.
+            StopRequestedError: The token was set.
         """
         source = self.open_source(remote)
         return learn_facts(source, self.settings, self._scheduler.history, cancel_token)

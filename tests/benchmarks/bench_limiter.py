@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.transports.pool import ConnectionPool
 
@@ -72,7 +72,7 @@ def measure(url: str, megabytes: int, threads: int, seconds: float) -> dict[str,
                     got = response.readinto(buffer[: limiter.quantum])
                     limiter.wait(got, cancel_token)
                     mine.append((time.monotonic(), got))
-            except HaltedError:
+            except StopRequestedError:
                 pass
 
     with ConnectionPool(threads, trust_env=False) as pool:

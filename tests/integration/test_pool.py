@@ -27,9 +27,9 @@ from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.errors import (
     CertificateError,
     ConnectionFailedError,
-    HaltedError,
     HaulError,
     StalledError,
+    StopRequestedError,
     TransferError,
 )
 from hf_haul.transports.pool import ConnectionPool, PooledResponse
@@ -682,7 +682,7 @@ def blocked(
 
 
 WAKES: dict[str, tuple[Callable[[Blocked], object], type[HaulError]]] = {
-    "halted": (lambda b: b.cancel_token.set(), HaltedError),
+    "halted": (lambda b: b.cancel_token.set(), StopRequestedError),
     "woken": (lambda b: b.cancel_token.wake(), ConnectionFailedError),
     "pool closed": (lambda b: b.pool.close(), TransferError),
 }
@@ -715,7 +715,7 @@ def test_a_woken_thread_leaves_its_place_to_others(blocked: Blocked) -> None:
 def test_a_cancel_token_set_before_asks_for_nothing(pool: ConnectionPool) -> None:
     cancel_token = CancelToken()
     cancel_token.set()
-    with Wire(well_behaved) as wire, pytest.raises(HaltedError):
+    with Wire(well_behaved) as wire, pytest.raises(StopRequestedError):
         pool.open(wire.url(), None, cancel_token)
     assert wire.accepted == 0
 
@@ -1071,7 +1071,7 @@ def test_a_thread_blocked_in_its_proxy_is_woken() -> None:
         assert asked.wait(BOUND)
         began = time.monotonic()
         cancel_token.set()
-        assert isinstance(worker.join().error, HaltedError)
+        assert isinstance(worker.join().error, StopRequestedError)
         assert time.monotonic() - began < 1.0
 
 

@@ -24,7 +24,7 @@ from tests.support.repos import contents, random_bytes
 
 import hf_haul
 from hf_haul import CheckedFile, Settings, VerifyProgress, VerifyReport
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.hub import verification, verify_checks
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.hub.snapshot import snapshot_download
@@ -708,7 +708,7 @@ def test_ctrl_c_ends_hashing_within_a_second(cached: Place, monkeypatch: pytest.
             for _ in range(3000):
                 check()
                 time.sleep(0.01)
-        except HaltedError as error:
+        except StopRequestedError as error:
             ended.append(type(error))
             raise
         pytest.fail("was not ended")

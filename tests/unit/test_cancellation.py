@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 
 BOUND = 20.0  # seconds; only a failure takes that long
 
@@ -40,7 +40,7 @@ def test_a_set_token_raises_on_every_check() -> None:
     cancel_token = CancelToken()
     cancel_token.set()
     for _ in range(2):
-        with pytest.raises(HaltedError):
+        with pytest.raises(StopRequestedError):
             cancel_token.check()
 
 

@@ -16,7 +16,7 @@ from tests.support.collector import at_every_allocation
 
 from hf_haul import descriptors as module
 from hf_haul.descriptors import Descriptors, is_shortage
-from hf_haul.errors import HaltedError, TooManyOpenFilesError
+from hf_haul.errors import StopRequestedError, TooManyOpenFilesError
 
 
 class Process:
@@ -168,9 +168,9 @@ def test_a_wait_ends_when_it_is_halted_and_where_nobody_can_halt_it_after_a_whil
     process.files.register(others, lambda each: each.held)
 
     def cancel() -> None:
-        raise HaltedError
+        raise StopRequestedError
 
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         process.files.retry_on_shortage(out_of_files, cancel)
     began = process.clock()
     with pytest.raises(TooManyOpenFilesError):

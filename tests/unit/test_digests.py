@@ -11,7 +11,7 @@ from tests.support.storage import stage
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.digests import Digest, file_digest, hash_of, read_digest
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_file_hashes_as_git_and_sha256sum_say(tmp_path: Path, algorithm: str, 
 def test_hashing_ends_when_halted(tmp_path: Path) -> None:
     cancel_token = CancelToken()
     cancel_token.set()
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         file_digest(stage(tmp_path / "f"), "sha256", cancel_token.check)
 
 

@@ -15,7 +15,6 @@ from hf_haul.errors import (
     ConnectionFailedError,
     DiskFullError,
     DownloadCancelledError,
-    HaltedError,
     HaulError,
     HttpStatusError,
     IntegrityError,
@@ -26,6 +25,7 @@ from hf_haul.errors import (
     ServerBusyError,
     SourceChangedError,
     StalledError,
+    StopRequestedError,
     TooManyOpenFilesError,
     TransferError,
     UnsafePathError,
@@ -36,7 +36,7 @@ EXAMPLES = [
     HaulError("plain"),
     UnsafePathError("../x"),
     DownloadCancelledError("a: cancelled"),
-    HaltedError(),
+    StopRequestedError(),
     IntegrityError("a.bin", "0" * 64, "1" * 64, 5),
     DiskFullError("needs 10 GB, has 1 GB"),
     TooManyOpenFilesError("256 of 256 are open"),
@@ -129,7 +129,7 @@ def test_a_wrong_digest_tells_both_digests_and_whether_old_bytes_are_in_it(resum
         (OSError(errno.EIO, "No", "/x"), f"[Errno {errno.EIO}] No: '/x'", ["The file is 'a.bin'."]),
         (OSError("odd"), "odd", ["The file is 'a.bin'."]),
         (MemoryError(), "", ["The file is 'a.bin'."]),
-        (HaltedError(), "", ["The file is 'a.bin'."]),
+        (StopRequestedError(), "", ["The file is 'a.bin'."]),
     ],
 )
 def test_an_error_names_its_file_once(error: Exception, said: str, notes: list[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.support.clock import FakeCancelToken, FakeClock
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.limiter import BandwidthLimiter
 
 KB, MB = 1000, 1_000_000
@@ -221,7 +221,7 @@ def test_a_cancel_token_ends_the_wait_and_counts_what_was_waited() -> None:
     limiter = BandwidthLimiter(1000, 100, clock=clock)
     cancel_token = FakeCancelToken(clock)
     cancel_token.during = lambda _: cancel_token.set() if len(cancel_token.waited) == 3 else None
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         limiter.wait(100_000, cancel_token)
     assert limiter.throttled_seconds == pytest.approx(0.2)
 
@@ -232,7 +232,7 @@ def test_a_cancel_token_wakes_a_thread_that_really_waits() -> None:
     def wait() -> None:
         try:
             limiter.wait(10**9, cancel_token)
-        except HaltedError:
+        except StopRequestedError:
             ended.append("halted")
 
     thread = threading.Thread(target=wait, daemon=True)

@@ -22,7 +22,7 @@ from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, SupersededError, Transfer
 from hf_haul.engine.verifier import Verifier
-from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
+from hf_haul.errors import IntegrityError, SourceChangedError, StopRequestedError
 from hf_haul.metrics import SMALL_FILE
 from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.claiming import claim
@@ -65,7 +65,7 @@ def open_file(
     Raises:
         SupersededError: The file is in place.
         StagedElsewhereError: A living process is fetching it.
-        HaltedError: The probe was halted.
+        StopRequestedError: The probe was stopped.
         TransferError: The source does not tell the size, or what is said to be empty is not.
         OSError: The folder cannot be written, or no file can be put there.
     """
@@ -109,7 +109,7 @@ def _claim(run: QueueRun, transfer: Transfer, size: int, probe: Part, **how: boo
 
     Raises:
         StagedElsewhereError: A living process has the file.
-        HaltedError: The probe was halted.
+        StopRequestedError: The probe was stopped.
         OSError: The folder cannot be written.
     """
     destination, task = transfer.request.destination, transfer.task
@@ -212,7 +212,7 @@ def verify_and_publish(
     Raises:
         IntegrityError: The digest was wrong again.
         StagedLostError: The staged file is no longer ours.
-        HaltedError: The verifier was stopped.
+        StopRequestedError: The verifier was stopped.
         OSError: The disk refuses.
     """
     staged, verifier = transfer.staged, transfer.verifier
@@ -220,7 +220,7 @@ def verify_and_publish(
     if verifier is not None:
         verifier.catch_up(staged.frontier, staged.read_into, wait=True)
         if verifier.stopped:
-            raise HaltedError
+            raise StopRequestedError
         actual = verifier.actual()
         if actual == verifier.digest.value:
             on_verified(verifier.digest)
@@ -265,7 +265,7 @@ def _is_borne_out(transfer: Transfer, verifier: Verifier) -> bool:
 
     def check() -> None:
         if verifier.stopped:
-            raise HaltedError
+            raise StopRequestedError
 
     def hex_digest(algorithm: str) -> str:
         return hash_of(staged.read_into, staged.size, algorithm, check)

@@ -228,7 +228,7 @@ class Chooser:
                 part.preempt(now)
                 wanted -= 1
 
-    def shed(self, runs: Sequence[QueueRun]) -> None:
+    def drop_excess(self, runs: Sequence[QueueRun]) -> None:
         """Preempt parts whose connections are of no use: the last of each source, in the order of queues.
 
         What they bring meanwhile is far from the front of its file, where its digest would have it.
@@ -240,14 +240,14 @@ class Chooser:
         kept: Counter[str] = Counter()
         for transfer in (transfer for run in runs for transfer in run.transfers.values()):
             source = transfer.source
-            if not self._sheds(transfer):
+            if not self._has_excess(transfer):
                 continue
             for part in sorted(transfer.parts, key=lambda each: each.start):
                 kept[source] += 1
                 if kept[source] > self._sources.limit(source):
                     part.preempt(now)
 
-    def _sheds(self, transfer: Transfer) -> bool:
+    def _has_excess(self, transfer: Transfer) -> bool:
         # A file that comes in one piece would have to come again.
         return (
             transfer.mode == "ranged" and bool(transfer.parts) and self._sources.drops_excess(transfer.source)

@@ -11,11 +11,11 @@ from typing import Final
 
 from hf_haul.engine.transfer import Part, Phase, SupersededError, Transfer
 from hf_haul.errors import (
-    HaltedError,
     RangeRefusedError,
     RetriesExhaustedError,
     ServerBusyError,
     SourceChangedError,
+    StopRequestedError,
 )
 from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.staged_file import StagedLostError
@@ -104,7 +104,7 @@ def after_opening(transfer: Transfer, error: BaseException | None, *, cancelled:
         return Outcome(Verdict.PRESENT)
     if cancelled:
         return Outcome(Verdict.GIVE_UP)
-    if isinstance(error, HaltedError) and transfer.failure is None:
+    if isinstance(error, StopRequestedError) and transfer.failure is None:
         # A pause, or something more urgent, before anything was staged.
         return Outcome(Verdict.PUT_BACK)
     if isinstance(error, StagedElsewhereError):
@@ -123,7 +123,7 @@ def after_part(transfer: Transfer, hedge: Part | None, error: BaseException | No
     """
     refused = isinstance(error, RangeRefusedError)
     restart = isinstance(error, SourceChangedError) and _can_start_anew(transfer)
-    bearable = (refused and not transfer.refuses_for_good) or restart or isinstance(error, HaltedError)
+    bearable = (refused and not transfer.refuses_for_good) or restart or isinstance(error, StopRequestedError)
     failure = None if bearable else error
     # A hedge that works may still bring the bytes; one that has brought none shares the fault, and may not
     # make it last longer than one part's time to retry.
@@ -177,7 +177,7 @@ def after_finish(
             return Outcome(Verdict.FETCH_AGAIN)
     if error is None:
         return Outcome(Verdict.PUBLISHED)
-    if isinstance(error, StagedLostError | HaltedError) and cancelled:
+    if isinstance(error, StagedLostError | StopRequestedError) and cancelled:
         return Outcome(Verdict.GIVE_UP)
     if isinstance(error, StagedLostError) and losses < _LOSSES:
         return Outcome(Verdict.LOOK_ELSEWHERE)

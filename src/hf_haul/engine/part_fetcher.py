@@ -18,10 +18,10 @@ from hf_haul.engine.transfer import Part
 from hf_haul.engine.verifier import Verifier
 from hf_haul.errors import (
     ConnectionFailedError,
-    HaltedError,
     RangeRefusedError,
     SourceChangedError,
     StalledError,
+    StopRequestedError,
     TransferError,
 )
 from hf_haul.limiter import BandwidthLimiter
@@ -103,7 +103,7 @@ class PartFetcher:
         every byte before it is on disk and in the journal.
 
         Raises:
-            HaltedError: The part was halted.
+            StopRequestedError: The part was stopped.
             TransferError: It cannot be fetched.
             StagedLostError: Another process has the staged file.
             OSError: The disk refuses.
@@ -126,7 +126,7 @@ class PartFetcher:
             Bytes; ``None`` if it does not say.
 
         Raises:
-            HaltedError: The part was halted.
+            StopRequestedError: The part was stopped.
             TransferError: The file cannot be had.
         """
 
@@ -148,7 +148,7 @@ class PartFetcher:
         """Fetch a file whose length its source does not say, in one stream; return its length in bytes.
 
         Raises:
-            HaltedError: The part was halted.
+            StopRequestedError: The part was stopped.
             TransferError: It cannot be fetched.
             OSError: The disk refuses.
         """
@@ -393,9 +393,9 @@ class PartFetcher:
             if behind <= _MOST_UNHASHED:
                 break
             with part.cancel_token.queueing():  # nobody helps by fetching half of it
-                halted = part.cancel_token.wait(_LEAST_WAIT + (behind - _MOST_UNHASHED) / _HASHED_BPS)
-            if halted:
-                raise HaltedError
+                stopped = part.cancel_token.wait(_LEAST_WAIT + (behind - _MOST_UNHASHED) / _HASHED_BPS)
+            if stopped:
+                raise StopRequestedError
 
     @contextmanager
     def _calling(self, part: Part) -> Iterator[None]:

@@ -603,7 +603,7 @@ class Scheduler:
                 warm_up=self.settings.timings.warm_up,
             )
             self._sources.sample(now, Counter(p.transfer.source for p in parts if p.waits_long(now)))
-            self._chooser.shed(runs)
+            self._chooser.drop_excess(runs)
             quiet = [(r, self._reports.look(r, now, paused=self._queues.is_paused(r))) for r in runs]
             for run in runs:
                 self._look_again(run, now)

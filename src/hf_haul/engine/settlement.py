@@ -285,7 +285,7 @@ class Settlement:
         run.deferred[task.task_id] = self._clock() + seconds
 
     def _put_back(self, run: QueueRun, transfer: Transfer) -> None:
-        """Return a file that was halted before it was opened to its place in the queue."""
+        """Return a file that was stopped before it was opened to its place in the queue."""
         self._defer(run, transfer, 0.0)
         task_id = transfer.task.task_id
         del run.deferred[task_id]

@@ -25,7 +25,7 @@ from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.resilience import drop_frames, insist
 from hf_haul.engine.ticker import TICK, Ticker, TickTarget
 from hf_haul.engine.transfer import Part
-from hf_haul.errors import HaltedError, HaulError
+from hf_haul.errors import HaulError, StopRequestedError
 from hf_haul.threads import ThreadGroup
 
 __all__ = ["JobSource", "Workers"]
@@ -169,7 +169,7 @@ class Workers:
             interrupt = self.interrupt_of(error)
             self.owed[threading.current_thread()] = then = FollowUp()
             try:
-                job = self._source.settle(job, error if interrupt is None else HaltedError(), then)
+                job = self._source.settle(job, error if interrupt is None else StopRequestedError(), then)
             except BaseException as unexpected:  # noqa: BLE001  the file ends, and the worker goes on
                 self._source.recover(unexpected, then, job)
                 job, interrupt = None, interrupt or self.interrupt_of(unexpected)

@@ -26,7 +26,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.descriptors import descriptors
-from hf_haul.errors import HaltedError, HaulError, HttpStatusError
+from hf_haul.errors import HaulError, HttpStatusError, StopRequestedError
 from hf_haul.redaction import redacting
 from hf_haul.retry_after import parse_retry_after
 from hf_haul.transports.pacing import ServerWaits
@@ -53,7 +53,7 @@ __all__ = [
     "retry_broken",
     "retry_busy",
     "uncached_timeout",
-    "wait_as_told",
+    "wait_as_requested",
 ]
 
 logger = logging.getLogger(__name__)
@@ -264,7 +264,7 @@ def _retry(
     ask = partial(descriptors.retry_on_shortage, ask, None if cancel_token is None else cancel_token.check)
     host = host_of(what) if "://" in what else None
     unanswered = Wait(WaitReason.NETWORK, f"{host or 'the Hub'} has not answered yet about {what}", host=host)
-    patience = _Patience(busy=busy, retry_connect=retry_connect)
+    patience = _AskBudget(busy=busy, retry_connect=retry_connect)
     for number, usual in enumerate(_WAITS, 1):
         try:
             with waits.during(unanswered, after=_LATE):
@@ -280,7 +280,7 @@ def _retry(
     return _last_attempt(ask, what)
 
 
-class _Patience:
+class _AskBudget:
     """Decides after which errors one question is asked again, and how long after.
 
     Args:
@@ -313,7 +313,7 @@ class _Patience:
         return usual
 
 
-def wait_as_told(error: Exception, waits: Waits = unattended) -> None:
+def wait_as_requested(error: Exception, waits: Waits = unattended) -> None:
     """Wait as long as the answer to an earlier request asked for, if it did, before another one is made.
 
     Args:
@@ -369,7 +369,7 @@ def _pause(seconds: float, cancel_token: CancelToken | None) -> None:
     if cancel_token is None:
         time.sleep(seconds)
     elif cancel_token.wait(seconds):
-        raise HaltedError
+        raise StopRequestedError
 
 
 def _last_attempt(ask: Callable[[], T], what: str) -> T:

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import MiB, Settings
 from hf_haul.engine.event_stream import EventStream
-from hf_haul.errors import HaltedError, RangeRefusedError, ServerBusyError, TransferError
+from hf_haul.errors import RangeRefusedError, ServerBusyError, StopRequestedError, TransferError
 from hf_haul.hub.asking import uncached_timeout
 from hf_haul.hub.link_report import (
     Limit,
@@ -326,7 +326,7 @@ class _LinkTest:
             try:
                 self._read_part(count, token, buffer)
                 failures = 0
-            except HaltedError:
+            except StopRequestedError:
                 return
             except TransferError as error:
                 if token.is_set():

@@ -20,7 +20,7 @@ from hf_haul.config import parse_rate
 from hf_haul.engine.events import EventCallback
 from hf_haul.engine.plan import PlannedFile, count_parts, part_size
 from hf_haul.failures import describe
-from hf_haul.hub.asking import is_busy, is_offline, uncached_timeout, wait_as_told
+from hf_haul.hub.asking import is_busy, is_offline, uncached_timeout, wait_as_requested
 from hf_haul.hub.call_options import (
     CallOptions,
     absolute_path,
@@ -215,7 +215,7 @@ class _Planning:
             kept = self._kept(commit)
             if kept is None and is_busy(error):
                 try:
-                    wait_as_told(error, self.files.repository.waits)
+                    wait_as_requested(error, self.files.repository.waits)
                     return self.files.ask(retry=True)
                 except HubUnreachable as again:
                     error = again.error

@@ -338,7 +338,7 @@ class Repository:
 
         Raises:
             FileMetadataError: The answer lacks what a Hub sends.
-            HaltedError: It was halted.
+            StopRequestedError: It was stopped.
             Exception: huggingface_hub's other errors.
         """
         url = self.url(path, revision)

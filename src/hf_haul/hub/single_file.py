@@ -33,7 +33,7 @@ from hf_haul.hub.asking import (
     is_offline,
     is_transient,
     uncached_timeout,
-    wait_as_told,
+    wait_as_requested,
 )
 from hf_haul.hub.bars import bars_of_one_file
 from hf_haul.hub.call_events import CallEvents
@@ -407,7 +407,7 @@ class _File:
             if is_transient(error):
                 logger.info("No local file found. Asking the Hub again")
                 try:
-                    wait_as_told(error, self.repository.waits)
+                    wait_as_requested(error, self.repository.waits)
                     return self._head(folder, retry=True)
                 except HubUnreachable as again:
                     error = again.error

@@ -22,7 +22,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.hub.asking import is_busy, is_offline, uncached_timeout, wait_as_told
+from hf_haul.hub.asking import is_busy, is_offline, uncached_timeout, wait_as_requested
 from hf_haul.hub.bars import bars_of_a_snapshot
 from hf_haul.hub.call_events import CallEvents
 from hf_haul.hub.call_options import (
@@ -253,7 +253,7 @@ class SnapshotCall:
                 return cached
             logger.info("Nothing tells whether the cached snapshot is complete: asking the Hub again")
         try:
-            wait_as_told(first.error, self.files.repository.waits)
+            wait_as_requested(first.error, self.files.repository.waits)
             return self.files.ask(retry=True)
         except HubUnreachable as again:
             return self._from_cache(again)

@@ -274,7 +274,7 @@ class RangeSource:
 
         Raises:
             TransferError: They cannot be had.
-            HaltedError: The read was called off.
+            StopRequestedError: The read was called off.
         """
         if not len(view):
             return

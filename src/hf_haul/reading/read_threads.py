@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Final
 
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.finalizers import attend
 from hf_haul.forks import renew_after_fork
 from hf_haul.threads import ThreadGroup
@@ -72,7 +72,7 @@ class Job(Future[None]):
             self._end(error)
         except BaseException:
             # Ctrl+C reached this thread: it is this thread's to raise, and no other's.
-            self._end(HaltedError("interrupted"))
+            self._end(StopRequestedError("interrupted"))
             raise
         else:
             self._end(None)

@@ -90,7 +90,7 @@ def _allocated(paths: Iterable[Path]) -> int:
 
 def check_space(
     requests: Sequence[FileRequest],
-    promised: int,
+    reserved_bytes: int,
     running: Callable[[], Iterable[FileRequest]],
     mode: DiskCheck,
 ) -> None:
@@ -101,7 +101,7 @@ def check_space(
 
     Args:
         requests: The files.
-        promised: Bytes that other downloads of this process will write at the most.
+        reserved_bytes: Bytes that other downloads of this process will write at the most.
         running: Says what they still fetch; asked only where the first number would not fit.
         mode: ``strict`` raises, ``warn`` warns, ``off`` does nothing.
 
@@ -115,10 +115,10 @@ def check_space(
             free = shutil.disk_usage(place).free
         except OSError:
             continue  # some network file systems do not say
-        if sum(each.remote.size or 0 for each in there) + promised <= free:
+        if sum(each.remote.size or 0 for each in there) + reserved_bytes <= free:
             continue
         nbytes = space_needed(there)
-        if not nbytes or nbytes + promised <= free:
+        if not nbytes or nbytes + reserved_bytes <= free:
             continue
         # Together, because a running download may be about to bring the same blob.
         everything = space_needed(_by_file_system([*there, *running()]).get(place, there))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.storage.regular_files import is_node_mode
 
 __all__ = ["NodeDestination", "is_node"]
@@ -100,7 +100,7 @@ class NodeDestination:
             is_cancelled: Asked now and then while nobody reads what is written.
 
         Raises:
-            HaltedError: It was cancelled.
+            StopRequestedError: It was cancelled.
             OSError: The node cannot be opened, or refuses.
         """
         try:
@@ -140,8 +140,8 @@ def _pause(is_cancelled: Callable[[], bool], *writable: int) -> None:
     """Wait a moment, or until one of the descriptors can be written to.
 
     Raises:
-        HaltedError: The download was cancelled.
+        StopRequestedError: The download was cancelled.
     """
     if is_cancelled():
-        raise HaltedError
+        raise StopRequestedError
     select.select([], writable, [], _LOOK_SECONDS)

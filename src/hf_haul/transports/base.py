@@ -29,7 +29,7 @@ class Body(Protocol):
 
         Raises:
             TransferError: The connection broke, or the body is shorter than announced.
-            HaltedError: The worker was asked to stop.
+            StopRequestedError: The worker was asked to stop.
         """
 
     def close(self) -> None:
@@ -59,5 +59,5 @@ class Transport(Protocol):
 
         Raises:
             TransferError: By kind, see ``hf_haul.errors``.
-            HaltedError: The worker was asked to stop.
+            StopRequestedError: The worker was asked to stop.
         """

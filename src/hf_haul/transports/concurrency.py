@@ -158,8 +158,8 @@ class ConcurrencyController:
         self._hold_until = 0.0
         self._hold = _HOLD
         self._probe_down = True  # a start in leaps is more likely to end too high than too low
-        self._best_each = 0.0  # bytes per second of one connection when it was best
-        self._each_now = 0.0
+        self._best_per_connection = 0.0  # bytes per second of one connection when it was best
+        self._now_per_connection = 0.0
         self._before_halving = 0.0  # the goodput before halves were tried
         self._rises = 0
         self._falls = 0
@@ -226,8 +226,8 @@ class ConcurrencyController:
         reading = self._share_of_reading(load, seconds)
         self._start_tick(now, load)
         if told:
-            self._each_now = nbytes / seconds / self._limit
-            self._best_each = max(self._best_each, self._each_now)
+            self._now_per_connection = nbytes / seconds / self._limit
+            self._best_per_connection = max(self._best_per_connection, self._now_per_connection)
             self._judge(now, rate, cpu_busy, reading)
 
     def backoff(self, now: float, reason: str) -> None:
@@ -263,7 +263,7 @@ class ConcurrencyController:
         """Start over from the present limit."""
         del now  # nothing is pending after this
         self._forget_trials()
-        self._best_each = 0.0
+        self._best_per_connection = 0.0
         self._phase = "start"
         self._goodput = 0.0
         self._hold = _HOLD
@@ -469,7 +469,11 @@ class ConcurrencyController:
 
     def _probe(self, now: float, *, busy: bool) -> None:
         """Try the neighbours of a limit that has held: above and below in turn."""
-        if self._limit >= self._maximum and not busy and self._each_now >= _AS_FAST * self._best_each:
+        if (
+            self._limit >= self._maximum
+            and not busy
+            and self._now_per_connection >= _AS_FAST * self._best_per_connection
+        ):
             self._rest(now, self._hold)  # nobody is in another's way: fewer would bring less
             return
         down = self._probe_down or busy or self._limit >= self._maximum

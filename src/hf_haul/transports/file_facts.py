@@ -58,7 +58,7 @@ def learn_facts(
     A HEAD would do, if it were answered alike: some servers refuse it, and signed URLs are for GET alone.
 
     Raises:
-        HaltedError: The token was set.
+        StopRequestedError: The token was set.
         TransferError: The file cannot be had.
     """
     remote, origin = source.remote, source_of(source.remote.url)

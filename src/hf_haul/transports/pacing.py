@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.forks import renew_after_fork
 from hf_haul.retry_after import MAX_BUSY_WAIT, MAX_RATE_LIMIT_WAIT, parse_retry_after
 from hf_haul.urls import host_of
@@ -135,7 +135,7 @@ class RateLimits:
             Seconds waited.
 
         Raises:
-            HaltedError: The wait was cut short.
+            StopRequestedError: The wait was cut short.
         """
         if not self._until:  # the common case costs nothing
             return 0.0
@@ -147,7 +147,7 @@ class RateLimits:
                     break
                 with cancel_token.waits.during(self._wait_for(origin, seconds)):
                     if cancel_token.wait(min(seconds, left)):
-                        raise HaltedError
+                        raise StopRequestedError
         waited = self._clock() - started
         cancel_token.server_wait += waited
         return waited

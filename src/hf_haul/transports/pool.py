@@ -26,7 +26,7 @@ from urllib3.util import Timeout
 
 from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.descriptors import descriptors, is_shortage
-from hf_haul.errors import HaltedError, TooManyOpenFilesError, TransferError
+from hf_haul.errors import StopRequestedError, TooManyOpenFilesError, TransferError
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import renew_after_fork
 from hf_haul.redaction import redacting
@@ -316,7 +316,7 @@ class ConnectionPool:
             network: How hosts are reached, where the pool was not told itself.
 
         Raises:
-            HaltedError: The cancel token was set.
+            StopRequestedError: The cancel token was set.
             ConnectionFailedError: No connection, or it broke, or it was interrupted (``cancel_token.wake``).
             CertificateError: the TLS handshake failed.
             TransferError: The address is unusable, or the pool is closed.
@@ -357,7 +357,7 @@ class ConnectionPool:
             if call.raw is not None:  # woken or interrupted right after the answer
                 call.raw.close()
                 call.raw.release_conn()
-            finish(0, not isinstance(error, HaltedError))
+            finish(0, not isinstance(error, StopRequestedError))
             raise
 
     def _prepare(

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_haul.cancellation import CancelToken, SilenceLimits
-from hf_haul.errors import HaltedError, StalledError, TransferError
+from hf_haul.errors import StalledError, StopRequestedError, TransferError
 
 if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
@@ -118,7 +118,7 @@ class InterruptibleRequest:
         if not self.woken:
             return
         if self.cancel_token.is_set():
-            raise HaltedError from cause
+            raise StopRequestedError from cause
         if self.pool_closed:
             raise TransferError("the connection pool was closed") from cause
         raise StalledError(f"{self.host}: interrupted while {self.phase}") from cause

@@ -99,7 +99,7 @@ class PooledResponse:
 
         Raises:
             ConnectionFailedError: The connection broke, or the body is shorter than announced.
-            HaltedError: The cancel token that opened this answer was set.
+            StopRequestedError: The cancel token that opened this answer was set.
         """
         if self._done or not len(buffer):
             return 0
@@ -143,7 +143,7 @@ class PooledResponse:
         """Return up to ``nbytes`` from the start of the body, for messages and not for files.
 
         Raises:
-            HaltedError: The cancel token that opened this answer was set.
+            StopRequestedError: The cancel token that opened this answer was set.
         """
         data = bytearray(nbytes)
         view, filled = memoryview(data), 0
@@ -159,7 +159,7 @@ class PooledResponse:
         """Release the connection; read a short rest of the body first, so that it can serve again.
 
         Raises:
-            HaltedError: The cancel token that opened this answer was set.
+            StopRequestedError: The cancel token that opened this answer was set.
         """
         rest = None if self.length is None else self.length - self.received
         try:

@@ -13,10 +13,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import Settings
 from hf_haul.errors import (
-    HaltedError,
     RetriesExhaustedError,
     ServerBusyError,
     StalledError,
+    StopRequestedError,
     TransferError,
 )
 from hf_haul.retry_after import MAX_RATE_LIMIT_WAIT
@@ -137,7 +137,7 @@ class _Budget:
         self._bytes = progress()
         self._since = clock() if began is None else began
         self._excused = server_wait()
-        self._told = 0.0
+        self._granted_seconds = 0.0
         self._waits = ServerWaits()
         self._waited_enough = False
         self.is_late = False
@@ -146,12 +146,12 @@ class _Budget:
     @property
     def seconds(self) -> float:
         """Seconds since the last new byte, without those the server asked for."""
-        return self._clock() - self._since - self.told
+        return self._clock() - self._since - self.server_wait
 
     @property
-    def told(self) -> float:
+    def server_wait(self) -> float:
         """Seconds since the last new byte that the server asked for."""
-        return self._told + self._server_wait() - self._excused
+        return self._granted_seconds + self._server_wait() - self._excused
 
     def failed(self) -> None:
         """Count one failure, or start over if bytes came."""
@@ -160,7 +160,7 @@ class _Budget:
             self._bytes = done
             self._since = self._clock()
             self._excused = self._server_wait()
-            self._told = 0.0
+            self._granted_seconds = 0.0
             self._waits = ServerWaits()
             self.failures = 0
         else:
@@ -172,8 +172,8 @@ class _Budget:
         granted = self._waits.grant(asked, counts_requests=getattr(error, "counts_requests", False))
         # Waits of other threads that this one shared are none of its own, but there has to be an end to them,
         # too.
-        self._waited_enough = granted is None or self.told >= MAX_RATE_LIMIT_WAIT
-        self._told += granted or 0.0
+        self._waited_enough = granted is None or self.server_wait >= MAX_RATE_LIMIT_WAIT
+        self._granted_seconds += granted or 0.0
         return granted or 0.0
 
     def is_spent(self, state: RetryCallState) -> bool:
@@ -237,12 +237,12 @@ def retrying(
     source: str = "",
     began: float | None = None,
 ) -> Retrying:
-    """Return a caller that tries again until it works, the budget is spent, or the worker is halted.
+    """Return a caller that tries again until it works, the budget is spent, or the worker is stopped.
 
     One caller is for one part: ``retrying(...)(fetch, part)``. The budget is ``settings.max_retries``
     failures in a row and ``settings.give_up_after`` seconds, both without a new byte. Errors that no attempt
     can change are raised as they are; a spent budget raises :class:`RetriesExhaustedError` from the last
-    error; a cancel token that is set raises :class:`HaltedError`, also in the middle of a wait.
+    error; a cancel token that is set raises :class:`StopRequestedError`, also in the middle of a wait.
 
     Args:
         cancel_token: Cuts every wait short.
@@ -265,13 +265,13 @@ def retrying(
     def sleep(seconds: float) -> None:
         with cancel_token.waits.during(pending.pop()):
             if cancel_token.wait(seconds):
-                raise HaltedError
+                raise StopRequestedError
 
     def should_retry(error: BaseException) -> bool:
         if not is_retryable(error):
             return False
         if cancel_token.is_set():
-            raise HaltedError from error
+            raise StopRequestedError from error
         budget.failed()
         return True
 
@@ -282,7 +282,11 @@ def retrying(
 
     def give_up(state: RetryCallState) -> NoReturn:
         error = _error_of(state)
-        asked = f" (and {budget.told:.0f} s that the server asked for)" if budget.told >= 1.0 else ""
+        asked = (
+            f" (and {budget.server_wait:.0f} s that the server asked for)"
+            if budget.server_wait >= 1.0
+            else ""
+        )
         if budget.is_late:
             asked += "; HF_HAUL_GIVE_UP_AFTER sets how long is tried"
         what = str(error).removeprefix(f"{subject}: ")

@@ -89,7 +89,7 @@ def raise_translated(error: BaseException, call: InterruptibleRequest, options: 
     """Raise ``error`` as one of our own errors, which never hold a query, a user or a password.
 
     Raises:
-        HaltedError: The call was woken, and its cancel token is set.
+        StopRequestedError: The call was woken, and its cancel token is set.
         CertificateError: the TLS handshake failed.
         ConnectionFailedError: No connection, or it broke; a ``StalledError`` if it was woken, or brought
             nothing for longer than its cancel token allows.

@@ -23,7 +23,7 @@ from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, SupersededError, Transfer
 from hf_haul.engine.verifier import Verifier
-from hf_haul.errors import HaltedError, IntegrityError, SourceChangedError
+from hf_haul.errors import IntegrityError, SourceChangedError, StopRequestedError
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
 from hf_haul.ranges import ByteRange
@@ -245,7 +245,7 @@ def test_a_file_said_to_be_empty_is_asked_about_unless_a_digest_tells(tmp_path: 
 def test_a_halt_ends_what_takes_long_and_claims_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path, size=None)
     bench.halted = True
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         bench.open()
     assert bench.transfer.staged is None
     assert list(tmp_path.iterdir()) == []
@@ -282,7 +282,7 @@ def test_a_stopped_verifier_ends_the_last_step_and_keeps_the_bytes(tmp_path: Pat
     bench = finished(Bench(tmp_path, digest=SHA256), DATA)
     assert isinstance(bench.transfer.verifier, Verifier)
     bench.transfer.verifier.stop()
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         verify_and_publish(bench.transfer, bench.settings)
     assert bench.destination.content is None
     close_file(bench.transfer)

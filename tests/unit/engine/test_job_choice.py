@@ -105,13 +105,13 @@ def test_connections_of_no_use_leave_the_last_file_and_its_end(
 ) -> None:
     files = InFlight(tmp_path, monkeypatch)
     for _ in range(2):
-        files.chooser.shed([files.run])
+        files.chooser.drop_excess([files.run])
         assert files.leaving == [("b", 20), ("b", 10)]
 
 
 def test_nobody_leaves_where_all_may_be_of_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = InFlight(tmp_path, monkeypatch, drops_excess=False)
-    files.chooser.shed([files.run])
+    files.chooser.drop_excess([files.run])
     assert files.leaving == []
 
 
@@ -119,7 +119,7 @@ def test_a_file_in_one_piece_is_not_left(tmp_path: Path, monkeypatch: pytest.Mon
     files = InFlight(tmp_path, monkeypatch)
     for transfer in files.run.transfers.values():
         transfer.mode = "whole"
-    files.chooser.shed([files.run])
+    files.chooser.drop_excess([files.run])
     assert files.leaving == []
 
 

@@ -20,12 +20,12 @@ from hf_haul.engine.outcome import (
 )
 from hf_haul.engine.transfer import Part, Phase, SupersededError, Transfer
 from hf_haul.errors import (
-    HaltedError,
     IntegrityError,
     RangeRefusedError,
     RetriesExhaustedError,
     ServerBusyError,
     SourceChangedError,
+    StopRequestedError,
 )
 from hf_haul.metrics import DownloadMetrics
 from hf_haul.ranges import ByteRange
@@ -33,7 +33,7 @@ from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.staged_file import StagedLostError
 from hf_haul.task import Digest, DownloadState, DownloadTask
 
-HALTED, LOST, FULL = HaltedError("halted"), StagedLostError("taken"), OSError("disk full")
+HALTED, LOST, FULL = StopRequestedError("halted"), StagedLostError("taken"), OSError("disk full")
 ELSEWHERE = StagedElsewhereError(Path("a.bin"), None)
 CHANGED, REFUSED = SourceChangedError("another version"), RangeRefusedError("no ranges")
 EXHAUSTED, BUSY, WRONG = (

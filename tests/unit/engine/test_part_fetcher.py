@@ -18,7 +18,12 @@ from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.engine.verifier import Verifier
 from hf_haul.engine.watchdog import part_to_share
-from hf_haul.errors import ConnectionFailedError, HaltedError, RetriesExhaustedError, SourceChangedError
+from hf_haul.errors import (
+    ConnectionFailedError,
+    RetriesExhaustedError,
+    SourceChangedError,
+    StopRequestedError,
+)
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import DownloadMetrics, SourceHistory, SpeedMeter
 from hf_haul.ranges import ByteRange
@@ -234,7 +239,7 @@ def test_a_part_that_waits_for_a_digest_can_be_halted_and_asked_to_leave(
 ) -> None:
     bench = Bench(tmp_path, FakeSource(DATA), FakeClock())
     SlowDigest(bench, monkeypatch, bench.part.cancel_token.set)
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         bench.fetch()
     assert bench.part.position == 5 * KiB
     other = Bench(tmp_path / "b", FakeSource(DATA), FakeClock())

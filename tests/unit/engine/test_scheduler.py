@@ -23,13 +23,13 @@ from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.scheduler import Scheduler
 from hf_haul.errors import (
     DownloadCancelledError,
-    HaltedError,
     HttpStatusError,
     IntegrityError,
     LinkExpiredError,
     RangeRefusedError,
     RetriesExhaustedError,
     SourceChangedError,
+    StopRequestedError,
     TransferError,
 )
 from hf_haul.limiter import BandwidthLimiter
@@ -782,7 +782,7 @@ def test_who_lost_a_race_is_stopped_in_the_same_breath_and_not_raced_again(tmp_p
     assert bench.scheduler.next_job() is None
     bench.scheduler.carry_out(then)
     assert slow.cancel_token.is_set()
-    last = bench.scheduler.settle(first, HaltedError(), FollowUp())
+    last = bench.scheduler.settle(first, StopRequestedError(), FollowUp())
     assert last is not None
     bench.scheduler._workers.perform(last)
     assert run.done.is_set()

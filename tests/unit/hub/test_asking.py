@@ -174,7 +174,7 @@ def test_a_question_is_not_asked_anew_before_the_time_that_the_last_answer_named
 ) -> None:
     reported, told = haul_waits.Waits(), list[dict[str, Any]]()
     reported.listener = told.append
-    asking.wait_as_told(error(), reported)
+    asking.wait_as_requested(error(), reported)
     assert waits.seconds == waited
     assert [each["message"].rpartition("; ")[2] for each in told] == [
         f"asked again in {seconds:.0f} s" for seconds in waited

@@ -15,7 +15,6 @@ from hf_haul import finalizers
 from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.errors import (
     ConnectionFailedError,
-    HaltedError,
     HttpStatusError,
     IntegrityError,
     RangeRefusedError,
@@ -23,6 +22,7 @@ from hf_haul.errors import (
     ServerBusyError,
     SourceChangedError,
     StalledError,
+    StopRequestedError,
     TransferError,
 )
 from hf_haul.limiter import BandwidthLimiter
@@ -138,7 +138,7 @@ def test_who_waits_for_a_whole_file_can_be_called_off_and_one_that_fails_is_foll
     def wait() -> None:
         try:
             source.fill(0, memoryview(bytearray(10)), cancel_token)
-        except HaltedError as error:
+        except StopRequestedError as error:
             errors.append(error)
 
     second = threading.Thread(target=wait)
@@ -191,7 +191,7 @@ def test_a_head_that_comes_as_the_whole_file_is_cut_to_size() -> None:
 def test_a_cancel_token_ends_a_read() -> None:
     cancel_token = CancelToken()
     transport = FakeTransport(DATA, on_open=cancel_token.set, faults=[ConnectionFailedError("woken")])
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         make_source(transport).fill(0, memoryview(bytearray(10)), cancel_token)
     assert len(transport.asked) == 1
 

@@ -11,7 +11,7 @@ from tests.support.repos import random_bytes
 from tests.support.sources import FakeTransport, make_reads
 
 from hf_haul.config import Settings
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.reading import read_threads
 from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.read_threads import DEMAND, READ_AHEAD, Job, ReadThreads
@@ -220,7 +220,7 @@ def test_a_thread_that_dies_of_anything_keeps_nobody_waiting(
     monkeypatch.setattr(owner, name, fail_once)
     try:
         found = reads.read(source, 0, len(DATA))
-    except (MemoryError, ValueError, HaltedError):
+    except (MemoryError, ValueError, StopRequestedError):
         assert where in {"in the work", "at the end"}
     else:
         assert found == DATA

@@ -13,7 +13,7 @@ from tests.support.sources import FakeBody, FakeTransport, make_reads, remote_fi
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import MiB, Settings
-from hf_haul.errors import HaltedError, HttpStatusError, IntegrityError
+from hf_haul.errors import HttpStatusError, IntegrityError, StopRequestedError
 from hf_haul.metrics import SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.reading.batches import RangeRequest
@@ -139,7 +139,7 @@ def test_a_failed_part_calls_the_others_off() -> None:
         if len(waiting) == 15:
             others_wait.set()
         assert cancel_token.wait(10)
-        raise HaltedError
+        raise StopRequestedError
 
     transport.open = opened  # type: ignore[method-assign]  # it fails in one part, and hangs in the others
     reads, (source,) = make_reads(transport)

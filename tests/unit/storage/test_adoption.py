@@ -14,7 +14,7 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.storage import DATA, SIZE, abandon, left_behind, put
 
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.ranges import ByteRange
 from hf_haul.storage import (
     adoption,
@@ -553,9 +553,9 @@ def test_a_copy_of_much_ends_when_it_is_halted(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(adoption, "_is_shared", lambda *_: True)
 
     def cancel() -> None:
-        raise HaltedError
+        raise StopRequestedError
 
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         claim(tmp_path, "etag", SIZE, check=cancel)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 

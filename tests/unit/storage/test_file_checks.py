@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.storage import needs_pipes
 
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.storage import file_checks
 from hf_haul.storage.file_checks import CheckOrder, hex_digest, look_at, open_to_read, zero_runs
 
@@ -106,9 +106,9 @@ def test_reading_ends_when_it_is_told_to(tmp_path: Path) -> None:
 
     def check() -> None:
         if reads:
-            raise HaltedError
+            raise StopRequestedError
 
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         hex_digest(str(file), "sha256", reads.append, check)
     assert len(reads) == 1
 

@@ -14,7 +14,7 @@ import pytest
 from tests.support.repos import random_bytes
 from tests.support.waits import until
 
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.storage.nodes import NodeDestination, is_node
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
@@ -73,7 +73,7 @@ def test_a_cancel_ends_the_wait_for_who_reads(reader: str, pipe: Path) -> None:
     def write() -> None:
         try:
             destination.publish(staged, cancelled.is_set)
-        except HaltedError as error:
+        except StopRequestedError as error:
             errors.append(error)
 
     writing = threading.Thread(target=write)

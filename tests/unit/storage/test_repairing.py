@@ -10,7 +10,7 @@ from tests.support.repos import random_bytes
 from tests.support.storage import COMMIT, stage
 
 from hf_haul.digests import Digest
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.ranges import ByteRange
 from hf_haul.storage import repairing
 from hf_haul.storage.adoption import StagedElsewhereError
@@ -169,9 +169,9 @@ def test_staging_ends_when_it_is_told_to_and_keeps_what_is_there(folder: RepoFol
         nonlocal asked
         asked += 1
         if asked > 3:
-            raise HaltedError
+            raise StopRequestedError
 
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         stage_what_is_good(os.fspath(place.path), place, SIZE, check=check)
     assert stage_what_is_good(os.fspath(place.path), place, SIZE) == 2 * MiB
 

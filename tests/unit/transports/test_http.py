@@ -13,7 +13,6 @@ from tests.support.clock import FakeClock
 from hf_haul.cancellation import CancelToken
 from hf_haul.errors import (
     ConnectionFailedError,
-    HaltedError,
     HttpStatusError,
     InvalidUrlError,
     LinkExpiredError,
@@ -21,6 +20,7 @@ from hf_haul.errors import (
     ServerBusyError,
     SourceChangedError,
     StalledError,
+    StopRequestedError,
     TransferError,
 )
 from hf_haul.ranges import ByteRange
@@ -534,7 +534,7 @@ def test_an_encoding_that_was_not_asked_for_is_undone_only_if_that_can_be_checke
 def test_nobody_is_asked_for_one_who_was_cancelled() -> None:
     source, cancelled = source_of(), CancelToken()
     cancelled.set()
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         source.open(WANT, cancelled)
     pool: Any = source._pool
     assert pool.asked == []

@@ -9,7 +9,7 @@ import pytest
 from requests.structures import CaseInsensitiveDict
 from tests.support.clock import FakeCancelToken, FakeClock
 
-from hf_haul.errors import HaltedError
+from hf_haul.errors import StopRequestedError
 from hf_haul.retry_after import MAX_BUSY_WAIT, MAX_RATE_LIMIT_WAIT, parse_retry_after
 from hf_haul.transports.pacing import (
     RateLimits,
@@ -145,7 +145,7 @@ def test_a_cancel_token_ends_the_wait() -> None:
     rate_limits.pause(HUB, 300.0)
     cancel_token = FakeCancelToken(clock)
     cancel_token.during = lambda _: cancel_token.set()
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         rate_limits.wait(HUB, cancel_token)
     assert rate_limits.waiting_for().get(HUB, 0.0) == 300.0
 

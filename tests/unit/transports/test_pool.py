@@ -14,7 +14,7 @@ from tests.support.clock import FakeClock
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.descriptors import Descriptors
-from hf_haul.errors import ConnectionFailedError, HaltedError, TooManyOpenFilesError, TransferError
+from hf_haul.errors import ConnectionFailedError, StopRequestedError, TooManyOpenFilesError, TransferError
 from hf_haul.transports import pool as pool_module
 from hf_haul.transports.pool import ConnectionPool
 
@@ -362,7 +362,7 @@ def test_a_wait_for_a_descriptor_ends_when_it_is_halted(
     shortage = Shortage(pool, monkeypatch, 10**9)
     cancel_token = CancelToken()
     shortage.on_sleep = cancel_token.set
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         pool.open(URL, {}, cancel_token)
     assert shortage.now < 1
 

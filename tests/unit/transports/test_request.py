@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.errors import HaltedError, StalledError, TransferError
+from hf_haul.errors import StalledError, StopRequestedError, TransferError
 from hf_haul.transports.request import InterruptibleRequest, WokenError
 
 
@@ -60,7 +60,7 @@ def test_blocking_raises_after_a_wake_and_forgets_its_interrupt(calls: list[str]
 @pytest.mark.parametrize(
     ("act", "error", "words"),
     [
-        pytest.param(lambda cancel_token, _: cancel_token.set(), HaltedError, None, id="halted"),
+        pytest.param(lambda cancel_token, _: cancel_token.set(), StopRequestedError, None, id="halted"),
         pytest.param(lambda cancel_token, call: cancel_token.wake(), StalledError, "hub: interrupted while dozing", id="woken"),
         pytest.param(lambda cancel_token, call: setattr(call, "pool_closed", True) or call.wake(), TransferError, "closed", id="closed"),
     ],

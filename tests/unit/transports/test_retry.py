@@ -13,12 +13,12 @@ from hf_haul.errors import (
     CertificateError,
     ConnectionFailedError,
     DownloadCancelledError,
-    HaltedError,
     HttpStatusError,
     LinkExpiredError,
     RetriesExhaustedError,
     ServerBusyError,
     StalledError,
+    StopRequestedError,
     TransferError,
 )
 from hf_haul.transports.retry import ChangeRetries, Trickle, is_retryable, retrying
@@ -318,7 +318,7 @@ def test_a_cancel_token_cuts_the_wait_short() -> None:
     rig = Rig()
     rig.cancel_token.during = lambda _: rig.cancel_token.set()
     part = Part(always(LOST))
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         rig.fetch(part)
     assert part.attempts == 1
 
@@ -331,7 +331,7 @@ def test_a_failure_of_a_cancel_tokened_part_is_a_cancel_token_and_no_retry() -> 
             rig.cancel_token.set()
             return super().run(clock)
 
-    with pytest.raises(HaltedError):
+    with pytest.raises(StopRequestedError):
         rig.fetch(Halted(always(LOST)))
     assert rig.retries == []
     assert rig.cancel_token.waited == []
@@ -339,8 +339,8 @@ def test_a_failure_of_a_cancel_tokened_part_is_a_cancel_token_and_no_retry() -> 
 
 def test_a_cancel_token_inside_an_attempt_goes_straight_through() -> None:
     rig = Rig()
-    part = Part(always(HaltedError()))
-    with pytest.raises(HaltedError):
+    part = Part(always(StopRequestedError()))
+    with pytest.raises(StopRequestedError):
         rig.fetch(part)
     assert part.attempts == 1
 
