@@ -24,9 +24,9 @@ from hf_haul.engine.file_specs import require_writable
 from hf_haul.engine.url_requests import request_url
 from hf_haul.errors import HaulError, UnsafePathError, name_file
 from hf_haul.manager import ParallelDownloadManager
+from hf_haul.storage.download_notes import DownloadNote, read_download_note, write_download_note
 from hf_haul.storage.free_space import free_bytes
 from hf_haul.storage.nodes import is_node
-from hf_haul.storage.origins import Origin, note_origin, read_origin
 from hf_haul.storage.placing import follow_link
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 from hf_haul.threads import results_in_threads
@@ -220,9 +220,9 @@ class UrlFetch:
         status = path.stat()
         if facts.size is not None and status.st_size != facts.size:
             return False
-        known = read_origin(path)
+        known = read_download_note(path)
         if known is not None:
-            return known.is_still(Origin.of(file.wanted.url, facts.etag, facts.modified))
+            return known.is_still(DownloadNote.of(file.wanted.url, facts.etag, facts.modified))
         # As wget -N and rsync take it: with the size and the time of the server's it is the same.
         return (
             facts.modified is not None and facts.size is not None and int(status.st_mtime) == facts.modified
@@ -236,8 +236,8 @@ class UrlFetch:
         """
         if path is None or not os.path.lexists(path):
             return
-        known = read_origin(path)
-        if known is None or known.url != Origin.of(wanted.url, None, None).url:
+        known = read_download_note(path)
+        if known is None or known.url != DownloadNote.of(wanted.url, None, None).url:
             raise FileExistsError(
                 f"{path} exists and did not come from this URL, and a server may not choose what is replaced;"
                 " remove it, or say with -o what to call the new file"
@@ -289,7 +289,9 @@ class UrlFetch:
                 raise error
             elif not is_node(request.destination.path):
                 facts = file.facts
-                note_origin(request.destination.path, Origin.of(file.wanted.url, facts.etag, facts.modified))
+                write_download_note(
+                    request.destination.path, DownloadNote.of(file.wanted.url, facts.etag, facts.modified)
+                )
         now = handle.progress()
         self.bytes_fetched, self.bytes_wasted = now.bytes_transferred, now.bytes_wasted
         self.bytes_reused = max(0, now.bytes_done - (now.bytes_transferred - now.bytes_wasted))

@@ -15,7 +15,7 @@ from hf_haul.config.quantities import parse_rate, parse_size
 from hf_haul.config.reminders import nearest, remind
 from hf_haul.config.variables import OTHER_VARIABLES, PREFIX
 
-__all__ = ["SHORT_NAMES", "Origin", "SetValue", "values_in_environment", "values_in_file"]
+__all__ = ["SHORT_NAMES", "SetValue", "SettingSource", "values_in_environment", "values_in_file"]
 
 #: Names that people expect, and the settings they stand for.
 SHORT_NAMES: Final = {
@@ -27,7 +27,7 @@ _TABLES: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class SettingSource:
     """Where a value comes from.
 
     Attributes:
@@ -49,7 +49,7 @@ class SetValue:
     """A value, and where it comes from."""
 
     value: Any
-    origin: Origin
+    origin: SettingSource
 
 
 def values_in_environment(
@@ -79,7 +79,7 @@ def values_in_environment(
                 check(name, value)
             except ValueError as error:
                 raise ValueError(f"environment variable {variable}={text!r}: {error}") from error
-            found[name] = SetValue(value, Origin("environment", variable))
+            found[name] = SetValue(value, SettingSource("environment", variable))
     return found
 
 
@@ -110,7 +110,7 @@ def values_in_file(
             check(name, read)
         except ValueError as error:
             raise ValueError(f"configuration file {file.path}, {key} = {value!r}: {error}") from error
-        found[name] = SetValue(read, Origin("file", key, file.path))
+        found[name] = SetValue(read, SettingSource("file", key, file.path))
     for table in file.tables:
         if table not in _TABLES:
             _remind_of_name(f"{file.path}: [{table}]", table, types, str)

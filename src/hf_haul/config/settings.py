@@ -8,7 +8,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Final, Literal, get_args
 
 from hf_haul.config.file import ConfigFile, read_config
-from hf_haul.config.layers import Origin, SetValue, values_in_environment, values_in_file
+from hf_haul.config.layers import SettingSource, SetValue, values_in_environment, values_in_file
 from hf_haul.config.quantities import KiB, MiB, parse_rate, require_number
 from hf_haul.config.timings import DEFAULT_TIMINGS, Timings
 
@@ -203,7 +203,7 @@ class SettingsInForce:
     """
 
     settings: Settings
-    origins: Mapping[str, Origin]
+    origins: Mapping[str, SettingSource]
     file: ConfigFile
 
 
@@ -220,7 +220,8 @@ def settings_in_force(environ: Mapping[str, str] | None = None) -> SettingsInFor
     values = _set_values(os.environ if environ is None else environ, file)
     settings = Settings(**{name: each.value for name, each in values.items()})
     origins = {
-        each.name: values[each.name].origin if each.name in values else Origin() for each in setting_fields()
+        each.name: values[each.name].origin if each.name in values else SettingSource()
+        for each in setting_fields()
     }
     return SettingsInForce(settings, origins, file)
 
@@ -256,7 +257,7 @@ def _values_of_upstream(environ: Mapping[str, str], give_up_after: SetValue | No
         raise ValueError(f"environment variable {_UPSTREAM_TIMEOUT}={text!r}: {error}") from error
     if seconds <= 0:
         return {}
-    value = SetValue(seconds, Origin("environment", _UPSTREAM_TIMEOUT))
+    value = SetValue(seconds, SettingSource("environment", _UPSTREAM_TIMEOUT))
     values = {"stall_timeout": value, "first_byte_timeout": value}
     if 2 * seconds > (Settings.give_up_after if give_up_after is None else give_up_after.value):
         values["give_up_after"] = replace(value, value=2 * seconds)

@@ -11,7 +11,7 @@ writes to it is alive. ``sweeping`` removes what dead processes left of files th
 Where a file ends up is a *destination* (``destinations``: a blob of a ``hub_cache``, a file of a
 ``local_folder``, any path; ``nodes``: devices and pipes), which publishes it by rename (``placing``).
 ``file_checks`` tells whether a file in place is what it has to be; ``repairing`` replaces one that is not.
-``origins`` notes with a file where it came from, so that it is not fetched twice.
+``download_notes`` notes with a file where it came from, so that it is not fetched twice.
 ``safe_paths`` refuses names that would lead elsewhere, ``file_names`` makes those that fit into a folder,
 ``regular_files`` opens files where others may write, ``mounts`` knows which file systems are this machine's
 own; ``free_space`` tells beforehand whether a download will fit.

@@ -21,7 +21,7 @@ from hf_haul.storage.file_names import name_length, name_limit
 from hf_haul.storage.placing import discard, write_atomically
 from hf_haul.urls import without_signature
 
-__all__ = ["Origin", "note_origin", "read_origin"]
+__all__ = ["DownloadNote", "read_download_note", "write_download_note"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _MOST: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class DownloadNote:
     """Where a file came from.
 
     Attributes:
@@ -47,12 +47,12 @@ class Origin:
     modified: int | None = None
 
     @classmethod
-    def of(cls, url: str, etag: str | None, modified: int | None) -> Origin:
+    def of(cls, url: str, etag: str | None, modified: int | None) -> DownloadNote:
         """Return the origin of a file with this URL; links to it that are signed anew have the same."""
         digest = hashlib.sha256(without_signature(url).encode("utf-8", "surrogatepass")).hexdigest()
         return cls(digest[:32], etag, modified)
 
-    def is_still(self, now: Origin) -> bool:
+    def is_still(self, now: DownloadNote) -> bool:
         """Return whether the server still has this version, as far as it tells."""
         if self.url != now.url:
             return False
@@ -61,7 +61,7 @@ class Origin:
         return self.modified is not None and self.modified == now.modified
 
 
-def note_origin(path: str | os.PathLike[str], origin: Origin) -> None:
+def write_download_note(path: str | os.PathLike[str], origin: DownloadNote) -> None:
     """Give a file the time that it has at its source, and note with it where it came from.
 
     What cannot be noted is not: then the file is fetched again the next time.
@@ -92,7 +92,7 @@ def note_origin(path: str | os.PathLike[str], origin: Origin) -> None:
             write_atomically(beside, note, folder or os.curdir)
 
 
-def read_origin(path: str | os.PathLike[str]) -> Origin | None:
+def read_download_note(path: str | os.PathLike[str]) -> DownloadNote | None:
     """Return where a file came from; ``None`` if nobody noted it, or it was changed since."""
     name = os.fspath(path)
     try:
@@ -106,7 +106,7 @@ def read_origin(path: str | os.PathLike[str]) -> Origin | None:
     if (note.get("size"), note.get("mtime_ns")) != (status.st_size, status.st_mtime_ns):
         return None
     url, etag, modified = note.get("url"), note.get("etag"), note.get("modified")
-    return Origin(
+    return DownloadNote(
         str(url),
         etag if isinstance(etag, str) else None,
         modified if isinstance(modified, int) else None,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hf_haul.storage import origins
-from hf_haul.storage.origins import Origin, note_origin, read_origin
+from hf_haul.storage.download_notes import DownloadNote, read_download_note, write_download_note
 
-ORIGIN = Origin.of("https://h/a.bin", '"v1"', 1_600_000_000)
+ORIGIN = DownloadNote.of("https://h/a.bin", '"v1"', 1_600_000_000)
 
 
 @pytest.fixture(params=["attributes", "none"])
@@ -28,39 +28,39 @@ def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_is_noted_is_read_and_the_file_has_its_sources_time(path: Path) -> None:
-    note_origin(path, ORIGIN)
-    assert read_origin(path) == ORIGIN
+    write_download_note(path, ORIGIN)
+    assert read_download_note(path) == ORIGIN
     assert path.stat().st_mtime == ORIGIN.modified
 
 
 def test_nothing_is_visible_beside_the_file(path: Path) -> None:
-    note_origin(path, ORIGIN)
+    write_download_note(path, ORIGIN)
     assert [each.name for each in path.parent.iterdir() if not each.name.startswith(".")] == ["a.bin"]
 
 
 def test_a_note_of_a_file_that_changed_does_not_count(path: Path) -> None:
-    note_origin(path, ORIGIN)
+    write_download_note(path, ORIGIN)
     path.write_bytes(b"other")  # of the same size, at another time
-    assert read_origin(path) is None
+    assert read_download_note(path) is None
 
 
 def test_a_note_of_a_file_of_another_size_does_not_count(path: Path) -> None:
-    note_origin(path, ORIGIN)
+    write_download_note(path, ORIGIN)
     path.write_bytes(b"more bytes")
     os.utime(path, (0, ORIGIN.modified or 0))
-    assert read_origin(path) is None
+    assert read_download_note(path) is None
 
 
 def test_a_new_note_takes_the_place_of_the_old_one(path: Path) -> None:
-    note_origin(path, ORIGIN)
-    newer = Origin.of("https://h/a.bin", "v2", None)
-    note_origin(path, newer)
-    assert read_origin(path) == newer
+    write_download_note(path, ORIGIN)
+    newer = DownloadNote.of("https://h/a.bin", "v2", None)
+    write_download_note(path, newer)
+    assert read_download_note(path) == newer
 
 
 def test_a_file_without_a_note_has_none(path: Path) -> None:
-    assert read_origin(path) is None
-    assert read_origin(path.parent / "not there") is None
+    assert read_download_note(path) is None
+    assert read_download_note(path.parent / "not there") is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_note_that_means_nothing_is_passed_over(note: str, tmp_path: Path) -> 
     path = tmp_path / "a.bin"
     path.write_bytes(b"bytes")
     (tmp_path / ".a.bin.origin.json").write_bytes(note.encode("utf-8", "surrogateescape"))
-    assert read_origin(path) is None
+    assert read_download_note(path) is None
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_a_note_that_means_nothing_is_passed_over(note: str, tmp_path: Path) -> 
 def test_a_version_is_told_by_etag_or_time(
     known: tuple[str, str | None, int | None], now: tuple[str, str | None, int | None], *, same: bool
 ) -> None:
-    assert Origin(*known).is_still(Origin(*now)) is same
+    assert DownloadNote(*known).is_still(DownloadNote(*now)) is same
 
 
 def test_a_link_that_was_signed_anew_leads_to_the_same_file() -> None:
     urls = [f"https://h/a?X-Amz-Signature={n}&X-Amz-Date={n}" for n in "12"]
-    first, second = (Origin.of(url, "v", None) for url in urls)
+    first, second = (DownloadNote.of(url, "v", None) for url in urls)
     assert first == second
     assert "https" not in repr(first)
