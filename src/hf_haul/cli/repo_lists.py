@@ -135,7 +135,9 @@ def _read(text: str, arguments: argparse.Namespace) -> WantedRepo:
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but without an __all__
 
     if len(text.split()) != 1:
-        raise UsageError(f"{text!r} is no repository: write one on each line, such as org/name")
+        raise UsageError(
+            f"{text!r} is no repository: write one, without spaces, such as org/name (in a list: one on each line)"
+        )
     repo = read_repo(text, arguments.repo_type, arguments.revision, at_revision=True)
     try:
         validate_repo_id(repo.repo_id)

@@ -31,6 +31,7 @@ _NO_TLS: Final = ("wrong version number", "record layer failure", "http request"
 _WITHOUT_TLS: Final = "If it is a server without TLS, write http:// in place of https://; else check the port and the proxy settings"
 #: A URL, and what of it tells which server it is about.
 _URL_PATH: Final = re.compile(r"(https?://[^/\s]+)/\S*")
+_IF_IT_LASTS: Final = "; if it stays so, check the connection and the proxy settings (HTTPS_PROXY, NO_PROXY)"
 _NETWORK: Final = "Check the connection, the proxy settings (HTTPS_PROXY, NO_PROXY) and HF_ENDPOINT"
 _LOG_IN_TO_NETWORK: Final = (
     "Open any web page in a browser and log in to the network; else check HF_ENDPOINT and the proxy settings"
@@ -88,7 +89,8 @@ def read_exhausted(error: Any) -> Failure | None:
     text = _URL_PATH.sub(r"\1", str(last).splitlines()[0]).rstrip(".")
     tried = str(error).partition("gave up ")[2].partition("; the last error: ")[0]
     details = (f"gave up {tried}", str(last)) if tried else (str(last),)
-    return Failure(FailureKind.NETWORK, text, RUN_AGAIN, details)
+    hint = f"{RUN_AGAIN}{_IF_IT_LASTS if type(last).__name__ == 'ConnectionFailedError' else ''}"
+    return Failure(FailureKind.NETWORK, text, hint, details)
 
 
 def read_no_answer(error: Any) -> Failure:

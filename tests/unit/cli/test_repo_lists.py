@@ -43,7 +43,7 @@ def test_comments_and_blank_lines_are_passed_over() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("org/a org/b", "'org/a org/b' is no repository: write one on each line"),
+        ("org/a org/b", "'org/a org/b' is no repository: write one, without spaces"),
         ("org/a/b/c", "'org/a/b/c' is no repository; write org/name"),
         ("https://example.org/org/a", "is no repository"),
         ("org/a@", "ends without a revision"),

@@ -422,3 +422,5 @@ def test_what_lasted_is_told_first_and_how_long_it_was_tried_below() -> None:
     assert found.hint is not None
     assert found.details[0] == "gave up after 9 attempts, the last 8 of them and 60 s without a new byte"
     assert "https://cdn.test/lfs/aa/bb" in found.details[1]
+    error.__cause__ = errors.ConnectionFailedError("a.bin: h: Connection refused")
+    assert "proxy" in str(describe(error).hint)
