@@ -949,3 +949,18 @@ def test_files_opened_are_ours(fs: HaulFileSystem) -> None:
         assert isinstance(file, HaulFile)
         assert file.cache.name == "haul"
         assert bytes(file.read_buffer(4)) == b"{\n  "
+
+
+@pytest.mark.parametrize("options", [{}, {"prefetch": "none"}, {"cache_type": "readahead"}])
+def test_what_pyarrow_gets_is_what_a_read_gives(fs: HaulFileSystem, options: dict[str, Any]) -> None:
+    with fs.open(f"{MODEL}/big.bin", **options) as file:
+        file.seek(100)
+        for nbytes in (10, 2_000_000, 70_000):
+            at = file.tell()
+            assert file.read_buffer(nbytes) == BIG[at : at + nbytes]
+            assert file.tell() == at + nbytes
+        file.seek(-1_500_000, 2)
+        assert file.read_buffer(2_000_000) == BIG[-1_500_000:]
+        assert file.read_buffer(2_000_000) == b""
+        file.seek(0)
+        assert file.read_buffer() == BIG

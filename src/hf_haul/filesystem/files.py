@@ -20,6 +20,8 @@ from hf_haul.reading.range_source import RangeSource
 
 __all__ = ["HaulFile", "HaulStreamFile"]
 
+#: Bytes of a read that is worth a buffer of its own for pyarrow.
+_LARGE: Final = 1024 * 1024
 #: Names of caches that mean our own reading.
 _OWN_CACHES: Final = frozenset({"haul", "none"})
 #: Names of fsspec's caches that have threads of their own, which a forked child has not.
@@ -188,7 +190,11 @@ class HaulFile(LineReader, HfFileSystemFile):
 
     def read_buffer(self, nbytes: int = -1) -> memoryview:
         """Read like :meth:`read`; for pyarrow, which keeps the buffer without a copy."""
-        return memoryview(self.read(nbytes))
+        nbytes = self.size if nbytes < 0 else nbytes
+        if nbytes < _LARGE or nbytes >= self.size:  # a whole file is checked
+            return memoryview(self.read(nbytes))
+        view = memoryview(bytearray(nbytes))
+        return view[: self.readinto(view)]
 
     def readinto(self, b: Any) -> int:
         """Fill a buffer from the position on; return how many bytes there were."""

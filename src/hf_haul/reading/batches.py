@@ -69,6 +69,12 @@ class Buffer:
         taken, self._bytes = bytes(self._bytes), bytearray()
         return taken
 
+    def take_array(self) -> bytearray:
+        """Return the bytes without a copy, for those who do not hand them on."""
+        self.view.release()
+        taken, self._bytes = self._bytes, bytearray()
+        return taken
+
 
 @dataclass(slots=True)
 class Span:

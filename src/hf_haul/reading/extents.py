@@ -45,7 +45,9 @@ class _Extent:
 
     __slots__ = ("buffer", "cancel_token", "data", "job", "owner", "source", "start", "stop", "waiters")
 
-    def __init__(self, source: RangeSource, start: int, stop: int, owner: object, data: bytes = b"") -> None:
+    def __init__(
+        self, source: RangeSource, start: int, stop: int, owner: object, data: bytes | bytearray = b""
+    ) -> None:
         self.source = source
         self.start = start
         self.stop = stop
@@ -60,7 +62,7 @@ class _Extent:
         buffer = self.buffer
         assert buffer is not None
         self.source.fill(self.start, buffer.view, self.cancel_token)
-        self.data = buffer.take()
+        self.data = buffer.take_array()
         self.buffer = None
 
 
@@ -226,11 +228,11 @@ class Extents:
             self._wait(held, made)
             if len(held) == 1:
                 extent = held[0]
-                data = extent.data
-                whole = (extent.start, extent.stop) == (start, stop)
-                return data if whole else data[start - extent.start : stop - extent.start]
+                if (extent.start, extent.stop) == (start, stop):
+                    return bytes(extent.data)  # no copy where somebody put all of a file
+                return bytes(memoryview(extent.data)[start - extent.start : stop - extent.start])
             return b"".join(
-                each.data[max(start, each.start) - each.start : min(stop, each.stop) - each.start]
+                memoryview(each.data)[max(start, each.start) - each.start : min(stop, each.stop) - each.start]
                 for each in held
             )
         finally:
@@ -304,7 +306,7 @@ class Extents:
                 # errors.
                 buffer = Buffer(extent.stop - extent.start)
                 self.reads.readinto(extent.source, extent.start, buffer.view)
-                extent.data = buffer.take()
+                extent.data = buffer.take_array()
 
     def _start(self, made: list[_Extent]) -> None:
         """Fetch new extents for a reader; the first in the reader's own thread."""

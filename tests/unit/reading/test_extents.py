@@ -96,6 +96,15 @@ def test_a_byte_in_memory_is_not_fetched_again() -> None:
     assert extents.covered_to(source, 1500) == 1500
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, 1000), (10, 20), (500, 1500), (0, 3000)])
+def test_what_is_handed_out_is_bytes_that_nobody_else_can_change(start: int, stop: int) -> None:
+    extents, source = make(FakeTransport(DATA))
+    extents.prefetch(source, [(0, 3000)], part=1000, owner=ME)
+    settle(extents)
+    assert type(read(extents, source, start, stop)) is bytes
+    assert read(extents, source, start, stop) == DATA[start:stop]
+
+
 def test_a_read_joins_what_is_on_its_way() -> None:
     transport = FakeTransport(DATA, gate=threading.Event())
     extents, source = make(transport)
