@@ -17,7 +17,7 @@ from tests.support.events import validate_event
 from tests.support.raw_hub import RawAnswer, RawHub
 
 from hf_haul.cli import command as cli
-from hf_haul.storage import origins
+from hf_haul.storage import download_notes
 
 FILES = {"a.bin": b"a" * 300_000, "b.txt": b"text\n", "c/d.txt": b"deep\n"}
 
@@ -122,8 +122,8 @@ def test_a_complete_file_is_not_fetched_twice_and_a_changed_one_is(
     headers: dict[str, str], changed: dict[str, str], *, attributes: bool,
 ) -> None:  # fmt: skip
     if not attributes:
-        monkeypatch.setattr(origins, "_set_attribute", lambda _name, _note: False)
-        monkeypatch.setattr(origins, "_attribute", lambda _name: "")
+        monkeypatch.setattr(download_notes, "_set_attribute", lambda _name, _note: False)
+        monkeypatch.setattr(download_notes, "_attribute", lambda _name: "")
     url = server.file_url("b.txt")
     _tuned(server, drop=drop, **headers)
     assert run(url, "-q")[0] == 0
