@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_haul.storage import origins
+from hf_haul.storage import download_notes
 from hf_haul.storage.download_notes import DownloadNote, read_download_note, write_download_note
 
 ORIGIN = DownloadNote.of("https://h/a.bin", '"v1"', 1_600_000_000)
@@ -20,8 +20,8 @@ def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     found = tmp_path / "a.bin"
     found.write_bytes(b"bytes")
     if request.param == "none":
-        monkeypatch.setattr(origins, "_set_attribute", lambda _name, _note: False)
-        monkeypatch.setattr(origins, "_attribute", lambda _name: "")
+        monkeypatch.setattr(download_notes, "_set_attribute", lambda _name, _note: False)
+        monkeypatch.setattr(download_notes, "_attribute", lambda _name: "")
     elif sys.platform != "linux":
         pytest.skip("Python has no extended attributes here")
     return found
