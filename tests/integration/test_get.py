@@ -303,3 +303,12 @@ def test_a_server_without_ranges_is_not_asked_for_them(server: RawHub, run: Run)
     assert [event for event in map(json.loads, err.splitlines()) if event["ev"] == "wait"] == []
     assert Path("large.bin").read_bytes() == server.files["large.bin"]
     assert server.count("cdn") == 2, "what it has, and the file"
+
+
+def test_bytes_cannot_go_to_stdout_which_would_have_them_before_they_are_checked(
+    run: Run, tmp_path: Path
+) -> None:
+    code, out, err = run("http://127.0.0.1:1/a.bin", "-o", "-")
+    assert (code, out) == (2, "")
+    assert "cannot write to stdout" in err
+    assert list(tmp_path.iterdir()) == []

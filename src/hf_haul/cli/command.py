@@ -37,6 +37,7 @@ from hf_haul.cli.signals import EndedBySignal, ended_by_signals
 from hf_haul.cli.status import add_status
 from hf_haul.cli.streams import flush_results, has_printed, set_up_streams
 from hf_haul.cli.verify import add_verify
+from hf_haul.config import Settings
 from hf_haul.failures import FailureKind, describe
 
 __all__ = ["main"]
@@ -87,6 +88,8 @@ def _run(words: Sequence[str], shown: Showing) -> int:
 def _carry_out(arguments: argparse.Namespace, shown: Showing, *, as_object: bool) -> int:
     """Run a command; what it says meanwhile is shown as its progress is."""
     run: Callable[[argparse.Namespace], int] = arguments.run
+    if getattr(arguments, "needs_settings", True):
+        Settings.from_environment()  # a slip in the configuration is told whatever the command comes to need of it
     if not hasattr(arguments, "progress"):
         with _warnings_in_words():
             return run(arguments)

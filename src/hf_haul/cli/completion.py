@@ -36,6 +36,7 @@ def add_completion(commands: Any) -> None:
         examples=("source <(hf-haul completion bash)", "hf-haul completion fish | source"),
         notes=_NOTES,
     )
+    parser.set_defaults(needs_settings=False)
     parser.add_argument("shell", metavar="SHELL", choices=tuple(SCRIPTS), help=", ".join(SCRIPTS))
 
 

@@ -32,6 +32,7 @@ def add_env(commands: Any) -> None:
         "Show versions and the settings in force; add this to a report about a fault.",
         examples=("hf-haul env", "hf-haul env --json"),
     )
+    parser.set_defaults(needs_settings=False)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

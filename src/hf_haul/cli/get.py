@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_haul.cli.arguments import add_command, add_progress_option, read_header
+from hf_haul.cli.exit_codes import UsageError
 from hf_haul.cli.settings_options import add_settings_options
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ def _read_checksum(text: str) -> Digest:
 
 
 def _get(arguments: argparse.Namespace) -> int:
+    if arguments.output == "-":
+        raise UsageError(
+            "get writes files, whose digests are checked before they get their names; it cannot write to stdout"
+        )
     from hf_haul.cli.get_urls import get_urls  # what it brings along is of no use to other commands
 
     return get_urls(arguments)

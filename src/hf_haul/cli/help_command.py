@@ -46,4 +46,5 @@ def add_help(commands: Any, whole: argparse.ArgumentParser) -> None:
         "Show the manual of a command: options, exit codes, variables, files, examples.",
         examples=("hf-haul help download",),
     )
+    parser.set_defaults(needs_settings=False)
     parser.add_argument("command", metavar="COMMAND", nargs="?", help="default: an overview of all")

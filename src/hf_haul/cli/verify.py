@@ -41,7 +41,11 @@ def add_verify(commands: Any) -> None:
         "verify",
         _verify,
         "Check that downloaded files are what the Hub has, and repair them.",
-        examples=("hf-haul verify org/model", "hf-haul verify ./model --repair"),
+        examples=(
+            "hf-haul verify org/model --repair",
+            "hf-haul verify ./model",
+            "hf-haul verify org/model --local-dir ./model --repair",
+        ),
     )
     parser.description = _ABOUT
     parser.add_argument(
@@ -162,7 +166,7 @@ def _advice(report: VerifyReport, arguments: argparse.Namespace) -> Iterator[str
         else:
             yield "the same command with --repair fetches what is wrong or missing"
     if absent and not arguments.partial:
-        yield "with --partial, do not report files that were never downloaded"
+        yield "with --partial, files that were never downloaded are not reported"
     unknown = report.counts["unknown"]
     if unknown and not report.asked_hub and report.repo_id is not None:
         files = "a file" if unknown == 1 else f"{unknown} files"

@@ -141,8 +141,10 @@ def _read(name: str, annotation: str, text: str) -> Any:
         if lowered in {"0", "false", "no", "off"}:
             return False
         raise ValueError("write 1 or 0")
-    if annotation.startswith("int"):
-        return int(text)
-    if annotation.startswith("float"):
-        return float(text)
+    for start, kind, what in (("int", int, "a whole number"), ("float", float, "a number")):
+        if annotation.startswith(start):
+            try:
+                return kind(text)
+            except ValueError:
+                raise ValueError(f"must be {what}") from None
     return lowered

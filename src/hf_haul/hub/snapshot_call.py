@@ -250,6 +250,7 @@ class SnapshotCall:
             logger.info("Nothing complete in the cache: asking the Hub again")
         else:
             if not is_busy(first.error) or self._has_listing(cached, first.commit):
+                logger.info("The Hub could not be asked (%s): going by what the cache has", first.error)
                 return cached
             logger.info("Nothing tells whether the cached snapshot is complete: asking the Hub again")
         try:

@@ -127,6 +127,7 @@ def verify(
     if repair and found.repository is None:
         raise ValueError(
             f"Nothing in {found.path} tells which repository its files are from; name it, and the folder as local_dir"
+            f" (hf-haul verify REPO --local-dir {found.path} --repair)"
         )
     repo_id = None if found.repository is None else found.repository.repo_id
     with options.events(repo_id or found.path) as events:

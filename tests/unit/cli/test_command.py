@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,3 +93,22 @@ def test_what_is_no_header_is_not_quoted_for_it_may_be_a_token(capsys: pytest.Ca
     said = capsys.readouterr().err
     assert "not a header; write 'Name: value'" in said
     assert "hf_secret" not in said
+
+
+@pytest.mark.parametrize("command", ["list", "status", "clean"])
+def test_a_slip_in_the_configuration_is_told_by_every_command(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HAUL_CONFIG", "")
+    monkeypatch.setenv("HF_HAUL_MAX_RETRIES", "many")
+    assert cli.main([command, "--cache-dir", str(tmp_path)]) != 0
+    assert "HF_HAUL_MAX_RETRIES='many': must be a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["completion", "bash"], ["help", "list"]])
+def test_what_needs_no_settings_does_not_read_them(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HAUL_MAX_RETRIES", "many")
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out

@@ -113,7 +113,7 @@ def test_json_is_all_of_stdout(asked: dict[str, Any], capsys: pytest.CaptureFixt
             _report(CheckedFile("c", "missing", "/c/c", fault="absent")),
             [
                 "the same command with --repair fetches what is wrong or missing",
-                "with --partial, do not report files that were never downloaded",
+                "with --partial, files that were never downloaded are not reported",
             ],
             id="missing",
         ),

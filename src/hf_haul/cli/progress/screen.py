@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from typing import Final
 
 from hf_haul.cli.progress.overview import ActiveFile, Overview, Sums, Waiting
-from hf_haul.cli.progress.texts import count_of, cut, duration, percent, printable, rate, shorten_path, size
+from hf_haul.cli.progress.texts import (
+    count_of,
+    cut,
+    duration,
+    percent,
+    printable,
+    rate,
+    shorten_path,
+    size,
+    width,
+)
 
 __all__ = ["CHECKING", "DOING", "closing_line", "render"]
 
@@ -38,7 +48,7 @@ def render(overview: Overview, now: float, columns: int, rows: int) -> list[str]
     room = max(1, columns - 1)
     waits = overview.waits(now)
     lines = [_head(overview, now)]
-    lines += [_wait(each, now) for each in waits[:_MOST_WAITS]]
+    lines += [_wait(each, now, room) for each in waits[:_MOST_WAITS]]
     most = max(0, min(_MOST_FILES, rows - _ROWS_LEFT - len(lines)))
     active = overview.active[:most]
     lines += [_file(each, room) for each in active]
@@ -125,9 +135,13 @@ def _head(overview: Overview, now: float) -> str:
     return "  ".join(text for text in shown if text)
 
 
-def _wait(wait: Waiting, now: float) -> str:
+def _wait(wait: Waiting, now: float, room: int) -> str:
+    """Return a line about a wait; where it does not fit, the reason stands before the file or the host."""
     left = "" if wait.until is None else f"{duration(wait.until - now)} "
-    return f"  waiting {left}- {printable(wait.message)}"
+    line = f"  waiting {left}- {printable(wait.message)}"
+    if width(line) <= room:
+        return line
+    return f"  waiting {left}- {wait.reason.replace('_', ' ')}: {printable(wait.message)}"
 
 
 def _file(file: ActiveFile, room: int) -> str:

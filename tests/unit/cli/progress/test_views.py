@@ -43,7 +43,7 @@ RUNNING = progress(
             40,
             [
                 "12.3 MB/s  2:02 left  44 %  1.2 GB of 2",
-                "  waiting 0:18 - example.org limits req",
+                "  waiting 0:18 - rate limit: example.or",
                 "   45 %   450.0 MB   ...-00001-of-00002",
                 "               0 B   ...[2J/config.json",
                 "  and 3 more",
