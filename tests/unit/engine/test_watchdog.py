@@ -187,6 +187,26 @@ def test_a_short_rest_is_raced_once_it_would_take_seconds(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
+    ("peers", "raced"),
+    [
+        pytest.param([], True, id="alone"),
+        pytest.param([100 * KiB] * 3, False, id="as slow as all others: the link is full"),
+        pytest.param([150 * KiB] * 3, False, id="not much slower"),
+        pytest.param([10e6] * 3, True, id="much slower"),
+    ],
+)
+def test_a_short_rest_is_raced_only_if_others_come_faster(
+    bench: Bench, peers: list[float], raced: bool
+) -> None:
+    transfer = bench.transfer()
+    rest = bench.part(transfer, age=5.0, bps=100 * KiB, stop=500 * KiB + MiB)
+    others = [bench.part(transfer, age=5.0, bps=bps) for bps in peers]
+    for each in others:
+        each.stop = each.position + KiB  # nearly over
+    assert part_to_share([rest, *others], bench.clock.now) == ((rest, False) if raced else None)
+
+
+@pytest.mark.parametrize(
     "why", ["soon over", "leaving", "raced already", "backing_off", "in line", "complete", "just begun"]
 )
 def test_nothing_is_shared_that_gains_nothing(bench: Bench, why: str) -> None:
