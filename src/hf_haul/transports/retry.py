@@ -290,8 +290,9 @@ def retrying(
         if budget.is_late:
             asked += "; HF_HAUL_GIVE_UP_AFTER sets how long is tried"
         what = str(error).removeprefix(f"{subject}: ")
+        attempts = "1 attempt" if state.attempt_number == 1 else f"{state.attempt_number} attempts"
         raise RetriesExhaustedError(
-            f"{subject + ': ' if subject else ''}gave up {'on ' + part + ' ' if part else ''}after {state.attempt_number} attempts, the last {budget.failures} of them "
+            f"{subject + ': ' if subject else ''}gave up {'on ' + part + ' ' if part else ''}after {attempts}, the last {budget.failures} of them "
             f"and {max(0.0, budget.seconds):.0f} s without a new byte{asked}; the last error: {what}",
             retry_after=error.retry_after,
         ) from error
