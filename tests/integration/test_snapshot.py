@@ -738,7 +738,7 @@ def test_a_note_of_the_same_commit_and_another_etag_is_believed_only_with_the_by
     name = "model-00001-of-00002.safetensors"
     snapshot_download("org/tiny", local_dir=local, **where)
     note = local / ".cache/huggingface/download" / f"{name}.metadata"
-    commit, etag, at = note.read_text().splitlines()
+    commit, etag, at, _repo = note.read_text().splitlines()
     note.write_text(f"{commit}\nanother\n{at}\n")
     served.hub.requests.clear()
     snapshot_download("org/tiny", local_dir=local, **where)

@@ -409,6 +409,35 @@ def test_what_is_not_there_is_told(tmp_path: Path, cached: Place) -> None:
         verify(tmp_path / "x", repair=True)
 
 
+def test_a_folder_that_a_download_made_is_repaired_from_where_its_files_came(
+    cached: Place, tmp_path: Path
+) -> None:
+    options = {key: value for key, value in cached.options.items() if key != "cache_dir"}
+    folder = tmp_path / "plain"
+    snapshot_download("org/tiny", local_dir=folder, **options)
+    whole = (folder / SMALL).read_bytes()
+    (folder / SMALL).write_bytes(whole[:1])
+    found = verify(folder, repair=True, endpoint=cached.served.hub.url)
+    assert (found.repo_id, found.is_ok) == ("org/tiny", True)
+    assert (folder / SMALL).read_bytes() == whole
+
+
+@pytest.mark.parametrize("repo", ["", "org/other", "../../x y", "datasets/org/tiny/more"])
+def test_a_folder_whose_notes_do_not_agree_on_a_repository_has_none(
+    cached: Place, tmp_path: Path, repo: str
+) -> None:
+    options = {key: value for key, value in cached.options.items() if key != "cache_dir"}
+    folder = tmp_path / "plain"
+    snapshot_download("org/tiny", local_dir=folder, **options)
+    note = folder / ".cache/huggingface/download" / f"{SMALL}.metadata"
+    lines = note.read_text().splitlines()
+    assert lines[3] == "org/tiny"
+    note.write_text("\n".join([*lines[:3], repo]))
+    assert verify(folder).repo_id is None
+    with pytest.raises(ValueError, match=r"Nothing in .* tells which repository"):
+        verify(folder, repair=True)
+
+
 def test_blobs_that_no_snapshot_uses_count_where_the_whole_repository_does(cached: Place) -> None:
     blob = cached.bytes_of(SMALL)
     (cached.folder / SMALL).unlink()

@@ -41,11 +41,7 @@ def add_verify(commands: Any) -> None:
         "verify",
         _verify,
         "Check that downloaded files are what the Hub has, and repair them.",
-        examples=(
-            "hf-haul verify org/model --repair",
-            "hf-haul verify ./model",
-            "hf-haul verify org/model --local-dir ./model --repair",
-        ),
+        examples=("hf-haul verify org/model --repair", "hf-haul verify ./model --repair"),
     )
     parser.description = _ABOUT
     parser.add_argument(

@@ -170,7 +170,11 @@ class _Planning:
             raise_all(list(failed.items()))
         # Without asking whether links work here: that is tried on the disk.
         folder = RepoFolder(self.files.cache_dir, self.files.repository.folder_name)
-        local = None if self.files.local_dir is None else LocalFolder(self.files.local_dir)
+        local = (
+            None
+            if self.files.local_dir is None
+            else LocalFolder(self.files.local_dir, self.files.repository.name)
+        )
         requests = [self._request(folder, local, path, meta) for path, meta in known.items()]
         here = {path for path, meta in known.items() if self._is_here(folder, local, path, meta)}
         ordered = self.manager.plan(requests, model_id=self.files.repository.repo_id).files

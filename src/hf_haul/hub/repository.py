@@ -58,7 +58,7 @@ from hf_haul.hub.metadata import (
     metadata_from_listing,
 )
 from hf_haul.hub.tokens import is_hub, protect_secrets, trusted_origins
-from hf_haul.hub.uris import uri_of
+from hf_haul.hub.uris import repo_name, uri_of
 from hf_haul.storage.safe_paths import require_safe_commit
 from hf_haul.task import RemoteFile
 from hf_haul.threads import in_threads
@@ -155,6 +155,11 @@ class Repository:
     def trusted_origins(self) -> frozenset[str]:
         """Origins that may receive the token, as ``scheme://host:port``."""
         return trusted_origins(self.base)
+
+    @property
+    def name(self) -> str:
+        """The id with the kind before it, such as ``datasets/org/name``."""
+        return repo_name(self.repo_type, self.repo_id)
 
     @property
     def folder_name(self) -> str:

@@ -319,7 +319,7 @@ class _File:
                 )
             return answer
         folder = cache_folder(self.repository, self.cache_dir)
-        local = None if self.local_dir is None else LocalFolder(self.local_dir)
+        local = None if self.local_dir is None else LocalFolder(self.local_dir, self.repository.name)
         if is_commit(self.revision) and not self.force_download:
             present = self._find_present(folder, local)
             if present is not None:

@@ -365,7 +365,7 @@ class SnapshotCall:
 
     def _into_local_dir(self, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> list[FileRequest]:
         assert self.files.local_dir is not None
-        local = LocalFolder(self.files.local_dir)
+        local = LocalFolder(self.files.local_dir, self.files.repository.name)
         if known:
             local.prepare()
         current: set[str] = set()
@@ -398,7 +398,7 @@ class SnapshotCall:
             )
             download = self.files.force_download or not cached
         else:
-            local = LocalFolder(self.files.local_dir)
+            local = LocalFolder(self.files.local_dir, self.files.repository.name)
             local_path = local.file(path)
             current = not self.files.force_download and (
                 is_current(local, path, meta, CancelToken()) or destination.is_linked()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
 
-__all__ = ["RepoFileUri", "read_uri", "uri_of"]
+__all__ = ["RepoFileUri", "read_repo_name", "read_uri", "repo_name", "uri_of"]
 
 _FORM: Final = re.compile(
     r"hf://(?:(?P<kind>datasets|spaces|kernels)/)?(?P<repo_id>[\w.\-]+(?:/[\w.\-]+)?)@(?P<revision>[^/]+)/(?P<path>.+)",
@@ -32,10 +32,24 @@ class RepoFileUri:
     path: str
 
 
+#: As :func:`repo_name` writes it.
+_REPO: Final = re.compile(r"(?:(datasets|spaces|kernels)/)?([\w.\-]+(?:/[\w.\-]+)?)")
+
+
+def repo_name(repo_type: str, repo_id: str) -> str:
+    """Return a repository with its kind, such as ``datasets/org/name``."""
+    return repo_id if repo_type == "model" else f"{repo_type}s/{repo_id}"
+
+
+def read_repo_name(text: str) -> tuple[str, str] | None:
+    """Return the kind and the id in what :func:`repo_name` wrote; ``None`` if it is something else."""
+    match = _REPO.fullmatch(text)
+    return None if match is None else ((match[1] or "models").removesuffix("s"), match[2])
+
+
 def uri_of(repo_type: str, repo_id: str, revision: str, path: str) -> str:
     """Return the URI of a file, as ``hf-haul download`` and huggingface_hub read it."""
-    kind = "" if repo_type == "model" else f"{repo_type}s/"
-    return f"hf://{kind}{repo_id}@{quote(revision, safe='')}/{path}"
+    return f"hf://{repo_name(repo_type, repo_id)}@{quote(revision, safe='')}/{path}"
 
 
 def read_uri(uri: str) -> RepoFileUri | None:

@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 from hf_haul.digests import Digest
 from hf_haul.errors import UnsafePathError
@@ -25,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 #: A commit's files, and who told them.
 Listing = tuple[Mapping[str, ListedFile], KnownFrom]
-
-_METADATA: Final = ".metadata"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +162,7 @@ def _of_local_dir(
 
 def _notes(local: LocalFolder) -> dict[str, LocalMetadata]:
     """Return what was noted when the files of a ``local_dir`` were downloaded, by file."""
-    root = local.metadata_root
-    found = {}
-    for name in _files_below(root):
-        path = name.removesuffix(_METADATA)
-        if name.endswith(_METADATA) and _is_safe(path) and not _is_aside(path):
-            noted = local.noted(path)
-            if noted is not None:
-                found[path] = noted
-    return found
+    return {path: noted for path, noted in local.all_noted().items() if not _is_aside(path)}
 
 
 def _is_aside(path: str) -> bool:

@@ -19,6 +19,7 @@ from hf_haul.hub.call_options import absolute_path
 from hf_haul.hub.metadata import is_commit
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.upstream_cache import cache_folder
+from hf_haul.hub.uris import read_repo_name
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.safe_paths import is_content_addressed
@@ -35,7 +36,7 @@ class Target:
 
     Attributes:
         path: The folder.
-        repository: The repository; ``None`` where nothing tells it, as in a ``local_dir``.
+        repository: The repository; ``None`` where nothing tells it.
         revision: The revision that was asked for.
         commits: The commits in question, as far as known: of a cache those of its snapshots, of a
             ``local_dir`` the one that was asked for.
@@ -142,7 +143,7 @@ def _snapshot_of(path: str) -> tuple[str, str, str] | None:
 def _of_folder(path: str, repo_type: str | None, revision: str | None, options: dict[str, Any]) -> Target:
     kind = _kind_of(path)
     if kind == "local_dir":
-        return _of_local_dir(path, None, revision)
+        return _of_local_dir(path, _noted_repository(path, repo_type, options), revision)
     if kind is None:
         if any(_REPO_FOLDER.fullmatch(name) for name in _names_in(path)):
             raise ValueError(f"{path} is a whole cache: name one repository of it, or its folder")
@@ -168,6 +169,15 @@ def _of_folder(path: str, repo_type: str | None, revision: str | None, options: 
         commit = _cached_commit(folder, repository, revision)
         return Target(path, repository, revision, (commit,), cache=folder)
     return Target(path, repository, None, tuple(_commits_in(folder)), cache=folder, whole=True)
+
+
+def _noted_repository(path: str, repo_type: str | None, options: dict[str, Any]) -> Repository | None:
+    """Return the repository that all files of a ``local_dir`` are from by their notes, if these say so."""
+    noted = {each.repo for each in LocalFolder(path).all_noted().values()}
+    found = read_repo_name(noted.pop()) if len(noted) == 1 else None
+    if found is None or repo_type not in {None, found[0]}:
+        return None
+    return Repository(repo_id=found[1], repo_type=found[0], **options)
 
 
 def _of_local_dir(path: str, repository: Repository | None, revision: str | None) -> Target:

@@ -10,8 +10,9 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-from hf_haul.errors import TooManyOpenFilesError
+from hf_haul.errors import TooManyOpenFilesError, UnsafePathError
 from hf_haul.storage.file_names import passing_name
 from hf_haul.storage.placing import Folders, copy_to_new, discard, replace_file, tag_folder, write_atomically
 from hf_haul.storage.regular_files import open_regular
@@ -25,6 +26,8 @@ from hf_haul.storage.safe_paths import (
 __all__ = ["LocalFolder", "LocalMetadata", "short_name"]
 
 logger = logging.getLogger(__name__)
+
+_METADATA: Final = ".metadata"
 
 
 def short_name(name: str) -> str:
@@ -41,18 +44,27 @@ class LocalMetadata:
         commit: The commit it was downloaded at.
         etag: The version of its content.
         timestamp: When that was true, in seconds since the epoch.
+        repo: The repository, such as ``datasets/org/name``; empty where it was not noted. huggingface_hub
+            reads the three lines above it, and no further.
     """
 
     commit: str
     etag: str
     timestamp: float
+    repo: str = ""
 
 
 class LocalFolder:
-    """A ``local_dir``: plain files, and metadata about them in ``.cache/huggingface``."""
+    """A ``local_dir``: plain files, and metadata about them in ``.cache/huggingface``.
 
-    def __init__(self, root: str) -> None:
+    Args:
+        root: The folder.
+        repo: The repository whose files go into it, to be noted with each.
+    """
+
+    def __init__(self, root: str, repo: str = "") -> None:
         self.root = root
+        self._repo = repo
         self._metadata_folder = os.path.join(root, ".cache", "huggingface")
         self._folders = Folders()
         self._prepared = False  # set without a lock: two threads that prepare it at once do no harm
@@ -101,6 +113,19 @@ class LocalFolder:
             logger.debug("%s: no metadata: %s", name, error)
             return None
 
+    def all_noted(self) -> dict[str, LocalMetadata]:
+        """Return what was noted of each file, by its name; changes nothing."""
+        found = {}
+        for folder, _, names in os.walk(self.metadata_root, onerror=_warn_of):
+            below = os.path.relpath(folder, self.metadata_root).replace(os.sep, "/")
+            for name in names:
+                path = (name if below == "." else f"{below}/{name}").removesuffix(_METADATA)
+                if name.endswith(_METADATA) and _is_safe(path):
+                    noted = self.noted(path)
+                    if noted is not None:
+                        found[path] = noted
+        return found
+
     def read_metadata(self, name: str) -> LocalMetadata | None:
         """Return the metadata of a file, if it still describes the file.
 
@@ -128,7 +153,7 @@ class LocalFolder:
         path = self.metadata_path(name)
         try:
             self.prepare()
-            text = f"{commit}\n{etag}\n{time.time()}\n"
+            text = f"{commit}\n{etag}\n{time.time()}\n" + (f"{self._repo}\n" if self._repo else "")
             self._in_folder(path, lambda: write_atomically(path, text, os.path.dirname(path)))
         except OSError as error:
             logger.warning(
@@ -173,7 +198,21 @@ class LocalFolder:
             action()
 
 
+def _warn_of(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        logger.warning("Could not look into %s: %s", error.filename, error.strerror)
+
+
+def _is_safe(name: str) -> bool:
+    try:
+        require_safe_path(name)
+        require_outside_metadata(name)
+    except UnsafePathError:
+        return False
+    return True
+
+
 def _parse(path: str) -> LocalMetadata:
     with open(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
-        commit, etag, timestamp = (file.readline().strip() for _ in range(3))
-    return LocalMetadata(commit, etag, float(timestamp))
+        commit, etag, timestamp, repo = (file.readline().strip() for _ in range(4))
+    return LocalMetadata(commit, etag, float(timestamp), repo)
