@@ -316,7 +316,7 @@ def test_what_goes_wrong_on_the_way_is_never_read(
 
 @pytest.mark.parametrize("after", [pytest.param(5000, id="in the body"), pytest.param(None, id="before it")])
 def test_a_connection_that_stalls_is_replaced(hub: LocalHub, after: int | None) -> None:
-    settings = Settings(first_retry_wait=0.01, stall_timeout=0.4, first_byte_timeout=0.4)
+    settings = Settings(first_retry_wait=0.01, stall_timeout=1.5, first_byte_timeout=1.5)
     with ParallelDownloadManager(settings=settings) as manager:
         fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
         fs.manager = manager

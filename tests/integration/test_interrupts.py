@@ -123,8 +123,8 @@ def _metadata(fault: Fault) -> Callable[[Place], Callable[[], object]]:
     return prepare
 
 
-def _fault(fault: Fault, hits: int = 1, **where: Any) -> Callable[[Place], Callable[[], object]]:
-    return lambda place: place.fault(fault, hits, **where)
+def _fault(fault: Fault, **where: Any) -> Callable[[Place], Callable[[], object]]:
+    return lambda place: place.fault(fault, **where)
 
 
 def _limiter(place: Place) -> Callable[[], object]:
@@ -141,7 +141,7 @@ def _hashing(place: Place) -> Callable[[], object]:
 BUSY = Status(503, retry_after=60)
 PHASES: dict[str, tuple[Callable[[Place], Callable[[], object]], Callable[[Place], str]]] = {
     "snapshot: looking up the revision": (_fault(Delay(LONG), kind="info"), Place.snapshot),
-    "snapshot: before it asks again for the revision": (_fault(BUSY, 2, kind="info"), Place.snapshot),
+    "snapshot: before it asks again for the revision": (_fault(BUSY, kind="info"), Place.snapshot),
     "snapshot: listing": (_fault(Delay(LONG), kind="tree"), Place.snapshot),
     "snapshot: in a listing that drips": (_fault(Trickle(20), kind="tree"), Place.snapshot),
     "snapshot: before it asks again for the listing": (_fault(BUSY, kind="tree"), Place.snapshot),
