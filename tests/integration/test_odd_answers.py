@@ -221,7 +221,7 @@ def test_a_file_whose_size_nobody_tells_cannot_be_read_by_ranges_and_says_so(doo
             answer.body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(FILES[WEIGHTS]), FILES[WEIGHTS])
 
     doors.hub.tune = tune
-    with pytest.raises(TransferError, match=rf"{WEIGHTS}: .* does not say how long it is"):
+    with pytest.raises(TransferError, match=rf"{WEIGHTS}: .* does not report its size"):
         doors.haul(WEIGHTS)
     assert doors.file(WEIGHTS) == FILES[WEIGHTS]
 
@@ -448,9 +448,11 @@ def test_bytes_that_are_damaged_in_it_are_not_published(doors: Doors) -> None:
     ("known", "encoding", "words"),
     [
         pytest.param({}, "gzip", "give its digest or its size", id="nothing to check it by"),
-        pytest.param({"size": len(FILES[WEIGHTS])}, "br", "encoded as 'br'.* cannot be undone", id="unknown"),
+        pytest.param(
+            {"size": len(FILES[WEIGHTS])}, "br", "encoded as 'br'.* cannot be decoded", id="unknown"
+        ),
         pytest.param({}, "aws-chunked", "if the file is meant to be so, give its digest", id="no encoding"),
-        pytest.param({"size": len(FILES[WEIGHTS])}, "gzip, gzip", "cannot be undone", id="twice"),
+        pytest.param({"size": len(FILES[WEIGHTS])}, "gzip, gzip", "cannot be decoded", id="twice"),
     ],
 )
 def test_an_encoding_that_cannot_be_undone_or_checked_is_an_error_that_says_so(
