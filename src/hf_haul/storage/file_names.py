@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import secrets
 from typing import Final
@@ -37,6 +38,7 @@ _LEAST: Final = 143
 _CUT: Final = 17
 #: Those bits of a process's digits that are its id: 4,194,304 is the most that Linux gives (``proc(5)``).
 _PID_BITS: Final = (1 << 22) - 1
+_numbers: Final = itertools.count(secrets.randbits(32))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -85,8 +87,12 @@ def fit_key(key: str, folder: str | os.PathLike[str]) -> str:
 
 
 def process_digits() -> str:
-    """Return eight hex digits: the low bits are this process's id, the others random."""
-    return f"{secrets.randbits(32) & ~_PID_BITS | os.getpid() & _PID_BITS:08x}"
+    """Return eight hex digits: the low bits are this process's id, the others count on from a random number.
+
+    They are few: at random, two threads would soon meet.
+    """
+    number = next(_numbers) * (_PID_BITS + 1) & 0xFFFFFFFF
+    return f"{number | os.getpid() & _PID_BITS:08x}"
 
 
 def name_giver(digits: str) -> int:

@@ -16,10 +16,11 @@ from hf_haul.storage.file_names import (
     name_giver,
     name_length,
     name_limit,
+    passing_name,
     process_digits,
     temporary_name,
 )
-from hf_haul.storage.staged_names import SEALED_SUFFIX, private_name
+from hf_haul.storage.staged_names import SEALED_SUFFIX, giver_of, private_name
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="counts bytes, as POSIX does")
 
@@ -109,3 +110,9 @@ def test_a_temporary_name_fits_beside_the_longest_there_is(tmp_path: Path, limit
 def test_digits_tell_who_gave_a_name() -> None:
     assert {name_giver(process_digits()) for _ in range(5)} == {os.getpid() & ((1 << 22) - 1)}
     assert name_giver("00000000") == 0
+
+
+def test_names_of_one_process_are_told_apart() -> None:
+    names = [passing_name("/folder") for _ in range(1000)]
+    assert len(set(names)) == 1000
+    assert {giver_of(os.path.basename(name)) for name in names} == {os.getpid()}
