@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hf_haul.failures import FailureKind, describe
 
-__all__ = ["EXIT_CODES_HELP", "ExitCode", "UsageError", "exit_code_of"]
+__all__ = ["EXIT_CODES_HELP", "ExitCode", "UsageError", "exit_code_of", "refuse_lines"]
+
+#: Wrong lines of a list that are named at the most.
+_MOST_NAMED: Final = 20
 
 
 class ExitCode(enum.IntEnum):
@@ -55,3 +58,15 @@ def exit_code_of(error: BaseException) -> ExitCode:
     if isinstance(error, UsageError):
         return ExitCode.USAGE
     return _OF_KIND[describe(error).kind]
+
+
+def refuse_lines(name: str, wrong: Sequence[str]) -> None:
+    """Refuse a list for its wrong lines, if there are any; they are named, the first of many.
+
+    Raises:
+        UsageError: There are.
+    """
+    if wrong:
+        head = [f"{len(wrong)} lines of {name} cannot be used"] if len(wrong) > 1 else []
+        more = [f"and {len(wrong) - _MOST_NAMED} more"] if len(wrong) > _MOST_NAMED else []
+        raise UsageError("\n".join([*head, *wrong[:_MOST_NAMED], *more]))

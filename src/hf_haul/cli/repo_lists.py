@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from hf_haul.cli.exit_codes import UsageError
+from hf_haul.cli.exit_codes import UsageError, refuse_lines
 from hf_haul.cli.repo_arguments import RepoArgument, read_repo
 
 __all__ = ["LIST_HELP", "WantedRepo", "add_repo_sources", "read_repo_list", "wanted_repos"]
@@ -25,8 +25,6 @@ several repositories (-r REPO, -i FILE):
   each has a folder of its own: DIR/org/name, DIR/datasets/org/name."""
 
 _COMMENT: Final = re.compile(r"(^|\s)#.*")
-#: Wrong lines of a list that are named at the most.
-_MOST_NAMED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +121,7 @@ def read_repo_list(lines: Iterable[str], name: str, arguments: argparse.Namespac
             found.append(_read(text, arguments))
         except UsageError as error:
             wrong.append(f"{name}:{number}: {error}")
-    if wrong:
-        head = [f"{len(wrong)} lines of {name} cannot be used"] if len(wrong) > 1 else []
-        more = [f"and {len(wrong) - _MOST_NAMED} more"] if len(wrong) > _MOST_NAMED else []
-        raise UsageError("\n".join([*head, *wrong[:_MOST_NAMED], *more]))
+    refuse_lines(name, wrong)
     return found
 
 

@@ -6,19 +6,15 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 from urllib.parse import unquote
 
-from hf_haul.cli.exit_codes import UsageError
+from hf_haul.cli.exit_codes import refuse_lines
 from hf_haul.digests import Digest, read_digest
 from hf_haul.errors import InvalidUrlError, UnsafePathError
 from hf_haul.storage.safe_paths import require_safe_path
 from hf_haul.urls import parse_url, redact
 
 __all__ = ["WantedUrl", "last_name", "read_list", "read_lists"]
-
-#: Wrong lines of a list that are named at the most.
-_MOST_NAMED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +88,7 @@ def read_list(lines: Iterable[str], name: str) -> list[WantedUrl]:
             found.append(_read_line(text, where))
         except (ValueError, UnsafePathError) as error:
             wrong.append(f"{where}: {error}")
-    if wrong:
-        head = [f"{len(wrong)} lines of {name} cannot be used"] if len(wrong) > 1 else []
-        more = [f"and {len(wrong) - _MOST_NAMED} more"] if len(wrong) > _MOST_NAMED else []
-        raise UsageError("\n".join([*head, *wrong[:_MOST_NAMED], *more]))
+    refuse_lines(name, wrong)
     return found
 
 

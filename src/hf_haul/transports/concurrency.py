@@ -295,9 +295,7 @@ class ConcurrencyController:
         self._tick_goodput = load.goodput_total
         self._tick_bytes = load.bytes_total
         self._tick_reading = load.reading_total
-        self._tick_samples = []
-        self._tick_busy = []
-        self._tick_peak = 0
+        self._tick_samples, self._tick_busy, self._tick_peak = [], [], 0
 
     def _share_of_reading(self, load: LoadSample, seconds: float) -> float:
         """Return the share of the connections' time that reads took in this tick; 1.0 if unknown."""
@@ -370,9 +368,8 @@ class ConcurrencyController:
     def _can_be_thrifty(self, rate: float, cpu_busy: float) -> bool:
         """Return whether half the connections might do.
 
-        Without it, a mixed queue on loopback takes 1.23 times the processor time (95 % interval 1.12 to 1.29)
-        and 1.18 times the seconds (1.02 to 1.23): ``python -m tests.benchmarks --only mechanisms --row
-        thrift-mixed``.
+        Without it, a mixed queue takes 1.23 times the processor time (95 % interval 1.12 to 1.29) and 1.18
+        times the seconds (1.02 to 1.23): ``python -m tests.benchmarks --only mechanisms --row thrift-mixed``.
         """
         if self._phase == "hold" or self._thrift is False or self._limit == 1:
             return False

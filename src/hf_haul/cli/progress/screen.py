@@ -76,14 +76,14 @@ def closing_line(overview: Overview, now: float) -> str:
     parts = []
     if sums.files_fetched or not sums.files_reused:
         speed = f", {rate(sums.fetched / seconds)}" if sums.fetched and seconds > 0 else ""
-        fetched = f"{_files(sums.files_fetched)} fetched, {size(sums.fetched)}"
+        fetched = f"{count_of(sums.files_fetched, 'file')} fetched, {size(sums.fetched)}"
         parts.append(f"{fetched} in {duration(seconds)}{speed}")
     if sums.files_reused:
-        parts.append(f"{_files(sums.files_reused)} there already, {size(sums.reused)}")
+        parts.append(f"{count_of(sums.files_reused, 'file')} there already, {size(sums.reused)}")
     if sums.files_failed:
-        parts.append(f"{_files(sums.files_failed)} failed")
+        parts.append(f"{count_of(sums.files_failed, 'file')} failed")
     if sums.retries:
-        parts.append(f"{sums.retries} {'retry' if sums.retries == 1 else 'retries'}")
+        parts.append(count_of(sums.retries, "retry"))
     if sums.wasted:
         parts.append(f"{size(sums.wasted)} fetched in vain")
     if complete:
@@ -108,16 +108,12 @@ def _closing_of_checks(overview: Overview, sums: Sums, seconds: float) -> str:
             f"stopped after {duration(seconds)}, with {size(overview.done)} of {size(overview.total)} {doing}"
         )
     checked = sums.files_fetched + sums.files_reused + sums.files_failed
-    parts = [f"{_files(checked)} checked, {size(sums.read)} read in {duration(seconds)}"]
+    parts = [f"{count_of(checked, 'file')} checked, {size(sums.read)} read in {duration(seconds)}"]
     if sums.files_fetched:
-        parts.append(f"{_files(sums.files_fetched)} repaired, {size(sums.fetched)} fetched")
+        parts.append(f"{count_of(sums.files_fetched, 'file')} repaired, {size(sums.fetched)} fetched")
     if sums.files_failed:
-        parts.append(f"{_files(sums.files_failed)} wrong or missing")
+        parts.append(f"{count_of(sums.files_failed, 'file')} wrong or missing")
     return f"done: {'; '.join(parts)}"
-
-
-def _files(count: int) -> str:
-    return f"{count} file" if count == 1 else f"{count} files"
 
 
 def _head(overview: Overview, now: float) -> str:
@@ -127,9 +123,13 @@ def _head(overview: Overview, now: float) -> str:
     left = "" if overview.eta is None else f"{duration(overview.eta)} left"
     share = percent(overview.done, overview.total)
     amount = size(overview.done) + ("" if overview.total is None else f" of {size(overview.total)}")
-    files = "" if overview.phase == "measure" else f"{overview.files_done} of {_files(overview.files_total)}"
+    files = (
+        ""
+        if overview.phase == "measure"
+        else f"{overview.files_done} of {count_of(overview.files_total, 'file')}"
+    )
     count = overview.connections
-    connections = f"{count_of(count, 'connection')}" if count else ""
+    connections = count_of(count, "connection") if count else ""
     doing = DOING.get(overview.phase or "", "")
     shown = [doing, rate(overview.rate), left, share, amount, files, connections, f"{clock} so far"]
     return "  ".join(text for text in shown if text)
