@@ -106,6 +106,7 @@ def test_whatever_is_cleaned_meanwhile_a_download_loses_nothing(
         looks += 1
     assert "folder" in child.wait()
     assert looks > 10
+    assert rig.hub.requests.settle()
     assert rig.sent(WEIGHTS) == SIZE
     assert hf_haul.status(folder).files == ()
 
@@ -141,6 +142,7 @@ def test_many_small_files_are_published_under_a_cleaners_eyes(tmp_path: Path) ->
             hf_haul.clean(folder)
         snapshot = Path(child.wait()["folder"])
         assert {path: (snapshot / path).read_bytes() for path in rig.files} == rig.files
+        assert rig.hub.requests.settle()
         assert {path: rig.sent(path) for path in rig.files} == {
             path: len(rig.files[path]) for path in rig.files
         }

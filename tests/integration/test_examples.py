@@ -127,9 +127,11 @@ def test_plain_urls_arrive_with_their_digests(tmp_path: Path, two_files: dict[st
         done = _run("plain_urls.py", env, tmp_path / "out", *_urls(hub, two_files))
         assert done.returncode == 0, done.stdout + done.stderr
         assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == two_files
+        assert hub.requests.settle()
         bodies = hub.body_bytes
         again = _run("plain_urls.py", env, tmp_path / "out", *_urls(hub, two_files))
         assert again.returncode == 0, again.stdout + again.stderr
+        assert hub.requests.settle()
         assert hub.body_bytes == bodies, "what is there with the right digest is not fetched again"
 
 

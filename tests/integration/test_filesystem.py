@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def fs(hub: LocalHub, manager: ParallelDownloadManager) -> HaulFileSystem:
 
 
 def data_requests(hub: LocalHub, path: str = "*") -> list[Any]:
-    """Requests that were answered with bytes of files."""
+    """Requests that were answered with bytes of files, once none is under way any more."""
+    assert hub.requests.settle()
     return [
         each
         for kind in ("resolve", "resolve-cache", "cdn")
@@ -826,8 +828,11 @@ def test_a_manager_that_is_shut_down_keeps_nothing_of_what_was_read(
     hub: LocalHub, manager: ParallelDownloadManager, fs: HaulFileSystem
 ) -> None:
     def temporary_files() -> set[str]:
-        links = [f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd")]
-        return {os.readlink(each) for each in links if os.path.islink(each)}
+        found = set()
+        for each in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):  # another thread has closed it
+                found.add(os.readlink(f"/proc/self/fd/{each}"))
+        return found
 
     def is_gone() -> bool:
         gc.collect()

@@ -77,6 +77,7 @@ def test_where_each_connection_brings_the_same_the_most_are_the_best(
     assert report.first_request_seconds
     assert report.first_byte_seconds
     assert report.seconds < 5
+    assert served.hub.requests.settle()
     assert report.bytes <= sum(record.body_bytes for record in served.hub.requests.of("cdn"))
     assert list(tmp_path.iterdir()) == [], "nothing is written"
 

@@ -151,7 +151,9 @@ def test_what_an_earlier_run_left_is_counted_and_the_download_fetches_the_rest(
     assert partial.bytes_to_fetch == (partial.size or 0) - partial.bytes_here
     served.hub.requests.clear()
     snapshot_download("org/tiny", **where)
-    assert sum(each.body_bytes for each in served.hub.requests.of("cdn", LARGE)) == partial.bytes_to_fetch
+    # Parts may be asked for twice, what is here is not: it lies at the start.
+    starts = [int(each.range[6:].partition("-")[0]) for each in served.hub.requests.of("cdn", LARGE)]
+    assert min(starts) == partial.bytes_here
 
 
 def _download_until_cancelled(where: dict[str, Any]) -> None:

@@ -722,6 +722,7 @@ def test_a_file_of_the_cache_whose_size_is_not_the_listed_one_is_fetched_again(
     else:
         assert hf_hub_download("org/tiny", name, revision=revision, **where) == str(folder / name)
     assert digests(folder) == served.contents
+    assert served.hub.requests.settle()
     bodies = {record.path for record in served.hub.requests if record.method == "GET" and record.body_bytes}
     assert name in bodies
     assert not {path for path in bodies if path and path != name and path in served.contents}
