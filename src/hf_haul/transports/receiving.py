@@ -32,13 +32,16 @@ class DirectReader:
     some of that time.
     """
 
-    __slots__ = ("_failure", "_read_sock", "_read_some")
+    __slots__ = ("_failure", "_first", "_read_sock", "_read_some")
 
     def __init__(self, reader: io.BufferedReader) -> None:
         self._read_some = reader.readinto1
         sock = getattr(reader.raw, "_sock", None)
         self._read_sock = sock.recv_into if isinstance(sock, socket.socket) else None
         self._failure: BaseException | None = None
+        # The reader below is asked for what it can hold, until it keeps nothing. Asked for more it adds a
+        # receive to what came with the headers, and loses this if nothing comes.
+        self._first: int | None = io.DEFAULT_BUFFER_SIZE
 
     @classmethod
     def of(cls, raw: BaseHTTPResponse) -> Self | None:
@@ -57,12 +60,12 @@ class DirectReader:
 
         Raises:
             OSError: The connection broke, or nothing came for the socket's timeout. Bytes that were received
-                before are returned first, but for what came with the headers if nothing came after it.
+                before are returned first.
         """
         if self._failure is not None:
             raise self._failure
-        got = count = self._read_some(view)
-        asked, deadline = len(view), time.monotonic() + _READ_SECONDS
+        asked, deadline = 0, time.monotonic() + _READ_SECONDS
+        got = count = self._read_some(view[: self._first])
         # One receive at a time, so that an error in the middle does not lose the bytes before it.
         while count and got < len(view) and time.monotonic() <= deadline:
             asked = len(view) - got
@@ -73,5 +76,5 @@ class DirectReader:
                 return got
             got += count
         if asked >= _KEEPS_NOTHING and self._read_sock is not None:
-            self._read_some = self._read_sock
+            self._read_some, self._first = self._read_sock, None
         return got

@@ -44,7 +44,7 @@ class Pair:
 
     def pass_on(self, reader: DirectReader) -> None:
         """Send as much as the reader below keeps nothing of, and read it."""
-        sent = random.randbytes(receiving._KEEPS_NOTHING)
+        sent = random.randbytes(io.DEFAULT_BUFFER_SIZE + receiving._KEEPS_NOTHING)
         self.theirs.sendall(sent)
         view = memoryview(bytearray(len(sent)))
         assert bytes(view[: reader.readinto(view)]) == sent
@@ -121,6 +121,16 @@ def test_nothing_for_the_sockets_timeout_is_an_error(pair: Pair) -> None:
         reader.readinto(memoryview(bytearray(MIB)))
 
 
+@pytest.mark.parametrize("room", [5_000, 8_192, 8_193, MIB])
+def test_what_came_with_the_headers_is_returned_before_the_error(pair: Pair, room: int) -> None:
+    pair.ours.settimeout(0.05)
+    pair.theirs.sendall(b"headers\r\n\r\n" + b"x" * 5_000)
+    reader, view = pair.reader(headers=11), memoryview(bytearray(room))
+    assert reader.readinto(view) == 5_000
+    with pytest.raises(TimeoutError):
+        reader.readinto(view)
+
+
 def test_a_reset_is_an_error(pair: Pair) -> None:
     reader = pair.changed()
     pair.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -131,7 +141,7 @@ def test_a_reset_is_an_error(pair: Pair) -> None:
 
 def test_an_error_in_the_middle_of_a_buffer_comes_after_the_bytes_before_it() -> None:
     class Breaking(io.RawIOBase):
-        pieces = iter([b"a" * 10_000, b"b" * 10_000])
+        pieces = iter([b"a" * 8_000, b"b" * 10_000])
 
         def readable(self) -> bool:
             return True
@@ -145,7 +155,7 @@ def test_an_error_in_the_middle_of_a_buffer_comes_after_the_bytes_before_it() ->
 
     reader = DirectReader(io.BufferedReader(Breaking()))
     view = memoryview(bytearray(MIB))
-    assert reader.readinto(view) == 20_000
+    assert reader.readinto(view) == 18_000
     for _ in range(2):
         with pytest.raises(ConnectionResetError):
             reader.readinto(view)
