@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,10 @@ from tests.support.events import EventLog, validate_event
 from tests.support.hub import ServedRepo, serve_repo
 from tests.support.waits import until
 
-from hf_haul.config import KiB, Settings
-from hf_haul.engine import quiet
+from hf_haul.config import KiB, Settings, Timings
 from hf_haul.engine.event_stream import EventStream
 from hf_haul.errors import HttpStatusError, IntegrityError
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.hub import asking
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.localhub.testing.faults import ChangedEtag, Corrupt, Delay, Fault, Reset, Stall, Status
@@ -535,10 +534,8 @@ def test_another_process_that_fetches_the_file_is_told_by_its_number_and_program
     )
 
 
-def test_a_connection_that_brings_nothing_is_told_before_it_is_given_up(
-    rig: Rig, told: EventLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quiet, "QUIET_SECONDS", 0.3)
+def test_a_connection_that_brings_nothing_is_told_before_it_is_given_up(rig: Rig, told: EventLog) -> None:
+    rig.tune(worth_a_word=0.3)
     rig.options["on_event"] = told
     rig.hub.faults.add(Stall(after=1000), kind="cdn", times=1)
     with rig.manager(max_concurrent_downloads=1, stall_timeout=60.0) as manager:
@@ -554,11 +551,12 @@ def test_a_connection_that_brings_nothing_is_told_before_it_is_given_up(
 
 
 def test_a_hub_that_does_not_answer_is_told_after_a_while(
-    served: ServedRepo, where: dict[str, Any], told: EventLog, monkeypatch: pytest.MonkeyPatch
+    served: ServedRepo, where: dict[str, Any], told: EventLog
 ) -> None:
-    monkeypatch.setattr(asking, "_LATE", 0.2)
     served.hub.faults.add(Delay(2), kind="tree")
-    snapshot_download("org/tiny", **where)
+    settings = replace(SETTINGS, timings=Timings(worth_a_word=0.2))
+    with ParallelDownloadManager(settings=settings) as manager:
+        snapshot_download("org/tiny", **{**where, "manager": manager})
     told.check()
     wait = told.one("wait")
     assert (wait["reason"], wait["host"]) == ("network", served.hub.url.partition("://")[2])

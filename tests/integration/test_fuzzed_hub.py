@@ -47,7 +47,7 @@ FILES = {
 SETTINGS = Settings(
     part_size=16 * KiB, chunk_size=8 * KiB, min_chunk_size=KiB, first_retry_wait=0.0, max_retry_wait=0.0, max_retries=2,
     connect_timeout=5.0, stall_timeout=1.0, first_byte_timeout=2.0, give_up_after=4.0, durable=False,
-    timings=Timings(file_changes=0.05, refused_links=0.0),
+    timings=Timings(file_changes=0.05, refused_links=0.0, ask_again=(0.0, 0.0)),
 )  # fmt: skip
 #: Whatever huggingface_hub raises of its own; its client's errors are the base of them.
 ALLOWED: tuple[type[BaseException], ...] = (
@@ -307,7 +307,6 @@ def run(door: str, seed: str, folder: Path) -> None:
 @contextmanager
 def in_no_time(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let nothing wait for long that waits for a reason."""
-    patch.setattr(asking, "_WAITS", (0.0, 0.0))
     for module in (retry_after, pacing):
         patch.setattr(module, "MAX_BUSY_WAIT", 0.02)
         patch.setattr(module, "MAX_RATE_LIMIT_WAIT", 0.02)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from tests.support.engine import PART, SMALL, TOKEN, WEIGHTS, Rig, serve_files
 from tests.support.hub import make_certificate
 from tests.support.repos import random_bytes
@@ -24,7 +25,6 @@ from hf_haul.errors import (
     SourceChangedError,
     TransferError,
 )
-from hf_haul.hub import asking
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.localhub import Account, LocalHub
@@ -148,8 +148,8 @@ def test_a_fault_that_passes_fails_nothing_and_leaves_nothing(
 def test_a_fault_in_the_listing_that_passes_fails_no_snapshot(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, kind: str
 ) -> None:
-    monkeypatch.setattr(asking, "_WAITS", (0.01,) * 5)
-    monkeypatch.setattr(asking, "UNCACHED_TIMEOUT", 1.0)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
+    rig.tune(ask_again=(0.01,) * 5)
     rule = rig.hub.faults.add(fault, kind=kind)
     with rig.manager() as manager:
         folder = snapshot_download(
@@ -157,7 +157,6 @@ def test_a_fault_in_the_listing_that_passes_fails_no_snapshot(
             cache_dir=tmp_path / "cache",
             endpoint=rig.hub.url,
             token=False,
-            etag_timeout=0.5,
             manager=manager,
         )
     assert rule.hits == 1
@@ -177,8 +176,8 @@ def test_a_fault_in_the_listing_that_passes_fails_no_snapshot(
 def test_a_fault_in_the_metadata_that_passes_fails_no_download_of_a_file(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
-    monkeypatch.setattr(asking, "_WAITS", (0.01,) * 5)
-    monkeypatch.setattr(asking, "UNCACHED_TIMEOUT", 1.0)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
+    rig.tune(ask_again=(0.01,) * 5)
     rule = rig.hub.faults.add(fault, kind="resolve*", method="HEAD")
     with rig.manager() as manager:
         path = hf_hub_download(
@@ -187,7 +186,6 @@ def test_a_fault_in_the_metadata_that_passes_fails_no_download_of_a_file(
             cache_dir=tmp_path / "cache",
             endpoint=rig.hub.url,
             token=False,
-            etag_timeout=0.5,
             manager=manager,
         )
     assert rule.hits == 1

@@ -20,15 +20,20 @@ from tests.support.wire import Connection, Wire, answer
 
 import hf_haul
 from hf_haul.cli import command as cli
-from hf_haul.config import Settings
+from hf_haul.config import Settings, Timings
 from hf_haul.errors import InvalidUrlError
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.hub import asking
 from hf_haul.localhub.testing.faults import Fault, Headers, Reset, Status
 from hf_haul.manager import ParallelDownloadManager
 
 TOKEN = "hf_secret"
-SETTINGS = Settings(first_retry_wait=0.01, max_retry_wait=0.05, max_retries=1, durable=False)
+SETTINGS = Settings(
+    first_retry_wait=0.01,
+    max_retry_wait=0.05,
+    max_retries=1,
+    durable=False,
+    timings=Timings(ask_again=(0.01,)),
+)
 #: Redirects in which one parser or another takes the Hub for the host.
 MISREAD = [
     "http://{thief}\\@{hub}/{file}",
@@ -66,7 +71,6 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "_WAITS", (0.01,))
     upstream = importlib.import_module("huggingface_hub.utils._http")
     monkeypatch.setattr(upstream, "time", SimpleNamespace(sleep=lambda _: None))
 

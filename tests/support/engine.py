@@ -124,7 +124,7 @@ class Rig:
         destination = FileDestination(target, version, digest, remote.size if digest else None)
         return FileRequest(remote, destination, fresh=fresh)
 
-    def tune(self, **seconds: float) -> None:
+    def tune(self, **seconds: Any) -> None:
         """Have managers work by other times; see :class:`hf_haul.config.Timings`."""
         self.settings = replace(self.settings, timings=Timings(**seconds))
 

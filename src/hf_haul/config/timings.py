@@ -26,6 +26,8 @@ class Timings:
             started.
         idle_workers: Without work after which a thread of the engine ends.
         no_threads: Without a thread after which a queue that nobody waits for fails.
+        worth_a_word: Without a byte, or without an answer of the Hub, after which people are told.
+        ask_again: Before each further request to a Hub that was busy, and named no time: huggingface_hub's.
     """
 
     warm_up: float = 15.0
@@ -38,6 +40,8 @@ class Timings:
     helping: float = 1.0
     idle_workers: float = 10.0
     no_threads: float = 30.0
+    worth_a_word: float = 5.0
+    ask_again: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 8.0)
 
 
 DEFAULT_TIMINGS: Final = Timings()

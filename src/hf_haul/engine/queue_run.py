@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hf_haul.config import DEFAULT_TIMINGS, Timings
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.events import Notifier
 from hf_haul.engine.plan import PlannedFile
@@ -116,6 +117,7 @@ class QueueRun:
         events: QueueEvents | None = None,
         *,
         clock: Callable[[], float],
+        timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self.queue = queue
         self.requests: dict[str, FileRequest] = {each.task.task_id: each.request for each in planned}
@@ -125,7 +127,7 @@ class QueueRun:
         self.losses: dict[str, int] = {}
         self.waits = Waits(clock=clock) if events is None else events.waits
         self.watch = OwnerWatch(clock)
-        self.quiet = QuietWatch()
+        self.quiet = QuietWatch(timings.worth_a_word)
         self.reserved_bytes = sum(each.task.size or 0 for each in planned)
         self.sources = frozenset(source_of(each.request.remote.url) for each in planned)
         self.metrics = DownloadMetrics(

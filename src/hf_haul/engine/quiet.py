@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
+from hf_haul.config import DEFAULT_TIMINGS
 from hf_haul.engine.transfer import Part, Phase, Transfer
 from hf_haul.urls import host_of
 from hf_haul.waits import Wait, WaitReason, in_words
 
-__all__ = ["QUIET_SECONDS", "QuietWatch"]
-
-#: Seconds without a byte that are worth a word.
-QUIET_SECONDS: Final = 5.0
+__all__ = ["QuietWatch"]
 
 
 class QuietWatch:
@@ -21,9 +18,13 @@ class QuietWatch:
     Whoever waits for a server's permission, for its next attempt, for a limit or for another process says so
     itself. What is left is a connection that brings nothing, and a disk that takes its time. It has no lock;
     the scheduler's guards it.
+
+    Args:
+        worth_a_word: Seconds without a byte after which it says so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, worth_a_word: float = DEFAULT_TIMINGS.worth_a_word) -> None:
+        self._worth_a_word = worth_a_word
         self._seen: tuple[int, ...] = ()
         self._since = 0.0
 
@@ -47,10 +48,10 @@ class QuietWatch:
         """
         if moved != self._seen:
             self._seen, self._since = moved, now
-        if now - self._since < QUIET_SECONDS:
+        if now - self._since < self._worth_a_word:
             return None
         parts = [part for transfer in transfers for part in transfer.parts if part.needed]
-        silent = [part for part in parts if (part.seconds_in_call(now) or 0.0) >= QUIET_SECONDS]
+        silent = [part for part in parts if (part.seconds_in_call(now) or 0.0) >= self._worth_a_word]
         if silent:
             return _stall(max(silent, key=lambda part: part.seconds_in_call(now) or 0.0), now, most)
         if any(part.busy_since is not None or part.cancel_token.queued or part.backing_off for part in parts):

@@ -168,7 +168,7 @@ class Scheduler:
     ) -> QueueRun:
         """Start a queue. Returns its run, which is updated until ``done`` is set."""
         planned = list(files)
-        run = QueueRun(queue, planned, notifier, events, clock=self._clock)
+        run = QueueRun(queue, planned, notifier, events, clock=self._clock, timings=self.settings.timings)
         for directory in {each.request.destination.staging_dir for each in planned}:
             for key, paths in self._orphans_in(directory).items():
                 run.orphans[directory, key] = list(paths)

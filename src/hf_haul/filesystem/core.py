@@ -17,6 +17,7 @@ from fsspec.utils import isfilelike
 from huggingface_hub import CommitOperationDelete, HfFileSystem
 from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
 
+from hf_haul.config import DEFAULT_TIMINGS, Timings
 from hf_haul.filesystem.copies import CallbackReport, PairCollector, PartialCopyMarker, download, stream_into
 from hf_haul.filesystem.files import HaulFile, HaulStreamFile
 from hf_haul.filesystem.kept import KeptFileSystem
@@ -105,12 +106,16 @@ class HaulFileSystem(KeptFileSystem):
     def manager(self, manager: ParallelDownloadManager | None) -> None:
         self._manager = manager
         self._repositories.clear()
-        self._api.waits = self._waits
+        self._api.waits, self._api.timings = self._waits, self._timings
 
     @property
     def _waits(self) -> Waits:
         """Where it is reported what is waited for; the process-wide manager has nobody who listens."""
         return unattended if self._manager is None else self._manager.read_waits
+
+    @property
+    def _timings(self) -> Timings:
+        return DEFAULT_TIMINGS if self._manager is None else self._manager.settings.timings
 
     # ---- where a file's bytes are
 
@@ -141,6 +146,7 @@ class HaulFileSystem(KeptFileSystem):
                 endpoint=self.endpoint,
                 token=self.token,
                 waits=self._waits,
+                timings=self._timings,
             )
         return repository
 

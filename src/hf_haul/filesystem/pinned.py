@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from huggingface_hub import RepoFile, RepoFolder, constants
 
+from hf_haul.config import DEFAULT_TIMINGS
 from hf_haul.filesystem.freshness import Freshness, drop_oldest
 from hf_haul.hub.api import HubApi, entry_of
 from hf_haul.hub.asking import BadAnswerError, retry_busy
@@ -30,6 +31,7 @@ class PinnedApi(HubApi):
     Attributes:
         commits: The commits.
         waits: Where it is reported what is waited for.
+        timings: How long that is.
     """
 
     def __init__(self, freshness: Freshness | None = None, **options: Any) -> None:
@@ -37,6 +39,7 @@ class PinnedApi(HubApi):
         self.commits: dict[Pin, str] = {}
         self._freshness = freshness or Freshness()
         self.waits: Waits = unattended
+        self.timings = DEFAULT_TIMINGS
 
     def repo_info(self, repo_id: str, **options: Any) -> Any:
         """Return huggingface_hub's answer.
@@ -52,7 +55,10 @@ class PinnedApi(HubApi):
         return info
 
     def _ask(self, repo_id: str, **options: Any) -> Any:
-        return retry_busy(lambda: HubApi.repo_info(self, repo_id, **options), waits=self.waits)
+        return self._retry(lambda: HubApi.repo_info(self, repo_id, **options))
+
+    def _retry(self, ask: Callable[[], Any]) -> Any:
+        return retry_busy(ask, waits=self.waits, timings=self.timings)
 
     def latest_commit(self, pin: Pin) -> str | None:
         """Ask the Hub for the commit of a revision, without remembering it."""
@@ -71,7 +77,7 @@ class PinnedApi(HubApi):
     def get_paths_info(self, repo_id: str, paths: list[str] | str, **options: Any) -> Any:
         """Return huggingface_hub's answer, at the commit first seen."""
         pinned = self._pinned(repo_id, options)
-        return retry_busy(lambda: HubApi.get_paths_info(self, repo_id, paths, **pinned), waits=self.waits)
+        return self._retry(lambda: HubApi.get_paths_info(self, repo_id, paths, **pinned))
 
     def _iter_repo_tree_pages(
         self,
@@ -93,7 +99,13 @@ class PinnedApi(HubApi):
         listed: set[str] = set()
         try:
             for page, last in tree_pages(
-                self.endpoint, url, headers, recursive=recursive, expand=expand, waits=self.waits
+                self.endpoint,
+                url,
+                headers,
+                recursive=recursive,
+                expand=expand,
+                waits=self.waits,
+                timings=self.timings,
             ):
                 entries = [entry_of(url, item) for item in page]
                 listed.update(entry.path for entry in entries)

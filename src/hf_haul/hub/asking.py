@@ -25,6 +25,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hf_haul.cancellation import CancelToken
+from hf_haul.config import DEFAULT_TIMINGS, Timings
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import HaulError, HttpStatusError, StopRequestedError
 from hf_haul.redaction import redacting
@@ -95,10 +96,6 @@ _TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 #: Seconds that a metadata request may take when the cache cannot answer it, see :func:`uncached_timeout`:
 #: enough for a source that needs a minute.
 UNCACHED_TIMEOUT: Final = 75.0
-#: Seconds between attempts without a ``Retry-After``: huggingface_hub's.
-_WAITS: Final = (1.0, 2.0, 4.0, 8.0, 8.0)
-#: Seconds without an answer that are worth a word.
-_LATE: Final = 5.0
 #: Headers that are wrong for a decoded or truncated body.
 BODY_HEADERS: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _LISTING_UNKNOWN: Final = "ListingUnknown"
@@ -229,6 +226,7 @@ def retry_busy(
     what: str = "a repository",
     cancel_token: CancelToken | None = None,
     waits: Waits = unattended,
+    timings: Timings = DEFAULT_TIMINGS,
 ) -> T:
     """Ask, and repeat after transient errors until the attempts run out.
 
@@ -241,15 +239,26 @@ def retry_busy(
         what: What is asked about, for messages.
         cancel_token: Ends the waits; a thread that Ctrl+C does not reach needs one.
         waits: Where they are reported.
+        timings: How long they are.
     """
     return _retry(
-        ask, busy=True, retry_connect=retry_connect, what=what, cancel_token=cancel_token, waits=waits
+        ask,
+        busy=True,
+        retry_connect=retry_connect,
+        what=what,
+        cancel_token=cancel_token,
+        waits=waits,
+        timings=timings,
     )
 
 
-def retry_broken(ask: Callable[[], T], what: str, waits: Waits = unattended) -> T:
+def retry_broken(
+    ask: Callable[[], T], what: str, waits: Waits = unattended, timings: Timings = DEFAULT_TIMINGS
+) -> T:
     """Ask, and repeat after a broken connection or an answer that is not JSON, such as a captive portal's."""
-    return _retry(ask, busy=False, retry_connect=False, what=what, cancel_token=None, waits=waits)
+    return _retry(
+        ask, busy=False, retry_connect=False, what=what, cancel_token=None, waits=waits, timings=timings
+    )
 
 
 def _retry(
@@ -260,20 +269,22 @@ def _retry(
     what: str,
     cancel_token: CancelToken | None,
     waits: Waits,
+    timings: Timings,
 ) -> T:
     ask = partial(descriptors.retry_on_shortage, ask, None if cancel_token is None else cancel_token.check)
     host = host_of(what) if "://" in what else None
     unanswered = Wait(WaitReason.NETWORK, f"{host or 'the Hub'} has not answered yet about {what}", host=host)
     patience = _AskBudget(busy=busy, retry_connect=retry_connect)
-    for number, usual in enumerate(_WAITS, 1):
+    attempts = len(timings.ask_again)
+    for number, usual in enumerate(timings.ask_again, 1):
         try:
-            with waits.during(unanswered, after=_LATE):
+            with waits.during(unanswered, after=timings.worth_a_word):
                 return ask_once(ask)
         except _MAY_PASS as error:
             seconds = patience.seconds_after(error, usual)
             if seconds is None:
                 raise
-            wait = _wait_for(error, seconds, number, _host_of(error) or host)
+            wait = _wait_for(error, seconds, (number, attempts), _host_of(error) or host)
         waits.asked_again += 1
         with waits.during(wait):
             _pause(seconds, cancel_token)
@@ -313,30 +324,33 @@ class _AskBudget:
         return usual
 
 
-def wait_as_requested(error: Exception, waits: Waits = unattended) -> None:
+def wait_as_requested(
+    error: Exception, waits: Waits = unattended, timings: Timings = DEFAULT_TIMINGS
+) -> None:
     """Wait as long as the answer to an earlier request asked for, if it did, before another one is made.
 
     Args:
         error: How that request ended. Only a busy Hub's answer asks for time: a request that was not answered
             has waited long enough.
         waits: Where the wait is reported.
+        timings: How long it is where it asked for none.
     """
     if not isinstance(error, HfHubHTTPError) or not is_busy(error):
         return
-    seconds = _retry_delay(error, _WAITS[0], ServerWaits())
+    seconds = _retry_delay(error, timings.ask_again[0], ServerWaits())
     assert seconds is not None  # nothing was waited for yet
     waits.asked_again += 1
     with waits.during(_wait_for(error, seconds, None, _host_of(error))):
         _pause(seconds, None)
 
 
-def _wait_for(error: Exception, seconds: float, attempt: int | None, host: str | None) -> Wait:
+def _wait_for(error: Exception, seconds: float, attempt: tuple[int, int] | None, host: str | None) -> Wait:
     """Return what the wait before another attempt is for people.
 
     Args:
         error: How the last attempt ended.
         seconds: How long is waited.
-        attempt: Which of the retries follows; ``None`` if it is none of them.
+        attempt: Which of how many retries follows; ``None`` if it is none of them.
         host: Who was asked.
     """
     reason, why = WaitReason.NETWORK, "broke the connection"
@@ -350,9 +364,10 @@ def _wait_for(error: Exception, seconds: float, attempt: int | None, host: str |
         why = "cannot be reached"
     elif isinstance(error, httpx.TimeoutException):
         why = "did not answer in time"
-    what = "asked again" if attempt is None else f"retry {attempt} of {len(_WAITS)}"
+    number, attempts = (None, None) if attempt is None else attempt
+    what = "asked again" if attempt is None else f"retry {number} of {attempts}"
     message = f"{host or 'The Hub'} {why}; {what} in {in_words(seconds)}"
-    return Wait(reason, message, seconds, host, attempt, None if attempt is None else len(_WAITS))
+    return Wait(reason, message, seconds, host, number, attempts)
 
 
 def _host_of(error: Any) -> str | None:

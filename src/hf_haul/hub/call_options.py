@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from huggingface_hub import constants
 
-from hf_haul.config import Settings, parse_rate, require_number
+from hf_haul.config import DEFAULT_TIMINGS, Settings, Timings, parse_rate, require_number
 from hf_haul.engine.event_stream import EventStream
 from hf_haul.engine.events import EventCallback, EventFeed
 from hf_haul.errors import DownloadCancelledError, add_note
@@ -111,6 +111,11 @@ class CallOptions:
     def max_listing(self) -> int | None:
         """Most entries of a listing, from the manager given; ``None`` for the environment's setting."""
         return None if self.manager is None else self.manager.settings.max_listing
+
+    @property
+    def timings(self) -> Timings:
+        """Seconds that the manager given works by."""
+        return DEFAULT_TIMINGS if self.manager is None else self.manager.settings.timings
 
     @contextmanager
     def engine(self) -> Iterator[ParallelDownloadManager]:

@@ -19,7 +19,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
     get_session,
 )
 
-from hf_haul.config import MiB, Settings
+from hf_haul.config import DEFAULT_TIMINGS, MiB, Settings, Timings
 from hf_haul.errors import InvalidUrlError
 from hf_haul.hub.asking import BODY_HEADERS, httpx, raise_for_status, retry_busy, uncached_timeout
 from hf_haul.hub.metadata import LARGEST, ListedFile
@@ -136,6 +136,7 @@ def tree_pages(
     most: int | None = None,
     on_answer: Callable[[Any], None] | None = None,
     waits: Waits = unattended,
+    timings: Timings = DEFAULT_TIMINGS,
 ) -> Iterator[tuple[list[dict[str, Any]], bool]]:
     """Yield the pages of a listing as the Hub sent them, each with whether it is the last.
 
@@ -152,6 +153,7 @@ def tree_pages(
         most: Most entries to read; ``None`` for the setting.
         on_answer: Called with each answer's response.
         waits: Where waits are reported.
+        timings: How long they are.
 
     Raises:
         SamePageError: The mirror sends the same page again and again.
@@ -171,6 +173,7 @@ def tree_pages(
             retry_connect=retry_connect,
             what=redact(url),
             waits=waits,
+            timings=timings,
         )
         if on_answer is not None:
             on_answer(response)

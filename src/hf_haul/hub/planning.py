@@ -121,6 +121,7 @@ def plan(
             endpoint=endpoint,
             token=token,
             headers=headers,
+            timings=options.timings,
         ),
         revision=revision or constants.DEFAULT_REVISION,
         cache_dir=absolute_path(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
@@ -219,7 +220,7 @@ class _Planning:
             kept = self._kept(commit)
             if kept is None and is_busy(error):
                 try:
-                    wait_as_requested(error, self.files.repository.waits)
+                    wait_as_requested(error, self.files.repository.waits, self.files.repository.timings)
                     return self.files.ask(retry=True)
                 except HubUnreachable as again:
                     error = again.error

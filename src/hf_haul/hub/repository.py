@@ -24,7 +24,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.config import Settings
+from hf_haul.config import DEFAULT_TIMINGS, Settings, Timings
 from hf_haul.digests import Digest
 from hf_haul.hub import upstream_forks  # noqa: F401  a thread may fork while another asks
 from hf_haul.hub.api import HubApi
@@ -108,6 +108,7 @@ class Repository:
         user_agent: For the user agent.
         headers: Sent with every request to the Hub; they win over the others.
         waits: Where waits for the Hub are reported.
+        timings: How long they are.
     """
 
     repo_id: str
@@ -119,6 +120,7 @@ class Repository:
     user_agent: dict[str, Any] | str | None = None
     headers: dict[str, str] | None = field(default=None, repr=False)
     waits: Waits = field(default=unattended, repr=False, compare=False)
+    timings: Timings = field(default=DEFAULT_TIMINGS, repr=False, compare=False)
 
     @_cached_property
     def request_headers(self) -> dict[str, str]:
@@ -208,8 +210,8 @@ class Repository:
 
         what = f"{redact(self.base)}/{self.repo_id}"
         if retry:
-            return retry_busy(ask, what=what, waits=self.waits)
-        return retry_broken(ask, what, self.waits)
+            return retry_busy(ask, what=what, waits=self.waits, timings=self.timings)
+        return retry_broken(ask, what, self.waits, self.timings)
 
     def list_files(
         self, commit: str, *, retry_connect: bool = True, most: int | None = None
@@ -280,6 +282,7 @@ class Repository:
                 self.repo_id, repo_type=self.repo_type, revision=commit, timeout=uncached_timeout()
             ),
             waits=self.waits,
+            timings=self.timings,
         )
         start = f"{folder}/" if folder else ""
         names = [
@@ -290,7 +293,8 @@ class Repository:
         found: dict[str, ListedFile] = {}
         for first in range(0, len(names), _PATHS_AT_ONCE):
             some = names[first : first + _PATHS_AT_ONCE]
-            found.update(retry_busy(partial(self.paths_info, some, commit), waits=self.waits))
+            ask = partial(self.paths_info, some, commit)
+            found.update(retry_busy(ask, waits=self.waits, timings=self.timings))
         if not names or found.keys() != set(names):
             raise SamePageError(self.base, len(listed), folder or self.repo_id)
         yield from found.items()
@@ -319,6 +323,7 @@ class Repository:
             self.request_headers,
             recursive=recursive,
             waits=self.waits,
+            timings=self.timings,
             **how,
         )
         return (page for page, _ in pages)
@@ -364,9 +369,15 @@ class Repository:
 
         try:
             answer = (
-                retry_busy(ask, retry_connect=True, cancel_token=cancel_token, waits=self.waits)
+                retry_busy(
+                    ask,
+                    retry_connect=True,
+                    cancel_token=cancel_token,
+                    waits=self.waits,
+                    timings=self.timings,
+                )
                 if retry
-                else retry_broken(ask, path, self.waits)
+                else retry_broken(ask, path, self.waits, self.timings)
             )
             if answer.commit_hash is None:
                 raise FileMetadataError(

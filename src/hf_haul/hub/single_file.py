@@ -267,6 +267,7 @@ def hf_hub_download(
             library_version=library_version,
             user_agent=user_agent,
             headers=headers,
+            timings=extras.timings,
         ),
         name=f"{subfolder}/{filename}" if subfolder else filename,
         revision=revision or constants.DEFAULT_REVISION,
@@ -407,7 +408,7 @@ class _File:
             if is_transient(error):
                 logger.info("No local file found. Asking the Hub again")
                 try:
-                    wait_as_requested(error, self.repository.waits)
+                    wait_as_requested(error, self.repository.waits, self.repository.timings)
                     return self._head(folder, retry=True)
                 except HubUnreachable as again:
                     error = again.error

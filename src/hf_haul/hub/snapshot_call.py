@@ -95,6 +95,7 @@ def make_snapshot_call(
                 library_version=library_version,
                 user_agent=user_agent,
                 headers=headers,
+                timings=options.timings,
             ),
             revision=revision or constants.DEFAULT_REVISION,
             cache_dir=absolute_path(constants.HF_HUB_CACHE if cache_dir is None else cache_dir),
@@ -254,7 +255,8 @@ class SnapshotCall:
                 return cached
             logger.info("Nothing tells whether the cached snapshot is complete: asking the Hub again")
         try:
-            wait_as_requested(first.error, self.files.repository.waits)
+            repository = self.files.repository
+            wait_as_requested(first.error, repository.waits, repository.timings)
             return self.files.ask(retry=True)
         except HubUnreachable as again:
             return self._from_cache(again)

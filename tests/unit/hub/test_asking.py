@@ -29,6 +29,7 @@ from tests.support.hub_answers import (
 )
 
 from hf_haul import waits as haul_waits
+from hf_haul.config import Timings
 from hf_haul.errors import ConnectionFailedError, HttpStatusError
 from hf_haul.hub import asking, listing
 from hf_haul.urls import host_of
@@ -185,6 +186,14 @@ def test_patience_ends_after_five_waits_with_the_last_error(waits: Waits) -> Non
     with pytest.raises(HfHubHTTPError, match="/5"):
         asking.retry_busy(failing(*(error_of(503, url=f"{ENDPOINT}/{i}") for i in range(6))))
     assert waits.seconds == [1.0, 2.0, 4.0, 8.0, 8.0]
+
+
+def test_the_waits_are_those_of_the_timings(waits: Waits) -> None:
+    timings = Timings(ask_again=(0.5, 3.0))
+    with pytest.raises(HfHubHTTPError, match="/2"):
+        asking.retry_busy(failing(*(error_of(503, url=f"{ENDPOINT}/{i}") for i in range(3))), timings=timings)
+    asking.wait_as_requested(error_of(503), timings=timings)
+    assert waits.seconds == [0.5, 3.0, 0.5]
 
 
 def test_a_hub_that_never_answers_is_asked_twice(waits: Waits) -> None:
