@@ -15,7 +15,7 @@ from tests.support.engine import PART, SMALL, TOKEN, WEIGHTS, Rig, leftovers, se
 from tests.support.hub import hub_environment, run_python
 from tests.support.repos import random_bytes
 
-from hf_haul.config import KiB, MiB
+from hf_haul.config import DEFAULT_TIMINGS, KiB, MiB, Timings
 from hf_haul.errors import DiskFullError, IntegrityError
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.localhub import LocalHub, Repo
@@ -193,19 +193,26 @@ def test_nothing_writes_through_a_symlinked_blob(rig: Rig, tmp_path: Path, exist
 
 
 @pytest.mark.parametrize(
-    "pretend",
+    ("pretend", "timings"),
     [
-        pytest.param(("locks always succeed",), id="locks lie"),
-        pytest.param(("locks always succeed", "another container", "stale after 0"), id="and nobody is seen"),
+        pytest.param(("locks always succeed",), DEFAULT_TIMINGS, id="locks lie"),
+        pytest.param(
+            ("locks always succeed", "another container"), Timings(unseen=0.0), id="and nobody is seen"
+        ),
     ],
 )
 def test_locks_save_bandwidth_and_never_correctness(
-    rig: Rig, nursery: Nursery, pretend: tuple[str, ...]
+    rig: Rig, nursery: Nursery, pretend: tuple[str, ...], timings: Timings
 ) -> None:
     rig.hub.faults.add(Cut(after=10_000), kind="cdn", times=3)
     rig.hub.faults.add(WrongRange(1000), kind="cdn", nth=4, times=2)
     job = job_for(
-        rig, rig.request(WEIGHTS, headers={}), rig.request(SMALL, headers={}), pretend=pretend, part_size=PART
+        rig,
+        rig.request(WEIGHTS, headers={}),
+        rig.request(SMALL, headers={}),
+        pretend=pretend,
+        timings=timings,
+        part_size=PART,
     )
     children = [nursery.start(job) for _ in range(4)]
     results = [child.wait() for child in children]

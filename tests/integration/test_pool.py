@@ -1172,10 +1172,7 @@ def test_a_forked_child_makes_its_own_connections() -> None:
     assert ran.stdout == "fine\n", ran.stderr
 
 
-def test_the_words_of_a_refusal_that_drip_are_not_waited_for(
-    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hf_haul.transports.response._HEAD_SECONDS", 0.0)
+def test_the_words_of_a_refusal_that_drip_are_not_waited_for(pool: ConnectionPool) -> None:
     release = threading.Event()
 
     def drip(connection: Connection) -> None:
@@ -1184,5 +1181,5 @@ def test_the_words_of_a_refusal_that_drip_are_not_waited_for(
         release.wait(BOUND)
 
     with Wire(drip) as wire, pool.open(wire.url(), None, CancelToken()) as refused:
-        assert refused.head() == b"abc"
+        assert refused.head(seconds=0.0) == b"abc"
         release.set()

@@ -12,7 +12,7 @@ from tests.support.engine import SMALL, WEIGHTS, Rig, leftovers, serve_files
 from tests.support.repos import contents, random_bytes
 from tests.support.waits import until
 
-from hf_haul.config import KiB, MiB
+from hf_haul.config import DEFAULT_TIMINGS, KiB, MiB, Timings
 
 SIZE = 8 * MiB
 PROCESSES = 8
@@ -96,7 +96,7 @@ def test_a_process_that_was_stopped_keeps_nobody_waiting_and_ends_well_when_it_g
     records = SIZE + 512 + 2 * 20
     assert until(lambda: [name for name in rig.left if (rig.folder / name).stat().st_size >= records], 60)
     first.stop()
-    second = nursery.start(_job(rig, WEIGHTS, pretend=("asleep after 1",)))
+    second = nursery.start(_job(rig, WEIGHTS, timings=Timings(asleep=1.0)))
     result = second.wait()
     assert result["errors"] == {}
     assert result["over"]
@@ -123,8 +123,9 @@ def test_eight_processes_and_three_of_them_killed(
     rig: Rig, nursery: Nursery, pretend: tuple[str, ...]
 ) -> None:
     """Where neither process ids nor locks tell, the age of a file does; here it need not be great."""
-    pretend = (*pretend, "stale after 1") if len(pretend) > 1 else pretend
-    children = [nursery.start(_job(rig, pretend=pretend)) for _ in range(PROCESSES)]
+    timings = Timings(unseen=1.0) if len(pretend) > 1 else DEFAULT_TIMINGS
+    job = _job(rig, pretend=pretend, timings=timings)
+    children = [nursery.start(job) for _ in range(PROCESSES)]
     for victim, part in zip(children[:3], (5, 3, 2), strict=True):
         assert rig.hub.requests.wait_for(lambda _, part=part: rig.sent() > _total(rig) // part)
         victim.kill()
@@ -138,8 +139,9 @@ def test_processes_that_take_each_other_for_dead_waste_bytes_and_nothing_else(
     rig: Rig, nursery: Nursery
 ) -> None:
     """Worse than any file system: locks lie, and every other process seems long gone."""
-    pretend = ("another host", "locks always succeed", "stale after 0")
-    children = [nursery.start(_job(rig, WEIGHTS, SMALL, pretend=pretend)) for _ in range(4)]
+    pretend = ("another host", "locks always succeed")
+    job = _job(rig, WEIGHTS, SMALL, pretend=pretend, timings=Timings(unseen=0.0))
+    children = [nursery.start(job) for _ in range(4)]
     results = [child.wait() for child in children]
     assert all(result["over"] for result in results)
     assert rig.is_whole(WEIGHTS)

@@ -15,7 +15,7 @@ from tests.support.engine import SMALL, WEIGHTS, Rig, serve_files
 from tests.support.repos import random_bytes
 from tests.support.waits import until
 
-from hf_haul.config import KiB, MiB
+from hf_haul.config import DEFAULT_TIMINGS, KiB, MiB, Timings
 from hf_haul.manager import ParallelDownloadManager
 
 SIZE = 12 * MiB
@@ -123,26 +123,29 @@ def test_killed_in_the_middle_of_many_small_files_nothing_is_left_and_none_is_to
 
 
 @pytest.mark.parametrize(
-    "pretend",
+    ("pretend", "timings"),
     [
-        pytest.param(("locks always succeed",), id="locks lie"),
-        pytest.param(("another container",), id="another container"),
+        pytest.param(("locks always succeed",), DEFAULT_TIMINGS, id="locks lie"),
+        pytest.param(("another container",), DEFAULT_TIMINGS, id="another container"),
         pytest.param(
-            ("another container", "locks always succeed", "stale after 0"), id="container, locks lie"
+            ("another container", "locks always succeed"), Timings(unseen=0.0), id="container, locks lie"
         ),
-        pytest.param(("another host", "stale after 0"), id="another host"),
-        pytest.param(("another host", "locks always succeed", "stale after 0"), id="another host, locks lie"),
+        pytest.param(("another host",), Timings(unseen=0.0), id="another host"),
+        pytest.param(
+            ("another host", "locks always succeed"), Timings(unseen=0.0), id="another host, locks lie"
+        ),
     ],
 )
 def test_a_killed_processes_bytes_are_taken_over_wherever_it_ran(
-    rig: Rig, nursery: Nursery, pretend: tuple[str, ...]
+    rig: Rig, nursery: Nursery, pretend: tuple[str, ...], timings: Timings
 ) -> None:
+    job = _job(rig, pretend=pretend, timings=timings)
     for step in (1, 2):
-        child = nursery.start(_job(rig, pretend=pretend))
+        child = nursery.start(job)
         _claims(rig, step * SIZE // 3)
         child.kill()
         claimed = _claimed(rig)
-    result = _finish(rig, nursery.start(_job(rig, pretend=pretend)))
+    result = _finish(rig, nursery.start(job))
     assert result["transferred"] == SIZE - claimed
     assert rig.sent(WEIGHTS) <= SIZE + 2 * COST
 

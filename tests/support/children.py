@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tests.support.engine import SETTINGS, Rig
 
-from hf_haul.config import setting_fields
+from hf_haul.config import DEFAULT_TIMINGS, Timings, setting_fields
 from hf_haul.task import Digest, FileRequest
 
 __all__ = ["Child", "Nursery", "job_for"]
@@ -27,10 +27,9 @@ _MOTHER = """
 import json, os, sys, threading
 from pathlib import Path
 from hf_haul.hub import snapshot
-from hf_haul.engine import queue_run as run
 from hf_haul.storage import ownership  # everything a child needs is imported before it is born
 from hf_haul.storage.destinations import FileDestination
-from hf_haul.config import Settings
+from hf_haul.config import Settings, Timings
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import Digest, FileRequest, RemoteFile
 
@@ -43,11 +42,6 @@ def pretend(what):
     elif what == "another host":
         read = ownership._read_text
         ownership._read_text = lambda path: "boot-%d" % os.getpid() if path.endswith("boot_id") else read(path)
-    elif what.startswith("stale after "):
-        ownership._STALE_AFTER = float(what.rpartition(" ")[2])
-    elif what.startswith("asleep after "):
-        seconds = float(what.rpartition(" ")[2])
-        run.OwnerWatch = lambda clock: ownership.OwnerWatch(clock, asleep_after=seconds)
     else:
         raise AssertionError(what)
 
@@ -58,7 +52,7 @@ def request_of(fact):
     return FileRequest(remote, destination)
 
 def download(job):
-    manager = ParallelDownloadManager(settings=Settings(**job["settings"]))
+    manager = ParallelDownloadManager(settings=Settings(**job["settings"], timings=Timings(**job["timings"])))
     waited_for = set()
     try:
         if job["snapshot"]:
@@ -117,6 +111,7 @@ def job_for(
     *requests: FileRequest,
     pretend: tuple[str, ...] = (),
     snapshot: Mapping[str, Any] | None = None,
+    timings: Timings = DEFAULT_TIMINGS,
     **changes: Any,
 ) -> dict[str, Any]:
     """What a child is to do.
@@ -126,6 +121,7 @@ def job_for(
         *requests: The files.
         pretend: What the child is made to believe about its surroundings.
         snapshot: Arguments of ``snapshot_download``, to be called instead.
+        timings: What its engine works by.
         **changes: Settings.
     """
     files = [
@@ -142,7 +138,13 @@ def job_for(
         for request in requests
     ]
     settings = {**{each.name: getattr(SETTINGS, each.name) for each in setting_fields()}, **changes}
-    return {"files": files, "settings": settings, "pretend": pretend, "snapshot": snapshot}
+    return {
+        "files": files,
+        "settings": settings,
+        "timings": asdict(timings),
+        "pretend": pretend,
+        "snapshot": snapshot,
+    }
 
 
 @dataclass

@@ -26,6 +26,10 @@ class Timings:
             started.
         idle_workers: Without work after which a thread of the engine ends.
         no_threads: Without a thread after which a queue that nobody waits for fails.
+        passed_over: Between two looks of who waits for a read whether any thread will do it.
+        asleep: Without a sign of life after which the owner of a staged file is taken to be asleep.
+        unseen: Without one after which an owner that cannot be seen is taken for gone.
+        takeover: For which a living process is waited for to say that a staged file it renamed is its own.
         worth_a_word: Without a byte, or without an answer of the Hub, after which people are told.
         ask_again: Before each further request to a Hub that was busy, and named no time: huggingface_hub's.
     """
@@ -40,6 +44,10 @@ class Timings:
     helping: float = 1.0
     idle_workers: float = 10.0
     no_threads: float = 30.0
+    passed_over: float = 1.0
+    asleep: float = 30.0
+    unseen: float = 120.0
+    takeover: float = 2.0
     worth_a_word: float = 5.0
     ask_again: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 8.0)
 

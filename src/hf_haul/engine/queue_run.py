@@ -126,7 +126,7 @@ class QueueRun:
         self.deferred: dict[str, float] = {}
         self.losses: dict[str, int] = {}
         self.waits = Waits(clock=clock) if events is None else events.waits
-        self.watch = OwnerWatch(clock)
+        self.watch = OwnerWatch(clock, timings)
         self.quiet = QuietWatch(timings.worth_a_word)
         self.reserved_bytes = sum(each.task.size or 0 for each in planned)
         self.sources = frozenset(source_of(each.request.remote.url) for each in planned)

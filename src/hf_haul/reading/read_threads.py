@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Final
 
+from hf_haul.config import DEFAULT_TIMINGS
 from hf_haul.errors import StopRequestedError
 from hf_haul.finalizers import attend
 from hf_haul.forks import renew_after_fork
@@ -31,8 +32,6 @@ _IDLE_SECONDS: Final = 5.0
 _ROUNDING: Final = 1e-6
 #: Seconds before what failed for want of memory is tried again.
 _SHORTAGE_SECONDS: Final = 0.05
-#: Seconds between two looks whether somebody does what is waited for.
-_LOOK_SECONDS: Final = 1.0
 
 
 class Job(Future[None]):
@@ -109,10 +108,19 @@ class ReadThreads:
         limit: Threads at once, at the most.
         lanes: Connections that send at once, at the most; as many as threads by default.
         idle_seconds: Seconds without work after which a thread ends.
+        look_seconds: Seconds between two looks of who waits for a job whether any thread will do it.
     """
 
-    def __init__(self, limit: int, *, lanes: int | None = None, idle_seconds: float = _IDLE_SECONDS) -> None:
+    def __init__(
+        self,
+        limit: int,
+        *,
+        lanes: int | None = None,
+        idle_seconds: float = _IDLE_SECONDS,
+        look_seconds: float = DEFAULT_TIMINGS.passed_over,
+    ) -> None:
         self.limit = limit
+        self._look_seconds = look_seconds
         self._lanes = limit if lanes is None else lanes
         self._numbers = itertools.count()
         self._group = ThreadGroup("hf-haul-read", limit, self._take, idle_seconds=idle_seconds)
@@ -155,7 +163,7 @@ class ReadThreads:
             job.run()
         while True:
             try:
-                job.exception(_LOOK_SECONDS)
+                job.exception(self._look_seconds)
             except FutureTimeoutError:
                 # Not while all lanes are busy: their turn comes. If not, the job has been passed over.
                 if not job.taken and (self._has_room(job) or not len(self._group)):

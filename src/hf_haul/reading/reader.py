@@ -66,7 +66,9 @@ class Reads:
         waits: Waits = unattended,
     ) -> None:
         self.lanes = min(_LANES, settings.max_read_connections)
-        self.threads = ReadThreads(settings.max_read_connections, lanes=self.lanes)
+        self.threads = ReadThreads(
+            settings.max_read_connections, lanes=self.lanes, look_seconds=settings.timings.passed_over
+        )
         self._open_transport = open_transport
         self._settings = settings
         self._limiter = limiter

@@ -34,6 +34,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from hf_haul.config import DEFAULT_TIMINGS
 from hf_haul.descriptors import descriptors
 from hf_haul.errors import HaulError
 from hf_haul.forks import call_after_fork
@@ -68,8 +69,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a living process gets to publish a complete file.
 _PUBLICATION: Final = 10.0
-#: Seconds that a living process gets to say that it owns a file after it gave it a private name.
-_TAKEOVER: Final = 2.0
 #: Bytes copied in one step.
 _COPY_STEP: Final = 1 << 20
 #: Folders and keys of which a thread of this process is taking over what is left.
@@ -284,7 +283,8 @@ class Adopter:
         by = giver_of(path.name)
         if by is None or by == os.getpid():
             return
-        time_to_act = _PUBLICATION if path.name.endswith(SEALED_SUFFIX) else _TAKEOVER
+        timings = DEFAULT_TIMINGS if self._watch is None else self._watch.timings
+        time_to_act = _PUBLICATION if path.name.endswith(SEALED_SUFFIX) else timings.takeover
         status = os.lstat(path)
         if time.time() - status.st_ctime < time_to_act and is_running(by) and not self._is_asleep(status):
             raise StagedElsewhereError(path, replace(current_owner(), pid=by, started=""))
@@ -377,7 +377,7 @@ class Adopter:
                 raise StagedElsewhereError(path, None)
             private = self._private(kind_of(path.name))
             _rename(path, private)
-            again = judge_file(private, path, left.fd, self._size, self._keys, self._is_asleep)
+            again = judge_file(private, path, left.fd, self._size, self._keys, self._watch)
             if again.status == "alive" or not _leads_to(private, left.fd):
                 move_back(private, path)
                 raise StagedElsewhereError(path, again.owner)
@@ -399,7 +399,7 @@ class Adopter:
             PermissionError: It may not be read, or is no regular file.
         """
         left = inspect_file(
-            path, self._size, self._keys, name=name, asleep=self._is_asleep, lock=lock, check=self._check
+            path, self._size, self._keys, name=name, watch=self._watch, lock=lock, check=self._check
         )
         try:
             if left.status == "alive":

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from hf_haul.config import DEFAULT_TIMINGS
 from hf_haul.storage.journal import Header, header_of_other_size, read_header
 from hf_haul.storage.ownership import (
     Owner,
     OwnerStatus,
+    OwnerWatch,
     current_owner,
     owner_status,
     read_owner_xattr,
@@ -88,7 +90,7 @@ def inspect_file(
     keys: Sequence[str],
     *,
     name: Path | None = None,
-    asleep: Callable[[os.stat_result], bool] = lambda _: False,
+    watch: OwnerWatch | None = None,
     lock: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> LeftFile:
@@ -99,8 +101,8 @@ def inspect_file(
         size: Bytes of the whole file; below 0 for any.
         keys: What its header may call its content.
         name: The name under which it was found, if that is another one.
-        asleep: Whether the owner of a file, though alive, has done nothing for long; it counts as ``stale``
-            then.
+        watch: Tells whether the owner of a file, though alive, has done nothing for long; it counts as
+            ``stale`` then.
         lock: Lock it before it is judged; its owner is alive then if somebody else has locked it.
         check: Called while no file can be opened; raises to end the wait.
 
@@ -116,7 +118,7 @@ def inspect_file(
         fd = open_regular(path, os.O_RDONLY, check=check)
     try:
         free = not lock or try_lock(fd)
-        left = judge_file(path, name or path, fd, size, keys, asleep)
+        left = judge_file(path, name or path, fd, size, keys, watch)
         return left if free else replace(left, status="alive")
     except BaseException:
         os.close(fd)
@@ -129,7 +131,7 @@ def judge_file(
     fd: int,
     size: int,
     keys: Sequence[str],
-    asleep: Callable[[os.stat_result], bool],
+    watch: OwnerWatch | None,
 ) -> LeftFile:
     """Judge the owner of an open staged file; see :func:`inspect_file`."""
     if name.name.endswith(SEALED_SUFFIX):  # its name says all
@@ -139,7 +141,9 @@ def judge_file(
     header = None if sequential or size < 0 else read_header(fd, size, keys)
     other = header if header is not None or sequential else header_of_other_size(fd, keys)
     owner = read_owner_xattr(fd) if other is None else other.owner
-    verdict = owner_status(path, fd, owner, released=other is not None and other.released)
+    released = other is not None and other.released
+    timings = DEFAULT_TIMINGS if watch is None else watch.timings
+    verdict = owner_status(path, fd, owner, released=released, gone_after=timings.unseen)
     if verdict == "alive":
         if owner == current_owner():  # this very process; it may not have had the room to say that it let go
             alive = is_open_here(status)
@@ -149,6 +153,6 @@ def judge_file(
             alive = sequential or owned or time.time() - status.st_mtime < _BIRTH
         if not alive:
             verdict = "dead"
-        elif asleep(status):
+        elif watch is not None and watch.is_asleep(status):
             verdict = "stale"
     return LeftFile(path, name, fd, other if size < 0 else header, owner, verdict)

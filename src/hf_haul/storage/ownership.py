@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from hf_haul.config import DEFAULT_TIMINGS, Timings
 from hf_haul.storage.regular_files import open_regular
 
 __all__ = [
-    "ASLEEP_AFTER",
     "Owner",
     "OwnerStatus",
     "OwnerWatch",
@@ -43,13 +43,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-#: Seconds without a sign of life after which an owner is taken to be asleep: it gives one at least every
-#: fifteen.
-ASLEEP_AFTER: Final = 30.0
-
-#: Seconds without a sign of life after which an owner that we cannot see is taken for gone.
-_STALE_AFTER: Final = 120.0
 
 #: The most that a process id can be: Windows' are of 32 bits.
 _MOST_PID: Final = (1 << 32) - 1
@@ -304,7 +297,14 @@ def _locks_tell_the_truth(path: Path) -> bool:
         os.close(fd)
 
 
-def owner_status(path: Path, fd: int, owner: Owner | None, *, released: bool) -> OwnerStatus:
+def owner_status(
+    path: Path,
+    fd: int,
+    owner: Owner | None,
+    *,
+    released: bool,
+    gone_after: float = DEFAULT_TIMINGS.unseen,
+) -> OwnerStatus:
     """Judge the owner of a staged file.
 
     Args:
@@ -312,6 +312,7 @@ def owner_status(path: Path, fd: int, owner: Owner | None, *, released: bool) ->
         fd: It, open.
         owner: Who its header says it belongs to, if it says.
         released: Whether the header says that the owner let go of it.
+        gone_after: Seconds without a sign of life after which an owner that we cannot see is taken for gone.
     """
     me = current_owner()
     status = os.fstat(fd)
@@ -329,7 +330,7 @@ def owner_status(path: Path, fd: int, owner: Owner | None, *, released: bool) ->
     begun = status.st_size > 0 or age > _UNSIGNED_AFTER
     if (same_kernel or (owner is None and begun)) and _locks_tell_the_truth(path):
         return "dead"
-    return "stale" if age > _STALE_AFTER else "alive"
+    return "stale" if age > gone_after else "alive"
 
 
 class OwnerWatch:
@@ -342,14 +343,17 @@ class OwnerWatch:
 
     Args:
         clock: Seconds, monotonic.
-        asleep_after: Seconds without any change after which an owner is taken to be asleep.
+        timings: How long owners may give none.
+
+    Attributes:
+        timings: The same.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, asleep_after: float = ASLEEP_AFTER
+        self, clock: Callable[[], float] = time.monotonic, timings: Timings = DEFAULT_TIMINGS
     ) -> None:
         self._clock = clock
-        self._asleep_after = asleep_after
+        self.timings = timings
         # Each entry is about one file, which one thread at a time looks at.
         self._seen: dict[tuple[int, int], tuple[tuple[int, int], float]] = {}
 
@@ -361,4 +365,4 @@ class OwnerWatch:
         if before != state:
             since = now
             self._seen[file] = (state, now)
-        return now - since >= self._asleep_after
+        return now - since >= self.timings.asleep

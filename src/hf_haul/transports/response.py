@@ -139,15 +139,19 @@ class PooledResponse:
             raise AssertionError("only a woken call fails without an error")
         raise_translated(error, self._call, self._options)
 
-    def head(self, nbytes: int = 16 << 10) -> bytes:
+    def head(self, nbytes: int = 16 << 10, *, seconds: float = _HEAD_SECONDS) -> bytes:
         """Return up to ``nbytes`` from the start of the body, for messages and not for files.
+
+        Args:
+            nbytes: How much.
+            seconds: How long it may take to come; then it is cut short.
 
         Raises:
             StopRequestedError: The cancel token that opened this answer was set.
         """
         data = bytearray(nbytes)
         view, filled = memoryview(data), 0
-        deadline = time.monotonic() + _HEAD_SECONDS
+        deadline = time.monotonic() + seconds
         with suppress(TransferError):
             while filled < nbytes and (count := self.readinto(view[filled:])):
                 filled += count

@@ -10,9 +10,8 @@ import pytest
 from tests.support.repos import random_bytes
 from tests.support.sources import FakeTransport, make_reads
 
-from hf_haul.config import Settings
+from hf_haul.config import Settings, Timings
 from hf_haul.errors import StopRequestedError
-from hf_haul.reading import read_threads
 from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.read_threads import DEMAND, READ_AHEAD, Job, ReadThreads
 
@@ -200,8 +199,8 @@ def test_where_no_thread_is_to_be_had_the_caller_reads_by_itself_and_later_threa
 def test_a_thread_that_dies_of_anything_keeps_nobody_waiting(
     where: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_threads, "_LOOK_SECONDS", 0.02)
-    reads, (source,) = make_reads(FakeTransport(DATA), settings=Settings(max_concurrent_downloads=2))
+    settings = Settings(max_concurrent_downloads=2, timings=Timings(passed_over=0.02))
+    reads, (source,) = make_reads(FakeTransport(DATA), settings=settings)
     me, failed = threading.current_thread(), threading.Event()
     owner, name = {
         "while it looks for work": (heapq, "heappop"),

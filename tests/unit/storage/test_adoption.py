@@ -14,6 +14,7 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.storage import DATA, SIZE, abandon, left_behind, put
 
+from hf_haul.config import Timings
 from hf_haul.errors import StopRequestedError
 from hf_haul.ranges import ByteRange
 from hf_haul.storage import (
@@ -62,13 +63,15 @@ def test_a_killed_owners_file_is_adopted_at_once_and_a_living_ones_is_not(tmp_pa
 TAKE = """
 import sys
 from pathlib import Path
+from hf_haul.config import Timings
 from hf_haul.storage import adoption
 from hf_haul.storage.claiming import claim
+from hf_haul.storage.ownership import OwnerWatch
 from hf_haul.storage.staged_names import scan_orphans
-adoption._TAKEOVER = 600  # however slow this machine is
 folder = Path(sys.argv[1])
 try:
-    staged = claim(folder, "etag", 1000, orphans=scan_orphans(folder)["etag"])
+    watch = OwnerWatch(timings=Timings(takeover=600))  # however slow this machine is
+    staged = claim(folder, "etag", 1000, orphans=scan_orphans(folder)["etag"], watch=watch)
     print("taken", staged.resumed)
 except adoption.StagedElsewhereError:
     print("elsewhere")
@@ -506,7 +509,7 @@ def test_of_an_owner_that_stands_still_the_bytes_are_copied(
 ) -> None:
     caplog.set_level("INFO")
     clock = FakeClock()
-    watch = OwnerWatch(clock, asleep_after=30)
+    watch = OwnerWatch(clock, Timings(asleep=30))
     theirs = tmp_path / "etag.haul.incomplete"
     inode = theirs.stat().st_ino
     for _ in range(3):
@@ -533,7 +536,7 @@ def test_an_owner_that_wakes_up_while_it_is_copied_from_goes_on_and_finds_its_fi
     sleeper = claim(tmp_path, "etag", SIZE)
     put(sleeper, 0, 400)
     clock = FakeClock()
-    watch = OwnerWatch(clock, asleep_after=30)
+    watch = OwnerWatch(clock, Timings(asleep=30))
     with pytest.raises(StagedElsewhereError):
         claim(tmp_path, "etag", SIZE, watch=watch)
     clock.advance(30)
@@ -568,7 +571,7 @@ def test_an_adopter_that_was_stopped_in_the_middle_of_it_is_not_waited_for_witho
     fd = os.open(tmp_path / "etag.haul.incomplete", os.O_RDWR)
     assert ownership.try_lock(fd)  # in a container whose process ids mean nothing here
     clock = FakeClock()
-    watch = OwnerWatch(clock, asleep_after=30)
+    watch = OwnerWatch(clock, Timings(asleep=30))
     for _ in range(2):
         with pytest.raises(StagedElsewhereError):
             claim(tmp_path, "etag", SIZE, watch=watch)
@@ -592,7 +595,7 @@ def test_a_name_given_just_now_by_a_clock_that_runs_ahead_is_not_waited_for_with
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 3600)
     clock = FakeClock()
-    watch = OwnerWatch(clock, asleep_after=30)
+    watch = OwnerWatch(clock, Timings(asleep=30))
     for _ in range(2):
         with pytest.raises(StagedElsewhereError, match=f"process {os.getppid()} "):
             claim(tmp_path, "etag", SIZE, watch=watch, orphans=[path])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.support.clock import FakeClock
 
+from hf_haul.config import Timings
 from hf_haul.storage import ownership
 from hf_haul.storage.ownership import Owner, OwnerWatch
 
@@ -148,7 +149,7 @@ class TestOwnerWatch:
 
     def test_an_owner_whose_file_stands_still_for_long_is_asleep(self, file: Path) -> None:
         clock = FakeClock()
-        watch = OwnerWatch(clock, asleep_after=30)
+        watch = OwnerWatch(clock, Timings(asleep=30))
         assert not watch.is_asleep(file.stat())
         clock.advance(29.9)
         assert not watch.is_asleep(file.stat())
@@ -158,7 +159,7 @@ class TestOwnerWatch:
     @pytest.mark.parametrize("sign", ["a byte", "a touch"])
     def test_a_sign_of_life_begins_the_time_anew(self, file: Path, sign: str) -> None:
         clock = FakeClock()
-        watch = OwnerWatch(clock, asleep_after=30)
+        watch = OwnerWatch(clock, Timings(asleep=30))
         watch.is_asleep(file.stat())
         clock.advance(29)
         if sign == "a byte":
@@ -175,7 +176,7 @@ class TestOwnerWatch:
 
     def test_another_file_of_the_same_name_is_another_file(self, file: Path) -> None:
         clock = FakeClock()
-        watch = OwnerWatch(clock, asleep_after=30)
+        watch = OwnerWatch(clock, Timings(asleep=30))
         status = file.stat()
         watch.is_asleep(status)
         clock.advance(60)
