@@ -163,7 +163,8 @@ def test_a_body_that_makes_no_sense_is_a_bad_request(
 def test_a_compressed_body_is_refused_and_not_unpacked(repo: Repo) -> None:
     head = b"POST /api/models/org/m/paths-info/main HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
     body = gzip.compress(bytes(100 << 20), 1)
-    with LocalHub(repo) as hub, connect(hub) as sock:
+    timings = HubTimings(keep_alive=1.0, look=0.02)  # or the connection would stay for a while
+    with LocalHub(repo, timings=timings) as hub, connect(hub) as sock:
         assert answer(sock, head + b"Content-Length: %d\r\n\r\n" % len(body)) == b"HTTP/1.1 415"
         before = time.thread_time(), time.process_time()
         with contextlib.suppress(OSError):

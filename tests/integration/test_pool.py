@@ -1177,9 +1177,12 @@ def test_the_words_of_a_refusal_that_drip_are_not_waited_for(pool: ConnectionPoo
 
     def drip(connection: Connection) -> None:
         connection.request()
-        connection.send(answer(b"abc", "404 Not Found", length=1000))
-        release.wait(BOUND)
+        connection.send(answer(b"abc", "404 Not Found", length=5000))
+        while not release.wait(0.01):
+            connection.send(b"d")
 
     with Wire(drip) as wire, pool.open(wire.url(), None, CancelToken()) as refused:
-        assert refused.head(seconds=0.0) == b"abc"
+        words = refused.head(seconds=0.0)
         release.set()
+    assert words.rstrip(b"d") == b"abc"
+    assert len(words) < 1000, "it waited for them"

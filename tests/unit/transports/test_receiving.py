@@ -108,6 +108,7 @@ def test_layers_that_keep_nothing_are_passed_by(pair: Pair) -> None:
 
 def test_what_came_is_returned_before_the_buffer_is_full(pair: Pair) -> None:
     reader = pair.changed()
+    pair.ours.settimeout(0.5)
     pair.theirs.sendall(b"ten bytes!")
     view = memoryview(bytearray(MIB))
     assert reader.readinto(view) == 10
