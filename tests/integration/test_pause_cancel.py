@@ -239,3 +239,18 @@ def test_of_a_cancelled_queue_every_file_is_told_once_and_finished_ones_stay(rig
         assert handle.state is DownloadState.CANCELLED
     assert sorted(told) == [(SMALL, "done"), (WEIGHTS, "cancelled")]
     assert rig.is_whole(SMALL)
+
+
+def test_a_handle_shows_what_is_on_disk_of_files_in_progress(rig: Rig) -> None:
+    stall = rig.hub.faults.add(Stall(after=CHUNK), path=f"*{WEIGHTS}", times=None)
+    with rig.manager() as manager:
+        handle = manager.submit([rig.request(WEIGHTS)], model_id="m")
+        assert stall.wait()
+        assert until(lambda: any(each.done for each in handle.staged_files().values()), 10)
+        assert list(handle.staged_files()) == [WEIGHTS]
+        assert not handle.is_over
+        rig.hub.faults.clear()
+        rig.hub.faults.release()
+        assert handle.wait(20)
+        assert handle.is_over
+        assert handle.staged_files() == {}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hf_haul.engine.queue_run import QueueOutcome, QueueRun
 from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.scheduler import Scheduler
+from hf_haul.storage.staged_file import StagedFile
 from hf_haul.task import DownloadPriority, DownloadState
 from hf_haul.waits import Waits
 
@@ -130,6 +131,17 @@ class DownloadHandle:
         run = self._run
         if run is not None:
             self._scheduler.resume(run)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every file is in place or given up; asking waits for nothing."""
+        return self._outcome.done.is_set()
+
+    def staged_files(self) -> dict[str, StagedFile]:
+        """Return what is on disk of the files in progress, by their paths; nothing of it is verified yet."""
+        run = self._run
+        transfers = [] if run is None else list(run.transfers.values())
+        return {each.task.file_path: each.staged for each in transfers if each.staged is not None}
 
     def set_priority(self, priority: DownloadPriority) -> None:
         """Move the queue before or behind others."""

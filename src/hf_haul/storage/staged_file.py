@@ -34,7 +34,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from hf_haul.config import Timings
 from hf_haul.descriptors import descriptors
@@ -99,6 +99,7 @@ class StagedFile:
         sequential: Whether bytes may only be appended in order, and no journal is kept.
         former_keys: Other keys by which its header may call it.
         uri: What people call the file; for whoever lists what is partial.
+        withdrawals: How often bytes that were on disk were taken back, as they were wrong.
         unproven: Whether bytes that an earlier session left may be wrong without a digest: from before the
             machine started, or another user's.
     """
@@ -112,6 +113,7 @@ class StagedFile:
         self.version: str | None = None
         self.former_keys: Sequence[str] = ()
         self.uri = ""
+        self.withdrawals = 0
         self.unproven = False
         self._fd = fd
         self._lock = threading.Lock()
@@ -196,6 +198,19 @@ class StagedFile:
         buffer[: len(data)] = data  # pragma: no cover - Windows
         return len(data)  # pragma: no cover - Windows
 
+    def open_again(self) -> BinaryIO:
+        """Open the file once more, for somebody who reads it while it is written.
+
+        Raises:
+            StagedLostError: Its name leads to another file by now.
+            OSError: It cannot be opened; it may have got its final name.
+        """
+        file = open(self.path, "rb")  # noqa: SIM115  the caller closes it
+        if _identity_of(os.fstat(file.fileno())) != self._identity:
+            file.close()
+            raise StagedLostError(f"{self.path} is another file by now")
+        return file
+
     def is_of_version(self, version: str) -> bool:
         """Record the version of the bytes, or compare it with the recorded one.
 
@@ -214,6 +229,7 @@ class StagedFile:
         """Take back what is recorded: of the bytes in ``ranges``, or of all."""
         with self._journal_lock:
             with self._lock:
+                self.withdrawals += 1
                 for run in ranges if ranges is not None else [ByteRange(0, self.size)]:
                     self._done.discard(run.start, run.stop)
                 self.resumed = min(self.resumed, self._done.total)

@@ -252,3 +252,18 @@ def test_whether_a_file_is_still_ours_is_looked_at_now_and_then(
     clock.advance(16)
     staged.require_ours()
     staged.delete()
+
+
+def test_who_reads_along_sees_what_is_written_and_whether_any_of_it_was_taken_back(tmp_path: Path) -> None:
+    with closing(claim(tmp_path, "key", SIZE)) as staged, staged.open_again() as reader:
+        put(staged, 0, 100)
+        reader.seek(0)
+        assert reader.read(100) == DATA[:100]
+        assert staged.withdrawals == 0
+        staged.forget()
+        assert staged.withdrawals == 1
+        other = tmp_path / "other"
+        other.write_bytes(b"other")
+        other.replace(staged.path)
+        with pytest.raises(StagedLostError):
+            staged.open_again()
