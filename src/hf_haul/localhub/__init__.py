@@ -30,7 +30,8 @@ answer, which ``routes_api``, ``routes_files`` and ``listings`` compute, ``acces
 refuse, and ``requestlog`` notes. ``options`` and ``timings`` are how it behaves, ``signing`` makes its
 links. What it serves: ``catalog`` holds each ``repository``, its ``trees`` and ``objects``; ``folder_repo``
 and ``cache_repo`` follow the disk (``following``), in ``folders`` that ``discovery`` finds and
-``confinement`` keeps to; ``sharing`` is all of this for other machines.
+``confinement`` keeps to; ``sharing`` is all of this for other machines. ``site`` is what others add to a hub:
+pages, a look at its requests, another hub to ask; ``arriving`` is what they fetch while it is sent.
 
 It stands apart from the rest: of hf_haul it may import ``errors`` and ``config`` and nothing else, so that it
 shares no mistake with the client. What makes it fail on purpose is in ``testing``.

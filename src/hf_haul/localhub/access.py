@@ -64,6 +64,9 @@ class Accounts:
         self._by_token = {account.token: account for account in accounts}
         self._code_on_401 = code_on_401
 
+    def __len__(self) -> int:
+        return len(self._by_token)
+
     def add(self, account: Account) -> None:
         """Add an account, or replace the one of the same name."""
         self._by_token[account.token] = account

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
 
-from hf_haul.localhub.access import Accounts, not_found
+from hf_haul.localhub.access import Account, Accounts, not_found
 from hf_haul.localhub.catalog import Asked, Catalog
 from hf_haul.localhub.hosts import HostRule
 from hf_haul.localhub.options import HubOptions
@@ -27,18 +27,22 @@ from hf_haul.localhub.routes_files import CDN_PREFIX, cdn, resolve
 from hf_haul.localhub.routing import FILE_KINDS, Route, parse
 from hf_haul.localhub.sending import Delivery, Pace, Sender, abort, reset
 from hf_haul.localhub.signing import Signer
+from hf_haul.localhub.site import PageRequest, Site
 from hf_haul.localhub.testing.faults import Effects
 from hf_haul.localhub.testing.limits import Allowance, RateLimits
 from hf_haul.localhub.testing.rules import Faults
 from hf_haul.localhub.timings import DEFAULT_TIMINGS, HubTimings
 
-__all__ = ["OTHER_LOOPBACK", "App"]
+__all__ = ["OTHER_LOOPBACK", "VIA_HEADER", "App"]
 
 logger = logging.getLogger(__name__)
 
 #: The other origin has another host name too, where there is one: clients tell hosts apart by name
 #: (huggingface_hub 1.x looks at the name only) and follow redirects to the same host as the Hub's.
 OTHER_LOOPBACK: Final = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
+
+#: Names the hub that a request was made for by another hub.
+VIA_HEADER: Final = "X-Haul-Via"
 
 _READ_METHODS: Final = frozenset({"GET", "HEAD", "POST"})
 _HOP: Final = "localhub-hop"
@@ -67,6 +71,7 @@ class App:
         pace: How fast bodies go out.
         host_rule: Which names a request may be meant for; any if ``None``.
         timings: How long to wait for a body.
+        site: What is added to it.
     """
 
     catalog: Catalog
@@ -82,6 +87,7 @@ class App:
     pace: Pace = field(default_factory=Pace)
     host_rule: HostRule | None = None
     timings: HubTimings = DEFAULT_TIMINGS
+    site: Site = field(default_factory=Site)
 
     def __post_init__(self) -> None:
         self.sender = Sender(self.pace, self.log.touch)
@@ -104,6 +110,9 @@ class App:
         route = self._route(target, is_cdn=is_cdn)
         record = self._record(request, route, target)
         self.log.add(record)
+        observer = self.site.observer
+        if observer is not None:
+            observer.begun(record)
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
@@ -115,6 +124,8 @@ class App:
             self._running.discard(task)
             record.end = time.monotonic()
             self.log.touch()
+            if observer is not None:
+                observer.ended(record)
 
     async def cancel_all(self) -> None:
         """End every answer that is being sent, without telling its client."""
@@ -192,8 +203,12 @@ class App:
         return reply
 
     def _may_block(self, route: Route) -> bool:
+        if route.raw_path in self.site.pages:
+            return True
         repo = self.catalog.get(route.repo_type, route.repo_id)
-        return self.catalog.follows if repo is None else repo.blocking
+        if repo is None:
+            return self.catalog.follows or self.site.upstream is not None
+        return repo.blocking and not (route.revision and repo.knows_at_once(route.revision))
 
     def _hop(self, record: RequestRecord, name: str, number: int) -> Reply:
         separator = "&" if "?" in record.url else "?"
@@ -227,6 +242,7 @@ class App:
             connection=self._connection(request),
             start=time.monotonic(),
             range=request.headers.get("Range", ""),
+            client=request.remote or "",
         )
 
     def _connection(self, request: web.BaseRequest) -> int:
@@ -251,9 +267,13 @@ class App:
                 self.options,
             )
         allowance = self._allowance(request, route)
+        page = self.site.pages.get(route.raw_path)
         try:
             allowance.require()
-            reply = self._hub_reply(request, route, body)
+            if page is None:
+                reply = self._hub_reply(request, route, body)
+            else:
+                reply = page(self._page_request(request, route, body))
         except Refusal as refusal:
             reply = refusal.reply(as_json=route.kind not in FILE_KINDS)
         except Exception:  # whatever is wrong here, the client gets an answer
@@ -273,6 +293,17 @@ class App:
         client = token or request.remote or ""
         return self.limits.take(bucket, client, has_token=token is not None)
 
+    def _page_request(self, request: web.BaseRequest, route: Route, body: bytes) -> PageRequest:
+        return PageRequest(
+            request.method,
+            route.raw_path,
+            route.query,
+            request.headers,
+            body,
+            self.accounts.identify(request.headers, for_repo=False),
+            bool(self.accounts),
+        )
+
     def _hub_reply(self, request: web.BaseRequest, route: Route, body: bytes) -> Reply:
         if request.method not in _READ_METHODS:
             raise Refusal(405, "This hub is read-only.")
@@ -288,7 +319,9 @@ class App:
             return list_repos(route, visible) if route.kind == "list" else home(visible)
         if not for_repo:
             raise not_found()
-        repo = self._find_repo(route)
+        if request.headers.get(VIA_HEADER, "") == getattr(self.site.upstream, "name", None):
+            raise Refusal(508, "This server asks itself: its --upstream leads back to it.")
+        repo = self._find_repo(route, account)
         if repo is None:
             renamed = self.catalog.new_id(route.repo_type, route.repo_id)
             if renamed is not None and route.kind not in FILE_KINDS:
@@ -311,11 +344,16 @@ class App:
         )
         return resolve(asked) if route.kind in FILE_KINDS else API_ROUTES[route.kind](asked)
 
-    def _find_repo(self, route: Route) -> Repo | None:
+    def _find_repo(self, route: Route, account: Account | None) -> Repo | None:
         repo = self.catalog.get(route.repo_type, route.repo_id)
         if repo is None:
             self.catalog.look_again()
             repo = self.catalog.get(route.repo_type, route.repo_id)
+        # Who may have nothing may not have others asked, either.
+        if repo is None and self.site.upstream is not None and (account is not None or not self.accounts):
+            repo = self.site.upstream.find(route)
+            if repo is not None:
+                repo = self.catalog.add_new(repo)
         return repo
 
     def _cdn_origin(self, request: web.BaseRequest) -> str:

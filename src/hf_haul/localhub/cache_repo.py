@@ -18,7 +18,7 @@ from hf_haul.localhub.objects import AbsentContent, Content, DigestCache, FileCo
 from hf_haul.localhub.repository import full_ref
 from hf_haul.localhub.trees import FileEntry, ListingKind, Tree
 
-__all__ = ["CacheRepo"]
+__all__ = ["CacheRepo", "blob_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +67,11 @@ class CacheRepo(FollowingRepo):
     def load(self) -> None:
         """Load the snapshots that have changed, and all refs."""
         held = {snapshot.name: self._files_of(snapshot) for snapshot in self._snapshots()}
-        for commit in held.keys() | self._seen.keys():
+        listed = self.listed_commits()
+        for commit in held.keys() | self._seen.keys() | listed:
             files = held.get(commit, {})
             state = ([(name, *key) for name, (key, _) in files.items()], stamp(kept_path(self.root, commit)))
-            if self._seen.get(commit) == state or not (files or commit in self._seen):
+            if self._seen.get(commit) == state or not (files or commit in self._seen or commit in listed):
                 continue
             entries, listing = self._entries(commit, {name: link for name, (_, link) in files.items()})
             self.add_tree(Tree(entries), "Snapshot from the cache", None, known_id=commit, listing=listing)
@@ -78,6 +79,22 @@ class CacheRepo(FollowingRepo):
         for name, commit in self._refs_on_disk():
             if commit in self._seen:  # a ref may be there before its snapshot
                 self.point(name, commit)
+
+    def listed_commits(self) -> frozenset[str]:
+        """Return the commits that are served although nothing of them may be here."""
+        return frozenset()
+
+    def absent(self, commit: str, name: str, about: KeptFile) -> Content:
+        """Return what stands for a file of a cached listing that is not here.
+
+        Args:
+            commit: The commit.
+            name: The file.
+            about: What the listing says of it.
+        """
+        del commit, name
+        sha256, sha1 = _digests_of(about)
+        return AbsentContent(about.size, sha256=sha256, git_sha1=sha1)
 
     def holdings(self) -> list[Holding]:
         """Return how much is here of each named commit, or of every commit if none has a name."""
@@ -108,7 +125,7 @@ class CacheRepo(FollowingRepo):
             with contextlib.suppress(FileNotFoundError):
                 about = path.stat()
                 key = about.st_size, about.st_mtime_ns
-                found[path.relative_to(snapshot).as_posix()] = key, _blob_name(path)
+                found[path.relative_to(snapshot).as_posix()] = key, blob_name(path)
         return found
 
     def _kept(self, commit: str, files: Mapping[str, str]) -> dict[str, KeptFile] | None:
@@ -137,24 +154,34 @@ class CacheRepo(FollowingRepo):
                 for name, link in files.items()
             ]
             return here, "vouched" if self._complete else "unknown"
-        return [
-            self._listed(snapshot / name, name, files.get(name), about) for name, about in kept.items()
-        ], "whole"
+        return [self._listed(commit, name, files.get(name), about) for name, about in kept.items()], "whole"
 
-    def _listed(self, path: Path, name: str, link: str | None, about: KeptFile) -> FileEntry:
+    def _listed(self, commit: str, name: str, link: str | None, about: KeptFile) -> FileEntry:
         """Return a file of a cached listing.
 
         Its bytes are here if its size and blob are those of the listing.
         """
-        sha256 = about.sha256 if about.sha256 is None or SHA256.fullmatch(about.sha256) else ""
-        sha1 = about.git_oid if about.sha256 is None and SHA1.fullmatch(about.git_oid) else ""
-        content: Content = AbsentContent(about.size, sha256=sha256, git_sha1=sha1)
-        if link is not None:
-            content = self._here(path, link, sha256 or "", sha1) or content
-            if content.size != about.size:
-                logger.warning("%s is not served: it has %s bytes, not %s", path, content.size, about.size)
-                content = AbsentContent(about.size, sha256=sha256, git_sha1=sha1)
+        content = None if link is None else self.here(commit, name, link, about)
+        if content is None:
+            content = self.absent(commit, name, about)
         return FileEntry(name, content, about.sha256 is not None, listed_oid=about.git_oid)
+
+    def here(self, commit: str, name: str, link: str, about: KeptFile) -> Content | None:
+        """Return a file of a cached listing, if it is here and is the one that was listed.
+
+        Args:
+            commit: The commit.
+            name: The file.
+            link: The name of its blob; empty where it is no link.
+            about: What the listing says of it.
+        """
+        path = self.root / "snapshots" / commit / name
+        sha256, sha1 = _digests_of(about)
+        content = self._here(path, link, sha256 or "", sha1)
+        if content is not None and content.size != about.size:
+            logger.warning("%s is not served: it has %s bytes, not %s", path, content.size, about.size)
+            return None
+        return content
 
     def _here(self, path: Path, link: str, sha256: str, sha1: str) -> FileContent | None:
         for pattern, listed in ((SHA256, sha256), (SHA1, sha1)):
@@ -187,6 +214,13 @@ class CacheRepo(FollowingRepo):
                 yield name, file.read(_MOST_REF).decode("ascii", "replace").strip()
 
 
-def _blob_name(link: Path) -> str:
+def _digests_of(about: KeptFile) -> tuple[str | None, str]:
+    """Return sha256 and git's id of a listed file's content; empty where they are none."""
+    sha256 = about.sha256 if about.sha256 is None or SHA256.fullmatch(about.sha256) else ""
+    return sha256, about.git_oid if about.sha256 is None and SHA1.fullmatch(about.git_oid) else ""
+
+
+def blob_name(link: Path) -> str:
+    """Return the name of the blob that a file of a snapshot links to; empty where it is no link."""
     # One step only: the blob itself may be a link into a store shared by several caches.
     return Path(os.readlink(link)).name if link.is_symlink() else ""

@@ -37,6 +37,11 @@ class Catalog:
         with self._lock:
             self._repos[repo.key] = repo
 
+    def add_new(self, repo: Repo) -> Repo:
+        """Add a repository, unless there is one of the same type and id; return the one that is served."""
+        with self._lock:
+            return self._repos.setdefault(repo.key, repo)
+
     def remove(self, repo: Repo) -> None:
         """Stop serving a repository."""
         with self._lock:

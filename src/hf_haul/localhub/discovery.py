@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,7 @@ def find_repos(
     digests: DigestCache | None = None,
     hidden: bool = False,
     complete: bool = False,
+    make: Callable[..., CacheRepo] = CacheRepo,
 ) -> list[Repo]:
     """Return the repositories at a path, which follow what changes there.
 
@@ -46,12 +47,13 @@ def find_repos(
         digests: Where digests are kept.
         hidden: See `confinement.is_shown`; not for a cache.
         complete: See `CacheRepo`.
+        make: Makes those of a cache.
     """
     top = Path(path).resolve()
     cached = list(_cached_repos(top)) or list(_cached_repos((top / "hub").resolve()))
     if cached:
         return [
-            CacheRepo(folder, repo_id, kind, private=private, digests=digests, complete=complete)
+            make(folder, repo_id, kind, private=private, digests=digests, complete=complete)
             for folder, repo_id, kind in cached
         ]
     if is_hub_home(top):

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,6 +102,17 @@ class FollowingRepo(Repo, ABC):
                 message = f"{self.repo_id} is being hashed for the first time; try again soon."
                 headers = {"Retry-After": str(_RETRY_AFTER)}
                 raise Refusal(503, message, headers=headers) from error
+
+    def rescan(self) -> None:
+        """Load what is on the disk now, however short ago it was scanned; see `refresh`."""
+        with self._scan_lock:
+            running = self._scan_result
+        if running is not None:  # it may have begun too early
+            with suppress(FutureTimeoutError):
+                running.result(self.scan_timeout)
+        with self._scan_lock:
+            self._scan_due = self._clock()
+        self.refresh()
 
     def wait_until_loaded(self) -> None:
         """Make sure that the newest state is loaded, however long it takes."""

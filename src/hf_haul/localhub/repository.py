@@ -104,6 +104,12 @@ class Repo:
     def refresh(self) -> None:
         """Update the repository from its origin; a plain one has none."""
 
+    def knows_at_once(self, revision: str) -> bool:
+        """Return whether `resolve` would answer for a revision without a look at the disk, or elsewhere."""
+        with self._lock:
+            known = self._commits.get(revision)
+        return known is not None and known.is_settled
+
     @property
     def has_commits(self) -> bool:
         """Whether there is anything to serve yet."""

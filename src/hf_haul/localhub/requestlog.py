@@ -32,6 +32,9 @@ class RequestRecord:
         end: When the answer was over, whole or not; ``None`` while it lasts.
         complete: Whether the whole answer went out as it was meant to.
         faults: Names of the faults that hit this request.
+        client: Address of the client, or ``""``.
+        arrived: Whether the body was, or is, sent while it is fetched from elsewhere.
+        length: Body bytes of the whole answer, once that is known.
     """
 
     method: str
@@ -49,6 +52,9 @@ class RequestRecord:
     end: float | None = None
     complete: bool = False
     faults: list[str] = field(default_factory=list)
+    client: str = ""
+    arrived: bool = False
+    length: int = 0
 
     @property
     def token(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import re
 import socket
@@ -20,11 +21,14 @@ from urllib.parse import quote
 from aiohttp import web
 from multidict import CIMultiDict
 
+from hf_haul.localhub.arriving import Arrival, ArrivingContent
 from hf_haul.localhub.objects import FileContent
 from hf_haul.localhub.replies import Refusal, Reply
 from hf_haul.localhub.requestlog import RequestRecord
 
 __all__ = ["Delivery", "Pace", "Sender", "abort", "open_content", "reset"]
+
+logger = logging.getLogger(__name__)
 
 _SLICE: Final = 1 << 20  # bytes handed over between two looks at the pace and the counters
 _SMALL: Final = 64 << 10  # bytes; a body up to this size goes out in one write with its headers
@@ -149,23 +153,38 @@ class Sender:
         A client that leaves ends it quietly; ``record.complete`` stays false.
         """
         record.status = reply.status
+        record.length = reply.length
         response: web.StreamResponse = web.Response(status=reply.status)
         file: BinaryIO | None = None
+        arrival: Arrival | None = None
         try:
-            if isinstance(reply.content, FileContent) and request.method != "HEAD":
+            if isinstance(reply.content, ArrivingContent) and request.method != "HEAD":
+                arrival = await _begin(reply, reply.content)
+            if arrival is not None:
+                record.arrived = True
+                file = await _first_bytes(arrival, reply)
+            elif isinstance(reply.content, FileContent) and request.method != "HEAD":
                 file = open_content(reply.content)
             response = self._response(request, reply, file, delivery)
             await response.prepare(request)
             record.first_byte = time.monotonic()
             self._touch()
-            whole = await self._body(request, response, reply, file, delivery, record)
+            whole = await self._body(request, response, reply, file, delivery, record, arrival)
             if whole:
                 await response.write_eof()
             record.complete = whole
         except ConnectionError:
             _abort(request)
+        except Refusal as refusal:
+            if record.first_byte is None:
+                raise
+            # A body that ends early is all that can be said of it now.
+            logger.info("%s of %s: %s", record.path, record.repo_id, refusal.message)
+            _abort(request)
         finally:
-            if file is not None:
+            if arrival is not None:
+                arrival.close()
+            elif file is not None:
                 file.close()
         return response
 
@@ -197,6 +216,7 @@ class Sender:
         file: BinaryIO | None,
         delivery: Delivery,
         record: RequestRecord,
+        arrival: Arrival | None,
     ) -> bool:
         """Send the body; return whether the answer ended as it should."""
         if request.method == "HEAD" or reply.status == 304:
@@ -210,7 +230,10 @@ class Sender:
             stop = delivery.next_stop(sent)
             end = reply.length if stop is None else min(stop, reply.length)
             while sent < end:
-                count = await line.send_slice(sent, end - sent)
+                ready = end
+                if arrival is not None:
+                    ready = (await arrival.ready(reply.start + sent, reply.start + end))[1] - reply.start
+                count = await line.send_slice(sent, ready - sent)
                 self._count(record, count)
                 sent += count
             if stop is None or stop > reply.length:
@@ -226,6 +249,33 @@ class Sender:
     def _count(self, record: RequestRecord, nbytes: int) -> None:
         record.body_bytes += nbytes
         self.body_bytes += nbytes
+
+
+async def _begin(reply: Reply, content: ArrivingContent) -> Arrival | None:
+    """Look for the body of a reply, or begin to fetch it; put it into the reply, if it is here."""
+    found: FileContent | Arrival | None = content.at_once()
+    if found is None:
+        found = await asyncio.get_running_loop().run_in_executor(None, content.begin)
+    if isinstance(found, Arrival):
+        return found
+    reply.content = found
+    return None
+
+
+async def _first_bytes(arrival: Arrival, reply: Reply) -> BinaryIO:
+    """Wait for the first bytes of a body, or for all of a small one, and return the file that holds them.
+
+    Raises:
+        Refusal: They will not come.
+    """
+    try:
+        file, ready = await arrival.ready(reply.start, reply.stop)
+        while ready < reply.stop and reply.length <= _SMALL:
+            _, ready = await arrival.ready(ready, reply.stop)
+    except BaseException:
+        arrival.close()
+        raise
+    return file
 
 
 class _Line:

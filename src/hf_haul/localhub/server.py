@@ -23,6 +23,7 @@ from hf_haul.localhub.options import HubOptions
 from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.requestlog import RequestLog
 from hf_haul.localhub.signing import Signer
+from hf_haul.localhub.site import Site
 from hf_haul.localhub.testing.limits import RateLimits
 from hf_haul.localhub.testing.rules import Faults
 from hf_haul.localhub.timings import DEFAULT_TIMINGS, HubTimings
@@ -60,6 +61,7 @@ class LocalHub:
         host_rule: Which names a request may be meant for, lest web pages read what is served here; any if
             ``None``.
         timings: How long to wait for clients.
+        site: What is added to it.
         **settings: Options by name, see `HubOptions`.
     """
 
@@ -78,6 +80,7 @@ class LocalHub:
         keyfile: str | os.PathLike[str] | None = None,
         host_rule: HostRule | None = None,
         timings: HubTimings = DEFAULT_TIMINGS,
+        site: Site | None = None,
         **settings: Any,
     ) -> None:
         self.options = options or HubOptions()
@@ -103,6 +106,7 @@ class LocalHub:
             log=RequestLog(log_size),
             host_rule=host_rule,
             timings=timings,
+            site=site or Site(),
         )
         self._connections: Connections | None = None
         self._thread: threading.Thread | None = None
@@ -243,6 +247,11 @@ class LocalHub:
         """
         self._app.pace.per_connection = bytes_per_s
         self._app.pace.total = total
+
+    @property
+    def max_bytes_per_s(self) -> float | None:
+        """Bytes per second of all connections together; ``None`` for no limit."""
+        return self._app.pace.total
 
     def set_latency(self, seconds: float) -> None:
         """Wait this long before every answer, from the next request on."""

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from hf_haul.localhub.access import Account
+from hf_haul.localhub.cache_repo import CacheRepo
 from hf_haul.localhub.discovery import find_repos
 from hf_haul.localhub.following import FollowingRepo
 from hf_haul.localhub.hosts import ANY_ADDRESS, HostRule, is_loopback
 from hf_haul.localhub.objects import DigestCache
 from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.server import LocalHub
+from hf_haul.localhub.site import Site
 
 __all__ = ["require_token", "serve", "share"]
 
@@ -40,6 +42,8 @@ def share(
     complete: bool = False,
     allow_anyone: bool = False,
     allowed_hosts: Iterable[str] = (),
+    site: Site | None = None,
+    make_repo: Callable[..., CacheRepo] = CacheRepo,
 ) -> LocalHub:
     """Return a hub, not started yet, that shares a folder and follows its changes.
 
@@ -64,6 +68,8 @@ def share(
             private or gated is not known there.
         allowed_hosts: Names under which the hub may be asked without a token, besides this machine's own name
             and addresses: a web page could have its own name lead here.
+        site: What is added to it.
+        make_repo: Makes the repositories of a cache.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -77,7 +83,14 @@ def share(
     digests = DigestCache(digest_file if digest_file is not None else _default_digest_file())
 
     def find() -> list[Repo]:
-        return find_repos(root, private=token is not None, digests=digests, hidden=hidden, complete=complete)
+        return find_repos(
+            root,
+            private=token is not None,
+            digests=digests,
+            hidden=hidden,
+            complete=complete,
+            make=make_repo,
+        )
 
     accounts = [] if token is None else [Account("local", token, repos=("*",), gated=("*",))]
     hub = LocalHub(
@@ -90,7 +103,9 @@ def share(
         keyfile=keyfile,
         log_size=_LOG_SIZE,
         host_rule=HostRule({*allowed_hosts, host} - ANY_ADDRESS) if token is None else None,
+        site=site,
         lfs="direct",
+        git_files="direct",
         xet=False,
     )
     hub.catalog.follow(find, _LOOK_EVERY, time.monotonic)
@@ -112,6 +127,8 @@ def serve(
     complete: bool = False,
     allow_anyone: bool = False,
     allowed_hosts: Iterable[str] = (),
+    site: Site | None = None,
+    make_repo: Callable[..., CacheRepo] = CacheRepo,
     on_ready: Callable[[LocalHub], None] | None = None,
 ) -> None:
     """Share a folder until Ctrl+C, or until another thread calls ``hub.close()``.
@@ -131,6 +148,8 @@ def serve(
         complete: See `share`.
         allow_anyone: See `share`.
         allowed_hosts: See `share`.
+        site: See `share`.
+        make_repo: See `share`.
         on_ready: Called once it listens, with the hub: to say where.
 
     Raises:
@@ -151,6 +170,8 @@ def serve(
         complete=complete,
         allow_anyone=allow_anyone,
         allowed_hosts=allowed_hosts,
+        site=site,
+        make_repo=make_repo,
     )
     with hub:
         if on_ready is not None:
