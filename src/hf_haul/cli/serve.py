@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hf_haul.cli.arguments import add_command, read_port, read_rate
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.messages import say, warn
 from hf_haul.cli.progress.texts import count_of
 from hf_haul.cli.streams import print_result
-from hf_haul.config import serve_token
+from hf_haul.config import parse_size, serve_token
 from hf_haul.failures import describe
+from hf_haul.urls import redact
+
+if TYPE_CHECKING:
+    from hf_haul.lab.lab import Lab
+    from hf_haul.localhub import LocalHub
 
 __all__ = ["add_serve"]
 
@@ -22,6 +29,7 @@ _FIRST_FREE_PORT: Final = 1024  # that needs no special rights
 _MAX_NAMES: Final = 5  # repositories that a line has room for
 _MAX_GAPS: Final = 20  # lines about what is not there
 _COMMIT_DIGITS: Final = 7  # characters of a commit
+_REFRESH: Final = 60.0  # seconds
 
 
 def add_serve(commands: Any) -> None:
@@ -31,7 +39,10 @@ def add_serve(commands: Any) -> None:
         "serve",
         _serve,
         "Share a folder or a Hub cache, as a small read-only Hub for the machines around.",
-        examples=("hf-haul serve ~/.cache/huggingface/hub --host 0.0.0.0 --token-file lab.token",),
+        examples=(
+            "hf-haul serve ~/.cache/huggingface/hub --host 0.0.0.0 --token-file lab.token",
+            "hf-haul serve /data/hub --host 0.0.0.0 --token-file lab.token --upstream https://huggingface.co --max-size 2TB",
+        ),
     )
     parser.add_argument(
         "path", metavar="FOLDER", help="a Hub cache, a folder of <org>/<name>/, or one repository"
@@ -74,11 +85,66 @@ def add_serve(commands: Any) -> None:
         action="store_true",
         help="in folders that are no cache, serve all files whose names begin with a dot, but never .git",
     )
+    _add_upstream_options(parser)
     parser.add_argument(
-        "--pace", type=read_rate, metavar="RATE", help="limit over all connections, such as 50MB/s"
+        "--max-rate",
+        "--pace",
+        dest="max_rate",
+        type=read_rate,
+        metavar="RATE",
+        help="send no faster than this over all connections, such as 500MB/s",
+    )
+    parser.add_argument(
+        "--access-log", metavar="FILE", help="add a line for each request to this file; - for stderr"
     )
     parser.add_argument("--certfile", metavar="PEM", help="a certificate, to serve https")
     parser.add_argument("--keyfile", metavar="PEM", help="its key")
+
+
+def _add_upstream_options(parser: Any) -> None:
+    parser.add_argument(
+        "--upstream",
+        metavar="URL",
+        help="fetch what is absent from this Hub, once for all who ask, into the cache that is served",
+    )
+    parser.add_argument(
+        "--refresh",
+        metavar="SECONDS",
+        type=_seconds,
+        default=_REFRESH,
+        help="ask the upstream for a branch or tag no more often than this; default: %(default)g",
+    )
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="ask the upstream with this machine's own token; what it opens is given to whoever has the serve token",
+    )
+    parser.add_argument(
+        "--max-size",
+        metavar="SIZE",
+        type=_size,
+        help="bytes that fetched files may take, such as 2TB; what was not used for longest is removed",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"not a number of seconds: {text!r}")
+    return seconds
+
+
+def _size(text: str) -> int:
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if size <= 0:
+        raise argparse.ArgumentTypeError(f"not a size above 0: {text!r}")
+    return size
 
 
 def _host(text: str) -> str:
@@ -91,9 +157,7 @@ def _host(text: str) -> str:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from hf_haul.localhub import LocalHub, serve  # needs the extra "serve"
-    from hf_haul.localhub.hosts import urls_for_others
-    from hf_haul.localhub.sharing import require_token
+    from hf_haul.localhub.sharing import require_token  # needs the extra "serve"
 
     try:
         token = _serve_token(arguments)
@@ -102,21 +166,57 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(describe(error).text) from error
+    with _access_log(arguments.access_log) as log:
+        lab = _make_lab(arguments, has_token=token is not None, log=log)
+        try:
+            _run(arguments, lab, token)
+        finally:
+            lab.close()
+    return ExitCode.DONE
+
+
+def _make_lab(arguments: argparse.Namespace, *, has_token: bool, log: Callable[[str], None] | None) -> Lab:
+    from hf_haul.lab.lab import Lab  # needs the extra "serve"
+
+    try:
+        return Lab(
+            arguments.path,
+            upstream=arguments.upstream,
+            token=has_token,
+            private=arguments.private,
+            refresh=arguments.refresh,
+            max_size=arguments.max_size,
+            access_log=log,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _access_log(name: str | None) -> Iterator[Callable[[str], None] | None]:
+    """Open the access log; a line that cannot be written is lost, and nothing else."""
+    if name is None:
+        yield None
+    elif name == "-":
+        yield say
+    else:
+        with Path(name).open("a", encoding="utf-8", buffering=1) as file:
+
+            def write(line: str) -> None:
+                with contextlib.suppress(OSError):
+                    file.write(f"{line}\n")
+
+            yield write
+
+
+def _run(arguments: argparse.Namespace, lab: Lab, token: str | None) -> None:
+    from hf_haul.lab.wiring import hub_options
+    from hf_haul.localhub import serve
 
     def ready(hub: LocalHub) -> None:
+        lab.attach(hub)
         print_result(hub.url, flush=True)
-        served = sorted(repo.repo_id for repo in hub.catalog.all())
-        if not served:
-            warn(
-                f"{arguments.path} holds no repository: it is no Hub cache, and has neither files nor folders "
-                "called <org>/<name>. Nothing is shared until there is one"
-            )
-        say(f"sharing {_summary(served)} of {arguments.path} until Ctrl+C; use it with HF_ENDPOINT={hub.url}")
-        others = urls_for_others(hub.url, arguments.host)
-        if others:
-            say(f"on other machines: HF_ENDPOINT={' or '.join(others)}")
-        for line in _gaps(hub, complete=arguments.complete):
-            say(line)
+        _tell_what_is_served(arguments, hub)
 
     more = {
         "hidden": arguments.hidden,
@@ -130,10 +230,11 @@ def _serve(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             port=arguments.port,
             token=token,
-            max_bytes_per_s=arguments.pace,
+            max_bytes_per_s=arguments.max_rate,
             certfile=arguments.certfile,
             keyfile=arguments.keyfile,
             on_ready=ready,
+            **hub_options(lab),
             **{name: value for name, value in more.items() if value},
         )
     except OSError as error:
@@ -141,7 +242,26 @@ def _serve(arguments: argparse.Namespace) -> int:
         if reason is None:
             raise
         raise OSError(reason) from error
-    return ExitCode.DONE
+
+
+def _tell_what_is_served(arguments: argparse.Namespace, hub: LocalHub) -> None:
+    from hf_haul.localhub.hosts import urls_for_others
+
+    served = sorted(repo.repo_id for repo in hub.catalog.all())
+    if not served and arguments.upstream is None:
+        warn(
+            f"{arguments.path} holds no repository: it is no Hub cache, and has neither files nor folders "
+            "called <org>/<name>. Nothing is shared until there is one"
+        )
+    say(f"sharing {_summary(served)} of {arguments.path} until Ctrl+C; use it with HF_ENDPOINT={hub.url}")
+    if arguments.upstream is not None:
+        say(f"what is absent is fetched from {redact(arguments.upstream)}")
+    others = urls_for_others(hub.url, arguments.host)
+    if others:
+        say(f"on other machines: HF_ENDPOINT={' or '.join(others)}")
+    say(f"what it does: {hub.url}/ in a browser, {hub.url}/metrics for Prometheus, {hub.url}/health")
+    for line in _gaps(hub, complete=arguments.complete or arguments.upstream is not None):
+        say(line)
 
 
 def _cannot_listen(error: OSError, host: str, port: int) -> str | None:

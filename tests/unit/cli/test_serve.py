@@ -13,6 +13,7 @@ import hf_haul.localhub
 import hf_haul.manager
 from hf_haul.cli import command as cli
 from hf_haul.localhub.following import Holding
+from hf_haul.localhub.requestlog import RequestRecord
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_serve_says_what_of_a_commit_is_not_there(
     monkeypatch.setattr(hf_haul.localhub, "serve", lambda *_, on_ready, **__: on_ready(hub))
     assert cli.main(["serve", "models"]) == 0
     unknown = "o/unknown at main: 1 file, and no listing that says whether these are all; a whole snapshot"
-    said = capsys.readouterr().err.splitlines()[1:]
+    said = capsys.readouterr().err.splitlines()[2:]
     assert said == [
         "hf-haul: o/some at main, v1: 6 of 20 files",
         "hf-haul: o/some at 0123456: 1 of 3 files",
@@ -179,8 +180,9 @@ def test_serve_of_a_folder_that_is_not_there_is_an_error(
     assert err == f"hf-haul: error: no such folder: {tmp_path / 'modles'}\n"
 
 
+@pytest.mark.parametrize("option", ["--max-rate", "--pace"])
 def test_serve_passes_its_options_on_and_says_where(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: dict[str, Any] = {}
 
@@ -190,8 +192,9 @@ def test_serve_passes_its_options_on_and_says_where(
         on_ready(types.SimpleNamespace(url="http://127.0.0.1:1234", catalog=catalog))
 
     monkeypatch.setattr(hf_haul.localhub, "serve", fake)
-    line = "serve models --host 0.0.0.0 --port 0 --token t --pace 80Mbit/s --certfile c --keyfile k"
+    line = f"serve models --host 0.0.0.0 --port 0 --token t {option} 80Mbit/s --certfile c --keyfile k"
     assert cli.main(line.split()) == 0
+    assert seen.pop("site").upstream is None
     assert seen == {
         "path": "models", "host": "0.0.0.0", "port": 0, "token": "t", "max_bytes_per_s": 10_000_000,
         "certfile": "c", "keyfile": "k",
@@ -199,3 +202,74 @@ def test_serve_passes_its_options_on_and_says_where(
     out, err = capsys.readouterr()
     assert out == "http://127.0.0.1:1234\n"
     assert "HF_ENDPOINT=http://127.0.0.1:1234" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["--private"], "--private is about what is fetched", id="private without an upstream"),
+        pytest.param(["--max-size", "1GB"], "--max-size is about what is fetched", id="a size without one"),
+        pytest.param(["--upstream", "ftp://h"], "--upstream: ", id="an upstream that is no Hub"),
+        pytest.param(["--upstream", "http://u:secret@h"], "--upstream: ", id="an upstream with a password"),
+        pytest.param(["--upstream", "http://h", "--private"], "ask for a token", id="private for anybody"),
+        pytest.param(["--upstream", "http://h", "--max-size", "0"], "not a size", id="no space"),
+        pytest.param(["--upstream", "http://h", "--max-size", "some"], "some", id="no size"),
+        pytest.param(["--upstream", "http://h", "--refresh", "-1"], "not a number of seconds", id="a time"),
+        pytest.param(["--upstream", "http://h", "--refresh", "nan"], "not a number of seconds", id="no time"),
+    ],
+)
+def test_serve_refuses_what_cannot_be_meant_of_an_upstream(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(hf_haul.localhub, "serve", lambda *_, **__: pytest.fail("it is served"))
+    try:
+        code: object = cli.main(["serve", str(tmp_path / "cache"), *arguments])
+    except SystemExit as left:  # the parser's way
+        code = left.code
+    assert code == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "secret" not in err
+
+
+def test_serve_with_an_upstream_makes_a_cache_and_of_no_other_folder_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(hf_haul.localhub, "serve", lambda *_, **options: seen.update(options))
+    new = tmp_path / "some" / "hub"
+    assert cli.main(["serve", str(new), "--upstream", "http://h"]) == 0
+    assert new.is_dir()
+    assert seen["site"].upstream is not None
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    assert cli.main(["serve", str(other), "--upstream", "http://h"]) == 2
+    assert "is no Hub cache" in capsys.readouterr().err
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    (tmp_path / "token").write_text("t0ken")
+    line = ["serve", str(new), "--upstream", "http://h", "--private", "--token-file", str(tmp_path / "token")]
+    assert cli.main(line) != 0
+    assert "there is none" in capsys.readouterr().err
+
+
+def test_serve_appends_to_its_access_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "access.log"
+    log.write_text("before\n")
+
+    def fake(*_: object, site: Any, **__: object) -> None:
+        record = RequestRecord(
+            "GET", "home", "/?q=1", "", "", {}, 1, 0.0, status=200, client="192.0.2.1", end=1.0
+        )
+        site.observer.begun(record)
+        site.observer.ended(record)
+
+    monkeypatch.setattr(hf_haul.localhub, "serve", fake)
+    assert cli.main(["serve", str(tmp_path), "--access-log", str(log)]) == 0
+    first, second = log.read_text().splitlines()
+    assert first == "before"
+    assert '192.0.2.1 "GET /" 200 0 1.000s' in second

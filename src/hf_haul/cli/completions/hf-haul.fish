@@ -51,7 +51,7 @@ function _shtab_hf_haul_using
 end
 
 set -g _shtab_hf_haul_commands download get plan verify status list clean bench serve run env completion help
-set -g _shtab_hf_haul_opts_with_value --allowed-host --at --cache-dir --certfile --checksum --connections --dir --exclude --format --give-up-after --header --host --include --input --keyfile --local-dir --max-bandwidth --max-bytes --max-connections --max-seconds --max-workers --older-than --output --pace --port --preset --priority --progress --repo --repo-type --retries --revision --sha256 --timeout --token --token-file --type -H -d -i -o -r
+set -g _shtab_hf_haul_opts_with_value --access-log --allowed-host --at --cache-dir --certfile --checksum --connections --dir --exclude --format --give-up-after --header --host --include --input --keyfile --local-dir --max-bandwidth --max-bytes --max-connections --max-rate --max-seconds --max-size --max-workers --older-than --output --pace --port --preset --priority --progress --refresh --repo --repo-type --retries --revision --sha256 --timeout --token --token-file --type --upstream -H -d -i -o -r
 
 complete -c hf-haul -e
 complete -c hf-haul -f
@@ -193,7 +193,12 @@ complete -c hf-haul -n '_shtab_hf_haul_using serve' -l allow-anyone -d 'ask for 
 complete -c hf-haul -n '_shtab_hf_haul_using serve' -l allowed-host -x -d 'without a token: a further name under which it may be asked, besides this machine'"'"'s own; repeatable'
 complete -c hf-haul -n '_shtab_hf_haul_using serve' -l complete -d 'vouch that all files are there of each commit in the cache that the Hub'"'"'s listing was not kept of'
 complete -c hf-haul -n '_shtab_hf_haul_using serve' -l hidden -d 'in folders that are no cache, serve all files whose names begin with a dot, but never .git'
-complete -c hf-haul -n '_shtab_hf_haul_using serve' -l pace -x -d 'limit over all connections, such as 50MB/s'
+complete -c hf-haul -n '_shtab_hf_haul_using serve' -l upstream -x -d 'fetch what is absent from this Hub, once for all who ask, into the cache that is served'
+complete -c hf-haul -n '_shtab_hf_haul_using serve' -l refresh -x -d 'ask the upstream for a branch or tag no more often than this; default: 60'
+complete -c hf-haul -n '_shtab_hf_haul_using serve' -l private -d 'ask the upstream with this machine'"'"'s own token; what it opens is given to whoever has the serve token'
+complete -c hf-haul -n '_shtab_hf_haul_using serve' -l max-size -x -d 'bytes that fetched files may take, such as 2TB; what was not used for longest is removed'
+complete -c hf-haul -n '_shtab_hf_haul_using serve' -l max-rate -l pace -x -d 'send no faster than this over all connections, such as 500MB/s'
+complete -c hf-haul -n '_shtab_hf_haul_using serve' -l access-log -xka "(__fish_complete_path (commandline -ct))" -d 'add a line for each request to this file; - for stderr'
 complete -c hf-haul -n '_shtab_hf_haul_using serve' -l certfile -xka "(__fish_complete_path (commandline -ct))" -d 'a certificate, to serve https'
 complete -c hf-haul -n '_shtab_hf_haul_using serve' -l keyfile -xka "(__fish_complete_path (commandline -ct))" -d 'its key'
 complete -c hf-haul -n '_shtab_hf_haul_using serve; and test $_shtab_hf_haul_npos -eq 0' -ka "(__fish_complete_directories)" -d 'a Hub cache, a folder of <org>/<name>/, or one repository'
