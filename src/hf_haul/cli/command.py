@@ -22,7 +22,7 @@ from hf_haul.cli.completion import add_completion
 from hf_haul.cli.download import add_download
 from hf_haul.cli.download_results import error_as_dict, print_json
 from hf_haul.cli.env import add_env
-from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode, exit_code_of
+from hf_haul.cli.exit_codes import EXIT_CODES_HELP, ExitCode, exit_code_of, wrong_settings_are_usage
 from hf_haul.cli.for_programs import wants_events, wants_object
 from hf_haul.cli.get import add_get
 from hf_haul.cli.help_command import add_help
@@ -89,7 +89,8 @@ def _carry_out(arguments: argparse.Namespace, shown: Showing, *, as_object: bool
     """Run a command; what it says meanwhile is shown as its progress is."""
     run: Callable[[argparse.Namespace], int] = arguments.run
     if getattr(arguments, "needs_settings", True):
-        Settings.from_environment()  # a slip in the configuration is told whatever the command comes to need of it
+        with wrong_settings_are_usage():
+            Settings.from_environment()  # a slip is told whatever the command comes to need of it
     if not hasattr(arguments, "progress"):
         with _warnings_in_words():
             return run(arguments)

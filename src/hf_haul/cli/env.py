@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hf_haul import __version__
 from hf_haul.cli.arguments import add_command
-from hf_haul.cli.exit_codes import ExitCode
+from hf_haul.cli.exit_codes import ExitCode, wrong_settings_are_usage
 from hf_haul.cli.streams import print_result
 from hf_haul.config import ConfigFile, SettingsInForce, settings_in_force
 from hf_haul.urls import redact
@@ -39,7 +39,9 @@ def add_env(commands: Any) -> None:
 def _env(arguments: argparse.Namespace) -> int:
     versions, hub = {name: _version(name) for name in _LIBRARIES}, _hub()
     if arguments.json:
-        print_result(json.dumps(_as_json(versions, hub, settings_in_force()), indent=2))
+        with wrong_settings_are_usage():
+            found = settings_in_force()
+        print_result(json.dumps(_as_json(versions, hub, found), indent=2))
         return ExitCode.DONE
     print_result(f"hf-haul {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for name, version in versions.items():
@@ -47,7 +49,9 @@ def _env(arguments: argparse.Namespace) -> int:
     print_result("Hub")
     for name, value in hub.items():
         print_result(f"  {name:<16} {('no', 'yes')[value] if isinstance(value, bool) else value}")
-    _print_settings(settings_in_force())  # last, because it fails where one makes no sense
+    with wrong_settings_are_usage():
+        found = settings_in_force()  # last, because it fails where one makes no sense
+    _print_settings(found)
     return ExitCode.DONE
 
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from hf_haul.failures import FailureKind, describe
 
-__all__ = ["EXIT_CODES_HELP", "ExitCode", "UsageError", "exit_code_of", "refuse_lines"]
+__all__ = [
+    "EXIT_CODES_HELP",
+    "ExitCode",
+    "UsageError",
+    "exit_code_of",
+    "refuse_lines",
+    "wrong_settings_are_usage",
+]
 
 #: Wrong lines of a list that are named at the most.
 _MOST_NAMED: Final = 20
@@ -50,7 +58,7 @@ _OF_KIND: Final[Mapping[FailureKind, ExitCode]] = {
 
 
 class UsageError(ValueError):
-    """Arguments that contradict each other, or that mean nothing."""
+    """Arguments or settings that contradict each other, or that mean nothing."""
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
@@ -58,6 +66,19 @@ def exit_code_of(error: BaseException) -> ExitCode:
     if isinstance(error, UsageError):
         return ExitCode.USAGE
     return _OF_KIND[describe(error).kind]
+
+
+@contextmanager
+def wrong_settings_are_usage() -> Iterator[None]:
+    """Tell of a wrong setting, which the block reads, as of a wrong argument.
+
+    Raises:
+        UsageError: A variable or the configuration file holds what makes no sense.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def refuse_lines(name: str, wrong: Sequence[str]) -> None:

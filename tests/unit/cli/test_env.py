@@ -33,7 +33,7 @@ def test_env_names_the_variable_that_makes_no_sense(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_HAUL_MAX_RETRIES", "many")
-    assert cli.main(["env"]) == 1
+    assert cli.main(["env"]) == 2
     assert "HF_HAUL_MAX_RETRIES='many'" in capsys.readouterr().err
 
 
