@@ -100,7 +100,7 @@ def _clean(arguments: argparse.Namespace) -> int:
             tell(f"kept {_name(kept.file)}: {shown(kept.reason)}")
     if arguments.json:
         print_result(as_json(result))
-    return ExitCode.FAILED if warn_of(result.problems) else ExitCode.DONE
+    return ExitCode.DISK if warn_of(result.problems) else ExitCode.DONE
 
 
 def _ask(plan: CleaningPlan) -> ExitCode | None:

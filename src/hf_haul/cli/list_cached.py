@@ -50,7 +50,7 @@ def _list(arguments: argparse.Namespace) -> int:
         return ExitCode.NOT_FOUND
     print_result(as_json(found) if arguments.json else "\n".join(_lines(found)))
     warn_of(problem for repository in found.repositories for problem in repository.problems)
-    return ExitCode.FAILED if warn_of(found.problems) else ExitCode.DONE
+    return ExitCode.DISK if warn_of(found.problems) else ExitCode.DONE
 
 
 def _lines(found: CachedRepositories) -> Iterator[str]:

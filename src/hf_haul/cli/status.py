@@ -63,7 +63,7 @@ def _status(arguments: argparse.Namespace) -> int:
         say_error(error)
         return ExitCode.NOT_FOUND
     print_result(as_json(found) if arguments.json else "\n".join(_lines(found)))
-    return ExitCode.FAILED if warn_of(found.problems) else ExitCode.DONE
+    return ExitCode.DISK if warn_of(found.problems) else ExitCode.DONE
 
 
 def _lines(found: PartialStatus) -> Iterator[str]:

@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_rest_is_listed(
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert cli.main(["status", str(hub)]) == 1
+    assert cli.main(["status", str(hub)]) == 6
     out, err = capsys.readouterr()
     assert "1.bin" in out
     assert err == f"hf-haul: warning: {hub / 'closed'}: Permission denied\n"
