@@ -105,8 +105,12 @@ class HttpUrl:
     @property
     def source(self) -> str:
         """The same without a default port, to show and to keep speeds and limits by."""
-        port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
-        return f"{self.scheme}://{self.host}{port}"
+        return f"{self.scheme}://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """Host and port, without a default port: the value of the ``Host`` header."""
+        return self.host if self.port == _PORTS[self.scheme] else f"{self.host}:{self.port}"
 
     @property
     def path(self) -> str:

@@ -53,7 +53,6 @@ class HttpBody:
 
     Attributes:
         headers: The answer's headers.
-        url: What answered, after all redirects.
     """
 
     def __init__(
@@ -62,9 +61,13 @@ class HttpBody:
         self.range = body_range
         self.total = total
         self.headers = response.headers
-        self.url = response.url
         self.whole = whole
         self._response = response
+
+    @property
+    def url(self) -> str:
+        """What answered, after all redirects."""
+        return self._response.url
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the start of ``buffer``; see :class:`hf_haul.transports.base.Body`."""
@@ -139,7 +142,7 @@ class HttpSource:
             if response.status in _REDIRECTS:  # the mirror behind it moved
                 self._forget(target)
                 return self._answer(
-                    self._follow(response, want, cancel_token, fresh=fresh), want, cancel_token
+                    self._follow(target, response, want, cancel_token, fresh=fresh), want, cancel_token
                 )
             if response.status in _EXPIRED and target != self._home:
                 self._forget(target)
@@ -149,7 +152,7 @@ class HttpSource:
                 )
             return self._answer(response, want, cancel_token)
         try:
-            response = self._follow(None, want, cancel_token, fresh=fresh)
+            response = self._follow(self._home, None, want, cancel_token, fresh=fresh)
         finally:
             with self._changed:
                 self._resolving = False
@@ -224,13 +227,14 @@ class HttpSource:
 
     def _follow(
         self,
+        url: HttpUrl,
         response: PooledResponse | None,
         want: ByteRange | None,
         cancel_token: CancelToken,
         *,
         fresh: bool,
     ) -> PooledResponse:
-        url = self._home
+        """Follow redirects, from what ``url`` answered if that is known, to an answer that is none."""
         if response is None:
             response = self._get(url, want, cancel_token, fresh=fresh)
         for _ in range(_MAX_HOPS):
@@ -243,7 +247,7 @@ class HttpSource:
                     self._remember(url, answers=True)
                 return response
             cancel_token.answered()
-            url = self._led_to(response)
+            url = self._led_to(url, response)
             if url.origin != self._home.origin and not self._refused_fresh:
                 # Nobody has to wait until it has answered, which may take long. (On the own origin the token
                 # is in doubt; and where the last link was refused, one connection is enough to see whether
@@ -259,8 +263,8 @@ class HttpSource:
                 response = self._without_token(response, url, want, cancel_token, fresh=fresh)
         raise TransferError(f"{redact(self.remote.url)}: more than {_MAX_HOPS} redirects")
 
-    def _led_to(self, response: PooledResponse) -> HttpUrl:
-        """Return where a redirect leads."""
+    def _led_to(self, url: HttpUrl, response: PooledResponse) -> HttpUrl:
+        """Return where a redirect of ``url`` leads."""
         location = response.headers.get("Location", "").split(", http", 1)[0]
         response.drain()
         self._check_linked(response.headers)
@@ -270,7 +274,7 @@ class HttpSource:
                 status=response.status,
             )
         try:
-            return join_url(parse_url(response.url), quote_header(location))
+            return join_url(url, quote_header(location))
         except InvalidUrlError as error:
             raise InvalidUrlError(f"{redact(response.url)} redirects to an invalid URL: {error}") from None
 
@@ -332,10 +336,10 @@ class HttpSource:
         # read.
         try:
             response = self._pool.open(
-                str(url), headers, cancel_token, fresh=fresh, decode=True, network=self.remote.network
+                url, headers, cancel_token, fresh=fresh, decode=True, network=self.remote.network
             )
         except TransferError as error:
-            error.host = host_of(str(url))
+            error.host = url.authority
             raise
         if response.status in _BUSY:
             retry_after = self._rate_limits.note(origin, response.status, response.headers)

@@ -168,35 +168,35 @@ class Network:
                 proxies.setdefault(scheme, proxy)
         return proxies
 
-    def route(
-        self, url: str, parts: HttpUrl, adapter: Adapter, request: Any, path: NetworkPath | None = None
-    ) -> Route:
+    def known_route(self, url: HttpUrl, path: NetworkPath | None) -> Route | None:
+        """Return the route to the origin of ``url``; ``None`` before it was determined."""
+        return self._routes.get((url.origin, path))
+
+    def route(self, url: HttpUrl, adapter: Adapter, request: Any, path: NetworkPath | None = None) -> Route:
         """Return the route to the origin of ``url``, determined once.
 
         Args:
             url: The URL.
-            parts: The same, read.
             adapter: This thread's.
             request: What is to be sent.
             path: How the caller would have it reached, where the pool was not told itself.
         """
-        key = (parts.origin, path)
-        route = self._routes.get(key)
+        route = self.known_route(url, path)
         if route is None:
-            proxies = self._proxies(url, parts, path)
+            proxies = self._proxies(str(url), url, path)
             try:
                 connections = adapter.connections_for(request, proxies, path)
             except ValueError as error:
-                if not select_proxy(url, proxies):
+                if not select_proxy(str(url), proxies):
                     raise
                 raise TransferError(
-                    f"{parts.host}: its proxy cannot be used: {redact_text(str(error))}"
+                    f"{url.host}: its proxy cannot be used: {redact_text(str(error))}"
                 ) from None
             route = Route(connections, proxies)
             with self._lock:
                 if len(self._routes) >= _MAX_ROUTES:
                     self._routes.clear()
-                self._routes[key] = route
+                self._routes[url.origin, path] = route
         return route
 
 

@@ -2,10 +2,11 @@
 
 From the ground: ``request`` is one request as its cancel token sees it, ``dialing`` makes connections that it
 can wake, ``slots`` counts connections and shares the idle ones, ``network`` knows the way to each host,
-``response`` reads a body, ``faults`` translates what goes wrong; here is the public face.
+``plain`` is the short way over a connection that stands, ``response`` reads a body, ``translation``
+translates what goes wrong; here is the public face.
 
-We use ``requests``' adapter below ``Session.send``: cookies, ``.netrc`` and redirects are no use to a
-download and cost a third of a small request.
+We use ``requests``' adapter below ``Session.send``, where a connection has to be made or anything is unusual:
+cookies, ``.netrc`` and redirects are no use to a download and cost a third of a small request.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from hf_haul.errors import StopRequestedError, TooManyOpenFilesError, TransferEr
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import renew_after_fork
 from hf_haul.redaction import redacting
-from hf_haul.task import NetworkPaths
+from hf_haul.task import NetworkPath, NetworkPaths
 from hf_haul.transports.network import Adapter, Network, NetworkOptions, ca_from_environment
+from hf_haul.transports.plain import PlainAnswer, exchange
 from hf_haul.transports.request import InterruptibleRequest, active
 from hf_haul.transports.response import PooledResponse
-from hf_haul.transports.slots import ConnectionSlots
+from hf_haul.transports.slots import ConnectionSlots, PooledConnections
 from hf_haul.transports.translation import FOREIGN, is_stale, raise_translated
 from hf_haul.urls import HttpUrl, parse_url
 
@@ -79,6 +81,28 @@ class _ThreadStats:
             "errors": self.errors,
             "error_rate": self.errors / self.requests if self.requests else 0.0,
         }
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """What is to be sent, and by which way."""
+
+    url: HttpUrl
+    headers: CaseInsensitiveDict[str]
+    adapter: Adapter
+    call: InterruptibleRequest
+    paths: NetworkPaths | None
+
+    @property
+    def path(self) -> NetworkPath | None:
+        """How the caller would have its origin reached."""
+        return None if self.paths is None else self.paths.path_to(str(self.url))
+
+    def prepared(self) -> requests.PreparedRequest:
+        """Return the same as requests would have it."""
+        prepared = requests.PreparedRequest()
+        prepared.method, prepared.url, prepared.headers = "GET", str(self.url), self.headers
+        return prepared
 
 
 class ConnectionPool:
@@ -296,7 +320,7 @@ class ConnectionPool:
 
     def open(
         self,
-        url: str,
+        url: str | HttpUrl,
         headers: Mapping[str, str] | None,
         cancel_token: CancelToken,
         *,
@@ -307,7 +331,7 @@ class ConnectionPool:
         """Send a GET for ``url``, without following a redirect or retrying, and return its answer.
 
         Args:
-            url: Any http or https URL.
+            url: Any http or https URL; one that was read already is not read again.
             headers: Go before the pool's own.
             cancel_token: Ends every wait and wakes every blocking call, here and while the body is read.
                 Where it has limits of its own, they go before the pool's timeout.
@@ -328,12 +352,13 @@ class ConnectionPool:
         if fresh:
             adapter = Adapter(Network(self._options, None))
             headers = {**(headers or {}), "Connection": "close"}
-        request, parts = self._prepare(url, headers)
+        parts = parse_url(url, userinfo=True) if isinstance(url, str) else url
         call = InterruptibleRequest(cancel_token, parts.host)
-        if call.silence_limits is not None:
+        if call.silence_limits is not None and max(call.silence_limits) > _LONGEST_SILENCE:
             call.silence_limits = SilenceLimits(
                 *(min(each, _LONGEST_SILENCE) for each in call.silence_limits)
             )
+        request = _Request(parts, self._merged(parts, headers), adapter, call, network)
         thread_id = threading.get_ident()
         with self._lock:
             self._calls.add(call)
@@ -347,9 +372,9 @@ class ConnectionPool:
 
         try:
             started = time.monotonic()
-            raw = self._send(adapter, request, parts, call, network)
+            raw = self._send(request)
             return PooledResponse(
-                raw, url, call, self._options, finish,
+                raw, parts, call, self._options, finish,
                 decode=decode, seconds_to_headers=time.monotonic() - started,
             )  # fmt: skip
         except BaseException as error:
@@ -360,55 +385,39 @@ class ConnectionPool:
             finish(0, not isinstance(error, StopRequestedError))
             raise
 
-    def _prepare(
-        self, url: str, headers: Mapping[str, str] | None
-    ) -> tuple[requests.PreparedRequest, HttpUrl]:
-        request = requests.PreparedRequest()
+    def _merged(self, url: HttpUrl, headers: Mapping[str, str] | None) -> CaseInsensitiveDict[str]:
         merged: CaseInsensitiveDict[str] = CaseInsensitiveDict(self._options.headers)
         if headers:
             merged.update(headers)
-        parts = parse_url(url, userinfo=True)
-        if parts.authorization is not None:
-            merged["Authorization"] = parts.authorization
-        request.method, request.url, request.headers = "GET", str(parts), merged
-        return request, parts
+        authorization = url.authorization
+        if authorization is not None:
+            merged["Authorization"] = authorization
+        return merged
 
-    def _send(
-        self,
-        adapter: Adapter,
-        request: requests.PreparedRequest,
-        parts: HttpUrl,
-        call: InterruptibleRequest,
-        paths: NetworkPaths | None,
-    ) -> BaseHTTPResponse:
+    def _send(self, request: _Request) -> BaseHTTPResponse | PlainAnswer:
+        call = request.call
         try:
-            return self._send_once(adapter, request, parts, call, paths)
+            return self._send_plainly(request) or self._send_once(request)
         except FOREIGN as error:
             if is_shortage(error) and not call.woken:
-                return self._send_on_shortage(adapter, request, parts, call, paths)
+                return self._send_on_shortage(request)
             # The server may close an idle connection in the moment we choose it. Nothing was answered, and a
             # GET may be repeated: that is no failure, and no matter for the retry budget.
             if not call.reused or call.woken or not is_stale(error):
                 raise_translated(error, call, self._options)
         call.reused, call.new = False, True
         try:
-            return self._send_once(adapter, request, parts, call, paths)
+            return self._send_once(request)
         except FOREIGN as error:
             raise_translated(error, call, self._options)
 
-    def _send_on_shortage(
-        self,
-        adapter: Adapter,
-        request: requests.PreparedRequest,
-        parts: HttpUrl,
-        call: InterruptibleRequest,
-        paths: NetworkPaths | None,
-    ) -> BaseHTTPResponse:
+    def _send_on_shortage(self, request: _Request) -> BaseHTTPResponse:
         """Send the request once a socket can be opened again."""
+        call = request.call
 
         def attempt() -> BaseHTTPResponse:
             with self._slots.attempting():
-                return self._send_once(adapter, request, parts, call, paths)
+                return self._send_once(request)
 
         self._slots.close_idle(0.0)
         call.enter("waiting for a file descriptor")
@@ -422,22 +431,24 @@ class ConnectionPool:
         except FOREIGN as error:
             raise_translated(error, call, self._options)
 
-    def _send_once(
-        self,
-        adapter: Adapter,
-        request: requests.PreparedRequest,
-        parts: HttpUrl,
-        call: InterruptibleRequest,
-        paths: NetworkPaths | None,
-    ) -> BaseHTTPResponse:
-        network = adapter.network
+    def _send_plainly(self, request: _Request) -> BaseHTTPResponse | PlainAnswer | None:
+        """Send the request over an idle connection; ``None`` if there is none, or it takes more than that."""
+        route = request.adapter.network.known_route(request.url, request.path)
+        if route is None or route.forwards:
+            return None
+        connections = cast("PooledConnections", route.connections)
+        return exchange(connections, request.call, request.url, request.headers, self._options.read_timeout)
+
+    def _send_once(self, request: _Request) -> BaseHTTPResponse:
+        """Send the request as ``requests`` would."""
+        adapter, call = request.adapter, request.call
         try:
             with redacting():
-                path = None if paths is None else paths.path_to(str(request.url))
-                call.route = network.route(str(request.url), parts, adapter, request, path)
+                prepared = request.prepared()
+                call.route = adapter.network.route(request.url, adapter, prepared, request.path)
                 active.call = call
                 answer = adapter.send(
-                    request,
+                    prepared,
                     stream=True,
                     timeout=self._timeout(call),  # type: ignore[arg-type]  # requests takes urllib3's, its stubs do not say so
                     verify=self._options.requests_verify,

@@ -6,10 +6,12 @@ import http.client
 import io
 import socket
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from urllib3.response import BaseHTTPResponse
 
+from hf_haul.transports.plain import PlainAnswer
 from hf_haul.transports.translation import FOREIGN
 
 if TYPE_CHECKING:
@@ -32,25 +34,31 @@ class DirectReader:
     some of that time.
     """
 
-    __slots__ = ("_failure", "_first", "_read_sock", "_read_some")
+    __slots__ = ("_failure", "_first", "_plain", "_read_sock", "_read_some")
 
-    def __init__(self, reader: io.BufferedReader) -> None:
-        self._read_some = reader.readinto1
-        sock = getattr(reader.raw, "_sock", None)
+    def __init__(
+        self, read_some: Callable[[memoryview], int], sock: Any, plain: PlainAnswer | None = None
+    ) -> None:
+        self._read_some = read_some
+        self._plain = plain  # whose head brought bytes of the body along
         self._read_sock = sock.recv_into if isinstance(sock, socket.socket) else None
         self._failure: BaseException | None = None
         # The reader below is asked for what it can hold, until it keeps nothing. Asked for more it adds a
         # receive to what came with the headers, and loses this if nothing comes.
-        self._first: int | None = io.DEFAULT_BUFFER_SIZE
+        self._first = io.DEFAULT_BUFFER_SIZE if plain is None else None
 
     @classmethod
-    def of(cls, raw: BaseHTTPResponse) -> Self | None:
+    def of(cls, raw: BaseHTTPResponse | PlainAnswer) -> Self | None:
         """Return a reader for ``raw``, if it holds the body and nothing else; ``None`` if it does not."""
+        if isinstance(raw, PlainAnswer):
+            return cls(raw.read_some, raw.sock, raw)
         answer = getattr(raw, "_fp", None)
         if not isinstance(answer, http.client.HTTPResponse) or answer.chunked:
             return None
         reader = getattr(answer, "fp", None)  # none if the body was empty
-        return cls(reader) if isinstance(reader, io.BufferedReader) else None
+        if not isinstance(reader, io.BufferedReader):
+            return None
+        return cls(reader.readinto1, getattr(reader.raw, "_sock", None))
 
     def readinto(self, view: memoryview) -> int:
         """Fill ``view``, or as much of it as comes within a moment.
@@ -75,6 +83,15 @@ class DirectReader:
                 self._failure = error
                 return got
             got += count
-        if asked >= _KEEPS_NOTHING and self._read_sock is not None:
-            self._read_some, self._first = self._read_sock, None
+        if self._read_sock is not None and self._keeps_nothing(asked):
+            self._read_some, self._read_sock, self._first = self._read_sock, None, None
         return got
+
+    def _keeps_nothing(self, asked: int) -> bool:
+        """Return whether what comes next comes from the socket, after ``asked`` bytes were wanted at once."""
+        if self._plain is None:
+            return asked >= _KEEPS_NOTHING
+        if self._plain.rest:
+            return False
+        self._plain.allow_silence()
+        return True

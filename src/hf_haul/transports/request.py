@@ -8,14 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.errors import StalledError, StopRequestedError, TransferError
 
 if TYPE_CHECKING:
-    from urllib3.response import BaseHTTPResponse
-
     from hf_haul.transports.route import Route
 
 __all__ = ["RECEIVING", "WAITING", "InterruptibleRequest", "WokenError", "active"]
@@ -27,6 +25,14 @@ RECEIVING: Final = "receiving"
 
 class WokenError(OSError):
     """The blocking call was ended from another thread."""
+
+
+class _Answer(Protocol):
+    """What holds a connection."""
+
+    def close(self) -> None: ...
+
+    def release_conn(self) -> None: ...
 
 
 class InterruptibleRequest:
@@ -61,7 +67,7 @@ class InterruptibleRequest:
         self._lock = threading.Lock()
         self._interrupt: Callable[[], object] | None = None
         self._over = False
-        self.raw: BaseHTTPResponse | None = None
+        self.raw: _Answer | None = None
         cancel_token.add_waker(self.wake)
 
     def enter(self, phase: str) -> None:

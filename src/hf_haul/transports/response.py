@@ -13,9 +13,11 @@ from urllib3.response import BaseHTTPResponse
 from hf_haul.errors import ConnectionFailedError, TransferError
 from hf_haul.finalizers import defer
 from hf_haul.transports.network import NetworkOptions
+from hf_haul.transports.plain import PlainAnswer
 from hf_haul.transports.receiving import DirectReader
 from hf_haul.transports.request import RECEIVING, InterruptibleRequest
 from hf_haul.transports.translation import FOREIGN, FOREIGN_IN_BODY, raise_translated
+from hf_haul.urls import HttpUrl
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -41,7 +43,7 @@ class PooledResponse:
     Attributes:
         status: The HTTP status.
         headers: Names in any case.
-        url: What was asked for.
+        asked: What was asked for.
         length: Bytes of the body as announced, ``None`` if it was not.
         received: Bytes of the body so far.
         seconds_to_headers: From sending the request (and connecting, where that was needed) to the headers.
@@ -49,14 +51,14 @@ class PooledResponse:
     """
 
     __slots__ = (
-        "_call", "_decode", "_direct", "_done", "_finish_with", "_options", "_raw", "headers", "length", "received",
-        "reused", "seconds_to_headers", "status", "url",
+        "_call", "_decode", "_direct", "_done", "_finish_with", "_options", "_raw", "asked", "headers", "length",
+        "received", "reused", "seconds_to_headers", "status",
     )  # fmt: skip
 
     def __init__(
         self,
-        raw: BaseHTTPResponse,
-        url: str,
+        raw: BaseHTTPResponse | PlainAnswer,
+        url: HttpUrl,
         call: InterruptibleRequest,
         options: NetworkOptions,
         finish_with: Callable[[int, bool], None],
@@ -66,7 +68,7 @@ class PooledResponse:
     ) -> None:
         self.status: int = raw.status
         self.headers: Mapping[str, str] = raw.headers
-        self.url = url
+        self.asked = url
         self.received = 0
         self.seconds_to_headers = seconds_to_headers
         self.reused = call.reused
@@ -76,14 +78,20 @@ class PooledResponse:
         self._options = options
         self._finish_with = finish_with
         self._done = False
-        self._decode = decode and raw.headers.get("Content-Encoding", "").strip().lower() not in {
-            "",
-            "identity",
-        }
+        self._decode = (
+            decode
+            and not isinstance(raw, PlainAnswer)
+            and raw.headers.get("Content-Encoding", "").strip().lower() not in {"", "identity"}
+        )
         self._direct = None if self._decode or self.length is None else DirectReader.of(raw)
         call.enter(RECEIVING)
         if self.length == 0:
             self._finish(failed=False)
+
+    @property
+    def url(self) -> str:
+        """What was asked for, as text."""
+        return str(self.asked)
 
     def leave_encoded(self) -> None:
         """Keep the bytes undecoded, whatever ``Content-Encoding`` says; only before the first is read."""
@@ -119,6 +127,7 @@ class PooledResponse:
     def _read(self, buffer: memoryview) -> int:
         if self._direct is not None and self.length is not None:
             return self._direct.readinto(buffer[: self.length - self.received])
+        assert not isinstance(self._raw, PlainAnswer)  # that has a length, and a direct reader
         data = self._raw.read1(min(len(buffer), _PLAIN_READ), decode_content=self._decode) or b""
         buffer[: len(data)] = data
         return len(data)
@@ -166,8 +175,10 @@ class PooledResponse:
             StopRequestedError: The cancel token that opened this answer was set.
         """
         rest = None if self.length is None else self.length - self.received
+        if isinstance(self._raw, PlainAnswer) and rest == len(self._raw.rest):
+            self.received += rest  # it came with the head
         try:
-            if not self._done and (rest is None or rest <= _WORTH_DRAINING):
+            if not self._done and self.received != self.length and (rest is None or rest <= _WORTH_DRAINING):
                 self.head(_WORTH_DRAINING + 1)
         finally:
             self.release()
@@ -205,7 +216,8 @@ class PooledResponse:
         with suppress(*FOREIGN):
             if self._direct is not None and self.received == self.length and not failed:
                 # All bytes are in: close the reader, not the connection.
-                raw._fp.close()  # type: ignore[attr-defined]  # noqa: SLF001  tested for by DirectReader.of
+                if not isinstance(raw, PlainAnswer):
+                    raw._fp.close()  # type: ignore[attr-defined]  # noqa: SLF001  tested for by DirectReader.of
             elif getattr(raw, "_connection", True) is not None:  # not put back by urllib3 at the body's end
                 raw.close()
         raw.release_conn()

@@ -20,3 +20,8 @@ class Route:
 
     connections: HTTPConnectionPool
     proxies: dict[str, str] = field(repr=False)  # they may hold passwords
+
+    @property
+    def forwards(self) -> bool:
+        """Whether a proxy is asked for whole URLs, and given headers of its own."""
+        return self.connections.proxy is not None and self.connections.scheme == "http"

@@ -7,6 +7,7 @@ connection to both. A slot that becomes free is handed to the first who waits fo
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -92,6 +93,19 @@ class ConnectionSlots:
         """The most connections for now: fewer than configured where the process may open few files."""
         return min(self.max_total, descriptors.downloads())
 
+    def take_idle(self, pool: PooledConnections) -> Any:
+        """Take an idle connection, and the slot that it has; ``None`` if there is none."""
+        with self._lock:
+            return self._pop_idle(pool)
+
+    def _pop_idle(self, pool: PooledConnections) -> Any:
+        for connection in reversed(self._idle):
+            if self._idle[connection].pool is pool:
+                del self._idle[connection]
+                self.reused += 1
+                return connection
+        return None
+
     def acquire(self, pool: PooledConnections, call: InterruptibleRequest | None) -> Any:
         """Take a slot: return an idle connection, or ``None`` for a new one; wait for it if need be."""
         new = call is not None and call.new
@@ -131,11 +145,9 @@ class ConnectionSlots:
     def _take(self, pool: PooledConnections, *, new: bool) -> tuple[bool, Any, Any]:
         """Return whether a slot is granted, an idle connection for it, and one to close for it."""
         if not new:
-            for connection in reversed(self._idle):
-                if self._idle[connection].pool is pool:
-                    del self._idle[connection]
-                    self.reused += 1
-                    return True, connection, None
+            connection = self._pop_idle(pool)
+            if connection is not None:
+                return True, connection, None
         host, victim = pool.authority, None
         full_host = self._open.get(host, 0) >= self.max_per_host
         if full_host or self._total >= self._limit:
@@ -266,6 +278,27 @@ class PooledConnections(HTTPConnectionPool):
             call.reused = True
             call.attach(connection.sock)
         return connection
+
+    def take_idle(self, call: InterruptibleRequest) -> Any:
+        """Return a connection that has served before and still stands; ``None`` without one."""
+        connection = None if self.slots is None or call.new else self.slots.take_idle(self)
+        if connection is None:
+            return None
+        connection.call = call
+        if not isinstance(connection.sock, socket.socket):  # TLS inside TLS
+            self.give_back(connection)
+            return None
+        if not connection.is_connected:  # closed by the server while idle
+            connection.close()
+            self.give_back(connection)
+            return None
+        call.reused = True
+        call.attach(connection.sock)
+        return connection
+
+    def give_back(self, connection: Any) -> None:
+        """Release a connection that :meth:`take_idle` gave."""
+        self._put_conn(connection)
 
     def _put_conn(self, conn: Any) -> None:
         if conn is not None and conn.call is not None:

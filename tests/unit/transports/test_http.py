@@ -27,6 +27,7 @@ from hf_haul.ranges import ByteRange
 from hf_haul.task import Digest, RemoteFile
 from hf_haul.transports.http import HttpSource
 from hf_haul.transports.pacing import RateLimits
+from hf_haul.urls import HttpUrl
 
 HUB = "https://hub.test/org/m/resolve/main/a.bin"
 TOKEN = "Bearer hf_secret"
@@ -58,7 +59,8 @@ class Pool:
         self.locations = list(locations)
         self.asked: list[tuple[str, dict[str, str]]] = []
 
-    def open(self, url: str, headers: Mapping[str, str], cancel_token: CancelToken, **_: Any) -> Answer:
+    def open(self, asked: HttpUrl, headers: Mapping[str, str], cancel_token: CancelToken, **_: Any) -> Answer:
+        url = str(asked)
         self.asked.append((url, dict(headers)))
         if self.locations:
             return Answer(url, 302, {"Location": self.locations.pop(0)})
@@ -221,12 +223,13 @@ class Storages(Pool):
         self.down: set[str] = set()
         self.error: type[ConnectionFailedError] = ConnectionFailedError
 
-    def open(self, url: str, headers: Mapping[str, str], cancel_token: CancelToken, **_: Any) -> Answer:
+    def open(self, asked: HttpUrl, headers: Mapping[str, str], cancel_token: CancelToken, **_: Any) -> Answer:
+        url = str(asked)
         self.locations = [self.storage] if url == HUB else []
         if url in self.down:
             self.asked.append((url, dict(headers)))
             raise self.error(f"{url}: Connection refused")
-        return super().open(url, headers, cancel_token)
+        return super().open(asked, headers, cancel_token)
 
     def ask(self, source: HttpSource) -> list[str]:
         """Ask once; returns what was asked for."""
@@ -302,7 +305,8 @@ class Script(Pool):
         super().__init__()
         self.replies = list(replies)
 
-    def open(self, url: str, headers: Mapping[str, str], cancel_token: CancelToken, **_: Any) -> Answer:
+    def open(self, asked: HttpUrl, headers: Mapping[str, str], cancel_token: CancelToken, **_: Any) -> Answer:
+        url = str(asked)
         self.asked.append((url, dict(headers)))
         reply = self.replies.pop(0)
         reply.url = url

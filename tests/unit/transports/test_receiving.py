@@ -21,6 +21,10 @@ from hf_haul.transports.receiving import DirectReader
 MIB = 1 << 20
 
 
+def reader_of(below: io.BufferedReader) -> DirectReader:
+    return DirectReader(below.readinto1, getattr(below.raw, "_sock", None))
+
+
 class Pair:
     """The server's end and ours, over TCP, for the errors that it has."""
 
@@ -34,7 +38,7 @@ class Pair:
         """A reader of what comes after ``headers`` bytes."""
         below = self._stack.enter_context(self.ours.makefile("rb"))
         below.read(headers)
-        return DirectReader(below)
+        return reader_of(below)
 
     def changed(self) -> DirectReader:
         """A reader that asks the socket itself, and has read all that was sent."""
@@ -95,7 +99,7 @@ def test_layers_that_keep_nothing_are_passed_by(pair: Pair) -> None:
             return super().readinto(buffer)
 
     with Counting(pair.ours, "rb") as raw, io.BufferedReader(raw) as below:
-        reader = DirectReader(below)
+        reader = reader_of(below)
         view = memoryview(bytearray(receiving._KEEPS_NOTHING))
         pair.theirs.sendall(b"little")
         reader.readinto(view[:3])
@@ -154,7 +158,7 @@ def test_an_error_in_the_middle_of_a_buffer_comes_after_the_bytes_before_it() ->
             buffer[: len(piece)] = piece
             return len(piece)
 
-    reader = DirectReader(io.BufferedReader(Breaking()))
+    reader = reader_of(io.BufferedReader(Breaking()))
     view = memoryview(bytearray(MIB))
     assert reader.readinto(view) == 18_000
     for _ in range(2):
