@@ -17,6 +17,7 @@ import ipaddress
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -46,6 +47,8 @@ _URL: Final = re.compile(
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*:", _ASCII_ONLY)
 _BEGIN: Final = re.compile(r"((?:[a-z][a-z0-9+.-]*:)?[/\\]{2,}|)(.*)", _ASCII_ONLY | re.DOTALL)
 _NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+#: A path, and perhaps a query, from the root of its host, in which there is nothing to quote.
+_FROM_ROOT: Final = re.compile(r"/[\w%~!$&'()*+,=:@-][\w./%~!$&'()*+,=:@?-]*(?<!\?)", re.ASCII)
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 _TO_QUOTE: Final = re.compile(rb"[^\x21-\x7e]")
 _BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]")
@@ -185,6 +188,8 @@ def join_url(base: HttpUrl, reference: str) -> HttpUrl:
         InvalidUrlError: It leads to no address that everybody reads alike.
     """
     reference = reference.strip(" \t")
+    if _FROM_ROOT.fullmatch(reference) and "/." not in reference:  # nothing to resolve either
+        return HttpUrl(base.scheme, base.host, base.port, reference)
     if _SCHEME.match(reference):
         return parse_url(reference)
     if _CONTROLS.search(reference) or "\\" in reference or reference.startswith("//"):
@@ -203,10 +208,16 @@ def origin_of(url: str) -> str:
 
 def source_of(url: str) -> str:
     """Return the key for speeds and limits: the origin without a default port; never raises."""
+    return _source_of("/".join(url.split("/", 3)[:3]))
+
+
+@lru_cache(maxsize=1024)
+def _source_of(begin: str) -> str:
+    """Return the source of a URL by its begin, up to its path."""
     try:
-        return parse_url(url, userinfo=True).source
+        return parse_url(begin, userinfo=True).source
     except InvalidUrlError:
-        return "/".join(redact(url).split("/", 3)[:3])
+        return redact(begin)
 
 
 def host_of(url: str) -> str:
@@ -287,6 +298,7 @@ def _quote(text: str) -> str:
     return _TO_QUOTE.sub(lambda match: b"%%%02X" % match[0][0], text.encode()).decode("ascii")
 
 
+@lru_cache(maxsize=1024)
 def _read_host(text: str) -> str | None:
     """Return a host as it is sent; ``None`` if it is invalid."""
     if text.startswith("["):

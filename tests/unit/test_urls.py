@@ -7,7 +7,7 @@ import ipaddress
 import random
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 import requests
@@ -156,6 +156,13 @@ def test_a_users_own_password_is_kept_aside(userinfo: str, header: str | None) -
 )
 def test_a_reference_leads_where_everybody_would_go(reference: str, leads_to: str) -> None:
     assert str(join_url(HUB, reference)) == leads_to
+
+
+@pytest.mark.parametrize(
+    "reference", ["/a/../b", "/a/./b", "/a/..", "/a?", "/a;", "/a?x=/../y", "/a%2Fb?c=%2F&d=e", "/.a"]
+)
+def test_a_path_that_needs_no_resolving_leads_where_resolving_would(reference: str) -> None:
+    assert join_url(HUB, reference) == parse_url(urljoin(str(HUB), reference))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from hf_haul.storage.placing import require_place
 from hf_haul.storage.staged_file import StagedFile, StagedLostError
 from hf_haul.storage.staged_names import scan_orphans
 from hf_haul.storage.sweeping import sweep, sweep_partials_of_upstream
-from hf_haul.task import bears_out
+from hf_haul.task import Destination, bears_out
 
 __all__ = ["close_file", "open_file", "sweep_up", "verify_and_publish"]
 
@@ -73,7 +73,7 @@ def open_file(
     destination = request.destination
     descriptors.measure()
     if not isinstance(destination, NodeDestination):
-        require_place(destination.path)
+        require_place(task.local_path)
     if not request.fresh and _is_present(transfer, probing):
         raise SupersededError
     if task.size is None:
@@ -158,7 +158,7 @@ def _is_present(transfer: Transfer, probing: Callable[[], AbstractContextManager
     Cancelling ends the look, as one at the bytes of a large file takes minutes.
     """
     destination = transfer.request.destination
-    if not os.path.lexists(destination.path):
+    if not os.path.lexists(transfer.task.local_path):
         return destination.is_present()
     with probing() as probe:
         return destination.is_present(probe.cancel_token.check)
@@ -275,24 +275,19 @@ def _is_borne_out(transfer: Transfer, verifier: Verifier) -> bool:
 
 def sweep_up(run: QueueRun) -> None:
     """Remove what dead processes left of the files of a queue that are in place, of any version and name."""
-    sizes: dict[Path, dict[str, int]] = {}
-    locks: dict[Path, dict[str, Path]] = {}
-    replaced: dict[Path, list[Callable[[str], bool]]] = {}
+    found: dict[Path, tuple[dict[str, int], dict[str, Destination]]] = {}
     for task in run.queue.completed:
         destination = run.requests[task.task_id].destination
-        folder = destination.staging_dir
-        keys = (destination.staging_key, *destination.former_keys)
-        sizes.setdefault(folder, {}).update(dict.fromkeys(keys, task.size or 0))
-        replaced.setdefault(folder, []).append(destination.replaces)
-        if destination.upstream_lock is not None:
-            locks.setdefault(folder, {}).update(dict.fromkeys(keys, destination.upstream_lock))
-    for folder, by_key in sizes.items():
-        sweep(folder, by_key, partial(_any_replaces, replaced[folder]))
-        sweep_partials_of_upstream(folder, locks.get(folder, {}))
+        sizes, places = found.setdefault(destination.staging_dir, ({}, {}))
+        for key in (destination.staging_key, *destination.former_keys):
+            sizes[key], places[key] = task.size or 0, destination
+    for folder, (sizes, places) in found.items():
+        sweep(folder, sizes, partial(_any_replaces, list(places.values())))
+        sweep_partials_of_upstream(folder, places)
 
 
-def _any_replaces(places: Sequence[Callable[[str], bool]], key: str) -> bool:
-    return any(replaces(key) for replaces in places)
+def _any_replaces(places: Sequence[Destination], key: str) -> bool:
+    return any(place.replaces(key) for place in places)
 
 
 def close_file(transfer: Transfer) -> None:

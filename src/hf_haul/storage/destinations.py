@@ -63,7 +63,7 @@ class BlobDestination:
     @property
     def staging_dir(self) -> Path:
         """The repository's blobs, where ``hf cache prune`` looks for leftovers."""
-        return Path(self.folder.blobs)
+        return self.folder.staging_dir
 
     @property
     def staging_key(self) -> str:

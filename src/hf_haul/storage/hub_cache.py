@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from hf_haul.descriptors import descriptors
 from hf_haul.storage.file_names import passing_name
@@ -52,6 +53,7 @@ class RepoFolder:
         self.cache_dir = cache_dir
         self.root = os.path.join(cache_dir, name)
         self.blobs = os.path.join(self.root, "blobs")
+        self.staging_dir = Path(self.blobs)
         self.share = share
         self._symlinks = symlinks
         self._symlinks_known: bool | None = None

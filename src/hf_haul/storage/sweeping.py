@@ -18,6 +18,7 @@ from hf_haul.storage.mounts import keeps_writes
 from hf_haul.storage.ownership import is_running, try_lock
 from hf_haul.storage.regular_files import open_regular
 from hf_haul.storage.staged_names import OFFSET_SUFFIX, STAGED_NAME, giver_of, scan_orphans
+from hf_haul.task import Destination
 
 __all__ = [
     "PARTIAL_OF_UPSTREAM",
@@ -62,7 +63,7 @@ def sweep(
                 adopter.remove(paths)
 
 
-def sweep_partials_of_upstream(directory: Path, locks: Mapping[str, Path]) -> None:
+def sweep_partials_of_upstream(directory: Path, places: Mapping[str, Destination]) -> None:
     """Remove huggingface_hub's partial files of files that are in place, where no process uses them.
 
     Its partial files do not say whose they are. They go if nothing has changed about them for a day and the
@@ -71,19 +72,19 @@ def sweep_partials_of_upstream(directory: Path, locks: Mapping[str, Path]) -> No
 
     Args:
         directory: Where it keeps them, as ``<key>.incomplete`` or ``<key>.<eight hex digits>.incomplete``.
-        locks: What it locks meanwhile, by key.
+        places: Where the files are in place, by key; each knows what it locks meanwhile.
     """
-    if not locks or not keeps_writes(directory):
+    if not keeps_writes(directory):
         return
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             match = PARTIAL_OF_UPSTREAM.fullmatch(entry.name)
-            if match is None or match[1] not in locks or STAGED_NAME.fullmatch(entry.name):
+            if match is None or match[1] not in places or STAGED_NAME.fullmatch(entry.name):
                 continue
-            with (
-                contextlib.suppress(OSError),
-                hold_upstream_partial(Path(entry.path), locks[match[1]]) as state,
-            ):
+            lock = places[match[1]].upstream_lock
+            if lock is None:
+                continue
+            with contextlib.suppress(OSError), hold_upstream_partial(Path(entry.path), lock) as state:
                 if state == "dead":
                     os.unlink(entry.path)
                     logger.info("removed %s, which nobody has touched for a day", entry.path)

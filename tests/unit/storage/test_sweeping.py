@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.support.storage import DATA, SIZE, abandon, left_behind, put
@@ -15,6 +17,11 @@ from hf_haul.storage import (
 )
 from hf_haul.storage.claiming import claim
 from hf_haul.storage.sweeping import sweep, sweep_partials_of_upstream
+
+
+def locked_by(path: Path) -> Any:
+    """A destination, as far as it matters here."""
+    return SimpleNamespace(upstream_lock=path)
 
 
 @pytest.mark.usefixtures("dead")
@@ -97,7 +104,7 @@ def test_what_huggingface_hub_left_goes_only_where_it_is_surely_nobodys(
     holder = os.open(path, os.O_RDWR) if lock == "held" else -1
     if lock == "held":
         assert ownership.try_lock(holder)
-    sweep_partials_of_upstream(tmp_path / "blobs", {"etag": path})
+    sweep_partials_of_upstream(tmp_path / "blobs", {"etag": locked_by(path)})
     assert partial.exists() != removed
     if lock == "held":
         os.close(holder)
@@ -111,5 +118,5 @@ def test_on_a_file_system_of_other_hosts_all_that_huggingface_hub_left_stays(
     partial = tmp_path / "etag.incomplete"
     partial.touch()
     os.utime(partial, (1, 1))
-    sweep_partials_of_upstream(tmp_path, {"etag": tmp_path / "etag.lock"})
+    sweep_partials_of_upstream(tmp_path, {"etag": locked_by(tmp_path / "etag.lock")})
     assert partial.exists()
