@@ -348,7 +348,7 @@ class HttpSource:
                 f"{redact(response.url)} answered {response.status}", retry_after=retry_after
             )
             busy.counts_requests = response.status == 429
-            busy.host = host_of(response.url)
+            busy.host = url.authority
             raise busy
         return response
 

@@ -87,7 +87,7 @@ def request_head(url: HttpUrl, headers: Mapping[str, str]) -> bytes | None:
 
     Args:
         url: What is asked for.
-        headers: All but ``Host``; no name twice, in whatever case.
+        headers: All but ``Host``.
     """
     named = [f"{name}: {value}\r\n" for name, value in headers.items()]
     names = {name.lower() for name in headers}
@@ -96,6 +96,7 @@ def request_head(url: HttpUrl, headers: Mapping[str, str]) -> bytes | None:
     lines = "".join(named)
     if (
         "host" in names
+        or len(names) != len(headers)
         or lines.count("\n") != len(named)
         or _PLAIN_LINES.fullmatch(lines) is None
         or _PLAIN_TARGET.fullmatch(url.target) is None

@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import requests
-from requests.structures import CaseInsensitiveDict
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout
 
@@ -31,8 +30,9 @@ from hf_haul.errors import StopRequestedError, TooManyOpenFilesError, TransferEr
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import renew_after_fork
 from hf_haul.redaction import redacting
-from hf_haul.task import NetworkPath, NetworkPaths
+from hf_haul.task import NetworkPaths
 from hf_haul.transports.network import Adapter, Network, NetworkOptions, ca_from_environment
+from hf_haul.transports.outgoing import Outgoing, merge_headers
 from hf_haul.transports.plain import PlainAnswer, exchange
 from hf_haul.transports.request import InterruptibleRequest, active
 from hf_haul.transports.response import PooledResponse
@@ -81,28 +81,6 @@ class _ThreadStats:
             "errors": self.errors,
             "error_rate": self.errors / self.requests if self.requests else 0.0,
         }
-
-
-@dataclass(eq=False, slots=True)
-class _Request:
-    """What is to be sent, and by which way."""
-
-    url: HttpUrl
-    headers: CaseInsensitiveDict[str]
-    adapter: Adapter
-    call: InterruptibleRequest
-    paths: NetworkPaths | None
-
-    @property
-    def path(self) -> NetworkPath | None:
-        """How the caller would have its origin reached."""
-        return None if self.paths is None else self.paths.path_to(str(self.url))
-
-    def prepared(self) -> requests.PreparedRequest:
-        """Return the same as requests would have it."""
-        prepared = requests.PreparedRequest()
-        prepared.method, prepared.url, prepared.headers = "GET", str(self.url), self.headers
-        return prepared
 
 
 class ConnectionPool:
@@ -358,7 +336,9 @@ class ConnectionPool:
             call.silence_limits = SilenceLimits(
                 *(min(each, _LONGEST_SILENCE) for each in call.silence_limits)
             )
-        request = _Request(parts, self._merged(parts, headers), adapter, call, network)
+        request = Outgoing(
+            parts, merge_headers(parts, self._options.headers, headers), adapter, call, network
+        )
         thread_id = threading.get_ident()
         with self._lock:
             self._calls.add(call)
@@ -385,16 +365,7 @@ class ConnectionPool:
             finish(0, not isinstance(error, StopRequestedError))
             raise
 
-    def _merged(self, url: HttpUrl, headers: Mapping[str, str] | None) -> CaseInsensitiveDict[str]:
-        merged: CaseInsensitiveDict[str] = CaseInsensitiveDict(self._options.headers)
-        if headers:
-            merged.update(headers)
-        authorization = url.authorization
-        if authorization is not None:
-            merged["Authorization"] = authorization
-        return merged
-
-    def _send(self, request: _Request) -> BaseHTTPResponse | PlainAnswer:
+    def _send(self, request: Outgoing) -> BaseHTTPResponse | PlainAnswer:
         call = request.call
         try:
             return self._send_plainly(request) or self._send_once(request)
@@ -411,7 +382,7 @@ class ConnectionPool:
         except FOREIGN as error:
             raise_translated(error, call, self._options)
 
-    def _send_on_shortage(self, request: _Request) -> BaseHTTPResponse:
+    def _send_on_shortage(self, request: Outgoing) -> BaseHTTPResponse:
         """Send the request once a socket can be opened again."""
         call = request.call
 
@@ -431,7 +402,7 @@ class ConnectionPool:
         except FOREIGN as error:
             raise_translated(error, call, self._options)
 
-    def _send_plainly(self, request: _Request) -> BaseHTTPResponse | PlainAnswer | None:
+    def _send_plainly(self, request: Outgoing) -> BaseHTTPResponse | PlainAnswer | None:
         """Send the request over an idle connection; ``None`` if there is none, or it takes more than that."""
         route = request.adapter.network.known_route(request.url, request.path)
         if route is None or route.forwards:
@@ -439,7 +410,7 @@ class ConnectionPool:
         connections = cast("PooledConnections", route.connections)
         return exchange(connections, request.call, request.url, request.headers, self._options.read_timeout)
 
-    def _send_once(self, request: _Request) -> BaseHTTPResponse:
+    def _send_once(self, request: Outgoing) -> BaseHTTPResponse:
         """Send the request as ``requests`` would."""
         adapter, call = request.adapter, request.call
         try:
