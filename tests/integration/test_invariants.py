@@ -100,10 +100,10 @@ def test_the_journal_never_claims_a_byte_that_was_not_written(
     claims = []
     record = StagedFile.record
 
-    def watched(self: StagedFile, start: int, stop: int) -> None:
+    def watched(self: StagedFile, start: int, stop: int, **more: bool) -> None:
         source = rig.files[WEIGHTS] if self.size > 1000 else rig.files[SMALL]
         claims.append(os.pread(self._fd, stop - start, start) == source[start:stop])
-        record(self, start, stop)
+        record(self, start, stop, **more)
 
     monkeypatch.setattr(StagedFile, "record", watched)
     assert rig.fetch(WEIGHTS, SMALL).errors == {}

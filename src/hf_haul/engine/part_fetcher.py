@@ -357,7 +357,7 @@ class PartFetcher:
                     self._let_digest_follow(part, staged, verifier)
         finally:
             if part.position > recorded:
-                staged.record(recorded, part.position)
+                staged.record(recorded, part.position, last=part.position == part.transfer.size)
         if (
             body.total is None
             and part.stop == part.transfer.size

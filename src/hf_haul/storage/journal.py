@@ -41,6 +41,7 @@ _TAIL: Final = 64 << 20
 #: Bytes looked through at a time.
 _TAIL_STEP: Final = 256 << 10
 _RECORD: Final = struct.Struct("<QQI")  # start, stop, crc of both and the file's nonce
+_COMPACT: Final = json.JSONEncoder(separators=(",", ":"))  # one for all: making it costs as much as using it
 #: Characters of a version that are kept; the header has a fixed size.
 _VERSION_LIMIT: Final = 64
 #: Characters that those may take in JSON, where some letters take six.
@@ -100,15 +101,15 @@ def pack_header(
         "version": version,
         "owner": _fields_of(current_owner()),
     }
-    body = _pack(about)
-    if uri and len(with_uri := _pack({**about, "uri": uri})) <= HEADER_SIZE - _HEADER.size:
-        body = with_uri
+    body = _pack({**about, "uri": uri} if uri else about)
+    if len(body) > HEADER_SIZE - _HEADER.size:
+        body = _pack(about)
     head = _HEADER.pack(_MAGIC, b"R" if released else b"O", len(body), zlib.crc32(body)) + body
     return head.ljust(HEADER_SIZE, b"\0")
 
 
 def _pack(about: dict[str, Any]) -> bytes:
-    return json.dumps(about, separators=(",", ":")).encode()
+    return _COMPACT.encode(about).encode()
 
 
 def read_header(fd: int, size: int, keys: Sequence[str]) -> Header | None:

@@ -13,9 +13,9 @@ Renaming it moves both at once, and deleting it (``hf cache prune`` finds ``*.in
 publish it: verify its digest, rename it to a private name that ends in ``.sealed``, cut off the header and
 the journal, rename it to its final name. Bytes are written at their own offset only, so writing them twice is
 harmless. A record is appended after its bytes were handed to the kernel, so a kill at any moment loses
-records, never bytes. A power failure loses the kernel's memory, too: then a record may name more than the
-disk holds. The digest finds that out; a file without a digest is fetched anew when the boot id in its header
-is not the machine's.
+records, never bytes. (A small file that came whole needs none: it is published at once.) A power failure
+loses the kernel's memory, too: then a record may name more than the disk holds. The digest finds that out; a
+file without a digest is fetched anew when the boot id in its header is not the machine's.
 
 ``adoption`` says whose a staged file is, and how another process takes it over.
 
@@ -56,6 +56,8 @@ __all__ = ["StagedFile", "StagedLostError"]
 
 logger = logging.getLogger(__name__)
 
+#: Bytes of the largest file that a kill may cost although all of it was there.
+_SMALL: Final = 1 << 20
 #: The staged files that are open in this process, by device and inode.
 _open_here: Final[set[tuple[int, int]]] = set()
 descriptors.register(_open_here, len)
@@ -120,6 +122,7 @@ class StagedFile:
         self._done = RangeSet()
         self._nonce = secrets.randbits(32)
         self._journal_end = size + HEADER_SIZE
+        self._unrecorded = False  # whether all of a small file is there, and no record says so
         self._last_beat = self._last_look = time.monotonic()
         self._adding = threading.Lock()
         self._journal_lock = threading.Lock()
@@ -174,8 +177,14 @@ class StagedFile:
             with self._lock:
                 self._done.add(offset, stop)
 
-    def record(self, start: int, stop: int) -> None:
+    def record(self, start: int, stop: int, *, last: bool = False) -> None:
         """Record in the journal bytes that :meth:`write` has handed to the kernel.
+
+        Args:
+            start: The first of them.
+            stop: Their end, exclusive.
+            last: Whether the file is published in a moment if nothing is missing: then the only record that a
+                small file would ever have is written only if that does not come about.
 
         Raises:
             DiskFullError: The disk is full; a kill would now cost these bytes, and only these.
@@ -186,7 +195,10 @@ class StagedFile:
                 self._done.add(start, stop)
             if self.sequential:
                 return
-            self._append(start, stop)
+            if last and stop - start == self.size <= _SMALL:
+                self._unrecorded = True
+            else:
+                self._append(start, stop)
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Read back what was written; return the number of bytes."""
@@ -243,6 +255,7 @@ class StagedFile:
             self._nonce = secrets.randbits(32)
             os.ftruncate(self._fd, self.size + HEADER_SIZE)
             self._journal_end = self.size + HEADER_SIZE
+            self._unrecorded = False
             self._write_header()
             for run in kept:
                 self._append(run.start, run.stop)
@@ -385,6 +398,8 @@ class StagedFile:
                 if self.sequential:
                     self._touch((0, 0))
                 else:
+                    if self._unrecorded:
+                        self._append(0, self.size)
                     self._write_header(released=True)
             self.let_go()
 

@@ -267,3 +267,30 @@ def test_who_reads_along_sees_what_is_written_and_whether_any_of_it_was_taken_ba
         other.replace(staged.path)
         with pytest.raises(StagedLostError):
             staged.open_again()
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_small_file_that_came_whole_is_recorded_only_if_it_is_not_published(
+    tmp_path: Path, published: bool
+) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    without = os.stat(staged.path).st_size
+    staged.add(0, memoryview(DATA))
+    staged.record(0, SIZE, last=True)
+    assert os.stat(staged.path).st_size == without, "a header, and no record behind it"
+    if published:
+        assert staged.seal(durable=False).read_bytes() == DATA
+        return
+    staged.close()
+    with closing(claim(tmp_path, "etag", SIZE, orphans=[staged.path])) as resumed:
+        assert (resumed.resumed, resumed.missing()) == (SIZE, [])
+
+
+def test_what_is_forgotten_of_a_file_that_came_whole_is_not_recorded_later(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE)
+    staged.add(0, memoryview(DATA))
+    staged.record(0, SIZE, last=True)
+    staged.forget([ByteRange(100, SIZE)])
+    staged.close()
+    with closing(claim(tmp_path, "etag", SIZE, orphans=[staged.path])) as resumed:
+        assert resumed.missing() == [ByteRange(100, SIZE)]
