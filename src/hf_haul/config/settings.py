@@ -66,8 +66,10 @@ class Settings:
         max_retries: Failures in a row without a new byte after which a part, and so its file, fails.
         first_retry_wait: Upper end in seconds of the first random wait between attempts; doubles each time.
         max_retry_wait: Upper end in seconds of any random wait between attempts.
-        durable: Whether a file is flushed to the disk before it gets its name, so that a power failure cannot
-            leave a published file without its bytes.
+        durable: Whether what is said to be done survives a power failure. A large file is flushed to the disk
+            before it gets its name; small ones, up to 4 MiB, are flushed together, with all names, before
+            their queue, and so the snapshot, is said to be done. After a power failure in between, a small
+            file may be short of bytes under its name: the next download sees that by its size.
         disk_check: ``strict`` raises if a queue's files will not fit, ``warn`` warns, ``off`` does not look.
         max_listing: Entries of a repository's listing, at the most: a server that never stops naming files
             has to be stopped. 10 million, because the largest datasets have some hundred thousand.

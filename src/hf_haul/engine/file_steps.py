@@ -26,6 +26,7 @@ from hf_haul.errors import IntegrityError, SourceChangedError, StopRequestedErro
 from hf_haul.metrics import SMALL_FILE
 from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.claiming import claim
+from hf_haul.storage.flushing import flush_files
 from hf_haul.storage.nodes import NodeDestination
 from hf_haul.storage.placing import require_place
 from hf_haul.storage.staged_file import StagedFile, StagedLostError
@@ -33,7 +34,7 @@ from hf_haul.storage.staged_names import scan_orphans
 from hf_haul.storage.sweeping import sweep, sweep_partials_of_upstream
 from hf_haul.task import Destination, bears_out
 
-__all__ = ["close_file", "open_file", "sweep_up", "verify_and_publish"]
+__all__ = ["close_file", "flush_together", "open_file", "sweep_up", "verify_and_publish"]
 
 logger = logging.getLogger(__name__)
 
@@ -235,7 +236,8 @@ def verify_and_publish(
             staged.forget()
             verifier.restart()
             return False
-    sealed: Path = staged.seal(durable=settings.durable)
+    # Small files are flushed together, before their queue is said to be done.
+    sealed: Path = staged.seal(durable=settings.durable and transfer.size > SMALL_FILE)
     destination = transfer.request.destination
     try:
         if isinstance(destination, NodeDestination):
@@ -271,6 +273,19 @@ def _is_borne_out(transfer: Transfer, verifier: Verifier) -> bool:
         return hash_of(staged.read_into, staged.size, algorithm, check)
 
     return bears_out(transfer.request.remote, hex_digest)
+
+
+def flush_together(run: QueueRun) -> None:
+    """Flush the files to the disk that a queue has put in place; one that cannot be flushed has failed.
+
+    Such a file is removed: it would be taken for complete, whatever of it there is after a power failure.
+    """
+    tasks = {os.fspath(task.local_path): task for task in run.unflushed}
+    for path, error in flush_files(tasks).items():
+        logger.warning("%s could not be flushed to the disk: %s", path, error)
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.realpath(path))
+        run.fail_published(tasks[path], error)
 
 
 def sweep_up(run: QueueRun) -> None:

@@ -102,6 +102,7 @@ class QueueRun:
         wasted_bytes: Bytes that came, and were thrown away, of files that are settled.
         present_files: Files that were in place without our doing.
         errors: Failed files, first failure first.
+        unflushed: Files that it put in place, and whose bytes the disk need not have yet; where that matters.
         untold: What is still to be told, or closed, before it may end.
         over: Whether every file is settled; ``done`` is set a moment later, when all files are closed.
         done: Set when the queue is over.
@@ -139,6 +140,7 @@ class QueueRun:
         self.wasted_bytes = 0
         self.present_files = 0
         self.errors: list[tuple[DownloadTask, BaseException]] = []
+        self.unflushed: list[DownloadTask] = []
         self.untold: set[object] = set()
         self.over = False
         self.done = _Done()
@@ -179,6 +181,14 @@ class QueueRun:
             self.errors.append((task, task.error))
         self.queue.settle(task, ok=False, again=again)
         self.metrics.add_file(ok=False)
+
+    def fail_published(self, task: DownloadTask, error: BaseException) -> None:
+        """Count a file as failed that was in place."""
+        if task in self.queue.completed:
+            self.queue.completed.remove(task)
+            self.queue.failed.append(task)
+            task.error = error
+            self.errors.append((task, error))
 
     def drop(self, transfer: Transfer, kept: int) -> None:
         """Count a file that is not fetched any further, and the bytes of it that stay for a later run."""

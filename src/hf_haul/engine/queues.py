@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from hf_haul.engine.events import EventBus
-from hf_haul.engine.file_steps import close_file, sweep_up
+from hf_haul.engine.file_steps import close_file, flush_together, sweep_up
 from hf_haul.engine.jobs import FollowUp
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.resilience import insist
@@ -274,6 +274,7 @@ class Queues:
             if run not in self.unended:
                 return
             self.unended.discard(run)
+        insist(partial(flush_together, run))
         try:
             sweep_up(run)
         except Exception as error:  # noqa: BLE001  what stays is litter, and no reason to fail

@@ -440,6 +440,8 @@ class Scheduler:
             job.published = verify_and_publish(
                 transfer, self.settings, lambda: run.queue.cancelled, partial(self._note_verified, job)
             )
+            if job.published and self.settings.durable:
+                run.unflushed.append(transfer.task)
 
     @staticmethod
     def _note_verified(job: Job, digest: Digest) -> None:

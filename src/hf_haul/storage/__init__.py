@@ -14,7 +14,8 @@ Where a file ends up is a *destination* (``destinations``: a blob of a ``hub_cac
 ``download_notes`` notes with a file where it came from, so that it is not fetched twice.
 ``safe_paths`` refuses names that would lead elsewhere, ``file_names`` makes those that fit into a folder,
 ``regular_files`` opens files where others may write, ``mounts`` knows which file systems are this machine's
-own; ``free_space`` tells beforehand whether a download will fit.
+own; ``free_space`` tells beforehand whether a download will fit; ``flushing`` has the disk keep what is in
+place.
 
 What survives a kill: every byte that the journal records, for whoever asks for the file next, and no
 half-made file under its final name. The names on disk and in extended attributes are a contract with other
