@@ -26,6 +26,7 @@ MODULES = (
     "upstream",
     "paced",
     "small",
+    "request",
     "loader",
     "queue",
     "mixed",

@@ -51,6 +51,7 @@ def measured(work: Work) -> dict[str, Any]:
 def haul_snapshot(repo_id: str, cache_dir: str, first: list[str] | None = None, **options: Any) -> Work:
     """hf-haul's ``snapshot_download``; with ``first``, when those files were there."""
     import hf_haul
+    import hf_haul.manager  # what a download would load at its beginning
 
     download = hf_haul.snapshot_download  # both packages load their modules at the first use of a name
 
@@ -371,6 +372,37 @@ def bare(url: str, target: str, sha256: str) -> Work:
     return lambda: fetch(url, target, sha256)
 
 
+def bare_files(library: str, files: list[Any], folder: str) -> Work:
+    """A loop over files; see :mod:`tests.benchmarks.bare_requests`."""
+    from tests.benchmarks.bare_requests import LIBRARIES, fetch_files
+
+    get = LIBRARIES[library]()
+    return lambda: fetch_files(get, files, folder)
+
+
+def bare_ranges(library: str, url: str, ranges: list[Any]) -> Work:
+    """A loop over ranges; see :mod:`tests.benchmarks.bare_requests`."""
+    from tests.benchmarks.bare_requests import LIBRARIES, fetch_ranges
+
+    get = LIBRARIES[library]()
+    return lambda: fetch_ranges(get, url, ranges)
+
+
+def haul_ranges(path: str, ranges: list[Any]) -> Work:
+    """``cat_ranges`` of hf-haul's filesystem."""
+    import hf_haul
+
+    fs = hf_haul.HaulFileSystem()
+    starts, ends = zip(*ranges, strict=True)
+
+    def work() -> None:
+        found = fs.cat_ranges([path] * len(ranges), list(starts), list(ends))
+        if [len(each) for each in found] != [stop - start for start, stop in ranges]:
+            raise ValueError("ranges of another length")
+
+    return work
+
+
 def haul_verify(**arguments: Any) -> Work:
     """hf-haul's ``verify``; see :mod:`tests.benchmarks.verifying`."""
     from tests.benchmarks import verifying
@@ -429,6 +461,9 @@ def main() -> int:
         "hub_snapshot": hub_snapshot,
         "transfer": transfer,
         "bare": bare,
+        "bare_files": bare_files,
+        "bare_ranges": bare_ranges,
+        "haul_ranges": haul_ranges,
         "haul_verify": haul_verify,
         "hub_verify": hub_verify,
         "hash_memory": hash_memory,

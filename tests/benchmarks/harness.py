@@ -139,11 +139,12 @@ class Result:
     Attributes:
         name: Short, for ``--only`` and file names.
         title: The work in words.
-        unit: ``MB/s``, ``files/s`` or ``s``: what the table's first column shows.
+        unit: ``MB/s``, ``files/s``, ``s``, or ``ms`` of processor time for each thing: what the table's first
+            column shows.
         samples: Runs by tool.
         goals: What was to be reached.
         notes: What a reader has to know.
-        scale: How many of the unit's things one run handles, for ``files/s``.
+        scale: How many of the unit's things one run handles, for ``files/s`` and ``ms``.
         comparisons: What pairs of runs said.
         limit: Seconds below which nobody comes, where it is known.
     """
@@ -164,6 +165,8 @@ class Result:
             return sample.speed
         if self.unit == "files/s":
             return self.scale / sample.seconds
+        if self.unit == "ms":
+            return 1000 * (sample.user + sample.system) / self.scale
         return sample.seconds
 
     def usable(self, tool: str) -> list[Sample]:

@@ -46,7 +46,7 @@ def table(result: Result) -> str:
     for tool, samples in result.samples.items():
         used = [result.value(each) for each in result.usable(tool)]
         ratio = result.ratio(tool, ours) if ours else None
-        digits = 3 if result.unit == "s" else 1
+        digits = 3 if result.unit in {"s", "ms"} else 1
         cells = [tool, _number(result.of(tool), digits)]
         cells.append(f"{_number(min(used), digits)}-{_number(max(used), digits)}" if used else "failed")
         cells.append(_number(ratio, 2))

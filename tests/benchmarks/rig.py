@@ -216,7 +216,7 @@ class Rig:
         self._listings += 1
         listing = self.folder / f"urls-{self._listings}.json"
         listing.write_text(json.dumps({"urls": rows, "folder": str(self.out / "to"), **options}))
-        return self._client(name, "haul_manager", f"@{listing}", repo, origin)
+        return self.client(name, "haul_manager", f"@{listing}", repo, origin)
 
     def reader(self, what: str, repo: str, protocol: str, name: str) -> Tool:
         """A loader that reads over the link, or from the folder if the protocol is ``file``; see ``read_client``."""
@@ -299,7 +299,7 @@ class Rig:
             return None
         ((path, url),) = self.urls(repo, origin).items()
         arguments = {"url": url, "target": str(self.out / "to" / path), "connections": connections}
-        return self._client(
+        return self.client(
             f"hf_transfer {connections} x 10 MiB", "transfer", json.dumps(arguments), repo, origin
         )
 
@@ -307,7 +307,7 @@ class Rig:
         """One file over one connection by three threads that receive, write and hash: no engine could do less."""
         ((path, url),) = self.urls(repo, origin).items()
         arguments = {"url": url, "target": str(self.out / "to" / path), "sha256": self._digests(repo)[path]}
-        return self._client("bare loop, verified", "bare", json.dumps(arguments), repo, origin)
+        return self.client("bare loop, verified", "bare", json.dumps(arguments), repo, origin)
 
     def _digests(self, repo: str) -> dict[str, str]:
         """sha256 of a repository's LFS files by path."""
@@ -318,7 +318,7 @@ class Rig:
             if Path(file).is_relative_to(folder)
         }
 
-    def _client(self, name: str, what: str, arguments: str, repo: str, origin: str) -> Tool:
+    def client(self, name: str, what: str, arguments: str, repo: str, origin: str) -> Tool:
         """A function of the client that writes to the folder of programs."""
         return Tool(
             name,
