@@ -62,6 +62,7 @@ PURE = (
     "task",
     "hub/presets",
     "transports/concurrency",
+    "transports/load",
     "engine/priority",
     "engine/plan",
     "reading/readahead",

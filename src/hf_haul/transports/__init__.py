@@ -10,7 +10,7 @@
   answer, ``translation`` makes errors of ours of those that libraries raise.
 - ``file_facts``: what a server says of a file before it sends it.
 - ``retry``: the one owner of retries. ``pacing`` has all threads obey together what servers ask them to wait.
-- ``source_limits``: how many connections a source is worth; ``concurrency`` decides.
+- ``source_limits``: how many connections a source is worth; ``concurrency`` decides, by the ``load``.
 
 May import the shared modules at the top, and no other package: nothing here knows of files on disk or of
 queues.

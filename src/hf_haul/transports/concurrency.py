@@ -27,10 +27,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from math import ceil
-from statistics import fmean
 from typing import Any, Final, Literal
 
-__all__ = ["ConcurrencyController", "LoadSample"]
+from hf_haul.transports.load import LoadSample, LoadTick
+
+__all__ = ["ConcurrencyController"]
 
 Phase = Literal["start", "thrift", "steps", "hold"]
 
@@ -74,8 +75,6 @@ _MOSTLY_READING: Final = 0.5
 _READING: Final = 0.85
 #: Below this there is no reason for thrift.
 _IDLE_PROCESSOR: Final = 0.3
-#: Share of the limit that has to be in use on average for a tick to say anything about it.
-_IN_USE: Final = 0.75
 #: Seconds for the connections in use to follow a new limit, after which the trial is called off.
 _FOLLOW: Final = 4.0
 #: Seconds without a look after which a tick begins anew: its owner had nothing to look at.
@@ -88,29 +87,6 @@ _BREAKS_WITHIN: Final = 5.0
 _HARMLESS: Final = frozenset({"LinkExpiredError", "RangeRefusedError", "SourceChangedError"})
 #: Says of ``backoff`` after which one is enough.
 _REFUSALS: Final = frozenset({"ServerBusyError"})
-
-
-@dataclass(frozen=True, slots=True)
-class LoadSample:
-    """What a source has delivered, and what that took.
-
-    Attributes:
-        goodput_total: Goodput so far: bytes, and something for each finished request where round trips and
-            not bytes are what takes time.
-        bytes_total: Bytes alone.
-        active: Connections in use now.
-        peak: The most in use since the last look.
-        cpu_busy: Share of all processors that this process used since the last look, 0.0 to 1.0.
-        reading_total: Seconds that connections spent in reads and waits for answers so far, summed over all;
-            ``None`` if not known.
-    """
-
-    goodput_total: float
-    bytes_total: float
-    active: int
-    peak: int = 0
-    cpu_busy: float = 0.0
-    reading_total: float | None = None
 
 
 @dataclass
@@ -148,13 +124,7 @@ class ConcurrencyController:
         self._flowing = False
         self._told_at: float | None = None
         self._looked_at: float | None = None
-        self._tick_at: float | None = None
-        self._tick_goodput = 0.0
-        self._tick_bytes = 0.0
-        self._tick_reading: float | None = None
-        self._tick_samples: list[int] = []
-        self._tick_busy: list[float] = []
-        self._tick_peak = 0
+        self._tick: LoadTick | None = None
         self._hold_until = 0.0
         self._hold = _HOLD
         self._probe_down = True  # a start in leaps is more likely to end too high than too low
@@ -208,27 +178,20 @@ class ConcurrencyController:
             self._watch_flow(now, load)
         if not self._flowing:
             return
-        if self._tick_at is None or away > _GAP:
-            self._start_tick(now, load)
+        tick = self._tick
+        if tick is None or away > _GAP:
+            self._tick = LoadTick(now, load)
             return
         if self._trial is not None and now - self._trial.since > _FOLLOW + 4 * self._tick_seconds():
             self._abort_trial(now, self._trial)
-        self._tick_samples.append(load.active)
-        self._tick_busy.append(load.cpu_busy)
-        self._tick_peak = max(self._tick_peak, load.active, load.peak)
-        seconds = now - self._tick_at
-        if seconds < self._tick_seconds():
+        tick.add(now, load)
+        if tick.seconds < self._tick_seconds():
             return
-        rate = (load.goodput_total - self._tick_goodput) / seconds
-        nbytes = load.bytes_total - self._tick_bytes
-        told = self._is_conclusive(rate)
-        cpu_busy = fmean(self._tick_busy)
-        reading = self._share_of_reading(load, seconds)
-        self._start_tick(now, load)
-        if told:
-            self._now_per_connection = nbytes / seconds / self._limit
+        self._tick = LoadTick(now, load)
+        if tick.is_conclusive(self._limit):
+            self._now_per_connection = tick.bytes_per_second / self._limit
             self._best_per_connection = max(self._best_per_connection, self._now_per_connection)
-            self._judge(now, rate, cpu_busy, reading)
+            self._judge(now, tick)
 
     def backoff(self, now: float, reason: str) -> None:
         """Note a failure, and halve the limit if it looks like too many connections; at most once a second.
@@ -257,7 +220,7 @@ class ConcurrencyController:
         self._goodput = 0.0
         self._probe_down = False
         self._rest(now, _HOLD)
-        self._tick_at = None
+        self._tick = None
 
     def retune(self, now: float) -> None:
         """Start over from the present limit."""
@@ -267,7 +230,7 @@ class ConcurrencyController:
         self._phase = "start"
         self._goodput = 0.0
         self._hold = _HOLD
-        self._tick_at = None
+        self._tick = None
 
     def snapshot(self) -> dict[str, Any]:
         """Return the present state as plain values."""
@@ -290,19 +253,6 @@ class ConcurrencyController:
         # Ticks are cut by samples a little late or early; a hair less keeps them from taking one more.
         return max(least, _FIRST_BYTES_PER_TICK * (self._first_byte or 0.0)) - 0.01
 
-    def _start_tick(self, now: float, load: LoadSample) -> None:
-        self._tick_at = now
-        self._tick_goodput = load.goodput_total
-        self._tick_bytes = load.bytes_total
-        self._tick_reading = load.reading_total
-        self._tick_samples, self._tick_busy, self._tick_peak = [], [], 0
-
-    def _share_of_reading(self, load: LoadSample, seconds: float) -> float:
-        """Return the share of the connections' time that reads took in this tick; 1.0 if unknown."""
-        if load.reading_total is None or self._tick_reading is None:
-            return 1.0
-        return (load.reading_total - self._tick_reading) / (seconds * self._limit)
-
     def _watch_flow(self, now: float, load: LoadSample) -> None:
         """Wait for the first bytes; a tick that began before them would make the rest look like growth."""
         if self._begun is None or self._first_byte is None:
@@ -310,7 +260,7 @@ class ConcurrencyController:
         began, before = self._begun
         if load.goodput_total > before.goodput_total:
             self._flowing = True
-            self._start_tick(min(began + self._first_byte, now), before)
+            self._tick = LoadTick(min(began + self._first_byte, now), before)
 
     def _abort_trial(self, now: float, trial: _Trial) -> None:
         """End a trial that the connections in use do not follow."""
@@ -320,25 +270,18 @@ class ConcurrencyController:
             self._take_back(trial)
             self._rest(now, _HOLD)
 
-    def _is_conclusive(self, rate: float) -> bool:
-        """Return whether a tick says something about the limit: it was in use, and bytes came."""
-        samples = self._tick_samples
-        if not samples or rate <= 0.0:
-            return False
-        return self._tick_peak == self._limit and sum(samples) >= _IN_USE * self._limit * len(samples)
-
-    def _judge(self, now: float, rate: float, cpu_busy: float, reading: float) -> None:
+    def _judge(self, now: float, tick: LoadTick) -> None:
         if self._trial is not None:
-            if not self._judge_trial(now, rate, self._trial):
+            if not self._judge_trial(now, tick.rate, self._trial):
                 return
         else:
-            self._note_goodput(now, rate)
-        if self._ends_thrift(now, rate, cpu_busy, reading):
+            self._note_goodput(now, tick.rate)
+        if self._ends_thrift(now, tick):
             return
-        if self._can_be_thrifty(rate, cpu_busy):
-            self._halve(now, reading)
+        if self._can_be_thrifty(tick):
+            self._halve(now, tick)
             return
-        busy = cpu_busy > _BUSY_PROCESSOR
+        busy = tick.cpu_busy > _BUSY_PROCESSOR
         if self._phase == "hold":
             if now >= self._hold_until:
                 self._probe(now, busy=busy)
@@ -347,14 +290,15 @@ class ConcurrencyController:
         elif busy or self._phase == "thrift":  # more connections would only take turns
             self._rest(now, self._hold)
         else:
-            self._grow(now, cpu_busy)
+            self._grow(now, tick.cpu_busy)
 
-    def _ends_thrift(self, now: float, rate: float, cpu_busy: float, reading: float) -> bool:
+    def _ends_thrift(self, now: float, tick: LoadTick) -> bool:
         """Return to more connections where fewer turn out to be too few; return whether it did."""
-        idle = cpu_busy < _IDLE_PROCESSOR
-        if self._untried and (idle or reading >= _MOSTLY_READING):
+        idle = tick.cpu_busy < _IDLE_PROCESSOR
+        if self._untried and (idle or tick.share_of_reading(self._limit) >= _MOSTLY_READING):
             before, self._untried = self._untried, 0
-            if idle or rate < _HALVING_PAYS * self._before_halving:  # they read seldom for another reason
+            # They read seldom for another reason.
+            if idle or tick.rate < _HALVING_PAYS * self._before_halving:
                 self._limit = before
                 self.retune(now)
                 self._thrift = False
@@ -365,7 +309,7 @@ class ConcurrencyController:
             return True
         return False
 
-    def _can_be_thrifty(self, rate: float, cpu_busy: float) -> bool:
+    def _can_be_thrifty(self, tick: LoadTick) -> bool:
         """Return whether half the connections might do.
 
         Without it, a mixed queue takes 1.23 times the processor time (95 % interval 1.12 to 1.29) and 1.18
@@ -373,12 +317,13 @@ class ConcurrencyController:
         """
         if self._phase == "hold" or self._thrift is False or self._limit == 1:
             return False
-        return cpu_busy > _SHORT_OF_PROCESSOR and rate >= _FAST * self._limit
+        return tick.cpu_busy > _SHORT_OF_PROCESSOR and tick.rate >= _FAST * self._limit
 
-    def _halve(self, now: float, reading: float) -> None:
+    def _halve(self, now: float, tick: LoadTick) -> None:
         """Try half the connections; or, where they seldom read, go on with as many as have time for it."""
         if self._phase != "thrift":
             self._phase, self._before_halving = "thrift", self._goodput
+        reading = tick.share_of_reading(self._limit)
         if reading < _MOSTLY_READING:
             self._untried = self._untried or self._limit
             self._limit = min(self._limit // 2, ceil(self._limit * reading / _READING) or 1)

@@ -11,7 +11,8 @@ from hf_haul.config import Settings
 from hf_haul.errors import LinkExpiredError, RetriesExhaustedError, SourceChangedError
 from hf_haul.metrics import MAX_SOURCES, SourceHistory
 from hf_haul.processors import usable_processors
-from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
+from hf_haul.transports.concurrency import ConcurrencyController
+from hf_haul.transports.load import LoadSample
 
 __all__ = ["SourceLimits", "WorkloadType"]
 

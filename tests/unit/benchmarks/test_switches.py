@@ -12,8 +12,9 @@ import pytest
 from tests.benchmarks.switches import SWITCHES, switch_off
 
 from hf_haul.storage.ownership import current_owner, read_owner_xattr, try_lock, write_owner_xattr
-from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
+from hf_haul.transports.concurrency import ConcurrencyController
 from hf_haul.transports.dialing import WakeableConnection, WakeableTLSConnection
+from hf_haul.transports.load import LoadSample
 
 both = pytest.mark.parametrize("off", [False, True], ids=["with it", "without it"])
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="it does nothing elsewhere")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hf_haul.transports.concurrency import ConcurrencyController, LoadSample
+from hf_haul.transports.concurrency import ConcurrencyController
+from hf_haul.transports.load import LoadSample
 
 MB = 1e6
 TICK = 0.1
