@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, Transfer
+from hf_haul.metrics import SMALL_FILE
 
 __all__ = ["Action", "FollowUp", "Job", "JobKind"]
 
@@ -45,8 +46,14 @@ class Job:
 
     @property
     def counts(self) -> bool:
-        """Whether it takes up one of its source's connections."""
-        return self.kind in {JobKind.OPEN, JobKind.FETCH}
+        """Whether it takes up one of its source's connections.
+
+        Who finishes a small file comes back for the next one: whoever were woken for the connection meanwhile
+        would only take the interpreter from it.
+        """
+        if self.kind is JobKind.FINISH:
+            return self.transfer.size <= SMALL_FILE
+        return self.kind is not JobKind.RENEW
 
     @property
     def asks(self) -> bool:

@@ -16,7 +16,7 @@ from tests.support.transport import FakeSource, MemoryDestination, request, rese
 from hf_haul.config import KiB, MiB, Settings, Timings
 from hf_haul.engine import scheduler as scheduler_module
 from hf_haul.engine.download_queue import ModelDownloadQueue
-from hf_haul.engine.jobs import FollowUp, Job
+from hf_haul.engine.jobs import FollowUp, Job, JobKind
 from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.queue_run import QueueRun
@@ -485,6 +485,29 @@ def test_a_queue_goes_on_with_one_source_while_another_is_full(bench: Bench) -> 
     names = [each.transfer.task.file_path for each in taken if each is not None and each.part is None]
     assert names == ["a0.json", "a1.json", "a2.json", "a3.json", "z.json"]
     assert taken[5] is None
+
+
+@pytest.mark.parametrize(
+    ("size", "waits"),
+    [
+        pytest.param(4 * MiB, True, id="small: who finishes it is soon back"),
+        pytest.param(4 * MiB + 1, False, id="large: its digest and flush take a while"),
+    ],
+)
+def test_who_finishes_a_small_file_keeps_its_connection_for_the_next(
+    tmp_path: Path, size: int, waits: bool
+) -> None:
+    bench = Bench(tmp_path, initial_connections=1, part_size=8 * MiB)
+    bench.submit(bench.file("a.bin", bytes(size)), bench.file("b.bin", bytes(size)))
+    scheduler, job, kinds = bench.scheduler, bench.scheduler.next_job(), []
+    while job is not None and job.kind is not JobKind.FINISH:
+        kinds.append(job.kind)
+        job = scheduler.settle(job, scheduler._workers.attempt(job), FollowUp())
+    assert job is not None
+    assert kinds == [JobKind.OPEN, JobKind.FETCH]
+    assert (scheduler.next_job() is None) is waits
+    scheduler.settle(job, scheduler._workers.attempt(job), FollowUp())
+    assert (scheduler.next_job() is None) is not waits
 
 
 def test_a_folder_is_listed_once_for_files_that_are_added_one_by_one(
