@@ -19,6 +19,9 @@ cores with the digest and with each other's writes. Where reads take little of t
 as have time for all reads. Elsewhere halves are tried first, and kept if they bring most of it. Once the
 processor is idle again, the limit is what it was at the start.
 
+Where requests for small files keep the interpreter busy, which one thread at a time can run, a single
+connection is tried at once, in the place of the first ones: threads that take turns do less.
+
 What it does not do: look at the clock, at threads or at sockets. Its owner feeds samples and obeys ``limit``.
 """
 
@@ -222,6 +225,13 @@ class ConcurrencyController:
         self._rest(now, _HOLD)
         self._tick = None
 
+    def note_other_work(self, now: float) -> None:
+        """Look for the limit anew, unless that is under way: what it was found for has ended."""
+        if self._thrift or self._phase == "thrift":
+            self._limit = max(self._limit, self._initial)
+        if self._phase != "start":
+            self.retune(now)
+
     def retune(self, now: float) -> None:
         """Start over from the present limit."""
         del now  # nothing is pending after this
@@ -279,12 +289,12 @@ class ConcurrencyController:
         if self._ends_thrift(now, tick):
             return
         if self._can_be_thrifty(tick):
-            self._halve(now, tick)
+            self._save(now, tick)
             return
         busy = tick.cpu_busy > _BUSY_PROCESSOR
         if self._phase == "hold":
             if now >= self._hold_until:
-                self._probe(now, busy=busy)
+                self._probe(now, tick)
         elif busy and self._phase == "start":  # too short a look to rest for seconds; a longer one follows
             self._phase = "steps"
         elif busy or self._phase == "thrift":  # more connections would only take turns
@@ -294,7 +304,7 @@ class ConcurrencyController:
 
     def _ends_thrift(self, now: float, tick: LoadTick) -> bool:
         """Return to more connections where fewer turn out to be too few; return whether it did."""
-        idle = tick.cpu_busy < _IDLE_PROCESSOR
+        idle = tick.cpu_busy < (_SHORT_OF_PROCESSOR if tick.is_requests else _IDLE_PROCESSOR)
         if self._untried and (idle or tick.share_of_reading(self._limit) >= _MOSTLY_READING):
             before, self._untried = self._untried, 0
             # They read seldom for another reason.
@@ -317,14 +327,20 @@ class ConcurrencyController:
         """
         if self._phase == "hold" or self._thrift is False or self._limit == 1:
             return False
+        if tick.is_requests:
+            return tick.cpu_busy > _BUSY_PROCESSOR
         return tick.cpu_busy > _SHORT_OF_PROCESSOR and tick.rate >= _FAST * self._limit
 
-    def _halve(self, now: float, tick: LoadTick) -> None:
+    def _save(self, now: float, tick: LoadTick) -> None:
         """Try half the connections; or, where they seldom read, go on with as many as have time for it."""
         if self._phase != "thrift":
             self._phase, self._before_halving = "thrift", self._goodput
         reading = tick.share_of_reading(self._limit)
-        if reading < _MOSTLY_READING:
+        if tick.is_requests:
+            # Where it took more than the first ones to keep it busy, one would be far too few.
+            fewer = 1 if self._limit <= self._initial else self._limit // 2
+            self._try(now, fewer, _SHRINKING_PAYS, eager=True)
+        elif reading < _MOSTLY_READING:
             self._untried = self._untried or self._limit
             self._limit = min(self._limit // 2, ceil(self._limit * reading / _READING) or 1)
             self._thrift = self._drops_excess = True
@@ -357,8 +373,9 @@ class ConcurrencyController:
             thriftless = self._phase == "thrift" and not self._thrift
             if trial.eager or thriftless:
                 # What it was compared with took a twentieth of a second, and may have been a burst that
-                # nothing matches.
-                self._phase, self._goodput = "steps", 0.0
+                # nothing matches; and what kept the interpreter busy may have been the beginning.
+                self._phase = "start" if trial.eager and thriftless else "steps"
+                self._goodput = 0.0
                 self._thrift = False if thriftless else self._thrift
             else:
                 self._hold = min(2 * self._hold, _LONGEST_HOLD)
@@ -368,7 +385,7 @@ class ConcurrencyController:
         self._goodput = rate
         self._hold = _HOLD
         if self._limit < trial.before:
-            if self._phase == "thrift":
+            if self._phase == "thrift" or self._limit < self._initial:
                 self._thrift = True
             if self._phase != "thrift" or self._limit == 1:
                 self._rest(now, _HOLD)
@@ -409,8 +426,9 @@ class ConcurrencyController:
         else:
             self._try(now, min(self._limit + self._step(), self._maximum), _STEP_PAYS)
 
-    def _probe(self, now: float, *, busy: bool) -> None:
+    def _probe(self, now: float, tick: LoadTick) -> None:
         """Try the neighbours of a limit that has held: above and below in turn."""
+        busy = tick.cpu_busy > _BUSY_PROCESSOR
         if (
             self._limit >= self._maximum
             and not busy
@@ -420,7 +438,8 @@ class ConcurrencyController:
             return
         down = self._probe_down or busy or self._limit >= self._maximum
         self._probe_down = not self._probe_down
-        smaller = max(self._initial, self._limit - max(_STEP, self._limit // 4))
+        least = 1 if busy and tick.is_requests else self._initial
+        smaller = max(least, self._limit - max(_STEP, self._limit // 4))
         if down and smaller < self._limit:
             self._try(now, smaller, _SHRINKING_PAYS)
         elif busy:

@@ -25,6 +25,8 @@ class LoadSample:
         cpu_busy: Share of all processors that this process used since the last look, 0.0 to 1.0.
         reading_total: Seconds that connections spent in reads and waits for answers so far, summed over all;
             ``None`` if not known.
+        is_requests: Whether requests for small files are what takes the time. Then ``cpu_busy`` is a share of
+            one processor: the interpreter runs one thread at a time.
     """
 
     goodput_total: float
@@ -33,6 +35,7 @@ class LoadSample:
     peak: int = 0
     cpu_busy: float = 0.0
     reading_total: float | None = None
+    is_requests: bool = False
 
 
 @dataclass(slots=True)
@@ -75,6 +78,11 @@ class LoadTick:
     def cpu_busy(self) -> float:
         """Share of the processors that was used, 0.0 to 1.0."""
         return fmean(look.cpu_busy for look in self.looks)
+
+    @property
+    def is_requests(self) -> bool:
+        """Whether requests for small files are what takes the time."""
+        return self.looks[-1].is_requests
 
     def share_of_reading(self, limit: int) -> float:
         """Return the share of the connections' time that reads took; 1.0 if unknown."""

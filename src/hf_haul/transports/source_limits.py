@@ -262,8 +262,8 @@ class SourceLimits:
             # A small file is a round trip more than it is bytes.
             credit = self._requests.get(source, 0) * _REQUEST_BYTES
             workload = self._workloads.setdefault(source, WorkloadType())
-            if workload.changes(nbytes, credit) and controller.settled:
-                controller.retune(now)
+            if workload.changes(nbytes, credit):
+                controller.note_other_work(now)
             # Bytes move outside the interpreter's lock; what a request costs, one thread at a time can do.
             usable = 1 if workload.is_requests else self._processors
             load = LoadSample(
@@ -273,6 +273,7 @@ class SourceLimits:
                 self._peaks.pop(source, 0),
                 min(cores / usable, 1.0),
                 self._history.reading_total(source),
+                workload.is_requests,
             )
             controller.sample(now, load)
             grew = grew or controller.limit > before

@@ -29,6 +29,7 @@ class Line:
         requests: Requests per second that are counted beside the bytes, by time.
         cpu: Share of the processors in use, by connections.
         reading: Share of the connections' time that reads take, by connections; ``None`` if nobody tells.
+        small: Whether requests for small files are what takes the time.
     """
 
     link: Link
@@ -39,6 +40,7 @@ class Line:
     requests: Callable[[float], int] = lambda now: 0
     cpu: Callable[[int], float] = lambda n: 0.0
     reading: Callable[[int], float] | None = None
+    small: bool = False
     initial: int = 4
     maximum: int = 32
     seed: int = 1
@@ -76,7 +78,14 @@ class Line:
             if self.reading is not None:
                 self.read_seconds += self.reading(count) * count * TICK
                 reading = self.read_seconds
-            load = LoadSample(goodput, self.total, count, cpu_busy=self.cpu(count), reading_total=reading)
+            load = LoadSample(
+                goodput,
+                self.total,
+                count,
+                cpu_busy=self.cpu(count),
+                reading_total=reading,
+                is_requests=self.small,
+            )
             self.controller.sample(self.now, load)
             if self.limits[-1][1] != self.controller.limit:
                 self.limits.append((self.now, self.controller.limit))
@@ -273,6 +282,95 @@ def test_a_refusal_ends_thrift() -> None:
     line.cpu = lambda n: 0.02
     line.run(4)
     assert line.limit == 1
+
+
+# ---- small files that keep the interpreter busy
+
+
+def taking_turns(n: int, _: float) -> float:
+    """Threads that take the interpreter from each other: four do three quarters of what one does."""
+    return 20 * MB / (1 + 0.1 * (n - 1))
+
+
+def small_files(link: Link, cpu: Callable[[int], float] = lambda n: 0.95, **more: float) -> Line:
+    return Line(link, small=True, cpu=cpu, **more)  # type: ignore[arg-type]  # one of them is an int
+
+
+def test_small_files_that_keep_the_interpreter_busy_get_one_connection_at_once() -> None:
+    line = small_files(taking_turns).run(0.2)
+    assert line.limit == 1
+    line.run(60)
+    assert [limit for _, limit in line.limits] == [4, 1]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_connections_for_small_files_that_are_missed_come_back(noise: float) -> None:
+    """Each waits a little for its answers, so that one alone would leave the interpreter idle half the time."""
+
+    def waiting(n: int, _: float) -> float:
+        return 20 * MB * min(1.0, 0.5 * n)
+
+    line = small_files(waiting, noise=noise).run(0.6)
+    assert [limit for _, limit in line.limits] == [4, 1, 4]
+    assert line.run(60).average(59) >= 0.95 * 20 * MB
+
+
+def test_many_connections_for_far_small_files_are_not_given_up_for_one() -> None:
+    line = small_files(lambda n, _: 20 * MB * min(n, 16), cpu=lambda n: min(0.06 * n, 0.96)).run(60)
+    assert min(limit for _, limit in line.limits) >= 4
+    assert line.average(59) >= 0.9 * 16 * 20 * MB
+
+
+def test_a_beginning_that_is_busy_does_not_hold_up_growth_for_far_small_files() -> None:
+    line = small_files(linear)
+    line.run(0.1)
+    line.cpu = lambda n: 0.01 * n
+    assert line.run(0.9).limit == 32
+    assert [limit for _, limit in line.limits[:3]] == [4, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("busy", "limit"),
+    [
+        pytest.param(0.4, 32, id="others have most of the time"),
+        pytest.param(0.7, 1, id="others have little"),
+    ],
+)
+def test_one_connection_for_small_files_is_not_enough_where_it_waits_most_of_the_time(
+    busy: float, limit: int
+) -> None:
+    line = small_files(taking_turns).run(1)
+    assert line.limit == 1
+    line.cpu, line.link = (lambda n: busy if n == 1 else 0.1), linear
+    assert line.run(2).limit == limit
+
+
+def test_one_connection_that_was_refused_by_mistake_is_found_by_probes() -> None:
+    def link(n: int, now: float) -> float:
+        return taking_turns(n, now) if n > 1 or now > 0.5 else 0.1 * MB
+
+    line = small_files(link).run(0.5)
+    assert [limit for _, limit in line.limits] == [4, 1, 4]
+    assert line.run(30).limit == 1
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0], ids=["on trial", "found"])
+def test_one_connection_that_was_right_for_small_files_is_not_where_large_ones_begin(seconds: float) -> None:
+    line = small_files(taking_turns).run(seconds)
+    assert line.limit == 1
+    line.controller.note_other_work(line.now)
+    assert line.limit == 4
+    line.small, line.link, line.cpu = False, linear, lambda n: 0.2
+    assert line.run(0.6).limit == 32
+
+
+def test_other_work_does_not_hold_up_leaps() -> None:
+    line = Line(linear).run(0.1)
+    line.controller.note_other_work(line.now)
+    assert line.controller.snapshot()["trying"] is True
+
+
+# ---- bounds and probes
 
 
 def test_the_maximum_is_never_exceeded_and_the_initial_limit_not_undercut_by_probes() -> None:

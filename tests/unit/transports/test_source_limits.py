@@ -285,3 +285,31 @@ def test_no_connection_is_added_where_the_interpreter_is_what_limits_small_files
         sources.sample(now)
     assert (sources.limit(A) > 8) is grows
     assert sources.limit(A) >= 4
+
+
+@pytest.mark.parametrize(
+    ("work", "is_one"),
+    [
+        pytest.param("requests", True, id="small files, whose threads take turns"),
+        pytest.param("bytes", False, id="bytes, which move beside each other"),
+    ],
+)
+def test_small_files_that_keep_the_interpreter_busy_get_one_connection(
+    monkeypatch: pytest.MonkeyPatch, work: str, is_one: bool
+) -> None:
+    history, now = SourceHistory(), 0.0
+    clock = SimpleNamespace(process_time=lambda: now, monotonic=lambda: now)
+    monkeypatch.setattr("hf_haul.transports.source_limits.time", clock)
+    sources = SourceLimits(Settings(initial_connections=4), history, clock=lambda: now)
+    sources.register({A}, 1)
+    history.first_byte(A, 0.001)
+    sources.count(A, 4)
+    for _ in range(20):
+        now += 0.05
+        for _ in range(50):  # no more with four connections than with one
+            if work == "requests":
+                sources.count_request(A)
+            history.read(A, KiB if work == "requests" else MiB // 50, 0.04)
+        sources.count(A, sources.limit(A) - sources.snapshot()[A]["active"])
+        sources.sample(now)
+    assert (sources.limit(A) == 1) is is_one
