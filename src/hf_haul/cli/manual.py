@@ -37,6 +37,7 @@ _VARIABLES: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "": (
         ("HTTPS_PROXY", "a proxy; and HTTP_PROXY, ALL_PROXY, NO_PROXY"),
         ("REQUESTS_CA_BUNDLE", "certificates to trust"),
+        ("HF_HAUL_CA_BUNDLE", "certificates to trust besides, as a lab's server's"),
         ("HF_HAUL_CONFIG", "the configuration file; empty for none"),
         ("HF_HAUL_...", "every other setting: hf-haul env"),
         ("HF_DEBUG", "1: tracebacks of errors"),

@@ -20,7 +20,7 @@ from hf_haul.config.settings import (
     settings_in_force,
 )
 from hf_haul.config.timings import DEFAULT_TIMINGS, Timings
-from hf_haul.config.variables import serve_token
+from hf_haul.config.variables import ca_bundle, serve_token
 
 __all__ = [
     "DEFAULT_TIMINGS",
@@ -33,6 +33,7 @@ __all__ = [
     "SettingsInForce",
     "Timings",
     "WriteMode",
+    "ca_bundle",
     "parse_rate",
     "parse_size",
     "require_number",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["OTHER_VARIABLES", "PREFIX", "serve_token"]
+__all__ = ["OTHER_VARIABLES", "PREFIX", "ca_bundle", "serve_token"]
 
 #: With what the names of all our variables begin.
 PREFIX: Final = "HF_HAUL_"
@@ -14,10 +14,23 @@ PREFIX: Final = "HF_HAUL_"
 #: Each variable that is no setting, and what it is for. Whatever else begins alike is taken for a slip.
 OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "HF_HAUL_CONFIG": "the configuration file; empty for none",
+    "HF_HAUL_CA_BUNDLE": "certificates to trust besides the usual ones, as of a lab's own server",
     "HF_HAUL_PROGRESS": "how the command shows progress: auto, tty, plain, json or none",
     "HF_HAUL_SERVE_TOKEN": "the token that 'hf-haul serve' asks for",
     "HF_HAUL_NO_SKIP": "of hf-haul's own tests: whether none may be skipped",
 }
+
+
+def ca_bundle(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the file or folder of certificates that ``HF_HAUL_CA_BUNDLE`` names.
+
+    They are trusted besides the others, for requests to the Hub as well as for bytes: a lab's server may have
+    a certificate of its own, while what it redirects to has one that everybody trusts.
+
+    Args:
+        environ: The variables; the process's own if ``None``.
+    """
+    return (os.environ if environ is None else environ).get("HF_HAUL_CA_BUNDLE") or None
 
 
 def serve_token(environ: Mapping[str, str] | None = None) -> str | None:

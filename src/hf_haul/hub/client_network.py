@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import importlib
+import os
 import ssl
 import warnings
 import weakref
@@ -23,10 +24,11 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
     get_session,
 )
 
+from hf_haul.config import ca_bundle
 from hf_haul.task import NetworkPath
 from hf_haul.urls import parse_url
 
-__all__ = ["ClientNetwork", "add_client_headers", "client_network"]
+__all__ = ["ClientNetwork", "add_client_headers", "client_network", "trust_named_certificates"]
 
 _NOT_CARRIED: Final = frozenset(
     {"host", "accept", "accept-encoding", "connection", "user-agent", "content-length", "x-amzn-trace-id"}
@@ -223,3 +225,35 @@ def add_client_headers(url: str, headers: Mapping[str, str]) -> Mapping[str, str
     """Return headers as the client of the user's own factory would send them to the Hub, cookies included."""
     network = client_network()
     return headers if network is None else MappingProxyType(network.headers_for(url, headers))
+
+
+#: huggingface_hub's own clients that trust what the environment names.
+_trusting: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+
+
+def trust_named_certificates() -> None:
+    """Make huggingface_hub's own client trust the certificates that the bytes' connections trust.
+
+    It knows ``SSL_CERT_FILE`` only. ``HF_HAUL_CA_BUNDLE`` and ``REQUESTS_CA_BUNDLE`` count for downloads,
+    which begin with questions to the Hub. A client of the user's own factory is left alone.
+
+    Raises:
+        CertificateError: They cannot be read.
+    """
+    named = {"HF_HAUL_CA_BUNDLE": ca_bundle(), "REQUESTS_CA_BUNDLE": os.environ.get("REQUESTS_CA_BUNDLE")}
+    if not any(named.values()) or client_network() is not None:
+        return
+    client = get_session()
+    if client in _trusting:
+        return
+    from hf_haul.transports.network import load_certificates  # it brings requests, which takes time
+
+    for transport in (getattr(client, "_transport", None), *getattr(client, "_mounts", {}).values()):
+        try:
+            context = transport._pool._ssl_context  # noqa: SLF001  see the module's docstring
+        except AttributeError:
+            continue
+        for name, path in named.items():
+            if path:
+                load_certificates(context, path, name)
+    _trusting.add(client)

@@ -13,6 +13,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hf_haul.errors import InvalidUrlError
+from hf_haul.hub.client_network import trust_named_certificates
 from hf_haul.redaction import redacting
 from hf_haul.urls import origin_of
 
@@ -129,9 +130,11 @@ def protect_secrets(base: str) -> Iterator[None]:
 
     Raises:
         InvalidUrlError: ``base`` is no URL, as where ``HF_ENDPOINT`` is set to nothing.
+        CertificateError: Certificates that a variable names cannot be read.
     """
     if not constants.is_offline_mode():  # nothing is asked then
         _require_url(base)
+        trust_named_certificates()
     hooks = getattr(get_session(), "event_hooks", None)
     if isinstance(hooks, dict):
         for kind, hook in (("request", _strip_secrets), ("response", _drop_encoded_length)):

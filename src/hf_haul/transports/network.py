@@ -21,6 +21,7 @@ from urllib3 import PoolManager
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout, create_urllib3_context
 
+from hf_haul.config import ca_bundle
 from hf_haul.errors import CertificateError, TransferError
 from hf_haul.redaction import redact_text
 from hf_haul.task import NetworkPath
@@ -29,7 +30,14 @@ from hf_haul.transports.route import Route
 from hf_haul.transports.slots import ConnectionSlots, with_slots
 from hf_haul.urls import HttpUrl
 
-__all__ = ["Adapter", "Network", "NetworkOptions", "ca_from_environment", "needs_no_proxy"]
+__all__ = [
+    "Adapter",
+    "Network",
+    "NetworkOptions",
+    "ca_from_environment",
+    "load_certificates",
+    "needs_no_proxy",
+]
 
 _MAX_ROUTES: Final = 256
 _MAX_PROXIES: Final = 64
@@ -82,6 +90,26 @@ def ca_from_environment() -> tuple[str | None, str | None]:
         if path:
             return (None, path) if os.path.isdir(path) else (path, None)
     return os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None
+
+
+def load_certificates(context: ssl.SSLContext, path: str, name: str) -> None:
+    """Trust the certificates of a file or folder, too.
+
+    Args:
+        context: Who trusts them.
+        path: The file or folder.
+        name: The variable that names it.
+
+    Raises:
+        CertificateError: They cannot be read.
+    """
+    try:
+        if os.path.isdir(path):
+            context.load_verify_locations(capath=path)
+        else:
+            context.load_verify_locations(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise CertificateError(f"cannot read the certificates {path}, which {name} names: {error}") from error
 
 
 class Network:
@@ -152,6 +180,9 @@ class Network:
                 "They are named by REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE, SSL_CERT_DIR or by verify= "
                 "and cert=."
             ) from error
+        more = ca_bundle() if options.trust_env and not options.own_tls else None
+        if more is not None:
+            load_certificates(context, more, "HF_HAUL_CA_BUNDLE")
         return context
 
     def is_own(self, verify: Any, cert: Any) -> bool:

@@ -110,7 +110,7 @@ def raise_translated(error: BaseException, call: InterruptibleRequest, options: 
     if _is_certificate_fault(error, handshake="TLS" in call.phase):
         raise CertificateError(
             f"{call.host}: the TLS handshake failed: {what}. Behind a proxy that opens TLS, name its certificate "
-            "in REQUESTS_CA_BUNDLE."
+            "in REQUESTS_CA_BUNDLE; a server's own in HF_HAUL_CA_BUNDLE."
         ) from _tellable(error)
     raise ConnectionFailedError(f"{call.host}: {what} ({call.phase}, {call.seconds():.1f} s)") from _tellable(
         error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_haul.config import Settings, serve_token, setting_fields
+from hf_haul.config import Settings, ca_bundle, serve_token, setting_fields
 from hf_haul.config.layers import SHORT_NAMES
 from hf_haul.config.variables import OTHER_VARIABLES
 
@@ -22,6 +22,11 @@ def test_the_token_of_serve_is_what_its_variable_holds(
         monkeypatch.setenv("HF_HAUL_SERVE_TOKEN", value)
     assert serve_token() == value
     assert "hf_x" not in repr(Settings.from_environment())
+
+
+@pytest.mark.parametrize(("value", "found"), [(None, None), ("", None), ("/ca.pem", "/ca.pem")])
+def test_certificates_are_named_by_a_variable(value: str | None, found: str | None) -> None:
+    assert ca_bundle({} if value is None else {"HF_HAUL_CA_BUNDLE": value}) == found
 
 
 def test_every_variable_that_is_written_about_is_known() -> None:
