@@ -33,6 +33,12 @@ _VARIABLES: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
         ("HF_ENDPOINT", "the Hub, or a mirror of it"),
         ("HF_HUB_OFFLINE", "1: offline; only what is cached is used"),
     ),
+    "--token-file": (("HF_HAUL_SERVE_TOKEN", "the token to ask for, where --token-file is not given"),),
+    "--upstream": (
+        ("HF_HAUL_MAX_BANDWIDTH", "limit of what is fetched from the upstream"),
+        ("HF_TOKEN", "with --private, the token for the upstream; else the one that is stored"),
+        ("HF_HUB_OFFLINE", "1: offline; the upstream is not asked"),
+    ),
     "--cache-dir": (("HF_HUB_CACHE", "the cache; else hub in HF_HOME, which is ~/.cache/huggingface"),),
     "": (
         ("HTTPS_PROXY", "a proxy; and HTTP_PROXY, ALL_PROXY, NO_PROXY"),
@@ -85,6 +91,8 @@ def manual(name: str, parser: CommandParser, summary: str, others: Sequence[str]
         others: The names of all commands.
     """
     options = {option for action in parser._actions for option in action.option_strings}  # noqa: SLF001  the same
+    if "--token-file" in options:  # there a token is what others are asked for
+        options.discard("--token")
     sections = {
         "NAME": f"hf-haul {name} - {summary.rstrip('.')}",
         "SYNOPSIS": textwrap.dedent(f"{' ' * _USAGE}{parser.format_usage()[_USAGE:]}"),

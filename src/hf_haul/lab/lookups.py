@@ -234,9 +234,15 @@ class LookUps:
         until = self._clock() + self._refresh
         if read_tree(tree_folder(folder.root, None), commit) is None:
             return _Known(until, self._unlisted(repo_id, redacted=redacted))
-        folder.prepare()
-        os.makedirs(os.path.dirname(folder.snapshot(commit)), exist_ok=True)
-        folder.write_ref(revision, commit)
+        try:
+            folder.prepare()
+            os.makedirs(os.path.dirname(folder.snapshot(commit)), exist_ok=True)
+            folder.write_ref(revision, commit)
+        except OSError as error:
+            logger.warning("cannot keep where %s of %s is: %s", revision, repo_id, error)
+            return _Known(
+                until, Refusal(507, f"the cache of this server cannot be written: {error}", "DiskFull")
+            )
         return _Known(until)
 
     def _unlisted(self, repo_id: str, *, redacted: bool) -> Refusal:

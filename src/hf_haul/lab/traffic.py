@@ -18,6 +18,7 @@ _BUCKETS: Final = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)  # seconds
 _UNSAFE: Final = re.compile(r"[^!-~]")
 _MOST_TARGET: Final = 500  # characters of a URL in the log
 _MOST_CLIENTS: Final = 1000  # whose bytes are counted
+_MOST_SHOWN: Final = 20  # of them, those that got most
 #: Half of what a rate is of is this old, in seconds.
 _SMOOTH: Final = 2.0
 
@@ -115,13 +116,17 @@ class Traffic:
         ]
 
     def totals(self) -> Mapping[str, Any]:
-        """Return sums since the start, in plain values."""
+        """Return sums since the start, in plain values; what is being sent counts as far as it is."""
         with self._lock:
+            sent, clients = self.bytes.copy(), self.by_client.copy()
+            for each in self._active.values():
+                sent["fetched" if each.arrived else "here"] += each.body_bytes
+                clients[each.client] += each.body_bytes
             return {
                 "requests": sum(self.requests.values()),
-                "bytes_here": self.bytes["here"],
-                "bytes_fetched": self.bytes["fetched"],
-                "clients": dict(self.by_client.most_common(20)),
+                "bytes_here": sent["here"],
+                "bytes_fetched": sent["fetched"],
+                "clients": dict(clients.most_common(_MOST_SHOWN)),
                 "cut": self.cut,
             }
 

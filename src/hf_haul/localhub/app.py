@@ -208,7 +208,9 @@ class App:
         repo = self.catalog.get(route.repo_type, route.repo_id)
         if repo is None:
             return self.catalog.follows or self.site.upstream is not None
-        return repo.blocking and not (route.revision and repo.knows_at_once(route.revision))
+        # A file is found at once; making a listing takes a while.
+        quick = route.kind in FILE_KINDS and route.revision is not None
+        return repo.blocking and not (quick and repo.knows_at_once(str(route.revision)))
 
     def _hop(self, record: RequestRecord, name: str, number: int) -> Reply:
         separator = "&" if "?" in record.url else "?"

@@ -102,11 +102,13 @@ class CacheRepo(FollowingRepo):
         for ref, commit in self._refs_on_disk():
             named.setdefault(commit, []).append(ref.removeprefix("refs/heads/"))
         here = {snapshot.name: snapshot for snapshot in self._snapshots()}
-        chosen = {commit: names for commit, names in named.items() if commit in here}
+        listed = self.listed_commits()
+        chosen = {commit: names for commit, names in named.items() if commit in here or commit in listed}
         chosen = chosen or {commit: [] for commit in here}
         found: list[Holding] = []
         for commit, names in chosen.items():
-            files = {name: link for name, (_, link) in self._files_of(here[commit]).items()}
+            found_here = self._files_of(here[commit]) if commit in here else {}
+            files = {name: link for name, (_, link) in found_here.items()}
             kept = self._kept(commit, files)
             here_and_listed = files if kept is None else files.keys() & kept.keys()
             found.append(Holding(commit, names, len(here_and_listed), None if kept is None else len(kept)))

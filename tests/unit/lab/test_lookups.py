@@ -127,6 +127,18 @@ def test_what_cannot_be_kept_is_refused(
         lookups.refresh("model", "org/m", "main")
 
 
+def test_a_cache_that_cannot_be_written_is_said_to_be(
+    asked: Asked, lookups: LookUps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hf_haul.storage.hub_cache.RepoFolder.write_ref", full)
+    with pytest.raises(Refusal) as refused:
+        lookups.refresh("model", "org/m", "main")
+    assert (refused.value.status, refused.value.code, asked.count) == (507, "DiskFull", 1)
+
+
 @pytest.mark.parametrize("repo_id", ["a/b/c", "..", "a--b", ""])
 def test_an_id_that_can_be_none_is_asked_of_nobody(repo_id: str, asked: Asked, lookups: LookUps) -> None:
     with pytest.raises(Refusal) as refused:

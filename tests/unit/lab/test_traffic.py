@@ -56,6 +56,7 @@ def test_what_is_being_sent_has_a_rate() -> None:
         shown = traffic.active()
     assert shown[0]["rate"] == pytest.approx(100, rel=0.01)
     assert (shown[0]["sent"], shown[0]["length"], shown[0]["client"]) == (3000, 1000, "192.0.2.1")
+    assert traffic.totals()["clients"] == {"192.0.2.1": 3000}  # also before it is over
     sent.end, sent.status = now[0], 200
     traffic.ended(sent)
     assert traffic.active() == []
