@@ -78,8 +78,13 @@ def _print_settings(found: SettingsInForce) -> None:
     print_result("Settings (* changed), and where each comes from")
     for name, origin in found.origins.items():
         mark = " " if origin.kind == "default" else "*"
-        value = getattr(found.settings, name)
+        value = _shown(getattr(found.settings, name))
         print_result(f"{mark} {'HF_HAUL_' + name.upper():<40} {value!s:<12} {origin}")
+
+
+def _shown(value: Any) -> Any:
+    """Return a value fit to be shown: of URLs, without their passwords."""
+    return ",".join(map(redact, value)) or None if isinstance(value, tuple) else value
 
 
 def _describe(file: ConfigFile) -> str:
@@ -105,7 +110,7 @@ def _as_json(
         },
         "settings": {
             name: {
-                "value": getattr(found.settings, name),
+                "value": _shown(getattr(found.settings, name)),
                 "variable": f"HF_HAUL_{name.upper()}",
                 "from": origin.kind,
                 "name": origin.name or None,

@@ -20,7 +20,7 @@ from hf_haul.config.settings import (
     settings_in_force,
 )
 from hf_haul.config.timings import DEFAULT_TIMINGS, Timings
-from hf_haul.config.variables import ca_bundle, serve_token
+from hf_haul.config.variables import ca_bundle, serve_token, source_token
 
 __all__ = [
     "DEFAULT_TIMINGS",
@@ -40,4 +40,5 @@ __all__ = [
     "serve_token",
     "setting_fields",
     "settings_in_force",
+    "source_token",
 ]

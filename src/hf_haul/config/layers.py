@@ -15,15 +15,25 @@ from hf_haul.config.quantities import parse_rate, parse_size
 from hf_haul.config.reminders import nearest, remind
 from hf_haul.config.variables import OTHER_VARIABLES, PREFIX
 
-__all__ = ["SHORT_NAMES", "SetValue", "SettingSource", "values_in_environment", "values_in_file"]
+__all__ = [
+    "SHORT_NAMES",
+    "SOURCE_TOKENS",
+    "SetValue",
+    "SettingSource",
+    "source_tokens_in_file",
+    "values_in_environment",
+    "values_in_file",
+]
 
 #: Names that people expect, and the settings they stand for.
 SHORT_NAMES: Final = {
     "max_bandwidth": "max_bandwidth_bps",
     "max_connections": "max_concurrent_downloads",
 }
+#: The setting that has the tokens of sources, and the table of the file that has them.
+SOURCE_TOKENS: Final = "source_tokens"
 #: Tables of the file that mean something.
-_TABLES: Final[frozenset[str]] = frozenset()
+_TABLES: Final = frozenset({SOURCE_TOKENS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,8 @@ def values_in_file(
             _remind_of_name(f"{file.path}: {key}", key, types, str)
             continue
         try:
+            if types[name].startswith("tuple") and isinstance(value, list):
+                value = ",".join(map(str, value))  # noqa: PLW2901  a list is written so in a variable
             if not isinstance(value, (str, bool, int, float)):
                 raise ValueError("write a text, a number, true or false")  # noqa: TRY004  as of all that is wrong here
             # Whatever people write is read alike: 50 is as little a rate here as in a variable.
@@ -115,6 +127,23 @@ def values_in_file(
         if table not in _TABLES:
             _remind_of_name(f"{file.path}: [{table}]", table, types, str)
     return found
+
+
+def source_tokens_in_file(file: ConfigFile) -> dict[str, SetValue]:
+    """Return the tokens of sources, where the configuration file has any.
+
+    Raises:
+        ValueError: One is no text, or is not for a URL; the message does not show it.
+    """
+    tokens = file.tables.get(SOURCE_TOKENS, {})
+    for url, token in tokens.items():
+        if not isinstance(token, str) or not url.startswith(("http://", "https://")):
+            raise ValueError(
+                f'configuration file {file.path}, [{SOURCE_TOKENS}]: write "http://host:port" = "the token", not {url!r} = ...'
+            )
+    if not tokens:
+        return {}
+    return {SOURCE_TOKENS: SetValue(dict(tokens), SettingSource("file", SOURCE_TOKENS, file.path))}
 
 
 def _remind_of_name(
@@ -135,12 +164,10 @@ def _read(name: str, annotation: str, text: str) -> Any:
         return None
     if name.endswith("_size") and name != "connection_pool_size":
         return parse_size(text)
+    if annotation.startswith("tuple"):
+        return () if lowered == "none" else tuple(each.strip() for each in text.split(",") if each.strip())
     if annotation.startswith("bool"):
-        if lowered in {"1", "true", "yes", "on"}:
-            return True
-        if lowered in {"0", "false", "no", "off"}:
-            return False
-        raise ValueError("write 1 or 0")
+        return _read_bool(lowered)
     for start, kind, what in (("int", int, "a whole number"), ("float", float, "a number")):
         if annotation.startswith(start):
             try:
@@ -148,3 +175,11 @@ def _read(name: str, annotation: str, text: str) -> Any:
             except ValueError:
                 raise ValueError(f"must be {what}") from None
     return lowered
+
+
+def _read_bool(text: str) -> bool:
+    if text in {"1", "true", "yes", "on"}:
+        return True
+    if text in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError("write 1 or 0")

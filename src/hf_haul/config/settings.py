@@ -8,7 +8,14 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Final, Literal, get_args
 
 from hf_haul.config.file import ConfigFile, read_config
-from hf_haul.config.layers import SettingSource, SetValue, values_in_environment, values_in_file
+from hf_haul.config.layers import (
+    SOURCE_TOKENS,
+    SettingSource,
+    SetValue,
+    source_tokens_in_file,
+    values_in_environment,
+    values_in_file,
+)
 from hf_haul.config.quantities import KiB, MiB, parse_rate, require_number
 from hf_haul.config.timings import DEFAULT_TIMINGS, Timings
 
@@ -23,6 +30,9 @@ __all__ = [
 ]
 
 _UPSTREAM_TIMEOUT: Final = "HF_HUB_DOWNLOAD_TIMEOUT"
+
+#: Fields that have no variable.
+_UNSET: Final = frozenset({"timings", SOURCE_TOKENS})
 
 DiskCheck = Literal["strict", "warn", "off"]
 WriteMode = Literal["auto", "offset", "sequential"]
@@ -77,6 +87,10 @@ class Settings:
             starts with the first and falls back to the second.
         fs_cache: What ``haul://`` reads from and keeps what it reads in: ``memory``, or also ``hub``,
             huggingface_hub's cache on disk.
+        sources: URLs of servers that have the Hub's repositories under the same paths: bytes come from them,
+            too, and are checked by what the Hub says.
+        source_tokens: The token of each such server, by its URL; in the file a table of this name. A secret,
+            and so not shown, and no variable; ``HF_HAUL_SOURCE_TOKEN`` is that of all others.
         timings: Seconds that nobody has to choose; only in Python.
     """
 
@@ -107,6 +121,8 @@ class Settings:
     max_listing: int = 10_000_000
     write_mode: WriteMode = "auto"
     fs_cache: FsCache = "memory"
+    sources: tuple[str, ...] = ()
+    source_tokens: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     timings: Timings = field(default=DEFAULT_TIMINGS, repr=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +133,12 @@ class Settings:
                 require_number(each.name, value, whole=whole, optional="None" in kind)
             elif kind == "bool" and value not in (True, False):
                 raise TypeError(f"{each.name} must be True or False, not {value!r}")
+        sources: Any = self.sources
+        if not isinstance(sources, list | tuple) or not all(isinstance(each, str) for each in sources):
+            raise TypeError(f"sources must be a list of URLs, not {sources!r}")
+        object.__setattr__(self, "sources", tuple(sources))
+        for url in (*self.sources, *self.source_tokens):
+            _require(url.startswith(("http://", "https://")), "sources", url, "URLs of http or https")
         for name in (
             "max_concurrent_downloads", "initial_connections", "max_read_connections", "max_concurrent_files_per_model",
             "chunk_size", "min_chunk_size", "connect_timeout", "stall_timeout", "give_up_after", "max_listing",
@@ -174,8 +196,8 @@ class Settings:
 
 
 def setting_fields() -> list[Field[Any]]:
-    """Return the fields that people set."""
-    return [each for each in fields(Settings) if each.name != "timings"]
+    """Return the fields that people set by a variable or a key, and may see."""
+    return [each for each in fields(Settings) if each.name not in _UNSET]
 
 
 def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +253,7 @@ def settings_in_force(environ: Mapping[str, str] | None = None) -> SettingsInFor
 def _set_values(environ: Mapping[str, str], file: ConfigFile) -> dict[str, SetValue]:
     """Return the values that are not defaults, those of the environment before those of the file."""
     types = {each.name: str(each.type) for each in setting_fields()}
-    values = values_in_file(file, types, _check)
+    values = {**values_in_file(file, types, _check), **source_tokens_in_file(file)}
     values.update(_values_of_upstream(environ, values.get("give_up_after")))
     values.update(values_in_environment(environ, types, _check))
     return values

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["OTHER_VARIABLES", "PREFIX", "ca_bundle", "serve_token"]
+__all__ = ["OTHER_VARIABLES", "PREFIX", "ca_bundle", "serve_token", "source_token"]
 
 #: With what the names of all our variables begin.
 PREFIX: Final = "HF_HAUL_"
@@ -17,6 +17,7 @@ OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "HF_HAUL_CA_BUNDLE": "certificates to trust besides the usual ones, as of a lab's own server",
     "HF_HAUL_PROGRESS": "how the command shows progress: auto, tty, plain, json or none",
     "HF_HAUL_SERVE_TOKEN": "the token that 'hf-haul serve' asks for",
+    "HF_HAUL_SOURCE_TOKEN": "the token of the sources (HF_HAUL_SOURCES) that have none of their own",
     "HF_HAUL_NO_SKIP": "of hf-haul's own tests: whether none may be skipped",
 }
 
@@ -46,3 +47,15 @@ def serve_token(environ: Mapping[str, str] | None = None) -> str | None:
         not set.
     """
     return (os.environ if environ is None else environ).get("HF_HAUL_SERVE_TOKEN")
+
+
+def source_token(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the token of the sources that have none of their own, from ``HF_HAUL_SOURCE_TOKEN``.
+
+    Args:
+        environ: The variables; the process's own if ``None``.
+
+    Returns:
+        ``None`` if it is not set, or empty.
+    """
+    return (os.environ if environ is None else environ).get("HF_HAUL_SOURCE_TOKEN", "").strip() or None

@@ -19,6 +19,8 @@ def _file(folder: Path, text: str) -> dict[str, str]:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return repr(list(value))
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
@@ -136,6 +138,26 @@ def test_a_misspelt_key_is_warned_about_once_with_the_nearest_name(
     assert message.startswith(f"{tmp_path / 'c.toml'}: ")
     assert said in message
     assert "hf_secret" not in message
+
+
+def test_a_variable_lifts_the_sources_of_the_file(tmp_path: Path) -> None:
+    environ = _file(tmp_path, "sources = ['http://lab']\n") | {"HF_HAUL_SOURCES": "none"}
+    assert Settings.from_environment(environ).sources == ()
+
+
+def test_the_file_has_the_tokens_of_sources_and_nothing_shows_them(tmp_path: Path) -> None:
+    environ = _file(tmp_path, "[source_tokens]\n'http://lab:8000' = 'hf_secret'\n")
+    settings = Settings.from_environment(environ)
+    assert settings.source_tokens == {"http://lab:8000": "hf_secret"}
+    assert "hf_secret" not in repr(settings)
+    assert "source_tokens" not in settings_in_force(environ).origins
+
+
+@pytest.mark.parametrize("line", ["lab = 'hf_secret'", "'http://lab' = 7", "'http://lab' = ['hf_secret']"])
+def test_a_token_that_cannot_be_read_is_named_with_its_file_and_not_shown(line: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\[source_tokens\]: write") as caught:
+        Settings.from_environment(_file(tmp_path, f"[source_tokens]\n{line}\n"))
+    assert "hf_secret" not in str(caught.value)
 
 
 def test_a_name_that_is_known_is_not_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -26,6 +26,7 @@ def test_settings_cannot_be_changed_once_made() -> None:
         )),
         *((name, -1) for name in ("max_retries", "first_retry_wait", "max_retry_wait", "max_bandwidth_bps")),
         ("disk_check", "maybe"),
+        ("sources", ["ftp://lab"]),
         ("write_mode", "backwards"),
     ],
 )  # fmt: skip
@@ -37,7 +38,7 @@ def test_a_value_that_cannot_work_is_refused_by_name(name: str, value: Any) -> N
 @pytest.mark.parametrize("field", setting_fields(), ids=lambda field: field.name)
 @pytest.mark.parametrize("value", ["8", [8]], ids=["a text", "a list"])
 def test_a_value_of_another_type_is_refused_by_name_with_what_is_expected(field: Any, value: Any) -> None:
-    if field.name in {"disk_check", "fs_cache", "write_mode"}:
+    if field.name in {"disk_check", "fs_cache", "sources", "write_mode"}:
         with pytest.raises((TypeError, ValueError), match=f"^{field.name} must be"):
             Settings(**{field.name: value})
         return
@@ -95,6 +96,7 @@ VARIABLES: dict[str, tuple[str, Any]] = {
     "max_listing": ("500", 500),
     "write_mode": ("sequential", "sequential"),
     "fs_cache": ("hub", "hub"),
+    "sources": ("http://lab:8000, https://m.test,", ("http://lab:8000", "https://m.test")),
 }
 
 

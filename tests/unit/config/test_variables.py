@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_haul.config import Settings, ca_bundle, serve_token, setting_fields
+from hf_haul.config import Settings, ca_bundle, serve_token, setting_fields, source_token
 from hf_haul.config.layers import SHORT_NAMES
 from hf_haul.config.variables import OTHER_VARIABLES
 
@@ -27,6 +27,15 @@ def test_the_token_of_serve_is_what_its_variable_holds(
 @pytest.mark.parametrize(("value", "found"), [(None, None), ("", None), ("/ca.pem", "/ca.pem")])
 def test_certificates_are_named_by_a_variable(value: str | None, found: str | None) -> None:
     assert ca_bundle({} if value is None else {"HF_HAUL_CA_BUNDLE": value}) == found
+
+
+@pytest.mark.parametrize(("value", "token"), [(None, None), (" ", None), ("hf_x", "hf_x")])
+def test_the_token_of_sources_is_what_its_variable_holds_unless_that_is_nothing(
+    value: str | None, token: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if value is not None:
+        monkeypatch.setenv("HF_HAUL_SOURCE_TOKEN", value)
+    assert source_token() == token
 
 
 def test_every_variable_that_is_written_about_is_known() -> None:
