@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -91,17 +91,25 @@ class DownloadMetrics:
         self._window_at = self._started
         self._window_bytes = 0
         self._peak = 0.0
+        self._by_source: Counter[str] = Counter()
 
-    def add_bytes(self, nbytes: int) -> None:
-        """Count bytes received."""
+    def add_bytes(self, nbytes: int, source: str = "") -> None:
+        """Count bytes received from a source."""
         now = self._clock()
         self._meter.add(nbytes)
         with self._lock:
             self.bytes_downloaded += nbytes
+            self._by_source[source] += nbytes
             self._window_bytes += nbytes
             if now - self._window_at >= _PEAK_WINDOW:
                 self._peak = max(self._peak, self._window_bytes / (now - self._window_at))
                 self._window_at, self._window_bytes = now, 0
+
+    @property
+    def bytes_by_source(self) -> dict[str, int]:
+        """Bytes received from each source (``scheme://host[:port]``), repeated ones included."""
+        with self._lock:
+            return dict(self._by_source)
 
     def add_expected(self, nbytes: int) -> None:
         """Count bytes that are still to come: of a file whose size was unknown."""

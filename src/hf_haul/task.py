@@ -8,12 +8,14 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import quote
 
 from hf_haul.digests import Digest
+from hf_haul.urls import source_of
 
 if TYPE_CHECKING:
     import ssl
@@ -29,6 +31,7 @@ __all__ = [
     "FileRequest",
     "NetworkPath",
     "NetworkPaths",
+    "OtherSource",
     "RemoteFile",
     "bears_out",
     "new_id",
@@ -115,6 +118,45 @@ class NetworkPaths(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class OtherSource:
+    """Where the bytes of files can be had beside their origin: a mirror, a server in the lab.
+
+    It is asked for bytes and believed nothing: what a file is, how long it is and what it must hash to its
+    origin says.
+
+    Attributes:
+        url: The file there, or what its path is appended to.
+        headers: Sent to the origin of ``url`` only; they may hold a token of its own.
+        joins_path: Whether the path is appended.
+    """
+
+    url: str = field(repr=False)  # it may hold a password
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    joins_path: bool = True
+
+    @property
+    def name(self) -> str:
+        """``scheme://host:port``, to show and to keep speeds and limits by."""
+        return source_of(self.url)
+
+    def stand_in(self, remote: RemoteFile) -> RemoteFile:
+        """Return a file as it is asked for here."""
+        url = self.url
+        if self.joins_path:
+            head, mark, query = url.partition("#")[0].partition("?")
+            url = f"{head.rstrip('/')}/{quote(remote.path)}{mark}{query}"
+        return replace(
+            remote,
+            url=url,
+            headers=self.headers,
+            trusted_origins=frozenset(),
+            xet_hash=None,
+            location=None,
+            sources=(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteFile:
     """One file at its source.
 
@@ -137,6 +179,7 @@ class RemoteFile:
             ``None`` where an etag of that form can be nothing else.
         uri: What people call it, such as ``hf://org/name@commit/a.bin``; its staged file says so.
         ranges: Whether its source may be asked for ranges; ``False`` where it has shown that it knows none.
+        sources: Where its bytes can be had, too.
     """
 
     path: str
@@ -154,6 +197,16 @@ class RemoteFile:
     confirm: Callable[[], Digest | None] | None = field(default=None, repr=False, compare=False)
     uri: str = field(default="", compare=False)
     ranges: bool = field(default=True, compare=False)
+    sources: tuple[OtherSource, ...] = field(default=(), compare=False)
+
+    @property
+    def is_checkable(self) -> bool:
+        """Whether its origin told what it is, so that its bytes may come from anywhere."""
+        return (
+            self.size is not None
+            and self.digest is not None
+            and (not self.digest_is_etag or self.confirm is None)
+        )
 
     def __post_init__(self) -> None:
         if self.size == 0 and self.digest is not None and not self.digest.is_of_nothing:
@@ -282,6 +335,7 @@ class DownloadTask:
         created_at: Seconds since the epoch.
         state: Where the file is in its life; moved with :meth:`move_to`.
         error: Why it failed, once it has.
+        other_sources: Where its bytes may come from beside its source: ``scheme://host:port``.
     """
 
     model_id: str
@@ -299,9 +353,15 @@ class DownloadTask:
     state: DownloadState = DownloadState.QUEUED
     error: BaseException | None = None
     sequence: int = field(default_factory=lambda: next(_sequence))
+    other_sources: tuple[str, ...] = ()
 
     def __lt__(self, other: DownloadTask) -> bool:
         return self.sort_key < other.sort_key
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where its bytes may come from, its origin first: ``scheme://host:port``."""
+        return (source_of(self.source_url), *self.other_sources)
 
     @property
     def sort_key(self) -> tuple[int, tuple[Any, ...], int]:

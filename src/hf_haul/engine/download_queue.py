@@ -10,7 +10,6 @@ from typing import Final
 
 from hf_haul.metrics import SMALL_FILE
 from hf_haul.task import DownloadPriority, DownloadTask, new_id
-from hf_haul.urls import source_of
 
 __all__ = ["ModelDownloadQueue"]
 
@@ -20,10 +19,13 @@ _HIGH: Final = "high"
 _SMALL: Final = "small"
 _LARGE: Final = "large"
 
-MayBegin = Callable[[str], bool]
+#: Whether one of a file's sources, its origin first, may have another connection.
+MayBegin = Callable[[tuple[str, ...]], bool]
+#: The name of a lane, and where its files may come from, their origin first.
+_Lane = tuple[str, tuple[str, ...]]
 
 
-def _anywhere(_source: str) -> bool:
+def _anywhere(_sources: tuple[str, ...]) -> bool:
     return True
 
 
@@ -33,7 +35,8 @@ class ModelDownloadQueue:
     Files wait in two lanes, small and large: where both have work of the same urgency, each gets its share,
     so that a thousand small files do not hold up the weights, nor the reverse. HIGH files have no lane; they
     go before everything. Each lane keeps the files of one source apart from those of another, so that a
-    source that may have no more connections holds up only its own.
+    source that may have no more connections holds up only its own. A file that may come from several waits
+    until any of them has one.
 
     Queues order each other: by priority, then by age. The class has no lock; its owner guards it.
 
@@ -71,8 +74,8 @@ class ModelDownloadQueue:
         self.cancelled = False
         self.paused = False
         self._age = next(_sequence)
-        self._waiting: dict[tuple[str, str], list[DownloadTask]] = {}  # heaps, by lane and source
-        self._bytes: Counter[tuple[str, str]] = Counter()  # of the files in each heap
+        self._waiting: dict[_Lane, list[DownloadTask]] = {}  # heaps, by lane and sources
+        self._bytes: Counter[_Lane] = Counter()  # of the files in each heap
         for task in tasks:
             self.add(task)
 
@@ -126,13 +129,14 @@ class ModelDownloadQueue:
         return small if prefer_small else large
 
     def waiting_work(self, *, small: bool) -> dict[str, tuple[int, int]]:
-        """Return how many files, and how many bytes, wait in a lane, by source."""
+        """Return how many files, and how many bytes, wait in a lane, by their origin."""
         wanted = _SMALL if small else _LARGE
-        return {
-            source: (len(lane), self._bytes[wanted, source])
-            for (its_lane, source), lane in self._waiting.items()
-            if its_lane == wanted and lane
-        }
+        found: dict[str, tuple[int, int]] = {}
+        for (its_lane, sources), lane in self._waiting.items():
+            if its_lane == wanted and lane:
+                files, nbytes = found.get(sources[0], (0, 0))
+                found[sources[0]] = (files + len(lane), nbytes + self._bytes[its_lane, sources])
+        return found
 
     def start(self, task: DownloadTask) -> None:
         """Make the first file of a lane active."""
@@ -186,8 +190,8 @@ class ModelDownloadQueue:
     def _peek(self, lane: str, may_begin: MayBegin) -> DownloadTask | None:
         firsts = [
             waiting[0]
-            for (its_lane, source), waiting in self._waiting.items()
-            if its_lane == lane and waiting and may_begin(source)
+            for (its_lane, sources), waiting in self._waiting.items()
+            if its_lane == lane and waiting and may_begin(sources)
         ]
         return min(firsts, default=None)
 
@@ -197,8 +201,7 @@ class ModelDownloadQueue:
         self._bytes[key] += task.size or 0
 
     @staticmethod
-    def _lane(task: DownloadTask) -> tuple[str, str]:
-        source = source_of(task.source_url)
+    def _lane(task: DownloadTask) -> _Lane:
         if task.priority is DownloadPriority.HIGH:
-            return _HIGH, source
-        return (_SMALL if task.size is not None and task.size <= SMALL_FILE else _LARGE), source
+            return _HIGH, task.sources
+        return (_SMALL if task.size is not None and task.size <= SMALL_FILE else _LARGE), task.sources

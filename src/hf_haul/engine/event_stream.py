@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, ParamSpec
 
@@ -173,15 +173,31 @@ class EventStream:
     # ---- one file
 
     def file(
-        self, state: str, path: str, size: int | None, reason: BaseException | str | None = None
+        self,
+        state: str,
+        path: str,
+        size: int | None,
+        reason: BaseException | str | None = None,
+        bytes_by_source: Mapping[str, int] | None = None,
     ) -> None:
-        """Tell that a file begins or ends: ``started``, ``done``, ``failed`` or ``cancelled``."""
+        """Tell that a file begins or ends: ``started``, ``done``, ``failed`` or ``cancelled``.
+
+        Args:
+            state: Which of them.
+            path: The file.
+            size: Its bytes.
+            reason: Why it ended so.
+            bytes_by_source: At its end, what came from where.
+        """
         if isinstance(reason, BaseException):
             reason = describe(reason).text
         if state == "cancelled":
             with self._lock:
                 self._cancelled += 1
-        self._tell("file", state=state, path=path, bytes=size, reason=reason)
+        told: dict[str, Any] = {"state": state, "path": path, "bytes": size, "reason": reason}
+        if bytes_by_source is not None:
+            told["bytes_by_source"] = dict(bytes_by_source)
+        self._tell("file", **told)
 
     def verified(self, path: str, size: int, digest: Digest) -> None:
         """Tell that a file has the digest that its source announced."""
@@ -335,6 +351,7 @@ class EventStream:
             "fetched": fetched,
             "reused": max(0, self._done - (fetched - wasted)),
             "wasted": wasted,
+            "bytes_by_source": dict(status.bytes_by_source) if status else {},
             "seconds": seconds,
             "rate": fetched / seconds if seconds > 0 else 0.0,
             "retries": self.waits.asked_again + (status.retries if status else 0),

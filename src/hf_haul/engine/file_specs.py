@@ -65,6 +65,7 @@ class FileSpec:
         etag: The source's version of the file; another one in an answer means that the file changed.
         url: Where the file is, if the queue's ``source_url`` does not lead there.
         priority: Its urgency within its queue; ``None`` lets the policy decide.
+        sources: Other URLs of the file, whose bytes are taken, too, if its size and digest are known.
     """
 
     path: str
@@ -73,6 +74,7 @@ class FileSpec:
     etag: str | None = None
     url: str | None = field(default=None, repr=False)  # it may be signed
     priority: DownloadPriority | None = None
+    sources: Sequence[str] = ()
 
 
 #: What may stand for a file of a queue.
@@ -115,13 +117,16 @@ def _as_spec(value: object, what: str) -> FileSpec:
     for name, text in texts.items():
         if text is not None and not isinstance(text, str):
             raise TypeError(f"{path!r}: {name} must be a text, or None, not {text!r}")
-    priority = getattr(value, "priority", None)
+    priority, sources = getattr(value, "priority", None), getattr(value, "sources", ())
+    if isinstance(sources, str) or not isinstance(sources, Sequence):
+        raise TypeError(f"{path!r}: sources must be a list of URLs, not {sources!r}")
     try:
         return FileSpec(
             path,
             size,  # type: ignore[arg-type]  # checked above
             _digest_of(value),
             priority=None if priority is None else DownloadPriority(priority),
+            sources=tuple(sources),
             **texts,
         )
     except (TypeError, ValueError) as error:

@@ -22,7 +22,7 @@ from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, SupersededError, Transfer
 from hf_haul.engine.verifier import Verifier
-from hf_haul.errors import IntegrityError, SourceChangedError, StopRequestedError
+from hf_haul.errors import IntegrityError, SourceChangedError
 from hf_haul.metrics import SMALL_FILE
 from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.claiming import claim
@@ -208,7 +208,8 @@ def verify_and_publish(
 
     Returns:
         Whether it is in place. ``False``: the digest was wrong for the first time, or with bytes of an
-        earlier session, and nothing of the bytes is left, so that they can be fetched anew.
+        earlier session or from other sources than its origin, and nothing is left of what may be at fault, so
+        that it can be fetched anew.
 
     Raises:
         IntegrityError: The digest was wrong again.
@@ -220,11 +221,13 @@ def verify_and_publish(
     assert staged is not None
     if verifier is not None:
         verifier.catch_up(staged.frontier, staged.read_into, wait=True)
-        if verifier.stopped:
-            raise StopRequestedError
+        verifier.check()
         actual = verifier.actual()
         if actual == verifier.digest.value:
             on_verified(verifier.digest)
+            transfer.sources.convict(staged.read_into, verifier.check)
+        elif _is_suspect(transfer, verifier):
+            return False
         elif not _is_borne_out(transfer, verifier):
             error = IntegrityError(transfer.task.file_path, verifier.digest.value, actual, staged.resumed)
             resumed = bool(staged.resumed)  # what an earlier session left may be at fault, and not the source
@@ -256,6 +259,21 @@ def verify_and_publish(
     return True
 
 
+def _is_suspect(transfer: Transfer, verifier: Verifier) -> bool:
+    """Return whether another source may have sent what is wrong; drop what did not come from the origin."""
+    staged, sources = transfer.staged, transfer.sources
+    assert staged is not None
+    if not sources.suspects():
+        return False
+    logger.warning(
+        "%s: its digest is wrong; what did not come from %s is fetched again from there",
+        transfer.task.file_path, transfer.source,
+    )  # fmt: skip
+    staged.forget(sources.suspect(staged.read_into, staged.size, verifier.check))
+    verifier.restart()
+    return True
+
+
 def _is_about(error: OSError, path: Path) -> bool:
     """Return whether an error says that ``path`` itself is missing, and not something else."""
     return isinstance(error, FileNotFoundError) and error.filename == os.fspath(path)
@@ -265,12 +283,8 @@ def _is_borne_out(transfer: Transfer, verifier: Verifier) -> bool:
     staged = transfer.staged
     assert staged is not None
 
-    def check() -> None:
-        if verifier.stopped:
-            raise StopRequestedError
-
     def hex_digest(algorithm: str) -> str:
-        return hash_of(staged.read_into, staged.size, algorithm, check)
+        return hash_of(staged.read_into, staged.size, algorithm, verifier.check)
 
     return bears_out(transfer.request.remote, hex_digest)
 

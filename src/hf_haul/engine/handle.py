@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hf_haul.engine.queue_run import QueueOutcome, QueueRun
 from hf_haul.engine.results import QueueStatus
@@ -34,6 +35,7 @@ class QueueProgress:
         state: State of the whole queue.
         waiting_for: Which other process is being waited for, if one is.
         bytes_wasted: Bytes that came over the network and were thrown away.
+        bytes_by_source: The bytes that came over the network, by source (``scheme://host[:port]``).
     """
 
     files_total: int
@@ -48,6 +50,7 @@ class QueueProgress:
     state: DownloadState
     waiting_for: str | None
     bytes_wasted: int = 0
+    bytes_by_source: Mapping[str, int] = field(default_factory=dict)
 
 
 class DownloadHandle:
@@ -173,6 +176,7 @@ class DownloadHandle:
             state=now.state,
             waiting_for=now.waiting_for,
             bytes_wasted=now.bytes_wasted,
+            bytes_by_source=now.bytes_by_source,
         )
 
     @property

@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import Settings
 from hf_haul.descriptors import Descriptors, descriptors
+from hf_haul.engine.file_sources import FileSource
 from hf_haul.engine.plan import MAX_PART, part_size
 from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.source_choice import SourceChoice
 from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.engine.watchdog import part_to_share
-from hf_haul.metrics import SMALL_FILE
+from hf_haul.metrics import SMALL_FILE, SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
 from hf_haul.transports.base import Body, Transport
@@ -36,6 +40,7 @@ class Chooser:
         sources: Which source may have another connection.
         transport_for: Makes the transport of one file.
         clock: Seconds, monotonic.
+        choice: Which source is asked; by default any that may have another connection.
         files: How many connections and files the process may open.
     """
 
@@ -46,12 +51,14 @@ class Chooser:
         transport_for: TransportFactory,
         clock: Callable[[], float],
         files: Descriptors = descriptors,
+        choice: SourceChoice | None = None,
     ) -> None:
         self._settings = settings
         self._sources = sources
         self._transport_for = transport_for
         self._clock = clock
         self._files = files
+        self._choice = choice or SourceChoice(sources, SourceHistory(), clock=clock)
         self._may_open = True
 
     def next_job(self, runs: Sequence[QueueRun]) -> Part | Transfer | None:
@@ -86,7 +93,7 @@ class Chooser:
         return busy < most
 
     def _choose_from(self, run: QueueRun) -> Part | Transfer | None:
-        running = [t for t in run.transfers.values() if t.has_work and self._sources.free(t.source)]
+        running = [t for t in run.transfers.values() if t.has_work and self._choice.next_for(t)]
         running.sort(key=lambda t: t.task.sort_key)
         if running and running[0].task.priority is DownloadPriority.HIGH:
             return self.take(running[0])
@@ -135,21 +142,24 @@ class Chooser:
     def take(self, transfer: Transfer) -> Part:
         """Start the next part of a file that has work.
 
+        It is asked for at the best source that may have another connection, or else at the origin.
+
         Every request to a source that answers slowly costs its answer's time, and what it would be divided by
         may have to wait for the first answer, too: all of a file goes into one request. It is divided later,
         where that pays. The same while nobody knows how long an answer takes, up to the size of the largest
         part, as a storage may refuse ranges of many gigabytes; :meth:`narrow` makes it an ordinary part if it
         comes quickly.
         """
-        usual = most = self._part_size(transfer)
+        source = self._choice.next_for(transfer) or transfer.sources.origin
+        usual = most = self._part_size(transfer, source.name)
         if self._settings.part_size is None and transfer.mode == "ranged":
-            slow = self._sources.answers_slowly(transfer.source)
+            slow = self._sources.answers_slowly(source.name)
             if slow is None:
                 most = MAX_PART
             elif slow:
                 # But not many times as long as the answer takes.
-                most = max(MAX_PART, int(self._sources.most_per_part(transfer.source)))
-        part = transfer.take(most, self._clock())
+                most = max(MAX_PART, int(self._sources.most_per_part(source.name)))
+        part = transfer.take(most, self._clock(), source)
         part.oversized = part.stop - part.start > usual + usual // 4
         return part
 
@@ -157,23 +167,34 @@ class Chooser:
         """Shorten a part that got its first bytes to the length of others, unless its answer was slow."""
         part.oversized = False
         transfer = part.transfer
-        if transfer.mode == "ranged" and not self._sources.answers_slowly(transfer.source):
-            transfer.cut(part, self._part_size(transfer))
+        if transfer.mode == "ranged" and not self._sources.answers_slowly(part.source.name):
+            transfer.cut(part, self._part_size(transfer, part.source.name))
 
-    def _may_begin(self, source: str) -> bool:
-        return self._sources.free(source) > 0
+    def _may_begin(self, sources: tuple[str, ...]) -> bool:
+        origin, *others = sources
+        return self._sources.free(origin) > 0 or any(map(self._choice.may_ask, others))
 
-    def _part_size(self, transfer: Transfer) -> int:
-        source, sources = transfer.source, self._sources
+    def _part_size(self, transfer: Transfer, source: str) -> int:
+        sources = self._sources
         return part_size(transfer.size, sources.limit(source), self._settings, sources.most_per_part(source))
 
     def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer:
         request = run.requests[task.task_id]
-        transfer = Transfer(task, request, self._make_transport(request), run.metrics, run.waits)
+        transport, others = self._make_transport(request), self._other_sources(task, request)
+        transfer = Transfer(task, request, transport, run.metrics, run.waits, others)
         run.queue.start(task)
         run.transfers[task.task_id] = transfer
         task.move_to(DownloadState.RUNNING)
         return transfer
+
+    def _other_sources(self, task: DownloadTask, request: FileRequest) -> list[FileSource]:
+        if not task.other_sources:
+            return []
+        remotes = [each.stand_in(request.remote) for each in request.remote.sources]
+        return [
+            FileSource(name, partial(self._make_transport, replace(request, remote=remote)))
+            for name, remote in zip(task.other_sources, remotes, strict=True)
+        ]
 
     def _make_transport(self, request: FileRequest) -> Transport:
         try:
@@ -188,21 +209,38 @@ class Chooser:
             for run in runs
             if not run.queue.paused and not run.queue.cancelled
             for t in run.transfers.values()
-            if t.mode == "ranged" and not t.ending and self._sources.free(t.source)
+            if t.mode == "ranged" and not t.ending
             for p in t.parts
-            if p.needed
+            if p.needed and self._choice.next_beside(p)
         ]
         now = self._clock()
         found = part_to_share(
-            parts, now, usual_answer=self._usual_answer, worth_hedging=self._settings.timings.worth_hedging
+            parts,
+            now,
+            usual_answer=self._usual_answer,
+            is_elsewhere_faster=self._is_elsewhere_faster,
+            worth_hedging=self._settings.timings.worth_hedging,
         )
         if found is None:
             return None
         part, split = found
-        return part.transfer.split(part, now) if split else part.transfer.hedge(part, now)
+        share = part.transfer.split if split else part.transfer.hedge
+        return share(part, now, self._choice.next_beside(part))
 
-    def _usual_answer(self, transfer: Transfer) -> float | None:
-        return self._sources.usual_answer(transfer.source, large=transfer.size > SMALL_FILE)
+    def _usual_answer(self, part: Part) -> float | None:
+        """Return the seconds in which whoever would be asked for some of a part answers.
+
+        Another source than the part's need not have answered before: what takes the one long may take the
+        other a moment.
+        """
+        source = self._choice.next_beside(part) or part.source
+        usual = self._sources.usual_answer(source.name, large=part.transfer.size > SMALL_FILE)
+        return 0.0 if usual is None and source is not part.source else usual
+
+    def _is_elsewhere_faster(self, part: Part) -> bool:
+        """Return whether another source, and a faster one, would be asked for some of a part."""
+        source = self._choice.next_beside(part) or part.source
+        return source is not part.source and self._choice.is_faster(source, part)
 
     def make_room_for(self, run: QueueRun, runs: Sequence[QueueRun], threads: int) -> None:
         """Preempt less urgent parts where a more urgent queue has no connection to run on.
@@ -224,7 +262,7 @@ class Chooser:
         wanted = self._parts_wanted(run) - min(threads, places) - sum(part.preempted for part in lesser)
         now = self._clock()
         for part in lesser:
-            if wanted > 0 and not part.preempted and (part.transfer.source in run.sources or threads <= 0):
+            if wanted > 0 and not part.preempted and (part.source.name in run.sources or threads <= 0):
                 part.preempt(now)
                 wanted -= 1
 
@@ -239,19 +277,15 @@ class Chooser:
         now = self._clock()
         kept: Counter[str] = Counter()
         for transfer in (transfer for run in runs for transfer in run.transfers.values()):
-            source = transfer.source
-            if not self._has_excess(transfer):
-                continue
+            if transfer.mode != "ranged":
+                continue  # a file that comes in one piece would have to come again
             for part in sorted(transfer.parts, key=lambda each: each.start):
+                source = part.source.name
+                if not self._sources.drops_excess(source):
+                    continue
                 kept[source] += 1
                 if kept[source] > self._sources.limit(source):
                     part.preempt(now)
-
-    def _has_excess(self, transfer: Transfer) -> bool:
-        # A file that comes in one piece would have to come again.
-        return (
-            transfer.mode == "ranged" and bool(transfer.parts) and self._sources.drops_excess(transfer.source)
-        )
 
     def _parts_wanted(self, run: QueueRun) -> int:
         """Return how many more connections a queue could use now."""
@@ -259,7 +293,7 @@ class Chooser:
         wanted = min(len(queue), max(0, queue.max_concurrent_files - len(queue.active)))
         for transfer in run.transfers.values():
             if transfer.has_work and transfer.mode == "ranged":
-                size = self._part_size(transfer)
+                size = self._part_size(transfer, transfer.source)
                 wanted += -(-sum(len(span) for span in transfer.pending) // size)
             elif transfer.has_work:
                 wanted += 1

@@ -51,9 +51,16 @@ class Job:
         Who finishes a small file comes back for the next one: whoever were woken for the connection meanwhile
         would only take the interpreter from it.
         """
+        if self.part is None and self.transfer.sources.has_others:
+            return False  # which of them a file comes from is decided for each part
         if self.kind is JobKind.FINISH:
             return self.transfer.size <= SMALL_FILE
         return self.kind is not JobKind.RENEW
+
+    @property
+    def source(self) -> str:
+        """Whose connection that is."""
+        return self.transfer.source if self.part is None else self.part.source.name
 
     @property
     def asks(self) -> bool:

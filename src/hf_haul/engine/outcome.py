@@ -16,6 +16,7 @@ from hf_haul.errors import (
     ServerBusyError,
     SourceChangedError,
     StopRequestedError,
+    TransferError,
 )
 from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.staged_file import StagedLostError
@@ -113,14 +114,20 @@ def after_opening(transfer: Transfer, error: BaseException | None, *, cancelled:
     return Outcome(Verdict.OPENED) if failure is None else Outcome(Verdict.GIVE_UP, failure)
 
 
-def after_part(transfer: Transfer, hedge: Part | None, error: BaseException | None) -> PartOutcome:
+def after_part(
+    transfer: Transfer, hedge: Part | None, error: BaseException | None, *, elsewhere: bool = False
+) -> PartOutcome:
     """Decide what follows a part, apart from what follows when it was the last.
 
     Args:
         transfer: The file.
         hedge: The part that fetches the same bytes, if there is one.
         error: What was raised.
+        elsewhere: Whether another source can be asked for what the part did not bring.
     """
+    if elsewhere and isinstance(error, TransferError):
+        busy = isinstance(error, ServerBusyError | RetriesExhaustedError)
+        return PartOutcome(slow_down=busy, refused=False, restart=False, failure=None)
     refused = isinstance(error, RangeRefusedError)
     restart = isinstance(error, SourceChangedError) and _can_start_anew(transfer)
     bearable = (refused and not transfer.refuses_for_good) or restart or isinstance(error, StopRequestedError)

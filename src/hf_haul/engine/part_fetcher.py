@@ -18,6 +18,7 @@ from hf_haul.engine.transfer import Part
 from hf_haul.engine.verifier import Verifier
 from hf_haul.errors import (
     ConnectionFailedError,
+    LinkExpiredError,
     RangeRefusedError,
     SourceChangedError,
     StalledError,
@@ -67,6 +68,7 @@ class PartFetcher:
         on_limited: Told of seconds spent in the limiter.
         is_failing: Whether a source has just failed in the same way for another file as long as is bearable:
             then one attempt must do.
+        has_alternative: Whether another source may be asked for a part: then nothing is tried again here.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class PartFetcher:
         on_whole_file: Callable[[Part], None],
         on_limited: Callable[[Part, float], None],
         is_failing: Callable[[str, BaseException | None], bool] = lambda _source, _error: False,
+        has_alternative: Callable[[Part], bool] = lambda _part: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -93,6 +96,7 @@ class PartFetcher:
         self._on_whole_file = on_whole_file
         self._on_limited = on_limited
         self._is_failing = is_failing
+        self._has_alternative = has_alternative
         self._clock = clock
         self._local = threading.local()
 
@@ -116,6 +120,9 @@ class PartFetcher:
         except TransferError as error:
             if not is_retryable(error):
                 raise
+            part.gave_way = not isinstance(error, LinkExpiredError) and self._has_alternative(part)
+            if part.gave_way:
+                raise
             # A part may take longer than is bearable without a byte; what counts is when the bytes stopped.
             self._retry(part, error, began if part.received == received else None)
 
@@ -131,7 +138,7 @@ class PartFetcher:
         """
 
         def ask() -> int | None:
-            transport = part.transfer.transport
+            transport = part.source.transport
             with self._calling(part):
                 try:
                     body = transport.open(ByteRange(0, 1), part.cancel_token)
@@ -158,7 +165,7 @@ class PartFetcher:
             staged.forget()
             part.position = 0
             with self._calling(part):
-                body = part.transfer.transport.open(None, part.cancel_token)
+                body = part.source.transport.open(None, part.cancel_token)
             part.note_answer()
             part.reading_since = self._clock()
             try:
@@ -221,7 +228,7 @@ class PartFetcher:
                 clock=self._clock,
                 server_wait=lambda: part.cancel_token.server_wait,
                 subject=part.transfer.task.file_path,
-                source=part.transfer.source,
+                source=part.source.name,
                 began=began,
             )(attempt)
         finally:
@@ -250,7 +257,7 @@ class PartFetcher:
 
     def _budget(self, part: Part, first: TransferError | None) -> Settings:
         """Return how often to try: once where the last file of the source failed for the same reason."""
-        return self._once if self._is_failing(part.transfer.source, first) else self._settings
+        return self._once if self._is_failing(part.source.name, first) else self._settings
 
     def _attempt(self, part: Part, *, fresh: bool) -> None:
         part.cancel_token.check()
@@ -267,7 +274,7 @@ class PartFetcher:
         part.cancel_token.asks()
         try:
             with self._calling(part):
-                body = transfer.transport.open(want, part.cancel_token, fresh=fresh)
+                body = part.source.transport.open(want, part.cancel_token, fresh=fresh)
         except RangeRefusedError as error:
             part.refusals += 1
             error.retryable = want is None or part.refusals <= _REFUSALS
@@ -276,7 +283,7 @@ class PartFetcher:
             self._raise_source_changed(part, error)
         seconds = self._clock() - max(began, part.cancel_token.dequeued_at)
         slowest = max(seconds, part.cancel_token.slowest_hop)
-        self._history.first_byte(transfer.source, slowest, large=transfer.size > SMALL_FILE)
+        self._history.first_byte(part.source.name, slowest, large=transfer.size > SMALL_FILE)
         part.note_answer()
         part.meter = SpeedMeter()  # the wait for the answer says nothing about the speed of what follows
         try:
@@ -284,6 +291,9 @@ class PartFetcher:
                 self._forget(part, 0)
             self._check_version(part)
             longer = want is not None and body.range is not None and body.range.stop > want.stop
+            if body.whole and want is not None and not part.source.is_origin:
+                # All of the file from one that may not be believed, and nobody else asked for any of it.
+                raise RangeRefusedError(f"{part.source.name} sent the whole file instead of {want.header}")
             if longer or (part.oversized and body.whole):
                 self._on_whole_file(part)
             part.received_before, part.reading_since = part.received, self._clock()
@@ -310,10 +320,10 @@ class PartFetcher:
         transfer = part.transfer
         if transfer.task.digest is not None or transfer.staged is None:
             return
-        version = transfer.transport.version
+        version = part.source.transport.version
         if version is not None and not transfer.staged.is_of_version(version):
             error = SourceChangedError(
-                f"{transfer.task.file_path}: {transfer.source} serves another version ({version})"
+                f"{transfer.task.file_path}: {part.source.name} serves another version ({version})"
             )
             self._raise_source_changed(part, error)
 
@@ -340,9 +350,12 @@ class PartFetcher:
                         f"{part.transfer.task.file_path}: the body ended {part.remaining} bytes early"
                     )
                 now = self._clock()
-                self._history.read(part.transfer.source, got, now - began)
+                self._history.read(part.source.name, got, now - began)
                 self._note_trickle(part, now - began, got)
-                staged.add(part.position, buffer[:got])
+                added = staged.add(part.position, buffer[:got])
+                if part.written is not None:
+                    for each in added:
+                        part.written.add(each.start, each.stop)
                 part.position += got
                 part.received += got
                 self._on_bytes(part, got)
@@ -412,7 +425,7 @@ class PartFetcher:
             if why is None:
                 raise
             hint = stall_hint(answered=part.reading_since is not None) if "no byte" in why else ""
-            stalled = StalledError(f"{error.host or part.transfer.source}: {why}{hint}")
+            stalled = StalledError(f"{error.host or part.source.name}: {why}{hint}")
             stalled.host = error.host
             raise stalled from error
         finally:
@@ -421,12 +434,12 @@ class PartFetcher:
     @staticmethod
     def _note_trickle(part: Part, seconds: float, nbytes: int) -> None:
         part.trickle.note(seconds, nbytes)
-        part.trickle.check(part.transfer.task.file_path, part.transfer.source)
+        part.trickle.check(part.transfer.task.file_path, part.source.name)
 
     def _read_size(self, part: Part) -> int:
         size = self._settings.chunk_size
         if self._settings.enable_adaptive_chunking:
-            size = self._history.read_size(part.transfer.source, self._settings, part.transfer.task.size)
+            size = self._history.read_size(part.source.name, self._settings, part.transfer.task.size)
         quantum = self._limiter.quantum
         return size if quantum is None else min(size, quantum)
 

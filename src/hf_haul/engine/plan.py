@@ -9,7 +9,7 @@ from typing import Final
 from hf_haul.config import MiB, Settings
 from hf_haul.engine.priority import PriorityPolicy
 from hf_haul.ranges import ByteRange
-from hf_haul.task import DownloadTask, FileRequest
+from hf_haul.task import DownloadTask, FileRequest, OtherSource
 
 __all__ = ["MAX_PART", "Plan", "PlannedFile", "count_parts", "make_plan", "next_part", "part_size"]
 
@@ -53,6 +53,8 @@ def make_plan(
     seen: set[object] = set()
     planned: list[PlannedFile] = []
     now = created_at()
+    sources: tuple[OtherSource, ...] = ()
+    names: tuple[str, ...] = ()
     for request in requests:
         remote = request.remote
         target = request.destination.path
@@ -61,6 +63,8 @@ def make_plan(
         seen.add(target)
         if remote.size is not None and remote.size < 0:
             raise ValueError(f"{remote.path!r}: size must be 0 or more, not {remote.size}")
+        if remote.sources is not sources:  # mostly the same of all files
+            sources, names = remote.sources, tuple(each.name for each in remote.sources)
         priority, order = policy(remote.path, remote.size)
         task = DownloadTask(
             model_id=model_id,
@@ -74,6 +78,7 @@ def make_plan(
             digest=remote.digest,
             max_retries=settings.max_retries,
             created_at=now,
+            other_sources=names if settings.verify and remote.is_checkable else (),
         )
         planned.append(PlannedFile(request, task))
     planned.sort(key=lambda each: each.task.sort_key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hf_haul.digests import Digest
 from hf_haul.engine.event_stream import EventStream, harmless
@@ -44,13 +44,13 @@ class QueueEvents:
         self._stream.verified(task.file_path, task.size or 0, digest)
 
     @harmless
-    def ended(self, task: DownloadTask) -> None:
-        """Tell how a file ended."""
+    def ended(self, task: DownloadTask, bytes_by_source: Mapping[str, int] | None = None) -> None:
+        """Tell how a file ended, and how many bytes came from where."""
         reason: BaseException | str | None = task.error
         if task.state is DownloadState.DONE and task.task_id not in self._started:
             reason = "it is in place already"
         self._started.discard(task.task_id)
-        self._stream.file(task.state.value, task.file_path, task.size, reason)
+        self._stream.file(task.state.value, task.file_path, task.size, reason, bytes_by_source or {})
 
     def is_due(self) -> bool:
         """Return whether it is time to call :meth:`progress`: once a second."""

@@ -20,7 +20,6 @@ from hf_haul.engine.transfer import Transfer
 from hf_haul.metrics import DownloadMetrics
 from hf_haul.storage.ownership import OwnerWatch
 from hf_haul.task import DownloadProgress, DownloadState, DownloadTask, FileRequest
-from hf_haul.urls import source_of
 from hf_haul.waits import WaitReason, Waits
 
 __all__ = ["QueueOutcome", "QueueRun"]
@@ -94,7 +93,7 @@ class QueueRun:
         watch: What those processes do.
         quiet: Says what it waits for while nothing moves.
         reserved_bytes: Bytes of its files, as known when it was submitted.
-        sources: Where its files come from: ``scheme://host:port`` as written in their URLs.
+        sources: Where its files come from, or may come from: ``scheme://host:port`` as written in URLs.
         metrics: Measured so far.
         resumed_bytes: Bytes that earlier sessions left.
         placed_bytes: Bytes of files that are in place.
@@ -130,7 +129,7 @@ class QueueRun:
         self.watch = OwnerWatch(clock, timings)
         self.quiet = QuietWatch(timings.worth_a_word)
         self.reserved_bytes = sum(each.task.size or 0 for each in planned)
-        self.sources = frozenset(source_of(each.request.remote.url) for each in planned)
+        self.sources = frozenset(name for each in planned for name in each.task.sources)
         self.metrics = DownloadMetrics(
             len(planned), sum(each.task.size or 0 for each in planned), clock=clock
         )
@@ -268,6 +267,7 @@ class QueueRun:
             bytes_transferred=metrics.bytes_downloaded,
             bytes_resumed=self.resumed_bytes,
             bytes_wasted=self.bytes_wasted(),
+            bytes_by_source=metrics.bytes_by_source,
             duration=metrics.duration(),
             speed_bps=metrics.speed_bps,
             average_speed_bps=metrics.average_speed_bps,

@@ -28,7 +28,6 @@ from hf_haul.errors import (
 )
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask
 from hf_haul.transports.source_limits import SourceLimits
-from hf_haul.urls import source_of
 
 __all__ = ["QueueTotals", "Queues"]
 
@@ -206,7 +205,7 @@ class Queues:
             return
         if self._sources.note_failed_file(source, error) < _FAILED_FILES:
             return
-        for task in run.queue.drop_waiting(lambda task: source_of(task.source_url) == source):
+        for task in run.queue.drop_waiting(lambda task: task.sources == (source,)):
             run.deferred.pop(task.task_id, None)
             reason = RetriesExhaustedError(
                 f"{task.file_path}: not tried, because {_FAILED_FILES} files in a row from {source} failed; the last: {error}"
@@ -218,7 +217,7 @@ class Queues:
         task = transfer.task
         run.post(transfer)
         if run.events is not None:
-            run.events.ended(task)
+            run.events.ended(task, transfer.received_from)
         self.emit(f"file_{task.state.value}", run, task, error=str(task.error) if task.error else None)
 
     def _tell_unbegun(self, run: QueueRun, task: DownloadTask) -> None:

@@ -63,7 +63,7 @@ class QuietWatch:
 
 def _stall(part: Part, now: float, most: Callable[[Part], float]) -> Wait:
     waited, limit = part.seconds_in_call(now) or 0.0, most(part)
-    host, path = host_of(part.transfer.source), part.transfer.task.file_path
+    host, path = host_of(part.source.name), part.transfer.task.file_path
     what = "has not answered" if part.reading_since is None else "sends nothing"
     message = (
         f"{path}: {host} {what} for {in_words(waited)}; its connection is given up after {in_words(limit)}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hf_haul.task import DownloadState
@@ -36,6 +37,7 @@ class QueueStatus:
         bytes_transferred: Bytes that came over the network, repeated ones included.
         bytes_resumed: Bytes that earlier sessions left.
         bytes_wasted: Bytes that came over the network and were thrown away.
+        bytes_by_source: Bytes that came over the network, by source (``scheme://host[:port]``).
         duration: Seconds.
         speed_bps: Smoothed speed in bytes per second.
         average_speed_bps: Bytes per second over the whole duration.
@@ -74,6 +76,7 @@ class QueueStatus:
     seconds_limited: float
     waiting_for: str | None
     failures: tuple[tuple[str, str], ...]
+    bytes_by_source: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values of :meth:`hf_haul.manager.ParallelDownloadManager.get_model_queue_status`."""
@@ -91,6 +94,7 @@ class QueueStatus:
             "bytes_downloaded": self.bytes_transferred,
             "bytes_resumed": self.bytes_resumed,
             "bytes_wasted": self.bytes_wasted,
+            "bytes_by_source": dict(self.bytes_by_source),
             "duration_seconds": self.duration,
             "speed_bps": self.speed_bps,
             "average_speed_bps": self.average_speed_bps,

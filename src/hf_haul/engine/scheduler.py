@@ -57,6 +57,7 @@ from hf_haul.engine.queues import Queues
 from hf_haul.engine.resilience import drop_frames, insist
 from hf_haul.engine.results import QueueStatus
 from hf_haul.engine.settlement import Settlement
+from hf_haul.engine.source_choice import SourceChoice
 from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.engine.wait_reports import WaitReports
 from hf_haul.engine.watchdog import stalled_parts
@@ -111,7 +112,8 @@ class Scheduler:
         # Guarded by _lock, all of them:
         self._sources = SourceLimits(settings, self.history, clock=clock)
         self._queues = Queues(self._lock, self._sources, self.events, clock=clock)
-        self._chooser = Chooser(settings, self._sources, transport_for, clock)
+        self._choice = SourceChoice(self._sources, self.history, clock=clock)
+        self._chooser = Chooser(settings, self._sources, transport_for, clock, choice=self._choice)
         self._scanned: dict[Path, tuple[float, dict[str, list[Path]]]] = {}
         self._ending = False  # no new queues
         self._closing = False  # no new work
@@ -125,6 +127,7 @@ class Scheduler:
             self._queues,
             self._sources,
             self._chooser,
+            self._choice,
             self._workers.held,
             wake=self._wake_workers,
             hash_soon=self._hash_soon,
@@ -141,6 +144,7 @@ class Scheduler:
             on_whole_file=self._note_whole_file,
             on_limited=self._note_limited,
             is_failing=self._sources.is_failing,
+            has_alternative=self._has_alternative,
             clock=clock,
         )
 
@@ -519,7 +523,7 @@ class Scheduler:
         transfer = part.transfer
         transfer.meter.add(nbytes)
         self._meter.add(nbytes)
-        transfer.metrics.add_bytes(nbytes)
+        transfer.metrics.add_bytes(nbytes, part.source.name)
         if part.oversized:
             with self._deciding():
                 self._chooser.narrow(part)
@@ -539,7 +543,13 @@ class Scheduler:
         part.transfer.metrics.add_retry()
         self.events.emit("file_retried", task, error=str(error))
         with self._lock:
-            self._sources.backoff(part.transfer.source, error)
+            self._sources.backoff(part.source.name, error)
+
+    def _has_alternative(self, part: Part) -> bool:
+        if not part.transfer.sources.has_others:
+            return False
+        with self._lock:
+            return self._choice.has_alternative(part)
 
     def _note_backing_off(self, part: Part) -> None:
         """Free a part's connection while it waits for its next attempt, so that others can use it."""
@@ -604,7 +614,7 @@ class Scheduler:
                 limited=self.limiter.max_bps is not None,
                 warm_up=self.settings.timings.warm_up,
             )
-            self._sources.sample(now, Counter(p.transfer.source for p in parts if p.waits_long(now)))
+            self._sources.sample(now, Counter(p.source.name for p in parts if p.waits_long(now)))
             self._chooser.drop_excess(runs)
             quiet = [(r, self._reports.look(r, now, paused=self._queues.is_paused(r))) for r in runs]
             for run in runs:
@@ -635,10 +645,9 @@ class Scheduler:
         return self._clock()
 
     def _answer_timeout(self, part: Part) -> float:
-        transfer = part.transfer
-        return self.history.answer_timeout(
-            transfer.source, self.settings, part.unanswered, large=transfer.size > SMALL_FILE
-        )
+        large = part.transfer.size > SMALL_FILE
+        seconds = self.history.answer_timeout(part.source.name, self.settings, part.unanswered, large=large)
+        return seconds if part.source.is_origin else min(seconds, self.settings.timings.other_answer)
 
     @staticmethod
     def _look_again(run: QueueRun, now: float) -> None:

@@ -6,9 +6,10 @@ phases, the counts of connections.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -25,13 +26,16 @@ from hf_haul.engine.outcome import (
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.queues import Queues
 from hf_haul.engine.resilience import insist
+from hf_haul.engine.source_choice import Fault, SourceChoice, fault_of
 from hf_haul.engine.transfer import Part, Phase, Transfer
-from hf_haul.errors import HaulError
+from hf_haul.errors import HaulError, TransferError
 from hf_haul.metrics import SMALL_FILE
 from hf_haul.task import DownloadState
 from hf_haul.transports.source_limits import SourceLimits
 
 __all__ = ["Settlement"]
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at a file that another process fetches.
 _ELSEWHERE_INTERVAL: Final = 0.25
@@ -47,6 +51,7 @@ class Settlement:
         queues: The running queues.
         sources: What each source gets.
         chooser: Gives the first part of a file that was opened.
+        choice: Told what became of each source's parts.
         held: What each thread is at.
         wake: Wakes a worker.
         hash_soon: Has what is on disk of a file hashed.
@@ -61,6 +66,7 @@ class Settlement:
         queues: Queues,
         sources: SourceLimits,
         chooser: Chooser,
+        choice: SourceChoice,
         held: MutableMapping[threading.Thread, Job],
         *,
         wake: Callable[[], None],
@@ -70,6 +76,7 @@ class Settlement:
         self._queues = queues
         self._sources = sources
         self._chooser = chooser
+        self._choice = choice
         self._held = held
         self._wake = wake
         self._hash_soon = hash_soon
@@ -104,7 +111,7 @@ class Settlement:
 
     def _count(self, job: Job, by: int) -> None:
         if job.counts:
-            self._sources.count(job.transfer.source, by)
+            self._sources.count(job.source, by)
         if job.asks:
             job.transfer.metrics.add_connections(by)
 
@@ -128,7 +135,7 @@ class Settlement:
         else:
             self._backing_off.discard(part)
         by = 1 if part.backing_off else -1
-        self._sources.note_backing_off(part.transfer.source, by)
+        self._sources.note_backing_off(part.source.name, by)
         part.transfer.metrics.add_connections(-by)
 
     # ---- what follows
@@ -173,11 +180,13 @@ class Settlement:
     def _settle_part(self, job: Job, error: BaseException | None, then: FollowUp) -> None:
         transfer, part = job.transfer, job.part
         assert part is not None
-        outcome = after_part(transfer, part.hedge, error)
+        # The origin is there for what any other source did not bring; it was asked once, where there was one.
+        elsewhere = not part.source.is_origin or part.gave_way or self._choice.has_alternative(part)
+        outcome = after_part(transfer, part.hedge, error, elsewhere=elsewhere)
         transfer.release(part)
-        self._sources.count_request(transfer.source)
+        self._sources.count_request(part.source.name)
         if outcome.slow_down and error is not None:
-            self._sources.backoff(transfer.source, error)
+            self._sources.backoff(part.source.name, error)
         stop: list[Part] = []
         if error is None and part.received:
             transfer.range_refusals = 0
@@ -187,7 +196,10 @@ class Settlement:
             transfer.restart()
             stop += transfer.parts
         # A hedge that was slower, in the same breath: nobody may hedge it in turn, or it would never end.
-        stop += transfer.superseded()
+        late = transfer.superseded()
+        stop += late
+        if transfer.sources.has_others:
+            stop += self._note_sources(part, error, late)
         if outcome.failure is not None:
             transfer.fail(outcome.failure)
             stop += transfer.parts
@@ -196,6 +208,43 @@ class Settlement:
         then.stop += stop
         if transfer.verifier is not None and transfer.parts:
             self._hash_soon(transfer)
+
+    def _note_sources(self, part: Part, error: BaseException | None, late: Sequence[Part]) -> list[Part]:
+        """Note which source brought its part and which did not; return parts that need not be waited for.
+
+        Args:
+            part: What ended.
+            error: What was raised.
+            late: Parts whose bytes it, or another one, has brought instead.
+        """
+        failed = [
+            (each, Fault(dead=each.reading_since is None))
+            for each in late
+            if each.source is not part.source and each.started_at < part.started_at
+        ]
+        if isinstance(error, TransferError):
+            failed.append((part, fault_of(error, answered=part.received > 0)))
+        elif error is None and part.received and not part.preempted:
+            self._choice.note_success(part.source)
+        given_up: list[Part] = []
+        for each, fault in failed:
+            name = each.source.name
+            if self._choice.note_failure(each.source, fault, each.started_at):
+                logger.info("%s is left alone for a while: %s", name, error or "others were faster by far")
+                given_up += self._unanswered(name)
+        return given_up
+
+    def _unanswered(self, source: str) -> list[Part]:
+        """Return the parts that wait for an answer from a source, and that another one can bring."""
+        return [
+            part
+            for run in self._queues.running
+            for transfer in run.transfers.values()
+            for part in transfer.parts
+            if part.source.name == source
+            and part.reading_since is None
+            and self._choice.has_alternative(part)
+        ]
 
     def _follow(
         self, run: QueueRun, transfer: Transfer, outcome: Outcome | None, then: FollowUp
@@ -222,6 +271,8 @@ class Settlement:
         verdict, task_id = outcome.verdict, transfer.task.task_id
         if verdict not in {Verdict.PUT_BACK, Verdict.LOOK_LATER}:
             run.waits.end(task_id)
+        if transfer.sources.suspicions and verdict is not Verdict.LOOK_LATER:
+            self._judge(transfer)
         if verdict is Verdict.PUT_BACK:
             self._put_back(run, transfer)
         elif verdict is Verdict.LOOK_LATER:
@@ -232,6 +283,16 @@ class Settlement:
             self._queues.give_up(run, transfer, outcome.error, then)
         else:
             self._queues.succeed(run, transfer, then, transferred=verdict is Verdict.PUBLISHED)
+
+    def _judge(self, transfer: Transfer) -> None:
+        """Leave alone who sent wrong bytes of a file, and nobody else."""
+        liars = {each.name for each in transfer.sources.convicted}
+        for each in liars:
+            logger.warning(
+                "%s sent wrong bytes of %s, which came from its origin instead; it is left alone for an hour",
+                each, transfer.task.file_path,
+            )  # fmt: skip
+        self._choice.judge(transfer, liars)
 
     def _start_fetching(self, run: QueueRun, transfer: Transfer) -> Job | None:
         staged = transfer.staged
@@ -246,7 +307,8 @@ class Settlement:
             return self._start_finishing(run, transfer)
         if staged.resumed and transfer.verifier is not None:
             self._hash_soon(transfer)
-        if transfer.has_work and not self._queues.is_paused(run):
+        may_ask = not transfer.sources.has_others or self._choice.next_for(transfer)
+        if transfer.has_work and may_ask and not self._queues.is_paused(run):
             # The worker that opened the file fetches its first part: no need to look around again.
             part = self._chooser.take(transfer)
             if transfer.pending:
@@ -269,6 +331,8 @@ class Settlement:
         transfer.move_to(Phase.FETCHING)
         if transfer.mismatches and transfer.mode != "whole":
             transfer.mode = "ordered"
+        if transfer.sources.suspicions:
+            self._choice.suspect(transfer)
         transfer.refill()
         if run.queue.cancelled:
             self._queues.give_up(run, transfer, None, then)
@@ -334,8 +398,8 @@ class Settlement:
         self._backing_off &= {job.part for job in self._held.values() if job.part is not None}
         working = [job for job in self._held.values() if job.part not in self._backing_off]
         self._sources.recount(
-            active=Counter(job.transfer.source for job in working if job.counts),
-            backing_off=Counter(part.transfer.source for part in self._backing_off),
+            active=Counter(job.source for job in working if job.counts),
+            backing_off=Counter(part.source.name for part in self._backing_off),
             wanted=[source for run in self._queues.running for source in run.sources],
         )
         for run in self._queues.running:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from hf_haul.cancellation import CancelToken
+from hf_haul.engine.file_sources import FileSource, FileSources
 from hf_haul.engine.plan import MAX_PART, next_part
 from hf_haul.engine.verifier import Verifier
 from hf_haul.errors import HaulError
 from hf_haul.metrics import DownloadMetrics, SpeedMeter
-from hf_haul.ranges import ByteRange
+from hf_haul.ranges import ByteRange, RangeSet
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.task import DownloadTask, FileRequest
 from hf_haul.transports.base import Transport
@@ -77,19 +79,23 @@ class PartProgress:
         refusals: How often the source refused its range.
         change_retries: How often the source seemed to serve another file.
         trickle: Whether what comes is worth waiting for.
+        written: What it wrote of the file, where that has several sources.
+        gave_way: Whether nothing was tried again, as another source could be asked.
     """
 
     __slots__ = (
-        "_forgiven", "_lock", "_reads_to", "backing_off", "busy_since", "calls", "change_retries", "meter",
+        "_forgiven", "_lock", "_reads_to", "backing_off", "busy_since", "calls", "change_retries", "gave_way", "meter",
         "opening", "position", "reading_since", "received", "received_before", "refusals", "trickle",
+        "written",
     )  # fmt: skip
 
     stop: int  # the scheduler's
     unanswered_calls: int  # the scheduler's
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, *, notes_writes: bool = False) -> None:
         self._lock = threading.Lock()
         self.position = start
+        self.written = RangeSet() if notes_writes else None
         self._reads_to = start  # where the read under way ends
         self._forgiven = 0  # calls given up without an answer, as of the last answer
         self.calls = self.opening = 0
@@ -97,7 +103,7 @@ class PartProgress:
         self.reading_since: float | None = None
         self.received = self.received_before = 0
         self.meter = SpeedMeter()
-        self.backing_off = False
+        self.backing_off = self.gave_way = False
         self.refusals = 0
         self.change_retries = ChangeRetries()
         self.trickle = Trickle()
@@ -140,6 +146,7 @@ class Part(PartProgress):
 
     Attributes:
         transfer: The file.
+        source: Where it is fetched from.
         start: First byte.
         stop: End, exclusive.
         started_at: When it was begun, in seconds.
@@ -153,12 +160,15 @@ class Part(PartProgress):
 
     __slots__ = (
         "_abandoned", "abandonments", "cancel_token", "hedge", "oversized", "preempted", "preempted_at",
-        "start", "started_at", "stop", "transfer", "unanswered_calls",
+        "source", "start", "started_at", "stop", "transfer", "unanswered_calls",
     )  # fmt: skip
 
-    def __init__(self, transfer: Transfer, span: ByteRange, *, now: float) -> None:
-        super().__init__(span.start)
+    def __init__(
+        self, transfer: Transfer, span: ByteRange, *, now: float, source: FileSource | None = None
+    ) -> None:
+        super().__init__(span.start, notes_writes=transfer.sources.has_others)
         self.transfer = transfer
+        self.source = source or transfer.sources.origin
         self.start = span.start
         self.stop = span.stop
         self.started_at = now
@@ -266,7 +276,7 @@ class Transfer:
         task: What the user sees of the file.
         metrics: Those of its queue.
         request: What was asked for.
-        transport: Opens ranges of it.
+        sources: Where it can be had, and what came from there.
         staged: Where its bytes go; ``None`` until a worker has opened it.
         verifier: Its running digest; ``None`` if there is none to check.
         pending: Ranges that nobody fetches, in order.
@@ -288,13 +298,14 @@ class Transfer:
         transport: Transport,
         metrics: DownloadMetrics,
         waits: Waits = unattended,
+        others: Sequence[FileSource] = (),
     ) -> None:
         self.task = task
         self.request = request
-        self.transport = transport
         self.metrics = metrics
         self.waits = waits
-        self.source = source_of(request.remote.url)
+        origin = FileSource(source_of(request.remote.url), lambda: transport, is_origin=True)
+        self.sources = FileSources(origin, others)
         self.staged: StagedFile | None = None
         self.verifier: Verifier | None = None
         self.pending: list[ByteRange] = []
@@ -303,7 +314,7 @@ class Transfer:
         self.mismatches = 0
         self.changes = 0
         self.range_refusals = 0
-        self._received = 0  # for parts that are over
+        self._received: Counter[str] = Counter()  # for parts that are over, by source
         self.phase = Phase.OPENING
         self.failure: BaseException | None = None
         self.meter = SpeedMeter()
@@ -330,6 +341,11 @@ class Transfer:
         self.end()
 
     @property
+    def source(self) -> str:
+        """The file's origin: ``scheme://host:port``."""
+        return self.sources.origin.name
+
+    @property
     def size(self) -> int:
         """Bytes of the file; 0 while unknown."""
         return self.task.size or 0
@@ -351,26 +367,26 @@ class Transfer:
             return False
         return self.mode == "ranged" or not self.parts
 
-    def take(self, limit: int, now: float) -> Part:
-        """Start the next part, of about ``limit`` bytes."""
+    def take(self, limit: int, now: float, source: FileSource | None = None) -> Part:
+        """Start the next part, of about ``limit`` bytes, from a source: the origin if ``None``."""
         if self.mode == "whole":
             self.pending.clear()
             span = ByteRange(0, self.size)
         else:
             span = next_part(self.pending, limit)
-        part = Part(self, span, now=now)
+        part = Part(self, span, now=now, source=source)
         self.parts.append(part)
         return part
 
-    def split(self, part: Part, now: float) -> Part | None:
-        """Give the upper half of what is left of ``part`` to a new part.
+    def split(self, part: Part, now: float, source: FileSource | None = None) -> Part | None:
+        """Give the upper half of what is left of ``part`` to a new part, by default from the same source.
 
         The result is ``None`` if its worker was quicker.
         """
         span = part.give_upper_half()
         if span is None:
             return None
-        upper = Part(self, span, now=now)
+        upper = Part(self, span, now=now, source=source or part.source)
         self.parts.append(upper)
         return upper
 
@@ -391,9 +407,9 @@ class Transfer:
             if part.remaining and not part.preempted and not self.staged.missing(part.position, part.stop)
         ]
 
-    def hedge(self, part: Part, now: float) -> Part:
-        """Start a second part for the same bytes as a slow one."""
-        hedge = Part(self, ByteRange(part.position, part.stop), now=now)
+    def hedge(self, part: Part, now: float, source: FileSource | None = None) -> Part:
+        """Start a second part for the same bytes as a slow one, by default from the same source."""
+        hedge = Part(self, ByteRange(part.position, part.stop), now=now, source=source or part.source)
         hedge.hedge, part.hedge = part, hedge
         self.parts.append(hedge)
         return hedge
@@ -412,12 +428,20 @@ class Transfer:
     def remove(self, part: Part) -> None:
         """Take a part that ended out of flight, and keep how many bytes came for it."""
         self.parts.remove(part)
-        self._received += part.received
+        if part.received:
+            self._received[part.source.name] += part.received
+        for span in part.written or ():
+            part.source.brought.add(span.start, span.stop)
 
     @property
     def received(self) -> int:
         """Bytes that came over the network for it, repeated ones included."""
-        return self._received + sum(part.received for part in list(self.parts))
+        return sum(self._received.values()) + sum(part.received for part in list(self.parts))
+
+    @property
+    def received_from(self) -> dict[str, int]:
+        """The same by source, of the parts that are over."""
+        return dict(self._received)
 
     def wasted(self, *, kept: bool = True) -> int:
         """Return how many of the bytes that came were thrown away.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from hf_haul.digests import Digest, ReadInto, new_hash
+from hf_haul.errors import StopRequestedError
 
 __all__ = ["Verifier"]
 
@@ -86,6 +87,15 @@ class Verifier:
     def stop(self) -> None:
         """Make every :meth:`catch_up` return soon: the file was cancelled."""
         self.stopped = True
+
+    def check(self) -> None:
+        """Raise if it was stopped.
+
+        Raises:
+            StopRequestedError: It was.
+        """
+        if self.stopped:
+            raise StopRequestedError
 
     def actual(self) -> str:
         """Return the hex digest of what was hashed so far."""

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Final
 
 from hf_haul.config import KiB, MiB, Timings
-from hf_haul.engine.transfer import Part, Transfer
+from hf_haul.engine.transfer import Part
 
 __all__ = ["part_to_share", "stalled_parts"]
 
@@ -59,7 +59,7 @@ def stalled_parts(
     found: list[tuple[Part, str]] = []
     speeds: dict[str, list[float]] = {}
     for part in parts:
-        speeds.setdefault(part.transfer.source, []).append(part.meter.speed())
+        speeds.setdefault(part.source.name, []).append(part.meter.speed())
     for part in parts:
         waited = part.seconds_in_call(now)
         if waited is None:
@@ -68,12 +68,12 @@ def stalled_parts(
             since = " since the request" if part.reading_since is None else ""
             found.append((part, f"no byte for {waited:.0f} s{since}"))
         elif not limited and part.reading_since is not None and now - part.reading_since >= warm_up:
-            speed, peers = part.meter.speed(), speeds[part.transfer.source]
+            speed, peers = part.meter.speed(), speeds[part.source.name]
             usual = 0.0
             if len(peers) >= _ENOUGH_PEERS:
                 usual = median(peers)
             elif part.abandonments < _MOST_GUESSES:
-                usual = usual_speed(part.transfer.source)
+                usual = usual_speed(part.source.name)
             if speed < max(_FLOOR, usual * _CRAWL):
                 others = f", while {usual:.0f} are usual" if usual else ""
                 found.append((part, f"only {speed:.0f} bytes/s{others}"))
@@ -84,7 +84,8 @@ def part_to_share(
     parts: Sequence[Part],
     now: float,
     *,
-    usual_answer: Callable[[Transfer], float | None] = lambda _file: 0.0,
+    usual_answer: Callable[[Part], float | None] = lambda _part: 0.0,
+    is_elsewhere_faster: Callable[[Part], bool] = lambda _part: False,
     worth_hedging: float = Timings.worth_hedging,
 ) -> tuple[Part, bool] | None:
     """Return the part that would finish last, if an idle connection can speed it up.
@@ -95,7 +96,8 @@ def part_to_share(
     Args:
         parts: Parts of files that are fetched by ranges.
         now: Seconds, on the clock of the parts.
-        usual_answer: Seconds in which the source of a file answers; ``None`` while it has not.
+        usual_answer: Seconds in which the source that would be asked answers; ``None`` while it has not.
+        is_elsewhere_faster: Whether that is another source than the part's, and the faster one.
         worth_hedging: See :class:`hf_haul.config.Timings`.
 
     Returns:
@@ -112,7 +114,7 @@ def part_to_share(
             or part.backing_off
         ):
             continue
-        answer = usual_answer(part.transfer)
+        answer = usual_answer(part)
         if answer is None:
             continue
         bearable = max(worth_hedging, _ANSWERS_WORTH_HEDGING * answer)
@@ -123,7 +125,8 @@ def part_to_share(
             worth = bearable
         if seconds < worth or seconds <= longest:
             continue
-        if part.remaining < 2 * _MIN_HALF and not math.isinf(seconds) and not _lags(part, parts):
+        small = part.remaining < 2 * _MIN_HALF and not math.isinf(seconds)
+        if small and not _lags(part, parts) and not is_elsewhere_faster(part):
             continue
         slowest, longest = part, seconds
     if slowest is None:
@@ -140,9 +143,7 @@ def _lags(part: Part, parts: Sequence[Part]) -> bool:
     peers = [
         each.meter.speed()
         for each in parts
-        if each is not part
-        and each.transfer.source == part.transfer.source
-        and each.reading_since is not None
+        if each is not part and each.source.name == part.source.name and each.reading_since is not None
     ]
     return not peers or part.meter.speed() < _LAGGING * median(peers)
 

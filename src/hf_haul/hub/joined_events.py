@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -74,7 +75,11 @@ class JoinedEvents:
             part.end = told
             if kind == "error":
                 self._tell(
-                    {name: value for name, value in told.items() if name not in {*_SUMS, "seconds", "rate"}}
+                    {
+                        name: value
+                        for name, value in told.items()
+                        if name not in {*_SUMS, "bytes_by_source", "seconds", "rate"}
+                    }
                 )
             self._tell_plan(told)
             self._tell_end(told)
@@ -174,6 +179,9 @@ class JoinedEvents:
         seconds = max(end.get("seconds", 0.0) for end in ends)
         sums: dict[str, Any] = {name: _sum(ends, name) for name in _SUMS}
         sums |= {"seconds": seconds, "rate": sums["fetched"] / seconds if seconds > 0 else 0.0}
+        sums["bytes_by_source"] = dict(
+            sum((Counter(end.get("bytes_by_source", {})) for end in ends), Counter())
+        )
         if not failed:
             self.forward({**_head(event, "done"), **sums, "path": None})
             return

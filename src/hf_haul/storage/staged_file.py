@@ -160,8 +160,10 @@ class StagedFile:
         with self._explained():
             self._write_all(data, offset)
 
-    def add(self, offset: int, data: memoryview) -> None:
+    def add(self, offset: int, data: memoryview) -> list[ByteRange]:
         """Write what of ``data`` is not there yet, and count it; call :meth:`record` afterwards.
+
+        Returns what was written.
 
         Bytes that are there stay: their digest may have been taken already, and connections that race for the
         same range need not bring the same.
@@ -172,10 +174,12 @@ class StagedFile:
         """
         stop = offset + len(data)
         with self._adding:
-            for gap in self.missing(offset, stop):
+            gaps = self.missing(offset, stop)
+            for gap in gaps:
                 self.write(gap.start, data[gap.start - offset : gap.stop - offset])
             with self._lock:
                 self._done.add(offset, stop)
+        return gaps
 
     def record(self, start: int, stop: int, *, last: bool = False) -> None:
         """Record in the journal bytes that :meth:`write` has handed to the kernel.

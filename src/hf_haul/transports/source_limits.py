@@ -152,6 +152,10 @@ class SourceLimits:
         waiting = 0 if self.answers_slowly(source) is False else self._unanswered.get(source, 0)
         return max(0, min(self.limit(source) + waiting, self._most) - active)
 
+    def active(self, source: str) -> int:
+        """Return how many connections a source has."""
+        return self._active.get(source, 0)
+
     def drops_excess(self, source: str) -> bool:
         """Return whether connections beyond the limit are useless and should stop within their parts."""
         return self._controller(source).drops_excess

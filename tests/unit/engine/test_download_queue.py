@@ -110,9 +110,12 @@ def test_a_source_that_is_full_holds_up_only_its_own_files() -> None:
     other = DownloadTask("org/m", "o", "https://other/o", Path("o"), 1, HIGH, (9,))
     queue = ModelDownloadQueue("org/m", tasks=[*there, other])
     assert queue.first_high() is there[0]
-    assert queue.first_high(lambda source: source == "https://other") is other
+    assert queue.first_high(lambda sources: sources == ("https://other",)) is other
     assert queue.first_high(lambda _source: False) is None
-    assert queue.first_of_lanes(prefer_small=True, may_begin=lambda source: source == "https://other") is None
+    assert (
+        queue.first_of_lanes(prefer_small=True, may_begin=lambda sources: sources == ("https://other",))
+        is None
+    )
 
 
 def test_the_work_that_waits_is_told_by_lane_and_source() -> None:

@@ -136,7 +136,7 @@ class Late:
         lanes.queue.start(task)
         wanted = request(MemoryDestination(folder, "a"), FakeSource(bytes(100)))
         self.transfer = Transfer(task, wanted, FakeSource(bytes(100)), DownloadMetrics())
-        self.transfer.source = HUB
+        self.transfer.sources.origin.name = HUB
         self.transfer.staged = claim(folder, "a", 100)
         self.part = Part(self.transfer, ByteRange(0, 100), now=0.0)
         self.transfer.parts.append(self.part)
@@ -179,7 +179,7 @@ def one_file(folder: Path, size: int, answer: float | None) -> tuple[Chooser, Tr
     wanted = request(MemoryDestination(folder, "a"), FakeSource(b""), size=size)
     task = DownloadTask("org/m", "a", f"{HUB}/a", folder / "a", size)
     transfer = Transfer(task, wanted, FakeSource(b""), DownloadMetrics())
-    transfer.source = HUB
+    transfer.sources.origin.name = HUB
     transfer.pending = [ByteRange(0, size)]
     return chooser, transfer, history
 
@@ -259,7 +259,7 @@ class Scarce:
         job = self.chooser.next_job([self.run])
         if isinstance(job, Transfer):  # as a worker would, at once
             job.move_to(Phase.FETCHING)
-            job.source = HUB
+            job.sources.origin.name = HUB
             job.staged = claim(self.folder, job.task.file_path, 100)
             job.pending = [ByteRange(start, start + 10) for start in range(0, 100, 10)]
             return self.chooser.take(job)

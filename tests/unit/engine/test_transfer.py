@@ -6,6 +6,7 @@ import ast
 import random
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.transport import FakeSource, MemoryDestination, request
@@ -90,10 +91,10 @@ def test_a_part_that_is_split_while_its_worker_passes_the_middle_ends_where_the_
     worker = threading.Thread(target=work)
     make = Part.__init__
 
-    def slow_make(self: Part, transfer: Transfer, span: ByteRange, *, now: float) -> None:
+    def slow_make(self: Part, transfer: Transfer, span: ByteRange, **how: Any) -> None:
         go_on.set()
         assert passed.wait(BOUND)
-        make(self, transfer, span, now=now)
+        make(self, transfer, span, **how)
 
     monkeypatch.setattr(Part, "__init__", slow_make)
     worker.start()

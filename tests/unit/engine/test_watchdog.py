@@ -31,7 +31,7 @@ class Bench:
         wanted = request(MemoryDestination(self._folder, "f"), source, size=size)
         task = DownloadTask("org/m", "f", f"https://{host}/f", self._folder / "f", size)
         made = Transfer(task, wanted, source, DownloadMetrics())
-        made.source = f"https://{host}"
+        made.sources.origin.name = f"https://{host}"
         return made
 
     def part(

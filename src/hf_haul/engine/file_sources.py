@@ -1,0 +1,165 @@
+"""The sources of one file: where it can be had, what came from each, and which brought wrong bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hf_haul.digests import ReadInto
+from hf_haul.ranges import ByteRange, RangeSet
+from hf_haul.transports.base import Transport
+
+__all__ = ["FileSource", "FileSources", "Suspicion"]
+
+#: Bytes read back at a time.
+_BLOCK: Final = 1 << 20
+
+
+class FileSource:
+    """One source of one file. The scheduler's lock guards the attributes.
+
+    Args:
+        name: ``scheme://host:port``.
+        make: Makes its transport, once it is needed.
+
+    Attributes:
+        name: What limits and speeds are kept by.
+        is_origin: Whether the file's size and digest are from there.
+        has_it: Whether it has brought a part of the file.
+        lost: Whether it is not asked for this file any more.
+        strikes: Parts of this file in a row that it failed to bring.
+        struck_at: When the last of them failed.
+        brought: What is on disk that came from it.
+    """
+
+    __slots__ = (
+        "_make",
+        "_transport",
+        "brought",
+        "has_it",
+        "is_origin",
+        "lost",
+        "name",
+        "strikes",
+        "struck_at",
+    )
+
+    def __init__(self, name: str, make: Callable[[], Transport], *, is_origin: bool = False) -> None:
+        self.name = name
+        self.is_origin = is_origin
+        self.has_it = self.lost = False
+        self.strikes = 0
+        self.struck_at = -math.inf
+        self.brought = RangeSet()
+        self._make = make
+        self._transport: Transport | None = None
+
+    @property
+    def transport(self) -> Transport:
+        """Opens ranges of the file."""
+        if self._transport is None:
+            self._transport = self._make()
+        return self._transport
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}{' lost' if self.lost else ''}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """What came from some source of a file whose digest was wrong.
+
+    Attributes:
+        source: Where it came from.
+        span: Which bytes.
+        digest: Of what came.
+    """
+
+    source: FileSource
+    span: ByteRange
+    digest: bytes
+
+
+class FileSources:
+    """All sources of one file, its origin first. The scheduler's lock guards it.
+
+    Where a file has other sources than its origin and the digest is wrong, what came from them is noted
+    piece by piece and dropped, and comes again from the origin alone. Once the digest is right, the pieces
+    that differ tell who sent wrong bytes.
+
+    Attributes:
+        origin: Where the file's size and digest are from.
+        others: What else there is.
+        origin_alone: Whether nobody else is asked any more.
+        suspicions: What came from whom, when the digest was wrong.
+        convicted: Who is known to have sent wrong bytes.
+    """
+
+    def __init__(self, origin: FileSource, others: Sequence[FileSource] = ()) -> None:
+        self.origin = origin
+        self.others = tuple(others)
+        self.origin_alone = False
+        self.suspicions: tuple[Suspicion, ...] = ()
+        self.convicted: tuple[FileSource, ...] = ()
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there is any source beside the origin."""
+        return bool(self.others)
+
+    def in_use(self) -> list[FileSource]:
+        """Return the sources that may be asked for the file: at the least the origin."""
+        if self.origin_alone:
+            return [self.origin]
+        return [each for each in (*self.others, self.origin) if not each.lost] or [self.origin]
+
+    def suspects(self) -> list[FileSource]:
+        """Return the other sources that some of the file came from."""
+        return [each for each in self.others if each.brought.total]
+
+    def suspect(self, read_into: ReadInto, size: int, check: Callable[[], None]) -> list[ByteRange]:
+        """Note what came from other sources, and ask the origin alone from now on; return what has to go.
+
+        Nobody knows where bytes of an earlier session came from: those go, too.
+
+        Args:
+            read_into: Reads back from an offset.
+            size: Bytes of the file.
+            check: Called after each block; raises to end it.
+        """
+        self.suspicions = tuple(
+            Suspicion(each, span, _digest(read_into, span, check))
+            for each in self.suspects()
+            for span in each.brought
+        )
+        kept = RangeSet(self.origin.brought)
+        for each in self.others:
+            for span in each.brought:
+                kept.discard(span.start, span.stop)
+            each.brought = RangeSet()
+        self.origin_alone = True
+        return kept.missing(0, size)
+
+    def convict(self, read_into: ReadInto, check: Callable[[], None]) -> None:
+        """Note who sent other bytes than those that are there now and known to be right.
+
+        Args:
+            read_into: Reads back from an offset.
+            check: Called after each block; raises to end it.
+        """
+        wrong = [
+            each.source for each in self.suspicions if _digest(read_into, each.span, check) != each.digest
+        ]
+        self.convicted = tuple(dict.fromkeys(wrong))
+
+
+def _digest(read_into: ReadInto, span: ByteRange, check: Callable[[], None]) -> bytes:
+    digest, at, buffer = hashlib.sha256(), span.start, memoryview(bytearray(min(_BLOCK, len(span))))
+    while at < span.stop and (got := read_into(at, buffer[: span.stop - at])):
+        digest.update(buffer[:got])
+        at += got
+        check()
+    return digest.digest()

@@ -1,0 +1,101 @@
+"""What came from which source of a file, and who sent wrong bytes."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.transport import FakeSource
+
+from hf_haul.engine.file_sources import FileSource, FileSources
+from hf_haul.errors import StopRequestedError
+from hf_haul.ranges import ByteRange
+
+RIGHT = bytes(range(100))
+
+
+class Disk:
+    """The bytes of a file."""
+
+    def __init__(self) -> None:
+        self.bytes = bytearray(RIGHT)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        found = self.bytes[offset : offset + len(buffer)]
+        buffer[: len(found)] = found
+        return len(found)
+
+
+def go_on() -> None:
+    """Let it run to its end."""
+
+
+def sources(*others: str) -> FileSources:
+    def make(name: str, *, is_origin: bool = False) -> FileSource:
+        return FileSource(name, lambda: FakeSource(RIGHT), is_origin=is_origin)
+
+    return FileSources(make("hub", is_origin=True), [make(each) for each in others])
+
+
+def test_a_transport_is_made_once_it_is_needed() -> None:
+    made: list[FakeSource] = []
+
+    def make() -> FakeSource:
+        made.append(FakeSource(RIGHT))
+        return made[-1]
+
+    source = FileSource("hub", make)
+    assert made == []
+    assert source.transport is source.transport
+    assert len(made) == 1
+
+
+def test_all_are_in_use_but_those_that_are_lost_and_at_the_least_the_origin() -> None:
+    found = sources("a", "b")
+    assert [each.name for each in found.in_use()] == ["a", "b", "hub"]
+    found.others[0].lost = True
+    assert [each.name for each in found.in_use()] == ["b", "hub"]
+    found.origin.lost = found.others[1].lost = True
+    assert [each.name for each in found.in_use()] == ["hub"]
+
+
+def test_nobody_is_suspected_of_what_the_origin_brought() -> None:
+    found = sources("a")
+    found.origin.brought.add(0, 100)
+    assert found.suspects() == []
+
+
+def test_what_others_brought_is_dropped_and_what_an_earlier_session_left() -> None:
+    found, disk = sources("a", "b"), Disk()
+    found.origin.brought.add(0, 40)
+    found.others[0].brought.add(30, 50)  # some of it both brought
+    found.others[1].brought.add(80, 90)
+    assert found.suspect(disk.read_into, 100, go_on) == [ByteRange(30, 100)]
+    assert [each.name for each in found.in_use()] == ["hub"]
+    assert [(each.source.name, each.span) for each in found.suspicions] == [
+        ("a", ByteRange(30, 50)),
+        ("b", ByteRange(80, 90)),
+    ]
+    assert found.suspects() == []
+
+
+@pytest.mark.parametrize(("wrong", "liars"), [([35], ["a"]), ([85], ["b"]), ([35, 85], ["a", "b"]), ([], [])])
+def test_who_brought_other_bytes_than_the_right_ones_is_convicted(wrong: list[int], liars: list[str]) -> None:
+    found, disk = sources("a", "b"), Disk()
+    found.others[0].brought.add(30, 50)
+    found.others[1].brought.add(80, 90)
+    for offset in wrong:
+        disk.bytes[offset] ^= 0xFF
+    found.suspect(disk.read_into, 100, go_on)
+    disk.bytes[:] = RIGHT
+    found.convict(disk.read_into, go_on)
+    assert [each.name for each in found.convicted] == liars
+
+
+def test_looking_for_the_liar_can_be_ended() -> None:
+    found, disk = sources("a"), Disk()
+    found.others[0].brought.add(0, 100)
+
+    def stop() -> None:
+        raise StopRequestedError
+
+    with pytest.raises(StopRequestedError):
+        found.suspect(disk.read_into, 100, stop)
