@@ -36,6 +36,7 @@ from hf_haul.engine.file_specs import (
     require_writable,
 )
 from hf_haul.engine.handle import DownloadHandle
+from hf_haul.engine.other_sources import other_sources
 from hf_haul.engine.plan import Plan, make_plan
 from hf_haul.engine.priority import DefaultPolicy, PriorityPolicy
 from hf_haul.engine.queue_events import QueueEvents
@@ -52,7 +53,7 @@ from hf_haul.reading.lookahead import LookAhead
 from hf_haul.reading.reader import Reads
 from hf_haul.storage.free_space import check_space, free_bytes
 from hf_haul.storage.safe_paths import require_safe_path
-from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
+from hf_haul.task import DownloadPriority, FileRequest, OtherSource, RemoteFile
 from hf_haul.transports.base import Transport
 from hf_haul.transports.file_facts import FileFacts, learn_facts
 from hf_haul.transports.http import HttpSource
@@ -378,6 +379,7 @@ class ParallelDownloadManager:
         progress_callback: ProgressCallback | None = None,
         *,
         digest: Digest | str | None = None,
+        sources: Sequence[str] = (),
     ) -> str:
         """Queue one file.
 
@@ -392,6 +394,7 @@ class ParallelDownloadManager:
             progress_callback: Told how it goes.
             digest: What the bytes must hash to: hex digits of sha256 or git-sha1, or with ``md5:`` or
                 ``sha1:`` before them.
+            sources: Other URLs of the file, whose bytes are taken, too, if ``size`` and ``digest`` are given.
 
         Returns:
             The task's id; every method that takes a queue's id takes it too.
@@ -401,8 +404,9 @@ class ParallelDownloadManager:
             OSError: The folder cannot be written, or the file will not fit.
         """
         handle = self.submit_url(
-            model_id, file_path, source_url, local_path, size, priority, progress_callback, digest=digest
-        )
+            model_id, file_path, source_url, local_path, size, priority, progress_callback, digest=digest,
+            sources=sources,
+        )  # fmt: skip
         return handle.task_ids[0]
 
     def submit_url(
@@ -416,6 +420,7 @@ class ParallelDownloadManager:
         progress_callback: ProgressCallback | None = None,
         *,
         digest: Digest | str | None = None,
+        sources: Sequence[str] = (),
     ) -> DownloadHandle:
         """Queue one file as :meth:`add_download_task` does; return its handle, which has its errors, too."""
         require_http(file_path, source_url)
@@ -423,8 +428,9 @@ class ParallelDownloadManager:
         if target.is_dir():
             raise IsADirectoryError(f"{file_path!r}: {target} is a folder")
         request = self._request(
-            file_path, source_url, target, size=size, digest=as_digest(digest), etag=None, priority=priority
-        )
+            file_path, source_url, target, size=size, digest=as_digest(digest), etag=None, priority=priority,
+            sources=self._other_sources(sources, joins_path=False),
+        )  # fmt: skip
         folders = [request.destination.staging_dir]
         return self._submit([request], model_id, priority, progress_callback, folders, path=target)
 
@@ -436,6 +442,8 @@ class ParallelDownloadManager:
         local_dir: str | os.PathLike[str],
         priority: DownloadPriority = DownloadPriority.NORMAL,
         progress_callback: ProgressCallback | None = None,
+        *,
+        sources: Sequence[str] = (),
     ) -> str:
         """Queue the files of one model, and return at once.
 
@@ -448,6 +456,8 @@ class ParallelDownloadManager:
             local_dir: Folder the files go to.
             priority: Urgency of the queue against others.
             progress_callback: Told about each file.
+            sources: Where the files are, too, as ``source_url`` says it; bytes are taken from there of files
+                whose size and digest are given.
 
         Returns:
             The queue's id.
@@ -466,7 +476,7 @@ class ParallelDownloadManager:
         for spec in specs:
             require_safe_path(spec.path)
         require_no_nesting([spec.path for spec in specs])
-        requests = []
+        requests, others = [], self._other_sources(sources)
         for spec in specs:
             if spec.url is not None:
                 require_http(spec.path, spec.url)
@@ -482,6 +492,9 @@ class ParallelDownloadManager:
                 digest=as_digest(spec.digest),
                 etag=spec.etag,
                 priority=spec.priority,
+                sources=(*others, *self._other_sources(spec.sources, joins_path=False))
+                if spec.sources
+                else others,
             )
             requests.append(request)
         folders = {request.destination.staging_dir for request in requests}
@@ -489,12 +502,13 @@ class ParallelDownloadManager:
 
     def _request(
         self, path: str, url: str, target: Path, *, size: int | None, digest: Digest | None, etag: str | None,
-        priority: DownloadPriority | None,
+        priority: DownloadPriority | None, sources: tuple[OtherSource, ...] = (),
     ) -> FileRequest:  # fmt: skip
         require_size(path, size)
         remote = RemoteFile(
-            path, url, size=size, digest=digest, etag=etag, headers=self._headers, announced_by="the caller"
-        )
+            path, url, size=size, digest=digest, etag=etag, headers=self._headers, announced_by="the caller",
+            sources=sources,
+        )  # fmt: skip
         return request_url(
             remote,
             target,
@@ -503,6 +517,9 @@ class ParallelDownloadManager:
             fresh=not self.settings.enable_resume,
         )
 
+    def _other_sources(self, urls: Sequence[str], *, joins_path: bool = True) -> tuple[OtherSource, ...]:
+        return other_sources(urls, self.settings, headers=self._headers, joins_path=joins_path)
+
     def download_model_parallel(
         self,
         model_id: str,
@@ -510,6 +527,8 @@ class ParallelDownloadManager:
         source_url: str,
         local_dir: str | os.PathLike[str],
         progress_callback: ProgressCallback | None = None,
+        *,
+        sources: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Queue the files of one model and wait for them, for ``queue_timeout`` seconds at the most.
 
@@ -517,7 +536,7 @@ class ParallelDownloadManager:
             See :meth:`wait_for_model_completion`.
         """
         queue_id = self.queue_model_download(
-            model_id, file_specs, source_url, local_dir, progress_callback=progress_callback
+            model_id, file_specs, source_url, local_dir, progress_callback=progress_callback, sources=sources
         )
         return self.wait_for_model_completion(queue_id, self.settings.queue_timeout)
 
@@ -533,8 +552,9 @@ class ParallelDownloadManager:
         Returns:
             ``success`` (all files in place), ``timed_out``, ``queue_id``, ``model_id``, ``state``,
             ``total_tasks``, ``completed_tasks``, ``failed_tasks``, ``total_bytes``, ``bytes_downloaded``
-            (over the network), ``bytes_wasted`` (those of them that were thrown away), ``bytes_resumed``
-            (that earlier sessions left), ``duration_seconds``, ``average_speed_bps``, ``peak_speed_bps`` (of
+            (over the network), ``bytes_wasted`` (those of them that were thrown away), ``bytes_by_source``
+            (a dict of those that came over the network, by ``scheme://host:port``), ``bytes_resumed`` (that
+            earlier sessions left), ``duration_seconds``, ``average_speed_bps``, ``peak_speed_bps`` (of
             the best second), ``completion_rate`` (percent of the bytes that are on disk),
             ``concurrent_downloads`` (connections that were in use at once, at the most), ``retry_count``,
             ``bandwidth_limited_time`` (seconds, added up over connections), ``failed_files`` (``file_path``

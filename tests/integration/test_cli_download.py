@@ -65,6 +65,7 @@ def test_json_says_what_came_and_then_that_nothing_had_to(served: ServedRepo, en
         "bytes_fetched": nbytes,
         "bytes_reused": 0,
         "bytes_wasted": 0,
+        "bytes_by_source": {served.hub.url: nbytes},
     }
     for more in ({}, {"HF_HUB_OFFLINE": "1"}):
         again = _result(_run({**env, **more}, "org/tiny", "--format", "json"))

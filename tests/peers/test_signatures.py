@@ -14,11 +14,11 @@ NAMES = ("snapshot_download", "hf_hub_download")
 EXTRAS = {
     "snapshot_download": {
         "priority", "max_bandwidth", "max_connections", "verify", "progress_callback", "manager", "presets",
-        "on_event",
+        "on_event", "sources",
     },
     "hf_hub_download": {
         "priority", "max_bandwidth", "max_connections", "verify", "progress_callback", "manager",
-        "on_event",
+        "on_event", "sources",
     },
 }  # fmt: skip
 

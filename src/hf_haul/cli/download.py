@@ -76,6 +76,13 @@ def add_download(commands: Any) -> None:
     add_repo_options(parser)
     parser.add_argument("--cache-dir", metavar="DIR", help="the cache; default: the Hub's own")
     parser.add_argument("--local-dir", metavar="DIR", help="put plain files here and not into the cache")
+    parser.add_argument(
+        "--source",
+        metavar="URL",
+        action="append",
+        dest="source_urls",
+        help="of a mirror, or of 'hf-haul serve': bytes come from there, too; repeatable. Default: HF_HAUL_SOURCES",
+    )
     _add_switch(parser, "--force-download", "fetch every file anew")
     _add_switch(parser, "--dry-run", "say what would be downloaded, and write nothing")
     add_settings_options(parser)
@@ -103,7 +110,7 @@ def _add_output_options(parser: Any) -> None:
         action=_FormatAction,
         nargs=0,
         const="json",
-        help="one object: path, commit, files and bytes (fetched, reused, wasted), seconds, or error and exit_code",
+        help="one object: path, commit, files and bytes (fetched, reused, wasted, by source), seconds, or error and exit_code",
     )
     group.add_argument(
         "-q",
@@ -241,6 +248,7 @@ class _Task:
             priority=DownloadPriority(self.arguments.priority),
             manager=self.manager,
             on_event=None if notes is None else notes.on_event,
+            sources=self.arguments.source_urls,
         )
         return make_snapshot_call(
             self.repo.repo_id, **self.common(), **self.choice(), **self.as_download(), options=options
@@ -264,6 +272,7 @@ class _Task:
                 priority=DownloadPriority(self.arguments.priority),
                 manager=self.manager,
                 on_event=notes.on_event,
+                sources=self.arguments.source_urls,
             )
         except RemoteEntryNotFoundError as error:
             hint = self._hint_about(name)

@@ -63,6 +63,7 @@ def result_as_dict(
     """
     found = {"path": path, "commit": commit}
     found |= {name: sums.get(theirs, 0) for name, theirs in _SUMS.items()}
+    found["bytes_by_source"] = sums.get("bytes_by_source", {})
     return found if error is None else {**found, **error_as_dict(error)}
 
 

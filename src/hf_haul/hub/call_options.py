@@ -68,6 +68,7 @@ class CallOptions:
         manager: The manager to use.
         max_workers: Files in flight at once.
         on_event: Called with every event.
+        sources: Where bytes may come from, too; ``None`` leaves it to the settings.
     """
 
     priority: DownloadPriority = DownloadPriority.NORMAL
@@ -78,6 +79,7 @@ class CallOptions:
     manager: ParallelDownloadManager | None = None
     max_workers: int | None = None
     on_event: EventCallback | None = None
+    sources: Sequence[str] | None = None
     _changes: dict[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -60,7 +60,7 @@ from hf_haul.hub.metadata import (
 from hf_haul.hub.tokens import is_hub, protect_secrets, trusted_origins
 from hf_haul.hub.uris import repo_name, uri_of
 from hf_haul.storage.safe_paths import require_safe_commit
-from hf_haul.task import RemoteFile
+from hf_haul.task import OtherSource, RemoteFile
 from hf_haul.threads import in_threads
 from hf_haul.urls import redact
 from hf_haul.waits import Waits, unattended
@@ -458,8 +458,10 @@ class Repository:
                 failed[path] = answer
         return known, failed
 
-    def remote_file(self, path: str, metadata: FileMetadata) -> RemoteFile:
-        """Return the file as the engine takes it: URL, size, digest, headers."""
+    def remote_file(
+        self, path: str, metadata: FileMetadata, sources: tuple[OtherSource, ...] = ()
+    ) -> RemoteFile:
+        """Return the file as the engine takes it: URL, size, digest, headers, other sources."""
         return RemoteFile(
             path=path,
             url=self.url(path, metadata.commit),
@@ -475,6 +477,7 @@ class Repository:
             digest_is_etag=not metadata.listed,
             confirm=None if metadata.listed else self.confirmation(path, metadata.commit),
             uri=uri_of(self.repo_type, self.repo_id, metadata.commit, path),
+            sources=sources,
         )
 
     @property

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import posixpath
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
@@ -49,6 +50,7 @@ from hf_haul.hub.call_options import (
 from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks, file_error
 from hf_haul.hub.local_dir import LONG_CHECK, checking, reuse_file
 from hf_haul.hub.metadata import FileMetadata, is_commit, metadata_from_listing
+from hf_haul.hub.repo_sources import checkable, repo_sources
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.tokens import protect_secrets
 from hf_haul.hub.upstream_cache import (
@@ -107,6 +109,7 @@ def hf_hub_download(
     progress_callback: ProgressCallback | None = None,
     on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
+    sources: Sequence[str] | None = None,
 ) -> str: ...
 
 
@@ -138,6 +141,7 @@ def hf_hub_download(
     progress_callback: ProgressCallback | None = None,
     on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
+    sources: Sequence[str] | None = None,
 ) -> DryRunFileInfo: ...
 
 
@@ -169,6 +173,7 @@ def hf_hub_download(
     progress_callback: ProgressCallback | None = None,
     on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
+    sources: Sequence[str] | None = None,
 ) -> str | DryRunFileInfo: ...
 
 
@@ -200,6 +205,7 @@ def hf_hub_download(
     progress_callback: ProgressCallback | None = None,
     on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
+    sources: Sequence[str] | None = None,
 ) -> str | DryRunFileInfo:
     """Download one file of a repository, as :func:`huggingface_hub.hf_hub_download` does.
 
@@ -233,6 +239,9 @@ def hf_hub_download(
             thread, in order, and never under a lock; what it raises is logged, and while it blocks the
             download goes on.
         manager: The manager to use; a process-wide one by default.
+        sources: URLs of servers that have the same repository under the same paths, such as mirrors and
+            ``hf-haul serve``: they are asked for bytes, too, and never believed; see
+            ``examples/many-machines.md``. By default those of the settings (``HF_HAUL_SOURCES``).
 
     Returns:
         The file's path, or what would be downloaded if ``dry_run``.
@@ -254,6 +263,7 @@ def hf_hub_download(
         progress_callback=progress_callback,
         on_event=on_event,
         manager=manager,
+        sources=sources,
     )
     if isinstance(revision, ResolvedRevision):
         revision = revision.resolved
@@ -496,8 +506,11 @@ class _File:
         return path
 
     def _fetch(self, meta: FileMetadata, destination: Destination, events: CallEvents) -> None:
+        sources = repo_sources(self.repository, meta.commit, self.extras)
+        if sources:
+            meta = checkable(self.repository, self.name, meta)
         request = FileRequest(
-            remote=self.repository.remote_file(self.name, meta),
+            remote=self.repository.remote_file(self.name, meta, sources),
             destination=destination,
             fresh=self.force_download,
         )

@@ -59,6 +59,7 @@ def snapshot_download(
     on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
     presets: Preset | Sequence[Preset] | None = None,
+    sources: Sequence[str] | None = None,
 ) -> str: ...
 
 
@@ -92,6 +93,7 @@ def snapshot_download(
     on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
     presets: Preset | Sequence[Preset] | None = None,
+    sources: Sequence[str] | None = None,
 ) -> list[DryRunFileInfo]: ...
 
 
@@ -125,6 +127,7 @@ def snapshot_download(
     on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
     presets: Preset | Sequence[Preset] | None = None,
+    sources: Sequence[str] | None = None,
 ) -> str | list[DryRunFileInfo]: ...
 
 
@@ -158,6 +161,7 @@ def snapshot_download(
     on_event: EventCallback | None = None,
     manager: ParallelDownloadManager | None = None,
     presets: Preset | Sequence[Preset] | None = None,
+    sources: Sequence[str] | None = None,
 ) -> str | list[DryRunFileInfo]:
     """Download a repository's files, as :func:`huggingface_hub.snapshot_download` does.
 
@@ -195,6 +199,9 @@ def snapshot_download(
             download goes on.
         manager: The manager to use; a process-wide one by default.
         presets: Rules that pick among formats of the same weights, see :mod:`hf_haul.hub.presets`.
+        sources: URLs of servers that have the same repository under the same paths, such as mirrors and
+            ``hf-haul serve``: they are asked for bytes, too, and never believed; see
+            ``examples/many-machines.md``. By default those of the settings (``HF_HAUL_SOURCES``).
 
     Returns:
         The snapshot's folder, or what would be downloaded if ``dry_run``.
@@ -236,5 +243,6 @@ def snapshot_download(
             on_event=on_event,
             manager=manager,
             max_workers=None if max_workers == _DEFAULT_WORKERS else max_workers,
+            sources=sources,
         ),
     ).run()

@@ -38,6 +38,7 @@ from hf_haul.hub.local_dir import LONG_CHECK, checking, is_current, reuse_files
 from hf_haul.hub.metadata import FileMetadata, is_commit
 from hf_haul.hub.named_files import require_named
 from hf_haul.hub.presets import Preset
+from hf_haul.hub.repo_sources import repo_sources
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.snapshot_events import files_in, tell_found, tell_plan
 from hf_haul.hub.snapshot_files import Listing, SnapshotFiles
@@ -46,7 +47,7 @@ from hf_haul.hub.wait_bars import WaitBar
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
-from hf_haul.task import Destination, FileRequest
+from hf_haul.task import Destination, FileRequest, OtherSource
 
 __all__ = ["ReadySnapshot", "SnapshotCall", "make_snapshot_call"]
 
@@ -185,11 +186,12 @@ class SnapshotCall:
                 raise_all(list(failed.items()))
             return [self._dry_run_info(folder, path, meta) for path, meta in known.items()]
         self._write_ref(folder, commit)
+        sources = repo_sources(self.files.repository, commit, self.options)
         if self.files.local_dir is None:
-            requests = self._into_cache(folder, known)
+            requests = self._into_cache(folder, known, sources)
             result = folder.snapshot(commit)
         else:
-            requests = self._into_local_dir(folder, known)
+            requests = self._into_local_dir(folder, known, sources)
             result = os.path.realpath(self.files.local_dir)
         return ReadySnapshot(commit, result, known, failed, tuple(requests))
 
@@ -355,17 +357,21 @@ class SnapshotCall:
                 error,
             )
 
-    def _into_cache(self, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> list[FileRequest]:
+    def _into_cache(
+        self, folder: RepoFolder, known: Mapping[str, FileMetadata], sources: tuple[OtherSource, ...]
+    ) -> list[FileRequest]:
         requests: list[FileRequest] = []
         for path, meta in known.items():
             destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
             if self.files.force_download or not destination.is_linked():
-                requests.append(self._request(path, meta, destination))
+                requests.append(self._request(path, meta, destination, sources))
         if requests:
             folder.prepare()
         return requests
 
-    def _into_local_dir(self, folder: RepoFolder, known: Mapping[str, FileMetadata]) -> list[FileRequest]:
+    def _into_local_dir(
+        self, folder: RepoFolder, known: Mapping[str, FileMetadata], sources: tuple[OtherSource, ...]
+    ) -> list[FileRequest]:
         assert self.files.local_dir is not None
         local = LocalFolder(self.files.local_dir, self.files.repository.name)
         if known:
@@ -376,14 +382,16 @@ class SnapshotCall:
             with waits.during(checking(self.files.local_dir), after=LONG_CHECK):
                 current = reuse_files(local, folder, known)
         return [
-            self._request(path, meta, LocalDirDestination(local, path, meta.commit, meta.etag))
+            self._request(path, meta, LocalDirDestination(local, path, meta.commit, meta.etag), sources)
             for path, meta in known.items()
             if path not in current
         ]
 
-    def _request(self, path: str, meta: FileMetadata, destination: Destination) -> FileRequest:
+    def _request(
+        self, path: str, meta: FileMetadata, destination: Destination, sources: tuple[OtherSource, ...]
+    ) -> FileRequest:
         return FileRequest(
-            remote=self.files.repository.remote_file(path, meta),
+            remote=self.files.repository.remote_file(path, meta, sources),
             destination=destination,
             fresh=self.files.force_download,
         )

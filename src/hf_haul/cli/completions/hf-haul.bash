@@ -7,7 +7,7 @@
 
 _shtab_hf_haul_subparsers=(download get plan verify status list clean bench serve run env completion help)
 
-_shtab_hf_haul_download_option_strings=(-h --help -v --verbose -r --repo -i --input --repo-type --type --revision --include --exclude --preset --token --cache-dir --local-dir --force-download --no-force-download --dry-run --no-dry-run --max-bandwidth --max-connections --connections --max-workers --priority --retries --timeout --give-up-after --no-verify --progress --format --json -q --quiet --no-truncate)
+_shtab_hf_haul_download_option_strings=(-h --help -v --verbose -r --repo -i --input --repo-type --type --revision --include --exclude --preset --token --cache-dir --local-dir --source --force-download --no-force-download --dry-run --no-dry-run --max-bandwidth --max-connections --connections --max-workers --priority --retries --timeout --give-up-after --no-verify --progress --format --json -q --quiet --no-truncate)
 _shtab_hf_haul_get_option_strings=(-h --help -v --verbose -i --input -d --dir -o --output --content-disposition --checksum --sha256 --force-download -H --header --json --max-bandwidth --max-connections --connections --max-workers --priority --retries --timeout --give-up-after --no-verify -q --quiet --progress)
 _shtab_hf_haul_plan_option_strings=(-h --help -v --verbose --repo-type --type --revision --include --exclude --preset --token --cache-dir --local-dir --force-download --at --max-bandwidth --max-connections --json -q --quiet --progress)
 _shtab_hf_haul_verify_option_strings=(-h --help -v --verbose --repo-type --type --revision --include --exclude --preset --token --cache-dir --local-dir --hub --partial --repair --max-workers --max-bandwidth --max-connections --json -q --quiet --progress)

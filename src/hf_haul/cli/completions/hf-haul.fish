@@ -51,7 +51,7 @@ function _shtab_hf_haul_using
 end
 
 set -g _shtab_hf_haul_commands download get plan verify status list clean bench serve run env completion help
-set -g _shtab_hf_haul_opts_with_value --access-log --allowed-host --at --cache-dir --certfile --checksum --connections --dir --exclude --format --give-up-after --header --host --include --input --keyfile --local-dir --max-bandwidth --max-bytes --max-connections --max-rate --max-seconds --max-size --max-workers --older-than --output --pace --port --preset --priority --progress --refresh --repo --repo-type --retries --revision --sha256 --timeout --token --token-file --type --upstream -H -d -i -o -r
+set -g _shtab_hf_haul_opts_with_value --access-log --allowed-host --at --cache-dir --certfile --checksum --connections --dir --exclude --format --give-up-after --header --host --include --input --keyfile --local-dir --max-bandwidth --max-bytes --max-connections --max-rate --max-seconds --max-size --max-workers --older-than --output --pace --port --preset --priority --progress --refresh --repo --repo-type --retries --revision --sha256 --source --timeout --token --token-file --type --upstream -H -d -i -o -r
 
 complete -c hf-haul -e
 complete -c hf-haul -f
@@ -71,6 +71,7 @@ complete -c hf-haul -n '_shtab_hf_haul_using download' -l preset -xka "safetenso
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l token -x -d 'default: the stored one'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l cache-dir -xka "(__fish_complete_directories)" -d 'the cache; default: the Hub'"'"'s own'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l local-dir -xka "(__fish_complete_directories)" -d 'put plain files here and not into the cache'
+complete -c hf-haul -n '_shtab_hf_haul_using download' -l source -x -d 'of a mirror, or of '"'"'hf-haul serve'"'"': bytes come from there, too; repeatable. Default: HF_HAUL_SOURCES'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l force-download -l no-force-download -d 'fetch every file anew'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l dry-run -l no-dry-run -d 'say what would be downloaded, and write nothing'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l max-bandwidth -x -d 'over all connections, such as 50MB/s or 400Mbit/s; 0 for none'
@@ -83,7 +84,7 @@ complete -c hf-haul -n '_shtab_hf_haul_using download' -l give-up-after -x -d 'w
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l no-verify -d 'do not check digests; sizes are checked all the same'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l progress -xka "auto tty plain json none" -d 'tty: a live view; plain: lines for a log; json: an object for each event; default: what fits stderr'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l format -xka "auto human agent json quiet" -d 'of stdout: human (the path, and what auto is), agent (path=...), json, or quiet'
-complete -c hf-haul -n '_shtab_hf_haul_using download' -l json -d 'one object: path, commit, files and bytes (fetched, reused, wasted), seconds, or error and exit_code'
+complete -c hf-haul -n '_shtab_hf_haul_using download' -l json -d 'one object: path, commit, files and bytes (fetched, reused, wasted, by source), seconds, or error and exit_code'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -s q -l quiet -d 'no progress, and the path alone'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l no-truncate -d 'as with hf: nothing is cut short anyway'
 complete -c hf-haul -n '_shtab_hf_haul_using; and test $_shtab_hf_haul_npos -eq 0' -a get -d 'Download files from any http(s) URLs.'
