@@ -218,12 +218,12 @@ class Settlement:
             late: Parts whose bytes it, or another one, has brought instead.
         """
         failed = [
-            (each, Fault(dead=each.reading_since is None))
+            (each, Fault(dead=not self._is_sending(each)))
             for each in late
             if each.source is not part.source and each.started_at < part.started_at
         ]
         if isinstance(error, TransferError):
-            failed.append((part, fault_of(error, answered=part.received > 0)))
+            failed.append((part, fault_of(error, alive=part.received > 0 or self._is_sending(part))))
         elif error is None and part.received and not part.preempted:
             self._choice.note_success(part.source)
         given_up: list[Part] = []
@@ -231,19 +231,26 @@ class Settlement:
             name = each.source.name
             if self._choice.note_failure(each.source, fault, each.started_at):
                 logger.info("%s is left alone for a while: %s", name, error or "others were faster by far")
-                given_up += self._unanswered(name)
+                given_up += [
+                    other
+                    for other in self._parts_from(name)
+                    if other.reading_since is None and self._choice.has_alternative(other)
+                ]
         return given_up
 
-    def _unanswered(self, source: str) -> list[Part]:
-        """Return the parts that wait for an answer from a source, and that another one can bring."""
+    def _is_sending(self, part: Part) -> bool:
+        """Return whether the source of a part is sending any."""
+        return part.reading_since is not None or any(
+            each.reading_since is not None for each in self._parts_from(part.source.name)
+        )
+
+    def _parts_from(self, source: str) -> list[Part]:
         return [
             part
             for run in self._queues.running
             for transfer in run.transfers.values()
             for part in transfer.parts
             if part.source.name == source
-            and part.reading_since is None
-            and self._choice.has_alternative(part)
         ]
 
     def _follow(

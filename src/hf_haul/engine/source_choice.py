@@ -70,23 +70,22 @@ class Fault:
     rest: float = 0.0
 
 
-def fault_of(error: BaseException, *, answered: bool) -> Fault:
+def fault_of(error: BaseException, *, alive: bool) -> Fault:
     """Return what an error says of a source.
 
     Args:
         error: The error, of one attempt.
-        answered: Whether it had begun to send the part.
+        alive: Whether it had begun to send the part, or is sending another: then one failure is bad luck.
     """
     if isinstance(error, HttpStatusError):
         refused = _REFUSED <= (error.status or 0) < _FAILED
         return Fault(lacks=refused, useless=True)
     if isinstance(error, ServerBusyError):
-        return Fault(dead=True, rest=error.retry_after or 0.0)
+        return Fault(dead=not alive, rest=error.retry_after or 0.0)
     if isinstance(error, SourceChangedError | RangeRefusedError):
         return Fault(useless=True)
     return Fault(
-        dead=isinstance(error, CertificateError)
-        or (isinstance(error, ConnectionFailedError) and not answered)
+        dead=isinstance(error, CertificateError) or (isinstance(error, ConnectionFailedError) and not alive)
     )
 
 
@@ -212,7 +211,7 @@ class SourceChoice:
             if began >= standing.struck_at:
                 standing.struck_at = self._clock()
                 standing.strikes += 1
-        if fault.dead or standing.strikes >= _SOURCE_STRIKES or standing.misses >= _MOST_MISSES:
+        if fault.dead or fault.rest or standing.strikes >= _SOURCE_STRIKES or standing.misses >= _MOST_MISSES:
             return self._rest(standing, fault.rest)
         return False
 

@@ -153,7 +153,7 @@ def test_one_that_does_not_answer_is_left_alone_for_longer_and_longer_and_then_g
 
 def test_one_that_asks_for_a_wait_gets_it(tmp_path: Path) -> None:
     bench = Bench(tmp_path, LAB)
-    assert bench.fail(bench.others[0], fault_of(ServerBusyError("429", retry_after=100.0), answered=False))
+    assert bench.fail(bench.others[0], fault_of(ServerBusyError("429", retry_after=100.0), alive=False))
     bench.clock.advance(99.0)
     assert bench.choice.is_resting(LAB)
     bench.clock.advance(2.0)
@@ -191,7 +191,7 @@ def test_one_that_fails_for_several_files_in_a_row_is_left_alone(tmp_path: Path)
 def test_one_that_lacks_a_file_is_asked_for_others_until_it_lacks_many(tmp_path: Path) -> None:
     bench = Bench(tmp_path, LAB)
     bench.knows(LAB)
-    lacks = fault_of(HttpStatusError("404", status=404), answered=False)
+    lacks = fault_of(HttpStatusError("404", status=404), alive=False)
     rests = [bench.fail(FileSource(LAB, lambda: FakeSource(b"")), lacks) for _ in range(32)]
     assert rests == [False] * 31 + [True]
     bench.fail(bench.others[0], lacks)
@@ -213,7 +213,7 @@ def test_the_origin_is_asked_for_what_nobody_else_brings_even_while_it_is_left_a
 def test_the_origin_that_does_not_give_a_file_is_asked_only_when_nobody_else_is_left(tmp_path: Path) -> None:
     bench = Bench(tmp_path, LAB)
     bench.knows(LAB)
-    bench.fail(bench.origin, fault_of(HttpStatusError("403", status=403), answered=False))
+    bench.fail(bench.origin, fault_of(HttpStatusError("403", status=403), alive=False))
     bench.take_all(LAB)
     assert bench.next() is None
     bench.others[0].lost = True
@@ -245,11 +245,13 @@ def test_suspects_are_left_alone_until_it_is_known_and_the_liar_for_long(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("error", "answered", "expected"),
+    ("error", "alive", "expected"),
     [
         (HttpStatusError("404", status=404), False, Fault(lacks=True, useless=True)),
         (HttpStatusError("501", status=501), False, Fault(useless=True)),
         (ServerBusyError("503"), False, DEAD),
+        (ServerBusyError("503"), True, Fault()),
+        (ServerBusyError("429", retry_after=7.0), True, Fault(rest=7.0)),
         (SourceChangedError("another size"), False, Fault(useless=True)),
         (RangeRefusedError("all of it"), False, Fault(useless=True)),
         (CertificateError("not trusted"), False, DEAD),
@@ -262,9 +264,9 @@ def test_suspects_are_left_alone_until_it_is_known_and_the_liar_for_long(tmp_pat
     ids=lambda value: str(value),
 )
 def test_an_error_says_whether_the_file_the_source_or_a_moment_is_at_fault(
-    error: Exception, answered: bool, expected: Fault
+    error: Exception, alive: bool, expected: Fault
 ) -> None:
-    assert fault_of(error, answered=answered) == expected
+    assert fault_of(error, alive=alive) == expected
 
 
 @pytest.mark.parametrize(
