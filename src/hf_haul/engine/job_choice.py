@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.config import Settings
+from hf_haul.config import MiB, Settings
 from hf_haul.descriptors import Descriptors, descriptors
 from hf_haul.engine.file_sources import FileSource
 from hf_haul.engine.plan import MAX_PART, part_size
@@ -24,6 +25,9 @@ from hf_haul.transports.base import Body, Transport
 from hf_haul.transports.source_limits import SourceLimits
 
 __all__ = ["Chooser", "TransportFactory"]
+
+#: Bytes that a source is asked for first which nobody has heard of, unless it is all that there is.
+_PROBE: Final = MiB
 
 TransportFactory = Callable[[FileRequest], Transport]
 
@@ -152,7 +156,9 @@ class Chooser:
         """
         source = self._choice.next_for(transfer) or transfer.sources.origin
         usual = most = self._part_size(transfer, source.name)
-        if self._settings.part_size is None and transfer.mode == "ranged":
+        if not source.is_origin and self._sources.usual_answer(source.name) is None:
+            usual = most = min(usual, _PROBE)  # it may never come, and then somebody else has to bring it
+        elif self._settings.part_size is None and transfer.mode == "ranged":
             slow = self._sources.answers_slowly(source.name)
             if slow is None:
                 most = MAX_PART

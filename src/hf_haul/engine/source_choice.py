@@ -47,6 +47,10 @@ _LONGEST_REST: Final = 900.0
 #: Seconds for which one is that sent wrong bytes, and one that may have until that is known.
 _REST_OF_LIARS: Final = 3600.0
 _REST_OF_SUSPECTS: Final = 60.0
+#: How many times as fast another source's connection has to be, so that bytes under way are requested there.
+#: Where both are about as fast, they would race for all that is left: of 60 MB from three sources of 5 MB/s
+#: each, 13 MB came twice.
+_FASTER: Final = 2.0
 #: Ends of names that are given out in one's own network only.
 _LOCAL_NAMES: Final = (".local", ".lan", ".internal", ".home.arpa", ".localdomain", ".localhost")
 _REFUSED: Final = 400
@@ -145,9 +149,9 @@ class SourceChoice:
         return any(each is not part.source for each in self._open_to(part.transfer))
 
     def is_faster(self, source: FileSource, part: Part) -> bool:
-        """Return whether a connection to a source brings more than the one that fetches a part."""
+        """Return whether a connection to a source brings more by far than the one that fetches a part."""
         speed = self._history.connection_speed(source.name)
-        return speed is None or speed > part.meter.speed()
+        return speed is not None and speed > _FASTER * part.meter.speed()
 
     def is_resting(self, name: str) -> bool:
         """Return whether a source is left alone."""

@@ -97,7 +97,8 @@ def part_to_share(
         parts: Parts of files that are fetched by ranges.
         now: Seconds, on the clock of the parts.
         usual_answer: Seconds in which the source that would be asked answers; ``None`` while it has not.
-        is_elsewhere_faster: Whether that is another source than the part's, and the faster one.
+        is_elsewhere_faster: Whether that is another source than the part's, and faster by far: then there is
+            less to wait for.
         worth_hedging: See :class:`hf_haul.config.Timings`.
 
     Returns:
@@ -119,14 +120,15 @@ def part_to_share(
             continue
         bearable = max(worth_hedging, _ANSWERS_WORTH_HEDGING * answer)
         seconds = _seconds_left(part, now, answer, bearable)
-        if part.remaining >= 2 * _MIN_HALF:
+        faster = is_elsewhere_faster(part)
+        if faster or part.remaining >= 2 * _MIN_HALF:
             worth = max(_WORTH_SPLITTING, _ANSWERS_WORTH_SPLITTING * answer)
         else:
             worth = bearable
         if seconds < worth or seconds <= longest:
             continue
         small = part.remaining < 2 * _MIN_HALF and not math.isinf(seconds)
-        if small and not _lags(part, parts) and not is_elsewhere_faster(part):
+        if small and not faster and not _lags(part, parts):
             continue
         slowest, longest = part, seconds
     if slowest is None:

@@ -11,9 +11,11 @@ from tests.support.transport import FakeSource, MemoryDestination, request
 from hf_haul.config import KiB, MiB, Settings
 from hf_haul.descriptors import Descriptors
 from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.file_sources import FileSource
 from hf_haul.engine.job_choice import Chooser
 from hf_haul.engine.plan import MAX_PART
 from hf_haul.engine.queue_run import QueueRun
+from hf_haul.engine.source_choice import SourceChoice
 from hf_haul.engine.transfer import Part, Phase, Transfer
 from hf_haul.metrics import DownloadMetrics, SourceHistory
 from hf_haul.ranges import ByteRange
@@ -311,3 +313,23 @@ def test_files_of_a_paused_queue_are_nobodys_to_count_on(tmp_path: Path) -> None
 def test_where_many_files_can_be_opened_none_are_counted(tmp_path: Path) -> None:
     with closing(Scarce(tmp_path, 1000, files=20)) as scarce:
         assert None not in [scarce.next() for _ in range(16)]
+
+
+@pytest.mark.parametrize(("answered", "size"), [(False, MiB), (True, 8 * MiB)])
+def test_a_source_that_nobody_has_heard_of_is_asked_for_little(
+    tmp_path: Path, answered: bool, size: int
+) -> None:
+    lab, history = "http://10.0.0.7", SourceHistory()
+    for source in (HUB, lab) if answered else (HUB,):
+        history.first_byte(source, 0.02, large=True)
+        history.read(source, 20_000_000, 1.0)
+    limits = SourceLimits(Settings(initial_connections=4), history, clock=lambda: 0.0)
+    choice = SourceChoice(limits, history, clock=lambda: 0.0)
+    chooser = Chooser(Settings(), limits, Lanes.no_transport, lambda: 0.0, choice=choice)
+    wanted = request(MemoryDestination(tmp_path, "a"), FakeSource(b""), size=1000 * MiB)
+    task = DownloadTask("org/m", "a", f"{HUB}/a", tmp_path / "a", 1000 * MiB)
+    other = FileSource(lab, lambda: FakeSource(b""))
+    transfer = Transfer(task, wanted, FakeSource(b""), DownloadMetrics(), others=[other])
+    transfer.pending = [ByteRange(0, 1000 * MiB)]
+    part = chooser.take(transfer)
+    assert (part.source, part.stop - part.start) == (other, size)

@@ -23,7 +23,7 @@ from hf_haul.errors import (
     StalledError,
     TransferError,
 )
-from hf_haul.metrics import DownloadMetrics, SourceHistory
+from hf_haul.metrics import DownloadMetrics, SourceHistory, SpeedMeter
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadTask
 from hf_haul.transports.source_limits import SourceLimits
@@ -227,6 +227,20 @@ def test_a_second_request_goes_to_another_source_if_one_has_a_connection_free(tm
     assert bench.choice.next_beside(part) is bench.origin
     bench.take_all(HUB)
     assert bench.choice.next_beside(part) is bench.others[0]
+
+
+@pytest.mark.parametrize(("bps", "faster"), [(None, False), (150, False), (250, True)])
+def test_a_source_is_faster_if_its_connections_bring_twice_as_much(
+    tmp_path: Path, bps: int | None, faster: bool
+) -> None:
+    bench = Bench(tmp_path, LAB)
+    part = Part(bench.transfer, ByteRange(0, 10), now=0.0)
+    part.meter = SpeedMeter(clock=bench.clock)
+    bench.clock.advance(1.0)
+    part.meter.add(100)
+    if bps is not None:
+        bench.knows(LAB, bps)
+    assert bench.choice.is_faster(bench.others[0], part) is faster
 
 
 def test_suspects_are_left_alone_until_it_is_known_and_the_liar_for_long(tmp_path: Path) -> None:

@@ -206,6 +206,21 @@ def test_a_short_rest_is_raced_only_if_others_come_faster(
     assert part_to_share([rest, *others], bench.clock.now) == ((rest, False) if raced else None)
 
 
+@pytest.mark.parametrize(("seconds", "raced"), [(0.4, False), (0.6, True)])
+def test_a_short_rest_is_raced_sooner_by_a_source_that_is_faster_by_far(
+    bench: Bench, seconds: float, raced: bool
+) -> None:
+    transfer = bench.transfer()
+    rest = bench.part(transfer, age=5.0, bps=1e6)
+    rest.stop = rest.position + int(seconds * 1e6)
+    peer = bench.part(transfer, age=5.0, bps=1e6)
+    peer.stop = peer.position + KiB
+    found = part_to_share(
+        [rest, peer], bench.clock.now, usual_answer=lambda _part: 0.01, is_elsewhere_faster=lambda _part: True
+    )
+    assert found == ((rest, False) if raced else None)
+
+
 @pytest.mark.parametrize(
     "why", ["soon over", "leaving", "raced already", "backing_off", "in line", "complete", "just begun"]
 )
