@@ -13,7 +13,7 @@ from tests.benchmarks.rig import Options, Rig
 
 __all__ = ["NUMBERS", "WITHIN", "bench", "contenders", "needs"]
 
-NUMBERS: Final = (1, 2, 4, 8, 16, 32)
+NUMBERS: Final = (1, 2, 4, 8, 16, 32, 64)
 #: How many times as long as with the best fixed number it may take.
 WITHIN: Final = 1.15
 #: Rounds with all numbers; in the others only those take part that may be the best.

@@ -95,7 +95,7 @@ def test_arguments_beat_settings_and_settings_beat_the_environment(monkeypatch: 
         assert (manager.settings.max_concurrent_downloads, manager.settings.chunk_size) == (2, 32 << 10)
     with ParallelDownloadManager(chunk_size=4096, settings=Settings(part_size=77)) as manager:
         assert (manager.settings.chunk_size, manager.settings.part_size) == (4096, 77)
-        assert manager.settings.max_concurrent_downloads == 32
+        assert manager.settings.max_concurrent_downloads == 64
 
 
 def test_a_bandwidth_limit_can_be_written_and_changed_as_text(manager: ParallelDownloadManager) -> None:
