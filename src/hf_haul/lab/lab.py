@@ -48,9 +48,9 @@ class Lab:
         access_log: Gets the lines of the access log; ``None`` for none.
 
     Raises:
-        ValueError: The upstream is no URL; or ``private`` without a token, or without an upstream; or
-            ``max_size`` without an upstream.
-        OSError: The folder cannot be made; or this machine has no token, although ``private``.
+        ValueError: The upstream is no URL; or ``private`` without a token of the server's, without one of
+            this machine's, or without an upstream; or ``max_size`` without an upstream.
+        OSError: The folder cannot be made.
     """
 
     def __init__(

@@ -151,13 +151,13 @@ class LookUps:
         """Raise if this machine has no token, although it is to ask with one.
 
         Raises:
-            OSError: It has none.
+            ValueError: It has none.
         """
         if self.private:
             try:
                 _ = self.repository("model", "org/name").request_headers
             except LocalTokenNotFoundError as error:
-                raise OSError(
+                raise ValueError(
                     "--private asks the upstream with this machine's own token, and there is none: set HF_TOKEN, or run"
                     " 'hf auth login'"
                 ) from error

@@ -253,7 +253,7 @@ def test_serve_with_an_upstream_makes_a_cache_and_of_no_other_folder_one(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     (tmp_path / "token").write_text("t0ken")
     line = ["serve", str(new), "--upstream", "http://h", "--private", "--token-file", str(tmp_path / "token")]
-    assert cli.main(line) != 0
+    assert cli.main(line) == 2
     assert "there is none" in capsys.readouterr().err
 
 
