@@ -42,6 +42,7 @@ class Row:
         unit: What the goal is in: one of the figures.
         loaders: Packages it needs.
         moved: Megabytes that may be moved, where more than that would be bought speed.
+        copies: How many times the bytes of its files a loader has in memory, at the most.
     """
 
     what: str
@@ -52,6 +53,7 @@ class Row:
     unit: str = "s"
     loaders: tuple[str, ...] = field(default=())
     moved: float | None = None
+    copies: int = 1
 
     @property
     def name(self) -> str:
@@ -60,11 +62,11 @@ class Row:
 
 
 ROWS: Final = (
-    Row("whole", "reads/blob", "read() of 200 MB", 1.7, 1.4),
+    Row("whole", "reads/blob", "read() of 200 MB", 1.7, 1.4, copies=2),
     Row("loop", "reads/blob", "1 MiB loop over 200 MB", 2.2, 1.4, moved=210),
     Row("stream", "reads/blob", "stream of 200 MB, block_size=0", 1.8, 1.4, moved=210),
     Row("parquet_columns", "reads/table", "parquet of 200 MB, 3 of 20 columns, pandas", 0.9, 0.45, moved=33),
-    Row("parquet_all", "reads/table", "the same, all columns", 2.5, 1.6),
+    Row("parquet_all", "reads/table", "the same, all columns", 2.5, 1.6, copies=4),
     Row("dataset_columns", "reads/tables", "20 parquet files, 3 of 20 columns, pyarrow.dataset", 1.6, 0.8, moved=32),
     Row("dask_columns", "reads/tables", "the same, dask", 2.0, 0.8, loaders=("dask",), moved=32),
     Row("datasets_stream", "reads/tables", "20 parquet files (157 MB), streamed by datasets", 3.0, 1.3, loaders=("datasets",), moved=165),
@@ -115,7 +117,8 @@ def _row(rig: Rig, row: Row) -> Result:
         rig.reader(row.what, row.repo, protocol, name) for protocol, name in (("haul", OURS), ("hf", THEIRS))
     )
     truth = _truth(rig, replace(ours, argv=rig.reader(row.what, row.repo, "file", "truth").argv))
-    rig.compare(result, [ours, theirs if rig.options.peers else None], 0)
+    nbytes = row.copies * rig.nbytes(row.repo)
+    rig.compare(result, [ours, theirs if rig.options.peers else None], nbytes)
     for samples in result.samples.values():
         for sample in samples:
             answer = sample.extra.pop("answer", None)
