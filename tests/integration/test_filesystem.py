@@ -140,6 +140,25 @@ def test_listings_are_those_of_huggingface_hub(hub: LocalHub, fs: HaulFileSystem
         assert fs.info(f"{root}/README.md") == theirs.info(f"{root}/README.md")
 
 
+@pytest.mark.parametrize(
+    "look",
+    [
+        pytest.param(lambda fs, _: fs.cat(f"{MODEL}/nested/*.bin"), id="a pattern"),
+        pytest.param(lambda fs, _: fs.find(f"{MODEL}/nested", withdirs=True), id="with folders"),
+        pytest.param(lambda fs, out: fs.get(f"{MODEL}/nested", str(out), recursive=True), id="a folder"),
+    ],
+)
+def test_a_folder_that_is_listed_is_not_looked_for_in_the_one_that_it_is_in(
+    hub: LocalHub, fs: HaulFileSystem, tmp_path: Path, look: Callable[[HaulFileSystem, Path], Any]
+) -> None:
+    look(fs, tmp_path / "out")
+    assert len(hub.requests.of("tree")) == 1
+    theirs = HfFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
+    assert fs.info(f"{MODEL}/nested") == theirs.info(
+        f"{MODEL}/nested"
+    )  # with what only the other listing says
+
+
 def test_of_very_many_repositories_that_are_asked_for_the_latest_are_remembered_without_frames(
     fs: HaulFileSystem, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

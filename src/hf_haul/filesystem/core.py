@@ -428,7 +428,7 @@ class HaulFileSystem(KeptFileSystem):
         resolved = self.resolve_path(rpath, revision=revision)
         if resolved.path:
             require_safe_path(resolved.path)
-        if outfile is None and self.info(resolved.unresolve())["type"] == "directory":
+        if outfile is None and self.kind_of(resolved.unresolve()) == "directory":
             os.makedirs(lpath, exist_ok=True)
             return
         target = self._target(rpath, revision, lpath=os.fspath(lpath) if outfile is None else "")
@@ -488,7 +488,7 @@ class HaulFileSystem(KeptFileSystem):
         for each, (name, lpath) in zip(resolved, collector.pairs, strict=True):
             in_repository = isinstance(each, HfFileSystemResolvedRepositoryPath) and each.path
             to_disk = not (isfilelike(lpath) or is_node(lpath))
-            if in_repository and to_disk and self.info(each.unresolve())["type"] == "file":
+            if in_repository and to_disk and self.kind_of(each.unresolve()) == "file":
                 target = self._target(name, revision, lpath=os.fspath(lpath))
                 assert target is not None
                 targets.append(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -60,6 +61,7 @@ class PinnedFileSystem(HfFileSystem):
         self._roots: dict[str, None] = {}  # of listings, the latest last
         self._folders = FolderListings()
         self._beside = FilesBeside()
+        self._finding = threading.local()  # whether a thread is in :meth:`find`, as ``now``
 
     @property
     def fsid(self) -> str:
@@ -231,6 +233,22 @@ class PinnedFileSystem(HfFileSystem):
                 return
             yield folder
 
+    def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Return what is below a path; see :class:`huggingface_hub.HfFileSystem`.
+
+        Where folders are wanted, too, it asks what the path itself is. A folder that has just been listed is
+        one, and is not looked for in the listing of the folder that it is in.
+        """
+        self._finding.now = True
+        try:
+            return super().find(path, *args, **kwargs)
+        finally:
+            self._finding.now = False
+
+    def kind_of(self, name: str) -> str:
+        """Return ``file`` or ``directory``; without a question where a folder has been listed itself."""
+        return "directory" if self.dircache.get(name) else str(self.info(name)["type"])
+
     def info(
         self, path: str, refresh: bool = False, revision: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
@@ -244,6 +262,10 @@ class PinnedFileSystem(HfFileSystem):
             if resolved.path:
                 name = resolved.unresolve()
                 found = self._listed(name)
+                if found is None and getattr(self._finding, "now", False) and self.dircache.get(name):
+                    found = {
+                        "name": name, "size": 0, "type": "directory", "tree_id": None, "last_commit": None,
+                    }  # fmt: skip
                 if found is not None:
                     return found
         known = self._expanded(path, revision) if expand and not refresh else None
