@@ -8,11 +8,11 @@ from typing import Final
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import KiB, MiB
+from hf_haul.reading.buffer import Buffer
 from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.read_threads import DEMAND, Job, ReadThreads
 
 __all__ = [
-    "Buffer",
     "PendingSpan",
     "RangeRequest",
     "ReadBatch",
@@ -46,34 +46,6 @@ class RangeRequest:
     def whole(self) -> bool:
         """Whether it is the whole file, whose digest can be checked."""
         return self.start == 0 and self.stop == self.source.size
-
-
-class Buffer:
-    """A buffer that several threads fill and that is then handed out, once.
-
-    BytesIO would save the copy at the end. But when the collector finds a view of one in a cycle, as a failed
-    read leaves it, Python 3.12.1 crashes (python/cpython#111049) and 3.13 complains aloud
-    (python/cpython#111331).
-
-    Attributes:
-        view: Where to write; until :meth:`take`.
-    """
-
-    def __init__(self, nbytes: int) -> None:
-        self._bytes = bytearray(nbytes)
-        self.view = memoryview(self._bytes)
-
-    def take(self) -> bytes:
-        """Return the bytes."""
-        self.view.release()
-        taken, self._bytes = bytes(self._bytes), bytearray()
-        return taken
-
-    def take_array(self) -> bytearray:
-        """Return the bytes without a copy, for those who do not hand them on."""
-        self.view.release()
-        taken, self._bytes = self._bytes, bytearray()
-        return taken
 
 
 @dataclass(slots=True)

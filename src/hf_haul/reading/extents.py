@@ -19,7 +19,8 @@ from typing import Final
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import MiB
 from hf_haul.forks import renew_after_fork
-from hf_haul.reading.batches import Buffer, split
+from hf_haul.reading.batches import split
+from hf_haul.reading.buffer import Buffer
 from hf_haul.reading.range_source import RangeSource
 from hf_haul.reading.read_threads import DEMAND, READ_AHEAD, Job
 from hf_haul.reading.reader import Reads

@@ -16,7 +16,6 @@ from hf_haul.forks import renew_after_fork
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SourceHistory
 from hf_haul.reading.batches import (
-    Buffer,
     PendingSpan,
     RangeRequest,
     ReadBatch,
@@ -25,6 +24,7 @@ from hf_haul.reading.batches import (
     merge_requests,
     split,
 )
+from hf_haul.reading.buffer import Buffer
 from hf_haul.reading.disk_copy import DiskCopy
 from hf_haul.reading.range_source import Checksum, RangeSource, learn_size
 from hf_haul.reading.read_threads import READ_AHEAD, Job, ReadThreads
