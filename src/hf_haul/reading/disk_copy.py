@@ -127,6 +127,7 @@ class DiskCopy:
         self._idle_since = 0.0
         self._not_before = float("-inf")
         self._looked_for_orphans = False
+        self._claimed = False
         self._checked = False  # the staged file is complete and right, and nobody has published it yet
 
     def leave(self) -> None:
@@ -271,7 +272,16 @@ class DiskCopy:
             if path.name.endswith(SEQUENTIAL_SUFFIX) or not self._is_of_this_boot(path):
                 self._not_before = self._clock() + _REFUSED
                 return None
-        staged = claim(folder, key, self._size, orphans=orphans, former_keys=former, uri=self._remote.uri)
+        staged = claim(
+            folder,
+            key,
+            self._size,
+            orphans=orphans,
+            former_keys=former,
+            uri=self._remote.uri,
+            again=self._claimed,
+        )
+        self._claimed = True
         if staged.unproven and staged.done:  # it came in between; nothing of it may be read
             staged.forget()
         return staged

@@ -32,6 +32,7 @@ def claim(
     former_keys: Sequence[str] = (),
     watch: OwnerWatch | None = None,
     uri: str = "",
+    again: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> StagedFile:
     """Open the staged file of ``key`` for this process: a new one, or a dead owner's.
@@ -52,6 +53,7 @@ def claim(
         watch: Remembers from call to call what living owners do; the bytes of one that is asleep are copied.
             Without it they never are.
         uri: What people call the file, noted for whoever lists what is partial.
+        again: Whether this process had it a moment ago, so that what it holds is no news.
         check: Called now and then while bytes are copied; raises to end it.
 
     Raises:
@@ -77,7 +79,10 @@ def claim(
         staged = adopter.best_of(left)
         if staged is not None:
             staged.describe(uri)
-            return _rename_to_target(staged, target, keep=resume)
+            staged = _rename_to_target(staged, target, keep=resume)
+            level = logging.DEBUG if again else logging.INFO
+            logger.log(level, "resuming %s: %d of %d bytes are here", key, staged.resumed, size)
+            return staged
         if left:  # renamed under our eyes: see what became of it
             found = scan_orphans(directory)
             left = [path for each in (key, *former_keys) for path in found.get(each, ())]
@@ -130,5 +135,4 @@ def _rename_to_target(staged: StagedFile, target: Path, *, keep: bool) -> Staged
         with contextlib.suppress(OSError):
             os.unlink(staged.path)
         staged.path = target
-    logger.info("resuming %s: %d of %d bytes are here", staged.key, staged.resumed, staged.size)
     return staged

@@ -112,6 +112,20 @@ def test_it_lets_go_of_the_staged_file_by_itself(place: Place) -> None:
     assert place.names() == [f"{SHA}.haul.incomplete"]
 
 
+def test_what_it_takes_again_is_said_once_and_what_others_left_is(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="hf_haul")
+    first = place.copy()
+    for start in (0, 1000, 2000):
+        place.read(first, start, start + 1000)
+        assert first.close_if_idle(0.0)
+    assert "resuming" not in caplog.text
+    place.read(place.copy(), 3000, 4000)
+    assert caplog.text.count("resuming") == 1
+    assert "3000 of" in caplog.text
+
+
 def test_what_fails_to_be_fetched_is_not_kept_and_what_was_before_is(place: Place) -> None:
     copy = place.copy()
     place.read(copy, 0, 100)
