@@ -30,6 +30,7 @@ from hf_haul.reading.disk_copy import DiskCopy
 from hf_haul.reading.link import Link
 from hf_haul.task import RemoteFile, bears_out
 from hf_haul.transports.base import Body, Transport
+from hf_haul.transports.file_facts import first_answer
 from hf_haul.transports.retry import ChangeRetries, Trickle, is_retryable, retrying
 from hf_haul.urls import source_of
 from hf_haul.waits import Waits, unattended
@@ -93,37 +94,11 @@ def learn_size(
     Raises:
         TransferError: It cannot be asked, or does not say.
     """
-    transport, source, cancel_token = open_transport(remote), source_of(remote.url), CancelToken(waits)
-    unanswered = 0
-
-    def ask() -> int | None:
-        nonlocal unanswered
-        cancel_token.silence_limits = SilenceLimits(
-            history.answer_timeout(source, settings, unanswered), settings.stall_timeout
-        )
-        try:
-            try:
-                body = transport.open(ByteRange(0, 1), cancel_token)
-            except RangeRefusedError:  # an empty file has no first byte
-                body = transport.open(None, cancel_token)
-        except StalledError:
-            unanswered += 1
-            raise
-        body.close()
-        return body.total
-
-    size: int | None = retrying(
-        cancel_token=cancel_token,
-        progress=lambda: 0,
-        settings=settings,
-        on_retry=lambda _error, _seconds: None,
-        server_wait=lambda: cancel_token.server_wait,
-        subject=remote.path,
-        source=source,
-    )(ask)
+    body = first_answer(open_transport(remote).open, remote, settings, history, CancelToken(waits))
+    size = body.total
     if size is None:
         raise TransferError(
-            f"{remote.path}: {source} does not report its size, and so it cannot be read by ranges; download it instead."
+            f"{remote.path}: {source_of(remote.url)} does not report its size, and so it cannot be read by ranges; download it instead."
         )
     return size
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.config import Settings
 from hf_haul.errors import RangeRefusedError, StalledError
 from hf_haul.metrics import SourceHistory
 from hf_haul.ranges import ByteRange
-from hf_haul.transports.http import HttpBody, HttpSource
+from hf_haul.task import RemoteFile
+from hf_haul.transports.base import Body
+from hf_haul.transports.http import HttpSource
 from hf_haul.transports.retry import retrying
 from hf_haul.transports.validators import normalize_etag
 from hf_haul.urls import source_of
 
-__all__ = ["FileFacts", "learn_facts", "suggested_name"]
+__all__ = ["FileFacts", "first_answer", "learn_facts", "suggested_name"]
+
+AnyBody = TypeVar("AnyBody", bound=Body)
 
 #: Characters that one system or another does not have in names.
 _UNUSABLE: Final = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
@@ -61,33 +65,7 @@ def learn_facts(
         StopRequestedError: The token was set.
         TransferError: The file cannot be had.
     """
-    remote, origin = source.remote, source_of(source.remote.url)
-    unanswered = 0
-
-    def ask() -> HttpBody:
-        nonlocal unanswered
-        cancel_token.silence_limits = SilenceLimits(
-            history.answer_timeout(origin, settings, unanswered), settings.stall_timeout
-        )
-        try:
-            try:
-                return source.open(ByteRange(0, 1), cancel_token)
-            except RangeRefusedError:  # an empty file has no first byte
-                return source.open(None, cancel_token)
-        except StalledError:
-            unanswered += 1
-            raise
-
-    body: HttpBody = retrying(
-        cancel_token=cancel_token,
-        progress=lambda: 0,
-        settings=settings,
-        on_retry=lambda _error, _seconds: None,
-        server_wait=lambda: cancel_token.server_wait,
-        subject=remote.path,
-        source=origin,
-    )(ask)
-    body.close()
+    body = first_answer(source.open, source.remote, settings, history, cancel_token)
     headers = body.headers
     return FileFacts(
         body.total,
@@ -97,6 +75,55 @@ def learn_facts(
         not body.whole or headers.get("Accept-Ranges", "").strip().lower() == "bytes",
         body.url,
     )
+
+
+def first_answer(
+    open_range: Callable[[ByteRange | None, CancelToken], AnyBody],
+    remote: RemoteFile,
+    settings: Settings,
+    history: SourceHistory,
+    cancel_token: CancelToken,
+) -> AnyBody:
+    """Ask for the first byte of a file, again and again as settings allow; return the answer, closed.
+
+    Args:
+        open_range: A transport's.
+        remote: The file.
+        settings: How long to wait for an answer, and how often to ask.
+        history: How long answers take.
+        cancel_token: Ends the wait.
+
+    Raises:
+        StopRequestedError: The token was set.
+        TransferError: The file cannot be had.
+    """
+    origin, unanswered = source_of(remote.url), 0
+
+    def ask() -> AnyBody:
+        nonlocal unanswered
+        cancel_token.silence_limits = SilenceLimits(
+            history.answer_timeout(origin, settings, unanswered), settings.stall_timeout
+        )
+        try:
+            try:
+                return open_range(ByteRange(0, 1), cancel_token)
+            except RangeRefusedError:  # an empty file has no first byte
+                return open_range(None, cancel_token)
+        except StalledError:
+            unanswered += 1
+            raise
+
+    body: AnyBody = retrying(
+        cancel_token=cancel_token,
+        progress=lambda: 0,
+        settings=settings,
+        on_retry=lambda _error, _seconds: None,
+        server_wait=lambda: cancel_token.server_wait,
+        subject=remote.path,
+        source=origin,
+    )(ask)
+    body.close()
+    return body
 
 
 def _modified(headers: Mapping[str, str]) -> int | None:
