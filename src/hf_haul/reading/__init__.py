@@ -4,7 +4,8 @@
 - ``reader``: many such reads at once. ``batches`` joins neighbours and cuts large reads into parts, as large
   as ``link`` says, and ``read_threads`` fetches them, the most urgent first, into a ``buffer``.
 - ``extents``: what was read, or is on its way, in bounded memory, which ``shares`` divides.
-- ``file_reader``: one open file, which reads ahead as ``readahead`` and ``parquet`` suggest.
+- ``file_reader``: one open file, which reads ahead as ``readahead`` and ``parquet`` suggest, which finds
+  the columns of a file by its ``footer``.
 - ``disk_copy``: what the Hub's cache on disk has of a file, and what reads add to it.
 - ``lookahead``: the files that will be opened next, by what ``siblings`` has seen.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hf_haul.config import KiB, MiB
+from hf_haul.reading.footer import chunks_of_groups
 
 __all__ = ["TAIL", "Layout", "ParquetAdvice", "ParquetPlan", "footer_start", "joined", "parse_layout"]
 
@@ -64,6 +65,11 @@ class Layout:
         self._known: dict[int, list[_Chunk]] = {}
 
     @property
+    def is_ordered(self) -> bool:
+        """Whether row groups follow each other as they are numbered."""
+        return self._group_starts == sorted(self._group_starts)
+
+    @property
     def groups(self) -> int:
         """Number of row groups."""
         return len(self._group_starts)
@@ -107,11 +113,21 @@ def parse_layout(footer: bytes) -> Layout | None:
         footer: The bytes from :func:`footer_start` to the end of the file.
 
     Returns:
-        ``None`` if nobody in this process reads parquet with pyarrow, or pyarrow does not understand the
-        footer.
+        ``None`` if it cannot be understood, or is large and nobody in this process has imported pyarrow.
     """
-    if "pyarrow" not in sys.modules:  # its reader would have brought it; ours need not
+    # A reader that is pyarrow has brought it; others, such as DuckDB, need not wait for its import.
+    layout = _pyarrows_layout(footer) if "pyarrow" in sys.modules else _own_layout(footer)
+    return layout if layout is not None and layout.is_ordered else None
+
+
+def _own_layout(footer: bytes) -> Layout | None:
+    groups = chunks_of_groups(footer)
+    if not groups or not all(groups):
         return None
+    return Layout([group[0][0] for group in groups], lambda group: sorted(groups[group]))
+
+
+def _pyarrows_layout(footer: bytes) -> Layout | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -119,8 +135,6 @@ def parse_layout(footer: bytes) -> Layout | None:
         metadata = pq.read_metadata(pa.BufferReader(_MAGIC + footer))
         starts = [_chunk(metadata.row_group(g).column(0), 0)[0] for g in range(metadata.num_row_groups)]
     except (pa.ArrowException, OSError, ValueError, IndexError):
-        return None
-    if starts != sorted(starts):
         return None
 
     def chunks_of(group: int) -> list[_Chunk]:
