@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import gzip
 import logging
 import os
@@ -10,16 +12,19 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import requests
+from aiohttp import web
 from tests.support.hub import make_certificate
 from tests.support.waits import until
 
 from hf_haul.localhub import LocalHub, Repo, share
+from hf_haul.localhub.connections import Connections, listen
 from hf_haul.localhub.hosts import HostRule
 from hf_haul.localhub.testing.faults import Stall
 from hf_haul.localhub.timings import HubTimings
@@ -158,6 +163,28 @@ def test_a_body_that_makes_no_sense_is_a_bad_request(
         refused = requests.post(url, data=body, headers={"Content-Type": f"application/{kind}"}, timeout=30)
     assert refused.status_code == 400
     assert not caplog.records
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_hub_that_ends_at_any_step_of_accepting_a_connection_leaves_no_socket_open(steps: int) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        raise AssertionError(request)
+
+    async def accept() -> None:
+        (listener,) = listen("127.0.0.1", 0)
+        connections = Connections(8)
+        connections.serve([listener], answer)
+        await asyncio.sleep(0)
+        with socket.create_connection(listener.getsockname(), timeout=30):
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await connections.close()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        asyncio.run(accept())
+        gc.collect()
+    assert [str(each.message) for each in told if each.category is ResourceWarning] == []
 
 
 def test_a_compressed_body_is_refused_and_not_unpacked(repo: Repo) -> None:

@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -129,17 +131,20 @@ def _bound(family: int, kind: int, protocol: int, address: Any, stalled: float) 
 class _Connection(web.RequestHandler):
     """One connection, which reports when it answers a request and when it waits for one."""
 
-    __slots__ = ("_keeper", "_loop_time", "header_since", "idle_since")
+    __slots__ = ("_handshake", "_keeper", "_loop_time", "header_since", "idle_since")
 
     def __init__(self, keeper: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
         self._keeper = keeper
         self._loop_time = options["loop"].time
+        self._handshake = asyncio.current_task()
         self.idle_since: float | None = None  # None while it is busy
         self.header_since: float | None = None  # None unless a request has begun to come in
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._keeper.note_made(self._handshake)
+        self._handshake = None
         self.rest()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -190,6 +195,7 @@ class Connections:
         self._shaking_hands: dict[
             asyncio.Task[None], float
         ] = {}  # since when; the one that began first, first
+        self._unbegun: set[socket.socket] = set()  # accepted; nobody else has them yet
         self._accepting: list[asyncio.Task[None]] = []
         self._servers: list[web.Server] = []
         self._sockets: list[socket.socket] = []
@@ -252,7 +258,7 @@ class Connections:
         told = 0.0
         while True:
             try:
-                sock, _ = await loop.sock_accept(listener)
+                sock = await _next(listener)
             except OSError as error:
                 if error.errno in _SHORTAGES:
                     if loop.time() > told:
@@ -269,9 +275,13 @@ class Connections:
                 raise
             task = loop.create_task(self._begin(sock, make))
             self._shaking_hands[task] = loop.time()
-            task.add_done_callback(self._end_of_handshake)
+            self._unbegun.add(sock)
+            task.add_done_callback(functools.partial(self._end_of_handshake, sock))
 
-    def _end_of_handshake(self, task: asyncio.Task[None]) -> None:
+    def _end_of_handshake(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        if sock in self._unbegun:  # a task that is cancelled before its first step does nothing at all
+            self._unbegun.remove(sock)
+            sock.close()
         self._shaking_hands.pop(task, None)
         self._changed.set()
 
@@ -301,6 +311,7 @@ class Connections:
         return connection is not None
 
     async def _begin(self, sock: socket.socket, make: Callable[[], _Connection]) -> None:
+        self._unbegun.discard(sock)
         loop = asyncio.get_running_loop()
         seconds = None if self._tls is None else self.timings.handshake
         try:
@@ -309,6 +320,11 @@ class Connections:
             logger.debug("a connection failed before its first request: %s", error)
 
     # -- what connections say
+
+    def note_made(self, handshake: asyncio.Task[None] | None) -> None:
+        """Note that a handshake has led to a connection, which counts from now on instead of it."""
+        if handshake is not None:
+            self._shaking_hands.pop(handshake, None)
 
     def note_idle(self, connection: _Connection) -> None:
         """Note that a connection waits for a request."""
@@ -340,6 +356,24 @@ class Connections:
         for connection in [each for each in self._idle if each.is_overdue(now)]:
             _abort(connection)
         self._look = loop.call_later(self.timings.look, self._end_overdue) if len(self) else None
+
+
+async def _next(listener: socket.socket) -> socket.socket:
+    """Accept a connection. If it is cancelled meanwhile, none is accepted: asyncio's own loses one then."""
+    loop = asyncio.get_running_loop()
+    if sys.platform == "win32":  # pragma: no cover - its loop has no readers
+        return (await loop.sock_accept(listener))[0]
+    while True:
+        ready = asyncio.Event()
+        loop.add_reader(listener, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(listener)
+        with contextlib.suppress(BlockingIOError, InterruptedError):  # it is gone again
+            sock, _ = listener.accept()
+            sock.settimeout(0)
+            return sock
 
 
 def _abort(connection: _Connection) -> None:
