@@ -351,7 +351,7 @@ def test_a_connection_that_stalls_is_replaced(hub: LocalHub, after: int | None) 
 
 
 def test_a_source_that_takes_long_to_its_first_byte_is_asked_once(hub: LocalHub) -> None:
-    with ParallelDownloadManager(settings=Settings(stall_timeout=0.1)) as manager:
+    with ParallelDownloadManager(settings=Settings(stall_timeout=0.6)) as manager:
         fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True)
         fs.manager = manager
         hub.faults.add(Delay(1.5), kind="cdn", path="big.bin", times=None)
