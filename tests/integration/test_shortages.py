@@ -77,8 +77,9 @@ class World:
         self.sources: dict[str, FakeSource] = {}
         self.destinations: dict[str, MemoryDestination] = {}
         settings = Settings(
-            part_size=MiB, chunk_size=MiB, first_retry_wait=0.0, max_concurrent_downloads=3, durable=False
-        )
+            part_size=MiB, chunk_size=MiB, first_retry_wait=0.0, max_concurrent_downloads=3, durable=False,
+            timings=Timings(unwritten=0.1),
+        )  # fmt: skip
         self.scheduler = Scheduler(
             settings, BandwidthLimiter(None), lambda wanted: self.sources[wanted.remote.path]
         )

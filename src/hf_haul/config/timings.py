@@ -29,6 +29,7 @@ class Timings:
         no_threads: Without a thread after which a queue that nobody waits for fails.
         passed_over: Between two looks of who waits for a read whether any thread will do it.
         asleep: Without a sign of life after which the owner of a staged file is taken to be asleep.
+        unwritten: For which a staged file that is still empty may be about to get its header.
         unseen: Without one after which an owner that cannot be seen is taken for gone.
         takeover: For which a living process is waited for to say that a staged file it renamed is its own.
         worth_a_word: Without a byte, or without an answer of the Hub, after which people are told.
@@ -48,6 +49,7 @@ class Timings:
     no_threads: float = 30.0
     passed_over: float = 1.0
     asleep: float = 30.0
+    unwritten: float = 3.0
     unseen: float = 120.0
     takeover: float = 2.0
     worth_a_word: float = 5.0

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from hf_haul.config import DEFAULT_TIMINGS
 from hf_haul.storage.journal import Header, header_of_other_size, read_header
@@ -27,9 +26,6 @@ from hf_haul.storage.staged_file import is_open_here
 from hf_haul.storage.staged_names import SEALED_SUFFIX, SEQUENTIAL_SUFFIX
 
 __all__ = ["LeftFile", "inspect_file", "judge_file"]
-
-#: Seconds after which a file that is still empty is nobody's: its header follows its creation at once.
-_BIRTH: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +146,7 @@ def judge_file(
         else:
             # A living owner's file has a header, or is locked: without either, it was cut or overwritten.
             owned = other is not None or (status.st_size > 0 and not try_lock(fd))
-            alive = sequential or owned or time.time() - status.st_mtime < _BIRTH
+            alive = sequential or owned or time.time() - status.st_mtime < timings.unwritten
         if not alive:
             verdict = "dead"
         elif watch is not None and watch.is_asleep(status):
