@@ -24,7 +24,7 @@ import hf_haul.hub.status  # before a download is under way
 from hf_haul.config import KiB, MiB
 from hf_haul.storage import sweeping
 
-SIZE = 24 * MiB
+SIZE = 16 * MiB
 
 
 @pytest.fixture
@@ -35,15 +35,16 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         yield rig
 
 
-@pytest.fixture
-def nursery(tmp_path: Path, rig: Rig) -> Iterator[Nursery]:
-    with Nursery(tmp_path / "results", {"HF_ENDPOINT": rig.hub.url}) as nursery:
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with Nursery(tmp_path_factory.mktemp("results")) as nursery:
         yield nursery
 
 
 def _start(rig: Rig, nursery: Nursery, *pretend: str, **where: object) -> Child:
     """Have a child download the repository into a cache, or a folder, and wait until it has some bytes."""
-    job = job_for(rig, pretend=pretend, snapshot={"repo_id": "org/m", **where}, part_size=MiB)
+    what = {"repo_id": "org/m", "endpoint": rig.hub.url, **where}
+    job = job_for(rig, pretend=pretend, snapshot=what, part_size=MiB)
     return nursery.start(job)
 
 
@@ -129,12 +130,9 @@ def test_what_a_stopped_process_holds_stays_until_it_is_killed(
     assert not list(folder.rglob("*.incomplete"))
 
 
-def test_many_small_files_are_published_under_a_cleaners_eyes(tmp_path: Path) -> None:
+def test_many_small_files_are_published_under_a_cleaners_eyes(tmp_path: Path, nursery: Nursery) -> None:
     more = {f"small/{i}.txt": random_bytes(2000, i) for i in range(400)}
-    with (
-        serve_files(tmp_path / "out", weights=MiB, more=more) as rig,
-        Nursery(tmp_path / "results", {"HF_ENDPOINT": rig.hub.url}) as nursery,
-    ):
+    with serve_files(tmp_path / "out", weights=MiB, more=more) as rig:
         folder = tmp_path / "there"
         folder.mkdir()
         child = _start(rig, nursery, cache_dir=str(folder))

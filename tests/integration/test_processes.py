@@ -26,9 +26,9 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         yield rig
 
 
-@pytest.fixture
-def nursery(tmp_path: Path, rig: Rig) -> Iterator[Nursery]:
-    with Nursery(tmp_path / "results", {"HF_ENDPOINT": rig.hub.url}) as nursery:
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with Nursery(tmp_path_factory.mktemp("results")) as nursery:
         yield nursery
 
 

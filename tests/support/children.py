@@ -179,15 +179,16 @@ class Child:
 class Nursery:
     """Where children come from: a context manager around their mother.
 
+    It may be shared by the tests of a module: a mother takes half a second to have everything imported.
+
     Args:
         folder: For results.
-        env: More variables for all of them.
     """
 
-    def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._env = {**os.environ, "PYTHONPATH": str(_ROOT / "src"), **(env or {})}
+        self._env = {**os.environ, "PYTHONPATH": str(_ROOT / "src")}
         self._born: list[Child] = []
         self._numbers = itertools.count()
 
@@ -205,8 +206,7 @@ class Nursery:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for child in self._born:
-            if kind is not None:
-                os.kill(child.pid, signal.SIGKILL)  # the mother has not reaped it: the id is still its own
+            os.kill(child.pid, signal.SIGKILL)  # the mother has not reaped it: the id is still its own
         assert self._mother.stdin is not None
         assert self._mother.stdout is not None
         self._mother.stdin.close()
