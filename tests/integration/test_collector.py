@@ -109,9 +109,8 @@ def test_what_the_collector_closes_takes_no_lock_of_ours(served: ServedRepo, tmp
         assert until(lambda: manager.get_download_stats()["connections"])
         locks = our_locks()
         hub.set_pace(None)
-        for kind, make in kinds.items():
-            for name, lock in locks.items():
-                assert _drop_under(make, lock), f"{kind}, under {name}"
+        for name, lock in locks.items():
+            assert _drop_under(kinds, lock), f"under {name}"
         assert len(locks) > 50
         del kept
         gc.collect()
@@ -122,9 +121,9 @@ def test_what_the_collector_closes_takes_no_lock_of_ours(served: ServedRepo, tmp
         assert fs.cat_file(NAME) == BIG
 
 
-def _drop_under(make: Callable[[], object], lock: Any) -> bool:
-    """Have the collector find something abandoned in a thread that holds a lock; whether that thread goes on."""
-    dropped = [Cycle(make())]
+def _drop_under(kinds: dict[str, Callable[[], object]], lock: Any) -> bool:
+    """Have the collector find all that can be dropped in a thread that holds a lock; whether that thread goes on."""
+    dropped = [Cycle(make()) for make in kinds.values()]
 
     def drop() -> None:
         if lock.acquire(timeout=1.0):  # else somebody has it all the time
