@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,11 +46,21 @@ def _run(env: dict[str, str], *args: object, cwd: Path | None = None) -> subproc
     )
 
 
-@pytest.fixture
-def folder(env: dict[str, str]) -> Path:
-    done = _run(env, "download", "org/tiny")
+@pytest.fixture(scope="module")
+def downloaded(source: ServedRepo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What a download made, and the snapshot in it."""
+    home = tmp_path_factory.mktemp("downloaded")
+    done = _run(hub_environment(source.hub, home), "download", "org/tiny")
     assert done.returncode == 0, done.stderr
-    return Path(done.stdout.removesuffix("\n"))
+    return home, Path(done.stdout.removesuffix("\n"))
+
+
+@pytest.fixture
+def folder(downloaded: tuple[Path, Path], env: dict[str, str]) -> Path:
+    """The snapshot, as if it had just been downloaded."""
+    home, made = downloaded
+    shutil.copytree(home, env["HF_HOME"], symlinks=True, dirs_exist_ok=True)
+    return Path(env["HF_HOME"]) / made.relative_to(home)
 
 
 # ---- verify
