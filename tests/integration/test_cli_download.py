@@ -148,7 +148,7 @@ def test_a_pattern_in_the_place_of_a_file_is_told_how_to_be_written(env: dict[st
 
 
 def test_a_hub_that_limits_requests_is_waited_for_and_said(served: ServedRepo, env: dict[str, str]) -> None:
-    limit = served.hub.faults.add(Status(429, retry_after=2), kind="info", times=1)
+    limit = served.hub.faults.add(Status(429, retry_after=0.5), kind="info", times=1)
     done = _run(env, "org/tiny", "--json", "--progress", "json")
     assert done.returncode == 0, done.stderr
     assert limit.wait(0), "it was met"

@@ -76,7 +76,7 @@ def test_all_come_and_stdout_has_their_paths_in_the_order_given(served: _Served)
 
 @pytest.mark.parametrize("mode", ["tty", "plain", "json"])
 def test_every_view_shows_all_as_one_and_ends(mode: str, served: _Served) -> None:
-    served.hub.faults.add(Delay(1.5), kind="cdn", path=SHARD, times=2)
+    served.hub.faults.add(Delay(0.8), kind="cdn", path=SHARD, times=2)
     done = served.run(*_options(ALL), "--progress", mode)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(ALL)
@@ -192,7 +192,7 @@ def test_events_are_those_of_one_download(served: _Served) -> None:
 
 
 def test_a_hub_that_limits_requests_is_waited_for_once_and_said(served: _Served) -> None:
-    served.hub.faults.add(Status(429, retry_after=2), kind="info", times=6)
+    served.hub.faults.add(Status(429, retry_after=1), kind="info", times=6)
     done = served.run(*_options(ALL), "--progress", "plain")
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()

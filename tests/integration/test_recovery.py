@@ -430,9 +430,9 @@ def test_a_source_that_takes_long_to_its_first_byte_gets_no_request_more_than_it
     rig: Rig, connections: int, part_size: int, requests: int
 ) -> None:
     rig.tune(worth_hedging=0.1)
-    rig.hub.faults.add(Delay(2.5), kind="cdn", times=None)
+    rig.hub.faults.add(Delay(1.2), kind="cdn", times=None)
     outcome = rig.fetch(
-        WEIGHTS, stall_timeout=1.5, first_byte_timeout=None, max_concurrent_downloads=connections, part_size=part_size, initial_connections=connections
+        WEIGHTS, stall_timeout=0.7, first_byte_timeout=None, max_concurrent_downloads=connections, part_size=part_size, initial_connections=connections
     )  # fmt: skip
     assert outcome.errors == {}
     assert rig.is_whole(WEIGHTS)

@@ -18,7 +18,7 @@ from hf_haul.localhub.testing.faults import Delay
 from hf_haul.metrics import SourceHistory
 
 #: Seconds to a first byte in these tests, which count as slow.
-ANSWER = 1.5
+ANSWER = 1.0
 SETTINGS = Settings(durable=False, timings=Timings(slow_answer=ANSWER / 2))
 LARGE = tuple(f"{number}.safetensors" for number in range(3))
 

@@ -111,7 +111,7 @@ def test_every_command_that_waits_shows_progress_in_every_way(
         subprocess.run([*program, "download", "org/tiny"], env=env, check=True, capture_output=True)
     more = {"verify": ["--hub"], "plan": [], "bench": ["--max-seconds", "0.5"]}[command]
     for mode in ("json", "plain", "none"):
-        served.hub.faults.add(Status(429, retry_after=1), kind="tree", times=1)
+        served.hub.faults.add(Status(429, retry_after=0.2), kind="tree", times=1)
         done = subprocess.run(
             [*program, command, "org/tiny", *more, "--progress", mode],
             env=env,

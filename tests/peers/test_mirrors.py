@@ -361,7 +361,7 @@ def test_a_killed_download_from_a_mirror_goes_on_where_it_was(
     size = 32 * MiB
     content = random_bytes(size, "kill", mirror)
     repo = add_repo(hub, {"big.safetensors": content})
-    hub.set_pace(None, total=8 * MiB)
+    hub.set_pace(None, total=16 * MiB)
     child = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, repo.repo_id, str(tmp_path)],
         env=hub_environment(hub, tmp_path / "home", HF_ENDPOINT=mirror, HF_HAUL_PART_SIZE="4MiB"),
