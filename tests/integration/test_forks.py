@@ -201,7 +201,7 @@ def test_children_of_a_parent_whose_threads_read_and_download_never_hang(
     served: ServedRepo, tmp_path: Path
 ) -> None:
     environment = hub_environment(served.hub, tmp_path, PYTHONWARNINGS="ignore")
-    result = run_python(BUSY, environment, "120", timeout=590)
+    result = run_python(BUSY, environment, "80", timeout=590)
     assert result.stdout == "0 0 [] 0\n", result.stderr
 
 

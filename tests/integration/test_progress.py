@@ -11,7 +11,10 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyte
 import pytest
@@ -22,6 +25,7 @@ from hf_haul.localhub.testing.faults import Status
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no pty")
 
 BOUND = 60.0
+COLUMNS = [(40,), (80,), (200,)]
 PROGRAM = """
 import sys
 from hf_haul import snapshot_download
@@ -76,8 +80,22 @@ def _run_in_terminal(
         os.close(master)
 
 
-@pytest.mark.parametrize("columns", [40, 80, 200])
-def test_a_terminal_shows_what_is_waited_for_and_is_left_with_one_line(tmp_path: Path, columns: int) -> None:
+def _for_each(check: Callable[..., None], folder: Path, cases: Sequence[tuple[Any, ...]]) -> None:
+    """Check all cases at once, each in a folder of its own: what they do is wait."""
+    folders = [folder / str(number) for number in range(len(cases))]
+    for each in folders:
+        each.mkdir()
+    with ThreadPoolExecutor(len(cases)) as pool:
+        running = [pool.submit(check, each, *case) for each, case in zip(folders, cases, strict=True)]
+    for done in running:
+        done.result()
+
+
+def test_a_terminal_shows_what_is_waited_for_and_is_left_with_one_line(tmp_path: Path) -> None:
+    _for_each(_shows_what_is_waited_for, tmp_path, COLUMNS)
+
+
+def _shows_what_is_waited_for(tmp_path: Path, columns: int) -> None:
     with serve_repo(tmp_path / "src", "org/model") as served:
         served.hub.faults.add(Status(429, retry_after=2), kind="cdn", times=1)
         code, seen, screen = _run_in_terminal(hub_environment(served.hub, tmp_path / "home"), columns)
@@ -90,8 +108,11 @@ def test_a_terminal_shows_what_is_waited_for_and_is_left_with_one_line(tmp_path:
     assert not screen.cursor.hidden
 
 
-@pytest.mark.parametrize("columns", [40, 80, 200])
-def test_results_are_neither_torn_nor_erased_by_the_view(tmp_path: Path, columns: int) -> None:
+def test_results_are_neither_torn_nor_erased_by_the_view(tmp_path: Path) -> None:
+    _for_each(_keeps_results, tmp_path, COLUMNS)
+
+
+def _keeps_results(tmp_path: Path, columns: int) -> None:
     with serve_repo(tmp_path / "src", "org/model") as served:
         env = hub_environment(served.hub, tmp_path / "home")
         code, seen, _ = _run_in_terminal(env, columns, "download", "org/model")
@@ -119,18 +140,20 @@ print("end")
 """
 
 
-@pytest.mark.parametrize(
-    ("call", "kind", "columns"),
-    [
-        pytest.param('snapshot_download("org/model")', "info", 80, id="snapshot, before the first byte"),
-        pytest.param('snapshot_download("org/model")', "cdn", 40, id="snapshot, its bytes"),
-        pytest.param('hf_hub_download("org/model", "config.json")', "resolve", 40, id="file, before the first byte"),
-        pytest.param('hf_hub_download("org/model", "nested/small.bin")', "cdn", 80, id="file, its bytes"),
-    ],
-)  # fmt: skip
-def test_a_bar_of_plain_python_says_what_is_waited_for_and_until_when(
-    tmp_path: Path, columns: int, call: str, kind: str
-) -> None:
+def test_a_bar_of_plain_python_says_what_is_waited_for_and_until_when(tmp_path: Path) -> None:
+    _for_each(
+        _says_what_is_waited_for,
+        tmp_path,
+        [
+            ('snapshot_download("org/model")', "info", 80),  # before the first byte
+            ('snapshot_download("org/model")', "cdn", 40),  # its bytes
+            ('hf_hub_download("org/model", "config.json")', "resolve", 40),  # before the first byte
+            ('hf_hub_download("org/model", "nested/small.bin")', "cdn", 80),  # its bytes
+        ],
+    )
+
+
+def _says_what_is_waited_for(tmp_path: Path, call: str, kind: str, columns: int) -> None:
     with serve_repo(tmp_path / "src", "org/model") as served:
         served.hub.faults.add(Status(429, retry_after=3), kind=kind, times=1)
         env = hub_environment(served.hub, tmp_path / "home")
