@@ -232,6 +232,11 @@ class ConcurrencyController:
         if self._phase != "start":
             self.retune(now)
 
+    def leap(self, limit: int) -> None:
+        """Raise the limit at once, if nothing has been judged yet: more than that says what it should be."""
+        if self._phase == "start" and self._trial is None and not self._goodput and not self._backoffs:
+            self._limit = max(self._limit, min(limit, self._maximum))
+
     def retune(self, now: float) -> None:
         """Start over from the present limit."""
         del now  # nothing is pending after this

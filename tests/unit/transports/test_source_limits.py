@@ -313,3 +313,40 @@ def test_small_files_that_keep_the_interpreter_busy_get_one_connection(
         sources.count(A, sources.limit(A) - sources.snapshot()[A]["active"])
         sources.sample(now)
     assert (sources.limit(A) == 1) is is_one
+
+
+@pytest.mark.parametrize(
+    ("work", "answer", "expected"),
+    [
+        pytest.param("requests", 0.05, 64, id="small files that wait: as many as there may be"),
+        pytest.param("requests", 0.02, 32, id="and fewer where they wait for less"),
+        pytest.param("requests", 0.001, 4, id="small files that do not"),
+        pytest.param("bytes", 0.05, 4, id="bytes, which fill a link"),
+    ],
+)
+def test_small_files_have_at_once_the_connections_that_only_wait(
+    work: str, answer: float, expected: int
+) -> None:
+    history = SourceHistory()
+    sources = SourceLimits(Settings(initial_connections=4, max_concurrent_downloads=64), history)
+    sources.register({A}, 1)
+    history.first_byte(A, answer)
+    sources.count(A, 4)
+    if work == "requests":
+        sources.count_request(A)
+    history.read(A, KiB if work == "requests" else MiB, 0.01)
+    assert sources.sample(1.0) is (expected > 4)
+    assert sources.limit(A) == expected
+
+
+def test_no_connection_is_added_at_once_after_a_refusal() -> None:
+    history = SourceHistory()
+    sources = SourceLimits(Settings(initial_connections=4), history)
+    sources.register({A}, 1)
+    history.first_byte(A, 0.05)
+    sources.count(A, 4)
+    sources.backoff(A, ServerBusyError("429"))
+    sources.count_request(A)
+    history.read(A, KiB, 0.01)
+    sources.sample(1.0)
+    assert sources.limit(A) == 2
