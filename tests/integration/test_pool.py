@@ -124,6 +124,42 @@ def test_connections_are_shared_between_threads(pool: ConnectionPool) -> None:
         assert pool.get_stats()["connections_reused"] == 4
 
 
+def serve_more_than_asked(before: int, more: bytes) -> Callable[[Connection], None]:
+    """Answer with the path; to the request after ``before`` others, with four bytes and ``more`` besides."""
+    served: list[str] = []
+
+    def serve(connection: Connection) -> None:
+        while head := connection.request():
+            served.append(head)
+            if len(served) - 1 == before:
+                connection.send(answer(b"", length=4))
+                connection.send(b"body" + more)
+            else:
+                connection.send(answer(head.split(" ")[1].encode()))
+
+    return serve
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize(
+    "more", [b"\r\n", answer(b"of another"), answer(BODY)[:50_000]], ids=["end", "answer", "cut"]
+)
+def test_a_connection_that_brought_more_than_was_asked_for_serves_nobody_else(
+    certificates: Certificates, tls: bool, before: int, more: bytes
+) -> None:
+    with (
+        Wire(serve_more_than_asked(before, more), certificates if tls else None) as wire,
+        ConnectionPool(1, trust_env=False, verify=str(certificates.ca), read_timeout=BOUND) as pool,
+    ):
+        for number in range(before):
+            assert get(pool, wire.url(f"/{number}", "localhost")) == b"/%d" % number
+        assert get(pool, wire.url("/odd", "localhost")) == b"body"
+        for number in range(3):
+            assert get(pool, wire.url(f"/after-{number}", "localhost")) == b"/after-%d" % number
+        assert wire.accepted == 2
+
+
 def test_a_body_left_unread_closes_its_connection(pool: ConnectionPool) -> None:
     closed = threading.Event()
 

@@ -1,10 +1,14 @@
-"""The head of an answer, its status and headers, in bounded time; interim answers are skipped."""
+"""The head of an answer, its status and headers, in bounded time; interim answers are skipped.
+
+And whether there is anything behind the answer: the next one on its connection would be looked for there.
+"""
 
 from __future__ import annotations
 
 import http.client
 import io
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -22,10 +26,16 @@ class Answer(http.client.HTTPResponse):
 
     All of its head has to come within the seconds that the socket allows for any byte, or twice that at the
     most: a peer that sends a header's letters one by one would otherwise be waited for all day.
+
+    Attributes:
+        on_more: Called at the end of the body if more has come than that: its connection cannot serve again.
+            The reader would drop what it holds of it, and the rest be taken for the next answer.
     """
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
+        self.on_more: Callable[[], object] | None = None
+        self._sock = sock
         self._seconds: float | None = getattr(sock, "gettimeout", lambda: None)()  # pyOpenSSL's have none
 
     def begin(self) -> None:
@@ -47,6 +57,14 @@ class Answer(http.client.HTTPResponse):
             if self.fp is lines:  # not closed
                 self.fp = reader
 
+    def _close_conn(self) -> None:
+        """Let go of the reader, as the standard class does at the end of a body."""
+        on_more, self.on_more = self.on_more, None
+        more = on_more is not None and _holds_more(self.fp, self._sock)
+        super()._close_conn()  # type: ignore[misc]  # what reading and closing call
+        if on_more is not None and more:
+            on_more()
+
     def _read_status(self) -> tuple[Any, int, str]:
         """Read the status line; skip interim answers, where the standard class skips 100 only."""
         read: Any = super()._read_status  # type: ignore[misc]  # what begin calls
@@ -56,6 +74,21 @@ class Answer(http.client.HTTPResponse):
                 return version, status, reason
             http.client.parse_headers(self.fp)
         raise http.client.HTTPException(f"more than {_MAX_INTERIM} interim answers")
+
+
+def _holds_more(reader: Any, sock: Any) -> bool:
+    """Return whether bytes are there that nobody has read; or that cannot be told."""
+    try:
+        seconds = sock.gettimeout()
+        sock.settimeout(0.0)
+        try:
+            return bool(reader.peek())
+        finally:
+            sock.settimeout(seconds)
+    except ssl.SSLWantReadError:
+        return False
+    except (OSError, ValueError, AttributeError):  # shut down, closed, or of another library
+        return True
 
 
 class _LinesInTime:

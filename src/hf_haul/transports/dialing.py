@@ -193,6 +193,13 @@ class WatchedConnection(HTTPConnection):
     response_class = Answer
     call: InterruptibleRequest | None = None
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether it stands, and nothing has come that nobody asked for."""
+        # What TLS has taken from the socket is not seen there.
+        pending = getattr(self.sock, "pending", None)
+        return super().is_connected and not (pending is not None and pending())
+
     def connect(self) -> None:
         """Connect, and tell the request which socket it is."""
         super().connect()
@@ -202,10 +209,14 @@ class WatchedConnection(HTTPConnection):
     def getresponse(self) -> Any:
         """Wait for the headers."""
         call, sock = self.call, self.sock
-        if call is None:
-            return super().getresponse()
-        call.enter(WAITING)
+        if call is not None:
+            call.enter(WAITING)
         answer = super().getresponse()
+        read = answer._original_response  # noqa: SLF001  the one of http.client
+        if self.sock is not None and isinstance(read, Answer):
+            read.on_more = self.close
+        if call is None:
+            return answer
         if call.silence_limits is not None:
             with suppress(OSError):  # an answer without a body, and the connection is closed
                 sock.settimeout(call.silence_limits.stall)

@@ -272,6 +272,7 @@ class _ResumedSocket:
         self._data = data
         self._sock = sock
         self.gettimeout = sock.gettimeout
+        self.settimeout = sock.settimeout
 
     def makefile(self, mode: str) -> io.BufferedReader:
         del mode
@@ -289,6 +290,8 @@ def _handed_on(connections: Connections, connection: Any, data: bytes, seconds: 
         if answer.will_close:
             connection.close()  # the socket is the answer's now
             connection.call.attach(kept)
+        else:
+            answer.on_more = connection.close
         return HTTPResponse(
             answer,
             headers=HTTPHeaderDict([(name, _FOLD.sub(" ", value)) for name, value in answer.msg.items()]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -156,3 +157,37 @@ def test_a_chunked_answer_with_folded_headers_is_read() -> None:
         pool.close()
         thread.join(10)
         listener.close()
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("whole", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", CHUNKED])
+@pytest.mark.parametrize("more", [b"", b"x", b"HTTP/1.1 200 OK\r\n"])
+def test_whether_more_has_come_than_the_body_is_told_at_its_end(whole: bytes, more: bytes) -> None:
+    near, far = socket.socketpair()
+    told: list[bytes] = []
+    with near, far:
+        near.settimeout(10.0)
+        far.sendall(whole + more)
+        answer = Answer(near, method="GET")
+        answer.begin()
+        answer.on_more = lambda: told.append(more)
+        assert answer.read() == b"ok"
+        answer.close()
+        assert told == [more] * bool(more)
+        assert near.gettimeout() == 10.0
+
+
+def test_a_connection_of_which_nothing_can_be_told_counts_as_one_with_more() -> None:
+    near, far = socket.socketpair()
+    told: list[int] = []
+    with far:
+        far.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        answer = Answer(near, method="GET")
+        answer.begin()
+        answer.on_more = lambda: told.append(1)
+        fd = near.detach()
+        answer.close()
+        os.close(fd)
+    assert told == [1]

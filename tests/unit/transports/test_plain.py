@@ -239,3 +239,11 @@ def test_nonsense_is_an_error_and_the_connection_is_given_back_closed(line: Line
         line.ask(b"nonsense\r\n\r\n")
     assert (line.given_back, line.closed) == (1, True)
     assert not issubclass(http.client.HTTPException, ConnectionFailedError)
+
+
+@pytest.mark.parametrize("more", [b"", b"x", OK + b"abcd"])
+def test_a_connection_with_more_than_an_answer_that_is_not_plain_is_closed(line: Line, more: bytes) -> None:
+    answer = line.ask(CHUNKED + more)
+    assert isinstance(answer, BaseHTTPResponse)
+    assert answer.read() == b"abcd"
+    assert (line.given_back, line.closed) == (1, bool(more))
