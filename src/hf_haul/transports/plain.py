@@ -50,6 +50,8 @@ _FIELDS: Final = re.compile(r"\r\n([^:]*):[ \t]*([^\r]*)")
 #: Where a value goes on in the next line, as it did in older times.
 _FOLD: Final = re.compile(r"[ \t]*\r\n[ \t]+")
 _LENGTH: Final = re.compile("[0-9]{1,18}")
+#: Headers of an answer; ``http.client`` takes no more than 99.
+_MAX_FIELDS: Final = 90
 #: Statuses whose answers have no body, whatever their headers say.
 _BODILESS: Final = frozenset({204, 205, 304})
 
@@ -96,6 +98,8 @@ def request_head(url: HttpUrl, headers: Mapping[str, str]) -> bytes | None:
     lines = "".join(named)
     if (
         "host" in names
+        or url.host.endswith(".")  # which urllib3 leaves out
+        or any(type(value) is not str for value in headers.values())  # bytes, or what hides when it is shown
         or len(names) != len(headers)
         or lines.count("\n") != len(named)
         or _PLAIN_LINES.fullmatch(lines) is None
@@ -231,6 +235,7 @@ def _read_plain(connections: Connections, connection: Any, data: bytes, seconds:
     status, length = int(match[1]), values.get("content-length", "")
     if (
         _LENGTH.fullmatch(length) is None
+        or len(fields) > _MAX_FIELDS
         or status in _BODILESS
         or "transfer-encoding" in values
         or values.get("content-encoding", "").lower() not in {"", "identity"}

@@ -26,6 +26,15 @@ URL = parse_url("http://hub.test:8080/a/b.bin?x=%2F")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nX-Two: a\r\nx-two:  b \r\n\r\n"
 
 
+class Hidden(str):
+    """A secret that is not shown."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return "***"
+
+
 class Line:
     """A connection that stands, and the server's end of it."""
 
@@ -107,9 +116,12 @@ def test_a_request_is_the_bytes_that_http_wants(line: Line) -> None:
         pytest.param("http://h/a%2fb", {}, id="lower-case digits"),
         pytest.param("http://h/a%zz", {}, id="a percent sign that encodes nothing"),
         pytest.param('http://h/a"b', {}, id="a letter that urllib3 encodes"),
+        pytest.param("http://h./a", {}, id="a dot behind the host"),
+        pytest.param("http://h/a", {"X": b"a"}, id="bytes"),
+        pytest.param("http://h/a", {"X": Hidden("a")}, id="what shows itself otherwise"),
     ],
 )
-def test_what_others_would_write_in_another_way_is_left_to_them(url: str, headers: dict[str, str]) -> None:
+def test_what_others_would_write_in_another_way_is_left_to_them(url: str, headers: dict[str, Any]) -> None:
     assert request_head(parse_url(url), headers) is None
 
 
@@ -128,6 +140,14 @@ def test_an_answer_has_its_headers_in_any_case_and_those_that_came_twice_joined(
     )
     assert "nothing" not in answer.headers
     assert len(answer.headers) == 2
+
+
+@pytest.mark.parametrize(("count", "kind"), [(80, PlainAnswer), (99, BaseHTTPResponse)])
+def test_an_answer_with_very_many_headers_is_left_to_others(line: Line, count: int, kind: type) -> None:
+    many = b"".join(b"X-%d: 1\r\n" % number for number in range(count - 3))
+    answer = line.ask(OK.replace(b"X-Two: a\r\n", b"X-Two: a\r\n" + many) + b"abcd")
+    assert isinstance(answer, kind)
+    answer.close()  # type: ignore[union-attr]  # the one or the other, never nothing
 
 
 def test_headers_are_a_mapping() -> None:
