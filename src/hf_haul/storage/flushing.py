@@ -6,17 +6,25 @@ flushed together, behind all of them.
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import stat
 import sys
 from collections.abc import Iterable
+from typing import Final
 
 from hf_haul.descriptors import descriptors
 
 __all__ = ["flush_files"]
 
+logger = logging.getLogger(__name__)
+
 #: So many files are flushed one by one; for more, all of their file system is flushed at once.
 _FEW = 16
+#: What a disk says that has lost something. Of a folder, file systems say other things, too: that they cannot
+#: flush any (network shares, FUSE), or that it may be written, but not be opened.
+_LOST: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
 
 
 def flush_files(paths: Iterable[str]) -> dict[str, OSError]:
@@ -65,7 +73,10 @@ def _flush_each(paths: Iterable[str]) -> dict[str, OSError]:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                errors[path] = error
+                if error.errno in _LOST:
+                    errors[path] = error
+                else:
+                    logger.debug("%s cannot be flushed to the disk: %s", folder, error)
     return errors
 
 

@@ -19,6 +19,7 @@ class Flushes:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
         self.broken = ""
+        self.error = errno.EIO
         self.whole = True
         monkeypatch.setattr(os, "fsync", self.fsync)
         monkeypatch.setattr(flushing, "_flush_file_system", self.flush_file_system)
@@ -27,7 +28,7 @@ class Flushes:
         name = os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
         self.names.append(name)
         if name == self.broken:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(self.error, os.strerror(self.error))
 
     def flush_file_system(self, path: str) -> bool:
         self.names.append("all")
@@ -75,6 +76,20 @@ def test_the_error_of_a_disk_is_that_of_the_file(tmp_path: Path, flushes: Flushe
     flushes.broken = "b1"
     errors = flush_files(paths)
     assert [(path, error.errno) for path, error in errors.items()] == [(paths[1], errno.EIO)]
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+def test_a_folder_that_the_disk_lost_is_an_error(tmp_path: Path, flushes: Flushes, error: int) -> None:
+    flushes.broken, flushes.error = "snapshot", error
+    assert [each.errno for each in flush_files(put(tmp_path, 3)).values()] == [error]
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.EACCES, errno.EBADF, errno.ENOTSUP])
+def test_a_file_system_that_flushes_no_folders_fails_no_file(
+    tmp_path: Path, flushes: Flushes, error: int
+) -> None:
+    flushes.broken, flushes.error = "snapshot", error
+    assert flush_files(put(tmp_path, 3)) == {}
 
 
 def test_what_is_gone_or_no_file_is_passed_over(tmp_path: Path, flushes: Flushes) -> None:
