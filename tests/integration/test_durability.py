@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.engine import serve_files
+from tests.support.engine import WEIGHTS, serve_files
 from tests.support.repos import random_bytes
+from tests.support.wire import BOUND, until
 
 from hf_haul.config import MiB
+from hf_haul.localhub.testing.faults import Stall
 from hf_haul.storage import flushing
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -95,3 +97,16 @@ def test_a_small_file_that_the_disk_does_not_take_has_failed_and_is_not_there(
     errors = fetch(tmp_path, FEW)
     assert {path: type(error) for path, error in errors.items()} == {"a.bin": OSError}
     assert [path.name for path in tmp_path.rglob("[ab].bin")] == ["b.bin"]
+
+
+def test_who_cancels_does_not_wait_for_the_disk(tmp_path: Path, calls: Calls) -> None:
+    with serve_files(tmp_path / "out", more=MANY) as rig:
+        rig.folder.mkdir()
+        rig.hub.faults.add(Stall(), kind="cdn", path=WEIGHTS, times=None)
+        with rig.manager(durable=True, stall_timeout=BOUND, first_byte_timeout=BOUND) as manager:
+            handle = manager.submit([rig.request(path) for path in (*MANY, WEIGHTS)], model_id="org/m")
+            until(lambda: len(calls.made) == len(MANY), "the small files")
+            handle.cancel()
+            assert handle.wait(BOUND)
+        rig.hub.faults.release()
+    assert set(calls.kinds()) == {"named"}

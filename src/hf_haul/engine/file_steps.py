@@ -293,7 +293,10 @@ def flush_together(run: QueueRun) -> None:
     """Flush the files to the disk that a queue has put in place; one that cannot be flushed has failed.
 
     Such a file is removed: it would be taken for complete, whatever of it there is after a power failure.
+    Who has cancelled a queue does not wait for the disk, and is not told that anything is done.
     """
+    if run.queue.cancelled:
+        return
     tasks = {os.fspath(task.local_path): task for task in run.unflushed}
     for path, error in flush_files(tasks).items():
         logger.warning("%s could not be flushed to the disk: %s", path, error)
