@@ -26,10 +26,15 @@ from hf_haul.engine import (
     errands,
     event_stream,
     events,
+    file_steps,
+    hasher,
+    job_choice,
     jobs,
     outcome,
+    part_fetcher,
     plan,
     queue_events,
+    queue_run,
     queues,
     resilience,
     scheduler,
@@ -40,11 +45,6 @@ from hf_haul.engine import (
     watchdog,
     workers,
 )
-from hf_haul.engine import file_steps as filework
-from hf_haul.engine import hasher as hashing
-from hf_haul.engine import job_choice as choice
-from hf_haul.engine import part_fetcher as fetch
-from hf_haul.engine import queue_run as run
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.event_stream import EventStream
 from hf_haul.engine.events import EventFeed, Notifier
@@ -60,8 +60,7 @@ from hf_haul.errors import HaulError
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.storage import adoption, claiming, journal, staged_file, staged_names, sweeping
 from hf_haul.task import Digest, DownloadState, FileRequest
-from hf_haul.transports import concurrency
-from hf_haul.transports import source_limits as sources
+from hf_haul.transports import concurrency, source_limits
 
 BOUND = 60.0  # seconds
 LARGE = random.Random(3).randbytes(4 * MiB + 1)  # more than a small file: its digest has a thread of its own
@@ -198,9 +197,9 @@ def gives_a_file(where: Any, name: str) -> bool:
 #: Each has its own way out of what goes wrong in it, which is tested where it is.
 LEFT_OUT = {(threads.ThreadGroup, "_run"), (threads._Daemon, "run"), (threads._Daemon, "_bootstrap")}
 MODULES = (
-    adoption, cancellation, choice, claiming, concurrency, download_queue, errands, event_stream, events, fetch, filework,
-    hashing, jobs, journal, limiter, metrics, outcome, plan, queue_events, queues, resilience, run, scheduler,
-    settlement, sources, staged_file, staged_names, sweeping, threads, ticker, transfer, verifier, waits,
+    adoption, cancellation, claiming, concurrency, download_queue, errands, event_stream, events, file_steps, hasher,
+    job_choice, jobs, journal, limiter, metrics, outcome, part_fetcher, plan, queue_events, queue_run, queues, resilience,
+    scheduler, settlement, source_limits, staged_file, staged_names, sweeping, threads, ticker, transfer, verifier, waits,
     watchdog, workers,
 )  # fmt: skip
 

@@ -36,7 +36,7 @@ Event = dict[str, Any]
 EventCallback = Callable[[Event], object]
 
 #: Seconds that closing waits for a callback that does not return.
-_PATIENCE: Final = 2.0
+_FLUSH_SECONDS: Final = 2.0
 #: Seconds for which a thread without anything to tell waits for more.
 _LINGER: Final = 0.5
 #: The same for ``on_event``: longer than from one report of progress to the next, so that one thread makes
@@ -96,7 +96,7 @@ class _CallbackThread(Generic[T]):
         """Deliver soon what was put; return whether there is a thread to do so. Call it without a lock."""
         return self._threads.start()
 
-    def flush(self, timeout: float = _PATIENCE, *, here: bool = True, end: bool = True) -> bool:
+    def flush(self, timeout: float = _FLUSH_SECONDS, *, here: bool = True, end: bool = True) -> bool:
         """Wait until everything was delivered and the thread has ended.
 
         Args:
@@ -108,7 +108,7 @@ class _CallbackThread(Generic[T]):
         Returns:
             ``False`` if the callback did not return in time, or is what calls this.
         """
-        deadline = time.monotonic() + max(0.0, min(timeout, _PATIENCE))
+        deadline = time.monotonic() + max(0.0, min(timeout, _FLUSH_SECONDS))
         if not end and not self._waiting and self._telling is None:  # the usual case costs nothing
             return True
         with self._changed:
@@ -259,7 +259,7 @@ class EventBus:
         for observer in observers:
             observer.post(event)
 
-    def flush(self, timeout: float = _PATIENCE, *, here: bool = True) -> bool:
+    def flush(self, timeout: float = _FLUSH_SECONDS, *, here: bool = True) -> bool:
         """Wait until every observer was told everything.
 
         Args:

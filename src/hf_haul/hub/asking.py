@@ -274,14 +274,14 @@ def _retry(
     ask = partial(descriptors.retry_on_shortage, ask, None if cancel_token is None else cancel_token.check)
     host = host_of(what) if "://" in what else None
     unanswered = Wait(WaitReason.NETWORK, f"{host or 'the Hub'} has not answered yet about {what}", host=host)
-    patience = _AskBudget(busy=busy, retry_connect=retry_connect)
+    budget = _AskBudget(busy=busy, retry_connect=retry_connect)
     attempts = len(timings.ask_again)
     for number, usual in enumerate(timings.ask_again, 1):
         try:
             with waits.during(unanswered, after=timings.worth_a_word):
                 return ask_once(ask)
         except _MAY_PASS as error:
-            seconds = patience.seconds_after(error, usual)
+            seconds = budget.seconds_after(error, usual)
             if seconds is None:
                 raise
             wait = _wait_for(error, seconds, (number, attempts), _host_of(error) or host)

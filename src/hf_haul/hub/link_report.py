@@ -17,7 +17,7 @@ Limit = Literal["connection", "link", "server", "processor", "bandwidth", "range
 #: A step pays if it brings this much more: measured twice, the same rarely differs by more.
 _PAYS: Final = 1.10
 #: Steps in a row that do not pay before no more are tried.
-_PATIENCE: Final = 2
+_MOST_IDLE: Final = 2
 #: A rate counts as the best if it is this part of it.
 _AS_GOOD: Final = 0.95
 #: How much more twice as many connections bring where nothing but the connection limits.
@@ -99,7 +99,7 @@ def next_connections(samples: Sequence[LinkSample], most: int) -> int | None:
         idle = 0 if sample.rate > peak * _PAYS else idle + 1
         peak = max(peak, sample.rate)
     wanted = samples[-1].connections * 2
-    if samples[-1].connections >= most or idle >= _PATIENCE:
+    if samples[-1].connections >= most or idle >= _MOST_IDLE:
         return None
     return min(wanted, most)
 

@@ -106,7 +106,7 @@ class Checks:
         return sorted(self._findings, key=lambda found: (found.checked.path, found.checked.commit or ""))
 
     def _counts(self, subject: Subject, sight: Sight) -> bool:
-        return not (self.partial and sight.fault == "absent" and not subject.placed)
+        return not (self.partial and sight.fault == "absent" and not subject.downloaded)
 
     def _note(self, subject: Subject, sight: Sight, checked: CheckedFile) -> None:
         self._findings.append(Finding(subject, sight, checked))

@@ -40,7 +40,7 @@ class Subject:
         xet_hash: Its Xet hash, where it has one.
         known_from: Who told the digest.
         expected: Whether the repository has it, as far as is known.
-        placed: Whether something says that it was downloaded, so that it can be missing.
+        downloaded: Whether something says that it was downloaded, so that it can be missing.
         noted_at: When its download was noted, in seconds since the epoch.
     """
 
@@ -53,7 +53,7 @@ class Subject:
     xet_hash: str | None = None
     known_from: KnownFrom | None = None
     expected: bool = True
-    placed: bool = True
+    downloaded: bool = True
     noted_at: float | None = None
 
 
@@ -91,7 +91,7 @@ def _of_snapshot(folder: RepoFolder, commit: str, listing: Listing | None) -> It
     root = folder.snapshot(commit)
     there = _files_below(root)
     for path in sorted({*there, *files}):
-        subject = Subject(path, there.get(path) or _joined(root, path), commit, placed=path in there)
+        subject = Subject(path, there.get(path) or _joined(root, path), commit, downloaded=path in there)
         etag = _linked_etag(folder, subject.location)
         if etag is not None:
             subject = _with_etag(subject, etag)
@@ -151,7 +151,7 @@ def _of_local_dir(
             path,
             there.get(path) or _joined(local.root, path),
             commit,
-            placed=path in there or noted is not None,
+            downloaded=path in there or noted is not None,
         )
         if noted is not None:
             subject = replace(_with_etag(subject, noted.etag), commit=noted.commit, noted_at=noted.timestamp)

@@ -137,13 +137,13 @@ class Bench:
         queue.add(self.task)
         self.transfer = Transfer(self.task, wanted, self.source, self.run.metrics)
         self.probes: list[Part] = []
-        self.halted = False
+        self.stopped = False
 
     @contextlib.contextmanager
     def probing(self) -> Iterator[Part]:
         probe = Part(self.transfer, ByteRange(0, 0), now=0.0)
         self.probes.append(probe)
-        if self.halted:
+        if self.stopped:
             probe.cancel_token.set()
         yield probe
 
@@ -244,7 +244,7 @@ def test_a_file_said_to_be_empty_is_asked_about_unless_a_digest_tells(tmp_path: 
 
 def test_a_halt_ends_what_takes_long_and_claims_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path, size=None)
-    bench.halted = True
+    bench.stopped = True
     with pytest.raises(StopRequestedError):
         bench.open()
     assert bench.transfer.staged is None

@@ -152,7 +152,7 @@ class Late:
 
 
 @pytest.mark.parametrize("why", ["needed", "on disk", "told to stop", "told to leave"])
-def test_nobody_races_for_bytes_that_are_on_disk_or_that_nobody_wants(tmp_path: Path, why: str) -> None:
+def test_nobody_hedges_bytes_that_are_on_disk_or_that_nobody_wants(tmp_path: Path, why: str) -> None:
     late = Late(tmp_path)
     staged = late.transfer.staged
     assert staged is not None

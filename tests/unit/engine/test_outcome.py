@@ -33,7 +33,7 @@ from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.staged_file import StagedLostError
 from hf_haul.task import Digest, DownloadState, DownloadTask
 
-HALTED, LOST, FULL = StopRequestedError("halted"), StagedLostError("taken"), OSError("disk full")
+STOPPED, LOST, FULL = StopRequestedError("stopped"), StagedLostError("taken"), OSError("disk full")
 ELSEWHERE = StagedElsewhereError(Path("a.bin"), None)
 CHANGED, REFUSED = SourceChangedError("another version"), RangeRefusedError("no ranges")
 EXHAUSTED, BUSY, WRONG = (
@@ -65,8 +65,8 @@ def staged(transfer: Transfer) -> Transfer:
         pytest.param(None, False, Outcome(Verdict.OPENED), id="opened"),
         pytest.param(SupersededError(), False, Outcome(Verdict.PRESENT), id="in place"),
         pytest.param(SupersededError(), True, Outcome(Verdict.PRESENT), id="in place, and cancelled"),
-        pytest.param(HALTED, False, Outcome(Verdict.PUT_BACK), id="halted by a pause"),
-        pytest.param(HALTED, True, Outcome(Verdict.GIVE_UP), id="halted by a cancel"),
+        pytest.param(STOPPED, False, Outcome(Verdict.PUT_BACK), id="stopped by a pause"),
+        pytest.param(STOPPED, True, Outcome(Verdict.GIVE_UP), id="stopped by a cancel"),
         pytest.param(None, True, Outcome(Verdict.GIVE_UP), id="opened, but cancelled"),
         pytest.param(ELSEWHERE, False, Outcome(Verdict.LOOK_LATER, ELSEWHERE), id="another process has it"),
         pytest.param(FULL, False, Outcome(Verdict.GIVE_UP, FULL), id="the disk refuses"),
@@ -78,7 +78,7 @@ def test_what_follows_the_opening_of_a_file(
     assert after_opening(transfer, error, cancelled=cancelled) == outcome
 
 
-@pytest.mark.parametrize("error", [None, HALTED, FULL], ids=["opened", "halted", "failed"])
+@pytest.mark.parametrize("error", [None, STOPPED, FULL], ids=["opened", "stopped", "failed"])
 def test_a_file_that_failed_while_it_was_opened_is_given_up_for_that(
     transfer: Transfer, error: BaseException | None
 ) -> None:
@@ -90,7 +90,7 @@ def test_a_file_that_failed_while_it_was_opened_is_given_up_for_that(
     ("error", "outcome"),
     [
         pytest.param(None, PartOutcome(False, False, False, None), id="done"),
-        pytest.param(HALTED, PartOutcome(False, False, False, None), id="halted"),
+        pytest.param(STOPPED, PartOutcome(False, False, False, None), id="stopped"),
         pytest.param(BUSY, PartOutcome(True, False, False, BUSY), id="the source is busy"),
         pytest.param(EXHAUSTED, PartOutcome(True, False, False, EXHAUSTED), id="no answer"),
         pytest.param(REFUSED, PartOutcome(False, True, False, None), id="the range was refused"),
@@ -184,7 +184,7 @@ def test_what_follows_when_nobody_is_at_a_file(
         pytest.param(LOST, False, False, 4, Outcome(Verdict.LOOK_ELSEWHERE), id="taken"),
         pytest.param(LOST, False, False, 5, Outcome(Verdict.GIVE_UP, LOST), id="taken again and again"),
         pytest.param(LOST, False, True, 0, Outcome(Verdict.GIVE_UP), id="taken, and cancelled"),
-        pytest.param(HALTED, False, True, 0, Outcome(Verdict.GIVE_UP), id="stopped by a cancel"),
+        pytest.param(STOPPED, False, True, 0, Outcome(Verdict.GIVE_UP), id="stopped by a cancel"),
         pytest.param(FULL, False, True, 0, Outcome(Verdict.GIVE_UP, FULL), id="the disk refuses"),
     ],
 )

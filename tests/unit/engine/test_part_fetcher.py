@@ -234,7 +234,7 @@ def test_nobody_waits_for_a_digest_that_no_thread_is_at(
     assert digest.lags == []
 
 
-def test_a_part_that_waits_for_a_digest_can_be_halted_and_asked_to_leave(
+def test_a_part_that_waits_for_a_digest_can_be_stopped_and_preempted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(tmp_path, FakeSource(DATA), FakeClock())

@@ -743,7 +743,7 @@ def test_a_destination_that_refuses_keeps_the_verified_bytes(bench: Bench) -> No
     assert bench.destinations["a.bin"].content is None
 
 
-def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(tmp_path: Path) -> None:
+def test_a_slow_part_is_split_and_a_stuck_rest_is_hedged(tmp_path: Path) -> None:
     now = 1000.0
     bench = Bench(tmp_path, part_size=64 * MiB)
     bench.scheduler._clock = bench.scheduler._chooser._clock = lambda: now
@@ -774,8 +774,8 @@ def test_a_slow_part_is_split_and_a_stuck_rest_is_raced(tmp_path: Path) -> None:
     assert (hedge.start, hedge.stop, hedge.hedge, slow.hedge) == (slow.position, slow.stop, slow, hedge)
 
 
-def test_who_lost_a_race_is_stopped_in_the_same_breath_and_not_raced_again(tmp_path: Path) -> None:
-    """Else the loser was raced in its turn, for bytes that were on disk, and so on: the file never ended."""
+def test_the_slower_of_two_hedges_is_stopped_at_once_and_not_hedged_again(tmp_path: Path) -> None:
+    """Else the slower one was hedged in its turn, for bytes that were on disk, and so on: the file never ended."""
     now = 1000.0
     bench = Bench(tmp_path)
     bench.scheduler._clock = bench.scheduler._chooser._clock = lambda: now

@@ -55,7 +55,7 @@ class Bench:
         transfer.parts.append(part)
         return part
 
-    def hopeless(self, *parts: Part, usual: float = 0.0, **options: Any) -> list[Part]:
+    def stalled(self, *parts: Part, usual: float = 0.0, **options: Any) -> list[Part]:
         found = stalled_parts(parts, STALL, self.clock.now, usual_speed=lambda _source: usual, **options)
         return [part for part, _ in found]
 
@@ -78,7 +78,7 @@ def test_a_connection_without_a_byte_for_too_long_is_given_up(
     bench: Bench, waiting: float | None, given_up: bool
 ) -> None:
     part = bench.part(bench.transfer(), age=14.0, bps=1e6, waiting=waiting)
-    assert bench.hopeless(part) == [part] * given_up
+    assert bench.stalled(part) == [part] * given_up
 
 
 def test_the_reason_says_for_how_long_nothing_came(bench: Bench) -> None:
@@ -107,7 +107,7 @@ def test_an_answer_may_take_longer_than_the_next_byte(bench: Bench, waiting: flo
 def test_who_waits_for_his_turn_is_not_given_up(bench: Bench) -> None:
     part = bench.part(bench.transfer(), age=60.0, bps=1e6, waiting=60.0)
     with part.cancel_token.queueing():
-        assert bench.hopeless(part) == []
+        assert bench.stalled(part) == []
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_connection_far_slower_than_its_peers_is_given_up(
     transfer = bench.transfer()
     peers = [bench.part(transfer, age=20.0, bps=bps, waiting=0.1) for bps in others]
     slow = bench.part(transfer, age=20.0, bps=own, waiting=0.1)
-    assert bench.hopeless(*peers, slow) == [slow] * given_up
+    assert bench.stalled(*peers, slow) == [slow] * given_up
 
 
 @pytest.mark.parametrize(
@@ -147,19 +147,19 @@ def test_a_connection_that_is_left_alone_is_compared_with_what_its_source_did_be
     for _ in range(abandoned):
         slow.abandon("too slow")
         slow.begin_call(bench.clock.now)
-    assert bench.hopeless(slow, usual=1e6) == [slow] * given_up
+    assert bench.stalled(slow, usual=1e6) == [slow] * given_up
 
 
 def test_peers_that_are_slow_as_well_count_more_than_the_past(bench: Bench) -> None:
     transfer = bench.transfer()
     parts = [bench.part(transfer, age=20.0, bps=20e3, waiting=0.1) for _ in range(3)]
-    assert bench.hopeless(*parts, usual=1e6) == []
+    assert bench.stalled(*parts, usual=1e6) == []
 
 
 def test_connections_to_another_source_are_no_peers(bench: Bench) -> None:
     far = [bench.part(bench.transfer("fast.test"), age=20.0, bps=1e8, waiting=0.1) for _ in range(3)]
     near = [bench.part(bench.transfer("slow.test"), age=20.0, bps=1e5, waiting=0.1) for _ in range(3)]
-    assert bench.hopeless(*far, *near) == []
+    assert bench.stalled(*far, *near) == []
 
 
 @pytest.mark.parametrize("why", ["young", "limited"])
@@ -167,7 +167,7 @@ def test_slowness_is_no_fault_of_a_young_or_a_limited_connection(bench: Bench, w
     transfer = bench.transfer()
     parts = [bench.part(transfer, age=20.0, bps=1e6, waiting=0.1) for _ in range(3)]
     slow = bench.part(transfer, age=14.0 if why == "young" else 20.0, bps=100.0, waiting=0.1)
-    assert bench.hopeless(*parts, slow, limited=why == "limited") == []
+    assert bench.stalled(*parts, slow, limited=why == "limited") == []
 
 
 # ---- sharing
@@ -180,14 +180,14 @@ def test_the_part_that_would_finish_last_is_split(bench: Bench) -> None:
     assert part_to_share(transfer.parts, bench.clock.now) == (slow, True)
 
 
-def test_a_short_rest_is_raced_once_it_would_take_seconds(bench: Bench) -> None:
+def test_a_short_rest_is_hedged_once_it_would_take_seconds(bench: Bench) -> None:
     transfer = bench.transfer()
     stuck = bench.part(transfer, age=5.0, bps=100 * KiB, stop=500 * KiB + MiB)
     assert part_to_share([stuck], bench.clock.now) == (stuck, False)
 
 
 @pytest.mark.parametrize(
-    ("peers", "raced"),
+    ("peers", "hedged"),
     [
         pytest.param([], True, id="alone"),
         pytest.param([100 * KiB] * 3, False, id="as slow as all others: the link is full"),
@@ -195,15 +195,15 @@ def test_a_short_rest_is_raced_once_it_would_take_seconds(bench: Bench) -> None:
         pytest.param([10e6] * 3, True, id="much slower"),
     ],
 )
-def test_a_short_rest_is_raced_only_if_others_come_faster(
-    bench: Bench, peers: list[float], raced: bool
+def test_a_short_rest_is_hedged_only_if_others_come_faster(
+    bench: Bench, peers: list[float], hedged: bool
 ) -> None:
     transfer = bench.transfer()
     rest = bench.part(transfer, age=5.0, bps=100 * KiB, stop=500 * KiB + MiB)
     others = [bench.part(transfer, age=5.0, bps=bps) for bps in peers]
     for each in others:
         each.stop = each.position + KiB  # nearly over
-    assert part_to_share([rest, *others], bench.clock.now) == ((rest, False) if raced else None)
+    assert part_to_share([rest, *others], bench.clock.now) == ((rest, False) if hedged else None)
 
 
 @pytest.mark.parametrize(("seconds", "raced"), [(0.4, False), (0.6, True)])
@@ -222,7 +222,7 @@ def test_a_short_rest_is_raced_sooner_by_a_source_that_is_faster_by_far(
 
 
 @pytest.mark.parametrize(
-    "why", ["soon over", "leaving", "raced already", "backing_off", "in line", "complete", "just begun"]
+    "why", ["soon over", "preempted", "hedged already", "backing_off", "queued", "complete", "just begun"]
 )
 def test_nothing_is_shared_that_gains_nothing(bench: Bench, why: str) -> None:
     transfer = bench.transfer()
@@ -231,13 +231,13 @@ def test_nothing_is_shared_that_gains_nothing(bench: Bench, why: str) -> None:
     )
     if why == "soon over":
         part.stop = part.position + 10 * KiB
-    elif why == "leaving":
+    elif why == "preempted":
         part.preempt(bench.clock.now)
-    elif why == "raced already":
+    elif why == "hedged already":
         part.hedge = part
     elif why == "backing_off":
         part.backing_off = True
-    elif why == "in line":
+    elif why == "queued":
         part.cancel_token.queued = True
     elif why == "complete":
         part.position = part.stop
@@ -269,8 +269,8 @@ def test_a_part_without_an_answer_is_shared_only_where_others_were_answered_soon
     [
         pytest.param(15.0, 8 * MiB, False, id="half of it would have to wait for as long"),
         pytest.param(20.0, 8 * MiB, True, id="half of it would be here sooner"),
-        pytest.param(20.0, MiB, False, id="a race would be lost"),
-        pytest.param(30.0, MiB, True, id="a race may be won"),
+        pytest.param(20.0, MiB, False, id="a hedge would come too late"),
+        pytest.param(30.0, MiB, True, id="a hedge may come first"),
     ],
 )
 def test_a_slow_body_is_shared_if_that_is_worth_another_slow_answer(
@@ -304,19 +304,19 @@ def test_an_old_part_whose_new_attempt_has_just_begun_is_not_slow(tmp_path: Path
     bench = Bench(tmp_path)
     transfer = bench.transfer()
     part = bench.part(transfer, age=100.0, bps=0.0, waiting=1.0)
-    assert bench.hopeless(part) == [part]
+    assert bench.stalled(part) == [part]
     part.reading_since = None  # it asks again, and has no answer yet
-    assert bench.hopeless(part) == []
+    assert bench.stalled(part) == []
     part.reading_since = bench.clock.now - 1.0
-    assert bench.hopeless(part) == []
+    assert bench.stalled(part) == []
 
 
 def test_a_part_that_waits_for_its_turn_is_not_stalled(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     part = bench.part(bench.transfer(), age=100.0, bps=1e6, waiting=60.0)
-    assert bench.hopeless(part) == [part]
+    assert bench.stalled(part) == [part]
     part.cancel_token.queued = True
-    assert bench.hopeless(part) == []
+    assert bench.stalled(part) == []
     part.cancel_token.queued = False
     part.cancel_token.dequeued_at = bench.clock.now - 5.0
-    assert bench.hopeless(part) == []
+    assert bench.stalled(part) == []
