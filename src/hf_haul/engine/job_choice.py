@@ -118,8 +118,9 @@ class Chooser:
     def _share_of_small(self, run: QueueRun) -> int:
         """Return the connections for small files, at least one, split so that both lanes end together.
 
-        More would leave bandwidth unused, because a small file is mostly waiting; fewer, a rest of small
-        files that no large one fills up. A quarter while nothing is known of the speeds.
+        With more of them bandwidth is left unused, because fetching a small file is mostly waiting. With
+        fewer, small files are left at the end, when no large file uses the bandwidth beside them. A quarter
+        while nothing is known of the speeds.
         """
         highest_limit = self._sources.highest_limit(run.sources)
         to_fetch = run.queue.waiting_work(small=False)
@@ -134,7 +135,11 @@ class Chooser:
         return max(1, min(round(highest_limit * small / (small + large or 1.0)), highest_limit - 1))
 
     def _seconds_of(self, work: Mapping[str, tuple[int, int]]) -> float | None:
-        """Return the seconds that one connection would need for a file; ``None`` while unknown."""
+        """Return the seconds that one connection would need for some work; ``None`` while unknown.
+
+        Args:
+            work: Files and bytes, by source.
+        """
         total = 0.0
         for source, (files, nbytes) in work.items():
             seconds = self._sources.seconds(source, files, nbytes)
@@ -148,11 +153,13 @@ class Chooser:
 
         It is asked for at the best source that may have another connection, or else at the origin.
 
-        Every request to a source that answers slowly costs its answer's time, and what it would be divided by
-        may have to wait for the first answer, too: all of a file goes into one request. It is divided later,
-        where that pays. The same while nobody knows how long an answer takes, up to the size of the largest
-        part, as a storage may refuse ranges of many gigabytes; :meth:`narrow` makes it an ordinary part if it
-        comes quickly.
+        How long the part is depends on how long that source takes to answer:
+
+        * Not long: an ordinary part.
+        * Long: all of the file, or as much as comes in many times that wait. Each further request would cost
+          the same wait, and the file can still be split later, where that pays.
+        * Unknown so far: all of the file, up to the size of the largest part, as a storage may refuse ranges
+          of many gigabytes. :meth:`narrow` makes it an ordinary part if the answer comes quickly.
         """
         source = self._choice.next_for(transfer) or transfer.sources.origin
         usual = most = self._part_size(transfer, source.name)
@@ -163,7 +170,7 @@ class Chooser:
             if slow is None:
                 most = MAX_PART
             elif slow:
-                # But not many times as long as the answer takes.
+                # More would not save anything: the wait is a small part of its time already.
                 most = max(MAX_PART, int(self._sources.most_per_part(source.name)))
         part = transfer.take(most, self._clock(), source)
         part.oversized = part.stop - part.start > usual + usual // 4
@@ -209,7 +216,7 @@ class Chooser:
             return _Broken(error)
 
     def _share_a_part(self, runs: Sequence[QueueRun]) -> Part | None:
-        """Take half of the part that would finish last, or hedge it; near the end, when no part is left."""
+        """Take half of the part that would finish last, or hedge it; for the end, when no part is left."""
         parts = [
             p
             for run in runs
@@ -264,8 +271,8 @@ class Chooser:
         ]
         if not lesser or run.queue.paused or run.queue.cancelled:
             return
-        places = sum(self._sources.free(each) for each in run.sources)
-        wanted = self._parts_wanted(run) - min(threads, places) - sum(part.preempted for part in lesser)
+        free = sum(self._sources.free(each) for each in run.sources)
+        wanted = self._parts_wanted(run) - min(threads, free) - sum(part.preempted for part in lesser)
         now = self._clock()
         for part in lesser:
             if wanted > 0 and not part.preempted and (part.source.name in run.sources or threads <= 0):
@@ -273,9 +280,10 @@ class Chooser:
                 wanted -= 1
 
     def drop_excess(self, runs: Sequence[QueueRun]) -> None:
-        """Preempt parts whose connections are of no use: the last of each source, in the order of queues.
+        """Preempt the parts of each source that are beyond its limit, where that is known to cost no speed.
 
-        What they bring meanwhile is far from the front of its file, where its digest would have it.
+        They are the last ones, in the order of queues and offsets: a digest follows the front of its file, so
+        what they bring would be hashed last.
 
         Args:
             runs: All queues, most urgent first.

@@ -195,7 +195,7 @@ class Settlement:
         if outcome.restart:
             transfer.restart()
             stop += transfer.parts
-        # A hedge that was slower, in the same breath: nobody may hedge it in turn, or it would never end.
+        # The slower hedge ends under the same lock: hedged in its turn, it would never end.
         late = transfer.superseded()
         stop += late
         if transfer.sources.has_others:

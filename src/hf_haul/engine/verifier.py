@@ -74,12 +74,10 @@ class Verifier:
             self._lock.release()
 
     def _hash_next(self, limit: int, read_into: ReadInto) -> bool:
-        """Hash the next block up to ``limit``, or none of it; returns whether there were any bytes."""
+        """Hash the next block up to ``limit``; return whether there were any bytes."""
         buffer = _block()
         got = read_into(self._position, buffer[: min(len(buffer), limit - self._position)])
-        position = (
-            self._position + got
-        )  # worked out first: after an error in between it would not be the hash's
+        position = self._position + got  # added before hashing: an error may not come between the next two
         self._hash.update(buffer[:got])
         self._position = position
         return got > 0  # or somebody cut the file; the digest will tell
