@@ -40,7 +40,7 @@ class DialTimeoutError(ConnectTimeoutError):
 def _look_up(host: str, port: int, seconds: float | None, call: InterruptibleRequest | None) -> list[Address]:
     """Return the addresses of ``host``. A resolver cannot be interrupted, so it runs in another thread."""
     look_up = partial(socket.getaddrinfo, host, port, socket.AF_UNSPEC, socket.SOCK_STREAM)
-    with suppress(socket.gaierror):
+    with suppress(socket.gaierror, UnicodeError):  # no address, but a name, or not even that
         return list(look_up(flags=socket.AI_NUMERICHOST))
     if call is None:
         return list(look_up())
