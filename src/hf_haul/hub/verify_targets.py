@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -23,11 +22,9 @@ from hf_haul.hub.uris import read_repo_name
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.storage.safe_paths import is_content_addressed
+from hf_haul.storage.staging_places import REPO_FOLDER
 
 __all__ = ["Target", "find_target"]
-
-#: A repository's folder in a cache.
-_REPO_FOLDER: Final = re.compile(r"(model|dataset|space|kernel)s--(.+)")
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def _means_folder(target: str | os.PathLike[str]) -> bool:
 
 def _kind_of(path: str) -> str | None:
     """Return what kind of folder this is; ``None`` where nothing tells."""
-    if _REPO_FOLDER.fullmatch(os.path.basename(path)) and _holds_repository(path):
+    if REPO_FOLDER.fullmatch(os.path.basename(path)) and _holds_repository(path):
         return "repository"
     if _snapshot_of(path) is not None:
         return "snapshot"
@@ -132,7 +129,7 @@ def _snapshot_of(path: str) -> tuple[str, str, str] | None:
     parts = path.split(os.sep)
     for at in range(len(parts) - 2, 0, -1):
         root = os.sep.join(parts[:at])
-        if parts[at] == "snapshots" and _REPO_FOLDER.fullmatch(parts[at - 1]) and _holds_repository(root):
+        if parts[at] == "snapshots" and REPO_FOLDER.fullmatch(parts[at - 1]) and _holds_repository(root):
             inner = parts[at + 1 :]
             depth = 1 if is_content_addressed(inner[0]) else len(inner)
             below = "".join(f"{part}/" for part in inner[depth:])
@@ -145,7 +142,7 @@ def _of_folder(path: str, repo_type: str | None, revision: str | None, options: 
     if kind == "local_dir":
         return _of_local_dir(path, _noted_repository(path, repo_type, options), revision)
     if kind is None:
-        if any(_REPO_FOLDER.fullmatch(name) for name in _names_in(path)):
+        if any(REPO_FOLDER.fullmatch(name) for name in _names_in(path)):
             raise ValueError(f"{path} is a whole cache: name one repository of it, or its folder")
         raise ValueError(
             f"{path} holds nothing that tells what its files should be: it is no snapshot, no repository's folder in a "
@@ -155,11 +152,12 @@ def _of_folder(path: str, repo_type: str | None, revision: str | None, options: 
     inside = _snapshot_of(path)
     root, commit, below = inside or (path, "", "")
     cache_dir, name = os.path.split(root)
-    match = _REPO_FOLDER.fullmatch(name)
+    match = REPO_FOLDER.fullmatch(name)
     assert match is not None
-    if repo_type not in {None, match[1]}:
-        raise ValueError(f"{path} is the folder of a {match[1]}, not of a {repo_type}")
-    repository = Repository(repo_id=match[2].replace("--", "/"), repo_type=match[1], **options)
+    kind, repo_id = match["kind"], match["repo_id"].replace("--", "/")
+    if repo_type not in {None, kind}:
+        raise ValueError(f"{path} is the folder of a {kind}, not of a {repo_type}")
+    repository = Repository(repo_id=repo_id, repo_type=kind, **options)
     folder = cache_folder(repository, cache_dir)
     if inside is not None:
         if revision not in {None, commit} and folder.read_ref(revision or "") != commit:
