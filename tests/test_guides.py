@@ -25,6 +25,8 @@ ASKED_FOR = {
     "ModelDownloadQueue", "DownloadMetrics", "ParallelDownloadManager", "add_download_task", "queue_model_download",
     "download_model_parallel", "wait_for_model_completion", "get_download_stats", "get_model_queue_status",
     "cancel_model_download", "pause_downloads", "resume_downloads", "optimize_performance", "shutdown",
+    "max_concurrent_downloads", "max_concurrent_files_per_model", "max_bandwidth_bps", "connection_pool_size", "chunk_size",
+    "enable_resume", "enable_adaptive_chunking", "enable_compression", "queue_timeout",
 }  # fmt: skip
 HELPERS = (
     "queue worker", "metrics worker", "adaptive chunking", "header preparation", "fresh download", "basic download",
