@@ -39,7 +39,7 @@ class PriorityPolicy(Protocol):
     """Decides a file's priority and its place among files of the same priority."""
 
     def __call__(self, path: str, size: int | None) -> tuple[DownloadPriority, tuple[Any, ...]]:
-        """Judge one file.
+        """Rank one file.
 
         Args:
             path: Name of the file inside its repository.
@@ -59,7 +59,7 @@ class DefaultPolicy:
     """
 
     def __call__(self, path: str, size: int | None) -> tuple[DownloadPriority, tuple[Any, ...]]:
-        """Judge one file; see :class:`PriorityPolicy`."""
+        """Rank one file; see :class:`PriorityPolicy`."""
         if size is None:
             return DownloadPriority.NORMAL, (0, path)
         if size >= LARGE_FILE:
