@@ -18,7 +18,7 @@ from hf_haul.storage.local_folder import LocalFolder
 
 DATA = b"right"
 SHA = hashlib.sha256(DATA).hexdigest()
-GIT = "5" * 40
+GIT = hashlib.sha1(b"blob 5\0" + DATA, usedforsecurity=False).hexdigest()
 NAME = "deep/w.bin"
 
 
@@ -50,7 +50,7 @@ def meta(etag: str = SHA, size: int | None = len(DATA), commit: str = COMMIT) ->
         pytest.param(b"wrong", None, meta(), False, id="no note, and wrong bytes"),
         pytest.param(DATA, None, meta(size=None), True, id="of unknown size"),
         pytest.param(DATA, None, meta(size=4), False, id="of another size"),
-        pytest.param(DATA, None, meta(GIT), False, id="no note, and no sha256 to compare with"),
+        pytest.param(DATA, None, meta(GIT), False, id="no note, and git's digest, which nothing here is compared with"),
         pytest.param(DATA, None, meta("mirror-7"), False, id="no note, and an etag that is no digest"),
     ],
 )  # fmt: skip
