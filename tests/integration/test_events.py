@@ -626,7 +626,7 @@ def test_a_second_request_for_the_same_bytes_wastes_what_one_of_them_brought(
 ) -> None:
     rig.options["on_event"] = told
     rig.tune(worth_hedging=0.5)
-    rig.hub.set_pace(None, total=400_000)  # shared by those who race for the only part
+    rig.hub.set_pace(None, total=400_000)  # shared by those who hedge the only part
     with rig.manager(part_size=SIZE, stall_timeout=30.0) as manager:
         handle = manager.submit([rig.request(WEIGHTS)], model_id="m")
         assert handle.wait(30)

@@ -40,7 +40,7 @@ TROUBLE = [
     pytest.param([WrongRange(4096), IgnoreRange(), WrongRange(-5000)], id="wrong ranges"),
     pytest.param([IgnoreRange()] * 50, id="no ranges at all"),
     pytest.param([Corrupt(3 * PART)], id="a wrong byte"),
-    pytest.param([Trickle(3000.0)], id="a race"),
+    pytest.param([Trickle(3000.0)], id="a hedge"),
 ]
 
 

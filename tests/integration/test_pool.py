@@ -718,7 +718,7 @@ def blocked(
 
 
 WAKES: dict[str, tuple[Callable[[Blocked], object], type[HaulError]]] = {
-    "halted": (lambda b: b.cancel_token.set(), StopRequestedError),
+    "stopped": (lambda b: b.cancel_token.set(), StopRequestedError),
     "woken": (lambda b: b.cancel_token.wake(), ConnectionFailedError),
     "pool closed": (lambda b: b.pool.close(), TransferError),
 }
