@@ -1,4 +1,4 @@
-"""Answers with odd heads over a connection that stands: what is read of them is what the ordinary way reads.
+"""Requests and answers over a connection that stands: they are written and read as in the ordinary way.
 
 The ordinary way is requests, urllib3 and ``http.client``, over a connection of its own.
 """
@@ -241,3 +241,79 @@ def test_an_answer_is_the_same_in_both_ways_and_the_next_is_that_of_its_request(
                 case.data[:3000],
                 case.receive,
             )
+
+
+PATHS = [
+    "a", "B.bin", "%20", "%2F", "%2f", "%zz", "%", "..", ".", "", "~", "a b", "\u00e9", "\u4e2d", "@", ":", ";x=1", "+", "&", "=", "*",
+    "'", '"', "<", ">", "|", "^", "`", "{x}", "[1]", "!", "$", ",", "(a)", "\u2028",
+]  # fmt: skip
+NAMES = [
+    "Authorization",
+    "authorization",
+    "Range",
+    "User-Agent",
+    "X-A",
+    "x-a",
+    "Cookie",
+    "Accept",
+    "Accept-Encoding",
+    "HOST",
+    "Referer",
+]
+VALUES = [
+    "",
+    "a",
+    " a",
+    "a ",
+    "\ta",
+    "a\tb",
+    "Bearer x=/+",
+    "bytes=0-3",
+    "\xe9",
+    "a, b",
+    '"q"',
+    "a:b",
+    "a;b=c",
+    "\x7f",
+]
+
+
+def random_request(chance: random.Random) -> tuple[str, dict[str, str]]:
+    """Path, query and fragment, with user and password before them, and headers."""
+    path = "/".join(
+        "".join(chance.choices(PATHS, k=chance.randrange(1, 3))) for _ in range(chance.randrange(1, 4))
+    )
+    query = chance.choice(["", "", "?", "?a=b&c=%2F%2f", "?a?b/../c", "?\u00e9 ", "?a#b", "#b?c"])
+    user = chance.choice(["", "", "", "user:pa%20ss@", "user@", ":@", "\u00e9:%e9@"])
+    names = chance.sample(NAMES, chance.randrange(4))
+    return f"{user}|/{path}{query}", {name: chance.choice(VALUES) for name in names}
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_request_is_the_same_in_both_ways(seed: int) -> None:
+    chance = random.Random(f"requests {seed}")
+
+    def lines_sent(pool: ConnectionPool, wire: Wire, url: str, headers: dict[str, str]) -> object:
+        wire.heads.clear()
+        try:
+            with pool.open(url, headers, CancelToken()) as response:
+                response.drain()
+        except (HaulError, ValueError) as error:
+            return type(error)
+        line, *fields = wire.heads[0].split("\r\n")
+        return line, sorted(
+            field.partition(": ")[0].lower() + ": " + field.partition(": ")[2] for field in fields
+        )
+
+    with (
+        Wire(lambda c: [c.send(answer(b"ok")) for _ in iter(c.request, "")]) as wire,
+        ConnectionPool(1, trust_env=False, read_timeout=SECONDS) as standing,
+    ):
+        for _ in range(CASES):
+            rest, headers = random_request(chance)
+            user, _, target = rest.partition("|")
+            url = wire.url(target).replace("//", f"//{user}", 1)
+            with ConnectionPool(1, trust_env=False, read_timeout=SECONDS) as ordinary:
+                expected = lines_sent(ordinary, wire, url, headers)
+            assert ask(standing, wire.url("/before")).data == b"ok"
+            assert lines_sent(standing, wire, url, headers) == expected, (url, headers)

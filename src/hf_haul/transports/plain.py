@@ -36,9 +36,10 @@ __all__ = ["Headers", "PlainAnswer", "exchange", "request_head"]
 _RECEIVE: Final = 64 << 10
 #: What urllib3 says where nobody says anything else.
 _USER_AGENT: Final = f"python-urllib3/{urllib3.__version__}"  # type: ignore[attr-defined]  # public, but not listed
-#: A target that everybody sends as it is: urllib3 would encode anything else, and write ``%2f`` as ``%2F``.
+#: A target that everybody sends as it is: urllib3 would encode anything else, and write ``%2f`` as ``%2F``;
+#: requests leaves out a question mark with nothing behind it.
 _PLAIN_TARGET: Final = re.compile(
-    r"/[\w.~!$&'()*+,;=:@/?-]*(?:%[0-9A-F]{2}[\w.~!$&'()*+,;=:@/?-]*)*", re.ASCII
+    r"/[\w.~!$&'()*+,;=:@/?-]*(?:%[0-9A-F]{2}[\w.~!$&'()*+,;=:@/?-]*)*(?<!\?)", re.ASCII
 )
 #: Lines of a request that ``http.client`` would take, and in plain ASCII.
 _PLAIN_LINES: Final = re.compile(r"(?:[\w!#$%&'*+.^`|~-]+: [\x20-\x7e]*\r\n)*", re.ASCII)

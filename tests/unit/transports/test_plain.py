@@ -116,6 +116,7 @@ def test_a_request_is_the_bytes_that_http_wants(line: Line) -> None:
         pytest.param("http://h/a%2fb", {}, id="lower-case digits"),
         pytest.param("http://h/a%zz", {}, id="a percent sign that encodes nothing"),
         pytest.param('http://h/a"b', {}, id="a letter that urllib3 encodes"),
+        pytest.param("http://h/a?", {}, id="a question mark at the end"),
         pytest.param("http://h./a", {}, id="a dot behind the host"),
         pytest.param("http://h/a", {"X": b"a"}, id="bytes"),
         pytest.param("http://h/a", {"X": Hidden("a")}, id="what shows itself otherwise"),
