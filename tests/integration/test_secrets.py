@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -315,6 +316,23 @@ def tell_everything(rig: Rig, folder: Path, heard: Heard, base: str | None = Non
                 work()
             except Exception as error:
                 heard.hear_error(error)
+
+
+def test_every_request_and_its_answer_is_told_over_whichever_connection(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, "hf_haul.transports.http"), rig.manager() as manager:
+        for _ in range(3):
+            handle = manager.submit([rig.request(WEIGHTS, fresh=True)], model_id="m")
+            assert handle.wait(60)
+            assert handle.errors() == []
+    told = [record.getMessage() for record in caplog.records]
+    asked = [message.split(" ")[1] for message in told if message.startswith("GET ")]
+    answered = [message.split(" from ")[1] for message in told if " from " in message]
+    assert sorted(asked) == sorted(answered)
+    assert len(asked) >= len(rig.hub.requests) > 3
+    assert {message[:3] for message in told if " from " in message} <= {"200", "206", "302"}
+    assert not any(secret in message for message in told for secret in HIDDEN)
 
 
 @pytest.mark.parametrize("wrong", WRONGS)

@@ -341,6 +341,7 @@ class HttpSource:
         except TransferError as error:
             error.host = url.authority
             raise
+        logger.debug("%d from %s%s", response.status, url.source, url.path)
         if response.status in _BUSY:
             retry_after = self._rate_limits.note(origin, response.status, response.headers)
             response.drain()
