@@ -56,7 +56,7 @@ def flush_files(paths: Iterable[str]) -> dict[str, OSError]:
 
 def _flush_each(paths: Iterable[str]) -> dict[str, OSError]:
     errors: dict[str, OSError] = {}
-    folders: dict[str, str] = {}
+    folders: dict[str, list[str]] = {}
     for path in paths:
         real = os.path.realpath(path)
         try:
@@ -65,16 +65,17 @@ def _flush_each(paths: Iterable[str]) -> dict[str, OSError]:
             continue
         except OSError as error:
             errors[path] = error
-        folders |= {os.path.dirname(each): path for each in (real, path)}
+        for folder in {os.path.dirname(real): None, os.path.dirname(path): None}:
+            folders.setdefault(folder, []).append(path)
     if sys.platform != "win32":  # which opens no folders
-        for folder, path in folders.items():
+        for folder, named in folders.items():
             try:
                 _flush(folder)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 if error.errno in _LOST:
-                    errors[path] = error
+                    errors |= dict.fromkeys(named, error)
                 else:
                     logger.debug("%s cannot be flushed to the disk: %s", folder, error)
     return errors

@@ -79,9 +79,12 @@ def test_the_error_of_a_disk_is_that_of_the_file(tmp_path: Path, flushes: Flushe
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
-def test_a_folder_that_the_disk_lost_is_an_error(tmp_path: Path, flushes: Flushes, error: int) -> None:
+def test_a_folder_that_the_disk_lost_is_an_error_of_every_file_in_it(
+    tmp_path: Path, flushes: Flushes, error: int
+) -> None:
     flushes.broken, flushes.error = "snapshot", error
-    assert [each.errno for each in flush_files(put(tmp_path, 3)).values()] == [error]
+    paths = put(tmp_path, 3)
+    assert {path: each.errno for path, each in flush_files(paths).items()} == dict.fromkeys(paths, error)
 
 
 @pytest.mark.parametrize("error", [errno.EINVAL, errno.EACCES, errno.EBADF, errno.ENOTSUP])
