@@ -5,6 +5,7 @@ find. Rows take between half a minute and a few minutes each; ``--quick`` shows 
 
 ``--only mechanisms`` and ``--only fixed`` compare hf-haul with itself, in pairs of runs: without a mechanism, and with fixed
 numbers of connections. ``--only reads`` has loaders read through ``haul://`` and through ``hf://``; it needs the extra ``loaders``.
+``--only million`` lists and queues a repository of a million small files.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ MODULES = (
 )
 #: Those of pairs, which take an hour or more; run if named.
 LONG = ("mechanisms", "fixed")
+#: Takes minutes, and a GiB or two of memory; run if named.
+MILLION = "million"
 #: A quarter of an hour for each round, and more packages than the others; run if named.
 READS = "reads"
 
@@ -47,9 +50,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=(*MODULES, READS, *LONG),
+        choices=(*MODULES, MILLION, READS, *LONG),
         metavar="NAME",
-        help=f"one of {', '.join((*MODULES, READS, *LONG))}; the last {1 + len(LONG)} take long, and run only if named",
+        help=f"one of {', '.join((*MODULES, MILLION, READS, *LONG))}; the last {2 + len(LONG)} take long, and run only if named",
     )
     parser.add_argument(
         "--pairs", type=int, default=default.pairs, help=f"the same for {' and '.join(LONG)} (%(default)s)"

@@ -63,6 +63,55 @@ def haul_snapshot(repo_id: str, cache_dir: str, first: list[str] | None = None, 
     return work
 
 
+def haul_many(repo_id: str, cache_dir: str, first: str, go_on: float, **options: Any) -> Work:
+    """hf-haul's ``snapshot_download`` of a repository of very many files, until ``go_on`` seconds after the first is there.
+
+    Says when pages came, and how far it was.
+    """
+    import hf_haul
+    import hf_haul.manager
+    from hf_haul.hub import repository
+
+    download, list_pages = hf_haul.snapshot_download, repository.tree_pages
+    pages: list[float] = []
+
+    def noted(*args: Any, **given: Any) -> Any:
+        for page in list_pages(*args, **given):
+            pages.append(time.monotonic())
+            yield page
+
+    repository.tree_pages = noted
+
+    def work() -> dict[str, Any]:
+        base = memory_kib("VmRSS") / 1024
+        manager = hf_haul.ParallelDownloadManager()
+        began = time.monotonic()
+        threading.Thread(
+            target=lambda: download(repo_id, cache_dir=cache_dir, manager=manager, **options), daemon=True
+        ).start()
+        watch = FirstUsable(Path(cache_dir), [first])
+        while watch.is_alive():
+            watch.join(0.1)
+        there, listed = time.monotonic(), memory_kib("VmHWM") / 1024
+        time.sleep(go_on)
+        stats = manager.get_download_stats()
+        answer = {
+            **_now(began),
+            "base_mib": base,
+            "seconds": there - began,
+            "pages": len(pages),
+            "seconds_of_pages": pages[-1] - began,
+            "seconds_to_first": there - pages[-1],
+            "peak_mib_at_first": listed,
+            "files_done": stats["files_done"],
+        }
+        print(json.dumps(answer))
+        sys.stdout.flush()
+        os._exit(0)  # the other files are not part of the question
+
+    return work
+
+
 def haul_timeline(repo_id: str, cache_dir: str, stop_after: float) -> Work:
     """The same with default settings, noting how far it is five times a second; ends after ``stop_after`` seconds."""
     import hf_haul
@@ -453,6 +502,7 @@ def main() -> int:
     work = {
         "haul_snapshot": haul_snapshot,
         "haul_timeline": haul_timeline,
+        "haul_many": haul_many,
         "haul_manager": haul_manager,
         "haul_queue": haul_queue,
         "haul_parts": haul_parts,

@@ -1,0 +1,69 @@
+"""What a repository of a million small files costs: its listing, its plan and its queue, until the first file is there.
+
+The hub makes each page of a thousand when it is asked for, in a process of its own. The run ends five seconds after the file
+that goes first is in place; memory is the highest until then, above what the imports take. ``--quick`` asks for 20,000 files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from tests.benchmarks.harness import Goal, Result, Tool
+from tests.benchmarks.many_files import FIRST, REPO_ID
+from tests.benchmarks.rig import CLIENT, Rig
+
+NEEDS = ()
+FILES = 1_000_000
+_QUICK = 20_000
+_GO_ON = 5.0
+_MIB_WANTED = 500.0
+_SECONDS_WANTED = 10.0
+
+
+def bench(rig: Rig) -> list[Result]:
+    """Run the row."""
+    files = _QUICK if rig.options.quick else FILES
+    result = Result("million", f"{files:,} small files, until the first is there", unit="s")
+    with _served(files) as endpoint:
+        arguments = {
+            "repo_id": REPO_ID,
+            "repo_type": "dataset",
+            "cache_dir": str(rig.out / "cache"),
+            "first": FIRST,
+            "go_on": _GO_ON,
+        }
+        env = {**rig.environment("plain"), "HF_ENDPOINT": endpoint}
+        argv = [sys.executable, str(CLIENT), "haul_many", json.dumps(arguments)]
+        rig.compare(result, [Tool("hf-haul", argv, env, reports=True, nbytes=0)], 0)
+    seconds = result.of("hf-haul", lambda s: s.extra["seconds_to_first"])
+    mib = result.of("hf-haul", lambda s: s.peak_mib - s.base_mib)
+    pages = result.of("hf-haul", lambda s: s.extra["pages"] / s.extra["seconds_of_pages"])
+    result.goals = [
+        Goal("MiB of memory above the imports", mib, _MIB_WANTED, at_least=False),
+        Goal("seconds from the last page to the first file", seconds, _SECONDS_WANTED, at_least=False),
+    ]
+    if pages is not None and mib is not None:
+        result.notes.append(
+            f"{pages:.0f} pages of a thousand per second, {mib * 2**20 / files:.0f} bytes per file"
+        )
+    return [result]
+
+
+@contextlib.contextmanager
+def _served(files: int) -> Iterator[str]:
+    """Serve the repository in a process of its own until the block ends; yields its URL."""
+    argv = [sys.executable, "-m", "tests.benchmarks.many_files", str(files)]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
