@@ -32,6 +32,7 @@ Algorithm = Literal["sha256", "git-sha1", "sha1", "md5"]
 _LENGTHS: Final[Mapping[str, int]] = {"sha256": 64, "git-sha1": 40, "sha1": 40, "md5": 32}
 _ALGORITHMS: Final = ", ".join(_LENGTHS)
 
+_HEX: Final = frozenset("0123456789abcdef")
 #: sha256, sha1 and md5 of no bytes, and git's object id of them.
 _OF_NOTHING: Final = frozenset({
     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
@@ -57,7 +58,7 @@ class Digest:
         length = _LENGTHS.get(self.algorithm)
         if length is None:
             raise ValueError(f"unknown digest algorithm {self.algorithm!r}: use {_ALGORITHMS}")
-        if len(self.value) != length or not set(self.value) <= set("0123456789abcdef"):
+        if len(self.value) != length or not _HEX.issuperset(self.value):
             raise ValueError(f"not a {self.algorithm} digest of {length} hex digits: {self.value!r}")
 
     @property

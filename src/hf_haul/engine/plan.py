@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -57,9 +58,11 @@ def make_plan(
     names: tuple[str, ...] = ()
     for request in requests:
         remote = request.remote
-        target = request.destination.path
+        target = os.path.normcase(request.destination.path)  # a text: a Path takes four times the memory
         if target in seen:
-            raise ValueError(f"{remote.path!r} is given twice: two files cannot go to {target}")
+            raise ValueError(
+                f"{remote.path!r} is given twice: two files cannot go to {request.destination.path}"
+            )
         seen.add(target)
         if remote.size is not None and remote.size < 0:
             raise ValueError(f"{remote.path!r}: size must be 0 or more, not {remote.size}")
@@ -70,7 +73,7 @@ def make_plan(
             model_id=model_id,
             file_path=remote.path,
             source_url=remote.url,
-            local_path=target,
+            place=request.destination,
             size=remote.size,
             priority=request.priority or priority,
             # A given priority may meet keys of another class of files, which need not compare with ours.

@@ -142,6 +142,6 @@ def credible_size(size: int | None, etag: str) -> int | None:
     """Return the announced size; ``None`` if it cannot be the file's, and the download has to find out."""
     if size is None or not 0 <= size <= LARGEST:
         return None
-    digest = digest_from_etag(etag)
+    digest = digest_from_etag(etag) if size == 0 else None
     # Some say 0 for "unknown".
-    return None if size == 0 and digest is not None and not digest.is_of_nothing else size
+    return None if digest is not None and not digest.is_of_nothing else size

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
+from urllib.parse import quote
 
 from huggingface_hub import HfApi, RepoFile, constants, file_download, hf_hub_url
 from huggingface_hub.errors import (
@@ -158,6 +159,14 @@ class Repository:
         """Origins that may receive the token, as ``scheme://host:port``."""
         return trusted_origins(self.base)
 
+    @_cached_property
+    def _begins(self) -> dict[tuple[str, str], str]:
+        return {}
+
+    @_cached_property
+    def _shown_base(self) -> str:
+        return redact(self.base)
+
     @property
     def name(self) -> str:
         """The id with the kind before it, such as ``datasets/org/name``."""
@@ -174,14 +183,15 @@ class Repository:
 
     def url(self, path: str, revision: str) -> str:
         """Return the URL of a file."""
-        url: str = hf_hub_url(
-            self.repo_id,
-            path,
-            repo_type=self.repo_type,
-            revision=revision,
-            endpoint=self.base,
-        )
-        return url
+        begin = self._begins.get((self.base, revision))
+        if (
+            begin is None
+        ):  # what all files share; to have it made for each of a million takes most of a minute
+            url = hf_hub_url(
+                self.repo_id, "x", repo_type=self.repo_type, revision=revision, endpoint=self.base
+            )
+            begin = self._begins[self.base, revision] = url.removesuffix("x")
+        return begin + quote(path)
 
     def resolve(self, revision: str, *, timeout: float | None, retry: bool = False) -> str:
         """Return the commit that a branch, tag or pull request points to.
@@ -473,7 +483,7 @@ class Repository:
             xet_hash=metadata.xet_hash,
             location=metadata.location,
             network=client_network(),
-            announced_by=redact(self.base),
+            announced_by=self._shown_base,
             digest_is_etag=not metadata.listed,
             confirm=None if metadata.listed else self.confirmation(path, metadata.commit),
             uri=uri_of(self.repo_type, self.repo_id, metadata.commit, path),

@@ -361,9 +361,14 @@ class SnapshotCall:
         self, folder: RepoFolder, known: Mapping[str, FileMetadata], sources: tuple[OtherSource, ...]
     ) -> list[FileRequest]:
         requests: list[FileRequest] = []
+        # Nothing is linked in a snapshot that is not there: its files, perhaps a million, need no look each.
+        fresh = {
+            commit: self.files.force_download or not os.path.isdir(folder.snapshot(commit))
+            for commit in {meta.commit for meta in known.values()}
+        }
         for path, meta in known.items():
             destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
-            if self.files.force_download or not destination.is_linked():
+            if fresh[meta.commit] or not destination.is_linked():
                 requests.append(self._request(path, meta, destination, sources))
         if requests:
             folder.prepare()

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: Listings that huggingface_hub keeps in memory; it has all of them on disk.
 _TREES_IN_MEMORY: Final = 8
+#: Files of a listing that is not kept there while they are fetched: it would take a third of their memory.
+_FILES_IN_MEMORY: Final = 100_000
 
 
 def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:
@@ -173,9 +175,14 @@ def drop_tree(folder: str, commit: str, lacking: str) -> None:
     logger.warning("Deleted the cached listing %s: it lacks %s", path, lacking)
     with contextlib.suppress(OSError):
         os.unlink(path)
-    memory = getattr(_tree_cache(), "_IN_MEMORY_TREE_CACHE", None)  # upstream's copy goes with it
+    _forget_tree(_tree_cache(), folder, commit)
+
+
+def _forget_tree(cache: Any, folder: str, commit: str) -> None:
+    """Drop a listing from huggingface_hub's memory; what is on disk stays."""
+    memory = getattr(cache, "_IN_MEMORY_TREE_CACHE", None)
     if isinstance(memory, dict):
-        memory.pop(path, None)
+        memory.pop(_tree_path(folder, commit), None)
 
 
 @lru_cache(maxsize=4)
@@ -213,4 +220,6 @@ def write_tree(folder: str, commit: str, listing: Mapping[str, ListedFile]) -> N
                 for path, e in listing.items()
             },
         )
+        if len(listing) > _FILES_IN_MEMORY:
+            _forget_tree(cache, folder, commit)
         _evict_old_trees(cache)

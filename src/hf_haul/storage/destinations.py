@@ -15,7 +15,13 @@ from hf_haul.storage.file_names import STAGED_SUFFIX, cut_name, fit_key, name_le
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder, short_name
 from hf_haul.storage.placing import Folders, follow_link, replace_file, take_over_mode
-from hf_haul.storage.safe_paths import NAME_LIMIT, extended_path, is_content_addressed, require_safe_name
+from hf_haul.storage.safe_paths import (
+    NAME_LIMIT,
+    extended_path,
+    is_content_addressed,
+    require_safe_name,
+    require_safe_path,
+)
 
 __all__ = ["BlobDestination", "FileDestination", "LocalDirDestination", "UpstreamDestination"]
 
@@ -48,12 +54,20 @@ class BlobDestination:
     etag: str
     size: int | None = None
     xet_hash: str | None = None
-    _blob: str = field(init=False, repr=False)
-    _pointer: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_blob", self.folder.blob(self.etag))
-        object.__setattr__(self, "_pointer", self.folder.pointer(self.commit, self.name))
+        """Refuse names that lead elsewhere; the paths are made anew each time, as a million wait at once."""
+        require_safe_name(self.etag, what="etag")
+        require_safe_path(self.name)
+        self.folder.snapshot(self.commit)
+
+    @property
+    def _blob(self) -> str:
+        return self.folder.blob(self.etag)
+
+    @property
+    def _pointer(self) -> str:
+        return self.folder.pointer(self.commit, self.name)
 
     @property
     def path(self) -> Path:

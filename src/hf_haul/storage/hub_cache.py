@@ -57,6 +57,7 @@ class RepoFolder:
         self.share = share
         self._symlinks = symlinks
         self._symlinks_known: bool | None = None
+        self._snapshots: dict[str, str] = {}
         self._folders = Folders()
 
     @property
@@ -77,7 +78,11 @@ class RepoFolder:
 
     def snapshot(self, commit: str) -> str:
         """Return the folder of one commit's files."""
-        return os.path.join(self.root, "snapshots", *require_safe_commit(commit).split("/"))
+        found = self._snapshots.get(commit)
+        if found is None:
+            found = os.path.join(self.root, "snapshots", *require_safe_commit(commit).split("/"))
+            self._snapshots[commit] = found
+        return found
 
     def pointer(self, commit: str, path: str) -> str:
         """Return the path at which a user finds the file: a link to its blob.

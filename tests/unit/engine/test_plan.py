@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,19 @@ class Nowhere:
 
     def publish(self, staged: Path) -> None:
         raise AssertionError(staged)
+
+
+class Made(Nowhere):
+    """Goes where somebody says when asked."""
+
+    def __init__(self, name: str, ask: Callable[[str], Path]) -> None:
+        super().__init__(Path(name))
+        object.__setattr__(self, "_ask", partial(ask, name))
+
+    def __getattribute__(self, name: str) -> Any:
+        return (
+            object.__getattribute__(self, "_ask")() if name == "path" else object.__getattribute__(self, name)
+        )
 
 
 def request(path: str, size: int | None, **more: Any) -> FileRequest:
@@ -128,3 +142,19 @@ def test_parts_are_counted_as_they_are_taken(missing: list[ByteRange], parts: in
     before = list(missing)
     assert count_parts(missing, 8) == parts
     assert missing == before
+
+
+def test_a_task_keeps_no_path_of_its_own_and_a_plan_asks_for_each_once() -> None:
+    asked: list[str] = []
+
+    def ask(name: str) -> Path:
+        asked.append(name)
+        return Path("to", name)
+
+    names = [f"{number:04d}.png" for number in range(3000)]
+    requests = [FileRequest(RemoteFile(name, f"https://hub/{name}", 1), Made(name, ask)) for name in names]
+    made = make_plan(
+        requests, model_id="org/m", policy=DefaultPolicy(), settings=Settings(), created_at=lambda: 1.0
+    )
+    assert asked == names
+    assert made.files[7].task.local_path == Path("to", "0007.png")

@@ -48,6 +48,18 @@ def test_huggingface_hub_keeps_few_listings_in_memory_however_many_are_written_a
     assert any(name.startswith(folders[-1]) for name in memory), "the latest are those that are kept"
 
 
+def test_a_very_long_listing_is_written_but_not_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = importlib.import_module("huggingface_hub._tree_cache")._IN_MEMORY_TREE_CACHE
+    memory.clear()
+    monkeypatch.setattr(upstream_cache, "_FILES_IN_MEMORY", 2)
+    listing = {name: ListedFile(7, SHA) for name in "abc"}
+    upstream_cache.write_tree(str(tmp_path), SHA, listing)
+    assert not memory
+    assert upstream_cache.read_tree(str(tmp_path), SHA) == listing
+
+
 def test_a_redacted_listing_is_not_kept(tmp_path: Path) -> None:
     upstream_cache.write_tree(str(tmp_path), SHA, {"a": ListedFile(7, SHA, SHA256, 7, REDACTED)})
     assert not (tmp_path / "trees").exists()
