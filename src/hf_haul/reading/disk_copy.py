@@ -241,7 +241,7 @@ class DiskCopy:
     def _open(self) -> None:
         """Open the blob, or else take the staged file, unless somebody else has it."""
         try:
-            path = self._complete_path()
+            path = self._destination.found()
             if path is not None:
                 self._blob = _Blob(path)
             elif self._settings.write_mode != "sequential":
@@ -252,12 +252,6 @@ class DiskCopy:
         except (OSError, HaulError) as error:
             logger.warning("%s is kept in memory only: %s", self._remote.path, error)
             self._not_before = self._clock() + _REFUSED
-
-    def _complete_path(self) -> str | None:
-        destination = self._destination
-        if destination.is_linked():
-            return os.fspath(destination.path)
-        return destination.folder.blob(destination.etag) if destination.has_blob() else None
 
     def _claim(self) -> StagedFile | None:
         destination = self._destination

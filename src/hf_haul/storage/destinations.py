@@ -111,6 +111,12 @@ class BlobDestination:
         """Return whether the bytes are there, linked or not, as far as their size tells."""
         return self._fits(self._blob)
 
+    def found(self) -> str | None:
+        """Return where the bytes are, in the snapshot or as a blob, as far as their size tells."""
+        if self.is_linked():
+            return self._pointer
+        return self._blob if self.has_blob() else None
+
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         """Return whether the pointer leads to the file; links a blob that is there already.
 

@@ -183,6 +183,17 @@ def test_a_pointer_of_the_wrong_size_leads_to_the_right_blob_again(folder: RepoF
     assert destination.path.read_bytes() == CONTENT
 
 
+def test_the_bytes_are_found_in_the_snapshot_or_as_a_blob_of_the_right_size(folder: RepoFolder) -> None:
+    destination = sized(folder, len(CONTENT))
+    assert destination.found() is None
+    destination.publish(stage(destination.staging_dir / "staged"))
+    assert destination.found() == os.fspath(destination.path)
+    destination.path.unlink()
+    assert destination.found() == folder.blob(destination.etag)
+    Path(folder.blob(destination.etag)).write_bytes(CONTENT[:-1])
+    assert destination.found() is None
+
+
 @pytest.mark.parametrize("announced", [0, 3, 1000])
 def test_a_file_of_the_right_digest_is_present_whatever_size_was_announced(
     folder: RepoFolder, announced: int
