@@ -256,6 +256,144 @@ def test_a_blob_that_something_has_changed_is_not_taken_for_the_file(
     assert read_all(new()) == BIG
 
 
+# ---- what is copied
+
+
+COPIES: dict[str, Callable[[HaulFileSystem, str, Path], Any]] = {
+    "get_file": lambda fs, repo, out: fs.get_file(f"{repo}/big.bin", str(out / "big.bin")),
+    "get": lambda fs, repo, out: fs.get(f"{repo}/big.bin", str(out / "big.bin")),
+    "get of a list": lambda fs, repo, out: fs.get([f"{repo}/big.bin"], [str(out / "big.bin")]),
+    "get of a folder": lambda fs, repo, out: fs.get(repo, str(out), recursive=True),
+}
+copies = pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+Copy = Callable[[HaulFileSystem, str, Path], Any]
+
+
+@copies
+def test_what_the_cache_has_is_copied_without_a_request_for_bytes(
+    served: ServedRepo, cache: Path, new: Callable[..., HaulFileSystem], tmp_path: Path, copy: Copy
+) -> None:
+    snapshot_download(MODEL, cache_dir=cache, endpoint=served.hub.url, token=False)
+    copy(new(), MODEL, tmp_path / "out")
+    assert (tmp_path / "out/big.bin").read_bytes() == BIG
+    assert not (tmp_path / "out/big.bin").is_symlink()
+    assert sent(served) == 0
+    (tmp_path / "out/big.bin").write_bytes(b"edited")
+    assert (blobs(cache) / SHA).read_bytes() == BIG
+
+
+def test_a_file_at_a_commit_is_copied_without_any_request_and_offline_one_at_a_branch(
+    served: ServedRepo,
+    cache: Path,
+    new: Callable[..., HaulFileSystem],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    snapshot_download(MODEL, cache_dir=cache, endpoint=served.hub.url, token=False)
+    fs = new()
+    fs.get_file(f"{MODEL}@{served.repo.head.id}/big.bin", str(tmp_path / "pinned.bin"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    new().get_file(f"{MODEL}/big.bin", str(tmp_path / "offline.bin"))
+    assert (tmp_path / "pinned.bin").read_bytes() == (tmp_path / "offline.bin").read_bytes() == BIG
+    assert list(served.hub.requests) == []
+
+
+@copies
+def test_what_is_copied_is_in_the_cache_then_and_fetched_by_nobody_else(
+    served: ServedRepo, cache: Path, new: Callable[..., HaulFileSystem], tmp_path: Path, copy: Copy
+) -> None:
+    copy(new(), MODEL, tmp_path / "out")
+    assert asked(served, "big.bin") == set(range(0, SIZE, STEP))
+    assert SHA in names(cache)
+    assert not [name for name in names(cache) if name.endswith(".incomplete")]
+    again = new()
+    copy(again, MODEL, tmp_path / "again")
+    assert read_all(again) == BIG
+    found = huggingface_hub.hf_hub_download(MODEL, "big.bin", cache_dir=cache, local_files_only=True)
+    assert Path(found).resolve() == (blobs(cache) / SHA).resolve()
+    for folder in ("out", "again"):
+        assert (tmp_path / folder / "big.bin").read_bytes() == BIG
+    assert sent(served, "big.bin") == 0
+
+
+def test_of_what_was_read_in_part_a_copy_fetches_the_rest(
+    served: ServedRepo, cache: Path, new: Callable[..., HaulFileSystem], tmp_path: Path
+) -> None:
+    assert new().cat_file(f"{MODEL}/big.bin", 1_000_000, 3_000_000) == BIG[1_000_000:3_000_000]
+    assert let_go(cache)
+    new().get_file(f"{MODEL}/big.bin", str(tmp_path / "big.bin"))
+    assert (tmp_path / "big.bin").read_bytes() == BIG
+    assert asked(served, "big.bin") == {*range(0, 1_000_000, STEP), *range(3_000_000, SIZE, STEP)}
+    assert names(cache) == [SHA]
+
+
+def test_one_file_that_goes_to_two_places_is_fetched_once(
+    served: ServedRepo, new: Callable[..., HaulFileSystem], tmp_path: Path
+) -> None:
+    callback = fsspec.Callback()
+    name = f"{MODEL}/config.json"
+    new().get([name, name], [str(tmp_path / "a"), str(tmp_path / "b")], callback=callback)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == b'{"a": 1}'
+    assert sent(served) == 8
+    assert (callback.size, callback.value) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(BIG[:3_000_000] + b"?" + BIG[3_000_001:], id="another byte"),
+        pytest.param(BIG[:-1], id="cut short"),
+    ],
+)
+def test_a_blob_that_something_has_changed_is_not_copied(
+    cache: Path, new: Callable[..., HaulFileSystem], tmp_path: Path, change: bytes
+) -> None:
+    assert read_all(new()) == BIG
+    assert until(lambda: names(cache) == [SHA])
+    (blobs(cache) / SHA).write_bytes(change)
+    new().get_file(f"{MODEL}/big.bin", str(tmp_path / "big.bin"))
+    assert (tmp_path / "big.bin").read_bytes() == BIG
+    assert sorted(os.listdir(tmp_path)) == ["big.bin", "cache"], "nothing is left of the attempt"
+
+
+def test_a_copy_that_is_right_already_is_left_alone_and_nothing_fetched(
+    served: ServedRepo, cache: Path, new: Callable[..., HaulFileSystem], tmp_path: Path
+) -> None:
+    (tmp_path / "big.bin").write_bytes(BIG)
+    os.utime(tmp_path / "big.bin", (1, 1))
+    new().get_file(f"{MODEL}/big.bin", str(tmp_path / "big.bin"))
+    assert (tmp_path / "big.bin").stat().st_mtime == 1
+    assert sent(served) == 0
+    assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing_from_being_copied(
+    cache: Path, new: Callable[..., HaulFileSystem], tmp_path: Path
+) -> None:
+    cache.write_bytes(b"a file where the folder should be")
+    new().get(MODEL, str(tmp_path / "out"), recursive=True)
+    assert (tmp_path / "out/big.bin").read_bytes() == BIG
+    assert (tmp_path / "out/config.json").read_bytes() == b'{"a": 1}'
+
+
+def test_wrong_bytes_are_neither_copied_nor_kept(
+    served: ServedRepo, cache: Path, new: Callable[..., HaulFileSystem], tmp_path: Path
+) -> None:
+    served.hub.faults.add(Corrupt(2_500_000), kind="cdn", path="big.bin", times=None)
+    with pytest.raises(OSError, match="digest does not match"):
+        new().get_file(f"{MODEL}/big.bin", str(tmp_path / "big.bin"))
+    assert not (tmp_path / "big.bin").exists()
+    assert SHA not in names(cache)
+
+
+def test_by_default_a_copy_is_the_only_one(
+    cache: Path, new: Callable[..., HaulFileSystem], tmp_path: Path
+) -> None:
+    new(cache="memory").get(MODEL, str(tmp_path / "out"), recursive=True)
+    assert (tmp_path / "out/big.bin").read_bytes() == BIG
+    assert not cache.exists()
+
+
 # ---- who else has it
 
 

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -19,12 +20,12 @@ from huggingface_hub import HfFileSystem
 from hf_haul.config import MiB
 from hf_haul.engine.handle import DownloadHandle
 from hf_haul.errors import UnsafePathError
+from hf_haul.filesystem.cache_copies import KeptAt, file_at, take_from_cache
 from hf_haul.filesystem.target import Target
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.file_reader import FileReader
 from hf_haul.reading.range_source import Checksum
-from hf_haul.storage.destinations import FileDestination
 from hf_haul.task import DownloadProgress, DownloadState, FileRequest
 
 __all__ = ["CallbackReport", "PairCollector", "PartialCopyMarker", "download", "stream_into"]
@@ -74,12 +75,15 @@ class CallbackReport:
                 if progress.status is DownloadState.DONE:
                     self._end(progress.file_path)
 
+    def end(self, target: Target) -> None:
+        """Finish a file of which no message comes: it is there."""
+        if not self.silent and target.name not in self._ended:
+            self._end(target.name)
+
     def finish(self) -> None:
         """Finish the files whose last message did not come: all of them are there."""
-        if not self.silent:
-            for name in self._targets:
-                if name not in self._ended:
-                    self._end(name)
+        for targets in self._targets.values():
+            self.end(targets[0])
 
     def _advance(self, name: str, nbytes: int) -> None:
         child = self._child(name)
@@ -186,38 +190,51 @@ class PartialCopyMarker:
                 self._mark.unlink(missing_ok=True)
 
 
-def download(manager: ParallelDownloadManager, targets: list[Target], report: CallbackReport) -> None:
-    """Fetch files to their targets, and report on it in this thread."""
+def download(
+    manager: ParallelDownloadManager,
+    targets: list[Target],
+    report: CallbackReport,
+    kept_at: KeptAt = lambda _target: None,
+) -> None:
+    """Fetch files to their targets, by way of the Hub's cache where they are kept; report in this thread."""
     if not targets:
         return
-    by_path: dict[str, Target] = {}
+    wanted: dict[str, Target] = {}
     for target in targets:
-        by_path[os.path.abspath(target.lpath)] = target  # the last one wins, as if copied one by one
-    requests = []
-    for path, target in by_path.items():
+        wanted[os.path.abspath(target.lpath)] = target  # the last one wins, as if copied one by one
+    for path in wanted:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        remote = target.remote
-        version = remote.etag or remote.url
-        # Without a digest an older file of the same size may be another version: fetch it again.
-        size = remote.size if remote.digest else None
-        requests.append(FileRequest(remote, FileDestination(Path(path), version, remote.digest, size)))
+    fetch = partial(_fetch, manager, targets, report)
+    with report:
+        left = take_from_cache(wanted, kept_at, fetch, report.end, durable=manager.settings.durable)
+        fetch([FileRequest(target.remote, file_at(path, target.remote)) for path, target in left.items()])
+        report.finish()
+
+
+def _fetch(
+    manager: ParallelDownloadManager,
+    targets: list[Target],
+    report: CallbackReport,
+    requests: list[FileRequest],
+) -> None:
+    """Fetch files to their places, and tell of it; the first that fails calls off the others."""
+    if not requests:
+        return
     news: deque[DownloadProgress] = deque()
     handle = manager.submit(
         requests,
         model_id=targets[0].repository.repo_id,
         progress_callback=None if report.silent else news.append,
     )
-    with report:
-        try:
-            while not handle.wait(_LOOK_SECONDS) and not handle.errors():
-                report.tell(news)
+    try:
+        while not handle.wait(_LOOK_SECONDS) and not handle.errors():
             report.tell(news)
-            _raise_first(handle, targets)
-        except BaseException:
-            handle.cancel()
-            handle.wait()
-            raise
-        report.finish()
+        report.tell(news)
+        _raise_first(handle, targets)
+    except BaseException:
+        handle.cancel()
+        handle.wait()
+        raise
 
 
 def _raise_first(handle: DownloadHandle, targets: Iterable[Target]) -> None:

@@ -75,8 +75,9 @@ class HaulFileSystem(KeptFileSystem):
         prefetch: ``auto`` fetches what will be read next, of files and of the files after them, by what was
             read so far; ``none`` fetches what is asked for and nothing else. Also an option of :meth:`open`.
         cache: ``memory`` keeps what is read, and will be, in the memory of this process (128 MiB); ``hub``
-            also reads from huggingface_hub's cache on disk, without a request for what is there, and keeps
-            there what is read, for others and for downloads. ``HF_HAUL_FS_CACHE`` if ``None``.
+            also reads and copies from huggingface_hub's cache on disk, without a request for what is there,
+            and keeps there what is read or copied, for others and for downloads. ``HF_HAUL_FS_CACHE`` if
+            ``None``.
         options: Further options of huggingface_hub's class and fsspec's.
     """
 
@@ -441,7 +442,8 @@ class HaulFileSystem(KeptFileSystem):
                 stream_into(node, target, self.extents, callback)
         else:
             callback.set_size(target.remote.size)
-            download(self.manager, [target], CallbackReport([target], callback, branch=False))
+            report = CallbackReport([target], callback, branch=False)
+            download(self.manager, [target], report, self.kept_at)
 
     def get(
         self,
@@ -496,7 +498,7 @@ class HaulFileSystem(KeptFileSystem):
             with callback.branched(name, lpath) as child:
                 self.get_file(name, lpath, callback=child, **kwargs)
             callback.relative_update()
-        download(self.manager, targets, CallbackReport(targets, callback, branch=True))
+        download(self.manager, targets, CallbackReport(targets, callback, branch=True), self.kept_at)
         if marker is not None:
             marker.end()
 

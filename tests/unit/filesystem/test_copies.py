@@ -16,6 +16,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.implementations.memory import MemoryFileSystem
 from tests.support.sources import FakeTransport, make_reads
 
+from hf_haul.config import Settings
 from hf_haul.errors import IntegrityError, UnsafePathError
 from hf_haul.filesystem.copies import CallbackReport, PairCollector, PartialCopyMarker, download, stream_into
 from hf_haul.filesystem.target import Target
@@ -213,6 +214,7 @@ class Handle:
 
 class Manager:
     def __init__(self, *failures: tuple[str, BaseException]) -> None:
+        self.settings = Settings(durable=False)
         self.handle = Handle(list(failures))
         self.requests: list[FileRequest] = []
         self.progress_callback: Callable[[DownloadProgress], None] | None = None
