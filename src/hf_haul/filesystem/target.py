@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from hf_haul.errors import HttpStatusError
+from hf_haul.errors import HttpStatusError, add_note
 from hf_haul.hub.metadata import FileMetadata, ListedFile, metadata_from_listing
 from hf_haul.hub.repository import Repository
 from hf_haul.task import RemoteFile
@@ -42,7 +42,11 @@ class Target:
     def explain(self, error: Exception) -> Exception:
         """Return the error that huggingface_hub raises where a server refuses the file."""
         explained = self.repository.explain(self.path, self.commit, error)
-        return explained if isinstance(explained, Exception) else error
+        if explained is error or not isinstance(explained, Exception):
+            return error
+        for note in getattr(error, "__notes__", ()):
+            add_note(explained, note)
+        return explained
 
     @contextmanager
     def explained(self) -> Iterator[None]:

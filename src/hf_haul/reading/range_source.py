@@ -17,9 +17,11 @@ from hf_haul.errors import (
     ConnectionFailedError,
     IntegrityError,
     RangeRefusedError,
+    RetriesExhaustedError,
     SourceChangedError,
     StalledError,
     TransferError,
+    add_note,
 )
 from hf_haul.finalizers import meanwhile, when_gone
 from hf_haul.forks import renew_after_fork, renew_locks_of
@@ -124,6 +126,10 @@ class _PendingFill:
     @property
     def missing(self) -> ByteRange:
         return ByteRange(self.start + self.done, self.start + len(self.view))
+
+
+def _bytes_of(fill: _PendingFill) -> str:
+    return f"bytes {fill.start}-{fill.start + len(fill.view) - 1}"
 
 
 class _WholeFile:
@@ -265,13 +271,24 @@ class RangeSource:
 
     def _fetch(self, start: int, view: memoryview, cancel_token: CancelToken) -> None:
         fill = _PendingFill(start, view, self._waits)
-        with meanwhile(), cancel_token.waking(fill.cancel_token.set):
+        with meanwhile(), cancel_token.waking(fill.cancel_token.set), self._naming_range(fill):
             try:
                 self._attempt(fill, fresh=False)
             except TransferError as error:
                 if not is_retryable(error):
                     raise
                 self._retry(fill, error)
+
+    @contextmanager
+    def _naming_range(self, fill: _PendingFill) -> Iterator[None]:
+        """Note on an error that does not say by itself which bytes were asked for."""
+        try:
+            yield
+        except RetriesExhaustedError:
+            raise
+        except TransferError as error:
+            add_note(error, f"{self.remote.path}: {_bytes_of(fill)} were asked for.")
+            raise
 
     def _retry(self, fill: _PendingFill, first: TransferError) -> None:
         pending: TransferError | None = first
@@ -298,7 +315,7 @@ class RangeSource:
             clock=self._clock,
             server_wait=lambda: fill.cancel_token.server_wait,
             subject=self.remote.path,
-            part=f"bytes {fill.start}-{fill.start + len(fill.view) - 1}",
+            part=_bytes_of(fill),
             source=self.origin,
         )(attempt)
 

@@ -89,9 +89,11 @@ def test_only_what_may_pass_is_tried_again(error: Exception, requests: int) -> N
     transport = FakeTransport(
         DATA, faults=[type(error)(*error.args) if requests > 1 else error for _ in range(9)]
     )
-    with pytest.raises((type(error), RetriesExhaustedError)):
-        fill(make_source(transport), 0, 10)
+    with pytest.raises((type(error), RetriesExhaustedError)) as raised:
+        fill(make_source(transport), 20, 30)
     assert len(transport.asked) == requests
+    said = [str(raised.value), *getattr(raised.value, "__notes__", ())]
+    assert sum("bytes 20-29" in each for each in said) == 1, "which bytes is said, and once"
 
 
 def test_a_source_without_ranges_is_fetched_once_and_served_from_there() -> None:
