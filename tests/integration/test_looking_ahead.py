@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.hub import ServedRepo, serve_repo
@@ -20,11 +22,17 @@ MODEL = "org/tiny"
 FILES = {f"c/{row}/{column}": random_bytes(20_000, row, column) for row in range(4) for column in range(12)}
 LARGE = {f"large/{number}.bin": random_bytes(6 << 20, "large", number) for number in range(3)}
 
+MiB = 1 << 20
+#: Files of which a reader that stops leaves most alone, and files that are opened at random.
+ORDERED = {f"ordered/{number:02d}.bin": random_bytes(MiB, "ordered", number) for number in range(48)}
+MANY = {f"many/{number:03d}.bin": random_bytes(20_000, "many", number) for number in range(200)}
+LONG = random_bytes(40 * MiB, "long")
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRepo]:
     folder = tmp_path_factory.mktemp("served")
-    for name, data in {**FILES, **LARGE}.items():
+    for name, data in {**FILES, **LARGE, **ORDERED, **MANY, "long.bin": LONG}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     (folder / "config.json").write_bytes(b"{}")
@@ -48,6 +56,13 @@ def names_asked_for(served: ServedRepo) -> list[str]:
     return sorted(each.path for each in records if each.status in {200, 206} and each.body_bytes)
 
 
+def sent(served: ServedRepo) -> int:
+    """Bytes of files that were sent, once none are under way any more."""
+    assert served.hub.requests.settle()
+    records = [each for kind in ("resolve-cache", "cdn", "resolve") for each in served.hub.requests.of(kind)]
+    return sum(each.body_bytes for each in records if each.status in {200, 206})
+
+
 def idle(fs: HaulFileSystem) -> bool:
     threads = fs.reads.threads
     return not threads._running and not threads._heap
@@ -68,6 +83,46 @@ def test_small_files_in_order_are_each_asked_for_once_and_ahead(
     assert until(lambda: idle(fs))
     assert names_asked_for(served) == sorted(names)
     assert len(served.hub.requests.of("tree")) <= 2
+
+
+@pytest.mark.parametrize("count", [2, 5, 20])
+def test_a_reader_of_files_in_order_that_stops_has_little_fetched_for_nothing(
+    served: ServedRepo, fs: HaulFileSystem, count: int
+) -> None:
+    for name in list(ORDERED)[:count]:
+        assert fs.cat_file(f"{MODEL}/{name}") == ORDERED[name]
+    assert until(lambda: idle(fs))
+    assert 0 < sent(served) - count * MiB <= 16 * MiB
+
+
+@pytest.mark.parametrize("options", [{}, {"block_size": 0}], ids=["blocks", "stream"])
+def test_a_reader_of_a_long_file_that_stops_has_little_fetched_for_nothing(
+    served: ServedRepo, fs: HaulFileSystem, options: dict[str, Any]
+) -> None:
+    with fs.open(f"{MODEL}/long.bin", **options) as file:
+        for at in range(0, 6 * MiB, MiB // 2):
+            assert file.read(MiB // 2) == LONG[at : at + MiB // 2]
+        assert until(lambda: idle(fs))
+    assert 0 < sent(served) - 6 * MiB <= 16 * MiB
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_files_opened_at_random_next_to_nothing_is_fetched_for_nothing_after_the_eighth(
+    served: ServedRepo, fs: HaulFileSystem, seed: int
+) -> None:
+    names = random.Random(seed).sample(list(MANY), 120)
+
+    def read(some: list[str]) -> set[str]:
+        """Read files; return those that were fetched and not opened so far."""
+        for name in some:
+            assert fs.cat_file(f"{MODEL}/{name}") == MANY[name]
+        assert until(lambda: idle(fs))
+        fetched = names_asked_for(served)
+        assert len(fetched) == len(set(fetched)), "none twice"
+        return set(fetched) - set(names)
+
+    before = read(names[:8])
+    assert len(read(names[8:]) - before) <= 0.01 * len(names[8:])
 
 
 def test_without_prefetch_nothing_is_asked_for_that_is_not_read(served: ServedRepo) -> None:
