@@ -241,6 +241,29 @@ def test_reads_stay_with_the_commit_first_seen(tmp_path: Path, manager: Parallel
         assert fs.cat_file(f"org/moving@{first.id}/a.txt") == b"old a"
 
 
+def test_a_file_that_is_open_while_its_branch_moves_goes_on_at_its_commit_and_so_do_pickles_of_it(
+    manager: ParallelDownloadManager,
+) -> None:
+    old, new = random_bytes(3_000_000, "old"), random_bytes(3_000_000, "new")
+    repo = Repo("org/moving")
+    repo.commit({"big.bin": old}, "first")
+    with LocalHub(repo) as hub:
+        fs = HaulFileSystem(endpoint=hub.url, token=False, skip_instance_cache=True, prefetch="none")
+        fs.manager = manager
+        name = "org/moving/big.bin"
+        with fs.open(name) as file, fs.open(name, block_size=0) as stream:
+            assert file.read(100_000) == stream.read(100_000) == old[:100_000]
+            before = pickle.dumps((file, stream))
+            repo.commit({"big.bin": new}, "second")
+            fs.invalidate_cache()
+            assert fs.cat_file(name) == new
+            after = pickle.dumps((file, stream))
+            for each in (file, stream, *pickle.loads(before), *pickle.loads(after)):
+                with each:
+                    assert each.read() == old[100_000:]
+        assert fs.cat_file(name, 100_000) == new[100_000:]
+
+
 def test_another_file_behind_the_same_address_is_refused(hub: LocalHub, fs: HaulFileSystem) -> None:
     hub.faults.add(WrongTotal(12345), path="big.bin", kind="cdn", times=None)
     with pytest.raises(SourceChangedError, match="expected 9000001"):
