@@ -18,7 +18,9 @@ import hf_haul
 
 URL = "hf://datasets/org/data/train.csv"
 
-def read(open_file=None):
+def read(open_file=None, registers=False):
+    if registers:
+        hf_haul.register("hf")
     if open_file is not None:
         with open_file as file:
             assert type(file).__name__ in {"HaulFile", "HaulStreamFile"}, type(file)
@@ -28,28 +30,36 @@ def read(open_file=None):
 if __name__ == "__main__":
     hf_haul.register("hf")
     print(*read())
-    with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
-        print(*pool.apply(read, [None if sys.argv[1] == "fork" else fsspec.open(URL)]))
+    method, how = sys.argv[1:]
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        print(*pool.apply(read, [fsspec.open(URL) if how == "pickled" else None, how == "registers"]))
     hf_haul.unregister("hf")
     print(*read())
 """
 
 
+_NO_FORK = pytest.mark.skipif(sys.platform == "win32", reason="no fork there")
+
+
 @pytest.mark.parametrize(
-    "method",
+    ("method", "how"),
     [
-        pytest.param("fork", marks=pytest.mark.skipif(sys.platform == "win32", reason="no fork there")),
-        "spawn",
+        pytest.param("fork", "inherits", marks=_NO_FORK),
+        ("spawn", "pickled"),
+        ("spawn", "registers"),
+        pytest.param("forkserver", "pickled", marks=_NO_FORK),
     ],
 )
-def test_what_is_registered_reads_hf_urls_in_worker_processes_too(method: str, tmp_path: Path) -> None:
+def test_what_is_registered_reads_hf_urls_in_worker_processes_too(
+    method: str, how: str, tmp_path: Path
+) -> None:
     program = tmp_path / "program.py"
     program.write_text(_PROGRAM, encoding="utf-8")
     repo = Repo("org/data", "dataset")
     repo.commit({"train.csv": b"a,b\n1,2\n3,4\n"}, "one file")
     with LocalHub(repo) as hub:
         done = subprocess.run(
-            [sys.executable, str(program), method],
+            [sys.executable, str(program), method, how],
             env=hub_environment(hub, tmp_path / "home"), capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     frame = "{'a': [1, 3], 'b': [2, 4]}"
