@@ -105,6 +105,8 @@ def test_zarr_reads_a_zip(zarr: Any, serve: Any, tmp_path: Path) -> None:
     fs = fsspec.filesystem("zip", fo=here.url("a.zip"))
     store = zarr.storage.FsspecStore.from_mapper(fs.get_mapper(""), read_only=True)
     assert np.array_equal(zarr.open_array(store, mode="r")[:], VALUES)
+    assert here.sent("a.zip") < 1.1 * here.size("a.zip")
+    assert here.resolves("a.zip") == 1
 
 
 # ---- HDF5

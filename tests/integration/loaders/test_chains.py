@@ -205,6 +205,9 @@ def test_upath_knows_the_protocol_by_the_entry_point_of_the_package(here: Any, t
 def test_upath_walks_and_reads(here: Any, root: Any) -> None:
     assert (root / "rows.csv").read_text() == Path(here.local("rows.csv")).read_text()
     assert (root / "blob.bin").read_bytes() == Path(here.local("blob.bin")).read_bytes()
+    for name in ("rows.csv", "blob.bin"):
+        assert here.sent(name) == here.size(name)
+        assert here.resolves(name) == 1
     assert sorted(path.name for path in root.iterdir()) == sorted(path.name for path in here.folder.iterdir())
     assert sorted(path.name for path in root.glob("texts/*.txt")) == sorted(
         path.name for path in here.folder.glob("texts/*.txt")

@@ -112,6 +112,7 @@ def test_pyarrow_reads_arrow_files_and_single_columns_of_them(here: Any) -> None
 def test_pyarrow_takes_the_filesystem_by_url(here: Any) -> None:
     table = pq.read_table(f"fsspec+{here.url(PART)}", columns=COLUMNS)
     assert table.equals(pq.read_table(here.local(PART), columns=COLUMNS))
+    assert_selective(here, PART)
 
 
 # ---- polars
@@ -130,6 +131,9 @@ def test_polars_reads_open_files(here: Any) -> None:
         assert pl.read_csv(file).equals(pl.read_csv(here.local("rows.csv")))
     with fsspec.open(here.url("rows.jsonl")) as file:
         assert pl.read_ndjson(file).equals(pl.read_ndjson(here.local("rows.jsonl")))
+    for name in ("rows.csv", "rows.jsonl"):
+        assert here.sent(name) == here.size(name)
+        assert here.resolves(name) == 1
 
 
 def test_polars_scans_columns_through_a_pyarrow_dataset(here: Any) -> None:
@@ -175,6 +179,8 @@ def test_duckdb_reads_csv_and_json(here: Any, duck: Any) -> None:
             duck.sql(query.format(here.url(name))).fetchall()
             == duck.sql(query.format(here.local(name))).fetchall()
         )
+        assert here.sent(name) < 1.1 * here.size(name)
+        assert here.resolves(name) == 1
 
 
 # ---- dask
