@@ -30,7 +30,7 @@ class FileSource:
         is_origin: Whether the file's size and digest are from there.
         has_it: Whether it has brought a part of the file.
         lost: Whether it is not asked for this file any more.
-        strikes: Parts of this file in a row that it failed to bring.
+        failures: Parts of this file in a row that it failed to bring.
         struck_at: When the last of them failed.
         brought: What is on disk that came from it.
     """
@@ -39,11 +39,11 @@ class FileSource:
         "_make",
         "_transport",
         "brought",
+        "failures",
         "has_it",
         "is_origin",
         "lost",
         "name",
-        "strikes",
         "struck_at",
     )
 
@@ -51,7 +51,7 @@ class FileSource:
         self.name = name
         self.is_origin = is_origin
         self.has_it = self.lost = False
-        self.strikes = 0
+        self.failures = 0
         self.struck_at = -math.inf
         self.brought = RangeSet()
         self._make = make
@@ -95,7 +95,7 @@ class FileSources:
         others: What else there is.
         origin_alone: Whether nobody else is asked any more.
         suspicions: What came from whom, when the digest was wrong.
-        convicted: Who is known to have sent wrong bytes.
+        liars: Who is known to have sent wrong bytes.
     """
 
     def __init__(self, origin: FileSource, others: Sequence[FileSource] = ()) -> None:
@@ -103,7 +103,7 @@ class FileSources:
         self.others = tuple(others)
         self.origin_alone = False
         self.suspicions: tuple[Suspicion, ...] = ()
-        self.convicted: tuple[FileSource, ...] = ()
+        self.liars: tuple[FileSource, ...] = ()
 
     @property
     def has_others(self) -> bool:
@@ -143,7 +143,7 @@ class FileSources:
         self.origin_alone = True
         return kept.missing(0, size)
 
-    def convict(self, read_into: ReadInto, check: Callable[[], None]) -> None:
+    def find_liars(self, read_into: ReadInto, check: Callable[[], None]) -> None:
         """Note who sent other bytes than those that are there now and known to be right.
 
         Args:
@@ -153,7 +153,7 @@ class FileSources:
         wrong = [
             each.source for each in self.suspicions if _digest(read_into, each.span, check) != each.digest
         ]
-        self.convicted = tuple(dict.fromkeys(wrong))
+        self.liars = tuple(dict.fromkeys(wrong))
 
 
 def _digest(read_into: ReadInto, span: ByteRange, check: Callable[[], None]) -> bytes:

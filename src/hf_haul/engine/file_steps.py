@@ -225,7 +225,7 @@ def verify_and_publish(
         actual = verifier.actual()
         if actual == verifier.digest.value:
             on_verified(verifier.digest)
-            transfer.sources.convict(staged.read_into, verifier.check)
+            transfer.sources.find_liars(staged.read_into, verifier.check)
         elif _is_suspect(transfer, verifier):
             return False
         elif not _is_borne_out(transfer, verifier):

@@ -103,7 +103,7 @@ class PartFetcher:
     def fetch(self, part: Part) -> None:
         """Fetch a part to its end, trying again what can be tried again.
 
-        Returns when the part is done, or was asked to leave; ``part.position`` says how far it came, and
+        Returns when the part is done, or was preempted; ``part.position`` says how far it came, and
         every byte before it is on disk and in the journal.
 
         Raises:

@@ -293,7 +293,7 @@ class Settlement:
 
     def _judge(self, transfer: Transfer) -> None:
         """Leave alone who sent wrong bytes of a file, and nobody else."""
-        liars = {each.name for each in transfer.sources.convicted}
+        liars = {each.name for each in transfer.sources.liars}
         for each in liars:
             logger.warning(
                 "%s sent wrong bytes of %s, which came from its origin instead; it is left alone for an hour",

@@ -4,7 +4,7 @@ A part goes to a source that has the file, may have another connection, and is n
 own network go before others, and then the one whose connections are fastest. A source that nobody has heard
 of gets one part until it has answered, so that a dead one costs no more than that.
 
-What fails loses the part; after :data:`_FILE_STRIKES` in a row the file; and after :data:`_SOURCE_STRIKES`,
+What fails loses the part; after :data:`_FILE_FAILURES` in a row the file; and after :data:`_SOURCE_FAILURES`,
 or at once where it does not answer, it is left alone, twice as long each time. A file's origin is always
 there for what no other source has: then it is asked with all patience, as if there were no other.
 """
@@ -36,9 +36,9 @@ from hf_haul.urls import parse_url
 __all__ = ["Fault", "SourceChoice", "fault_of", "is_near"]
 
 #: Parts of a file in a row that a source may fail to bring before it is not asked for that file any more.
-_FILE_STRIKES: Final = 2
+_FILE_FAILURES: Final = 2
 #: Parts of any files in a row, after which it is left alone for a while.
-_SOURCE_STRIKES: Final = 4
+_SOURCE_FAILURES: Final = 4
 #: Files in a row that it does not have, after which it is not asked for others for a while either.
 _MOST_MISSES: Final = 32
 #: Seconds for which a source is left alone for the first time, and at the most.
@@ -48,8 +48,8 @@ _LONGEST_REST: Final = 900.0
 _REST_OF_LIARS: Final = 3600.0
 _REST_OF_SUSPECTS: Final = 60.0
 #: How many times as fast another source's connection has to be, so that bytes under way are requested there.
-#: Where both are about as fast, they would race for all that is left: of 60 MB from three sources of 5 MB/s
-#: each, 13 MB came twice.
+#: Where both are about as fast, both would be asked for all that is left: of 60 MB from three sources of
+#: 5 MB/s each, 13 MB came twice.
 _FASTER: Final = 2.0
 #: Ends of names that are given out in one's own network only.
 _LOCAL_NAMES: Final = (".local", ".lan", ".internal", ".home.arpa", ".localdomain", ".localhost")
@@ -97,7 +97,7 @@ def fault_of(error: BaseException, *, alive: bool) -> Fault:
 class _Standing:
     """What is remembered of a source that has failed."""
 
-    strikes: int = 0
+    failures: int = 0
     misses: int = 0
     rests: int = 0
     struck_at: float = -math.inf
@@ -189,7 +189,7 @@ class SourceChoice:
 
     def note_success(self, source: FileSource) -> None:
         """Note that a source brought a part."""
-        source.strikes, source.has_it = 0, True
+        source.failures, source.has_it = 0, True
         standing = self._standings.get(source.name)
         if standing is not None and not self.is_resting(source.name):
             del self._standings[source.name]
@@ -210,12 +210,17 @@ class SourceChoice:
         else:
             if began >= source.struck_at:
                 source.struck_at = self._clock()
-                source.strikes += 1
-                source.lost = source.lost or (source.strikes >= _FILE_STRIKES and not source.is_origin)
+                source.failures += 1
+                source.lost = source.lost or (source.failures >= _FILE_FAILURES and not source.is_origin)
             if began >= standing.struck_at:
                 standing.struck_at = self._clock()
-                standing.strikes += 1
-        if fault.dead or fault.rest or standing.strikes >= _SOURCE_STRIKES or standing.misses >= _MOST_MISSES:
+                standing.failures += 1
+        if (
+            fault.dead
+            or fault.rest
+            or standing.failures >= _SOURCE_FAILURES
+            or standing.misses >= _MOST_MISSES
+        ):
             return self._rest(standing, fault.rest)
         return False
 
@@ -237,7 +242,7 @@ class SourceChoice:
 
     def _rest(self, standing: _Standing, asked: float) -> bool:
         """Leave a source alone for a while, unless it is; return whether that begins now."""
-        standing.strikes = standing.misses = 0
+        standing.failures = standing.misses = 0
         standing.on_probation = True
         if self._clock() < standing.until:  # several parts may end for one reason
             return False

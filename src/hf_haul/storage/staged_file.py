@@ -165,8 +165,8 @@ class StagedFile:
 
         Returns what was written.
 
-        Bytes that are there stay: their digest may have been taken already, and connections that race for the
-        same range need not bring the same.
+        Bytes that are there stay: their digest may have been taken already, and two answers for the same
+        range need not bring the same.
 
         Raises:
             DiskFullError: The disk is full; what was written before stays for a resume.

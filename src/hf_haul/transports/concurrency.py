@@ -10,9 +10,9 @@ twentieth more. A step that does not pay is taken back, and the limit holds for 
 probes go up and down in turn, because a start during TCP's slow start overshoots. A refusal (429, 503) or
 repeated broken connections halve the limit at once.
 
-A trial of fewer is given up after one tick: that holds what the leaving ones still brought, and if even so it
-is too little, less would follow. At the maximum fewer are tried only if each connection has become slower
-than it was.
+A trial of fewer is given up after one tick if that brought too little: it still counts what the connections
+that leave have brought, so a longer trial would show even less. At the maximum fewer are tried only if each
+connection has become slower than it was.
 
 Where connections are so fast that the processor is what limits them, fewer of them do more: they share its
 cores with the digest and with each other's writes. Where reads take little of their time, only as many stay
@@ -86,9 +86,9 @@ _BACKOFF_EVERY: Final = 1.0
 #: Broken connections within so many seconds that are more than bad luck.
 _BREAKS: Final = 2
 _BREAKS_WITHIN: Final = 5.0
-#: Says of ``backoff`` that are no sign of overload.
+#: Reasons of ``backoff`` that are no sign of overload.
 _HARMLESS: Final = frozenset({"LinkExpiredError", "RangeRefusedError", "SourceChangedError"})
-#: Says of ``backoff`` after which one is enough.
+#: Reasons of ``backoff`` of which a single one halves the limit.
 _REFUSALS: Final = frozenset({"ServerBusyError"})
 
 
@@ -125,7 +125,7 @@ class ConcurrencyController:
         # When connections came into use, and what there was by then.
         self._begun: tuple[float, LoadSample] | None = None
         self._flowing = False
-        self._told_at: float | None = None
+        self._concluded_at: float | None = None
         self._looked_at: float | None = None
         self._tick: LoadTick | None = None
         self._hold_until = 0.0
@@ -150,7 +150,7 @@ class ConcurrencyController:
 
     @property
     def settled(self) -> bool:
-        """Whether the limit is near its place, and will not change by halves and doubles."""
+        """Whether the limit goes by small steps now, and will not be halved or doubled."""
         return self._phase in {"steps", "hold"}
 
     @property
@@ -349,13 +349,14 @@ class ConcurrencyController:
             self._untried = self._untried or self._limit
             self._limit = min(self._limit // 2, ceil(self._limit * reading / _READING) or 1)
             self._thrift = self._drops_excess = True
-            self._goodput = 0.0  # less is no sign of another link: a digest may have fallen behind meanwhile
+            # A drop of the goodput is no sign that the link has changed: a digest may have fallen behind.
+            self._goodput = 0.0
         else:
             self._try(now, self._limit // 2, _HALVING_PAYS, self._before_halving)
 
     def _note_goodput(self, now: float, rate: float) -> None:
-        stale = self._told_at is None or now - self._told_at > _HOLD
-        self._told_at = now
+        stale = self._concluded_at is None or now - self._concluded_at > _HOLD
+        self._concluded_at = now
         if stale or not self._goodput:
             self._goodput = rate
             return
@@ -372,7 +373,7 @@ class ConcurrencyController:
         pays = rate >= trial.need * trial.baseline
         if trial.ticks == 1 and (pays or self._limit > trial.before) and not (pays and trial.eager):
             return False  # the tick after a change still holds much of the old; too little with that is too little
-        self._told_at = now
+        self._concluded_at = now
         if not pays and not (trial.eager and rate >= _STEP_PAYS * trial.baseline):
             self._take_back(trial)
             thriftless = self._phase == "thrift" and not self._thrift

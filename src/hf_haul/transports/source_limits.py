@@ -102,7 +102,7 @@ class SourceLimits:
         self._wanted: Counter[str] = Counter()
         self._requests: dict[str, int] = {}
         # Files in a row, the bytes received by then, and the kind of the last error.
-        self._lost: dict[str, tuple[int, int, type[BaseException] | None]] = {}
+        self._failed: dict[str, tuple[int, int, type[BaseException] | None]] = {}
         self._workloads: dict[str, WorkloadType] = {}
         self._processors = usable_processors()
         self._used = (clock(), time.process_time())
@@ -147,8 +147,8 @@ class SourceLimits:
         """Return how many more connections a source may have.
 
         None while half of all workers wait to try it again: the other half is for sources that answer. Where
-        answers take long, or none has come yet, those that wait for one burden no link, and leave their
-        places to others.
+        answers take long, or none has come yet, connections that wait for one burden no link, and do not
+        count.
         """
         if self._backing_off.get(source, 0) >= max(1, self._most // 2):
             return 0
@@ -224,9 +224,9 @@ class SourceLimits:
         Returns:
             How many in a row, without a byte from the source in between.
         """
-        lost, _ = self._lost_files(source)
+        lost, _ = self._failed_files(source)
         reason = (error.__cause__ or error) if isinstance(error, RetriesExhaustedError) else error
-        self._lost[source] = (lost + 1, self._history.bytes_total(source), type(reason))
+        self._failed[source] = (lost + 1, self._history.bytes_total(source), type(reason))
         return lost + 1
 
     def is_failing(self, source: str, error: BaseException | None) -> bool:
@@ -235,14 +235,14 @@ class SourceLimits:
         A link that has expired is no such thing: the next one may well be good. Nor does a file of another
         version say anything about connections that break, or the other way round.
         """
-        lost, reason = self._lost_files(source)
+        lost, reason = self._failed_files(source)
         if not lost or reason is LinkExpiredError or isinstance(error, LinkExpiredError):
             return False
         return isinstance(error, SourceChangedError) == (reason is SourceChangedError)
 
-    def _lost_files(self, source: str) -> tuple[int, type[BaseException] | None]:
+    def _failed_files(self, source: str) -> tuple[int, type[BaseException] | None]:
         """Return how many files in a row failed without a byte since, and the kind of the last error."""
-        lost, received, reason = self._lost.get(source, (0, 0, None))
+        lost, received, reason = self._failed.get(source, (0, 0, None))
         return (lost, reason) if self._history.bytes_total(source) == received else (0, None)
 
     def sample(self, now: float, unanswered: Mapping[str, int] = _NOBODY) -> bool:
@@ -329,7 +329,7 @@ class SourceLimits:
         used = (self._wanted, self._active, self._backing_off)
         unused = [source for source in self._controllers if not any(counts.get(source) for counts in used)]
         tables: tuple[dict[str, Any], ...] = (
-            self._controllers, self._active, self._peaks, self._backing_off, self._requests, self._lost, self._workloads,
+            self._controllers, self._active, self._peaks, self._backing_off, self._requests, self._failed, self._workloads,
         )  # fmt: skip
         for source in unused[: MAX_SOURCES // 2]:
             for table in tables:

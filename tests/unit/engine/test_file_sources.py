@@ -78,7 +78,7 @@ def test_what_others_brought_is_dropped_and_what_an_earlier_session_left() -> No
 
 
 @pytest.mark.parametrize(("wrong", "liars"), [([35], ["a"]), ([85], ["b"]), ([35, 85], ["a", "b"]), ([], [])])
-def test_who_brought_other_bytes_than_the_right_ones_is_convicted(wrong: list[int], liars: list[str]) -> None:
+def test_who_brought_other_bytes_than_the_right_ones_is_found(wrong: list[int], liars: list[str]) -> None:
     found, disk = sources("a", "b"), Disk()
     found.others[0].brought.add(30, 50)
     found.others[1].brought.add(80, 90)
@@ -86,8 +86,8 @@ def test_who_brought_other_bytes_than_the_right_ones_is_convicted(wrong: list[in
         disk.bytes[offset] ^= 0xFF
     found.suspect(disk.read_into, 100, go_on)
     disk.bytes[:] = RIGHT
-    found.convict(disk.read_into, go_on)
-    assert [each.name for each in found.convicted] == liars
+    found.find_liars(disk.read_into, go_on)
+    assert [each.name for each in found.liars] == liars
 
 
 def test_looking_for_the_liar_can_be_ended() -> None:
