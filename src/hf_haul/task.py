@@ -324,7 +324,7 @@ class DownloadTask:
         model_id: The repository or group the file belongs to; a label.
         file_path: Name of the file inside it.
         source_url: Where the bytes come from.
-        place: Where they go: a path, or what makes it; a path takes most of a KiB, and a million may wait.
+        local_path: Where they go.
         size: Bytes, or ``None`` if unknown until the first answer.
         priority: Urgency of this file within its queue.
         order: The policy's sort key inside one priority; smaller goes first.
@@ -341,7 +341,7 @@ class DownloadTask:
     model_id: str
     file_path: str
     source_url: str = field(repr=False)  # it may be signed
-    place: Path | Destination = field(repr=False)
+    local_path: Path
     size: int | None = None
     priority: DownloadPriority = DownloadPriority.NORMAL
     order: tuple[Any, ...] = ()
@@ -357,11 +357,6 @@ class DownloadTask:
 
     def __lt__(self, other: DownloadTask) -> bool:
         return self.sort_key < other.sort_key
-
-    @property
-    def local_path(self) -> Path:
-        """Where the file goes."""
-        return self.place if isinstance(self.place, Path) else self.place.path
 
     @property
     def sources(self) -> tuple[str, ...]:

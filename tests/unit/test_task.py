@@ -36,7 +36,8 @@ LEGAL = {
 
 
 def task(path: str = "a.bin", **more: Any) -> DownloadTask:
-    return DownloadTask("org/m", path, f"https://hub/{path}", Path(path), **more)
+    where = {"source_url": f"https://hub/{path}", "local_path": Path(path)}
+    return DownloadTask(model_id="org/m", file_path=path, **where, **more)  # by the names of the API
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(S, S)), ids=lambda s: s.value)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from hf_haul.config import MiB, Settings
 from hf_haul.engine.priority import PriorityPolicy
 from hf_haul.ranges import ByteRange
-from hf_haul.task import DownloadTask, FileRequest, OtherSource
+from hf_haul.task import Destination, DownloadTask, FileRequest, OtherSource
 
 __all__ = ["MAX_PART", "Plan", "PlannedFile", "count_parts", "make_plan", "next_part", "part_size"]
 
@@ -36,6 +37,20 @@ class Plan:
     """
 
     files: tuple[PlannedFile, ...]
+
+
+class _PlannedTask(DownloadTask):
+    """A task that makes its path when it is asked for: a path takes most of a KiB, and a million may wait."""
+
+    __slots__ = ("_goes_to",)
+
+    @property
+    def local_path(self) -> Path:
+        return self._goes_to if isinstance(self._goes_to, Path) else self._goes_to.path
+
+    @local_path.setter
+    def local_path(self, goes_to: Path | Destination) -> None:
+        self._goes_to = goes_to
 
 
 def make_plan(
@@ -69,11 +84,11 @@ def make_plan(
         if remote.sources is not sources:  # mostly the same of all files
             sources, names = remote.sources, tuple(each.name for each in remote.sources)
         priority, order = policy(remote.path, remote.size)
-        task = DownloadTask(
+        task = _PlannedTask(
             model_id=model_id,
             file_path=remote.path,
             source_url=remote.url,
-            place=request.destination,
+            local_path=request.destination,  # type: ignore[arg-type]  # it makes the path of that
             size=remote.size,
             priority=request.priority or priority,
             # A given priority may meet keys of another class of files, which need not compare with ours.
