@@ -202,6 +202,12 @@ _KNOWN_HOOKS: Final = frozenset({"hf_request_event_hook", "_strip_secrets"})
 _networks: Final[weakref.WeakKeyDictionary[Any, ClientNetwork]] = weakref.WeakKeyDictionary()
 
 
+def _is_from_users_factory() -> bool:
+    upstream = importlib.import_module("huggingface_hub.utils._http")
+    factory = getattr(upstream, "_GLOBAL_CLIENT_FACTORY", None)
+    return factory is not getattr(upstream, "default_client_factory", None)
+
+
 def client_network() -> ClientNetwork | None:
     """Return how the client of the user's own factory reaches the network.
 
@@ -210,9 +216,7 @@ def client_network() -> ClientNetwork | None:
     Warns:
         UserWarning: Downloads cannot use something of it; once for each client.
     """
-    upstream = importlib.import_module("huggingface_hub.utils._http")
-    factory = getattr(upstream, "_GLOBAL_CLIENT_FACTORY", None)
-    if factory is getattr(upstream, "default_client_factory", None):
+    if not _is_from_users_factory():
         return None
     client = get_session()
     network = _networks.get(client)
@@ -241,19 +245,21 @@ def trust_named_certificates() -> None:
         CertificateError: They cannot be read.
     """
     named = {"HF_HAUL_CA_BUNDLE": ca_bundle(), "REQUESTS_CA_BUNDLE": os.environ.get("REQUESTS_CA_BUNDLE")}
-    if not any(named.values()) or client_network() is not None:
+    if not any(named.values()) or _is_from_users_factory():
         return
     client = get_session()
     if client in _trusting:
         return
     from hf_haul.transports.network import load_certificates  # it brings requests, which takes time
 
-    for transport in (getattr(client, "_transport", None), *getattr(client, "_mounts", {}).values()):
-        try:
-            context = transport._pool._ssl_context  # noqa: SLF001  see the module's docstring
-        except AttributeError:
-            continue
+    mounted = getattr(client, "_mounts", None)
+    transports = [
+        getattr(client, "_transport", None),
+        *(mounted.values() if isinstance(mounted, dict) else ()),
+    ]
+    for transport in transports:
+        context = getattr(getattr(transport, "_pool", None), "_ssl_context", None)
         for name, path in named.items():
-            if path:
+            if path and isinstance(context, ssl.SSLContext):
                 load_certificates(context, path, name)
     _trusting.add(client)
