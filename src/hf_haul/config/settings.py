@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, Final, Literal, get_args
 
 from hf_haul.config.file import ConfigFile, read_config
@@ -127,6 +127,13 @@ class Settings:
     sources: tuple[str, ...] = ()
     source_tokens: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     timings: Timings = field(default=DEFAULT_TIMINGS, repr=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled, also before a field was added."""
+        new = {
+            each.name: each.default_factory() for each in fields(self) if each.default_factory is not MISSING
+        }
+        self.__dict__.update(new | state)
 
     def __post_init__(self) -> None:
         for each in setting_fields():

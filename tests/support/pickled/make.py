@@ -63,7 +63,8 @@ def make_values() -> dict[str, Any]:
         "DownloadProgress": hf_haul.DownloadProgress(
             "id", "org/tiny", "a.bin", 10, 20, 5.0, 2.0, hf_haul.DownloadState.RUNNING
         ),
-        "Settings": hf_haul.Settings(),
+        # The defaults of the time when it was pickled.
+        "Settings": hf_haul.Settings(max_concurrent_downloads=32, max_concurrent_files_per_model=32),
     }
 
 
