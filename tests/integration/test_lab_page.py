@@ -150,7 +150,7 @@ def upstream() -> Iterator[LocalHub]:
 
 @pytest.fixture
 def lab(upstream: LocalHub, tmp_path: Path) -> Iterator[LabServer]:
-    settings = Settings(give_up_after=60.0, stall_timeout=60.0)
+    settings = Settings(give_up_after=60.0, stall_timeout=60.0, max_concurrent_downloads=8)
     with lab_before(
         upstream, tmp_path / "served", token="t0ken", settings=settings, max_size=10**9
     ) as served:
@@ -159,7 +159,8 @@ def lab(upstream: LocalHub, tmp_path: Path) -> Iterator[LabServer]:
 
 def test_the_page_shows_what_moves_and_steers_it(lab: LabServer, upstream: LocalHub, tmp_path: Path) -> None:
     chromium()
-    stall = upstream.faults.add(Stall(after=MIB), kind="cdn", times=None)
+    # So early that all connections together do not bring the file.
+    stall = upstream.faults.add(Stall(after=MIB // 8), kind="cdn", path="model.safetensors", times=None)
     headers = {"Authorization": "Bearer t0ken"}
     with requests.get(
         f"{lab.url}/org/m/resolve/main/model.safetensors", headers=headers, stream=True, timeout=60
