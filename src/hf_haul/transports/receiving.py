@@ -5,11 +5,14 @@ from __future__ import annotations
 import http.client
 import io
 import socket
+import ssl
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from urllib3.response import BaseHTTPResponse
+from urllib3.util import wait_for_read
 
 from hf_haul.transports.plain import PlainAnswer
 from hf_haul.transports.translation import FOREIGN
@@ -26,6 +29,10 @@ _READ_SECONDS: Final = 0.2
 _KEEPS_NOTHING: Final = io.DEFAULT_BUFFER_SIZE + 1
 
 
+#: Bytes of a full record of TLS, which is what one receive gives there.
+_RECORD: Final = 16 << 10
+
+
 class DirectReader:
     """Reads a body that is neither encoded nor chunked, past urllib3; used by one thread.
 
@@ -34,14 +41,16 @@ class DirectReader:
     some of that time.
     """
 
-    __slots__ = ("_failure", "_first", "_plain", "_read_sock", "_read_some")
+    __slots__ = ("_failure", "_first", "_most", "_plain", "_read_sock", "_read_some", "_sock")
 
     def __init__(
         self, read_some: Callable[[memoryview], int], sock: Any, plain: PlainAnswer | None = None
     ) -> None:
         self._read_some = read_some
         self._plain = plain  # whose head brought bytes of the body along
-        self._read_sock = sock.recv_into if isinstance(sock, socket.socket) else None
+        self._sock = sock if isinstance(sock, socket.socket) else None
+        self._read_sock = None if self._sock is None else self._sock.recv_into
+        self._most = _RECORD if isinstance(sock, ssl.SSLSocket) else sys.maxsize  # of one receive
         self._failure: BaseException | None = None
         # The reader below is asked for what it can hold, until it keeps nothing. Asked for more it adds a
         # receive to what came with the headers, and loses this if nothing comes.
@@ -73,10 +82,12 @@ class DirectReader:
         if self._failure is not None:
             raise self._failure
         asked, deadline = 0, time.monotonic() + _READ_SECONDS
-        got = count = self._read_some(view[: self._first])
+        first = view[: self._first]
+        got = count = self._read_some(first)
+        wanted = len(first)
         # One receive at a time, so that an error in the middle does not lose the bytes before it.
-        while count and got < len(view) and time.monotonic() <= deadline:
-            asked = len(view) - got
+        while count and got < len(view) and self._comes_more(count, wanted, deadline - time.monotonic()):
+            asked = wanted = len(view) - got
             try:
                 count = self._read_some(view[got:])
             except FOREIGN as error:
@@ -86,6 +97,18 @@ class DirectReader:
         if self._read_sock is not None and self._keeps_nothing(asked):
             self._read_some, self._read_sock, self._first = self._read_sock, None, None
         return got
+
+    def _comes_more(self, count: int, asked: int, seconds: float) -> bool:
+        """Return whether more comes within some seconds, after ``count`` bytes of those asked for.
+
+        A receive of less than it could hold has emptied the connection, so that the next might wait until the
+        source is given up, with what is here in nobody's hands meanwhile.
+        """
+        if seconds <= 0:
+            return False
+        if self._sock is None or self._sock.fileno() < 0 or count >= min(asked, self._most):
+            return True
+        return wait_for_read(self._sock, seconds)
 
     def _keeps_nothing(self, asked: int) -> bool:
         """Return whether what comes next comes from the socket, after ``asked`` bytes were wanted at once."""

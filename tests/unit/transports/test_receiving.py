@@ -119,6 +119,20 @@ def test_what_came_is_returned_before_the_buffer_is_full(pair: Pair) -> None:
     assert bytes(view[:10]) == b"ten bytes!"
 
 
+@pytest.mark.parametrize("headers", [0, 11])
+def test_what_came_is_not_kept_back_while_nothing_more_comes(pair: Pair, headers: int) -> None:
+    pair.ours.settimeout(None)  # the next receive would wait for ever
+    pair.theirs.sendall(b"headers\r\n\r\n"[:headers] + b"x" * 5_000)
+    reader, view = pair.reader(headers), memoryview(bytearray(MIB))
+    assert reader.readinto(view) == 5_000
+    pair.theirs.sendall(b"y" * 300_000)
+    got = 0
+    while got < 300_000:
+        got += reader.readinto(view)
+    pair.theirs.sendall(b"z" * 10)
+    assert reader.readinto(view) == 10
+
+
 def test_nothing_for_the_sockets_timeout_is_an_error(pair: Pair) -> None:
     reader = pair.changed()
     pair.ours.settimeout(0.05)
