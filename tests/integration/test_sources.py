@@ -245,6 +245,15 @@ def test_who_sent_wrong_bytes_is_named_and_not_asked_again_and_nobody_else_is_bl
     ]
 
 
+def test_where_bytes_are_written_in_order_what_a_liar_brought_comes_once_more_and_no_more_than_that(
+    lab: Lab,
+) -> None:
+    lying = lab.serve(*(Corrupt(offset) for offset in range(0, SIZE, KiB)))
+    outcome = lab.fetch(lying.url, paths=[WEIGHTS], write_mode="sequential")
+    assert came_from(outcome, lying) > 0
+    assert outcome.progress.bytes_transferred <= 2 * SIZE
+
+
 def test_what_an_earlier_session_left_of_a_lying_source_is_found_out(lab: Lab) -> None:
     lying = lab.serve(*(Corrupt(offset) for offset in range(0, SIZE, KiB)))
     lying.set_pace(None, total=200_000.0)

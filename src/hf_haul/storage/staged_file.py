@@ -242,12 +242,15 @@ class StagedFile:
             return self.version == version
 
     def forget(self, ranges: list[ByteRange] | None = None) -> None:
-        """Take back what is recorded: of the bytes in ``ranges``, or of all."""
+        """Take back what is recorded: of the bytes in ``ranges``, or of all.
+
+        Where there is no journal, the length of the file says what is there: then all goes that follows them.
+        """
         with self._journal_lock:
             with self._lock:
                 self.withdrawals += 1
                 for run in ranges if ranges is not None else [ByteRange(0, self.size)]:
-                    self._done.discard(run.start, run.stop)
+                    self._done.discard(run.start, self.size if self.sequential else run.stop)
                 self.resumed = min(self.resumed, self._done.total)
                 frontier, kept = self._done.frontier(0), list(self._done)
             if ranges is None:

@@ -53,6 +53,15 @@ def test_forgetting_drops_claims_for_good(tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_is_forgotten_of_a_file_without_a_journal_takes_all_that_follows_with_it(tmp_path: Path) -> None:
+    staged = claim(tmp_path, "etag", SIZE, sequential=True)
+    put(staged, 0, SIZE)
+    staged.forget([ByteRange(100, 200), ByteRange(300, 400)])
+    assert staged.missing() == [ByteRange(100, SIZE)]
+    put(staged, 100, SIZE)
+    assert staged.seal(durable=False).read_bytes() == DATA
+
+
 def test_range_sets_of_a_staged_file_are_its_own(tmp_path: Path) -> None:
     staged = claim(tmp_path, "etag", SIZE)
     put(staged, 0, 1)
