@@ -35,6 +35,7 @@ from hf_haul.localhub.testing.faults import (
     IgnoreRange,
     Redirects,
     Reset,
+    Stall,
     Status,
     TooLong,
     Trickle,
@@ -184,6 +185,17 @@ def test_where_no_other_source_works_the_hub_is_asked_with_all_patience(lab: Lab
     lab.rig.hub.faults.add(Reset(), kind="resolve", times=3)
     outcome = lab.fetch(bad.url)
     assert came_from(outcome, lab.rig.hub) == outcome.progress.bytes_transferred
+
+
+def test_a_source_that_stops_in_the_middle_is_not_waited_for_where_parts_come_in_order(lab: Lab) -> None:
+    stuck = lab.serve(Stall(1000))
+    with lab.rig.manager(write_mode="sequential", stall_timeout=600.0) as manager:
+        for path in MORE:
+            handle = manager.submit([lab.request(path, stuck.url)], model_id="org/m")
+            assert handle.wait(20)
+            assert handle.errors() == []
+    assert all(map(lab.rig.is_whole, MORE))
+    assert len(asked(stuck)) == 1, "each time would have cost as much again"
 
 
 def test_a_slow_source_loses_its_part_to_a_faster_one(lab: Lab) -> None:

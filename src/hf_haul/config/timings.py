@@ -16,7 +16,8 @@ class Timings:
         warm_up: Time that a connection gets before its speed is compared with others'.
         worth_hedging: Time that a part must still need before the rest of it is requested a second time.
         slow_answer: Time to an answer above which another request costs more than it gains.
-        other_answer: To an answer after which a source is given up that is not a file's origin.
+        other_answer: To an answer, or to the next byte, after which a source is given up that is not a
+            file's origin.
         refused_links: For which links that were signed a moment ago are asked for again although they are
             refused.
         file_changes: For which a range is asked for again although its source seems to have another file,

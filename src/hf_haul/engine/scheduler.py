@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -611,6 +612,7 @@ class Scheduler:
                 now,
                 usual_speed=self.history.average_speed,
                 answer_timeout=self._answer_timeout,
+                gap_timeout=self._gap_timeout,
                 limited=self.limiter.max_bps is not None,
                 warm_up=self.settings.timings.warm_up,
             )
@@ -648,6 +650,11 @@ class Scheduler:
         large = part.transfer.size > SMALL_FILE
         seconds = self.history.answer_timeout(part.source.name, self.settings, part.unanswered, large=large)
         return seconds if part.source.is_origin else min(seconds, self.settings.timings.other_answer)
+
+    def _gap_timeout(self, part: Part) -> float:
+        """Return for how long another source may send nothing while somebody else can be asked."""
+        patient = part.source.is_origin or not self._choice.has_alternative(part)
+        return math.inf if patient else self.settings.timings.other_answer
 
     @staticmethod
     def _look_again(run: QueueRun, now: float) -> None:

@@ -28,7 +28,7 @@ from hf_haul.engine.queues import Queues
 from hf_haul.engine.resilience import insist
 from hf_haul.engine.source_choice import Fault, SourceChoice, fault_of
 from hf_haul.engine.transfer import Part, Phase, Transfer
-from hf_haul.errors import HaulError, TransferError
+from hf_haul.errors import HaulError, StalledError, TransferError
 from hf_haul.metrics import SMALL_FILE
 from hf_haul.task import DownloadState
 from hf_haul.transports.source_limits import SourceLimits
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at a file that another process fetches.
 _ELSEWHERE_INTERVAL: Final = 0.25
+#: Seconds without a byte after which others may be asked at once what a source is sending.
+_SILENT: Final = 1.0
 
 
 class Settlement:
@@ -223,7 +225,9 @@ class Settlement:
             if each.source is not part.source and each.started_at < part.started_at
         ]
         if isinstance(error, TransferError):
-            failed.append((part, fault_of(error, alive=part.received > 0 or self._is_sending(part))))
+            # What stops to send may do so each time, and each time costs as many seconds.
+            began = part.received > 0 and not isinstance(error, StalledError)
+            failed.append((part, fault_of(error, alive=began or self._is_sending(part))))
         elif error is None and part.received and not part.preempted:
             self._choice.note_success(part.source)
         given_up: list[Part] = []
@@ -239,9 +243,11 @@ class Settlement:
         return given_up
 
     def _is_sending(self, part: Part) -> bool:
-        """Return whether the source of a part is sending any."""
-        return part.reading_since is not None or any(
-            each.reading_since is not None for each in self._parts_from(part.source.name)
+        """Return whether the source of a part is sending any: what has stopped to come is not being sent."""
+        now = self._clock()
+        return any(
+            each.reading_since is not None and (each.seconds_in_call(now) or 0.0) < _SILENT
+            for each in (part, *self._parts_from(part.source.name))
         )
 
     def _parts_from(self, source: str) -> list[Part]:

@@ -42,6 +42,7 @@ def stalled_parts(
     *,
     usual_speed: Callable[[str], float],
     answer_timeout: Callable[[Part], float] = lambda _part: math.inf,
+    gap_timeout: Callable[[Part], float] = lambda _part: math.inf,
     limited: bool = False,
     warm_up: float = Timings.warm_up,
 ) -> list[tuple[Part, str]]:
@@ -53,6 +54,7 @@ def stalled_parts(
         now: Seconds, on the clock of the parts.
         usual_speed: Bytes per second that one connection to a source has had on average.
         answer_timeout: Seconds without an answer that are too many for a part.
+        gap_timeout: Seconds between two bytes that are too many for a part, where that is less.
         limited: Whether a bandwidth limit is in force: then slowness is our own doing.
         warm_up: See :class:`hf_haul.config.Timings`.
     """
@@ -64,7 +66,8 @@ def stalled_parts(
         waited = part.seconds_in_call(now)
         if waited is None:
             continue  # waiting for the limiter, for its turn (to try again, too), or for the disk
-        if waited >= (answer_timeout(part) if part.reading_since is None else stall_timeout):
+        most = answer_timeout(part) if part.reading_since is None else min(stall_timeout, gap_timeout(part))
+        if waited >= most:
             since = " since the request" if part.reading_since is None else ""
             found.append((part, f"no byte for {waited:.0f} s{since}"))
         elif not limited and part.reading_since is not None and now - part.reading_since >= warm_up:

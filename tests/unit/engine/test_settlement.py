@@ -251,6 +251,17 @@ def test_a_file_whose_staged_file_was_taken_is_looked_for_there(bench: Bench) ->
     bench.queues.carry_out(then)  # closes what it had
 
 
+def test_a_source_that_has_stopped_to_send_is_not_taken_to_be_sending(bench: Bench) -> None:
+    part = bench.opened().part
+    assert part is not None
+    assert not bench.settlement._is_sending(part)
+    part.reading_since = bench.clock()
+    part.begin_call(bench.clock())
+    assert bench.settlement._is_sending(part)
+    bench.clock.advance(1.0)
+    assert not bench.settlement._is_sending(part)
+
+
 def test_a_job_that_is_put_down_is_the_next_threads(bench: Bench) -> None:
     job = bench.opened()
     bench.settlement.put_down()

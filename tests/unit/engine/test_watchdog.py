@@ -104,6 +104,13 @@ def test_an_answer_may_take_longer_than_the_next_byte(bench: Bench, waiting: flo
     assert found == [(part, "no byte for 60 s since the request")] * given_up
 
 
+@pytest.mark.parametrize(("waiting", "given_up"), [(4.9, False), (5.0, True)])
+def test_the_next_byte_may_have_to_come_sooner(bench: Bench, waiting: float, given_up: bool) -> None:
+    part = bench.part(bench.transfer(), age=14.0, bps=1e6, waiting=waiting)
+    assert bench.stalled(part, gap_timeout=lambda _part: 5.0) == [part] * given_up
+    assert bench.stalled(part, gap_timeout=lambda _part: 2 * STALL) == []
+
+
 def test_who_waits_for_his_turn_is_not_given_up(bench: Bench) -> None:
     part = bench.part(bench.transfer(), age=60.0, bps=1e6, waiting=60.0)
     with part.cancel_token.queueing():
