@@ -339,6 +339,21 @@ def test_a_snapshot_takes_bytes_from_the_sources_of_a_call_and_tells_of_it(lab: 
     assert {record.kind for record in other.requests} == {"resolve"}, "what is listed is the Hub's to say"
 
 
+def test_the_query_of_a_source_stays_behind_the_paths_of_files(lab: Lab, tmp_path: Path) -> None:
+    lab.refuse(Status(403))
+    other = lab.serve()
+    with ParallelDownloadManager(settings=lab.rig.settings) as manager:
+        snapshot_download(
+            "org/m",
+            endpoint=lab.rig.hub.url,
+            cache_dir=tmp_path / "cache",
+            manager=manager,
+            sources=[f"{other.url}?key=1#top"],
+        )
+    assert {record.path for record in other.requests} == set(PATHS)
+    assert all(record.url.endswith("?key=1") for record in other.requests)
+
+
 def test_one_file_takes_bytes_from_the_sources_of_the_settings(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,12 +34,12 @@ def repo_sources(repository: Repository, commit: str, options: CallOptions) -> t
         return ()
     own = origin_of(repository.base)
     tail = _target(repository.url("x", commit)).removeprefix(_target(repository.base).rstrip("/"))
-    found = other_sources(
-        urls,
-        settings,
-        headers=repository.request_headers,
-        make_url=lambda url: url.rstrip("/") + tail.removesuffix("/x"),
-    )
+
+    def with_tail(url: str) -> str:
+        head, mark, query = url.partition("#")[0].partition("?")
+        return f"{head.rstrip('/')}{tail.removesuffix('/x')}{mark}{query}"
+
+    found = other_sources(urls, settings, headers=repository.request_headers, make_url=with_tail)
     return tuple(each for each in found if origin_of(each.url) != own)
 
 
