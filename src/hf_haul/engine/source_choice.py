@@ -202,7 +202,7 @@ class SourceChoice:
             fault: What went wrong.
             began: When the part was begun: what began before the last failure failed for the same reason.
         """
-        standing = self._standings.setdefault(source.name, _Standing())
+        standing = self._standing_of(source.name)
         if fault.useless:
             source.lost = True
         if fault.lacks:
@@ -227,18 +227,29 @@ class SourceChoice:
     def suspect(self, transfer: Transfer) -> None:
         """Leave everybody alone who may have sent wrong bytes of a file, until that is known."""
         for each in {suspicion.source.name for suspicion in transfer.sources.suspicions}:
-            standing = self._standings.setdefault(each, _Standing())
+            standing = self._standing_of(each)
             standing.until = max(standing.until, self._clock() + _REST_OF_SUSPECTS)
 
     def judge(self, transfer: Transfer, liars: set[str]) -> None:
         """Leave alone for long who sent wrong bytes of a file, and nobody else that was suspected."""
         for each in {suspicion.source.name for suspicion in transfer.sources.suspicions}:
             if each in liars:
-                standing = self._standings.setdefault(each, _Standing())
+                standing = self._standing_of(each)
                 standing.on_probation = True
                 standing.until = self._clock() + _REST_OF_LIARS
             else:
                 self._standings.pop(each, None)
+
+    def _standing_of(self, name: str) -> _Standing:
+        """Return what is remembered of a source; of very many, half are forgotten."""
+        found = self._standings.get(name)
+        if found is None:
+            if len(self._standings) >= MAX_SOURCES:
+                soonest = sorted(self._standings, key=lambda each: self._standings[each].until)
+                for each in soonest[: MAX_SOURCES // 2]:
+                    del self._standings[each]
+            found = self._standings[name] = _Standing()
+        return found
 
     def _rest(self, standing: _Standing, asked: float) -> bool:
         """Leave a source alone for a while, unless it is; return whether that begins now."""

@@ -23,7 +23,7 @@ from hf_haul.errors import (
     StalledError,
     TransferError,
 )
-from hf_haul.metrics import DownloadMetrics, SourceHistory, SpeedMeter
+from hf_haul.metrics import MAX_SOURCES, DownloadMetrics, SourceHistory, SpeedMeter
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadTask
 from hf_haul.transports.source_limits import SourceLimits
@@ -281,6 +281,16 @@ def test_an_error_says_whether_the_file_the_source_or_a_moment_is_at_fault(
     error: Exception, alive: bool, expected: Fault
 ) -> None:
     assert fault_of(error, alive=alive) == expected
+
+
+def test_of_very_many_sources_those_are_remembered_that_are_left_alone_for_longest(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, LAB)
+    dead = FileSource("http://10.0.0.8", lambda: FakeSource(b""))
+    bench.fail(dead, DEAD)
+    for number in range(3 * MAX_SOURCES):
+        bench.choice.note_failure(FileSource(f"http://m{number}", lambda: FakeSource(b"")), Fault(), 1.0)
+    assert bench.choice.is_resting(dead.name)
+    assert len(bench.choice._standings) <= MAX_SOURCES
 
 
 @pytest.mark.parametrize(
