@@ -14,6 +14,7 @@ from hf_haul.config.file import ConfigFile
 from hf_haul.config.quantities import parse_rate, parse_size
 from hf_haul.config.reminders import nearest, remind
 from hf_haul.config.variables import OTHER_VARIABLES, PREFIX
+from hf_haul.urls import redact
 
 __all__ = [
     "SHORT_NAMES",
@@ -88,9 +89,17 @@ def values_in_environment(
                 value = _read(name, types[name], text)
                 check(name, value)
             except ValueError as error:
-                raise ValueError(f"environment variable {variable}={text!r}: {error}") from error
+                shown = _shown(text, types[name])
+                raise ValueError(f"environment variable {variable}={shown!r}: {error}") from error
             found[name] = SetValue(value, SettingSource("environment", variable))
     return found
+
+
+def _shown(value: Any, kind: str) -> Any:
+    """Return a value fit to be shown: URLs, the only lists there are, may hold a password."""
+    if kind.startswith("tuple") and isinstance(value, str):
+        return ",".join(map(redact, value.split(",")))
+    return value
 
 
 def values_in_file(
@@ -121,7 +130,8 @@ def values_in_file(
             read = _read(name, types[name], str(value))
             check(name, read)
         except ValueError as error:
-            raise ValueError(f"configuration file {file.path}, {key} = {value!r}: {error}") from error
+            shown = _shown(value, types[name])
+            raise ValueError(f"configuration file {file.path}, {key} = {shown!r}: {error}") from error
         found[name] = SetValue(read, SettingSource("file", key, file.path))
     for table in file.tables:
         if table not in _TABLES:

@@ -18,6 +18,7 @@ from hf_haul.config.layers import (
 )
 from hf_haul.config.quantities import KiB, MiB, parse_rate, require_number
 from hf_haul.config.timings import DEFAULT_TIMINGS, Timings
+from hf_haul.urls import redact
 
 __all__ = [
     "DiskCheck",
@@ -124,7 +125,7 @@ class Settings:
     max_listing: int = 10_000_000
     write_mode: WriteMode = "auto"
     fs_cache: FsCache = "memory"
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...] = field(default=(), repr=False)  # they may hold a password
     source_tokens: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     timings: Timings = field(default=DEFAULT_TIMINGS, repr=False)
 
@@ -145,10 +146,15 @@ class Settings:
                 raise TypeError(f"{each.name} must be True or False, not {value!r}")
         sources: Any = self.sources
         if not isinstance(sources, list | tuple) or not all(isinstance(each, str) for each in sources):
-            raise TypeError(f"sources must be a list of URLs, not {sources!r}")
+            shown = redact(sources) if isinstance(sources, str) else sources
+            raise TypeError(f"sources must be a list of URLs, not {shown!r}")
         object.__setattr__(self, "sources", tuple(sources))
+        tokens: Any = self.source_tokens
+        pairs = tokens.items() if isinstance(tokens, Mapping) else [(None, None)]
+        if not all(isinstance(each, str) for pair in pairs for each in pair):
+            raise TypeError("source_tokens must be a dict of tokens, by the URLs of sources")
         for url in (*self.sources, *self.source_tokens):
-            _require(url.startswith(("http://", "https://")), "sources", url, "URLs of http or https")
+            _require(url.startswith(("http://", "https://")), "sources", redact(url), "URLs of http or https")
         for name in (
             "max_concurrent_downloads", "initial_connections", "max_read_connections", "max_concurrent_files_per_model",
             "chunk_size", "min_chunk_size", "connect_timeout", "stall_timeout", "give_up_after", "max_listing",

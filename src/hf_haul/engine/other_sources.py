@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from hf_haul.config import Settings, source_token
 from hf_haul.errors import InvalidUrlError
 from hf_haul.task import OtherSource
-from hf_haul.urls import origin_of, parse_url
+from hf_haul.urls import origin_of, parse_url, redact
 
 __all__ = ["other_sources"]
 
@@ -39,9 +39,13 @@ def other_sources(
     Raises:
         TypeError: ``urls`` is no list of texts.
         InvalidUrlError: One is no URL of http or https.
+        ValueError: A token cannot be sent.
     """
-    if isinstance(urls, str) or not all(isinstance(each, str) for each in urls):
-        raise TypeError(f"sources must be a list of URLs, not {urls!r}")
+    given: Any = urls
+    listed = isinstance(given, Collection) and not isinstance(given, str)
+    if not listed or not all(isinstance(each, str) for each in given):
+        shown = redact(given) if isinstance(given, str) else given
+        raise TypeError(f"sources must be a list of URLs, not {shown!r}")
     own = {name: value for name, value in headers.items() if name.lower() == _USER_AGENT}
     tokens = {origin_of(url): token for url, token in settings.source_tokens.items()}
     found: dict[str, OtherSource] = {}
@@ -50,7 +54,11 @@ def other_sources(
             parse_url(url, userinfo=True)
         except InvalidUrlError as error:
             raise InvalidUrlError(f"a source (sources=, --source, HF_HAUL_SOURCES) is {error}") from None
-        token = tokens.get(origin_of(url)) or source_token()
+        token = tokens.get(origin_of(url), "").strip() or source_token()
+        if token and not (token.isascii() and token.isprintable() and " " not in token):
+            raise ValueError(
+                f"the token of the source {redact(url)} cannot be sent: it has blanks, or other than printable ASCII"
+            )
         sent = {**own, **({"Authorization": f"Bearer {token}"} if token else {})}
         made = make_url(url)
         found.setdefault(made, OtherSource(made, MappingProxyType(sent), joins_path))

@@ -35,6 +35,36 @@ def test_a_value_that_cannot_work_is_refused_by_name(name: str, value: Any) -> N
         Settings(**{name: value})
 
 
+@pytest.mark.parametrize(
+    "sources",
+    [
+        pytest.param("http://me:hf_secret@lab", id="a text"),
+        pytest.param(["ftp://me:hf_secret@lab"], id="of another scheme"),
+        pytest.param(["me:hf_secret@lab"], id="of none"),
+    ],
+)
+def test_the_passwords_of_sources_are_not_shown_where_those_are_refused(sources: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="sources must be") as caught:
+        Settings(sources=sources)
+    assert "hf_secret" not in str(caught.value)
+    text = sources if isinstance(sources, str) else f"{sources[0]},http://me:hf_secret@other"
+    text = text.replace("http://", "gopher://", 1)
+    with pytest.raises(ValueError, match="HF_HAUL_SOURCES") as refused:
+        Settings.from_environment({"HF_HAUL_SOURCES": text, "HF_HAUL_CONFIG": ""})
+    assert "hf_secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("tokens", ["hf_secret", ["hf_secret"], {"http://lab": 7}, {7: "hf_secret"}])
+def test_what_are_no_tokens_of_sources_is_refused_and_not_shown(tokens: Any) -> None:
+    with pytest.raises(TypeError, match="source_tokens must be a dict") as caught:
+        Settings(source_tokens=tokens)
+    assert "hf_secret" not in str(caught.value)
+
+
+def test_the_passwords_of_sources_are_not_shown_with_other_settings() -> None:
+    assert "hf_secret" not in repr(Settings(sources=("http://me:hf_secret@lab",)))
+
+
 @pytest.mark.parametrize("field", setting_fields(), ids=lambda field: field.name)
 @pytest.mark.parametrize("value", ["8", [8]], ids=["a text", "a list"])
 def test_a_value_of_another_type_is_refused_by_name_with_what_is_expected(field: Any, value: Any) -> None:

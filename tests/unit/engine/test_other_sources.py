@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 
 from hf_haul.config import Settings
@@ -78,6 +81,34 @@ def test_what_is_no_url_is_refused_with_the_names_of_what_sets_it(url: str) -> N
         made(url)
 
 
-def test_a_text_in_the_place_of_a_list_is_refused() -> None:
-    with pytest.raises(TypeError, match="sources must be a list of URLs, not 'http://lab'"):
-        other_sources("http://lab", Settings(), headers={})
+@pytest.mark.parametrize(
+    "urls",
+    [
+        pytest.param("http://lab", id="a text"),
+        pytest.param(5, id="a number"),
+        pytest.param([None], id="a list of something else"),
+        pytest.param(iter(["http://lab"]), id="what can be read once"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(urls: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"sources must be a list of URLs, not {urls!r}")):
+        other_sources(urls, Settings(), headers={})
+
+
+def test_a_password_is_not_shown_where_sources_are_refused() -> None:
+    with pytest.raises(TypeError, match="sources must be a list of URLs") as caught:
+        other_sources("http://me:hf_secret@lab", Settings(), headers={})
+    assert "hf_secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["hf_a\nX: hf_b", "hf_ü", "hf_a b", "hf_a\0"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> None:
+    settings = Settings(source_tokens={"http://lab": token})
+    with pytest.raises(ValueError, match="the token of the source http://lab cannot be sent") as caught:
+        made("http://lab", settings=settings)
+    assert "hf_" not in str(caught.value)
+
+
+def test_blanks_around_a_token_are_not_sent() -> None:
+    (source,) = made("http://lab", settings=Settings(source_tokens={"http://lab": " hf_lab\n"}))
+    assert source.headers["Authorization"] == "Bearer hf_lab"
