@@ -38,6 +38,7 @@ from hf_haul.hub.upstream_cache import cache_folder, read_tree, tree_folder
 from hf_haul.localhub.app import VIA_HEADER
 from hf_haul.localhub.replies import Refusal
 from hf_haul.redaction import redact_text
+from hf_haul.storage.safe_paths import require_safe_path
 from hf_haul.urls import redact
 
 __all__ = ["LookUps", "away", "refused"]
@@ -81,6 +82,23 @@ def refused(repo_id: str, status: int, code: str | None, *, private: bool) -> Re
     if status in {401, 403, 404}:
         return Refusal(404, f"Repository not found: {repo_id}", "RepoNotFound")
     return Refusal(502, f"The upstream of this server answered {status} about {repo_id}", "UpstreamRefused")
+
+
+def _again(refusal: Refusal) -> Refusal:
+    """Return a refusal to be raised once more: an exception keeps the frames of all who raise it."""
+    return Refusal(refusal.status, refusal.message, refusal.code, refusal.headers)
+
+
+def _require_revision(revision: str) -> None:
+    """Refuse what can be no revision: in a URL, or as the name of a file, it would lead elsewhere.
+
+    Raises:
+        Refusal: It can be none.
+    """
+    try:
+        require_safe_path(revision)
+    except UnsafePathError as error:
+        raise Refusal(404, f"Invalid rev id: {revision!r}", "RevisionNotFound") from error
 
 
 @dataclass
@@ -186,12 +204,13 @@ class LookUps:
         Raises:
             Refusal: There is none, it may not be given out, or nobody can tell.
         """
+        _require_revision(revision)
         key = (repo_type, repo_id, revision)
         with self._lock:
             known = self._known.get(key)
             if known is not None and self._clock() < known.until:
                 if known.refusal is not None:
-                    raise known.refusal
+                    raise _again(known.refusal)
                 return False
             asking = self._asking.get(key)
             mine = asking is None
@@ -208,7 +227,7 @@ class LookUps:
                     del self._asking[key]
         found = asking.result()
         if found.refusal is not None:
-            raise found.refusal
+            raise _again(found.refusal)
         return True
 
     def _look_up(self, key: _Key) -> _Known:

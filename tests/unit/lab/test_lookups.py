@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hf_haul.errors import UnsafePathError
 from hf_haul.hub.asking import httpx
 from hf_haul.hub.fallback import HubUnreachable
 from hf_haul.hub.metadata import ListedFile
@@ -144,6 +145,29 @@ def test_an_id_that_can_be_none_is_asked_of_nobody(repo_id: str, asked: Asked, l
     with pytest.raises(Refusal) as refused:
         lookups.refresh("model", repo_id, "main")
     assert (refused.value.status, asked.count) == (404, 0)
+
+
+@pytest.mark.parametrize("revision", ["..", ".", "../../x", "/x", "a\0b", "\udcff", "a/../../b", "a/" * 500])
+def test_a_revision_that_can_be_none_is_asked_of_nobody(
+    revision: str, asked: Asked, lookups: LookUps
+) -> None:
+    with pytest.raises(Refusal) as refused:
+        lookups.refresh("model", "org/m", revision)
+    assert (refused.value.status, refused.value.code) == (404, "RevisionNotFound")
+    assert asked.count == 0
+
+
+def test_a_refusal_that_is_remembered_keeps_nothing_of_those_who_got_it(
+    asked: Asked, lookups: LookUps
+) -> None:
+    asked.answer = fails(UnsafePathError("no file"))
+    refusals = []
+    for _ in range(3):
+        with pytest.raises(Refusal) as refused:
+            lookups.refresh("model", "org/m", "main")
+        refusals.append(refused.value)
+    assert asked.count == 1
+    assert len({id(each) for each in refusals}) == len(refusals)
 
 
 def test_what_is_remembered_is_bounded(
