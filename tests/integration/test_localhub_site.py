@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 import pytest
@@ -136,6 +138,29 @@ class Elsewhere:
             raise Refusal(504, "not now", "UpstreamAway")
         return served(Coming(1000)) if route.repo_id == "org/m" else None
 
+    def close(self) -> None:
+        """Nobody waits."""
+
+
+class Silent:
+    """Another hub that answers nobody."""
+
+    name = "silent"
+
+    def __init__(self) -> None:
+        self.asked, self.closed = threading.Semaphore(0), threading.Event()
+        self.ended = 0
+
+    def find(self, route: Route) -> Repo | None:
+        del route
+        self.asked.release()
+        assert self.closed.wait(20)
+        self.ended += 1
+        return None
+
+    def close(self) -> None:
+        self.closed.set()
+
 
 def test_pages_and_requests_and_repositories_of_others() -> None:
     def page(request: PageRequest) -> Reply:
@@ -162,3 +187,22 @@ def test_pages_and_requests_and_repositories_of_others() -> None:
         assert hub.requests.settle()
     assert watching.seen[:2] == [("begun", "/page?a=1", 0), ("ended", "/page?a=1", 200)]
     assert [what for what, *_ in watching.seen] == ["begun", "ended"] * 6
+
+
+def test_while_all_wait_for_another_hub_pages_are_answered_and_the_end_of_the_hub_ends_their_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hf_haul.localhub.server._WAITERS", 2)
+    silent = Silent()
+    pages = {"/page": lambda request: text_reply(request.method)}
+    with LocalHub(site=Site(pages, None, silent)) as hub, ThreadPoolExecutor(3) as clients:
+        url = f"{hub.url}/org/m/resolve/main/a"
+        waiting = [clients.submit(requests.get, url, timeout=30) for _ in range(3)]
+        for _ in range(2):
+            assert silent.asked.acquire(timeout=20)
+        assert requests.get(f"{hub.url}/page", timeout=20).text == "GET"
+        assert silent.ended == 0
+        hub.close()
+        assert silent.ended >= 2  # the third may have got the thread of one that ended
+        for each in waiting:
+            assert isinstance(each.exception(20), requests.ConnectionError)

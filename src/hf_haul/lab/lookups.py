@@ -6,14 +6,17 @@ Hub cache, as huggingface_hub keeps it: it answers when the other Hub does not.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from huggingface_hub.errors import (
@@ -39,6 +42,7 @@ from hf_haul.localhub.app import VIA_HEADER
 from hf_haul.localhub.replies import Refusal
 from hf_haul.redaction import redact_text
 from hf_haul.storage.safe_paths import require_safe_path
+from hf_haul.threads import start_daemon
 from hf_haul.urls import redact
 
 __all__ = ["LookUps", "away", "refused"]
@@ -47,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT: Final = 10.0  # seconds for one attempt: what huggingface_hub's own client waits
 _AGAIN_AFTER: Final = 10.0  # seconds before an upstream that did not answer is asked again, at the most
+_PATIENCE: Final = 1.0  # seconds
 _MOST_KNOWN: Final = 10_000  # revisions, repositories that do not exist among them
 _RETRY_AFTER: Final = 10  # seconds
 
@@ -82,6 +87,10 @@ def refused(repo_id: str, status: int, code: str | None, *, private: bool) -> Re
     if status in {401, 403, 404}:
         return Refusal(404, f"Repository not found: {repo_id}", "RepoNotFound")
     return Refusal(502, f"The upstream of this server answered {status} about {repo_id}", "UpstreamRefused")
+
+
+def _ending() -> Refusal:
+    return Refusal(503, "this server is ending", "ServerEnding")
 
 
 def _again(refusal: Refusal) -> Refusal:
@@ -121,6 +130,8 @@ class LookUps:
         refresh: Seconds for which a branch or tag is taken to be where it was.
         private: Whether to ask with this machine's own token.
         name: What requests say of who makes them.
+        patience: Seconds for which one who asks waits for a Hub that did not answer the last time. Others do
+            not wait for it at all.
         clock: Seconds; only differences count.
     """
 
@@ -132,6 +143,7 @@ class LookUps:
         refresh: float,
         private: bool,
         name: str,
+        patience: float = _PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.base = base.rstrip("/")
@@ -139,10 +151,12 @@ class LookUps:
         self._cache_dir = cache_dir
         self._refresh = refresh
         self._name = name
+        self._patience = patience
         self._clock = clock
         self._lock = threading.Lock()
         self._known: OrderedDict[_Key, _Known] = OrderedDict()
         self._asking: dict[_Key, Future[_Known]] = {}
+        self._closed = False
         self.asked = 0
         self.last_error: str | None = None
         self.answered_at: float | None = None
@@ -207,28 +221,52 @@ class LookUps:
         _require_revision(revision)
         key = (repo_type, repo_id, revision)
         with self._lock:
+            if self._closed:
+                raise _ending()
             known = self._known.get(key)
             if known is not None and self._clock() < known.until:
                 if known.refusal is not None:
                     raise _again(known.refusal)
                 return False
+            was_away = known is not None and known.error is not None
             asking = self._asking.get(key)
             mine = asking is None
             if asking is None:
                 asking = self._asking[key] = Future()
-        if mine:
-            try:
-                asking.set_result(self._look_up(key))
-            except BaseException as error:
-                asking.set_exception(error)
-                raise
-            finally:
-                with self._lock:
-                    del self._asking[key]
-        found = asking.result()
+            elif was_away:
+                return False
+        if mine and start_daemon(partial(self._answer, key, asking), "lab-lookup") is None:
+            self._answer(key, asking)
+        try:
+            found = asking.result(self._patience if was_away else None)
+        except FutureTimeoutError:  # it is still away, until it answers
+            return False
         if found.refusal is not None:
             raise _again(found.refusal)
         return True
+
+    def _answer(self, key: _Key, asking: Future[_Known]) -> None:
+        """Look a revision up for all who wait, on a thread that nobody has to wait for."""
+        try:
+            known = self._look_up(key)
+        except BaseException as error:  # noqa: BLE001  it is theirs
+            with contextlib.suppress(InvalidStateError):
+                asking.set_exception(error)
+        else:
+            with contextlib.suppress(InvalidStateError):
+                asking.set_result(known)
+        finally:
+            with self._lock:
+                del self._asking[key]
+
+    def close(self) -> None:
+        """Answer all who wait, now and from now on: the server ends, whatever the other Hub does."""
+        with self._lock:
+            self._closed = True
+            waited_for = list(self._asking.values())
+        for each in waited_for:
+            with contextlib.suppress(InvalidStateError):
+                each.set_result(_Known(self._clock(), _ending()))
 
     def _look_up(self, key: _Key) -> _Known:
         known = self._ask(*key)

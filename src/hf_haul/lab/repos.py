@@ -55,6 +55,10 @@ class LabUpstream:
             raise away(lookups.base)
         return self.make_repo(folder, route.repo_id, route.repo_type, private=self.private)
 
+    def close(self) -> None:
+        """Answer all who wait for the other Hub; see `Upstream`."""
+        self.lookups.close()
+
     @property
     def make_repo(self) -> Callable[..., LabRepo]:
         """Makes a repository of the cache."""

@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -44,6 +45,7 @@ OTHER_LOOPBACK: Final = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
 #: Names the hub that a request was made for by another hub.
 VIA_HEADER: Final = "X-Haul-Via"
 
+_PAGE_THREADS: Final = 4  # made when needed
 _READ_METHODS: Final = frozenset({"GET", "HEAD", "POST"})
 _HOP: Final = "localhub-hop"
 _HOP_MARK: Final = re.compile(rf"[?&]{_HOP}=(\d+)\.(\d+)$")
@@ -91,6 +93,7 @@ class App:
 
     def __post_init__(self) -> None:
         self.sender = Sender(self.pace, self.log.touch)
+        self._page_threads = ThreadPoolExecutor(_PAGE_THREADS, "localhub-page")
         self._running: set[asyncio.Task[Any]] = set()
         self._numbers = itertools.count(1)
         self._connections: weakref.WeakKeyDictionary[asyncio.BaseTransport, int] = weakref.WeakKeyDictionary()
@@ -129,6 +132,8 @@ class App:
 
     async def cancel_all(self) -> None:
         """End every answer that is being sent, without telling its client."""
+        if self.site.upstream is not None:
+            self.site.upstream.close()
         running = list(self._running)
         for task in running:
             task.cancel()
@@ -137,6 +142,10 @@ class App:
         for transport in list(self._connections):
             if isinstance(transport, asyncio.WriteTransport):
                 abort(transport)
+
+    def close(self) -> None:
+        """Give back what is left when no request comes any more."""
+        self._page_threads.shutdown(wait=False)
 
     async def _answer(
         self, request: web.BaseRequest, route: Route, record: RequestRecord, chain: _Hop | None
@@ -194,8 +203,10 @@ class App:
         if effects.instead is not None:
             return effects.instead()
         if self._may_block(route):
+            # Whether it is well, and what it does, is told also while everybody else waits for another hub.
+            threads = self._page_threads if route.raw_path in self.site.pages else None
             loop = asyncio.get_running_loop()
-            reply = await loop.run_in_executor(None, self._reply, request, route, body)
+            reply = await loop.run_in_executor(threads, self._reply, request, route, body)
         else:
             reply = self._reply(request, route, body)
         for change in effects.changes:

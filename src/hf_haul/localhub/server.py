@@ -187,6 +187,7 @@ class LocalHub:
             # is lost under a running sendfile.
             await self._app.cancel_all()
             await connections.close()
+            self._app.close()
             # A connection that its client ended in this very moment is closed in one of the loop's next
             # turns.
             for _turn in range(3):

@@ -66,6 +66,9 @@ class Upstream(Protocol):
             Refusal: Nobody can tell, or it may not be given out.
         """
 
+    def close(self) -> None:
+        """Answer all who wait, as the hub ends."""
+
 
 @dataclass(frozen=True)
 class Site:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waits import until
 
 from hf_haul.errors import UnsafePathError
 from hf_haul.hub.asking import httpx
@@ -85,6 +86,31 @@ def test_an_upstream_that_is_away_is_not_asked_by_everybody(asked: Asked, lookup
     assert lookups.last_error is None
 
 
+def test_nobody_waits_long_for_an_upstream_that_did_not_answer_the_last_time(
+    asked: Asked, tmp_path: Path
+) -> None:
+    lookups = LookUps(
+        str(tmp_path), "http://127.0.0.1:1", refresh=30.0, private=False, name="me", patience=0.0, clock=lambda: asked.now
+    )  # fmt: skip
+    asked.answer = fails(AWAY)
+    lookups.refresh("model", "org/m", "main")
+    answered, go = threading.Event(), threading.Event()
+
+    def answer() -> Any:
+        assert go.wait(10)
+        answered.set()
+        return COMMIT, LISTING
+
+    asked.now, asked.answer = 20.0, answer
+    for _ in range(3):
+        assert lookups.refresh("model", "org/m", "main") is False
+        assert lookups.is_away("model", "org/m", "main")
+    go.set()
+    assert answered.wait(10)
+    until(lambda: not lookups.is_away("model", "org/m", "main"), 10)
+    assert asked.count == 2
+
+
 def test_all_who_ask_at_once_get_one_answer(asked: Asked, lookups: LookUps) -> None:
     began, go = threading.Event(), threading.Event()
 
@@ -102,6 +128,34 @@ def test_all_who_ask_at_once_get_one_answer(asked: Asked, lookups: LookUps) -> N
     for thread in threads:
         thread.join(10)
     assert asked.count == 1
+
+
+def test_who_waits_for_another_hub_is_answered_when_the_server_ends(asked: Asked, lookups: LookUps) -> None:
+    began, go = threading.Event(), threading.Event()
+
+    def answer() -> Any:
+        began.set()
+        assert go.wait(10)
+        return COMMIT, LISTING
+
+    asked.answer = answer
+    codes: list[str | None] = []
+
+    def ask() -> None:
+        with pytest.raises(Refusal) as refused:
+            lookups.refresh("model", "org/m", "main")
+        codes.append(refused.value.code)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert began.wait(10)
+    lookups.close()
+    for thread in threads:
+        thread.join(10)
+    ask()
+    go.set()
+    assert codes == ["ServerEnding"] * 4
 
 
 @pytest.mark.parametrize(
