@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import BinaryIO
 
 import pytest
@@ -109,6 +110,27 @@ def test_what_will_not_come_is_refused_before_the_first_byte_and_cut_off_after_i
             assert hub.requests.settle()
             assert hub.requests[0].complete is (status == 502)
         assert all(each.file.closed for each in content.streams)
+
+
+class Gone(Coming):
+    """A file that was here when it was looked for, and is gone when it is opened."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(1000)
+        self.path = folder / "a.bin"
+        self.path.write_bytes(DATA)
+        self.found: FileContent | None = FileContent(self.path)
+        self.path.unlink()
+
+    def at_once(self) -> FileContent | None:
+        found, self.found = self.found, None
+        return found
+
+
+def test_what_goes_between_the_look_for_it_and_its_opening_is_fetched_anew(tmp_path: Path) -> None:
+    with LocalHub(served(Gone(tmp_path)), git_files="direct") as hub:
+        answer = requests.get(f"{hub.url}/org/m/resolve/main/a.bin", timeout=20)
+        assert (answer.status_code, answer.content) == (200, DATA)
 
 
 class Watching:

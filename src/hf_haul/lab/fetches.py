@@ -14,7 +14,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import BinaryIO, Final
 
 from hf_haul.engine.events import DownloadEvent
@@ -113,16 +114,19 @@ class Stream(Arrival):
     Args:
         fetch: The fetch.
         private: See `Fetch.outcome`.
+        hold: Told by how many more, or fewer, answers need the file.
     """
 
-    def __init__(self, fetch: Fetch, *, private: bool) -> None:
+    def __init__(self, fetch: Fetch, *, private: bool, hold: Callable[[int], None]) -> None:
         self._fetch = fetch
+        self._hold = hold
         self._private = private
         self._file: BinaryIO | None = None
         self._from: tuple[StagedFile | None, int] = (None, 0)
         self._sent = self._complete = False
         fetch.waiting += 1
         self._counted = True
+        hold(1)
 
     async def ready(self, start: int, stop: int) -> tuple[BinaryIO, int]:
         """Wait until bytes from ``start`` on are on disk; see `Arrival`."""
@@ -200,6 +204,7 @@ class Stream(Arrival):
         if self._counted:
             self._counted = False
             self._fetch.waiting -= 1
+            self._hold(-1)
 
 
 class Fetches:
@@ -287,7 +292,9 @@ class Fetches:
 
     def stream(self, fetch: Fetch) -> Stream:
         """Return an answer's view of a fetch."""
-        return Stream(fetch, private=self._lookups.private)
+        destination = fetch.destination
+        hold = partial(self._kept.hold, os.path.basename(destination.folder.root), destination.etag)
+        return Stream(fetch, private=self._lookups.private, hold=hold)
 
     def _note(self, event: DownloadEvent) -> None:
         if event.kind == "queue_done" and event.queue_id is not None:

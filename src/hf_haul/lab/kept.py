@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -82,6 +83,7 @@ class Kept:
         self._lock = threading.Lock()
         self._blobs = {(each.folder, each.blob): each for each in self._read()}
         self._coming: dict[str, int] = {}
+        self._held: Counter[tuple[str, str]] = Counter()
         self._saved = clock()
         self.evicted_files = self.evicted_bytes = 0
 
@@ -154,6 +156,19 @@ class Kept:
             self.save()
         return True
 
+    def hold(self, folder: str, blob: str, by: int) -> None:
+        """Note that somebody waits for all of a file, which stays until then, or waits no more.
+
+        Args:
+            folder: Its repository's folder.
+            blob: The name of its blob.
+            by: 1, or -1.
+        """
+        with self._lock:
+            self._held[folder, blob] += by
+            if not self._held[folder, blob]:
+                del self._held[folder, blob]
+
     def give_up(self, folder: str, pointer: str) -> None:
         """Note that a file will not come."""
         with self._lock:
@@ -166,6 +181,8 @@ class Kept:
         for each in sorted(self._blobs.values(), key=lambda kept: kept.used):
             if total <= room:
                 break
+            if (each.folder, each.blob) in self._held:
+                continue
             total -= each.size
             going.append(each)
             del self._blobs[each.folder, each.blob]

@@ -159,12 +159,12 @@ class Sender:
         arrival: Arrival | None = None
         try:
             if isinstance(reply.content, ArrivingContent) and request.method != "HEAD":
-                arrival = await _begin(reply, reply.content)
+                arrival, file = await _begin(reply, reply.content)
+            elif isinstance(reply.content, FileContent) and request.method != "HEAD":
+                file = open_content(reply.content)
             if arrival is not None:
                 record.arrived = True
                 file = await _first_bytes(arrival, reply)
-            elif isinstance(reply.content, FileContent) and request.method != "HEAD":
-                file = open_content(reply.content)
             response = self._response(request, reply, file, delivery)
             await response.prepare(request)
             record.first_byte = time.monotonic()
@@ -251,15 +251,27 @@ class Sender:
         self.body_bytes += nbytes
 
 
-async def _begin(reply: Reply, content: ArrivingContent) -> Arrival | None:
-    """Look for the body of a reply, or begin to fetch it; put it into the reply, if it is here."""
-    found: FileContent | Arrival | None = content.at_once()
-    if found is None:
-        found = await asyncio.get_running_loop().run_in_executor(None, content.begin)
-    if isinstance(found, Arrival):
-        return found
-    reply.content = found
-    return None
+async def _begin(reply: Reply, content: ArrivingContent) -> tuple[Arrival | None, BinaryIO | None]:
+    """Open the body of a reply, and put it into the reply, if it is here; or else begin to fetch it.
+
+    What goes between the look for it and the opening, to make room for something else, is looked for again.
+
+    Raises:
+        Refusal: It cannot be had.
+    """
+    for last in (False, True):
+        found: FileContent | Arrival | None = content.at_once()
+        if found is None:
+            found = await asyncio.get_running_loop().run_in_executor(None, content.begin)
+        if isinstance(found, Arrival):
+            return found, None
+        reply.content = found
+        try:
+            return None, open_content(found)
+        except Refusal:
+            if last:
+                raise
+    raise AssertionError
 
 
 async def _first_bytes(arrival: Arrival, reply: Reply) -> BinaryIO:

@@ -62,6 +62,21 @@ def test_what_was_not_used_for_longest_goes_first(cache: Path) -> None:
     assert [path.name for path in (cache / FOLDER / "snapshots").rglob("*") if path.is_symlink()] == ["a"]
 
 
+def test_what_somebody_waits_for_stays(cache: Path) -> None:
+    kept = kept_in(cache, 20)
+    for blob in ("a", "b"):
+        put(cache, blob, f"sha/{blob}")
+        kept.add(FOLDER, blob, 10, f"sha/{blob}", fetched=True)
+    for by in (1, 1, -1):
+        kept.hold(FOLDER, "a", by)
+    assert kept.make_room(FOLDER, "sha/c", 20)
+    assert names(cache) == {"a"}
+    kept.hold(FOLDER, "a", -1)
+    assert kept.make_room(FOLDER, "sha/c", 20)
+    assert names(cache) == set()
+    assert not kept._held
+
+
 def test_what_is_on_its_way_takes_room(cache: Path) -> None:
     kept = kept_in(cache, 30)
     put(cache, "a", "sha/a")
