@@ -211,6 +211,17 @@ def test_pages_and_requests_and_repositories_of_others() -> None:
     assert [what for what, *_ in watching.seen] == ["begun", "ended"] * 6
 
 
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_pages_do_not_wait_for_the_rate_of_what_is_sent(size: int) -> None:
+    def refusing(request: PageRequest) -> Reply:
+        raise Refusal(400, request.path * 100)
+
+    with LocalHub(site=Site({"/page": lambda _request: text_reply("x" * size), "/no": refusing})) as hub:
+        hub.set_pace(1.0, total=1.0)
+        assert requests.get(f"{hub.url}/page", timeout=20).text == "x" * size
+        assert requests.get(f"{hub.url}/no", timeout=20).status_code == 400
+
+
 def test_while_all_wait_for_another_hub_pages_are_answered_and_the_end_of_the_hub_ends_their_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -292,6 +292,7 @@ class App:
         except Exception:  # whatever is wrong here, the client gets an answer
             logger.exception("cannot answer %s %s", request.method, route.raw_path)
             reply = Refusal(500, "Internal error, see the hub's log.").reply(as_json=True)
+        reply.paced = page is None  # or nobody could lift a limit that is too low
         allowance.write_headers(reply.headers)
         trace = request.headers.get("X-Amzn-Trace-Id") or str(uuid.uuid4())
         reply.headers["X-Request-Id"] = f"Root=1-{uuid.uuid4().hex[:24]};{trace}"

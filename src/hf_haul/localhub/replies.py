@@ -38,6 +38,7 @@ class Reply:
         chunked: Whether to send it without a length.
         patches: What to flip (exclusive or) on the way, by offset in ``content``.
         declared: The ``Content-Length`` to send if it is not the body's.
+        paced: Whether it waits for its turn where bodies are sent at a limited rate.
     """
 
     status: int
@@ -48,6 +49,7 @@ class Reply:
     chunked: bool = False
     patches: dict[int, int] = field(default_factory=dict)
     declared: int | None = None
+    paced: bool = True
 
     @property
     def length(self) -> int:

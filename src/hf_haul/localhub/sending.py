@@ -81,6 +81,11 @@ class Pace:
         self.total: float | None = None
         self._free_at = 0.0
 
+    @property
+    def unlimited(self) -> bool:
+        """Whether there is no limit."""
+        return self.per_connection is None and self.total is None
+
     def reserve_total(self, nbytes: int, now: float) -> float:
         """Take ``nbytes`` of the total rate; return the seconds to wait before sending them."""
         if self.total is None:
@@ -193,7 +198,7 @@ class Sender:
     ) -> web.StreamResponse:
         headers = _safe(reply.headers)
         length = reply.length if reply.declared is None else reply.declared
-        simple = delivery.plain and self._unpaced and not reply.patches and not reply.chunked
+        simple = delivery.plain and self._pace_of(reply).unlimited and not reply.patches and not reply.chunked
         if simple and request.method != "HEAD" and length == reply.length <= _SMALL:
             body = _read(reply, file, reply.start, reply.length)
             return web.Response(status=reply.status, headers=headers, body=body)
@@ -204,9 +209,8 @@ class Sender:
             response.content_length = length
         return response
 
-    @property
-    def _unpaced(self) -> bool:
-        return self._pace.per_connection is None and self._pace.total is None
+    def _pace_of(self, reply: Reply) -> Pace:
+        return self._pace if reply.paced else Pace()
 
     async def _body(
         self,
@@ -224,7 +228,7 @@ class Sender:
         if isinstance(response, web.Response):
             self._count(record, reply.length)
             return True
-        line = _Line(request, response, reply, file, self._pace, delivery)
+        line = _Line(request, response, reply, file, self._pace_of(reply), delivery)
         sent = 0
         while True:
             stop = delivery.next_stop(sent)
