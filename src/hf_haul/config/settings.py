@@ -45,10 +45,8 @@ class Settings:
     """How the engine behaves. Every field has a default that suits an unknown network.
 
     Attributes:
-        max_concurrent_downloads: Connections in use at once, at the most. 64, because many small files are
-            bound by round trips: with 50 ms to each answer, 1,000 of 20 KiB take 1.26 times as long (95 %
-            interval 1.11 to 1.33) with 32 of these and of files: ``python -m tests.benchmarks --only fixed
-            --row small-far``. The adaptive limit reaches it only where each step earns its place.
+        max_concurrent_downloads: Connections in use at once, at the most. 64, because many small files far
+            away are bound by round trips. The adaptive limit reaches it only where each step earns its place.
         initial_connections: Connections per source to start with. 4: a link of 25 Gb/s was seen to hold with
             4 and to collapse with 6, so growth has to be earned.
         max_read_connections: Connections that reads into memory use at once, at the most, those that wait for
