@@ -26,6 +26,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 
 from hf_haul.config import ca_bundle
 from hf_haul.task import NetworkPath
+from hf_haul.transports.certificates import load_certificates
 from hf_haul.urls import parse_url
 
 __all__ = ["ClientNetwork", "add_client_headers", "client_network", "trust_named_certificates"]
@@ -250,8 +251,6 @@ def trust_named_certificates() -> None:
     client = get_session()
     if client in _trusting:
         return
-    from hf_haul.transports.network import load_certificates  # it brings requests, which takes time
-
     mounted = getattr(client, "_mounts", None)
     transports = [
         getattr(client, "_transport", None),

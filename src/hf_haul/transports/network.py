@@ -25,6 +25,7 @@ from hf_haul.config import ca_bundle
 from hf_haul.errors import CertificateError, TransferError
 from hf_haul.redaction import redact_text
 from hf_haul.task import NetworkPath
+from hf_haul.transports.certificates import load_certificates
 from hf_haul.transports.request import active
 from hf_haul.transports.route import Route
 from hf_haul.transports.slots import ConnectionSlots, with_slots
@@ -35,7 +36,6 @@ __all__ = [
     "Network",
     "NetworkOptions",
     "ca_from_environment",
-    "load_certificates",
     "needs_no_proxy",
 ]
 
@@ -90,26 +90,6 @@ def ca_from_environment() -> tuple[str | None, str | None]:
         if path:
             return (None, path) if os.path.isdir(path) else (path, None)
     return os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None
-
-
-def load_certificates(context: ssl.SSLContext, path: str, name: str) -> None:
-    """Trust the certificates of a file or folder, too.
-
-    Args:
-        context: Who trusts them.
-        path: The file or folder.
-        name: The variable that names it.
-
-    Raises:
-        CertificateError: They cannot be read.
-    """
-    try:
-        if os.path.isdir(path):
-            context.load_verify_locations(capath=path)
-        else:
-            context.load_verify_locations(cafile=path)
-    except (OSError, ssl.SSLError) as error:
-        raise CertificateError(f"cannot read the certificates {path}, which {name} names: {error}") from error
 
 
 class Network:
