@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from hf_haul.cli.progress import MODES
-from hf_haul.config import parse_rate
+from hf_haul.config import parse_rate, parse_size
 
 __all__ = [
     "add_command",
@@ -17,6 +17,7 @@ __all__ = [
     "read_limit",
     "read_port",
     "read_rate",
+    "read_size",
 ]
 
 _MAX_PORT: Final = 65_535
@@ -60,6 +61,17 @@ def read_rate(text: str) -> int | None:
 def read_limit(text: str) -> int | str:
     """Return a rate, or a text for none: it lifts a limit of the settings, as an option left out does not."""
     return read_rate(text) or ("unlimited" if text.strip() else "")
+
+
+def read_size(text: str) -> int:
+    """Return the bytes that an option means, such as ``2TB``, which must be above 0."""
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if size <= 0:
+        raise argparse.ArgumentTypeError(f"not a size above 0: {text!r}")
+    return size
 
 
 def read_count(text: str) -> int:

@@ -7,14 +7,20 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import add_command, add_progress_option, read_count, read_header, read_limit
+from hf_haul.cli.arguments import (
+    add_command,
+    add_progress_option,
+    read_count,
+    read_header,
+    read_limit,
+    read_size,
+)
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.folders import count_of, format_size, shown
 from hf_haul.cli.messages import say
 from hf_haul.cli.repo_arguments import read_repo
 from hf_haul.cli.signals import said_when_interrupted
 from hf_haul.cli.streams import print_result
-from hf_haul.config import parse_size
 
 if TYPE_CHECKING:
     from hf_haul.hub.call_events import CallEvents
@@ -73,7 +79,7 @@ def add_bench(commands: Any) -> None:
         help="at the most; default: %(default)s",
     )
     parser.add_argument(
-        "--max-bytes", type=_read_size, metavar="SIZE", default="2GB", help="to fetch; default: %(default)s"
+        "--max-bytes", type=read_size, metavar="SIZE", default="2GB", help="to fetch; default: %(default)s"
     )
     parser.add_argument(
         "--max-seconds", type=_read_seconds, metavar="S", default="30", help="default: %(default)s"
@@ -82,16 +88,6 @@ def add_bench(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-q", "--quiet", action="store_true", help="only the result")
     add_progress_option(parser)
-
-
-def _read_size(text: str) -> int:
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if size <= 0:
-        raise argparse.ArgumentTypeError(f"not a size above 0: {text!r}")
-    return size
 
 
 def _read_seconds(text: str) -> float:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import add_command, read_port, read_rate
+from hf_haul.cli.arguments import add_command, read_port, read_rate, read_size
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.messages import say, warn
 from hf_haul.cli.progress.texts import count_of
 from hf_haul.cli.streams import print_result
-from hf_haul.config import parse_size, serve_token
+from hf_haul.config import serve_token
 from hf_haul.failures import describe
 from hf_haul.urls import redact
 
@@ -122,7 +122,7 @@ def _add_upstream_options(parser: Any) -> None:
     parser.add_argument(
         "--max-size",
         metavar="SIZE",
-        type=_size,
+        type=read_size,
         help="bytes that fetched files may take, such as 2TB; what was not used for longest is removed",
     )
 
@@ -135,16 +135,6 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"not a number of seconds: {text!r}")
     return seconds
-
-
-def _size(text: str) -> int:
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if size <= 0:
-        raise argparse.ArgumentTypeError(f"not a size above 0: {text!r}")
-    return size
 
 
 def _host(text: str) -> str:
