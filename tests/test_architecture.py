@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hub",),
     ("filesystem",),
     ("lab",),
+    ("cluster",),
     ("cli",),
 )
 #: Not written yet; a row of their own waits for them.
@@ -41,18 +42,20 @@ FENCES: dict[str, set[str]] = {
     "urllib3": {"transports"},
     "tenacity": {"transports"},
     "hf_xet": {"transports"},
-    "huggingface_hub": {"hub", "filesystem", "lab", "cli"},
+    "huggingface_hub": {"hub", "filesystem", "lab", "cluster", "cli"},
     "fsspec": {"filesystem"},
     "upath": {"filesystem"},  # never a dependency: whoever loads its entry point has it
     "pyarrow": {"reading"},  # never a dependency: used where the reader of the file has imported it already
     "tqdm": {"hub", "cli"},
     "platformdirs": {"config"},
     "tomli": {"config"},  # tomllib of Python 3.11, for 3.10
-    "aiohttp": {"localhub"},
-    "multidict": {"localhub"},  # aiohttp's own headers
+    "distributed": {"cluster", "cli"},  # the extra "dask"
+    "ray": {"cluster"},  # the extra "ray"
+    "aiohttp": {"localhub", "cluster"},
+    "multidict": {"localhub", "cluster"},  # aiohttp's own headers
 }
 #: Who may import the local hub, which stands beside the layers.
-LOCALHUB_IS_KNOWN_TO = {"lab", "cli"}
+LOCALHUB_IS_KNOWN_TO = {"lab", "cluster", "cli"}
 #: What the local hub may know of the client: nothing that could share a bug with it.
 LOCALHUB_KNOWS = {"errors", "config", "localhub"}
 PURE = (
@@ -332,7 +335,7 @@ def test_a_circle_is_found_however_long_it_is() -> None:
 
 PACKAGES = (
     "config", "failures", "storage", "transports", "engine", "reading", "hub", "filesystem", "localhub", "lab",
-    "cli",
+    "cluster", "cli",
 )  # fmt: skip
 
 

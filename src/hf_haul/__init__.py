@@ -41,6 +41,7 @@ The modules, from the ground up; each imports only what stands above it here:
 - ``filesystem``: HaulFileSystem, the fsspec file system behind ``haul://``
 - ``localhub``: a small read-only Hub over folders or a cache: sharing, demos, tests
 - ``lab``: a Hub for a lab: what ``localhub`` serves, and what another Hub has, fetched once for all
+- ``cluster``: one repository onto many machines, each part fetched once
 - ``cli``: the command ``hf-haul``; the only package that prints
 
 ``import hf_haul`` is cheap: a name brings its module with it when it is first used.

@@ -126,6 +126,11 @@ def _failed_dry_run(error: Any) -> Failure | None:
     return describe(error.__cause__)
 
 
+def _on_a_node(error: Any) -> Failure | None:
+    """Return what another machine said of its error, which did not leave it."""
+    return says_itself(error.kind)(error)
+
+
 def _interrupted(_error: BaseException) -> Failure:
     return Failure(FailureKind.OTHER, "Interrupted", RUN_AGAIN)
 
@@ -170,6 +175,7 @@ _READERS: Final[Mapping[str, Reader]] = {
     "DiskFullError": says_itself(FailureKind.DISK),
     "TooManyOpenFilesError": says_itself(FailureKind.OTHER, MORE_FILES),
     "IntegrityError": says_itself(FailureKind.INTEGRITY),
+    "NodeError": _on_a_node,
     "HaulError": says_itself(FailureKind.OTHER),
     # Python's
     "ConnectionError": read_connection,
