@@ -5,8 +5,8 @@ From the ground up:
 * ``metadata``: what is known of a revision and of a file; which etags are digests. ``tokens``: which origins
   may get the token. ``client_network``: what the user's own client does about proxies and certificates.
 * ``asking``: which errors are transient, how often and after what wait a question is asked again.
-  ``listing``: the pages of a listing, and what can be wrong with them. ``api``: huggingface_hub's own API,
-  with both.
+  ``listing``: the pages of a listing, and what can be wrong with them; ``file_listing``: the files in them.
+  ``api``: huggingface_hub's own API, with both.
 * ``repository``: one repository, its revisions, listing, metadata and URLs; ``repo_sources``: where else the
   bytes of its files can be had. ``upstream_cache``: what huggingface_hub keeps in its cache besides files.
 * ``bars``, ``notebooks``, ``call_options``, ``local_dir``, ``fallback``, ``presets``: what the public

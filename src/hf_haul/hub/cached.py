@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -224,7 +224,7 @@ class _RepositoryLook:
         )
 
     def _compare(
-        self, commit: str, folder: Path, sizes: dict[str, int], listed: dict[str, ListedFile] | None
+        self, commit: str, folder: Path, sizes: dict[str, int], listed: Mapping[str, ListedFile] | None
     ) -> CacheState:
         """Return whether all files of a listing are here, with the right size."""
         if listed is None:

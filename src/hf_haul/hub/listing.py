@@ -22,7 +22,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from hf_haul.config import DEFAULT_TIMINGS, MiB, Settings, Timings
 from hf_haul.errors import InvalidUrlError
 from hf_haul.hub.asking import BODY_HEADERS, httpx, raise_for_status, retry_busy, uncached_timeout
-from hf_haul.hub.metadata import LARGEST, ListedFile
+from hf_haul.hub.metadata import LARGEST
 from hf_haul.hub.tokens import protect_secrets
 from hf_haul.storage.safe_paths import MOST_FOLDERS
 from hf_haul.urls import HttpUrl, join_url, parse_url, quote_header, redact
@@ -30,11 +30,8 @@ from hf_haul.waits import Waits, unattended
 
 __all__ = [
     "BadListingError",
-    "FileListing",
     "SamePageError",
     "is_encodable",
-    "is_partial",
-    "listed_file",
     "page_problem",
     "read_page",
     "too_many_entries",
@@ -50,46 +47,6 @@ _PAGE_SECONDS: Final = 300.0
 _INFLATED: Final = MiB
 #: Most empty pages in a row.
 _EMPTY_PAGES: Final = 100
-#: ``partial`` where ``hf-haul serve`` does not have the Hub's own listing.
-_LISTING_HEADER: Final = "X-Haul-Listing"
-
-
-class FileListing(dict[str, ListedFile]):
-    """The files of a commit by path.
-
-    Attributes:
-        partial: Whether the server said that this is not the Hub's own listing, as ``hf-haul serve`` does
-            where it was told which files there are.
-    """
-
-    partial = False
-
-    def note_headers(self, response: Any) -> None:
-        """Note whether an answer says that the listing is partial."""
-        if str(response.headers.get(_LISTING_HEADER, "")).strip().lower() == "partial":
-            self.partial = True
-
-
-def is_partial(listing: Mapping[str, ListedFile]) -> bool:
-    """Return whether the server said that a listing is not the Hub's own.
-
-    Use it for one call, do not cache it.
-    """
-    return isinstance(listing, FileListing) and listing.partial
-
-
-def listed_file(item: Mapping[str, Any]) -> ListedFile | None:
-    """Return a file of a listing; ``None`` for a folder."""
-    if item["type"] != "file":
-        return None
-    lfs = item.get("lfs")
-    return ListedFile(
-        size=item["size"],
-        blob_id=item["oid"],
-        lfs_sha256=lfs["oid"] if lfs else None,
-        lfs_size=lfs["size"] if lfs else None,
-        xet_hash=item.get("xetHash"),
-    )
 
 
 class SamePageError(FileMetadataError):

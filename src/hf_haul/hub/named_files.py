@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Final
@@ -27,7 +28,7 @@ def require_named(names: Sequence[str], paths: Collection[str], where: str) -> N
     Raises:
         huggingface_hub.errors.EntryNotFoundError: Some stand for none.
     """
-    known = paths if isinstance(paths, set | frozenset | dict) else frozenset(paths)
+    known = paths if isinstance(paths, AbstractSet | Mapping) else frozenset(paths)
     missing = [name for name in names if not _is_there(name, known)]
     if not missing:
         return

@@ -40,10 +40,9 @@ from hf_haul.hub.asking import (
     uncached_timeout,
 )
 from hf_haul.hub.client_network import add_client_headers, client_network
+from hf_haul.hub.file_listing import FileListing, PackedFile, listed_file, pack
 from hf_haul.hub.listing import (
-    FileListing,
     SamePageError,
-    listed_file,
     too_many_entries,
     tree_pages,
     tree_url,
@@ -223,10 +222,8 @@ class Repository:
             return retry_busy(ask, what=what, waits=self.waits, timings=self.timings)
         return retry_broken(ask, what, self.waits, self.timings)
 
-    def list_files(
-        self, commit: str, *, retry_connect: bool = True, most: int | None = None
-    ) -> dict[str, ListedFile]:
-        """List all files of a commit, by path; see also :func:`hf_haul.hub.listing.is_partial`.
+    def list_files(self, commit: str, *, retry_connect: bool = True, most: int | None = None) -> FileListing:
+        """List all files of a commit, by path; see also :func:`hf_haul.hub.file_listing.is_partial`.
 
         Some mirrors (olah) always answer with the first page. Then this lists each folder on its own, and
         takes the rest of a folder of more than one page from the repository's info.
@@ -257,17 +254,19 @@ class Repository:
             if entries > most:
                 raise too_many_entries(f"{self.base}/{self.repo_id}", most)
             if entry is not None:
-                found[path] = entry
+                found.put(path, entry)
         return found
 
     def _entries(
         self, commit: str, folder: str, *, recursive: bool, **how: Any
-    ) -> Iterator[tuple[str, ListedFile | None]]:
+    ) -> Iterator[tuple[str, PackedFile | None]]:
         """Yield what is in a folder; with ``None`` for its folders."""
-        found: dict[str, ListedFile | None] = {}
+        found: dict[str, PackedFile | None] = {}
         try:
             for page in self._pages(commit, folder, recursive=recursive, **how):
-                found.update((item["path"], listed_file(item)) for item in page)
+                for item in page:
+                    file = listed_file(item)
+                    found[item["path"]] = None if file is None else pack(file)
             yield from found.items()
             return
         except SamePageError:
@@ -284,8 +283,8 @@ class Repository:
                 yield from self._entries(commit, path, recursive=True, **how)
 
     def _unlisted(
-        self, commit: str, folder: str, listed: Mapping[str, ListedFile | None]
-    ) -> Iterator[tuple[str, ListedFile]]:
+        self, commit: str, folder: str, listed: Mapping[str, PackedFile | None]
+    ) -> Iterator[tuple[str, PackedFile]]:
         """Yield the files of a folder that its listing omits, except those in listed folders."""
         info = retry_busy(
             lambda: self._api.repo_info(
@@ -307,7 +306,8 @@ class Repository:
             found.update(retry_busy(ask, waits=self.waits, timings=self.timings))
         if not names or found.keys() != set(names):
             raise SamePageError(self.base, len(listed), folder or self.repo_id)
-        yield from found.items()
+        for name, file in found.items():
+            yield name, pack(file)
 
     def paths_info(self, paths: list[str], commit: str) -> dict[str, ListedFile]:
         """Return what the Hub says of some files; omits those it does not know."""

@@ -16,7 +16,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from hf_haul.errors import UnsafePathError
 from hf_haul.hub.asking import UNREACHABLE, ProxyError, is_listing_unknown, uncached_timeout
 from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks
-from hf_haul.hub.listing import is_partial
+from hf_haul.hub.file_listing import is_partial
 from hf_haul.hub.metadata import ListedFile, is_commit
 from hf_haul.hub.named_files import require_named
 from hf_haul.hub.presets import Preset, select

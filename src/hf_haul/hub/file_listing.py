@@ -1,0 +1,160 @@
+"""The files of a commit by path, in little memory: there may be a million of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, KeysView, Mapping
+from struct import Struct
+from typing import Any, Final, TypeAlias
+
+from hf_haul.hub.metadata import LARGEST, ListedFile, credible_size
+
+__all__ = ["FileListing", "PackedFile", "is_partial", "listed_file", "pack"]
+
+#: A file as it is kept: its numbers and ids as bytes, which take a third of the memory; as it is where they
+#: do not fit.
+PackedFile: TypeAlias = bytes | ListedFile
+
+_PLAIN: Final = Struct("<q20s")  # size, git's object id
+_LFS: Final = Struct("<q20sq32s")  # the same of the pointer, size, sha256
+_XET: Final = Struct("<q20sq32s32s")  # the same, Xet hash
+#: ``partial`` where ``hf-haul serve`` does not have the Hub's own listing.
+_LISTING_HEADER: Final = "X-Haul-Listing"
+
+
+def listed_file(item: Mapping[str, Any]) -> ListedFile | None:
+    """Return a file of a listing's page; ``None`` for a folder."""
+    if item["type"] != "file":
+        return None
+    lfs = item.get("lfs")
+    return ListedFile(
+        size=item["size"],
+        blob_id=item["oid"],
+        lfs_sha256=lfs["oid"] if lfs else None,
+        lfs_size=lfs["size"] if lfs else None,
+        xet_hash=item.get("xetHash"),
+    )
+
+
+def pack(file: ListedFile) -> PackedFile:
+    """Return a file as it is kept."""
+    blob, size = _raw(file.blob_id, 20), file.size
+    if blob is None or not 0 <= size <= LARGEST:
+        return file
+    if file.lfs_sha256 is None:
+        return _PLAIN.pack(size, blob) if file.lfs_size is None and file.xet_hash is None else file
+    sha256 = _raw(file.lfs_sha256, 32)
+    if sha256 is None or file.lfs_size is None or not 0 <= file.lfs_size <= LARGEST:
+        return file
+    if file.xet_hash is None:
+        return _LFS.pack(size, blob, file.lfs_size, sha256)
+    xet_hash = _raw(file.xet_hash, 32)
+    return file if xet_hash is None else _XET.pack(size, blob, file.lfs_size, sha256, xet_hash)
+
+
+def _raw(text: str, length: int) -> bytes | None:
+    """Return the bytes that lower-case hex digits stand for; ``None`` if they are none, or too many."""
+    if len(text) != 2 * length:
+        return None
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return raw if raw.hex() == text else None
+
+
+def _unpack(packed: PackedFile) -> ListedFile:
+    if isinstance(packed, ListedFile):
+        return packed
+    if len(packed) == _PLAIN.size:
+        size, blob = _PLAIN.unpack(packed)
+        return ListedFile(size, blob.hex())
+    if len(packed) == _LFS.size:
+        size, blob, lfs_size, sha256 = _LFS.unpack(packed)
+        return ListedFile(size, blob.hex(), sha256.hex(), lfs_size)
+    size, blob, lfs_size, sha256, xet_hash = _XET.unpack(packed)
+    return ListedFile(size, blob.hex(), sha256.hex(), lfs_size, xet_hash.hex())
+
+
+class FileListing(Mapping[str, ListedFile]):
+    """The files of a commit by path: read-only but for :meth:`put`.
+
+    A file takes some sixty bytes beside its name, and its :class:`~hf_haul.hub.metadata.ListedFile` is made
+    each time it is asked for.
+
+    Args:
+        files: The files.
+
+    Attributes:
+        partial: Whether the server said that this is not the Hub's own listing, as ``hf-haul serve`` does
+            where it was told which files there are.
+    """
+
+    def __init__(self, files: Mapping[str, ListedFile] | None = None) -> None:
+        self.partial = False
+        self._files: dict[str, PackedFile] = {}
+        for path, file in ({} if files is None else files).items():
+            self.put(path, pack(file))
+
+    @classmethod
+    def of(cls, files: Mapping[str, ListedFile]) -> FileListing:
+        """Return the same files as a listing."""
+        return files if isinstance(files, FileListing) else cls(files)
+
+    def put(self, path: str, packed: PackedFile) -> None:
+        """Add a file, or replace what is known of it."""
+        self._files[path] = packed
+
+    def note_headers(self, response: Any) -> None:
+        """Note whether an answer says that the listing is partial."""
+        if str(response.headers.get(_LISTING_HEADER, "")).strip().lower() == "partial":
+            self.partial = True
+
+    def __getitem__(self, path: str) -> ListedFile:
+        return _unpack(self._files[path])
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def keys(self) -> KeysView[str]:
+        """Return the paths."""
+        return self._files.keys()
+
+    def only(self, paths: Iterable[str]) -> FileListing:
+        """Return a listing with only these of its files, in this order."""
+        found = FileListing()
+        found.partial = self.partial
+        found._files = {path: self._files[path] for path in paths}
+        return found
+
+    def without_digest(self) -> list[str]:
+        """Return the files that the listing tells no digest of."""
+        return [
+            path
+            for path, packed in self._files.items()
+            if isinstance(packed, ListedFile) and packed.digest is None
+        ]
+
+    def sizes(self) -> Iterator[tuple[str, int | None]]:
+        """Yield each file with the bytes of its content; ``None`` where what is told cannot be true."""
+        for path, packed in self._files.items():
+            if isinstance(packed, bytes):
+                size = int.from_bytes(packed[:8] if len(packed) == _PLAIN.size else packed[28:36], "little")
+                if size:
+                    yield path, size
+                    continue
+            file = _unpack(packed)
+            yield path, credible_size(file.bytes, file.blob_id if file.digest is None else file.digest.value)
+
+
+def is_partial(listing: Mapping[str, ListedFile]) -> bool:
+    """Return whether the server said that a listing is not the Hub's own.
+
+    Use it for one call, do not cache it.
+    """
+    return isinstance(listing, FileListing) and listing.partial
