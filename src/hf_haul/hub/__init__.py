@@ -8,7 +8,8 @@ From the ground up:
   ``listing``: the pages of a listing, and what can be wrong with them; ``file_listing``: the files in them.
   ``api``: huggingface_hub's own API, with both.
 * ``repository``: one repository, its revisions, listing, metadata and URLs; ``repo_sources``: where else the
-  bytes of its files can be had. ``upstream_cache``: what huggingface_hub keeps in its cache besides files.
+  bytes of its files can be had. ``upstream_cache``: what huggingface_hub keeps in its cache besides files;
+  ``long_listings`` reads and writes the longest of it.
 * ``bars``, ``notebooks``, ``call_options``, ``local_dir``, ``fallback``, ``presets``: what the public
   functions share: progress bars (``bar_making`` makes them, ``wait_bars`` says in them what is waited for),
   arguments, the state of a ``local_dir``, what is done when the Hub does not answer, the choice among

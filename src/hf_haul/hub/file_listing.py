@@ -100,6 +100,19 @@ class FileListing(Mapping[str, ListedFile]):
         """Return the same files as a listing."""
         return files if isinstance(files, FileListing) else cls(files)
 
+    @classmethod
+    def of_packed(cls, files: dict[str, PackedFile]) -> FileListing:
+        """Return a listing of files that are packed already, and take the dict over.
+
+        Raises:
+            TypeError: Something in it is no packed file.
+        """
+        if not all(isinstance(packed, PackedFile) for packed in files.values()):
+            raise TypeError("not all of it are files")
+        found = cls()
+        found._files = files
+        return found
+
     def put(self, path: str, packed: PackedFile) -> None:
         """Add a file, or replace what is known of it."""
         self._files[path] = packed
@@ -139,6 +152,13 @@ class FileListing(Mapping[str, ListedFile]):
             for path, packed in self._files.items()
             if isinstance(packed, ListedFile) and packed.digest is None
         ]
+
+    def has_redacted(self) -> bool:
+        """Return whether the Xet hash of some file is none, as where the Hub redacts them."""
+        return any(
+            isinstance(packed, ListedFile) and packed.xet_hash is not None and packed.valid_xet_hash is None
+            for packed in self._files.values()
+        )
 
     def sizes(self) -> Iterator[tuple[str, int | None]]:
         """Yield each file with the bytes of its content; ``None`` where what is told cannot be true."""

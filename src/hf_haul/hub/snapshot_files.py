@@ -112,9 +112,10 @@ class SnapshotFiles:
         # A mirror's "main" may have other files tomorrow.
         if not is_content_addressed(commit) or self.force_download:
             return None
-        lacking = missing_in_tree(self.tree_folder, commit, named)
+        listing = read_tree(self.tree_folder, commit)
+        lacking = missing_in_tree(self.tree_folder, commit, named, listing)
         if lacking is None:
-            return read_tree(self.tree_folder, commit)
+            return listing
         if not self.read_only:
             drop_tree(self.tree_folder, commit, lacking)
         return None

@@ -13,6 +13,9 @@ from typing import Any, Final
 
 from huggingface_hub import constants, file_download
 
+from hf_haul.config import MiB
+from hf_haul.hub.file_listing import FileListing
+from hf_haul.hub.long_listings import FORMAT, read_long, write_long
 from hf_haul.hub.metadata import FileMetadata, ListedFile
 from hf_haul.hub.repository import Repository
 from hf_haul.storage.hub_cache import RepoFolder, ShareBlob
@@ -32,8 +35,9 @@ logger = logging.getLogger(__name__)
 
 #: Listings that huggingface_hub keeps in memory; it has all of them on disk.
 _TREES_IN_MEMORY: Final = 8
-#: Files of a listing that is not kept there while they are fetched: it would take a third of their memory.
-_FILES_IN_MEMORY: Final = 100_000
+#: Files of a listing, and bytes of its file, beyond which it is read and written here, and not kept there.
+_FILES_IN_MEMORY: Final = 20_000
+_BYTES_IN_MEMORY: Final = 4 * MiB
 
 
 def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:
@@ -96,13 +100,16 @@ def tree_folder(repo_folder: str, local_dir: str | None) -> str:
     return repo_folder if local_dir is None else os.path.join(local_dir, ".cache", "huggingface")
 
 
-def read_tree(folder: str, commit: str) -> dict[str, ListedFile] | None:
+def read_tree(folder: str, commit: str) -> Mapping[str, ListedFile] | None:
     """Return the cached listing of a commit; ``None`` if there is none.
 
     Args:
         folder: See :func:`tree_folder`.
         commit: The commit.
     """
+    path = _tree_path(folder, commit)
+    if _tree_cache() is not None and _is_long(path):
+        return read_long(path)
     entries = _cached_entries(folder, commit)
     return None if entries is None else {path: _to_listed_file(entry) for path, entry in entries.items()}
 
@@ -117,6 +124,13 @@ def read_tree_entry(folder: str, commit: str, path: str) -> ListedFile | None:
     """
     entry = (_cached_entries(folder, commit) or {}).get(path)
     return None if entry is None else _to_listed_file(entry)
+
+
+def _is_long(path: str) -> bool:
+    try:
+        return os.path.getsize(path) > _BYTES_IN_MEMORY
+    except OSError:
+        return False
 
 
 def _cached_entries(folder: str, commit: str) -> Mapping[str, Any] | None:
@@ -144,7 +158,9 @@ def _to_listed_file(entry: Any) -> ListedFile:
     return ListedFile(entry.size, entry.blob_id, entry.lfs_sha256, entry.lfs_size, entry.xet_hash)
 
 
-def missing_in_tree(folder: str, commit: str, names: Collection[str]) -> str | None:
+def missing_in_tree(
+    folder: str, commit: str, names: Collection[str], listing: Mapping[str, ListedFile] | None = None
+) -> str | None:
     """Return one of ``names`` that the cached listing of a commit lacks.
 
     The result is ``None`` if it lacks none, or there is no listing.
@@ -153,7 +169,10 @@ def missing_in_tree(folder: str, commit: str, names: Collection[str]) -> str | N
         folder: See :func:`tree_folder`.
         commit: The commit.
         names: Files that the Hub has just named as files of the commit.
+        listing: What :func:`read_tree` has just returned, if the caller has it: a long one is not read twice.
     """
+    if isinstance(listing, FileListing):
+        return next((name for name in names if name not in listing), None)
     path = _tree_path(folder, commit)
     try:
         about = os.stat(path)
@@ -205,7 +224,12 @@ def write_tree(folder: str, commit: str, listing: Mapping[str, ListedFile]) -> N
     Skips redacted listings, and ignores failures: huggingface_hub's rules.
     """
     cache = _tree_cache()
-    if cache is not None:
+    if cache is None:
+        return
+    if len(listing) > _FILES_IN_MEMORY and cache.TREE_CACHE_FORMAT_VERSION == FORMAT:
+        _forget_tree(cache, folder, commit)
+        write_long(_tree_path(folder, commit), FileListing.of(listing))
+    else:
         cache.write_tree_cache(
             folder,
             commit,
@@ -220,6 +244,4 @@ def write_tree(folder: str, commit: str, listing: Mapping[str, ListedFile]) -> N
                 for path, e in listing.items()
             },
         )
-        if len(listing) > _FILES_IN_MEMORY:
-            _forget_tree(cache, folder, commit)
         _evict_old_trees(cache)
