@@ -2,6 +2,10 @@
 
 ``results`` is what became of each node, and how it crosses from one machine to another.
 
+On each node, ``serving`` answers the others, with what ``holdings`` finds of the blobs, in place or staged,
+and ``polling`` asks them how far they are. Both live in one event loop, in a thread of its own
+(``loop_thread``).
+
 May import everything below, and ``localhub``. What a scheduler or a server needs (dask, ray, aiohttp) is
 imported by the modules that use it, when they are used: importing this package needs none of it.
 

@@ -1,0 +1,299 @@
+"""What a node asks the other nodes of its job: how far they are, again and again.
+
+Each is asked by a long poll: it answers once there is news, or after a moment. A node that refuses
+connections is gone; one that does not answer in time is silent, and may come back. Many nodes are asked less
+often each, a bounded number at once, so that what each has to answer does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+from urllib.parse import quote
+
+import aiohttp
+
+from hf_haul.cluster.serving import NODE_HEADER, PREFIX, URL_HEADER
+from hf_haul.errors import InvalidUrlError
+from hf_haul.urls import parse_url
+
+__all__ = ["DEFAULT_POLL_TIMINGS", "Listener", "PeerPlan", "PollTimings", "Poller"]
+
+logger = logging.getLogger(__name__)
+
+#: Nodes that are asked at once.
+_ASKED_AT_ONCE: Final = 32
+#: Nodes that are known at the most.
+_MOST_NODES: Final = 20_000
+#: Bytes of a state, and of a plan, at the most.
+_LARGEST_STATE: Final = 16 << 20
+_LARGEST_PLAN: Final = 1 << 30
+#: Characters of a refusal that are shown.
+_SHOWN: Final = 300
+_OK: Final = 200
+_REFUSED: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
+
+
+@dataclass(frozen=True)
+class PollTimings:
+    """Seconds that a node asks others by; those who test it pass shorter ones.
+
+    Attributes:
+        wait: For which a node may hold its answer back until there is news.
+        answer: For which an answer may be late before a node is silent.
+        spacing: Between two questions to one node, for each node that there is.
+        retry: Between two questions to a node that is gone or silent.
+        plan: For which a node's plan may take to come.
+    """
+
+    wait: float = 2.0
+    answer: float = 5.0
+    spacing: float = 0.02
+    retry: float = 1.0
+    plan: float = 60.0
+
+
+DEFAULT_POLL_TIMINGS: Final = PollTimings()
+
+
+class Listener(Protocol):
+    """Is told what was learned of other nodes; called in the loop."""
+
+    def note_state(self, name: str, state: Mapping[str, Any]) -> None:
+        """Note what a node said of itself.
+
+        Raises:
+            ValueError: It is no state of this job.
+        """
+
+    def note_gone(self, name: str, why: str) -> None:
+        """Note a node that refuses connections, or does not work on this job."""
+
+    def note_silent(self, name: str) -> None:
+        """Note a node that does not answer."""
+
+
+@dataclass
+class _Peer:
+    name: str
+    url: str
+    version: str | None = None
+    asked_at: float = -math.inf
+
+
+class _RefusedError(Exception):
+    """A node answered, and not with what it was asked for."""
+
+
+@dataclass(frozen=True)
+class PeerPlan:
+    """An answer to the question for the plan.
+
+    Attributes:
+        plan: The plan; ``None`` if there is none yet.
+        answered: Whether the node is there.
+        refusal: Why it does not give one, if it never will.
+    """
+
+    plan: Any = None
+    answered: bool = False
+    refusal: str | None = None
+
+
+class Poller:
+    """Asks the other nodes of a job. It lives in an event loop: all methods are called there.
+
+    Args:
+        name: This node's name.
+        url: Where it is asked itself.
+        job_id: The job.
+        token: The job's token.
+        listener: Who is told.
+        timings: How long it waits.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        job_id: str,
+        token: str,
+        listener: Listener,
+        *,
+        timings: PollTimings = DEFAULT_POLL_TIMINGS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._job = f"{PREFIX}/jobs/{quote(job_id, safe='')}"
+        self._headers = {"Authorization": f"Bearer {token}", NODE_HEADER: name, URL_HEADER: url}
+        self._listener = listener
+        self._timings = timings
+        self._clock = clock
+        self._peers: dict[str, _Peer] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(_ASKED_AT_ONCE)
+        self._session: aiohttp.ClientSession | None = None
+
+    def add(self, name: str, url: str) -> bool:
+        """Ask a node from now on; return whether it was unknown.
+
+        One that is known already may have begun anew elsewhere.
+
+        Raises:
+            InvalidUrlError: The URL is none.
+        """
+        base = str(parse_url(url)).rstrip("/")
+        known = self._peers.get(name)
+        if known is not None:
+            if known.url != base:
+                known.url, known.version = base, None
+            return False
+        if name == self._name or len(self._peers) >= _MOST_NODES:
+            return False
+        peer = self._peers[name] = _Peer(name, base)
+        self._tasks[name] = asyncio.get_running_loop().create_task(self._follow(peer))
+        return True
+
+    def url_of(self, name: str) -> str | None:
+        """Return where a node is asked; ``None`` for one that is unknown."""
+        peer = self._peers.get(name)
+        return None if peer is None else peer.url
+
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def plan_of(self, url: str) -> PeerPlan:
+        """Ask a node for the plan of the job."""
+        try:
+            return PeerPlan(await self._get(url, "plan", self._timings.plan, _LARGEST_PLAN), answered=True)
+        except _NotYetError:
+            return PeerPlan(answered=True)
+        except _RefusedError as error:
+            return PeerPlan(answered=True, refusal=str(error))
+        except (OSError, asyncio.TimeoutError, aiohttp.ClientError, InvalidUrlError) as error:
+            logger.debug("no plan from %s: %r", url, error)
+            return PeerPlan()
+
+    # -- one node
+
+    async def _follow(self, peer: _Peer) -> None:
+        resets = 0
+        while True:
+            async with self._turns:
+                failed = await self._ask(peer, again=resets > 0)
+            # A connection that breaks says nothing of the node yet: the next attempt does.
+            resets = resets + 1 if failed is _BROKE and not resets else 0
+            if resets:
+                continue
+            pause = self._timings.retry if failed is not None else self._spacing
+            await asyncio.sleep(pause)
+
+    @property
+    def _spacing(self) -> float:
+        return self._timings.spacing * (len(self._peers) + 1)
+
+    @property
+    def _wait(self) -> float:
+        """Seconds that a node may hold its answer back: none where others wait for their turn meanwhile."""
+        return self._timings.wait if len(self._peers) <= _ASKED_AT_ONCE else 0.0
+
+    async def _ask(self, peer: _Peer, *, again: bool) -> object:
+        """Ask a node for its state, and tell what came of it; return what failed."""
+        wait = self._wait
+        query = f"state?wait={wait:g}" + ("" if peer.version is None else f"&after={quote(peer.version)}")
+        url = peer.url
+        try:
+            state = await self._get(url, query, wait + self._timings.answer, _LARGEST_STATE)
+            if not isinstance(state, dict) or not isinstance(state.get("version"), int):
+                raise _RefusedError("its answer is not a state")
+            self._listener.note_state(peer.name, state)
+            if peer.url == url:
+                peer.version = str(state["version"])
+        except asyncio.TimeoutError:
+            return self._fail(peer, _SILENT, "it does not answer")
+        except (_RefusedError, ValueError) as error:
+            return self._fail(peer, _GONE, str(error))
+        except aiohttp.ClientConnectorError as error:
+            reason = _GONE if error.os_error.errno in _REFUSED else _SILENT
+            return self._fail(peer, reason, str(error.os_error.strerror or error))
+        except (OSError, aiohttp.ClientError) as error:
+            if again:
+                return self._fail(peer, _SILENT, str(error))
+            return _BROKE
+        return None
+
+    def _fail(self, peer: _Peer, reason: object, why: str) -> object:
+        peer.version = None
+        if reason is _GONE:
+            self._listener.note_gone(peer.name, why)
+        else:
+            self._listener.note_silent(peer.name)
+        return reason
+
+    async def _get(self, base: str, tail: str, seconds: float, most: int) -> Any:
+        """Return the JSON that a node answers.
+
+        Raises:
+            _RefusedError: It refuses.
+            OSError: There is no connection.
+        """
+        if self._session is None:
+            # Nodes are asked directly: a proxy is for the world outside.
+            self._session = aiohttp.ClientSession(trust_env=False, headers=self._headers)
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._timings.answer)
+        url = f"{base}{self._job}/{tail}"
+        async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
+            body = await _read(response, most)
+            if response.status != _OK:
+                raise _refusal(response, body)
+            try:
+                return json.loads(body)
+            except ValueError as error:
+                raise _RefusedError("it answers with something else than JSON") from error
+
+
+class _NotYetError(_RefusedError):
+    """There is no plan yet."""
+
+
+#: What came of a question that failed.
+_GONE: Final = "gone"
+_SILENT: Final = "silent"
+_BROKE: Final = "broke"
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    pieces, count = [], 0
+    async for piece in response.content.iter_any():
+        count += len(piece)
+        if count > most:
+            raise _RefusedError(f"its answer has more than {most} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _refusal(response: aiohttp.ClientResponse, body: bytes) -> _RefusedError:
+    """Return what a node's refusal says."""
+    if response.headers.get("X-Error-Code") == "NoPlanYet":
+        return _NotYetError("there is no plan yet")
+    try:
+        said = str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        said = ""
+    if response.status == 401:
+        said = "it refuses this node's token: all nodes of a job need the same (HF_HAUL_PEERS_TOKEN, --peers-token-file)"
+    return _RefusedError(said[:_SHOWN] or f"it answers {response.status}")

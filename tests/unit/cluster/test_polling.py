@@ -1,0 +1,160 @@
+"""When other nodes are asked, and what their answers mean."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+
+from hf_haul.cluster import polling
+from hf_haul.cluster.polling import Poller, PollTimings
+from hf_haul.errors import InvalidUrlError
+
+FAST = PollTimings(wait=0.0, answer=0.1, spacing=0.0, retry=0.0)
+LATE = asyncio.TimeoutError()
+
+
+def connect_error(number: int) -> Exception:
+    key: Any = SimpleNamespace(ssl=True, host="b", port=1)
+    return aiohttp.ClientConnectorError(key, OSError(number, "it says why"))
+
+
+class Told:
+    """Who is told, and ends the test once that was often enough."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def note_state(self, name: str, state: Mapping[str, Any]) -> None:
+        if state.get("job") == "wrong":
+            raise ValueError("a state of another plan")
+        self.told.append(("state", name, state["version"]))
+
+    def note_gone(self, name: str, why: str) -> None:
+        self.told.append(("gone", name, why))
+
+    def note_silent(self, name: str) -> None:
+        self.told.append(("silent", name))
+
+
+class Scripted(Poller):
+    """Gets its answers from a list, and then none any more."""
+
+    answers: list[Any]
+    asked: list[str]
+    exhausted: asyncio.Event
+
+    async def _get(self, base: str, tail: str, seconds: float, most: int) -> Any:
+        del seconds, most
+        self.asked.append(f"{base} {tail}")
+        await asyncio.sleep(0)
+        if not self.answers:
+            self.exhausted.set()
+            await asyncio.sleep(3600)
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def play(
+    *answers: Any, then: Callable[[Poller], object] = lambda _poller: None
+) -> tuple[list[tuple[Any, ...]], list[str]]:
+    """What is told when a node answers so, and what it was asked."""
+    told = Told()
+
+    async def run() -> list[str]:
+        poller = Scripted("a", "http://a:1", "job 1", "token", told, timings=FAST)
+        poller.answers, poller.asked, poller.exhausted = list(answers), [], asyncio.Event()
+        assert poller.add("b", "http://b:1/")
+        then(poller)
+        await asyncio.wait_for(poller.exhausted.wait(), 10)
+        await poller.close()
+        return poller.asked
+
+    return told.told, asyncio.run(asyncio.wait_for(run(), 10))
+
+
+def test_each_question_says_which_state_is_known_already() -> None:
+    told, asked = play({"version": 7}, {"version": 8})
+    assert told == [("state", "b", 7), ("state", "b", 8)]
+    tails = [question.partition("state?")[2] for question in asked]
+    assert tails[:3] == ["wait=0", "wait=0&after=7", "wait=0&after=8"]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (connect_error(errno.ECONNREFUSED), ("gone", "b", "it says why")),
+        (connect_error(errno.EHOSTUNREACH), ("silent", "b")),
+        (LATE, ("silent", "b")),
+        ({"version": 1, "job": "wrong"}, ("gone", "b", "a state of another plan")),
+        (polling._RefusedError("another job"), ("gone", "b", "another job")),
+        (["no state"], ("gone", "b")),
+        ({"no": "version"}, ("gone", "b")),
+    ],
+)
+def test_a_node_that_does_not_answer_rightly_is_gone_or_silent(error: Any, expected: tuple[str, ...]) -> None:
+    told, _asked = play(error)
+    assert len(told) == 1
+    assert told[0][: len(expected)] == expected
+
+
+def test_a_connection_that_breaks_says_nothing_unless_the_next_one_breaks_too() -> None:
+    broken = aiohttp.ServerDisconnectedError()
+    assert play(broken, {"version": 1})[0] == [("state", "b", 1)]
+    assert play(broken, broken)[0] == [("silent", "b")]
+    assert play(broken, connect_error(errno.ECONNREFUSED))[0] == [("gone", "b", "it says why")]
+
+
+def test_a_node_that_was_gone_is_asked_for_whatever_it_says_now() -> None:
+    told, asked = play({"version": 5}, connect_error(errno.ECONNREFUSED), {"version": 5})
+    assert [each[0] for each in told] == ["state", "gone", "state"]
+    assert "after" not in asked[2]
+
+
+def test_a_node_is_asked_where_it_said_last_that_it_is() -> None:
+    told, asked = play({"version": 1}, then=lambda poller: poller.add("b", "http://b:2"))
+    assert asked[0].startswith("http://b:2 ")
+    assert told == [("state", "b", 1)]
+
+
+def test_a_node_does_not_ask_itself_and_no_more_than_it_can_bear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "_MOST_NODES", 2)
+
+    def add(poller: Poller) -> None:
+        assert not poller.add("a", "http://elsewhere:1")
+        assert not poller.add("b", "http://b:1")
+        assert poller.add("c", "http://c:1")
+        assert not poller.add("d", "http://d:1")
+        assert (poller.url_of("c"), poller.url_of("d")) == ("http://c:1", None)
+        with pytest.raises(InvalidUrlError):
+            poller.add("c", "file:///etc/passwd")
+
+    play(then=add)
+
+
+def test_the_more_nodes_there_are_the_less_often_each_is_asked() -> None:
+    async def spacing(nodes: int) -> tuple[float, float]:
+        poller = Scripted("a", "http://a:1", "job", "token", Told())
+        poller.answers, poller.asked, poller.exhausted = [], [], asyncio.Event()
+        for number in range(nodes):
+            poller.add(f"b{number}", "http://b:1")
+        found = poller._spacing, poller._wait
+        await poller.close()
+        return found
+
+    few, wait = asyncio.run(spacing(5))
+    many, no_wait = asyncio.run(spacing(999))
+    assert few < 0.2 < many
+    assert nodes_per_second(999, many) == pytest.approx(nodes_per_second(5, few), rel=0.2)
+    assert (wait, no_wait) == (PollTimings.wait, 0.0)
+
+
+def nodes_per_second(nodes: int, spacing: float) -> float:
+    return nodes / spacing

@@ -1,0 +1,200 @@
+"""What a node answers, and whom."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from hf_haul.cluster.holdings import Blob, HeldRange, Holdings
+from hf_haul.cluster.serving import JobServer
+from hf_haul.localhub.replies import Refusal, Reply
+from hf_haul.ranges import ByteRange
+
+TOKEN = "job-secret"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+DATA = bytes(range(256)) * 10
+ETAG = hashlib.sha256(DATA).hexdigest()
+STATE = "/haul/v1/jobs/job-1/state"
+BLOB = f"/haul/v1/jobs/job-1/blobs/{ETAG}"
+
+T = TypeVar("T")
+
+
+class Served:
+    job_id = "job-1"
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "a.bin").write_bytes(DATA)
+        self.holdings = Holdings({ETAG: Blob(len(DATA), ["a.bin"], [folder / "a.bin"])}, dict)
+        self.version = 1
+        self.made: bytes | None = b'{"plan": 1}'
+        self.askers: list[tuple[str, str]] = []
+
+    def state(self) -> Mapping[str, Any]:
+        return {"name": "a", "version": self.version}
+
+    def plan(self) -> bytes | None:
+        return self.made
+
+    def size_of(self, etag: str) -> int:
+        return self.holdings.size(etag)
+
+    def open(self, etag: str, span: ByteRange) -> HeldRange:
+        return self.holdings.open(etag, span)
+
+    def note_asker(self, name: str, url: str) -> None:
+        self.askers.append((name, url))
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Served:
+    return Served(tmp_path)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(work, 10))
+
+
+def answer(
+    served: Served, target: str, headers: Mapping[str, str] = HEADERS, method: str = "GET"
+) -> tuple[int, str | None, Any]:
+    """Status, code and JSON, of an answer or of a refusal."""
+
+    async def ask() -> Reply:
+        try:
+            return await JobServer(served, TOKEN).answer(method, target, headers)
+        except Refusal as refusal:
+            return refusal.reply(as_json=True)
+
+    reply = run(ask())
+    body = reply.content.read(0, reply.length)
+    return reply.status, reply.headers.get("X-Error-Code"), json.loads(body)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({"Authorization": "Bearer other"}, id="another"),
+        pytest.param({"Authorization": f"Basic {TOKEN}"}, id="another scheme"),
+        pytest.param({"Authorization": "Bearer"}, id="an empty one"),
+        pytest.param({"Authorization": f"Bearer {TOKEN[:-1]}"}, id="a part of it"),
+        pytest.param({"Authorization": "Bearer \udcff"}, id="no text"),
+    ],
+)
+@pytest.mark.parametrize("target", [STATE, BLOB, "/haul/v1/health", "/haul/v1/jobs/job-1/plan", "/", "*", ""])
+def test_nothing_is_answered_without_the_jobs_token(
+    served: Served, given: dict[str, str], target: str
+) -> None:
+    status, code, said = answer(
+        served, target, {**given, "Haul-Node": "evil", "Haul-Node-Url": "http://evil"}
+    )
+    assert (status, code) == (401, "NoToken")
+    assert "job-1" not in said["error"]
+    assert served.askers == []
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "code"),
+    [
+        ("/haul/v1/jobs/job-2/state", 404, "OtherJob"),
+        ("/haul/v1/jobs/job-1", 404, "NotFound"),
+        ("/haul/v1/jobs/job-1/other", 404, "NotFound"),
+        ("/haul/v1/jobs/job-1/blobs", 404, "NotFound"),
+        ("/haul/v1/jobs/job-1/blobs/x", 404, "NotHeld"),
+        ("/haul/v1/jobs/job-1/blobs/..%2F..%2Fetc%2Fpasswd", 404, "NotHeld"),
+        ("/haul/v2/jobs/job-1/state", 404, "NotFound"),
+        ("/", 404, "NotFound"),
+        ("/org/name/resolve/main/a.bin", 404, "NotFound"),
+    ],
+)
+def test_what_is_not_there_is_refused_at_once_with_a_reason(
+    served: Served, target: str, status: int, code: str
+) -> None:
+    assert answer(served, target)[:2] == (status, code)
+
+
+def test_another_job_is_refused_with_both_names(served: Served) -> None:
+    said = answer(served, "/haul/v1/jobs/job-2/state")[2]["error"]
+    assert said == "this node works on the job job-1, and not on job-2"
+
+
+def test_only_reading_is_allowed(served: Served) -> None:
+    for method in ("POST", "PUT", "DELETE", "HEAD"):
+        assert answer(served, STATE, method=method)[0] == 405
+
+
+def test_a_range_comes_with_its_own_digest(served: Served) -> None:
+    async def ask() -> tuple[Reply, bytes]:
+        reply = await JobServer(served, TOKEN).answer("GET", BLOB, {**HEADERS, "Range": "bytes=100-299"})
+        arrival = reply.content.begin()  # type: ignore[attr-defined]  # it is one that arrives
+        file, ready = await arrival.ready(reply.start, reply.stop)
+        assert ready == 300
+        file.seek(100)
+        data = file.read(200)
+        arrival.close()
+        return reply, data
+
+    reply, data = run(ask())
+    assert reply.status == 206
+    assert data == DATA[100:300]
+    assert reply.headers["Content-Range"] == f"bytes 100-299/{len(DATA)}"
+    assert reply.headers["ETag"] == f'"{ETAG}"'
+    expected = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    assert reply.headers["Content-Digest"] == f"sha-256=:{expected}:"
+
+
+def test_a_range_beyond_the_end_is_416(served: Served) -> None:
+    status = run(
+        JobServer(served, TOKEN).answer("GET", BLOB, {**HEADERS, "Range": f"bytes={len(DATA)}-"})
+    ).status
+    assert status == 416
+
+
+def test_who_asks_becomes_known_by_its_name_and_address(served: Served) -> None:
+    answer(served, STATE, {**HEADERS, "Haul-Node": "b", "Haul-Node-Url": "http://b:1"})
+    answer(served, STATE, {**HEADERS, "Haul-Node": "c"})
+    answer(served, STATE, {**HEADERS, "Haul-Node": "d" * 2000, "Haul-Node-Url": "http://d:1"})
+    answer(served, "/haul/v1/jobs/job-2/state", {**HEADERS, "Haul-Node": "e", "Haul-Node-Url": "http://e:1"})
+    assert served.askers == [("b", "http://b:1")]
+
+
+def test_a_plan_that_is_still_made_is_to_be_asked_for_again(served: Served) -> None:
+    assert answer(served, "/haul/v1/jobs/job-1/plan")[2] == {"plan": 1}
+    served.made = None
+    assert answer(served, "/haul/v1/jobs/job-1/plan")[:2] == (503, "NoPlanYet")
+
+
+@pytest.mark.parametrize("query", ["", "?after=0&wait=30", "?after=1", "?after=1&wait=-5", "?after=1&wait=x"])
+def test_the_state_is_told_at_once_where_it_is_news_or_nobody_waits(served: Served, query: str) -> None:
+    assert answer(served, STATE + query) == (200, None, {"name": "a", "version": 1})
+
+
+def test_who_knows_the_state_is_answered_once_there_is_news(served: Served) -> None:
+    async def ask() -> Any:
+        server = JobServer(served, TOKEN)
+        asking = asyncio.create_task(server.answer("GET", f"{STATE}?after=1&wait=30", HEADERS))
+        for _turn in range(3):
+            await asyncio.sleep(0)
+        assert not asking.done()
+        server.note_change()  # the same state: it goes on to wait
+        for _turn in range(3):
+            await asyncio.sleep(0)
+        assert not asking.done()
+        served.version = 2
+        server.note_change()
+        reply = await asking
+        return json.loads(reply.content.read(0, reply.length))
+
+    assert run(ask()) == {"name": "a", "version": 2}
+
+
+def test_who_waits_in_vain_is_told_the_state_when_the_time_is_over(served: Served) -> None:
+    assert answer(served, f"{STATE}?after=1&wait=0.01")[2] == {"name": "a", "version": 1}
