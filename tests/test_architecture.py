@@ -68,6 +68,8 @@ PURE = (
     "transports/load",
     "engine/priority",
     "engine/plan",
+    "cluster/bitmaps",
+    "cluster/stripes",
     "reading/readahead",
     "reading/siblings",
 )

@@ -1,0 +1,116 @@
+"""The stripes of a job: pieces of its blobs, numbered over all of them, each with a home among the nodes."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+from hf_haul.cluster.plan import JobPlan
+from hf_haul.ranges import ByteRange
+
+__all__ = ["Stripes"]
+
+
+class Stripes:
+    """Numbers the stripes of a plan's blobs: the first blob's in order, then the second's, and so on.
+
+    Args:
+        blobs: Etag and size of each blob; none is empty.
+        stripe_bytes: Bytes of a stripe; the last one of a blob may have fewer.
+        nodes: Names of the nodes that the job began with, in order.
+    """
+
+    def __init__(self, blobs: Iterable[tuple[str, int]], stripe_bytes: int, nodes: Sequence[str]) -> None:
+        self.stripe_bytes = stripe_bytes
+        self.nodes = tuple(nodes)
+        self._etags: list[str] = []
+        self._index: dict[str, int] = {}
+        self._sizes = array("q")
+        self._firsts = array("q", (0,))
+        for etag, size in blobs:
+            self._index[etag] = len(self._etags)
+            self._etags.append(etag)
+            self._sizes.append(size)
+            self._firsts.append(self._firsts[-1] - (-size // stripe_bytes))
+        # One bit in as many as there are nodes: shifted by its place, the stripes whose home a node is.
+        self._every = _spread(self.count, len(self.nodes))
+
+    @classmethod
+    def of(cls, plan: JobPlan) -> Stripes:
+        """Return the stripes of a plan."""
+        return cls(plan.blobs(), plan.stripe_bytes, plan.nodes)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._firsts[-1]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(self._sizes)
+
+    def of_blob(self, etag: str) -> range:
+        """Return the numbers of a blob's stripes, in order; none if it is not of the job."""
+        index = self._index.get(etag)
+        return range(0) if index is None else range(self._firsts[index], self._firsts[index + 1])
+
+    def locate(self, stripe: int) -> tuple[str, ByteRange]:
+        """Return the etag of the blob that a stripe is of, and its place there."""
+        if not 0 <= stripe < self.count:
+            raise IndexError(f"no stripe {stripe} of {self.count}")
+        index = bisect_right(self._firsts, stripe) - 1
+        start = (stripe - self._firsts[index]) * self.stripe_bytes
+        return self._etags[index], ByteRange(start, min(start + self.stripe_bytes, self._sizes[index]))
+
+    def length(self, stripe: int) -> int:
+        """Return the bytes of a stripe."""
+        return len(self.locate(stripe)[1])
+
+    def size_of(self, etag: str) -> int | None:
+        """Return the bytes of a blob; ``None`` if it is not of the job."""
+        index = self._index.get(etag)
+        return None if index is None else self._sizes[index]
+
+    def home(self, stripe: int) -> str:
+        """Return the node that fetches a stripe from the origin, unless it is gone or lags."""
+        return self.nodes[stripe % len(self.nodes)]
+
+    def homes(self, place: int, base: int = 0, length: int | None = None) -> int:
+        """Return a bitmap of the stripes whose home is the node at a place in the order of nodes.
+
+        Args:
+            place: The node's place.
+            base: The stripe that is bit 0.
+            length: How many bits are wanted; all from ``base`` on by default.
+        """
+        length = self.count - base if length is None else length
+        shift = (place - base) % len(self.nodes)
+        return (self._every & ((1 << length) - 1)) << shift & ((1 << length) - 1)
+
+    def order(self, stripe: int, names: Iterable[str]) -> list[str]:
+        """Return nodes in the order in which they stand in for a stripe's home.
+
+        Each stripe has an order of its own, and whoever leaves does not change that of the others
+        (rendezvous hashing).
+        """
+        return sorted(names, key=lambda name: (_weight(stripe, name), name))
+
+    def first(self, stripe: int, names: Iterable[str]) -> str | None:
+        """Return the first one of :meth:`order`; ``None`` if there are no names."""
+        return min(names, key=lambda name: (_weight(stripe, name), name), default=None)
+
+
+def _weight(stripe: int, name: str) -> bytes:
+    return blake2b(name.encode(), digest_size=8, salt=stripe.to_bytes(16, "little")).digest()
+
+
+def _spread(count: int, step: int) -> int:
+    """Return an int with bits at 0, ``step``, twice that, and so on, below ``count``."""
+    bits, length = 1, step
+    while length < count:
+        bits |= bits << length
+        length *= 2
+    return bits & ((1 << count) - 1)
