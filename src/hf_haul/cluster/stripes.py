@@ -25,6 +25,7 @@ class Stripes:
     def __init__(self, blobs: Iterable[tuple[str, int]], stripe_bytes: int, nodes: Sequence[str]) -> None:
         self.stripe_bytes = stripe_bytes
         self.nodes = tuple(nodes)
+        self._places = {name: place for place, name in enumerate(self.nodes)}
         self._etags: list[str] = []
         self._index: dict[str, int] = {}
         self._sizes = array("q")
@@ -77,6 +78,10 @@ class Stripes:
     def home(self, stripe: int) -> str:
         """Return the node that fetches a stripe from the origin, unless it is gone or lags."""
         return self.nodes[stripe % len(self.nodes)]
+
+    def place(self, node: str) -> int | None:
+        """Return a node's place in the order of nodes; ``None`` if the job did not begin with it."""
+        return self._places.get(node)
 
     def homes(self, place: int, base: int = 0, length: int | None = None) -> int:
         """Return a bitmap of the stripes whose home is the node at a place in the order of nodes.

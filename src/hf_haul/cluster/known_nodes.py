@@ -1,0 +1,244 @@
+"""The other nodes of a job: who lives, what they have and claim, who stands in for whom.
+
+It decides nothing about this node's next stripe; ``shares`` does, by what is known here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Final
+
+from hf_haul.cluster.bitmaps import Bitmap, numbers_in
+from hf_haul.cluster.stripes import Stripes
+
+__all__ = ["KnownNodes", "Node"]
+
+#: A node is slow that sends at less than this share of the usual pace.
+_SLOW: Final = 0.4
+#: Seconds for which who failed is left alone the first time, and the most.
+_REST, _LONGEST_REST = 0.5, 30.0
+#: Wrong stripes after which a node is not asked any more.
+_LIES: Final = 3
+#: Weight of the latest pace in the average.
+_RECENT: Final = 0.3
+
+
+class Node:
+    """What is known of another node.
+
+    Attributes:
+        name: Its name.
+        have: What it has.
+        claims: What it is fetching from the origin.
+        gone: Whether it is dead for sure.
+        silent: Whether it does not answer for now.
+        ended: Whether it fetches nothing more.
+        heard: Whether it has announced anything yet.
+        pace: Bytes per second of a connection to it, as far as known.
+        counted: Whether what it has counts as there.
+        rests_until: Until when it is left alone.
+    """
+
+    def __init__(self, name: str, count: int) -> None:
+        self.name = name
+        self.have = Bitmap(count)
+        self.claims: frozenset[int] = frozenset()
+        self.gone = self.silent = self.ended = self.heard = self.counted = False
+        self.pace: float | None = None
+        self.rests_until = 0.0
+        self._failures = 0
+        self._wrong: set[int] = set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it answers."""
+        return not (self.gone or self.silent)
+
+    @property
+    def distrusted(self) -> bool:
+        """Whether it sent wrong stripes, and not only once."""
+        return len(self._wrong) >= _LIES
+
+    def note_wrong(self, stripe: int) -> None:
+        """Note that it sent something else than it has."""
+        self._wrong.add(stripe)
+
+    def note_pace(self, pace: float) -> None:
+        """Note that it sent a stripe, at so many bytes per second."""
+        self._failures = 0
+        self.pace = averaged(self.pace, pace)
+
+    def note_failure(self, now: float) -> None:
+        """Leave it alone for a while, longer each time."""
+        self._failures += 1
+        self.rests_until = now + rest_after(self._failures)
+
+
+class KnownNodes:
+    """All nodes but this one.
+
+    Args:
+        me: This node.
+        stripes: The job's stripes.
+
+    Attributes:
+        ring: The nodes that may be asked, from this one's place on.
+        available: What some of them has.
+        twice: What two or more of them have.
+        claimed: What any node is fetching from the origin.
+        lagging: The homes that lag.
+        heirs: The nodes that take over from homes, this one among them.
+        pace: The usual bytes per second of a connection to a node, as far as known.
+    """
+
+    def __init__(self, me: str, stripes: Stripes) -> None:
+        self._me = me
+        self._stripes = stripes
+        self._nodes: dict[str, Node] = {}
+        self._claims: Counter[int] = Counter()
+        self.ring: list[Node] = []
+        self.available, self.twice, self.claimed = (Bitmap(stripes.count) for _ in range(3))
+        # The stripes whose home does not fetch them, and which of them are this node's, as far as looked.
+        self._orphans, self._judged, self._inherited = (Bitmap(stripes.count) for _ in range(3))
+        self.lagging: frozenset[str] = frozenset()
+        self.heirs: list[str] = [me]
+        self.pace: float | None = None
+        for name in stripes.nodes:
+            if name != me:
+                self._nodes[name] = Node(name, stripes.count)
+        self.regroup()
+
+    def get(self, name: str) -> Node | None:
+        """Return a node; ``None`` if nobody has spoken of it."""
+        return self._nodes.get(name)
+
+    def alive(self, name: str) -> bool:
+        """Return whether a node answers, as far as is known."""
+        node = self._nodes.get(name)
+        return name == self._me or (node is not None and node.alive)
+
+    def greet(self, name: str) -> Node:
+        """Return a node, which is alive."""
+        node = self._nodes.get(name)
+        if node is None:
+            node = self._nodes[name] = Node(name, self._stripes.count)
+        elif node.alive:
+            return node
+        node.gone = node.silent = False
+        self.regroup()
+        return node
+
+    def note_state(self, node: Node, have: int, claims: frozenset[int], *, ended: bool) -> None:
+        """Note what a node announced."""
+        old = node.have.bits
+        node.have.replace(have)
+        new = node.have.bits
+        self._note_claims(node, claims)
+        if ended != node.ended or old & ~new:
+            node.ended = ended
+            self.regroup()
+        elif node.counted and new != old:
+            there = self.available.bits
+            self.twice.replace(self.twice.bits | (there & new & ~old))
+            self.available.replace(there | new)
+
+    def _note_claims(self, node: Node, claims: Collection[int]) -> None:
+        claims = frozenset(claims)
+        for stripe in node.claims - claims:
+            self._claims[stripe] -= 1
+            if self._claims[stripe] <= 0:
+                del self._claims[stripe]
+                self.claimed.discard(stripe)
+        for stripe in claims - node.claims:
+            self._claims[stripe] += 1
+            self.claimed.add(stripe)
+        node.claims = claims
+
+    def leave(self, name: str, *, gone: bool) -> None:
+        """Note that a node is ``gone``, or does not answer for now."""
+        node = self._nodes.get(name)
+        if node is None or node.gone or (node.silent and not gone):
+            return
+        node.gone, node.silent = gone, not gone
+        self._note_claims(node, ())
+        self.regroup()
+
+    def note_pace(self, node: Node, pace: float) -> None:
+        """Note that a node sent a stripe, at so many bytes per second."""
+        self.pace = averaged(self.pace, pace)
+        node.note_pace(pace)
+        if node.counted != self._counts(node):
+            self.regroup()
+
+    def note_lagging(self, names: frozenset[str]) -> None:
+        """Note whose stripes would come much later than those of others."""
+        if names != self.lagging:
+            self.lagging = names
+            self.regroup()
+
+    def _counts(self, node: Node) -> bool:
+        """Return whether what a node has counts as there."""
+        if not node.alive or node.distrusted:
+            return False
+        slow = node.pace is not None and self.pace is not None and node.pace < _SLOW * self.pace
+        # One that lags need not be slow to send what it has.
+        return not slow and (node.name not in self.lagging or node.pace is not None)
+
+    def regroup(self) -> None:
+        """Take stock, after a node came, left, or has less than before."""
+        there = twice = 0
+        for node in self._nodes.values():
+            node.counted = self._counts(node)
+        names = sorted(name for name, node in self._nodes.items() if node.counted)
+        start = next((i for i, name in enumerate(names) if name > self._me), 0)
+        self.ring = [self._nodes[name] for name in names[start:] + names[:start]]
+        for node in self.ring:
+            bits = node.have.bits
+            twice |= there & bits
+            there |= bits
+        self.available.replace(there)
+        self.twice.replace(twice)
+        heirs = [
+            n.name for n in self._nodes.values() if n.alive and not n.ended and n.name not in self.lagging
+        ]
+        heirs = sorted([self._me, *heirs])
+        working = set(heirs)
+        orphans = 0
+        for place, name in enumerate(self._stripes.nodes):
+            if name not in working:
+                orphans |= self._stripes.homes(place)
+        if heirs != self.heirs or orphans != self._orphans.bits:
+            self.heirs = heirs
+            self._orphans.replace(orphans)
+            self._judged.replace(0)
+            self._inherited.replace(0)
+
+    def inherited(self, among: int, base: int, length: int) -> int:
+        """Return a bitmap of the stripes whose home does not fetch them, so that it is for this node to do.
+
+        Args:
+            among: Bitmap of the stripes to look at.
+            base: The stripe that is bit 0.
+            length: How many bits there are.
+        """
+        orphans = among & self._orphans.window(base, length)
+        for bit in numbers_in(orphans & ~self._judged.window(base, length)):
+            self._judged.add(base + bit)
+            if self.is_heir(base + bit):
+                self._inherited.add(base + bit)
+        return orphans & self._inherited.window(base, length)
+
+    def is_heir(self, stripe: int) -> bool:
+        """Return whether this node comes first of those who take over a stripe."""
+        return self._stripes.first(stripe, self.heirs) == self._me
+
+
+def averaged(before: float | None, latest: float) -> float:
+    """Return an average in which later values weigh more."""
+    return latest if before is None else before + _RECENT * (latest - before)
+
+
+def rest_after(failures: int) -> float:
+    """Return the seconds for which who has failed so often in a row is left alone."""
+    return float(min(_REST * 2 ** min(failures - 1, 10), _LONGEST_REST))

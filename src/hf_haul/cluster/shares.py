@@ -1,0 +1,450 @@
+"""Which stripe a node fetches next, and from whom: the policy of a job, as one of its nodes sees it.
+
+Each node decides for itself, by what the others announce: what they have, what they fetch from the origin at
+the moment (their *claims*), and whether they are done. In this order:
+
+1. Its own stripes, from the origin. Where others have something for it, too, it does both at once: at least
+   as many connections to the origin as to nodes.
+2. Stripes that a node has: rare ones first, from the node with the fewest connections in use, two at the
+   most, and not always the same node first.
+3. Stripes whose home is gone, silent, or ended: they go to the first one left in an order that each stripe
+   has of its own, so that one node fetches them and not all.
+4. Stripes whose home *lags*: by its pace it ends much later than half of the homes. They are taken from the
+   last to the first, as it goes on from the first to the last. What only such a node has counts as not there.
+   And a node that has none of its own left takes some of whoever would end last, rather than idle.
+5. If there is nothing else to do: what is under way for long already, from where it is had faster.
+
+Nobody takes a stripe that a live node claims, but for that end. And nobody waits for ever: who has been idle
+for a while takes the place of a node before it in a stripe's order.
+
+Pure: no input or output, no threads, and the time is given. Whoever uses it from several threads locks it.
+What is looked at in :meth:`Shares.next` are the few bits of the stripes that are asked about, not all of a
+job's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from hf_haul.cluster.bitmaps import Bitmap, highest, lowest, numbers_in
+from hf_haul.cluster.homes import ENOUGH, Home, laggards
+from hf_haul.cluster.known_nodes import KnownNodes, Node, averaged, rest_after
+from hf_haul.cluster.node_state import NodeState
+from hf_haul.cluster.stripes import Stripes
+
+__all__ = ["Choice", "ErrorKind", "Shares"]
+
+#: Connections to one node at once.
+_CONNECTIONS: Final = 2
+#: A stripe is under way for long after so many times the usual seconds, and these seconds.
+_LONG, _LONG_SECONDS = 3.0, 0.5
+#: Seconds after which who is idle takes the place of whoever comes before it.
+_PATIENCE: Final = 5.0
+#: Seconds between two looks at who lags.
+_LOOK: Final = 0.2
+
+#: What became of a stripe that did not come: the node is ``gone``, it does not have it (``absent``), what it
+#: sent was ``wrong``, or something else.
+ErrorKind = Literal["gone", "absent", "wrong", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to fetch next.
+
+    Attributes:
+        stripe: Its number.
+        node: Whom to ask; ``None`` for the origin.
+        hedge: Whether it is under way already.
+    """
+
+    stripe: int
+    node: str | None
+    hedge: bool = False
+
+
+class Shares:
+    """The policy of one node in one job.
+
+    Args:
+        me: The node's name; one that the job did not begin with has no stripes of its own.
+        stripes: The job's stripes.
+        clock: Seconds of a clock that never goes back.
+    """
+
+    def __init__(self, me: str, stripes: Stripes, *, clock: Callable[[], float]) -> None:
+        self.me = me
+        self.stripes = stripes
+        self._clock = clock
+        now = clock()
+        size, count = len(stripes.nodes), stripes.count
+        self._place = stripes.place(me)
+        self._have = Bitmap(count)
+        self._version = 1
+        self._done = False
+        self._error: str | None = None
+        #: What this node is fetching: from whom, and since when.
+        self._under_way: dict[int, dict[str | None, float]] = {}
+        self._nodes = KnownNodes(me, stripes)
+        self._turn = 0
+        self._homes = {
+            name: Home(now, (count - place + size - 1) // size) for place, name in enumerate(stripes.nodes)
+        }
+        self._looked_at = now
+        self._seconds: float | None = None
+        self._origin_failures = 0
+        self._origin_rests_until = 0.0
+        self._idle_since: float | None = None
+        self._blocked: int | None = None
+
+    # ---- what is known of the nodes
+
+    def note_member(self, name: str) -> None:
+        """Note that a node takes part, and lives."""
+        if name != self.me:
+            self._nodes.greet(name)
+
+    def note_state(self, name: str, state: NodeState) -> None:
+        """Note what a node announced."""
+        if name == self.me:
+            return
+        node = self._nodes.greet(name)
+        self._nodes.note_state(node, state.have, state.claims, ended=state.done or state.error is not None)
+        self._note_home(node, first=not node.heard)
+        node.heard = True
+        self._look()
+
+    def _note_home(self, node: Node, *, first: bool) -> None:
+        home, place = self._homes.get(node.name), self.stripes.place(node.name)
+        if home is None or place is None:
+            return
+        size, now = len(self.stripes.nodes), self._clock()
+        count = (node.have.bits & self.stripes.homes(place)).bit_count()
+        if first:
+            home.first_count = count
+        home.note(count, sum(each % size == place for each in node.claims), now)
+
+    def note_gone(self, name: str) -> None:
+        """Note that a node is dead for sure."""
+        self._nodes.leave(name, gone=True)
+
+    def note_silent(self, name: str) -> None:
+        """Note that a node does not answer for now."""
+        self._nodes.leave(name, gone=False)
+
+    # ---- what this node has
+
+    def note_have(self, stripe: int) -> None:
+        """Note that this node has a stripe: from an earlier run, or fetched."""
+        if stripe not in self._have:
+            self._have.add(stripe)
+            self._changed()
+            self._note_own(stripe, 1)
+
+    def note_lost(self, stripe: int) -> None:
+        """Note that a stripe is not here any more: its file was wrong, or is gone."""
+        if stripe in self._have:
+            self._have.discard(stripe)
+            self._changed()
+            self._note_own(stripe, -1)
+
+    def _note_own(self, stripe: int, by: int) -> None:
+        if self._place is not None and stripe % len(self.stripes.nodes) == self._place:
+            home = self._homes[self.me]
+            home.note(home.count + by, self._own_under_way(), self._clock())
+
+    def _own_under_way(self) -> int:
+        size = len(self.stripes.nodes)
+        return sum(None in by and stripe % size == self._place for stripe, by in self._under_way.items())
+
+    def note_ended(self, error: str | None = None) -> None:
+        """Note that this node fetches nothing more: all files are in place, or ``error`` says why not."""
+        self._done, self._error = True, error
+        self._changed()
+
+    def state(self) -> NodeState:
+        """Return what to announce."""
+        claims = frozenset(stripe for stripe, by in self._under_way.items() if None in by)
+        return NodeState(self.me, self._version, self._have.bits, claims, self._done, self._error)
+
+    @property
+    def version(self) -> int:
+        """The version of :meth:`state`, without the work."""
+        return self._version
+
+    def _changed(self) -> None:
+        self._version += 1
+
+    # ---- what becomes of a choice
+
+    def note_begun(self, stripe: int, node: str | None) -> None:
+        """Note that a stripe is being fetched from a node, or the origin."""
+        self._under_way.setdefault(stripe, {})[node] = self._clock()
+        self._idle_since = None
+        if node is None:
+            self._changed()
+
+    def note_done(self, stripe: int, node: str | None, seconds: float) -> None:
+        """Note that a stripe came from a node, or the origin."""
+        self._end(stripe, node)
+        self.note_have(stripe)
+        if node is None:
+            self._origin_failures = 0
+            return
+        self._seconds = averaged(self._seconds, seconds)
+        known = self._nodes.get(node)
+        if known is not None:
+            self._nodes.note_pace(known, self.stripes.length(stripe) / max(seconds, 1e-6))
+
+    def note_failed(self, stripe: int, node: str | None, error_kind: ErrorKind) -> None:
+        """Note that a stripe did not come from a node, or the origin."""
+        self._end(stripe, node)
+        now = self._clock()
+        if node is None:
+            self._origin_failures += 1
+            self._origin_rests_until = now + rest_after(self._origin_failures)
+            return
+        known = self._nodes.get(node)
+        if known is None:
+            return
+        if error_kind == "gone":
+            self.note_silent(node)
+        elif error_kind == "failed":
+            known.note_failure(now)
+        else:
+            known.have.discard(stripe)
+            if error_kind == "wrong":
+                known.note_wrong(stripe)
+            self._nodes.regroup()
+
+    def note_dropped(self, stripe: int, node: str | None) -> None:
+        """Note that a stripe is not being fetched from a node any more, which is nobody's fault."""
+        self._end(stripe, node)
+
+    def _end(self, stripe: int, node: str | None) -> None:
+        sources = self._under_way.get(stripe)
+        if sources is None or node not in sources:
+            return
+        del sources[node]
+        if not sources:
+            del self._under_way[stripe]
+        if node is None:
+            self._changed()
+
+    # ---- what is next
+
+    def next(
+        self,
+        wanted: int,
+        busy: Mapping[str | None, int],
+        *,
+        base: int = 0,
+        origin: bool = True,
+        under_way: int = 0,
+    ) -> Choice | None:
+        """Return what to fetch next; ``None`` if nothing can be had now.
+
+        Args:
+            wanted: Bitmap of the stripes that are missing and not under way.
+            busy: Connections in use by node; those to the origin under ``None``.
+            base: The stripe that is bit 0 of the bitmaps.
+            origin: Whether the origin may have another connection.
+            under_way: Bitmap of the stripes under way that may be had from somewhere else at the same time,
+                once there is nothing else to do.
+        """
+        self._look()
+        now = self._clock()
+        origin = origin and self._origin_rests_until <= now
+        length = max(wanted.bit_length(), under_way.bit_length())
+        choice = self._choose(_Window(base, length, wanted), busy, now, origin=origin)
+        if choice is None and (wanted or under_way):
+            choice = self._last_choice(_Window(base, length, wanted), under_way, busy, now, origin=origin)
+        if choice is not None:
+            self._idle_since = None
+        elif wanted:
+            self._blocked = base + lowest(wanted)
+            if not self._under_way and self._idle_since is None:
+                self._idle_since = now
+        return choice
+
+    def _choose(
+        self, at: _Window, busy: Mapping[str | None, int], now: float, *, origin: bool
+    ) -> Choice | None:
+        wanted = at.wanted
+        if not wanted:
+            return None
+        there = at.of(self._nodes.available)
+        unclaimed = wanted & ~there & ~at.of(self._nodes.claimed)
+        own = 0
+        if origin and self._place is not None:
+            own = unclaimed & self.stripes.homes(self._place, at.base, at.length)
+            asked = busy.get(None, 0)
+            if own and (asked <= sum(busy.values()) - asked or not wanted & there):
+                return Choice(at.base + lowest(own), None)
+        found = self._from_node(at, wanted & there, busy, now)
+        if found is not None:
+            return found
+        if own:
+            return Choice(at.base + lowest(own), None)
+        return self._inherit(at, unclaimed) if origin and unclaimed else None
+
+    def _from_node(
+        self, at: _Window, wanted: int, busy: Mapping[str | None, int], now: float
+    ) -> Choice | None:
+        """Return a stripe that some node has, and the node."""
+        if not wanted:
+            return None
+        ring, count = self._nodes.ring, len(self._nodes.ring)
+        rare = wanted & ~at.of(self._nodes.twice)
+        best: tuple[int, Node, int] | None = None
+        for step in range(count):
+            node = ring[(self._turn + step) % count]
+            asked = busy.get(node.name, 0)
+            if asked >= _CONNECTIONS or (best is not None and asked >= best[0]) or node.rests_until > now:
+                continue
+            has = wanted & at.of(node.have)
+            if has:
+                best = asked, node, has
+                if not asked:
+                    break
+        if best is None:
+            return None
+        _, node, has = best
+        self._turn = (ring.index(node) + 1) % count
+        return Choice(at.base + lowest(has & rare or has), node.name)
+
+    def _inherit(self, at: _Window, unclaimed: int) -> Choice | None:
+        """Return a stripe whose home does not fetch it, if it is for this node to do so."""
+        inherited = self._nodes.inherited(unclaimed, at.base, at.length)
+        if not inherited:
+            return None
+        # Of a laggard from the last to the first, as it goes from the first to the last.
+        of_dead = inherited
+        for name in self._nodes.lagging:
+            place = self.stripes.place(name)
+            if place is not None:
+                of_dead &= ~self.stripes.homes(place, at.base, at.length)
+        return Choice(at.base + (lowest(of_dead) if of_dead else highest(inherited)), None)
+
+    def _last_choice(
+        self, at: _Window, under_way: int, busy: Mapping[str | None, int], now: float, *, origin: bool
+    ) -> Choice | None:
+        """Return what to fetch where all that is wanted is under way, here or elsewhere."""
+        if origin and at.wanted:
+            found = self._help(at, now) or self._out_of_patience(at, now)
+            if found is not None:
+                return found
+        stuck = self._stuck(at, under_way, now)
+        if not stuck:
+            return None
+        others = _Window(at.base, at.length, stuck)
+        found = self._from_node(others, stuck & at.of(self._nodes.available), busy, now)
+        if found is None and origin:
+            alone = stuck & ~at.of(self._nodes.available) & ~at.of(self._nodes.claimed)
+            mine = (bit for bit in numbers_in(alone) if self._nodes.is_heir(at.base + bit))
+            bit = next((bit for bit in mine if None not in self._under_way.get(at.base + bit, ())), None)
+            found = None if bit is None else Choice(at.base + bit, None)
+        if found is None or found.node in self._under_way.get(found.stripe, ()):
+            return None
+        return Choice(found.stripe, found.node, hedge=True)
+
+    def _help(self, at: _Window, now: float) -> Choice | None:
+        """Return a stripe of whoever would end last, where this node has none of its own left."""
+        if self._place is None or self._homes[self.me].ended_at is None:
+            return None
+        there = at.of(self._nodes.available)
+        claimed = at.of(self._nodes.claimed)
+        # What a laggard is fetching: one helper takes it as well.
+        for name in self._nodes.lagging:
+            node = self._nodes.get(name)
+            for stripe in node.claims if node is not None else ():
+                bit = stripe - at.base
+                if 0 <= bit < at.length and at.wanted & ~there & (1 << bit) and self._nodes.is_heir(stripe):
+                    return Choice(stripe, None)
+        left = at.wanted & ~there & ~claimed
+        latest, found = 0.0, 0
+        for place, name in enumerate(self.stripes.nodes) if left else ():
+            home = self._homes[name]
+            if home.ended_at is not None or home.total - home.count - home.under_way < ENOUGH:
+                continue
+            theirs = left & self.stripes.homes(place, at.base, at.length)
+            end = home.end(now, hopeful=True)
+            if theirs and end > latest:
+                latest, found = end, theirs
+        if not found or not self._nodes.is_heir(at.base + highest(found)):
+            return None
+        return Choice(at.base + highest(found), None)
+
+    def _out_of_patience(self, at: _Window, now: float) -> Choice | None:
+        """Return a stripe that nobody brings, though others come before this node."""
+        if self._idle_since is None or now - self._idle_since < _PATIENCE:
+            return None
+        before = int((now - self._idle_since) / _PATIENCE)
+        there = at.of(self._nodes.available)
+        for bit in numbers_in(at.wanted & ~there):
+            stripe = at.base + bit
+            if self.me in self.stripes.order(stripe, [*self._nodes.heirs, self.me])[:before]:
+                return Choice(stripe, None)
+        return None
+
+    def _stuck(self, at: _Window, under_way: int, now: float) -> int:
+        """Return a bitmap of the stripes that are under way for long, or from a node that is slow."""
+        stuck = 0
+        for bit in numbers_in(under_way):
+            sources = self._under_way.get(at.base + bit)
+            if sources is None or len(sources) > 1:
+                continue
+            ((name, since),) = sources.items()
+            node = None if name is None else self._nodes.get(name)
+            seconds = _LONG_SECONDS if self._seconds is None else max(_LONG_SECONDS, _LONG * self._seconds)
+            if now - since > seconds or (node is not None and not node.counted):
+                stuck |= 1 << bit
+        return stuck
+
+    def waits_for(self) -> str:
+        """Say what the files wait for while nothing is assigned."""
+        stripe = self._blocked
+        if stripe is None:
+            return "other nodes"
+        by = [node.name for node in self._nodes.ring if stripe in node.claims]
+        if by:
+            return f"{by[0]}, which is fetching it from the origin"
+        if stripe in self._nodes.available:
+            return "a connection to a node that has it"
+        home = self.stripes.home(stripe)
+        if self._origin_rests_until > self._clock():
+            return "the origin, which failed, or a node that has it"
+        return "a connection to the origin" if home == self.me else f"{home}, which has to fetch it"
+
+    def _look(self) -> None:
+        """Find out, now and then, whose stripes would come much later than those of others."""
+        now = self._clock()
+        if now - self._looked_at < _LOOK:
+            return
+        self._looked_at = now
+        mine = self._homes.get(self.me)
+        if mine is not None:
+            mine.under_way = self._own_under_way()
+        homes = {name: home for name, home in self._homes.items() if self._nodes.alive(name)}
+        self._nodes.note_lagging(laggards(homes, now) - {self.me})
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The stripes that are looked at.
+
+    Attributes:
+        base: The first one.
+        length: How many.
+        wanted: Bitmap of those that are wanted.
+    """
+
+    base: int
+    length: int
+    wanted: int
+
+    def of(self, bitmap: Bitmap) -> int:
+        """Return what a bitmap says of them."""
+        return bitmap.window(self.base, self.length)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from hf_haul.cluster.homes import Home, laggards
+
+
+def at(count: int, under_way: int = 0, total: int = 16, first: int = 0, now: float = 10.0) -> Home:
+    home = Home(0.0, total, first_count=first)
+    home.note(count, under_way, now)
+    return home
+
+
+@pytest.mark.parametrize(
+    ("home", "expected"),
+    [
+        pytest.param(at(8), 20.0, id="half"),
+        pytest.param(at(0), math.inf, id="nothing"),
+        pytest.param(at(16), 10.0, id="all"),
+        pytest.param(at(12, first=8), 20.0, id="half of what was left"),
+        pytest.param(at(0, total=0), 10.0, id="has none"),
+    ],
+)
+def test_the_end_is_reckoned_by_the_pace_so_far(home: Home, expected: float) -> None:
+    assert home.end(10.0, hopeful=False) == expected
+
+
+def test_an_end_that_was_reached_stays_unless_something_is_lost() -> None:
+    home = at(16)
+    assert home.end(99.0, hopeful=False) == 10.0
+    home.note(15, 0, 20.0)
+    assert home.end(30.0, hopeful=False) == 32.0
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        pytest.param({"a": (8, 2), "b": (8, 2), "c": (7, 2)}, set(), id="all alike"),
+        pytest.param({"a": (8, 2), "b": (8, 2), "c": (2, 2)}, {"c"}, id="one behind"),
+        pytest.param({"a": (8, 2), "b": (8, 2), "c": (0, 0)}, {"c"}, id="one does nothing"),
+        pytest.param(
+            {"a": (8, 4), "b": (8, 4), "c": (4, 4)}, set(), id="what is under way may be here at once"
+        ),
+        pytest.param({"a": (1, 1), "b": (1, 1), "c": (0, 0)}, set(), id="too early to tell"),
+        pytest.param({"a": (8, 0)}, set(), id="alone"),
+        pytest.param({"a": (8, 2), "b": (0, 0)}, {"b"}, id="one of two"),
+    ],
+)
+def test_a_home_lags_that_would_end_much_later_than_half(
+    counts: dict[str, tuple[int, int]], expected: set[str]
+) -> None:
+    assert laggards({name: at(*each) for name, each in counts.items()}, 10.0) == expected
+
+
+def test_with_one_stripe_each_the_last_one_lags_once_half_have_theirs() -> None:
+    homes = {"a": at(1, total=1, now=1.0), "b": at(1, total=1, now=1.0), "c": at(0, 1, total=1)}
+    assert laggards(homes, 1.2) == set()
+    assert laggards(homes, 2.0) == {"c"}
