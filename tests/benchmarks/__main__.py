@@ -26,7 +26,6 @@ MODULES = (
     "single",
     "upstream",
     "paced",
-    "sources",
     "small",
     "request",
     "loader",

@@ -15,9 +15,9 @@ from aiohttp import web
 from tests.support.listening import listening
 from tests.support.waits import until
 
-from hf_haul.cluster.holdings import Blob, HeldRange, Holdings
+from hf_haul.cluster.holdings import HeldRange, Holdings
 from hf_haul.cluster.loop_thread import LoopThread
-from hf_haul.cluster.polling import Poller, PollTimings
+from hf_haul.cluster.polling import Health, Poller, PollTimings
 from hf_haul.cluster.serving import JobServer
 from hf_haul.ranges import ByteRange
 
@@ -33,7 +33,7 @@ class Node:
         self.name, self.job_id, self.token = name, job, token
         folder.mkdir(exist_ok=True)
         (folder / "a.bin").write_bytes(DATA)
-        self.holdings = Holdings({"etag": Blob(len(DATA), ["a.bin"], [folder / "a.bin"])}, dict)
+        self.holdings = Holdings({"etag": ["a.bin"]}, lambda _etag: len(DATA), folder.joinpath, dict)
         self.version = 1
         self.states: dict[str, Mapping[str, Any]] = {}
         self.told: list[tuple[str, ...]] = []
@@ -78,6 +78,9 @@ class Node:
 
     def note_gone(self, name: str, why: str) -> None:
         self.told.append(("gone", name, why))
+
+    def note_useless(self, name: str, why: str) -> None:
+        self.told.append(("useless", name, why))
 
     def note_silent(self, name: str) -> None:
         self.told.append(("silent", name))
@@ -138,12 +141,12 @@ def test_a_node_that_does_not_answer_is_silent(make: Callable[..., Node]) -> Non
     ("options", "why"),
     [({"token": "another"}, "refuses this node's token"), ({"job": "job-2"}, "not on job-1")],
 )
-def test_a_node_of_another_job_is_as_good_as_gone_and_it_is_said_why(
+def test_a_node_of_another_job_is_of_no_use_and_it_is_said_why(
     make: Callable[..., Node], options: dict[str, str], why: str
 ) -> None:
     a, b = make("a"), make("b", **options)
     a.meet("b", b.url)
-    assert until(lambda: any(each[0] == "gone" and why in each[2] for each in a.told))
+    assert until(lambda: any(each[0] == "useless" and why in each[2] for each in a.told))
     assert "a" not in b.states
 
 
@@ -154,7 +157,7 @@ def test_more_nodes_than_are_asked_at_once_all_have_their_turn(make: Callable[..
     assert until(lambda: len(a.states) >= 100)
 
 
-def test_the_bytes_of_a_range_come_as_they_are(make: Callable[..., Node]) -> None:
+def test_the_bytes_of_a_range_come_as_they_are(make: Callable[..., Node], tmp_path: Path) -> None:
     a = make("a")
     url = f"{a.url}/haul/v1/jobs/job-1/blobs/etag"
     headers = {"Authorization": f"Bearer {TOKEN}", "Range": f"bytes=1000-{len(DATA) - 1}"}
@@ -163,9 +166,9 @@ def test_the_bytes_of_a_range_come_as_they_are(make: Callable[..., Node]) -> Non
     assert answer.content == DATA[1000:]
     headers["Range"] = "bytes=5-9"
     assert requests.get(url, headers=headers, timeout=10).content == DATA[5:10]
-    (a_file := a.holdings._blobs["etag"].places[0]).unlink()
+    (tmp_path / "a" / "a.bin").unlink()
     answer = requests.get(url, headers=headers, timeout=10)
-    assert (answer.status_code, answer.headers["X-Error-Code"]) == (404, "NotHeld"), a_file
+    assert (answer.status_code, answer.headers["X-Error-Code"]) == (404, "NotHeld")
 
 
 def test_what_is_sent_keeps_to_its_rate_and_states_do_not_wait_for_it(
@@ -185,12 +188,16 @@ def test_what_is_sent_keeps_to_its_rate_and_states_do_not_wait_for_it(
 
 def test_a_node_that_asks_for_a_plan_is_told_how_it_stands(make: Callable[..., Node]) -> None:
     a, b, other = make("a"), make("b"), make("c", job="job-2")
-    assert a.loop.run(lambda: a.poller.plan_of(b.url)).plan == [1]
-    refusal = a.loop.run(lambda: a.poller.plan_of(other.url)).refusal
-    assert refusal == "this node works on the job job-2, and not on job-1"
+    assert a.loop.run(lambda: a.poller.health_of(b.url)) == Health(answers=True, has_plan=True)
+    assert a.loop.run(lambda: a.poller.plan_of(b.url)) == [1]
+    refusal = a.loop.run(lambda: a.poller.health_of(other.url)).refusal
+    assert refusal == "it works on job-2, and not on job-1"
+    refusal = a.loop.run(lambda: make("d", token="other").poller.health_of(b.url)).refusal
+    assert refusal is not None
+    assert "HF_HAUL_PEERS_TOKEN" in refusal
     b.close()
-    found = a.loop.run(lambda: a.poller.plan_of(b.url))
-    assert (found.plan, found.answered) == (None, False)
+    assert a.loop.run(lambda: a.poller.health_of(b.url)) == Health()
+    assert a.loop.run(lambda: a.poller.plan_of(b.url)) is None
 
 
 def test_all_ends_within_a_second_while_answers_are_under_way(make: Callable[..., Node]) -> None:
@@ -245,5 +252,7 @@ def test_an_answer_that_is_no_state_is_refused(make: Callable[..., Node]) -> Non
     a = make("a")
     runner, url = a.loop.run(serve)
     a.meet("b", url)
-    assert until(lambda: any(each[0] == "gone" and "something else than JSON" in each[2] for each in a.told))
+    assert until(
+        lambda: any(each[0] == "useless" and "something else than JSON" in each[2] for each in a.told)
+    )
     a.loop.run(runner.cleanup)

@@ -8,7 +8,8 @@ are. ``results`` is what became of each node, and how it crosses from one machin
 
 On each node, ``serving`` answers the others, with what ``holdings`` finds of the blobs, in place or staged,
 and ``polling`` asks them how far they are. Both live in one event loop, in a thread of its own
-(``loop_thread``).
+(``loop_thread``). ``job_node`` is what the node knows, for them and for its engine. Nodes that no scheduler
+started find each other by a list (``peer_list``), and come to one plan by asking (``peer_plans``).
 
 May import everything below, and ``localhub``. What a scheduler or a server needs (dask, ray, aiohttp) is
 imported by the modules that use it, when they are used: importing this package needs none of it.

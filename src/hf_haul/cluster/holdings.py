@@ -10,12 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Final
 
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.staged_file import StagedFile, StagedLostError
 
-__all__ = ["Blob", "HeldRange", "Holdings", "NotHeldError"]
+__all__ = ["HeldRange", "Holdings", "LeftBytes", "NotHeldError"]
 
 #: Bytes read at a time for a digest.
 _BLOCK: Final = 1 << 20
@@ -28,18 +29,20 @@ class NotHeldError(LookupError):
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
-    """One blob of a job.
+class LeftBytes:
+    """What an earlier session left of a blob, before this one goes on with it.
 
     Attributes:
-        size: Its bytes.
-        paths: The paths in the repository that have it.
-        places: Where a file with its bytes may be, once it is in place.
+        path: The file that holds it.
+        missing: What of the blob is not in it.
     """
 
-    size: int
-    paths: Sequence[str]
-    places: Sequence[Path]
+    path: Path
+    missing: Sequence[ByteRange]
+
+    def has(self, span: ByteRange) -> bool:
+        """Return whether all of a range is in it."""
+        return all(gap.stop <= span.start or gap.start >= span.stop for gap in self.missing)
 
 
 class HeldRange:
@@ -72,13 +75,26 @@ class Holdings:
     Safe for threads: ``_lock`` guards the digests, and is not held while a file is read.
 
     Args:
-        blobs: The blobs of the job, by etag.
+        paths: The paths in the repository that have a blob, by the blob's etag; none are empty.
+        size_of: Returns the bytes of such a blob.
+        place_of: Returns where a file is, once it is in place.
         staged: Returns what is staged, by path in the repository.
+        left: What earlier sessions left, by etag.
     """
 
-    def __init__(self, blobs: Mapping[str, Blob], staged: Callable[[], Mapping[str, StagedFile]]) -> None:
-        self._blobs = blobs
+    def __init__(
+        self,
+        paths: Mapping[str, Sequence[str]],
+        size_of: Callable[[str], int],
+        place_of: Callable[[str], Path],
+        staged: Callable[[], Mapping[str, StagedFile]],
+        left: Mapping[str, LeftBytes] = MappingProxyType({}),
+    ) -> None:
+        self._paths = paths
+        self._size_of = size_of
+        self._place_of = place_of
         self._staged = staged
+        self._left = left
         self._lock = threading.Lock()
         self._digests: OrderedDict[tuple[str, int, int, int], bytes] = OrderedDict()
 
@@ -88,15 +104,14 @@ class Holdings:
         Raises:
             NotHeldError: It is none of the job's.
         """
-        blob = self._blobs.get(etag)
-        if blob is None:
+        if etag not in self._paths:
             raise NotHeldError("this job has no such blob")
-        return blob.size
+        return self._size_of(etag)
 
     def is_in_place(self, etag: str) -> bool:
         """Return whether a blob has its final name, as far as its size tells."""
-        blob = self._blobs[etag]
-        return any(_fits(place, blob.size) for place in blob.places)
+        size = self._size_of(etag)
+        return any(_fits(self._place_of(path), size) for path in self._paths[etag])
 
     def open(self, etag: str, span: ByteRange) -> HeldRange:
         """Open a range, and take its digest; both wait for the disk.
@@ -108,14 +123,16 @@ class Holdings:
         self.size(etag)
         # What is staged may get its final name between the two looks.
         for _attempt in range(2):
-            found = self._open_staged(etag, span) or self._open_placed(etag, span)
+            found = (
+                self._open_staged(etag, span) or self._open_placed(etag, span) or self._open_left(etag, span)
+            )
             if found is not None:
                 return found
         raise NotHeldError(f"bytes {span.start} to {span.stop} are not here")
 
     def _open_staged(self, etag: str, span: ByteRange) -> HeldRange | None:
         staged_files = self._staged()
-        for path in self._blobs[etag].paths:
+        for path in self._paths[etag]:
             staged = staged_files.get(path)
             if staged is None or staged.missing(span.start, span.stop):
                 continue
@@ -133,9 +150,9 @@ class Holdings:
         return None
 
     def _open_placed(self, etag: str, span: ByteRange) -> HeldRange | None:
-        blob = self._blobs[etag]
-        for place in blob.places:
-            if not _fits(place, blob.size):
+        size = self._size_of(etag)
+        for place in map(self._place_of, self._paths[etag]):
+            if not _fits(place, size):
                 continue
             try:
                 file = open(place, "rb")  # noqa: SIM115  whoever sends it closes it
@@ -143,6 +160,17 @@ class Holdings:
                 continue
             return self._held(etag, span, file, None, -1)
         return None
+
+    def _open_left(self, etag: str, span: ByteRange) -> HeldRange | None:
+        """Open what an earlier session left; once this one goes on with it, it is staged."""
+        left = self._left.get(etag)
+        if left is None or not left.has(span) or any(path in self._staged() for path in self._paths[etag]):
+            return None
+        try:
+            file = open(left.path, "rb")  # noqa: SIM115  whoever sends it closes it
+        except FileNotFoundError:
+            return None
+        return self._held(etag, span, file, None, -2)
 
     def _held(
         self, etag: str, span: ByteRange, file: BinaryIO, staged: StagedFile | None, withdrawals: int

@@ -21,10 +21,9 @@ from urllib.parse import quote
 import aiohttp
 
 from hf_haul.cluster.serving import NODE_HEADER, PREFIX, URL_HEADER
-from hf_haul.errors import InvalidUrlError
 from hf_haul.urls import parse_url
 
-__all__ = ["DEFAULT_POLL_TIMINGS", "Listener", "PeerPlan", "PollTimings", "Poller"]
+__all__ = ["DEFAULT_POLL_TIMINGS", "Health", "Listener", "PollTimings", "Poller"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +37,7 @@ _LARGEST_PLAN: Final = 1 << 30
 #: Characters of a refusal that are shown.
 _SHOWN: Final = 300
 _OK: Final = 200
+_NO_ANSWER: Final = (OSError, asyncio.TimeoutError, aiohttp.ClientError)
 _REFUSED: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
 
 
@@ -74,7 +74,10 @@ class Listener(Protocol):
         """
 
     def note_gone(self, name: str, why: str) -> None:
-        """Note a node that refuses connections, or does not work on this job."""
+        """Note a node that refuses connections."""
+
+    def note_useless(self, name: str, why: str) -> None:
+        """Note a node that is there, and does not work on this job with us."""
 
     def note_silent(self, name: str) -> None:
         """Note a node that does not answer."""
@@ -93,17 +96,17 @@ class _RefusedError(Exception):
 
 
 @dataclass(frozen=True)
-class PeerPlan:
-    """An answer to the question for the plan.
+class Health:
+    """What a node says of itself before there is a plan.
 
     Attributes:
-        plan: The plan; ``None`` if there is none yet.
-        answered: Whether the node is there.
-        refusal: Why it does not give one, if it never will.
+        answers: Whether it is there.
+        has_plan: Whether it has a plan of this job.
+        refusal: Why it is of no use, if so: it works on another job, or refuses the token.
     """
 
-    plan: Any = None
-    answered: bool = False
+    answers: bool = False
+    has_plan: bool = False
     refusal: str | None = None
 
 
@@ -132,7 +135,8 @@ class Poller:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
-        self._job = f"{PREFIX}/jobs/{quote(job_id, safe='')}"
+        self._job = job_id
+        self._root = f"{PREFIX}/jobs/{quote(job_id, safe='')}"
         self._headers = {"Authorization": f"Bearer {token}", NODE_HEADER: name, URL_HEADER: url}
         self._listener = listener
         self._timings = timings
@@ -176,17 +180,27 @@ class Poller:
         if self._session is not None:
             await self._session.close()
 
-    async def plan_of(self, url: str) -> PeerPlan:
-        """Ask a node for the plan of the job."""
+    async def health_of(self, url: str) -> Health:
+        """Ask a node whether it is there, and has a plan."""
         try:
-            return PeerPlan(await self._get(url, "plan", self._timings.plan, _LARGEST_PLAN), answered=True)
-        except _NotYetError:
-            return PeerPlan(answered=True)
+            found = await self._get(f"{url}{PREFIX}/health", self._timings.answer, _LARGEST_STATE)
         except _RefusedError as error:
-            return PeerPlan(answered=True, refusal=str(error))
-        except (OSError, asyncio.TimeoutError, aiohttp.ClientError, InvalidUrlError) as error:
+            return Health(answers=True, refusal=str(error))
+        except _NO_ANSWER as error:
+            logger.debug("%s does not answer: %r", url, error)
+            return Health()
+        job = found.get("job") if isinstance(found, dict) else None
+        if job != self._job:
+            return Health(answers=True, refusal=f"it works on {job}, and not on {self._job}")
+        return Health(answers=True, has_plan=found.get("has_plan") is True)
+
+    async def plan_of(self, url: str) -> Any:
+        """Return the plan that a node has, in JSON; ``None`` if it does not give one."""
+        try:
+            return await self._get(f"{url}{self._root}/plan", self._timings.plan, _LARGEST_PLAN)
+        except (_RefusedError, *_NO_ANSWER) as error:
             logger.debug("no plan from %s: %r", url, error)
-            return PeerPlan()
+            return None
 
     # -- one node
 
@@ -214,10 +228,12 @@ class Poller:
     async def _ask(self, peer: _Peer, *, again: bool) -> object:
         """Ask a node for its state, and tell what came of it; return what failed."""
         wait = self._wait
-        query = f"state?wait={wait:g}" + ("" if peer.version is None else f"&after={quote(peer.version)}")
+        query = f"wait={wait:g}" + ("" if peer.version is None else f"&after={quote(peer.version)}")
         url = peer.url
         try:
-            state = await self._get(url, query, wait + self._timings.answer, _LARGEST_STATE)
+            state = await self._get(
+                f"{url}{self._root}/state?{query}", wait + self._timings.answer, _LARGEST_STATE
+            )
             if not isinstance(state, dict) or not isinstance(state.get("version"), int):
                 raise _RefusedError("its answer is not a state")
             self._listener.note_state(peer.name, state)
@@ -226,7 +242,7 @@ class Poller:
         except asyncio.TimeoutError:
             return self._fail(peer, _SILENT, "it does not answer")
         except (_RefusedError, ValueError) as error:
-            return self._fail(peer, _GONE, str(error))
+            return self._fail(peer, _USELESS, str(error))
         except aiohttp.ClientConnectorError as error:
             reason = _GONE if error.os_error.errno in _REFUSED else _SILENT
             return self._fail(peer, reason, str(error.os_error.strerror or error))
@@ -240,11 +256,13 @@ class Poller:
         peer.version = None
         if reason is _GONE:
             self._listener.note_gone(peer.name, why)
+        elif reason is _USELESS:
+            self._listener.note_useless(peer.name, why)
         else:
             self._listener.note_silent(peer.name)
         return reason
 
-    async def _get(self, base: str, tail: str, seconds: float, most: int) -> Any:
+    async def _get(self, url: str, seconds: float, most: int) -> Any:
         """Return the JSON that a node answers.
 
         Raises:
@@ -255,7 +273,6 @@ class Poller:
             # Nodes are asked directly: a proxy is for the world outside.
             self._session = aiohttp.ClientSession(trust_env=False, headers=self._headers)
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._timings.answer)
-        url = f"{base}{self._job}/{tail}"
         async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
             body = await _read(response, most)
             if response.status != _OK:
@@ -266,12 +283,9 @@ class Poller:
                 raise _RefusedError("it answers with something else than JSON") from error
 
 
-class _NotYetError(_RefusedError):
-    """There is no plan yet."""
-
-
 #: What came of a question that failed.
 _GONE: Final = "gone"
+_USELESS: Final = "useless"
 _SILENT: Final = "silent"
 _BROKE: Final = "broke"
 
@@ -288,8 +302,6 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 def _refusal(response: aiohttp.ClientResponse, body: bytes) -> _RefusedError:
     """Return what a node's refusal says."""
-    if response.headers.get("X-Error-Code") == "NoPlanYet":
-        return _NotYetError("there is no plan yet")
     try:
         said = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):

@@ -229,7 +229,8 @@ class JobServer:
         path, _, query = target.partition("?")
         parts = [unquote(part) for part in path.split("/")[1:]]
         if parts == [*_ROOT, "health"]:
-            return _unpaced({"status": "ok", "job": self._served.job_id})
+            facts = {"job": self._served.job_id, "has_plan": self._served.plan() is not None}
+            return _unpaced({"status": "ok", **facts})
         if len(parts) < len(_ROOT) + 2 or parts[: len(_ROOT) + 1] != [*_ROOT, "jobs"]:
             raise Refusal(404, "there is nothing of this name", "NotFound")
         job, *about = parts[len(_ROOT) + 1 :]

@@ -136,6 +136,10 @@ class Shares:
 
     # ---- what this node has
 
+    def has(self, stripe: int) -> bool:
+        """Return whether this node has a stripe."""
+        return stripe in self._have
+
     def note_have(self, stripe: int) -> None:
         """Note that this node has a stripe: from an earlier run, or fetched."""
         if stripe not in self._have:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.support.storage import DATA, SIZE, put
 
-from hf_haul.cluster.holdings import Blob, Holdings, NotHeldError
+from hf_haul.cluster.holdings import Holdings, NotHeldError
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.claiming import claim
 from hf_haul.storage.staged_file import StagedFile
@@ -26,8 +26,9 @@ def staged(tmp_path: Path) -> Iterator[StagedFile]:
 
 
 def holdings(place: Path, *staged: StagedFile) -> Holdings:
-    blobs = {ETAG: Blob(SIZE, ["a.bin", "copy of a.bin"], [place])}
-    return Holdings(blobs, lambda: dict(zip(["copy of a.bin"], staged, strict=False)))
+    paths = ["a.bin", "copy of a.bin"]
+    there = dict(zip(paths[1:], staged, strict=False))
+    return Holdings({ETAG: paths}, lambda _etag: SIZE, lambda _path: place, lambda: there)
 
 
 def read(held: Holdings, start: int, stop: int) -> bytes:

@@ -38,6 +38,9 @@ class Told:
     def note_gone(self, name: str, why: str) -> None:
         self.told.append(("gone", name, why))
 
+    def note_useless(self, name: str, why: str) -> None:
+        self.told.append(("useless", name, why))
+
     def note_silent(self, name: str) -> None:
         self.told.append(("silent", name))
 
@@ -49,9 +52,9 @@ class Scripted(Poller):
     asked: list[str]
     exhausted: asyncio.Event
 
-    async def _get(self, base: str, tail: str, seconds: float, most: int) -> Any:
+    async def _get(self, url: str, seconds: float, most: int) -> Any:
         del seconds, most
-        self.asked.append(f"{base} {tail}")
+        self.asked.append(url)
         await asyncio.sleep(0)
         if not self.answers:
             self.exhausted.set()
@@ -93,13 +96,15 @@ def test_each_question_says_which_state_is_known_already() -> None:
         (connect_error(errno.ECONNREFUSED), ("gone", "b", "it says why")),
         (connect_error(errno.EHOSTUNREACH), ("silent", "b")),
         (LATE, ("silent", "b")),
-        ({"version": 1, "job": "wrong"}, ("gone", "b", "a state of another plan")),
-        (polling._RefusedError("another job"), ("gone", "b", "another job")),
-        (["no state"], ("gone", "b")),
-        ({"no": "version"}, ("gone", "b")),
+        ({"version": 1, "job": "wrong"}, ("useless", "b", "a state of another plan")),
+        (polling._RefusedError("another job"), ("useless", "b", "another job")),
+        (["no state"], ("useless", "b")),
+        ({"no": "version"}, ("useless", "b")),
     ],
 )
-def test_a_node_that_does_not_answer_rightly_is_gone_or_silent(error: Any, expected: tuple[str, ...]) -> None:
+def test_a_node_that_does_not_answer_rightly_is_gone_silent_or_of_no_use(
+    error: Any, expected: tuple[str, ...]
+) -> None:
     told, _asked = play(error)
     assert len(told) == 1
     assert told[0][: len(expected)] == expected
@@ -120,7 +125,7 @@ def test_a_node_that_was_gone_is_asked_for_whatever_it_says_now() -> None:
 
 def test_a_node_is_asked_where_it_said_last_that_it_is() -> None:
     told, asked = play({"version": 1}, then=lambda poller: poller.add("b", "http://b:2"))
-    assert asked[0].startswith("http://b:2 ")
+    assert asked[0].startswith("http://b:2/haul/v1/jobs/job%201/state?")
     assert told == [("state", "b", 1)]
 
 

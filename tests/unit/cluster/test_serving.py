@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from hf_haul.cluster.holdings import Blob, HeldRange, Holdings
+from hf_haul.cluster.holdings import HeldRange, Holdings
 from hf_haul.cluster.serving import JobServer
 from hf_haul.localhub.replies import Refusal, Reply
 from hf_haul.ranges import ByteRange
@@ -32,7 +32,7 @@ class Served:
 
     def __init__(self, folder: Path) -> None:
         (folder / "a.bin").write_bytes(DATA)
-        self.holdings = Holdings({ETAG: Blob(len(DATA), ["a.bin"], [folder / "a.bin"])}, dict)
+        self.holdings = Holdings({ETAG: ["a.bin"]}, lambda _etag: len(DATA), folder.joinpath, dict)
         self.version = 1
         self.made: bytes | None = b'{"plan": 1}'
         self.askers: list[tuple[str, str]] = []
@@ -164,6 +164,13 @@ def test_who_asks_becomes_known_by_its_name_and_address(served: Served) -> None:
     answer(served, STATE, {**HEADERS, "Haul-Node": "d" * 2000, "Haul-Node-Url": "http://d:1"})
     answer(served, "/haul/v1/jobs/job-2/state", {**HEADERS, "Haul-Node": "e", "Haul-Node-Url": "http://e:1"})
     assert served.askers == [("b", "http://b:1")]
+
+
+def test_a_node_says_which_job_it_is_at_and_whether_it_has_a_plan(served: Served) -> None:
+    health = answer(served, "/haul/v1/health")[2]
+    assert health == {"status": "ok", "job": "job-1", "has_plan": True}
+    served.made = None
+    assert not answer(served, "/haul/v1/health")[2]["has_plan"]
 
 
 def test_a_plan_that_is_still_made_is_to_be_asked_for_again(served: Served) -> None:

@@ -1,0 +1,166 @@
+"""How nodes that no scheduler started come to one plan: the first of the list makes it, the others ask.
+
+A node that has a plan gives it to whoever asks, so that one that is started again, or later, works on the
+same commit as the others, wherever a branch has gone since. If the first one does not come up, the others
+list the repository themselves: their plans are the same, unless the branch moves at that moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from hf_haul.cancellation import CancelToken
+from hf_haul.cluster.loop_thread import LoopThread
+from hf_haul.cluster.peer_list import PeerList
+from hf_haul.cluster.plan import JobPlan
+from hf_haul.cluster.polling import Health
+from hf_haul.cluster.results import NodeError
+from hf_haul.errors import UnsafePathError
+from hf_haul.failures import FailureKind
+from hf_haul.waits import Wait, WaitReason, Waits
+
+__all__ = ["PeerPlans", "PlanAsker", "job_name"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which the first node may take to come up, and between two looks for it.
+_PATIENCE: Final = 30.0
+_LOOK: Final = 0.5
+#: Nodes that are asked at once.
+_ASKED_AT_ONCE: Final = 32
+
+
+def job_name(
+    repo_type: str, repo_id: str, revision: str, choice: Mapping[str, str | Sequence[str] | None]
+) -> str:
+    """Return the id of a job, the same on each node that was asked for the same.
+
+    Args:
+        repo_type: The type of the repository.
+        repo_id: The repository.
+        revision: What was asked for.
+        choice: Which files, in the words of whoever asks.
+    """
+    given = {name: value for name, value in choice.items() if value}
+    name = f"{repo_type}s/{repo_id}@{revision}"
+    if given:
+        digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+        name += f" (some files, {digest[:8]})"
+    return name
+
+
+class PlanAsker(Protocol):
+    """Asks other nodes, in an event loop."""
+
+    async def health_of(self, url: str) -> Health:
+        """Ask a node whether it is there, and has a plan."""
+
+    async def plan_of(self, url: str) -> object:
+        """Return the plan that a node has, in JSON; ``None`` if it does not give one."""
+
+
+class PeerPlans:
+    """Finds or makes the plan of a job.
+
+    Args:
+        peers: The nodes.
+        job_id: The job.
+        make: Makes the plan; told where to report waits.
+        patience: Seconds for which the first node may take to come up.
+        look: Seconds between two looks for it.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        peers: PeerList,
+        job_id: str,
+        make: Callable[[Waits], JobPlan],
+        *,
+        patience: float = _PATIENCE,
+        look: float = _LOOK,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.job_id = job_id
+        self._peers = peers
+        self._make = make
+        self._patience = patience
+        self._look = look
+        self._clock = clock
+        self._others = {name: url for name, url in peers.urls.items() if name != peers.me}
+
+    def find(
+        self,
+        asker: PlanAsker,
+        loop: LoopThread,
+        waits: Waits,
+        cancelled: CancelToken,
+    ) -> JobPlan:
+        """Return the plan, once there is one.
+
+        Args:
+            asker: Asks other nodes.
+            loop: Where it does.
+            waits: Where waits are reported.
+            cancelled: Ends the wait.
+
+        Raises:
+            NodeError: The node that the others wait for works on another job, or refuses the token.
+            StopRequestedError: It was cancelled.
+            Exception: What ``make`` raises.
+        """
+        first = next(iter(self._peers.urls))
+        wait = Wait(WaitReason.NETWORK, f"waiting for {first}, which lists the repository", host=first)
+        deadline = self._clock() + self._patience
+        with waits.during(wait, after=1.0):
+            while True:
+                health = loop.run(lambda: self._ask(asker))
+                if isinstance(health, JobPlan):
+                    return health
+                if self._peers.is_first or (not health.answers and self._clock() >= deadline):
+                    break
+                if health.refusal is not None:
+                    raise NodeError(f"{first} is no node of this job: {health.refusal}", FailureKind.USAGE)
+                cancelled.wait(self._look)
+                cancelled.check()
+        if not self._peers.is_first:
+            logger.warning("%s did not come up: listing the repository here", first)
+        return self._make(waits)
+
+    async def _ask(self, asker: PlanAsker) -> JobPlan | Health:
+        """Return the plan, if somebody has it, or else what the first node says."""
+        turns = asyncio.Semaphore(_ASKED_AT_ONCE)
+
+        async def ask(url: str) -> Health:
+            async with turns:
+                return await asker.health_of(url)
+
+        names = list(self._others)
+        answers = dict(
+            zip(names, await asyncio.gather(*(ask(self._others[name]) for name in names)), strict=True)
+        )
+        for name in names:
+            if answers[name].has_plan:
+                plan = self._read(name, await asker.plan_of(self._others[name]))
+                if plan is not None:
+                    return plan
+        return answers.get(next(iter(self._peers.urls)), Health())
+
+    def _read(self, name: str, value: object) -> JobPlan | None:
+        if value is None:
+            return None
+        try:
+            plan = JobPlan.from_json(value)
+        except (ValueError, UnsafePathError) as error:
+            logger.warning("the plan of %s is of no use: %s", name, error)
+            return None
+        if plan.job_id != self.job_id:
+            logger.warning("%s gives the plan of another job, %s", name, plan.job_id)
+            return None
+        return plan

@@ -1,0 +1,222 @@
+"""What a node knows of its job, and what it tells of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.clock import FakeClock
+
+from hf_haul.cluster.bitmaps import decode_bits
+from hf_haul.cluster.holdings import Holdings, NotHeldError
+from hf_haul.cluster.job_node import JobNode
+from hf_haul.cluster.plan import JobPlan
+from hf_haul.cluster.stripes import Stripes
+from hf_haul.hub.metadata import ListedFile
+from hf_haul.ranges import ByteRange
+
+DATA = bytes(range(256)) * 10
+ETAG = hashlib.sha256(DATA).hexdigest()
+PLAN = JobPlan(
+    job_id="job-1",
+    endpoint="http://hub",
+    repo_type="model",
+    repo_id="org/m",
+    revision="main",
+    commit="c" * 40,
+    files={"a.bin": ListedFile(130, "b" * 40, ETAG, len(DATA))},
+    selection=("a.bin",),
+    stripe_bytes=1000,
+    nodes=("a", "b", "c"),
+)
+
+
+class World:
+    """A node, and what it calls."""
+
+    def __init__(self, folder: Path, plan: JobPlan = PLAN, name: str = "a") -> None:
+        (folder / "a.bin").write_bytes(DATA)
+        self.called: list[Any] = []
+        self.plan, self.folder = plan, folder
+        self.node = JobNode(
+            name,
+            plan.job_id,
+            on_change=lambda: self.called.append("change"),
+            on_news=lambda: self.called.append("news"),
+            on_member=lambda name, url: self.called.append((name, url)),
+            clock=FakeClock(),
+        )
+
+    def begin(self, *have: int) -> JobNode:
+        self.node.set_plan(self.plan)
+        self.node.expect(self.plan.nodes)
+        holdings = Holdings({ETAG: ["a.bin"]}, lambda _etag: len(DATA), self.folder.joinpath, dict)
+        self.node.begin(Stripes.of(self.plan), holdings, have)
+        return self.node
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """What another node announces."""
+
+    def state(*have: int, plan: JobPlan = PLAN, done: bool = False, error: str | None = None) -> Any:
+        node = World(tmp_path, plan, "b").begin(*have)
+        if done or error:
+            with node.shares() as shares:
+                shares.note_ended(error)
+        return json.loads(json.dumps(node.state()))
+
+    return state
+
+
+def test_before_it_has_begun_a_node_says_that_it_is_preparing(world: World) -> None:
+    assert world.node.state() == {"name": "a", "version": 0, "plan": None}
+    assert world.node.plan() is None
+    with pytest.raises(NotHeldError, match="still preparing"):
+        world.node.size_of(ETAG)
+    world.node.note_asker("b", "http://b")
+    assert world.called == [("b", "http://b")]
+
+
+def test_it_announces_what_it_has_and_by_which_plan(world: World) -> None:
+    node = world.begin(0, 2)
+    state = node.state()
+    assert decode_bits(state["have"], 3) == 0b101
+    assert (state["name"], state["version"], state["commit"]) == ("a", node.version, PLAN.commit)
+    assert JobPlan.from_json(json.loads(node.plan() or b"")).selection == PLAN.selection
+
+
+def test_only_what_was_announced_is_handed_out(world: World) -> None:
+    node = world.begin(0, 2)
+    for span in (ByteRange(0, 1000), ByteRange(10, 20), ByteRange(2000, len(DATA))):
+        with closing(node.open(ETAG, span)) as held:
+            held.file.seek(span.start)
+            assert held.file.read(len(span)) == DATA[span.start : span.stop]
+    for span in (ByteRange(0, 1001), ByteRange(999, 2001), ByteRange(1500, 1501)):
+        with pytest.raises(NotHeldError):
+            node.open(ETAG, span)
+    with node.shares() as shares:
+        shares.note_have(1)
+    node.open(ETAG, ByteRange(0, len(DATA))).close()
+
+
+def test_what_changes_of_its_shares_is_told_and_nothing_else(world: World) -> None:
+    node = world.begin()
+    world.called.clear()
+    with node.shares() as shares:
+        assert not shares.has(1)
+    assert world.called == []
+    with node.shares() as shares:
+        shares.note_have(1)
+    assert world.called == ["change"]
+
+
+def test_what_others_announce_is_there_to_be_fetched(
+    world: World, other: Callable[..., dict[str, Any]]
+) -> None:
+    node = world.begin()
+    assert node.unheard() == ["b", "c"]
+    node.note_state("b", other(1))
+    assert node.unheard() == ["c"]
+    assert world.called[-1] == "news"
+    with node.shares() as shares:
+        choice = shares.next(0b010, {})
+    assert choice is not None
+    assert choice.node == "b"
+
+
+def test_a_node_that_is_preparing_is_alive_and_not_ready(world: World) -> None:
+    node = world.begin()
+    node.note_state("b", {"name": "b", "version": 0, "plan": None})
+    assert node.unheard() == ["b", "c"]
+    assert node.pending(absent_too=False) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"commit": "d" * 40}, "it works on commit d{40}, and this node on c{40}"),
+        ({"stripe_bytes": 500}, "cuts them in another way"),
+        ({"selection": ()}, "it works on other files"),
+    ],
+)
+def test_a_node_with_another_plan_is_of_no_use(
+    world: World, other: Callable[..., dict[str, Any]], change: dict[str, Any], said: str
+) -> None:
+    node = world.begin()
+    with pytest.raises(ValueError, match=said):
+        node.note_state("b", other(plan=replace(PLAN, **change)))
+
+
+def test_nodes_that_count_on_another_order_of_nodes_can_work_together(
+    world: World, other: Callable[..., dict[str, Any]]
+) -> None:
+    node = world.begin()
+    node.note_state("b", other(1, plan=replace(PLAN, job_id="x", nodes=("b", "a", "d"), endpoint="http://m")))
+    assert node.unheard() == ["c"]
+
+
+def test_who_is_waited_for_at_the_end(world: World, other: Callable[..., dict[str, Any]]) -> None:
+    node = world.begin()
+    assert node.pending(absent_too=True) == ["b", "c"]  # neither has begun
+    assert node.pending(absent_too=False) == []
+    node.note_gone("c", "connection refused")
+    assert node.pending(absent_too=True) == ["b", "c"]  # it may come yet
+    node.note_state("b", other())
+    assert node.pending(absent_too=False) == ["b"]
+    node.note_silent("b")
+    assert node.pending(absent_too=True) == ["b", "c"]
+    assert node.pending(absent_too=False) == []
+    node.note_state("b", other(0, 1, 2, done=True))
+    node.note_useless("c", "it works on another job")
+    assert node.pending(absent_too=True) == []
+    node.note_state("c", other())
+    node.note_gone("c", "connection refused")  # it was there, and left
+    assert node.pending(absent_too=True) == []
+
+
+def test_who_failed_is_not_waited_for_and_it_is_said_why(
+    world: World, other: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    node = world.begin()
+    for _again in range(3):
+        node.note_state("b", other(error="no space left"))
+    assert node.pending(absent_too=False) == []
+    assert caplog.text.count("node b cannot get all files: no space left") == 1
+
+
+def test_what_is_told_again_and_again_is_news_once(world: World) -> None:
+    node = world.begin()
+    world.called.clear()
+    for _again in range(3):
+        node.note_gone("b", "refused")
+        node.note_silent("c")
+    assert world.called == ["news", "news"]
+
+
+def test_who_waits_for_others_is_woken_by_news(world: World) -> None:
+    node = world.begin()
+    waiting = threading.Thread(target=node.wait, args=(30.0,))
+    waiting.start()
+    while waiting.is_alive():
+        node.wake()
+        waiting.join(0.01)
+
+
+def test_a_state_that_is_none_is_refused(world: World, other: Callable[..., dict[str, Any]]) -> None:
+    node = world.begin()
+    for change in ({"have": 7}, {"claims": [99]}, {"done": "yes"}):
+        with pytest.raises(ValueError, match="state"):
+            node.note_state("b", {**other(), **change})
