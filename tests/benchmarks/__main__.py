@@ -26,6 +26,7 @@ MODULES = (
     "single",
     "upstream",
     "paced",
+    "sources",
     "small",
     "request",
     "loader",

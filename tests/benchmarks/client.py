@@ -63,6 +63,30 @@ def haul_snapshot(repo_id: str, cache_dir: str, first: list[str] | None = None, 
     return work
 
 
+def haul_sources(
+    repo_id: str, cache_dir: str, names: dict[str, list[str]] | None = None, **options: Any
+) -> Work:
+    """hf-haul's ``snapshot_download``, and what came from which source; with ``names`` as in :func:`haul_manager`."""
+    import hf_haul
+    import hf_haul.manager
+
+    download = hf_haul.snapshot_download
+    if names:
+        resolve(names)
+
+    def work() -> dict[str, Any]:
+        told: dict[str, Any] = {}
+
+        def note(event: Any) -> None:
+            if event["ev"] == "done":
+                told.update(event)
+
+        download(repo_id, cache_dir=cache_dir, on_event=note, **options)
+        return {"by_source": told["bytes_by_source"], "wasted": told["wasted"], "fetched": told["fetched"]}
+
+    return work
+
+
 def haul_many(repo_id: str, cache_dir: str, first: str, go_on: float, **options: Any) -> Work:
     """hf-haul's ``snapshot_download`` of a repository of very many files, until ``go_on`` seconds after the first is there.
 
@@ -501,6 +525,7 @@ def main() -> int:
             switch_off(mechanism)
     work = {
         "haul_snapshot": haul_snapshot,
+        "haul_sources": haul_sources,
         "haul_timeline": haul_timeline,
         "haul_many": haul_many,
         "haul_manager": haul_manager,

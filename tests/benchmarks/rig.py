@@ -53,6 +53,8 @@ DATA: Final[Mapping[str, Mapping[str, int]]] = {
     },
     "bench/thousand": {f"{number:04d}.json": 20 * KIB for number in range(1000)},
     "bench/one": {"model.safetensors": 64 * MIB},
+    "bench/sources": {"model.safetensors": 192 * MIB},
+    "bench/many-sources": {f"{'ab'[n % 2]}/{n:02d}.safetensors": 4 * MIB for n in range(48)},
     "bench/sixteen": {f"model-{n:05d}-of-00016.safetensors": 64 * MIB for n in range(1, 17)},
 }  # fmt: skip
 

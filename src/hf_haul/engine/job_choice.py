@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from hf_haul.cancellation import CancelToken
-from hf_haul.config import MiB, Settings
+from hf_haul.config import Settings
 from hf_haul.descriptors import Descriptors, descriptors
 from hf_haul.engine.file_sources import FileSource
 from hf_haul.engine.plan import MAX_PART, part_size
@@ -26,8 +26,8 @@ from hf_haul.transports.source_limits import SourceLimits
 
 __all__ = ["Chooser", "TransportFactory"]
 
-#: Bytes that a source is asked for first which nobody has heard of, unless it is all that there is.
-_PROBE: Final = MiB
+#: How many times as fast a source is taken to be as another at the most.
+_MOST_GAIN: Final = 9.0
 
 TransportFactory = Callable[[FileRequest], Transport]
 
@@ -163,8 +163,10 @@ class Chooser:
         """
         source = self._choice.next_for(transfer) or transfer.sources.origin
         usual = most = self._part_size(transfer, source.name)
-        if not source.is_origin and self._sources.usual_answer(source.name) is None:
-            usual = most = min(usual, _PROBE)  # it may never come, and then somebody else has to bring it
+        if transfer.sources.has_others:
+            if self._settings.part_size is None or self._sources.usual_answer(source.name) is None:
+                # It may never come, and then somebody else has to bring it; and all are to end together.
+                usual = most = min(usual, self._choice.longest_part(transfer, source))
         elif self._settings.part_size is None and transfer.mode == "ranged":
             slow = self._sources.answers_slowly(source.name)
             if slow is None:
@@ -231,14 +233,18 @@ class Chooser:
             parts,
             now,
             usual_answer=self._usual_answer,
-            is_elsewhere_faster=self._is_elsewhere_faster,
+            gain_elsewhere=self._gain_elsewhere,
+            is_unheard=lambda part: self._sources.usual_answer(part.source.name) is None,
             worth_hedging=self._settings.timings.worth_hedging,
         )
         if found is None:
             return None
         part, split = found
-        share = part.transfer.split if split else part.transfer.hedge
-        return share(part, now, self._choice.next_beside(part))
+        source = self._choice.next_beside(part)
+        if not split:
+            return part.transfer.hedge(part, now, source)
+        gain = self._gain_elsewhere(part)
+        return part.transfer.split(part, now, source, share=gain / (gain + 1.0) if gain else 0.5)
 
     def _usual_answer(self, part: Part) -> float | None:
         """Return the seconds in which whoever would be asked for some of a part answers.
@@ -250,10 +256,13 @@ class Chooser:
         usual = self._sources.usual_answer(source.name, large=part.transfer.size > SMALL_FILE)
         return 0.0 if usual is None and source is not part.source else usual
 
-    def _is_elsewhere_faster(self, part: Part) -> bool:
-        """Return whether another source, and a faster one, would be asked for some of a part."""
+    def _gain_elsewhere(self, part: Part) -> float:
+        """Return how many times as fast the other source is that would be asked for some of a part.
+
+        0.0 if that would be the part's own source.
+        """
         source = self._choice.next_beside(part) or part.source
-        return source is not part.source and self._choice.is_faster(source, part)
+        return 0.0 if source is part.source else min(self._choice.gain(source, part), _MOST_GAIN)
 
     def make_room_for(self, run: QueueRun, runs: Sequence[QueueRun], threads: int) -> None:
         """Preempt less urgent parts where a more urgent queue has no connection to run on.

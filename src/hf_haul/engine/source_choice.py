@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from hf_haul.config import KiB, MiB
 from hf_haul.engine.file_sources import FileSource
 from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.errors import (
@@ -47,10 +48,12 @@ _LONGEST_REST: Final = 900.0
 #: Seconds for which one is that sent wrong bytes, and one that may have until that is known.
 _REST_OF_LIARS: Final = 3600.0
 _REST_OF_SUSPECTS: Final = 60.0
-#: How many times as fast another source's connection has to be, so that bytes under way are requested there.
-#: Where both are about as fast, both would be asked for all that is left: of 60 MB from three sources of
-#: 5 MB/s each, 13 MB came twice.
-_FASTER: Final = 2.0
+#: Bytes that a source is asked for first which nobody has heard of, unless it is all that there is.
+_PROBE: Final = MiB
+#: Smallest part of a file that has several sources.
+_LEAST_PART: Final = 256 * KiB
+#: Share of what is left that the parts under way may come to, so that all sources end together.
+_SHARE_OF_REST: Final = 0.5
 #: Ends of names that are given out in one's own network only.
 _LOCAL_NAMES: Final = (".local", ".lan", ".internal", ".home.arpa", ".localdomain", ".localhost")
 _REFUSED: Final = 400
@@ -148,10 +151,35 @@ class SourceChoice:
             return False
         return any(each is not part.source for each in self._open_to(part.transfer))
 
-    def is_faster(self, source: FileSource, part: Part) -> bool:
-        """Return whether a connection to a source brings more by far than the one that fetches a part."""
+    def longest_part(self, transfer: Transfer, source: FileSource) -> int:
+        """Return how many bytes a source is asked for at once, so that all sources of a file end together.
+
+        That is its share of a part of what is left, by the speed of one connection: the less is left, the
+        shorter parts become.
+        """
         speed = self._history.connection_speed(source.name)
-        return speed is not None and speed > _FASTER * part.meter.speed()
+        if not speed:
+            return _PROBE
+        all_speeds = sum(
+            (self._history.connection_speed(each.name) or 0.0) * max(1, self._limits.active(each.name))
+            for each in transfer.sources.in_use()
+        )
+        metrics = transfer.metrics
+        left = max(sum(map(len, transfer.pending)), metrics.bytes_total - metrics.bytes_downloaded)
+        share = int(_SHARE_OF_REST * left * speed / all_speeds)
+        return max(_LEAST_PART, min(share, max(_PROBE, int(self._limits.most_per_part(source.name)))))
+
+    def gain(self, source: FileSource, part: Part) -> float:
+        """Return how many times as fast as a part's connection another one to a source would be.
+
+        On a full link a new connection takes its share from those that there are. 1.0 while nothing is known.
+        """
+        speed, own = self._history.connection_speed(source.name), part.meter.speed()
+        if speed is None:
+            return 1.0
+        active = self._limits.active(source.name)
+        share = active / (active + 1) if active else 1.0
+        return share * speed / own if own else math.inf
 
     def is_resting(self, name: str) -> bool:
         """Return whether a source is left alone."""

@@ -181,11 +181,11 @@ class Part(PartProgress):
         self.unanswered_calls = 0
         self.oversized = False
 
-    def give_upper_half(self) -> ByteRange | None:
-        """Split off the upper half of what is not being read; ``None`` if that is too little to share."""
+    def give_upper(self, share: float) -> ByteRange | None:
+        """Split off the upper ``share`` of what is not being read; ``None`` if that is too little."""
         with self._lock:
             low = max(self.position, self._reads_to)
-            middle = low + (self.stop - low + 1) // 2
+            middle = self.stop - int((self.stop - low) * share)
             if middle >= self.stop:
                 return None
             upper = ByteRange(middle, self.stop)
@@ -378,12 +378,20 @@ class Transfer:
         self.parts.append(part)
         return part
 
-    def split(self, part: Part, now: float, source: FileSource | None = None) -> Part | None:
+    def split(
+        self, part: Part, now: float, source: FileSource | None = None, *, share: float = 0.5
+    ) -> Part | None:
         """Give the upper half of what is left of ``part`` to a new part, by default from the same source.
 
         The result is ``None`` if its worker was quicker.
+
+        Args:
+            part: The part.
+            now: Seconds.
+            source: Where the new part comes from.
+            share: How much it gets, where not half.
         """
-        span = part.give_upper_half()
+        span = part.give_upper(share)
         if span is None:
             return None
         upper = Part(self, span, now=now, source=source or part.source)

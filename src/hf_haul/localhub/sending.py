@@ -31,6 +31,7 @@ __all__ = ["Delivery", "Pace", "Sender", "abort", "open_content", "reset"]
 logger = logging.getLogger(__name__)
 
 _SLICE: Final = 1 << 20  # bytes handed over between two looks at the pace and the counters
+_LEAST_TURN: Final = 16 << 10  # fewer cost more than they smooth
 _SMALL: Final = 64 << 10  # bytes; a body up to this size goes out in one write with its headers
 _SO_MAX_PACING_RATE: Final = 47 if sys.platform == "linux" else None
 _UNPACED: Final = 0xFFFFFFFF
@@ -85,6 +86,16 @@ class Pace:
     def unlimited(self) -> bool:
         """Whether there is no limit."""
         return self.per_connection is None and self.total is None
+
+    @property
+    def turn(self) -> int:
+        """Bytes that one connection sends of the total before it is another's turn.
+
+        Each waits for all others: with longer turns, each of dozens would stop for seconds.
+        """
+        if self.total is None:
+            return _SLICE
+        return max(1, min(_SLICE, max(_LEAST_TURN, int(self.total / 200)), int(self.total / 20)))
 
     def reserve_total(self, nbytes: int, now: float) -> float:
         """Take ``nbytes`` of the total rate; return the seconds to wait before sending them."""
@@ -329,7 +340,7 @@ class _Line:
         paced_by_kernel = self._pace_in_kernel(rate)
         trickle = self._delivery.trickle
         slow = trickle if trickle is not None else None if paced_by_kernel else rate
-        count = min(left, _slice_for(rate), _slice_for(slow), _slice_for(self._pace.total))
+        count = min(left, _slice_for(rate), _slice_for(slow), self._pace.turn)
         await self._wait_for_turn(count, slow)
         self._check_open()
         offset = self._reply.start + sent

@@ -4,11 +4,11 @@
   file's URL redirects to (``signed_links`` says for how long) and refuses the bytes of another version
   (``validators``), and attaches a token only to requests of the file's own origin.
 - ``pool``: the connections. ``request`` is one request that another thread can interrupt, ``outgoing`` what
-  is sent for it, ``slots`` counts connections and shares idle ones, ``network`` knows proxies and
-  certificates (``certificates`` reads those of a file), ``route`` is how one origin is reached with them,
-  ``dialing`` connects, ``plain`` is a request and its answer over a connection that stands, ``answer_head``
-  and ``receiving`` read, ``response`` is an answer, ``translation`` makes errors of ours of those that
-  libraries raise.
+  is sent for it and ``sending`` how, ``slots`` counts connections and shares idle ones, ``network`` knows
+  proxies and certificates (``certificates`` reads those of a file), ``route`` is how one origin is reached
+  with them, ``dialing`` connects, ``plain`` is a request and its answer over a connection that stands,
+  ``answer_head`` and ``receiving`` read, ``response`` is an answer, ``translation`` makes errors of ours of
+  those that libraries raise.
 - ``file_facts``: what a server says of a file before it sends it.
 - ``retry``: the one owner of retries. ``pacing`` has all threads obey together what servers ask them to wait.
 - ``source_limits``: how many connections a source is worth; ``concurrency`` decides, by the ``load``.

@@ -2,8 +2,8 @@
 
 From the ground: ``request`` is one request as its cancel token sees it, ``dialing`` makes connections that it
 can wake, ``slots`` counts connections and shares the idle ones, ``network`` knows the way to each host,
-``plain`` is the short way over a connection that stands, ``response`` reads a body, ``translation``
-translates what goes wrong; here is the public face.
+``sending`` sends, ``plain`` is the short way over a connection that stands, ``response`` reads a body,
+``translation`` translates what goes wrong; here is the public face.
 
 We use ``requests``' adapter below ``Session.send``, where a connection has to be made or anything is unusual:
 cookies, ``.netrc`` and redirects are no use to a download and cost a third of a small request.
@@ -21,23 +21,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import requests
-from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout
 
 from hf_haul.cancellation import CancelToken, SilenceLimits
-from hf_haul.descriptors import descriptors, is_shortage
-from hf_haul.errors import StopRequestedError, TooManyOpenFilesError, TransferError
+from hf_haul.errors import StopRequestedError, TransferError
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import renew_after_fork
-from hf_haul.redaction import redacting
 from hf_haul.task import NetworkPaths
 from hf_haul.transports.network import Adapter, Network, NetworkOptions, ca_from_environment
 from hf_haul.transports.outgoing import Outgoing, merge_headers
-from hf_haul.transports.plain import PlainAnswer, exchange
-from hf_haul.transports.request import InterruptibleRequest, active
+from hf_haul.transports.request import InterruptibleRequest
 from hf_haul.transports.response import PooledResponse
-from hf_haul.transports.slots import ConnectionSlots, PooledConnections
-from hf_haul.transports.translation import FOREIGN, is_stale, raise_translated
+from hf_haul.transports.sending import Sender
+from hf_haul.transports.slots import ConnectionSlots
 from hf_haul.urls import HttpUrl, parse_url
 
 if TYPE_CHECKING:
@@ -158,6 +154,7 @@ class ConnectionPool:
         self._calls: set[InterruptibleRequest] = set()
         self._slots = ConnectionSlots(self.max_connections, self.max_connections_per_host, self._clock)
         self._network = Network(self._options, self._slots)
+        self._sender = Sender(self._options, self._slots)
 
     def reset_after_fork(self) -> None:
         """Start empty in a forked child; called automatically there."""
@@ -352,7 +349,7 @@ class ConnectionPool:
 
         try:
             started = time.monotonic()
-            raw = self._send(request)
+            raw = self._sender.send(request)
             return PooledResponse(
                 raw, parts, call, self._options, finish,
                 decode=decode, seconds_to_headers=time.monotonic() - started,
@@ -364,79 +361,6 @@ class ConnectionPool:
                 call.raw.release_conn()
             finish(0, not isinstance(error, StopRequestedError))
             raise
-
-    def _send(self, request: Outgoing) -> BaseHTTPResponse | PlainAnswer:
-        call = request.call
-        try:
-            return self._send_plainly(request) or self._send_once(request)
-        except FOREIGN as error:
-            if is_shortage(error) and not call.woken:
-                return self._send_on_shortage(request)
-            # The server may close an idle connection in the moment we choose it. Nothing was answered, and a
-            # GET may be repeated: that is no failure, and no matter for the retry budget.
-            if not call.reused or call.woken or not is_stale(error):
-                raise_translated(error, call, self._options)
-        call.reused, call.new = False, True
-        try:
-            return self._send_once(request)
-        except FOREIGN as error:
-            raise_translated(error, call, self._options)
-
-    def _send_on_shortage(self, request: Outgoing) -> BaseHTTPResponse:
-        """Send the request once a socket can be opened again."""
-        call = request.call
-
-        def attempt() -> BaseHTTPResponse:
-            with self._slots.attempting():
-                return self._send_once(request)
-
-        self._slots.close_idle(0.0)
-        call.enter("waiting for a file descriptor")
-        try:
-            with call.cancel_token.queueing():
-                return descriptors.retry_on_shortage(
-                    attempt, call.raise_if_woken, own=call.cancel_token.holds, what="a connection"
-                )
-        except TooManyOpenFilesError:
-            raise
-        except FOREIGN as error:
-            raise_translated(error, call, self._options)
-
-    def _send_plainly(self, request: Outgoing) -> BaseHTTPResponse | PlainAnswer | None:
-        """Send the request over an idle connection; ``None`` if there is none, or it takes more than that."""
-        route = request.adapter.network.known_route(request.url, request.path)
-        if route is None or route.forwards:
-            return None
-        connections = cast("PooledConnections", route.connections)
-        return exchange(connections, request.call, request.url, request.headers, self._options.read_timeout)
-
-    def _send_once(self, request: Outgoing) -> BaseHTTPResponse:
-        """Send the request as ``requests`` would."""
-        adapter, call = request.adapter, request.call
-        try:
-            with redacting():
-                prepared = request.prepared()
-                call.route = adapter.network.route(request.url, adapter, prepared, request.path)
-                active.call = call
-                answer = adapter.send(
-                    prepared,
-                    stream=True,
-                    timeout=self._timeout(call),  # type: ignore[arg-type]  # requests takes urllib3's, its stubs do not say so
-                    verify=self._options.requests_verify,
-                    cert=self._options.cert,
-                    proxies=call.route.proxies,
-                )
-        finally:
-            active.call = None
-        raw = cast("BaseHTTPResponse", answer.raw)
-        call.raise_if_woken()
-        return raw
-
-    def _timeout(self, call: InterruptibleRequest) -> Timeout:
-        limits = call.silence_limits
-        if limits is None:
-            return self._options.timeout
-        return Timeout(connect=self._options.connect_timeout, read=limits.answer)
 
     # ---- the end
 

@@ -315,7 +315,7 @@ def test_where_many_files_can_be_opened_none_are_counted(tmp_path: Path) -> None
         assert None not in [scarce.next() for _ in range(16)]
 
 
-@pytest.mark.parametrize(("answered", "size"), [(False, MiB), (True, 8 * MiB)])
+@pytest.mark.parametrize(("answered", "size"), [(False, MiB), (True, 8_000_000)])
 def test_a_source_that_nobody_has_heard_of_is_asked_for_little(
     tmp_path: Path, answered: bool, size: int
 ) -> None:

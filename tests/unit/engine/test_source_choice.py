@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 from tests.support.clock import FakeClock
 from tests.support.transport import FakeSource, MemoryDestination, request
 
-from hf_haul.config import Settings
+from hf_haul.config import KiB, MiB, Settings
 from hf_haul.engine.file_sources import FileSource, Suspicion
 from hf_haul.engine.source_choice import Fault, SourceChoice, fault_of, is_near
 from hf_haul.engine.transfer import Part, Transfer
@@ -229,18 +230,48 @@ def test_a_second_request_goes_to_another_source_if_one_has_a_connection_free(tm
     assert bench.choice.next_beside(part) is bench.others[0]
 
 
-@pytest.mark.parametrize(("bps", "faster"), [(None, False), (150, False), (250, True)])
-def test_a_source_is_faster_if_its_connections_bring_twice_as_much(
-    tmp_path: Path, bps: int | None, faster: bool
+@pytest.mark.parametrize(
+    ("bps", "active", "brings"),
+    [
+        pytest.param(250, 0, 250, id="idle"),
+        pytest.param(250, 4, 200, id="busy: a new one takes its share from the others"),
+    ],
+)
+def test_what_another_source_would_gain_is_what_a_new_connection_to_it_brings(
+    tmp_path: Path, bps: int, active: int, brings: int
 ) -> None:
     bench = Bench(tmp_path, LAB)
     part = Part(bench.transfer, ByteRange(0, 10), now=0.0)
     part.meter = SpeedMeter(clock=bench.clock)
+    assert bench.choice.gain(bench.others[0], part) == 1.0, "nothing is known"
+    bench.limits.count(LAB, active)
+    bench.knows(LAB, bps)
+    assert math.isinf(bench.choice.gain(bench.others[0], part)), "nothing comes"
     bench.clock.advance(1.0)
     part.meter.add(100)
-    if bps is not None:
-        bench.knows(LAB, bps)
-    assert bench.choice.is_faster(bench.others[0], part) is faster
+    assert bench.choice.gain(bench.others[0], part) == pytest.approx(brings / part.meter.speed())
+
+
+@pytest.mark.parametrize(
+    ("left", "hub", "lab"),
+    [
+        pytest.param(1000 * MiB, 4_000_000, 2_000_000, id="much: what comes in the time that a part takes"),
+        pytest.param(24 * MiB, 2 * MiB, MiB, id="little: each gets its share of half of it"),
+        pytest.param(2 * MiB, 256 * KiB, 256 * KiB, id="next to nothing"),
+    ],
+)
+def test_parts_become_shorter_toward_the_end_and_the_shorter_the_slower_their_source(
+    tmp_path: Path, left: int, hub: int, lab: int
+) -> None:
+    bench = Bench(tmp_path, LAB)
+    assert bench.choice.longest_part(bench.transfer, bench.others[0]) == MiB, "of unknown speed"
+    bench.knows(HUB, 20_000_000)
+    bench.knows(LAB, 10_000_000)
+    bench.limits.count(HUB, 4)
+    bench.limits.count(LAB, 4)
+    bench.transfer.pending = [ByteRange(0, left)]
+    found = [bench.choice.longest_part(bench.transfer, each) for each in (bench.origin, bench.others[0])]
+    assert found == [hub, lab]
 
 
 def test_suspects_are_left_alone_until_it_is_known_and_the_liar_for_long(tmp_path: Path) -> None:

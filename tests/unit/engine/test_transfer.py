@@ -138,6 +138,16 @@ def test_a_rest_can_be_split_to_the_last_byte(bench: Bench, left: int) -> None:
         assert (part.remaining, upper.remaining) == ((left + 1) // 2, left // 2)
 
 
+def test_whoever_is_faster_gets_more_of_a_part_that_is_split(bench: Bench) -> None:
+    part = bench.part
+    part.next_read(0)
+    left = part.remaining
+    upper = bench.transfer.split(part, 0.0, share=0.75)
+    assert upper is not None
+    assert upper.remaining == 3 * left // 4
+    assert part.remaining + upper.remaining == left
+
+
 def test_a_part_whose_rest_was_given_away_before_it_is_tried_again_is_done(bench: Bench) -> None:
     part = bench.part
     bench.source.faults = [ConnectionFailedError("reset by peer")]

@@ -223,9 +223,55 @@ def test_a_short_rest_is_raced_sooner_by_a_source_that_is_faster_by_far(
     peer = bench.part(transfer, age=5.0, bps=1e6)
     peer.stop = peer.position + KiB
     found = part_to_share(
-        [rest, peer], bench.clock.now, usual_answer=lambda _part: 0.01, is_elsewhere_faster=lambda _part: True
+        [rest, peer], bench.clock.now, usual_answer=lambda _part: 0.01, gain_elsewhere=lambda _part: 2.5
     )
-    assert found == ((rest, False) if raced else None)
+    assert found == ((rest, rest.remaining >= 256 * KiB) if raced else None)
+
+
+@pytest.mark.parametrize(
+    ("gain", "rest", "found"),
+    [
+        pytest.param(0.0, 300 * KiB, None, id="its own source has nothing to add"),
+        pytest.param(1.0, 300 * KiB, True, id="another one brings some of it"),
+        pytest.param(1.0, 200 * KiB, None, id="too little to share with one that is no faster"),
+        pytest.param(2.5, 200 * KiB, False, id="one that is faster by far brings it too"),
+    ],
+)
+def test_a_short_rest_is_shared_with_another_source(
+    bench: Bench, gain: float, rest: int, found: bool | None
+) -> None:
+    transfer = bench.transfer()
+    parts = [bench.part(transfer, age=5.0, bps=100 * KiB) for _ in range(3)]
+    for part, left in zip(parts, (rest, KiB, KiB), strict=True):
+        part.stop = part.position + left
+    shared = part_to_share(parts, bench.clock.now, gain_elsewhere=lambda _part: gain)
+    assert shared == (None if found is None else (parts[0], found))
+
+
+@pytest.mark.parametrize(("reading", "raced"), [(0.4, False), (0.6, True)])
+def test_a_part_is_not_compared_with_another_source_before_it_has_come_for_a_while(
+    bench: Bench, reading: float, raced: bool
+) -> None:
+    part = bench.part(bench.transfer(), age=reading, bps=10 * KiB)
+    part.stop = part.position + 100 * KiB
+    found = part_to_share([part], bench.clock.now, gain_elsewhere=lambda _part: 9.0, worth_hedging=60.0)
+    assert found == ((part, False) if raced else None)
+
+
+@pytest.mark.parametrize(
+    ("unheard", "waiting", "raced"),
+    [(True, 0.4, False), (True, 0.6, True), (False, 0.6, False), (False, 3.1, True)],
+)
+def test_a_source_that_never_answered_is_not_waited_for_long(
+    bench: Bench, unheard: bool, waiting: float, raced: bool
+) -> None:
+    part = bench.part(bench.transfer(), age=waiting, waiting=waiting, stop=MiB)
+    part.reading_since = None
+    found = part_to_share(
+        [part], bench.clock.now, usual_answer=lambda _part: 0.01, gain_elsewhere=lambda _part: 1.0,
+        is_unheard=lambda _part: unheard,
+    )  # fmt: skip
+    assert found == ((part, False) if raced else None), "one request more, not two for its halves"
 
 
 @pytest.mark.parametrize(

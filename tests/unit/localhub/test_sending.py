@@ -41,6 +41,23 @@ def test_all_connections_share_the_total_rate_in_turn() -> None:
 
 
 @pytest.mark.parametrize(
+    ("total", "turn"),
+    [
+        pytest.param(None, 1 << 20, id="no limit"),
+        pytest.param(1e9, 1 << 20, id="more than anybody asks for at once"),
+        pytest.param(20e6, 100_000, id="of 64 connections each gets some three times a second"),
+        pytest.param(1e6, 16 << 10, id="a turn is worth a call"),
+        pytest.param(1e3, 50, id="and lasts no longer than a twentieth of a second"),
+        pytest.param(1.0, 1, id="slower than that"),
+    ],
+)
+def test_turns_are_short_so_that_no_connection_stops_for_long(total: float | None, turn: int) -> None:
+    pace = Pace()
+    pace.total = total
+    assert pace.turn == turn
+
+
+@pytest.mark.parametrize(
     ("change", "refusal"), [("size", (500, None)), ("time", (500, None)), ("gone", (404, "EntryNotServed"))]
 )
 def test_a_file_that_is_not_what_it_was_is_refused(
