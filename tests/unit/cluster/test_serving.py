@@ -6,7 +6,8 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -205,3 +206,70 @@ def test_who_knows_the_state_is_answered_once_there_is_news(served: Served) -> N
 
 def test_who_waits_in_vain_is_told_the_state_when_the_time_is_over(served: Served) -> None:
     assert answer(served, f"{STATE}?after=1&wait=0.01")[2] == {"name": "a", "version": 1}
+
+
+@asynccontextmanager
+async def turn_of(server: JobServer, target: str = BLOB) -> AsyncIterator[None]:
+    """Inside, the answer would be sent."""
+    reply = await server.answer("GET", target, HEADERS)
+    async with server._turn(reply):
+        yield
+    if target == BLOB:
+        reply.content.held.close()  # type: ignore[attr-defined]  # a range of a blob has it
+
+
+def test_ranges_of_blobs_are_sent_a_bounded_number_at_once_in_the_order_of_requests(served: Served) -> None:
+    async def ask() -> list[str]:
+        server = JobServer(served, TOKEN, sent_at_once=1)
+        order: list[str] = []
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def send(name: str) -> None:
+            async with turn_of(server):
+                order.append(f"{name} begins")
+                begun.set()
+                await go_on.wait()
+                order.append(f"{name} ends")
+
+        first = asyncio.create_task(send("first"))
+        await begun.wait()
+        second = asyncio.create_task(send("second"))
+        async with turn_of(server, STATE):  # no range of a blob, which waits for nobody
+            go_on.set()
+        await asyncio.gather(first, second)
+        return order
+
+    assert run(ask()) == ["first begins", "first ends", "second begins", "second ends"]
+
+
+def test_who_never_takes_what_is_sent_keeps_nobody_waiting_for_ever(served: Served) -> None:
+    async def ask() -> None:
+        server = JobServer(served, TOKEN, sent_at_once=1, longest_turn=0.01)
+        async with turn_of(server), turn_of(server):
+            pass
+        async with turn_of(server):
+            third = asyncio.create_task(server._turns.acquire())
+            await asyncio.sleep(0)
+            assert not third.done(), "the end of a turn that was over for long counted a second time"
+            third.cancel()
+
+    run(ask())
+
+
+def test_a_file_is_closed_when_the_server_ends_before_its_turn(served: Served) -> None:
+    async def ask() -> bool:
+        server = JobServer(served, TOKEN, sent_at_once=1)
+        async with turn_of(server):
+            reply = await server.answer("GET", BLOB, HEADERS)
+
+            async def wait() -> None:
+                async with server._turn(reply):
+                    pass
+
+            waiting = asyncio.create_task(wait())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        return bool(reply.content.held.file.closed)  # type: ignore[attr-defined]  # as above
+
+    assert run(ask())
