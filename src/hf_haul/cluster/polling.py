@@ -12,6 +12,7 @@ import errno
 import json
 import logging
 import math
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ class Poller:
         listener: Who is told.
         timings: How long it waits.
         clock: Seconds, monotonic.
+        jitter: Random numbers from 0 to 1.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Poller:
         *,
         timings: PollTimings = DEFAULT_POLL_TIMINGS,
         clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._name = name
         self._job = job_id
@@ -141,6 +144,7 @@ class Poller:
         self._listener = listener
         self._timings = timings
         self._clock = clock
+        self._jitter = jitter
         self._peers: dict[str, _Peer] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(_ASKED_AT_ONCE)
@@ -205,6 +209,7 @@ class Poller:
     # -- one node
 
     async def _follow(self, peer: _Peer) -> None:
+        await asyncio.sleep(self._first_pause())
         resets = 0
         while True:
             async with self._turns:
@@ -213,8 +218,14 @@ class Poller:
             resets = resets + 1 if failed is _BROKE and not resets else 0
             if resets:
                 continue
-            pause = self._timings.retry if failed is not None else self._spacing
-            await asyncio.sleep(pause)
+            await asyncio.sleep(max(self._timings.retry if failed is not None else 0.0, self._spacing))
+
+    def _first_pause(self) -> float:
+        """Return the seconds before the first question to a node.
+
+        Were all nodes to ask the same ones first, all would want what those have.
+        """
+        return self._jitter() * self._spacing if len(self._peers) > _ASKED_AT_ONCE else 0.0
 
     @property
     def _spacing(self) -> float:

@@ -161,5 +161,20 @@ def test_the_more_nodes_there_are_the_less_often_each_is_asked() -> None:
     assert (wait, no_wait) == (PollTimings.wait, 0.0)
 
 
+def test_many_nodes_are_asked_in_an_order_of_each_ones_own() -> None:
+    async def pauses(nodes: int) -> tuple[list[float], float]:
+        poller = Scripted("a", "http://a:1", "job", "token", Told(), jitter=iter((0.9, 0.1, 0.5)).__next__)
+        poller.answers, poller.asked, poller.exhausted = [], [], asyncio.Event()
+        for number in range(nodes):
+            poller.add(f"b{number}", "http://b:1")
+        found = [poller._first_pause() for _ in range(3)], poller._spacing
+        await poller.close()
+        return found
+
+    first, spacing = asyncio.run(pauses(200))
+    assert first == pytest.approx([0.9 * spacing, 0.1 * spacing, 0.5 * spacing])
+    assert asyncio.run(pauses(5))[0] == [0.0, 0.0, 0.0]
+
+
 def nodes_per_second(nodes: int, spacing: float) -> float:
     return nodes / spacing
