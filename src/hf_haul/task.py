@@ -248,9 +248,12 @@ def bears_out(remote: RemoteFile, hex_digest: Callable[[str], str]) -> bool:
 class Destination(Protocol):
     """Where a verified file goes, and where it is staged until then."""
 
+    def __fspath__(self) -> str:
+        """Return the path a user finds the file at, as text, which costs less than a :class:`Path`."""
+
     @property
     def path(self) -> Path:
-        """The path a user finds the file at."""
+        """The same as a :class:`Path`."""
 
     @property
     def staging_dir(self) -> Path:

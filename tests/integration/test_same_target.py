@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -55,6 +56,9 @@ class GatedDestination:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.inner)
 
     def is_present(self, check: Callable[[], None] | None = None) -> bool:
         found = self.inner.is_present(check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,9 @@ class MemoryDestination:
     fails: list[OSError] = field(default_factory=list)
     on_look: Callable[[], None] | None = None
     published: int = 0
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.folder / self.name)
 
     @property
     def path(self) -> Path:

@@ -73,9 +73,8 @@ def open_file(
     request, task = transfer.request, transfer.task
     destination = request.destination
     descriptors.measure()
-    if not isinstance(destination, NodeDestination):
-        require_place(task.local_path)
-    if not request.fresh and _is_present(transfer, probing):
+    there = isinstance(destination, NodeDestination) or require_place(destination)
+    if not request.fresh and _is_present(transfer, probing, there=there):
         raise SupersededError
     if task.size is None:
         with probing() as probe:
@@ -153,13 +152,20 @@ def _require_empty(
         )
 
 
-def _is_present(transfer: Transfer, probing: Callable[[], AbstractContextManager[Part]]) -> bool:
+def _is_present(
+    transfer: Transfer, probing: Callable[[], AbstractContextManager[Part]], *, there: bool
+) -> bool:
     """Return whether the file is in place.
 
     Cancelling ends the look, as one at the bytes of a large file takes minutes.
+
+    Args:
+        transfer: The file.
+        probing: Gives a part without bytes, whose cancel token ends the look.
+        there: Whether anything is where the file goes.
     """
     destination = transfer.request.destination
-    if not os.path.lexists(transfer.task.local_path):
+    if not there:
         return destination.is_present()
     with probing() as probe:
         return destination.is_present(probe.cancel_token.check)
@@ -172,9 +178,9 @@ def _may_be_here_by_now(
 
     Where nobody was met, and a look at an older file could take long, it is not worth it.
     """
-    if not run.waits.has(transfer.task.task_id) and transfer.size > SMALL_FILE:
-        return False
-    return _is_present(transfer, probing)
+    if run.waits.has(transfer.task.task_id):
+        return _is_present(transfer, probing, there=os.path.lexists(transfer.request.destination))
+    return transfer.size <= SMALL_FILE and transfer.request.destination.is_present()
 
 
 def _fetch_unsized(run: QueueRun, transfer: Transfer, probe: Part, fetcher: PartFetcher) -> None:
@@ -297,7 +303,7 @@ def flush_together(run: QueueRun) -> None:
     """
     if run.queue.cancelled:
         return
-    tasks = {os.fspath(task.local_path): task for task in run.unflushed}
+    tasks = {os.fspath(run.requests[task.task_id].destination): task for task in run.unflushed}
     for path, error in flush_files(tasks).items():
         logger.warning("%s could not be flushed to the disk: %s", path, error)
         with contextlib.suppress(OSError):

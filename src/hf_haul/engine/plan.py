@@ -73,7 +73,7 @@ def make_plan(
     names: tuple[str, ...] = ()
     for request in requests:
         remote = request.remote
-        target = os.path.normcase(request.destination.path)  # a text: a Path takes four times the memory
+        target = os.path.normcase(request.destination)  # a text: a Path takes four times the memory
         if target in seen:
             raise ValueError(
                 f"{remote.path!r} is given twice: two files cannot go to {request.destination.path}"

@@ -61,7 +61,12 @@ def claim(
         DiskFullError: The disk is full.
         OSError: The folder cannot be written.
     """
-    target = directory / (key + (SEQUENTIAL_SUFFIX if sequential else OFFSET_SUFFIX))
+    name = key + (SEQUENTIAL_SUFFIX if sequential else OFFSET_SUFFIX)
+    if not orphans:  # nobody has left anything, as a rule
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            place = f"{directory}{os.sep}{name}"
+            return _create(place, key, size, sequential=sequential, uri=uri, check=check)
+    target = directory / name
     left = [target, *(path for path in orphans if path != target)] if orphans else []
     left = [path for path in left if not path.is_symlink()]  # writing through one would end up anywhere
     adopter = Adopter(
@@ -103,7 +108,7 @@ def claim(
 
 
 def _create(
-    path: Path, key: str, size: int, *, sequential: bool, uri: str, check: Callable[[], None]
+    path: str | Path, key: str, size: int, *, sequential: bool, uri: str, check: Callable[[], None]
 ) -> StagedFile:
     """Create a staged file.
 

@@ -63,11 +63,17 @@ class BlobDestination:
 
     @property
     def _blob(self) -> str:
-        return self.folder.blob(self.etag)
+        return f"{self.folder.blobs}{os.sep}{self.etag}"
 
     @property
     def _pointer(self) -> str:
+        if os.sep == "/" and "//" not in self.name:  # it was checked, and is the path as it stands
+            return f"{self.folder.snapshot(self.commit)}/{self.name}"
         return self.folder.pointer(self.commit, self.name)
+
+    def __fspath__(self) -> str:
+        """Return the pointer in the snapshot."""
+        return self._pointer
 
     @property
     def path(self) -> Path:
@@ -135,7 +141,7 @@ class BlobDestination:
 
     def publish(self, staged: Path) -> None:
         """Move the staged file to its blob and link it."""
-        self.folder.publish(os.fspath(staged), self._blob, self._pointer, over=self._replaces)
+        self.folder.publish(os.fspath(staged), self._blob, self._pointer, over=lambda: self._replaces)
 
     @property
     def _replaces(self) -> bool:
@@ -189,6 +195,10 @@ class LocalDirDestination:
         require_safe_name(self.etag, what="etag")
         object.__setattr__(self, "_path", self.folder.file(self.name))
         object.__setattr__(self, "_metadata_path", self.folder.metadata_path(self.name))
+
+    def __fspath__(self) -> str:
+        """Return the file in the ``local_dir``."""
+        return self._path
 
     @property
     def path(self) -> Path:
@@ -266,6 +276,10 @@ class FileDestination:
     def __post_init__(self) -> None:
         object.__setattr__(self, "file", follow_link(self.file))
 
+    def __fspath__(self) -> str:
+        """Return the final place."""
+        return os.fspath(self.file)
+
     @property
     def path(self) -> Path:
         """The final place."""
@@ -342,6 +356,10 @@ class UpstreamDestination:
 
     file: Path
     staged: Path
+
+    def __fspath__(self) -> str:
+        """Return the final place."""
+        return os.fspath(self.file)
 
     @property
     def path(self) -> Path:

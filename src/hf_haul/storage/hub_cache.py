@@ -5,6 +5,7 @@ The layout is huggingface_hub's own, so that it finds what we publish and we fin
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -138,8 +139,16 @@ class RepoFolder:
         except OSError as error:
             logger.warning("Could not note that '%s' does not exist: %s", path, error)
 
-    def publish(self, staged: str, blob: str, pointer: str, *, over: bool = False) -> None:
-        """Move a verified file to its blob and link it; see `link` for ``over``.
+    def publish(
+        self, staged: str, blob: str, pointer: str, *, over: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Move a verified file to its blob and link it.
+
+        Args:
+            staged: The file.
+            blob: Where it goes.
+            pointer: Where users look for it.
+            over: Asked whether a pointer that is there already is replaced.
 
         Raises:
             OSError: It could not be moved.
@@ -148,10 +157,21 @@ class RepoFolder:
         self._folders.apply_mode(staged, os.path.dirname(staged))
         if self.symlinks:
             replace_file(staged, extended_path(blob))
-            self.link(blob, pointer, over=over)
+            if not self._link_anew(blob, pointer):
+                self.link(blob, pointer, over=over())
         else:
             self._folders.make(os.path.dirname(pointer))
             replace_file(staged, extended_path(pointer))
+
+    def _link_anew(self, blob: str, pointer: str) -> bool:
+        """Make a pointer where nothing is; return whether that was possible."""
+        folder = os.path.dirname(pointer)
+        self._folders.make(folder)
+        try:
+            os.symlink(_relative(blob, folder), pointer)
+        except OSError:
+            return False
+        return True
 
     def link(self, blob: str, pointer: str, *, over: bool = False) -> None:
         """Make ``pointer`` lead to an existing ``blob``; copy where symlinks do not work.
@@ -195,14 +215,26 @@ class RepoFolder:
         """Replace a pointer by rename: who reads it meanwhile gets the old bytes or the new ones."""
         temporary = passing_name(self.blobs)
         try:
-            os.symlink(os.path.relpath(blob, folder), temporary)
+            os.symlink(_relative(blob, folder), temporary)
             replace_file(temporary, extended_path(pointer))
         finally:
             discard(temporary)
 
 
+@functools.lru_cache(maxsize=1024)
+def _way(start: str, folder: str) -> str:
+    """Return the relative path from one folder to another; many files go the same way."""
+    return os.path.relpath(folder, start)
+
+
+def _relative(blob: str, folder: str) -> str:
+    """Return what a link in a folder has to say to lead to a blob."""
+    blobs, name = os.path.split(blob)
+    return os.path.join(_way(folder, blobs), name)
+
+
 def _symlink(blob: str, pointer: str, folder: str) -> None:
-    target = os.path.relpath(blob, folder)
+    target = _relative(blob, folder)
     try:
         os.symlink(target, pointer)
     except FileExistsError:

@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 from hf_haul.ranges import RangeSet
 from hf_haul.storage.ownership import Owner, current_owner, owner_from
@@ -70,8 +70,8 @@ class Header:
 
 
 @functools.lru_cache(maxsize=2)
-def _fields_of(owner: Owner) -> dict[str, Any]:
-    return asdict(owner)
+def _packed(owner: Owner) -> str:
+    return _COMPACT.encode(asdict(owner))
 
 
 def kept_version(version: str) -> str:
@@ -94,22 +94,16 @@ def pack_header(
 
     The URI is for people only, and is left out where it does not fit.
     """
-    about: dict[str, Any] = {
-        "key": _short(key),
-        "size": size,
-        "nonce": nonce,
-        "version": version,
-        "owner": _fields_of(current_owner()),
-    }
-    body = _pack({**about, "uri": uri} if uri else about)
+    # Put together from texts: each of many small files has one, and most of it is the same for all.
+    about = (
+        f'{{"key":"{_short(key)}","size":{size},"nonce":{nonce},"version":{_COMPACT.encode(version)},'
+        f'"owner":{_packed(current_owner())}'
+    )
+    body = (f'{about},"uri":{_COMPACT.encode(uri)}}}' if uri else f"{about}}}").encode()
     if len(body) > HEADER_SIZE - _HEADER.size:
-        body = _pack(about)
+        body = f"{about}}}".encode()
     head = _HEADER.pack(_MAGIC, b"R" if released else b"O", len(body), zlib.crc32(body)) + body
     return head.ljust(HEADER_SIZE, b"\0")
-
-
-def _pack(about: dict[str, Any]) -> bytes:
-    return _COMPACT.encode(about).encode()
 
 
 def read_header(fd: int, size: int, keys: Sequence[str]) -> Header | None:

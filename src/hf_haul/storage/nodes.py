@@ -49,6 +49,10 @@ class NodeDestination:
         if stat.S_ISSOCK(os.stat(self.file).st_mode):  # nobody can open one to write into it
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), os.fspath(self.file))
 
+    def __fspath__(self) -> str:
+        """Return the node."""
+        return os.fspath(self.file)
+
     @property
     def path(self) -> Path:
         """The node."""

@@ -131,8 +131,11 @@ def follow_link(path: Path) -> Path:
     return path if is_blob else target
 
 
-def require_place(path: str | os.PathLike[str]) -> None:
+def require_place(path: str | os.PathLike[str]) -> bool:
     """Refuse a path at which no file can be created, before anything is fetched for it.
+
+    Returns:
+        Whether a file or a link is there, as far as it can be seen.
 
     Raises:
         IsADirectoryError: There is a folder, where somebody's files are; a link to one is no folder.
@@ -148,8 +151,9 @@ def require_place(path: str | os.PathLike[str]) -> None:
             raise FileExistsError(
                 errno.EEXIST, "A device, a pipe or a socket is where the file should go", os.fspath(path)
             )
+        return True
     except (FileNotFoundError, PermissionError):
-        pass
+        return False
     except NotADirectoryError as error:
         folder = os.path.dirname(path)
         while not os.path.lexists(folder):

@@ -60,6 +60,10 @@ class RepairDestination:
     right: set[_Identity] = field(default_factory=set, compare=False)
     steps: list[str] = field(default_factory=list, compare=False)
 
+    def __fspath__(self) -> str:
+        """Return the path a user finds the file at."""
+        return os.fspath(self.inner)
+
     @property
     def path(self) -> Path:
         """The path a user finds the file at."""
@@ -119,7 +123,7 @@ class RepairDestination:
         """Move the verified file into place, over what was there."""
         if isinstance(self.inner, BlobDestination):
             folder, pointer = self.inner.folder, os.fspath(self.inner.path)
-            folder.publish(os.fspath(staged), self.content, pointer, over=not self._is_linked())
+            folder.publish(os.fspath(staged), self.content, pointer, over=lambda: not self._is_linked())
         else:
             self.inner.publish(staged)
         self.steps.append("published")

@@ -28,13 +28,12 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NoReturn
 
 from hf_haul.config import Timings
 from hf_haul.descriptors import descriptors
@@ -50,7 +49,7 @@ from hf_haul.storage.journal import (
     read_records,
 )
 from hf_haul.storage.ownership import read_uri_xattr, remove_owner_xattr, take_lock, write_owner_xattr
-from hf_haul.storage.staged_names import SEALED_SUFFIX, move_back, private_name
+from hf_haul.storage.staged_names import SEALED_SUFFIX, move_back, private_place
 
 __all__ = ["StagedFile", "StagedLostError"]
 
@@ -69,6 +68,10 @@ def _own_nothing() -> None:
 
 
 call_after_fork(_own_nothing)
+
+
+def _new_nonce() -> int:
+    return int.from_bytes(os.urandom(4), "big")
 
 
 def _identity_of(status: os.stat_result) -> tuple[int, int]:
@@ -106,8 +109,8 @@ class StagedFile:
             machine started, or another user's.
     """
 
-    def __init__(self, path: Path, key: str, size: int, fd: int, *, sequential: bool) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, key: str, size: int, fd: int, *, sequential: bool) -> None:
+        self._place = os.fspath(path)  # a text: a Path takes longer to make than most else that is done here
         self.key = key
         self.size = size
         self.sequential = sequential
@@ -120,7 +123,7 @@ class StagedFile:
         self._fd = fd
         self._lock = threading.Lock()
         self._done = RangeSet()
-        self._nonce = secrets.randbits(32)
+        self._nonce = _new_nonce()
         self._journal_end = size + HEADER_SIZE
         self._unrecorded = False  # whether all of a small file is there, and no record says so
         self._last_beat = self._last_look = time.monotonic()
@@ -129,6 +132,15 @@ class StagedFile:
         self._write_lock = threading.Lock()
         self._identity = _identity_of(os.fstat(fd))
         _open_here.add(self._identity)
+
+    @property
+    def path(self) -> Path:
+        """Its name for now."""
+        return Path(self._place)
+
+    @path.setter
+    def path(self, path: Path) -> None:
+        self._place = os.fspath(path)
 
     # ---- what is done
 
@@ -157,8 +169,10 @@ class StagedFile:
             DiskFullError: The disk is full; what was written before stays for a resume.
             OSError: The disk refuses.
         """
-        with self._explained():
+        try:
             self._write_all(data, offset)
+        except OSError as error:
+            self._raise_explained(error)
 
     def add(self, offset: int, data: memoryview) -> list[ByteRange]:
         """Write what of ``data`` is not there yet, and count it; call :meth:`record` afterwards.
@@ -194,15 +208,18 @@ class StagedFile:
             DiskFullError: The disk is full; a kill would now cost these bytes, and only these.
             OSError: The disk refuses.
         """
-        with self._explained(), self._journal_lock:
+        with self._journal_lock:
             with self._lock:
                 self._done.add(start, stop)
             if self.sequential:
                 return
             if last and stop - start == self.size <= _SMALL:
                 self._unrecorded = True
-            else:
+                return
+            try:
                 self._append(start, stop)
+            except OSError as error:
+                self._raise_explained(error)
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Read back what was written; return the number of bytes."""
@@ -221,7 +238,7 @@ class StagedFile:
             StagedLostError: Its name leads to another file by now.
             OSError: It cannot be opened; it may have got its final name.
         """
-        file = open(self.path, "rb")  # noqa: SIM115  the caller closes it
+        file = open(self._place, "rb")  # noqa: SIM115  the caller closes it
         if _identity_of(os.fstat(file.fileno())) != self._identity:
             file.close()
             raise StagedLostError(f"{self.path} is another file by now")
@@ -259,7 +276,7 @@ class StagedFile:
                 os.ftruncate(self._fd, frontier)
                 return
             # A new nonce makes every earlier record invalid before the first new one is written.
-            self._nonce = secrets.randbits(32)
+            self._nonce = _new_nonce()
             os.ftruncate(self._fd, self.size + HEADER_SIZE)
             self._journal_end = self.size + HEADER_SIZE
             self._unrecorded = False
@@ -276,8 +293,10 @@ class StagedFile:
             self._touch()
             write_owner_xattr(self._fd, self.uri)
         else:
-            with self._explained():
+            try:
                 self._write_header()
+            except OSError as error:
+                self._raise_explained(error)
 
     def describe(self, uri: str) -> None:
         """Note what people call the file; where that cannot be noted, go on without."""
@@ -362,21 +381,22 @@ class StagedFile:
         """
         if durable:
             os.fsync(self._fd)  # may take long, and a kill meanwhile should find the journal in place
-        private = private_name(self.path.parent, self.key, SEALED_SUFFIX)
+        place = self._place
+        private = private_place(os.path.dirname(place), self.key, SEALED_SUFFIX)
         try:
             # Not through a link: what would be published is the link.
-            if _identity_of(os.lstat(self.path)) != self._identity:
-                raise StagedLostError(f"{self.path} was replaced by another process")
+            if _identity_of(os.lstat(place)) != self._identity:
+                raise StagedLostError(f"{place} was replaced by another process")
             if sys.platform == "win32":  # pragma: no cover - open files cannot be renamed there
                 self._close_fd()
-            os.rename(self.path, private)
+            os.rename(place, private)
             if _identity_of(os.lstat(private)) != self._identity:
                 # Not our file: give it its name back, it belongs to whoever took us for dead.
-                move_back(private, self.path)
-                raise StagedLostError(f"{self.path} was replaced by another process")
+                move_back(private, place)
+                raise StagedLostError(f"{place} was replaced by another process")
         except FileNotFoundError as error:
-            raise StagedLostError(f"{self.path} was removed by another process") from error
-        self.path = private
+            raise StagedLostError(f"{place} was removed by another process") from error
+        self._place = private
         if sys.platform == "win32":  # pragma: no cover
             os.truncate(private, self.size)
         else:
@@ -384,12 +404,12 @@ class StagedFile:
             if self.sequential:
                 remove_owner_xattr(self._fd)
         self._close_fd()
-        return private
+        return Path(private)
 
     def unseal(self) -> None:
         """Give a sealed file up that this process will not publish: any process may take it."""
         with contextlib.suppress(OSError):
-            os.rename(self.path, self.path.with_name(f"{self.key}.{0:08x}{SEALED_SUFFIX}"))
+            os.rename(self._place, self.path.with_name(f"{self.key}.{0:08x}{SEALED_SUFFIX}"))
 
     def close(self) -> None:
         """Close the file and keep it for a resume; delete it if it is empty."""
@@ -416,13 +436,13 @@ class StagedFile:
             if self.is_ours():
                 if sys.platform == "win32":  # pragma: no cover
                     self.let_go()
-                os.unlink(self.path)
+                os.unlink(self._place)
         self.let_go()
 
     def is_ours(self) -> bool:
         """Return whether the name still leads to this file, neither taken over nor removed."""
         with contextlib.suppress(FileNotFoundError):
-            return _identity_of(os.lstat(self.path)) == self._identity
+            return _identity_of(os.lstat(self._place)) == self._identity
         return False
 
     def let_go(self) -> None:
@@ -440,28 +460,23 @@ class StagedFile:
             _open_here.discard(self._identity)
             os.close(fd)
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Add to an error of the disk which file it is about, and what can be done."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise DiskFullError(
-                    f"No space left for {self.path.name} in {self.path.parent}. What is staged is kept: free some "
-                    "space and run the same download again."
-                ) from error
-            if error.filename is None and error.errno is not None:
-                raise OSError(error.errno, error.strerror, os.fspath(self.path)) from error
-            raise
+    def _raise_explained(self, error: OSError) -> NoReturn:
+        """Raise an error of the disk, with what it lacks: which file it is about, and what can be done."""
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DiskFullError(
+                f"No space left for {self.path.name} in {self.path.parent}. What is staged is kept: free some "
+                "space and run the same download again."
+            ) from error
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, self._place) from error
+        raise error
 
     def _touch(self, times: tuple[float, float] | None = None) -> None:
         # By its name it might be another's file by now, or a link.
-        os.utime(self._fd if os.utime in os.supports_fd else self.path, times)
+        os.utime(self._fd if os.utime in os.supports_fd else self._place, times)
 
     def _write_all(self, data: memoryview, offset: int) -> None:
-        while data:
-            written = self._pwrite(data, offset)
+        while (written := self._pwrite(data, offset)) < len(data):
             offset += written
             data = data[written:]
 

@@ -20,6 +20,7 @@ __all__ = [
     "kind_of",
     "move_back",
     "private_name",
+    "private_place",
     "scan_orphans",
 ]
 
@@ -51,10 +52,15 @@ def scan_orphans(directory: Path) -> dict[str, list[Path]]:
 
 def private_name(directory: Path, key: str, kind: str) -> Path:
     """Return a name that only this process gives."""
+    return Path(private_place(os.fspath(directory), key, kind))
+
+
+def private_place(directory: str, key: str, kind: str) -> str:
+    """Return the same as text."""
     while True:
-        path = directory / f"{key}.{process_digits()}{kind}"
-        if not os.path.lexists(path):  # those bits are few, and a rename would replace what is there
-            return path
+        place = f"{directory}{os.sep}{key}.{process_digits()}{kind}"
+        if not os.path.lexists(place):  # those bits are few, and a rename would replace what is there
+            return place
 
 
 def giver_of(name: str) -> int | None:
@@ -68,7 +74,7 @@ def kind_of(name: str) -> str:
     return next(kind for kind in (SEQUENTIAL_SUFFIX, SEALED_SUFFIX, OFFSET_SUFFIX) if name.endswith(kind))
 
 
-def move_back(private: Path, path: Path) -> None:
+def move_back(private: str | Path, path: str | Path) -> None:
     """Give a file its name back, unless another process claimed the name meanwhile."""
     if private == path:
         return

@@ -25,6 +25,9 @@ class Nowhere:
     former_keys: tuple[str, ...] = ()
     upstream_lock: Path | None = None
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def replaces(self, key: str) -> bool:
         return False
 

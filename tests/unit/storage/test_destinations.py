@@ -19,6 +19,7 @@ from hf_haul.storage.destinations import (
 )
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
+from hf_haul.storage.repairing import RepairDestination
 from hf_haul.task import Digest
 
 
@@ -44,6 +45,21 @@ def test_every_door_into_a_repo_folder_checks_names(folder: RepoFolder) -> None:
     ):
         with pytest.raises(UnsafePathError):
             call()
+
+
+@pytest.mark.parametrize("name", ["a.json", "folder/a.json", "folder//a.json", "folder/./a.json"])
+def test_a_destination_is_the_same_place_as_text_and_as_a_path(tmp_path: Path, name: str) -> None:
+    folder = RepoFolder(str(tmp_path / "hub"), "models--a")
+    blob = BlobDestination(folder, COMMIT, name, ETAG)
+    assert os.fspath(blob) == folder.pointer(COMMIT, name)
+    for each in (
+        blob,
+        LocalDirDestination(LocalFolder(str(tmp_path / "local")), name, COMMIT, ETAG),
+        FileDestination(tmp_path / name),
+        UpstreamDestination(tmp_path / name, tmp_path / "staged.incomplete"),
+        RepairDestination(blob, None, None),
+    ):
+        assert Path(each) == each.path
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")

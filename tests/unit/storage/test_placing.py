@@ -101,7 +101,7 @@ def test_where_no_file_can_be_is_known_before_it_is_fetched(
     if path == "pipe":
         os.mkfifo(tmp_path / path)
     if expected is None:
-        require_place(tmp_path / path)
+        assert require_place(tmp_path / path) is os.path.lexists(tmp_path / path)
         return
     with pytest.raises(expected) as caught:
         require_place(tmp_path / path)
