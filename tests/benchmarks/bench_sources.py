@@ -26,7 +26,7 @@ OVER_BOUND: Final = 1.15
 TWICE: Final = 0.03
 #: The same where somebody lies: until that is known, he brings a share of what is under way.
 OVER_BOUND_LYING: Final = 1.5
-TWICE_LYING: Final = 0.2
+TWICE_LYING: Final = 0.25
 
 
 def bench(rig: Rig) -> list[Result]:

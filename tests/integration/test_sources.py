@@ -120,7 +120,7 @@ def test_all_sources_of_a_file_bring_parts_of_it_and_results_say_which_brought_h
     first, second = lab.serve(), lab.serve()
     for hub in (lab.rig.hub, first, second):
         hub.set_pace(None, total=1e6)
-    outcome = lab.fetch(first.url, second.url)
+    outcome = lab.fetch(first.url, second.url, max_concurrent_downloads=16)
     total = sum(len(lab.rig.files[path]) for path in PATHS)
     by_source = outcome.progress.bytes_by_source
     assert set(by_source) == {lab.rig.hub.url, first.url, second.url}
@@ -253,8 +253,38 @@ def test_who_sent_wrong_bytes_is_named_and_not_asked_again_and_nobody_else_is_bl
     assert all(lying.url not in each for each in others)
     assert any(honest.url in each for each in others)
     assert [r.message for r in caplog.records if "sent wrong bytes" in r.message] == [
-        f"{lying.url} sent wrong bytes of {WEIGHTS}, which came from its origin instead; it is left alone for an hour"
+        f"{lying.url} sent wrong bytes of {WEIGHTS}, which came from elsewhere instead; it is left alone for an hour"
     ]
+
+
+@pytest.mark.parametrize("fault", [Status(403), Reset()], ids=["refuses", "is away"])
+def test_where_the_hub_cannot_be_had_who_lies_is_found_out_by_asking_one_source_at_a_time(
+    lab: Lab, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    lying, honest = lab.serve(*(Corrupt(offset) for offset in range(0, SIZE, KiB))), lab.serve()
+    for hub in (lying, honest):
+        hub.set_pace(None, total=1e6)
+    lab.refuse(fault)
+    with caplog.at_level(logging.WARNING):
+        outcome = lab.fetch(lying.url, honest.url, paths=[WEIGHTS])
+    assert came_from(outcome, lying) > 0
+    assert came_from(outcome, honest) >= SIZE
+    assert [r.message for r in caplog.records if "sent wrong bytes" in r.message] == [
+        f"{lying.url} sent wrong bytes of {WEIGHTS}, which came from elsewhere instead; it is left alone for an hour"
+    ]
+
+
+def test_where_everybody_lies_and_the_hub_refuses_the_file_fails_and_nobody_is_blamed(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = [Corrupt(offset) for offset in range(0, SIZE, KiB)]
+    first, second = lab.serve(*wrong), lab.serve(*wrong)
+    lab.refuse(Status(403))
+    with caplog.at_level(logging.WARNING):
+        outcome = lab.rig.fetch(lab.request(WEIGHTS, first.url, second.url))
+    assert list(outcome.errors) == [WEIGHTS]
+    assert not (lab.rig.folder / WEIGHTS).exists()
+    assert "sent wrong bytes" not in caplog.text, "it may be the listing that is wrong"
 
 
 def test_where_bytes_are_written_in_order_what_a_liar_brought_comes_once_more_and_no_more_than_that(

@@ -30,6 +30,7 @@ class FileSource:
         is_origin: Whether the file's size and digest are from there.
         has_it: Whether it has brought a part of the file.
         lost: Whether it is not asked for this file any more.
+        lies: Whether it is known to have sent wrong bytes of another one.
         failures: Parts of this file in a row that it failed to bring.
         struck_at: When the last of them failed.
         brought: What is on disk that came from it.
@@ -42,6 +43,7 @@ class FileSource:
         "failures",
         "has_it",
         "is_origin",
+        "lies",
         "lost",
         "name",
         "struck_at",
@@ -50,7 +52,7 @@ class FileSource:
     def __init__(self, name: str, make: Callable[[], Transport], *, is_origin: bool = False) -> None:
         self.name = name
         self.is_origin = is_origin
-        self.has_it = self.lost = False
+        self.has_it = self.lost = self.lies = False
         self.failures = 0
         self.struck_at = -math.inf
         self.brought = RangeSet()
@@ -86,14 +88,16 @@ class Suspicion:
 class FileSources:
     """All sources of one file, its origin first. The scheduler's lock guards it.
 
-    Where a file has other sources than its origin and the digest is wrong, what came from them is noted
-    piece by piece and dropped, and comes again from the origin alone. Once the digest is right, the pieces
-    that differ tell who sent wrong bytes.
+    Where a file has other sources than its origin and the digest is wrong, what came from those of them that
+    are known to lie is dropped; or else what came from any, and it is noted piece by piece. What was dropped
+    comes again from one source at a time: from the origin, or where that cannot be had from the first of the
+    others, until the digest is right or nobody is left. Then the pieces that differ tell who sent wrong
+    bytes.
 
     Attributes:
         origin: Where the file's size and digest are from.
         others: What else there is.
-        origin_alone: Whether nobody else is asked any more.
+        one_by_one: Whether only one of them is asked at a time.
         suspicions: What came from whom, when the digest was wrong.
         liars: Who is known to have sent wrong bytes.
     """
@@ -101,7 +105,7 @@ class FileSources:
     def __init__(self, origin: FileSource, others: Sequence[FileSource] = ()) -> None:
         self.origin = origin
         self.others = tuple(others)
-        self.origin_alone = False
+        self.one_by_one = False
         self.suspicions: tuple[Suspicion, ...] = ()
         self.liars: tuple[FileSource, ...] = ()
 
@@ -111,37 +115,53 @@ class FileSources:
         return bool(self.others)
 
     def in_use(self) -> list[FileSource]:
-        """Return the sources that may be asked for the file: at the least the origin."""
-        if self.origin_alone:
-            return [self.origin]
-        return [each for each in (*self.others, self.origin) if not each.lost] or [self.origin]
+        """Return the sources that may be asked for the file, at the least the origin.
+
+        Where one is asked at a time, that is the first of them that can be had.
+        """
+        order = (self.origin, *self.others) if self.one_by_one else (*self.others, self.origin)
+        return [each for each in order if not each.lost] or [self.origin]
 
     def suspects(self) -> list[FileSource]:
-        """Return the other sources that some of the file came from."""
-        return [each for each in self.others if each.brought.total]
+        """Return who may have sent what is wrong: those that are known to lie, or else all but the origin."""
+        found = [each for each in self.others if each.brought.total]
+        return [each for each in found if each.lies] or found
 
     def suspect(self, read_into: ReadInto, size: int, check: Callable[[], None]) -> list[ByteRange]:
-        """Note what came from other sources, and ask the origin alone from now on; return what has to go.
+        """Note what suspects brought of a file whose digest is wrong, and return what has to go.
 
-        Nobody knows where bytes of an earlier session came from: those go, too.
+        Nobody knows where bytes of an earlier session came from: those go, too, unless somebody is known to
+        lie.
 
         Args:
             read_into: Reads back from an offset.
             size: Bytes of the file.
             check: Called after each block; raises to end it.
         """
-        self.suspicions = tuple(
+        suspects = self.suspects()
+        if any(each.lies for each in suspects):
+            gone = RangeSet(span for each in suspects for span in each.brought)
+            self._forget(suspects)
+            return list(gone)
+        self.suspicions += tuple(
             Suspicion(each, span, _digest(read_into, span, check))
-            for each in self.suspects()
+            for each in suspects
             for span in each.brought
         )
         kept = RangeSet(self.origin.brought)
-        for each in self.others:
-            for span in each.brought:
-                kept.discard(span.start, span.stop)
-            each.brought = RangeSet()
-        self.origin_alone = True
+        for span in (span for each in suspects for span in each.brought):
+            kept.discard(span.start, span.stop)
+        self._forget(suspects)
+        if self.one_by_one:  # whoever was alone was wrong; of several, the last one gets to be alone
+            for each in suspects[:-1] or suspects:
+                each.lost = True
+        self.one_by_one = True
         return kept.missing(0, size)
+
+    @staticmethod
+    def _forget(sources: Sequence[FileSource]) -> None:
+        for each in sources:
+            each.brought = RangeSet()
 
     def find_liars(self, read_into: ReadInto, check: Callable[[], None]) -> None:
         """Note who sent other bytes than those that are there now and known to be right.

@@ -266,14 +266,14 @@ def verify_and_publish(
 
 
 def _is_suspect(transfer: Transfer, verifier: Verifier) -> bool:
-    """Return whether another source may have sent what is wrong; drop what did not come from the origin."""
+    """Return whether another source may have sent what is wrong; drop what may be."""
     staged, sources = transfer.staged, transfer.sources
     assert staged is not None
     if not sources.suspects():
         return False
     logger.warning(
-        "%s: its digest is wrong; what did not come from %s is fetched again from there",
-        transfer.task.file_path, transfer.source,
+        "%s: its digest is wrong; what came from %s is fetched again",
+        transfer.task.file_path, " and ".join(each.name for each in sources.suspects()),
     )  # fmt: skip
     staged.forget(sources.suspect(staged.read_into, staged.size, verifier.check))
     verifier.restart()

@@ -302,10 +302,14 @@ class Settlement:
         liars = {each.name for each in transfer.sources.liars}
         for each in liars:
             logger.warning(
-                "%s sent wrong bytes of %s, which came from its origin instead; it is left alone for an hour",
+                "%s sent wrong bytes of %s, which came from elsewhere instead; it is left alone for an hour",
                 each, transfer.task.file_path,
             )  # fmt: skip
         self._choice.judge(transfer, liars)
+        for other in (t for run in self._queues.running for t in run.transfers.values()):
+            for source in other.sources.others:
+                if source.name in liars:
+                    source.lies = source.lost = True
 
     def _start_fetching(self, run: QueueRun, transfer: Transfer) -> Job | None:
         staged = transfer.staged

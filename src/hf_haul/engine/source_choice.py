@@ -52,6 +52,8 @@ _REST_OF_SUSPECTS: Final = 60.0
 _PROBE: Final = MiB
 #: Smallest part of a file that has several sources.
 _LEAST_PART: Final = 256 * KiB
+#: Seconds of a part that are too many if the part is short: a file is complete when its last part is.
+_LONG_PART: Final = 1.0
 #: Share of what is left that the parts under way may come to, so that all sources end together.
 _SHARE_OF_REST: Final = 0.5
 #: Ends of names that are given out in one's own network only.
@@ -105,6 +107,7 @@ class _Standing:
     rests: int = 0
     struck_at: float = -math.inf
     until: float = -math.inf
+    suspected_until: float = -math.inf
     on_probation: bool = False
 
 
@@ -130,14 +133,14 @@ class SourceChoice:
         sources = transfer.sources
         if not sources.has_others:  # the usual case costs nothing
             return sources.origin if self._limits.free(sources.origin.name) else None
-        return self._best(transfer, self._open_to(transfer))
+        return self._best(transfer, self._asked(transfer))
 
     def next_beside(self, part: Part) -> FileSource | None:
         """Return the source to ask for some of what another connection is fetching; ``None`` for none."""
         sources = part.transfer.sources
         if not sources.has_others:
             return self.next_for(part.transfer)
-        found = self._open_to(part.transfer)
+        found = self._asked(part.transfer)
         elsewhere = self._best(part.transfer, [each for each in found if each is not part.source])
         return elsewhere or self._best(part.transfer, [each for each in found if each is part.source])
 
@@ -166,8 +169,9 @@ class SourceChoice:
         )
         metrics = transfer.metrics
         left = max(sum(map(len, transfer.pending)), metrics.bytes_total - metrics.bytes_downloaded)
-        share = int(_SHARE_OF_REST * left * speed / all_speeds)
-        return max(_LEAST_PART, min(share, max(_PROBE, int(self._limits.most_per_part(source.name)))))
+        share = _SHARE_OF_REST * left * speed / all_speeds
+        usual = max(min(_PROBE, _LONG_PART * speed), self._limits.most_per_part(source.name))
+        return max(_LEAST_PART, int(min(share, usual)))
 
     def gain(self, source: FileSource, part: Part) -> float:
         """Return how many times as fast as a part's connection another one to a source would be.
@@ -184,12 +188,25 @@ class SourceChoice:
     def is_resting(self, name: str) -> bool:
         """Return whether a source is left alone."""
         standing = self._standings.get(name)
-        return standing is not None and self._clock() < standing.until
+        return standing is not None and self._clock() < max(standing.until, standing.suspected_until)
+
+    def _asked(self, transfer: Transfer) -> list[FileSource]:
+        """Return the sources that are asked for a file now: all that may be, or the first of them."""
+        found = self._open_to(transfer)
+        return found[:1] if transfer.sources.one_by_one else found
 
     def _open_to(self, transfer: Transfer) -> list[FileSource]:
-        """Return the sources that may be asked for a file, whether or not they have a connection free."""
-        found = transfer.sources.in_use()
-        return [each for each in found if not self.is_resting(each.name)] or [transfer.sources.origin]
+        """Return the sources that may be asked for a file, whether or not they have a connection free.
+
+        Who is suspected may show in that very file, alone, whether that is right.
+        """
+        sources = transfer.sources
+        rests = self._has_failed if sources.one_by_one else self.is_resting
+        return [each for each in sources.in_use() if not rests(each.name)] or [sources.origin]
+
+    def _has_failed(self, name: str) -> bool:
+        standing = self._standings.get(name)
+        return standing is not None and self._clock() < standing.until
 
     def _best(self, transfer: Transfer, sources: list[FileSource]) -> FileSource | None:
         free = [each for each in sources if self._limits.free(each.name)]
@@ -255,8 +272,7 @@ class SourceChoice:
     def suspect(self, transfer: Transfer) -> None:
         """Leave everybody alone who may have sent wrong bytes of a file, until that is known."""
         for each in {suspicion.source.name for suspicion in transfer.sources.suspicions}:
-            standing = self._standing_of(each)
-            standing.until = max(standing.until, self._clock() + _REST_OF_SUSPECTS)
+            self._standing_of(each).suspected_until = self._clock() + _REST_OF_SUSPECTS
 
     def judge(self, transfer: Transfer, liars: set[str]) -> None:
         """Leave alone for long who sent wrong bytes of a file, and nobody else that was suspected."""

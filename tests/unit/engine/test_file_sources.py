@@ -69,12 +69,51 @@ def test_what_others_brought_is_dropped_and_what_an_earlier_session_left() -> No
     found.others[0].brought.add(30, 50)  # some of it both brought
     found.others[1].brought.add(80, 90)
     assert found.suspect(disk.read_into, 100, go_on) == [ByteRange(30, 100)]
-    assert [each.name for each in found.in_use()] == ["hub"]
+    assert found.one_by_one
+    assert [each.name for each in found.in_use()] == ["hub", "a", "b"], "in this order"
     assert [(each.source.name, each.span) for each in found.suspicions] == [
         ("a", ByteRange(30, 50)),
         ("b", ByteRange(80, 90)),
     ]
     assert found.suspects() == []
+
+
+def test_what_came_from_who_is_known_to_lie_is_all_that_is_dropped() -> None:
+    found, disk = sources("a", "b"), Disk()
+    a, b = found.others
+    a.brought.add(30, 50)
+    b.brought.add(80, 90)
+    b.brought.add(95, 100)
+    b.lies = True
+    assert found.suspect(disk.read_into, 100, go_on) == [ByteRange(80, 90), ByteRange(95, 100)]
+    assert not found.one_by_one
+    assert found.suspicions == ()
+    assert found.suspects() == [a]
+
+
+def test_who_was_alone_when_the_digest_was_wrong_is_not_asked_again() -> None:
+    found, disk = sources("a", "b", "c"), Disk()
+    a, b, c = found.others
+    found.origin.lost = True
+    for each in found.others:
+        each.brought.add(0, 10)
+    found.suspect(disk.read_into, 100, go_on)
+    asked = []
+    while (each := found.in_use()[0]) is not found.origin:
+        asked.append(each)
+        each.brought.add(0, 100)
+        assert found.suspect(disk.read_into, 100, go_on) == [ByteRange(0, 100)]
+    assert asked == [a, b, c]
+
+
+def test_of_several_that_came_after_each_other_the_last_one_gets_to_be_alone() -> None:
+    found, disk = sources("a", "b", "c"), Disk()
+    a, b, c = found.others
+    found.suspect(disk.read_into, 100, go_on)
+    a.brought.add(0, 10)
+    b.brought.add(10, 100)
+    found.suspect(disk.read_into, 100, go_on)
+    assert found.in_use() == [found.origin, b, c]
 
 
 @pytest.mark.parametrize(("wrong", "liars"), [([35], ["a"]), ([85], ["b"]), ([35, 85], ["a", "b"]), ([], [])])

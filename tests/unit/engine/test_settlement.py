@@ -13,6 +13,7 @@ from tests.support.transport import FakeSource, MemoryDestination, request
 from hf_haul.config import KiB, Settings
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.events import EventBus
+from hf_haul.engine.file_sources import FileSource, Suspicion
 from hf_haul.engine.job_choice import Chooser
 from hf_haul.engine.jobs import FollowUp, Job, JobKind
 from hf_haul.engine.plan import make_plan
@@ -30,6 +31,7 @@ from hf_haul.errors import (
     StopRequestedError,
 )
 from hf_haul.metrics import SourceHistory
+from hf_haul.ranges import ByteRange
 from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.claiming import claim
 from hf_haul.storage.staged_file import StagedFile, StagedLostError
@@ -137,6 +139,29 @@ def test_a_file_goes_through_all_its_phases_on_one_thread(bench: Bench) -> None:
     assert bench.run.done.is_set()
     assert bench.held == {}
     assert bench.active == 0
+
+
+def test_who_lied_of_one_file_is_not_believed_of_any_other(bench: Bench) -> None:
+    def others() -> list[FileSource]:
+        return [FileSource(name, lambda: FakeSource(b"")) for name in ("http://honest", "http://liar")]
+
+    job: Job | None = bench.opened()
+    assert job is not None
+    under_way = Transfer(
+        bench.task, job.transfer.request, FakeSource(b""), bench.run.metrics, others=others()
+    )
+    bench.run.transfers["under way"] = under_way
+    while job is not None and job.kind is JobKind.FETCH:
+        bench.write(job)
+        job, _ = bench.settle(job)
+        job = job or bench.settlement.next_job()
+    assert job is not None
+    honest, liar = others()
+    job.transfer.sources.suspicions = tuple(Suspicion(each, ByteRange(0, 1), b"") for each in (honest, liar))
+    job.transfer.sources.liars = (liar,)
+    job.published = True
+    bench.settle(job)
+    assert [(each.lies, each.lost) for each in under_way.sources.others] == [(False, False), (True, True)]
 
 
 def test_a_connection_counts_while_somebody_uses_it(bench: Bench) -> None:

@@ -342,3 +342,27 @@ def test_of_very_many_sources_those_are_remembered_that_are_left_alone_for_longe
 )
 def test_a_name_tells_whether_a_source_is_in_the_own_network(source: str, near: bool) -> None:
     assert is_near(source) is near
+
+
+def test_where_one_is_asked_at_a_time_that_is_the_origin_unless_it_cannot_be_had(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, LAB, MIRROR)
+    for name in (HUB, LAB, MIRROR):
+        bench.knows(name, 10)
+    sources = bench.transfer.sources
+    sources.one_by_one = True
+    sources.suspicions = tuple(Suspicion(each, ByteRange(0, 10), b"") for each in bench.others)
+    bench.choice.suspect(bench.transfer)
+    part = Part(bench.transfer, ByteRange(0, 10), now=0.0)
+    assert bench.next() == HUB
+    assert bench.choice.has_alternative(part), "so it is not waited for with all patience"
+    bench.take_all(HUB)
+    assert bench.next() is None
+    assert bench.choice.next_beside(part) is None
+    bench.fail(bench.origin, DEAD)
+    assert bench.next() == LAB, "though it is suspected"
+    bench.fail(bench.others[0], DEAD)
+    assert bench.next() == MIRROR
+    bench.others[1].lost = True
+    bench.limits.count(HUB, -1)
+    assert bench.next() == HUB, "with all patience, as there is nobody else"
+    assert not bench.choice.has_alternative(part)
