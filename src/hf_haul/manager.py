@@ -160,6 +160,7 @@ class ParallelDownloadManager:
         self.read_waits = Waits(reviewed=False)
         if self.event_feed is not None:
             self.read_waits.listener = tells_waits(self.event_feed)
+        self._pool = self._make_pool()  # starts empty in a forked child by itself, and keeps its settings
         self._build()
         key = id(self)
         _managers[key] = weakref.ref(self, lambda _gone: _managers.pop(key, None))
@@ -171,13 +172,16 @@ class ParallelDownloadManager:
         self._notifiers: weakref.WeakSet[Notifier] = weakref.WeakSet()
 
     def _build(self) -> None:
-        settings = self.settings
-        most = settings.max_concurrent_downloads + settings.max_read_connections
-        size = settings.connection_pool_size or most
         self._pid = os.getpid()
         self._began = time.monotonic()
         self._rate_limits = RateLimits()
-        self._pool = ConnectionPool(
+        self._scheduler = Scheduler(self.settings, self._limiter, self._transport_for, events=self.events)
+
+    def _make_pool(self) -> ConnectionPool:
+        settings = self.settings
+        most = settings.max_concurrent_downloads + settings.max_read_connections
+        size = settings.connection_pool_size or most
+        return ConnectionPool(
             size,
             settings.max_connections_per_host or size,
             connect_timeout=settings.connect_timeout,
@@ -186,12 +190,11 @@ class ParallelDownloadManager:
             verify=self._verify_tls,
             proxies=self._proxies,
         )
-        self._scheduler = Scheduler(settings, self._limiter, self._transport_for, events=self.events)
 
     @property
     def _engine(self) -> Scheduler:
         with self._lock:
-            if self._pid != os.getpid():  # forked: the parent's threads and connections are not ours
+            if self._pid != os.getpid():  # forked: the parent's threads are not ours
                 self._build()
             return self._scheduler
 
@@ -274,6 +277,14 @@ class ParallelDownloadManager:
     def limiter(self) -> BandwidthLimiter:
         """The bandwidth limit over all connections."""
         return self._limiter
+
+    @property
+    def connection_pool(self) -> ConnectionPool:
+        """The connections of all downloads and reads.
+
+        What is set on its sessions holds for every byte: ``connection_pool.get_session().mount(...)``.
+        """
+        return self._pool
 
     # ---- asking for files
 

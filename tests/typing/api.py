@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import requests
 from huggingface_hub import DryRunFileInfo, RepoFile
 from typing_extensions import assert_type
 
@@ -88,6 +89,8 @@ def managers(files: list[RepoFile], told: list[hf_haul.DownloadProgress]) -> Non
         settings=hf_haul.Settings(verify=True),
     ) as manager:
         assert_type(manager, hf_haul.ParallelDownloadManager)
+        assert_type(manager.connection_pool, hf_haul.ConnectionPool)
+        assert_type(manager.connection_pool.get_session(), requests.Session)
         task = manager.add_download_task(
             "model",
             "a.bin",

@@ -8,7 +8,8 @@
   proxies and certificates (``certificates`` reads those of a file), ``route`` is how one origin is reached
   with them, ``dialing`` connects, ``plain`` is a request and its answer over a connection that stands,
   ``answer_head`` and ``receiving`` read, ``response`` is an answer, ``translation`` makes errors of ours of
-  those that libraries raise.
+  those that libraries raise. ``sessions`` is what users set on the pool's sessions, ``mounted`` a request
+  through an adapter of theirs.
 - ``file_facts``: what a server says of a file before it sends it.
 - ``retry``: the one owner of retries. ``pacing`` has all threads obey together what servers ask them to wait.
 - ``source_limits``: how many connections a source is worth; ``concurrency`` decides, by the ``load``.

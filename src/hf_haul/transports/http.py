@@ -35,7 +35,6 @@ __all__ = ["HttpBody", "HttpSource"]
 logger = logging.getLogger(__name__)
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_MAX_HOPS: Final = 20
 #: What a signed URL answers when its time is over, depending on who signed it.
 _EXPIRED: Final = frozenset({400, 401, 403, 404, 410})
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524, 529})
@@ -237,15 +236,13 @@ class HttpSource:
         """Follow redirects, from what ``url`` answered if that is known, to an answer that is none."""
         if response is None:
             response = self._get(url, want, cancel_token, fresh=fresh)
-        for _ in range(_MAX_HOPS):
-            if response.status not in _REDIRECTS:
-                if response.status in _EXPIRED and url != self._home:
-                    self._forget(url)
-                    self._refuse_fresh(response)
-                if response.status in {200, 206}:
-                    self._refused_fresh = 0
-                    self._remember(url, answers=True)
-                return response
+        hops, most = 0, self._pool.max_redirects
+        while response.status in _REDIRECTS:
+            hops += 1
+            if hops > most:
+                response.release()
+                self._forget(url)
+                raise TransferError(f"{redact(self.remote.url)}: more than {most} redirects")
             cancel_token.answered()
             url = self._led_to(url, response)
             if url.origin != self._home.origin and not self._refused_fresh:
@@ -261,7 +258,13 @@ class HttpSource:
                 raise
             if response.status in _TWO_KEYS and self._has_token(url):
                 response = self._without_token(response, url, want, cancel_token, fresh=fresh)
-        raise TransferError(f"{redact(self.remote.url)}: more than {_MAX_HOPS} redirects")
+        if response.status in _EXPIRED and url != self._home:
+            self._forget(url)
+            self._refuse_fresh(response)
+        if response.status in {200, 206}:
+            self._refused_fresh = 0
+            self._remember(url, answers=True)
+        return response
 
     def _led_to(self, url: HttpUrl, response: PooledResponse) -> HttpUrl:
         """Return where a redirect of ``url`` leads."""
@@ -336,8 +339,8 @@ class HttpSource:
         # read.
         try:
             response = self._pool.open(
-                url, headers, cancel_token, fresh=fresh, decode=True, network=self.remote.network
-            )
+                url, headers, cancel_token, fresh=fresh, decode=True, network=self.remote.network, home=self._home,
+            )  # fmt: skip
         except TransferError as error:
             error.host = url.authority
             raise

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -31,6 +31,9 @@ from hf_haul.transports.route import Route
 from hf_haul.transports.slots import ConnectionSlots, with_slots
 from hf_haul.urls import HttpUrl
 
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
+
 __all__ = [
     "Adapter",
     "Network",
@@ -47,6 +50,7 @@ _MAX_PROXIES: Final = 64
 class NetworkOptions:
     """What a pool was made with, its environment included."""
 
+    told_verify: bool | str | ssl.SSLContext  # the same without what the environment names
     verify: bool | str | ssl.SSLContext
     own_tls: bool  # whether verify or cert were given
     own_proxies: bool  # whether proxies were given, or those of the environment refused
@@ -59,10 +63,66 @@ class NetworkOptions:
     connect_timeout: float
     read_timeout: float
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        verify: bool | str | ssl.SSLContext,
+        cert: str | tuple[str, str] | None,
+        proxies: Mapping[str, str] | None,
+        trust_env: bool,
+        headers: Mapping[str, str],
+        connect_timeout: float,
+        read_timeout: float,
+    ) -> Self:
+        """Return the options for what was given, and for what the environment says besides."""
+        cafile = capath = None
+        if verify is True and trust_env:
+            cafile, capath = ca_from_environment()
+        return cls(
+            told_verify=verify, verify=cafile or verify, own_tls=verify is not True or cert is not None,
+            own_proxies=proxies is not None or not trust_env, capath=capath, cert=cert,
+            proxies=dict(proxies or {}), trust_env=trust_env, headers=headers,
+            timeout=Timeout(connect=connect_timeout, read=read_timeout),
+            connect_timeout=connect_timeout, read_timeout=read_timeout,
+        )  # fmt: skip
+
     @property
     def requests_verify(self) -> bool | str:
-        """The same as requests expects it."""
+        """What verifies certificates, as requests expects it."""
         return True if isinstance(self.verify, ssl.SSLContext) else self.verify
+
+    def set_on(self, session: requests.Session) -> None:
+        """Set the same on a session."""
+        session.headers.update(self.headers)
+        session.trust_env = self.trust_env
+        session.proxies.update(self.proxies)
+        session.verify = self.requests_verify
+        session.cert = self.cert
+
+    def are_on(self, session: requests.Session) -> bool:
+        """Return whether a session says the same, headers apart."""
+        return (
+            self._is_told(session.verify)
+            and session.cert == self.cert
+            and session.trust_env == self.trust_env
+            and session.proxies == self.proxies
+        )
+
+    def _is_told(self, verify: object) -> bool:
+        return verify in {None, self.told_verify, self.requests_verify}
+
+    def changed_by(self, session: requests.Session) -> Self:
+        """Return the options as they are on a session, on which they may have been changed."""
+        verify: bool | str | None = session.verify
+        kept = self.own_proxies and session.proxies == self.proxies
+        return self.of(
+            verify=self.told_verify if verify is None or self._is_told(verify) else verify,
+            cert=session.cert,
+            proxies=session.proxies if session.proxies or kept else None,
+            trust_env=session.trust_env, headers=self.headers,
+            connect_timeout=self.connect_timeout, read_timeout=self.read_timeout,
+        )  # fmt: skip
 
 
 def needs_no_proxy(url: HttpUrl) -> bool:
@@ -170,12 +230,13 @@ class Network:
         own = self.options
         return own.verify is not False and verify in {True, own.requests_verify} and cert == own.cert
 
-    def _proxies(self, url: str, parts: HttpUrl, path: NetworkPath | None) -> dict[str, str]:
+    def proxies_for(self, url: HttpUrl, path: NetworkPath | None) -> dict[str, str]:
+        """Return the proxies by which ``url`` is reached."""
         if path is not None and not self.options.own_proxies:
-            return {} if path.proxy is None else {parts.scheme: path.proxy}
+            return {} if path.proxy is None else {url.scheme: path.proxy}
         proxies = dict(self.options.proxies)
-        if self.options.trust_env and not needs_no_proxy(parts):
-            for scheme, proxy in get_environ_proxies(url).items():
+        if self.options.trust_env and not needs_no_proxy(url):
+            for scheme, proxy in get_environ_proxies(str(url)).items():
                 proxies.setdefault(scheme, proxy)
         return proxies
 
@@ -194,7 +255,7 @@ class Network:
         """
         route = self.known_route(url, path)
         if route is None:
-            proxies = self._proxies(str(url), url, path)
+            proxies = self.proxies_for(url, path)
             try:
                 connections = adapter.connections_for(request, proxies, path)
             except ValueError as error:
@@ -216,12 +277,18 @@ def _with_context(context: ssl.SSLContext) -> dict[str, Any]:
     return {"cert_reqs": context.verify_mode.name, "ssl_context": context}
 
 
+class _Looking(threading.local):
+    """The way that connections are looked for by, while a thread does so."""
+
+    path: NetworkPath | None = None
+
+
 class Adapter(HTTPAdapter):
-    """requests' adapter over the shared network; one per session, so that closing a session is harmless."""
+    """requests' adapter over the shared network, for any number of threads; closing it is harmless."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self._path: NetworkPath | None = None  # while connections are looked for
+        self._looking = _Looking()
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
 
     def init_poolmanager(self, *_args: Any, **_kwargs: Any) -> None:
@@ -230,7 +297,7 @@ class Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         """Use the shared manager of a proxy."""
-        path = self._path
+        path = self._looking.path
         told = () if path is None else (path.proxy_headers, path.proxy_tls)
         if path is not None and path.proxy_tls is not None:
             kwargs["proxy_ssl_context"] = path.proxy_tls
@@ -244,7 +311,8 @@ class Adapter(HTTPAdapter):
     def proxy_headers(self, proxy: str) -> dict[str, str]:
         """Return the headers that a proxy gets with each request or tunnel."""
         headers = super().proxy_headers(proxy)
-        return {**headers, **dict(() if self._path is None else self._path.proxy_headers)}
+        path = self._looking.path
+        return {**headers, **dict(() if path is None else path.proxy_headers)}
 
     def build_connection_pool_key_attributes(
         self, request: Any, verify: Any, cert: Any = None
@@ -252,7 +320,7 @@ class Adapter(HTTPAdapter):
         """Put the shared TLS context where requests would name a bundle."""
         tls: Any
         host, tls = super().build_connection_pool_key_attributes(request, verify, cert)
-        path, own = self._path, self.network.is_own(verify, cert)
+        path, own = self._looking.path, self.network.is_own(verify, cert)
         if host["scheme"] == "https":
             if path is not None and path.tls is not None and not self.network.options.own_tls:
                 tls = _with_context(path.tls)
@@ -271,13 +339,13 @@ class Adapter(HTTPAdapter):
     def connections_for(self, request: Any, proxies: dict[str, str], path: NetworkPath | None) -> Any:
         """Return the connections that requests would choose, over the caller's path if there is one."""
         options = self.network.options
-        self._path = path
+        self._looking.path = path
         try:
             return super().get_connection_with_tls_context(
                 request, options.requests_verify, proxies=proxies, cert=options.cert
             )
         finally:
-            self._path = None
+            self._looking.path = None
 
     def get_connection_with_tls_context(
         self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
@@ -294,10 +362,17 @@ class Adapter(HTTPAdapter):
 
     def build_response(self, req: Any, resp: Any) -> requests.Response:
         """Return the raw answer to a pooled request; requests' full response otherwise."""
-        if active.call is None:
+        call = active.call
+        if call is not None:
+            call.raw = resp
+        if call is None or call.by_session:
             return super().build_response(req, resp)
-        active.call.raw = resp
         return _LeanResponse(req, resp)
+
+    def move_to(self, network: Network) -> None:
+        """Use another network from now on."""
+        self.network = network
+        self.init_poolmanager()
 
     def close(self) -> None:
         """Do nothing: the slots own the connections."""

@@ -11,6 +11,7 @@ from requests.structures import CaseInsensitiveDict
 from hf_haul.task import NetworkPath, NetworkPaths
 from hf_haul.transports.network import Adapter
 from hf_haul.transports.request import InterruptibleRequest
+from hf_haul.transports.sessions import obey
 from hf_haul.urls import HttpUrl
 
 __all__ = ["Outgoing", "merge_headers"]
@@ -43,6 +44,9 @@ class Outgoing:
         adapter: Of the thread that sends it.
         call: The same as its cancel token sees it.
         paths: How hosts are reached, where the pool was not told itself.
+        session: Whose settings have it go the way of requests; ``None`` if none do.
+        first: Whether nothing redirected to it.
+        secrets: Whether it gets those of the session.
     """
 
     url: HttpUrl
@@ -50,6 +54,9 @@ class Outgoing:
     adapter: Adapter
     call: InterruptibleRequest
     paths: NetworkPaths | None
+    session: requests.Session | None = None
+    first: bool = True
+    secrets: bool = True
 
     @property
     def path(self) -> NetworkPath | None:
@@ -61,4 +68,6 @@ class Outgoing:
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url = "GET", str(self.url)
         prepared.headers = CaseInsensitiveDict(self.headers)
+        if self.session is not None:
+            obey(self.session, prepared, first=self.first, secrets=self.secrets)
         return prepared

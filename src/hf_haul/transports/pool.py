@@ -3,10 +3,12 @@
 From the ground: ``request`` is one request as its cancel token sees it, ``dialing`` makes connections that it
 can wake, ``slots`` counts connections and shares the idle ones, ``network`` knows the way to each host,
 ``sending`` sends, ``plain`` is the short way over a connection that stands, ``response`` reads a body,
-``translation`` translates what goes wrong; here is the public face.
+``translation`` translates what goes wrong, ``sessions`` is what users set, ``mounted`` the way through their
+adapters; here is the public face.
 
 We use ``requests``' adapter below ``Session.send``, where a connection has to be made or anything is unusual:
-cookies, ``.netrc`` and redirects are no use to a download and cost a third of a small request.
+cookies, ``.netrc`` and redirects are no use to a download and cost a third of a small request. Until somebody
+asks for a session there is none, and nothing to look at in it.
 """
 
 from __future__ import annotations
@@ -18,21 +20,29 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import requests
-from urllib3.util import Timeout
+from requests.models import DEFAULT_REDIRECT_LIMIT
 
 from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.errors import StopRequestedError, TransferError
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import renew_after_fork
 from hf_haul.task import NetworkPaths
-from hf_haul.transports.network import Adapter, Network, NetworkOptions, ca_from_environment
+from hf_haul.transports.network import Adapter, Network, NetworkOptions
 from hf_haul.transports.outgoing import Outgoing, merge_headers
 from hf_haul.transports.request import InterruptibleRequest
 from hf_haul.transports.response import PooledResponse
 from hf_haul.transports.sending import Sender
+from hf_haul.transports.sessions import (
+    PoolSession,
+    close_mounted,
+    keeps_secrets,
+    needs_requests,
+    renew_in_child,
+    usual_headers,
+)
 from hf_haul.transports.slots import ConnectionSlots
 from hf_haul.urls import HttpUrl, parse_url
 
@@ -43,6 +53,8 @@ __all__ = ["ConnectionPool", "PooledResponse"]
 
 #: Seconds without a byte that any connection may take, however long somebody is willing to wait.
 _LONGEST_SILENCE: Final = 86_400.0
+#: Redirects of one file, where nobody says how many.
+_MAX_REDIRECTS: Final = 20
 #: Threads whose statistics are kept.
 _MAX_STATS: Final = 256
 
@@ -56,8 +68,7 @@ class _ThreadSession:
     """One thread's session and its statistics."""
 
     thread: weakref.ref[_Mark]  # dead when the thread is
-    session: requests.Session
-    adapter: Adapter
+    session: requests.Session | None  # none before somebody asks for it
     created_at: float
     last_used: float
     active: int = 0
@@ -86,7 +97,17 @@ class ConnectionPool:
     a slot is needed, the one unused for longest is closed. A thread without a slot waits, in the order of
     asking.
 
-    In a forked child the pool starts empty; the parent's connections are never used there.
+    The sessions of all threads share their settings, which hold for every byte that comes through the pool,
+    from the next request on: what is set on the session that :meth:`get_session` gives to one thread is set
+    for all. ``verify``, ``cert``, ``proxies``, ``trust_env`` and ``headers`` do what they do in the
+    constructor. Adapters that are mounted, cookies, ``auth``, hooks, ``params`` and ``max_redirects`` do what
+    they do in ``requests``: ``auth``, and ``Authorization`` and ``Cookie`` among the headers, are not sent to
+    another host that a redirect leads to, and neither are cookies without a domain. ``.netrc`` is never read.
+    Adapters, hooks and ``auth`` are called by many threads at once; connections of such adapters are their
+    own, and the limits do not count them.
+
+    In a forked child the pool starts empty, with the same settings; the parent's connections are never used
+    there. (Adapters that are no ``requests.adapters.HTTPAdapter`` have to see to that themselves.)
 
     Locking: ``_lock`` guards the sessions and the tallies.
 
@@ -126,23 +147,18 @@ class ConnectionPool:
         ):
             if limit < 1:
                 raise ValueError(f"{name} must be at least 1, not {limit!r}")
-        read_timeout = min(read_timeout, _LONGEST_SILENCE)
-        own_tls, own_proxies = verify is not True or cert is not None, proxies is not None or not trust_env
-        capath = None
-        if verify is True and trust_env:
-            cafile, capath = ca_from_environment()
-            verify = cafile or True
         self.max_connections = max_connections
         self.max_connections_per_host = per_host
-        self._options = NetworkOptions(
-            verify=verify, own_tls=own_tls, own_proxies=own_proxies, capath=capath, cert=cert, proxies=dict(proxies or {}), trust_env=trust_env,
+        self._options = NetworkOptions.of(
+            verify=verify, cert=cert, proxies=proxies, trust_env=trust_env,
             headers={"Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})},
-            timeout=Timeout(connect=connect_timeout, read=read_timeout),
-            connect_timeout=connect_timeout, read_timeout=read_timeout,
+            connect_timeout=connect_timeout, read_timeout=min(read_timeout, _LONGEST_SILENCE),
         )  # fmt: skip
         self._clock = clock
         self._closed = False
+        self._shared: requests.Session | None = None  # whose settings are those of all sessions
         self._start_empty()
+        self._adapter = Adapter(self._network)
         renew_after_fork(self, ConnectionPool.reset_after_fork)
 
     def _start_empty(self) -> None:
@@ -155,37 +171,56 @@ class ConnectionPool:
         self._slots = ConnectionSlots(self.max_connections, self.max_connections_per_host, self._clock)
         self._network = Network(self._options, self._slots)
         self._sender = Sender(self._options, self._slots)
+        self._changed: Adapter | None = None  # over the network as it was last changed on a session
 
     def reset_after_fork(self) -> None:
         """Start empty in a forked child; called automatically there."""
         self._slots.abandon()
         self._start_empty()
+        self._adapter.move_to(self._network)  # sessions have it
+        if self._shared is not None:
+            renew_in_child(self._shared)
 
     # ---- sessions
 
     def _create_session(self) -> requests.Session:
-        """Return a session over this pool's connections."""
-        return self._session_over(Adapter(self._network))
+        """Return a session over this pool's connections, with the settings of all of them.
 
-    def _session_over(self, adapter: Adapter) -> requests.Session:
-        session = requests.Session()
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        session.headers.update(self._options.headers)
-        session.trust_env = self._options.trust_env
-        session.proxies.update(self._options.proxies)
-        verify = self._options.verify
-        session.verify = True if isinstance(verify, ssl.SSLContext) else verify
-        session.cert = self._options.cert
-        return session
+        A subclass may return one of its own for each thread, whose settings hold for that thread.
+        """
+        with self._lock:
+            if self._shared is None:
+                session = requests.Session()
+                session.mount("https://", self._adapter)
+                session.mount("http://", self._adapter)
+                self._options.set_on(session)
+                self._shared = PoolSession(vars(session))
+            return PoolSession(vars(self._shared))
 
     def get_session(self) -> requests.Session:
-        """Return this thread's session. Requests made with it directly count against the limits, too.
+        """Return this thread's session, whose settings are those of the pool: see above.
+
+        Requests made with it directly count against the limits, too.
 
         Raises:
             TransferError: The pool is closed.
         """
-        return self._thread_session().session
+        entry = self._thread_session()
+        if entry.session is None:
+            entry.session = self._create_session()
+        return entry.session
+
+    @property
+    def max_redirects(self) -> int:
+        """Redirects of one file that are followed at the most."""
+        session = self._set_on(getattr(self._local, "entry", None))
+        if session is None or session.max_redirects == DEFAULT_REDIRECT_LIMIT:
+            return _MAX_REDIRECTS
+        return session.max_redirects
+
+    def _set_on(self, entry: _ThreadSession | None) -> requests.Session | None:
+        """Return the session whose settings hold for a thread; ``None`` while nobody has had one."""
+        return self._shared if entry is None or entry.session is None else entry.session
 
     def _thread_session(self) -> _ThreadSession:
         if self._closed:
@@ -193,10 +228,11 @@ class ConnectionPool:
         entry: _ThreadSession | None = getattr(self._local, "entry", None)
         now = self._clock()
         if entry is None or entry.closed:
-            session = self._create_session()
-            adapter = cast("Adapter", session.get_adapter("https://"))
             mark = self._local.mark = _Mark()
-            entry = _ThreadSession(weakref.ref(mark), session, adapter, created_at=now, last_used=now)
+            entry = _ThreadSession(weakref.ref(mark), None, created_at=now, last_used=now)
+            create = self._create_session
+            if getattr(create, "__func__", None) is not ConnectionPool._create_session:  # overridden
+                entry.session = create()
             self._local.entry = entry
             self._add_session(entry)
         entry.last_used = now
@@ -219,7 +255,8 @@ class ConnectionPool:
     @staticmethod
     def _close_session(entry: _ThreadSession) -> None:
         entry.closed = True
-        entry.session.close()
+        if entry.session is not None:
+            entry.session.close()
 
     def cleanup_stale_sessions(self, max_age: float) -> int:
         """Close sessions and idle connections unused for ``max_age`` seconds.
@@ -302,6 +339,7 @@ class ConnectionPool:
         fresh: bool = False,
         decode: bool = False,
         network: NetworkPaths | None = None,
+        home: HttpUrl | None = None,
     ) -> PooledResponse:
         """Send a GET for ``url``, without following a redirect or retrying, and return its answer.
 
@@ -313,6 +351,8 @@ class ConnectionPool:
             fresh: Use a new session and a new connection, outside the pool and its limits.
             decode: Whether a ``Content-Encoding`` is undone while reading.
             network: How hosts are reached, where the pool was not told itself.
+            home: What redirected there, directly or not: its host alone gets what is secret of the sessions'
+                settings.
 
         Raises:
             StopRequestedError: The cancel token was set.
@@ -323,9 +363,7 @@ class ConnectionPool:
         cancel_token.check()
         catch_up()
         entry = self._thread_session()
-        adapter = entry.adapter
         if fresh:
-            adapter = Adapter(Network(self._options, None))
             headers = {**(headers or {}), "Connection": "close"}
         parts = parse_url(url, userinfo=True) if isinstance(url, str) else url
         call = InterruptibleRequest(cancel_token, parts.host)
@@ -333,9 +371,16 @@ class ConnectionPool:
             call.silence_limits = SilenceLimits(
                 *(min(each, _LONGEST_SILENCE) for each in call.silence_limits)
             )
-        request = Outgoing(
-            parts, merge_headers(parts, self._options.headers, headers), adapter, call, network
+        session = self._set_on(entry)
+        request = (
+            Outgoing(
+                parts, merge_headers(parts, self._options.headers, headers), self._adapter, call, network
+            )
+            if session is None
+            else self._as_set_on(session, parts, headers, call, network, home)
         )
+        if fresh:
+            request.adapter = Adapter(Network(request.adapter.network.options, None))
         thread_id = threading.get_ident()
         with self._lock:
             self._calls.add(call)
@@ -362,6 +407,40 @@ class ConnectionPool:
             finish(0, not isinstance(error, StopRequestedError))
             raise
 
+    def _as_set_on(
+        self,
+        session: requests.Session,
+        url: HttpUrl,
+        headers: Mapping[str, str] | None,
+        call: InterruptibleRequest,
+        network: NetworkPaths | None,
+        home: HttpUrl | None,
+    ) -> Outgoing:
+        """Return a request as a session would have it."""
+        secrets = keeps_secrets(session, home, url)
+        usual = usual_headers(session, self._options.headers, secrets=secrets)
+        call.by_session = needs_requests(session)
+        return Outgoing(
+            url,
+            merge_headers(url, usual, headers),
+            self._adapter_for(session),
+            call,
+            network,
+            session if call.by_session else None,
+            first=home is None or home == url,
+            secrets=secrets,
+        )
+
+    def _adapter_for(self, session: requests.Session) -> Adapter:
+        """Return the adapter over the network as a session would have it."""
+        if self._options.are_on(session):
+            return self._adapter
+        changed = self._changed
+        if changed is None or not changed.network.options.are_on(session):
+            options = self._options.changed_by(session)
+            self._changed = changed = Adapter(Network(options, self._slots))
+        return changed
+
     # ---- the end
 
     def close(self) -> None:
@@ -377,6 +456,8 @@ class ConnectionPool:
             sessions, self._sessions = list(self._sessions.values()), {}
         for entry in sessions:
             self._close_session(entry)
+        if self._shared is not None:
+            close_mounted(self._shared)
 
     def __enter__(self) -> Self:
         return self

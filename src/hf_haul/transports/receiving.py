@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import wait_for_read
 
+from hf_haul.transports.mounted import GivenAnswer
 from hf_haul.transports.plain import PlainAnswer
 from hf_haul.transports.translation import FOREIGN
 
@@ -57,7 +58,7 @@ class DirectReader:
         self._first = io.DEFAULT_BUFFER_SIZE if plain is None else None
 
     @classmethod
-    def of(cls, raw: BaseHTTPResponse | PlainAnswer) -> Self | None:
+    def of(cls, raw: BaseHTTPResponse | PlainAnswer | GivenAnswer) -> Self | None:
         """Return a reader for ``raw``, if it holds the body and nothing else; ``None`` if it does not."""
         if isinstance(raw, PlainAnswer):
             return cls(raw.read_some, raw.sock, raw)

@@ -43,13 +43,14 @@ class InterruptibleRequest:
     that a late waker never meets a socket that was closed, or that serves somebody else by now.
 
     Attributes:
+        by_session: Whether its session has more to do with the answer than to read it.
         silence_limits: How long it may bring nothing; ``None`` for what its pool was made with.
         raw: The answer. Kept here, and the call in its pool, until somebody has let go of it: urllib3's
             finalizer would close the connection, and take this lock, where the collector happens to run.
     """
 
     __slots__ = (
-        "_interrupt", "_lock", "_over", "cancel_token", "host", "new", "phase", "pool_closed", "raw", "reused", "route",
+        "_interrupt", "_lock", "_over", "by_session", "cancel_token", "host", "new", "phase", "pool_closed", "raw", "reused", "route",
         "silence_limits", "since", "woken",
     )  # fmt: skip
 
@@ -58,6 +59,7 @@ class InterruptibleRequest:
         self.host = host
         self.silence_limits: SilenceLimits | None = cancel_token.silence_limits
         self.route: Route | None = None
+        self.by_session = False
         self.new = False  # whether an idle connection will not do
         self.reused = False  # whether the connection had served before
         self.woken = False

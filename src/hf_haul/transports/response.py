@@ -12,6 +12,7 @@ from urllib3.response import BaseHTTPResponse
 
 from hf_haul.errors import ConnectionFailedError, TransferError
 from hf_haul.finalizers import defer
+from hf_haul.transports.mounted import GivenAnswer
 from hf_haul.transports.network import NetworkOptions
 from hf_haul.transports.plain import PlainAnswer
 from hf_haul.transports.receiving import DirectReader
@@ -57,7 +58,7 @@ class PooledResponse:
 
     def __init__(
         self,
-        raw: BaseHTTPResponse | PlainAnswer,
+        raw: BaseHTTPResponse | PlainAnswer | GivenAnswer,
         url: HttpUrl,
         call: InterruptibleRequest,
         options: NetworkOptions,
@@ -80,7 +81,7 @@ class PooledResponse:
         self._done = False
         self._decode = (
             decode
-            and not isinstance(raw, PlainAnswer)
+            and not isinstance(raw, (PlainAnswer, GivenAnswer))
             and raw.headers.get("Content-Encoding", "").strip().lower() not in {"", "identity"}
         )
         self._direct = None if self._decode or self.length is None else DirectReader.of(raw)
@@ -217,7 +218,7 @@ class PooledResponse:
             if self._direct is not None and self.received == self.length and not failed:
                 # All bytes are in: close the reader, not the connection.
                 if not isinstance(raw, PlainAnswer):
-                    raw._fp.close()  # type: ignore[attr-defined]  # noqa: SLF001  tested for by DirectReader.of
+                    raw._fp.close()  # type: ignore[union-attr]  # noqa: SLF001  tested for by DirectReader.of
             elif getattr(raw, "_connection", True) is not None:  # not put back by urllib3 at the body's end
                 raw.close()
         raw.release_conn()

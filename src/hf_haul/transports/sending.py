@@ -5,7 +5,7 @@ Once more where the connection turns out to be gone, and where no socket could b
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout
@@ -13,10 +13,12 @@ from urllib3.util import Timeout
 from hf_haul.descriptors import descriptors, is_shortage
 from hf_haul.errors import TooManyOpenFilesError
 from hf_haul.redaction import redacting
-from hf_haul.transports.network import NetworkOptions
+from hf_haul.transports.mounted import GivenAnswer, raw_answer, send_apart
+from hf_haul.transports.network import Adapter, NetworkOptions
 from hf_haul.transports.outgoing import Outgoing
 from hf_haul.transports.plain import PlainAnswer, exchange
 from hf_haul.transports.request import InterruptibleRequest, active
+from hf_haul.transports.sessions import receive
 from hf_haul.transports.slots import ConnectionSlots, PooledConnections
 from hf_haul.transports.translation import FOREIGN, is_stale, raise_translated
 
@@ -35,7 +37,7 @@ class Sender:
         self._options = options
         self._slots = slots
 
-    def send(self, request: Outgoing) -> BaseHTTPResponse | PlainAnswer:
+    def send(self, request: Outgoing) -> BaseHTTPResponse | PlainAnswer | GivenAnswer:
         """Send a request, and wait for the head of its answer."""
         call = request.call
         try:
@@ -53,11 +55,11 @@ class Sender:
         except FOREIGN as error:
             raise_translated(error, call, self._options)
 
-    def _send_on_shortage(self, request: Outgoing) -> BaseHTTPResponse:
+    def _send_on_shortage(self, request: Outgoing) -> BaseHTTPResponse | GivenAnswer:
         """Send the request once a socket can be opened again."""
         call = request.call
 
-        def attempt() -> BaseHTTPResponse:
+        def attempt() -> BaseHTTPResponse | GivenAnswer:
             with self._slots.attempting():
                 return self._send_once(request)
 
@@ -75,31 +77,44 @@ class Sender:
 
     def _send_plainly(self, request: Outgoing) -> BaseHTTPResponse | PlainAnswer | None:
         """Send the request over an idle connection; ``None`` if there is none, or it takes more than that."""
+        if request.session is not None:
+            return None
         route = request.adapter.network.known_route(request.url, request.path)
         if route is None or route.forwards:
             return None
         connections = cast("PooledConnections", route.connections)
         return exchange(connections, request.call, request.url, request.headers, self._options.read_timeout)
 
-    def _send_once(self, request: Outgoing) -> BaseHTTPResponse:
+    def _send_once(self, request: Outgoing) -> BaseHTTPResponse | GivenAnswer:
         """Send the request as ``requests`` would."""
-        adapter, call = request.adapter, request.call
+        adapter, call, session = request.adapter, request.call, request.session
+        options = adapter.network.options
         try:
             with redacting():
                 prepared = request.prepared()
-                call.route = adapter.network.route(request.url, adapter, prepared, request.path)
-                active.call = call
-                answer = adapter.send(
-                    prepared,
-                    stream=True,
-                    timeout=self._timeout(call),  # type: ignore[arg-type]  # requests takes urllib3's, its stubs do not say so
-                    verify=self._options.requests_verify,
-                    cert=self._options.cert,
-                    proxies=call.route.proxies,
-                )
+                chosen = adapter if session is None else session.get_adapter(str(prepared.url))
+                sent: dict[str, Any] = {
+                    "stream": True,
+                    "timeout": self._timeout(call),
+                    "verify": options.requests_verify,
+                    "cert": options.cert,
+                }
+                if isinstance(chosen, Adapter):
+                    call.route = adapter.network.route(request.url, adapter, prepared, request.path)
+                    active.call = call
+                    sent["proxies"] = call.route.proxies
+                    answer = adapter.send(prepared, **sent)
+                else:
+                    timeout = sent["timeout"]
+                    sent["timeout"] = (timeout.connect_timeout, timeout.read_timeout)
+                    sent["proxies"] = adapter.network.proxies_for(request.url, request.path)
+                    answer = send_apart(chosen, prepared, call, **sent)
+            if session is not None:
+                call.raw = raw_answer(answer)
+                call.raw = raw_answer(receive(session, answer, prepared, **sent))
         finally:
             active.call = None
-        raw = cast("BaseHTTPResponse", answer.raw)
+        raw = cast("BaseHTTPResponse | GivenAnswer", call.raw)
         call.raise_if_woken()
         return raw
 

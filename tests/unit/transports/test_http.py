@@ -55,6 +55,8 @@ class Answer:
 class Pool:
     """Answers each request with the next of the redirects, and then with the bytes."""
 
+    max_redirects = 20
+
     def __init__(self, *locations: str) -> None:
         self.locations = list(locations)
         self.asked: list[tuple[str, dict[str, str]]] = []

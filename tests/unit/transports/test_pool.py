@@ -14,6 +14,7 @@ from tests.support.clock import FakeClock
 from hf_haul.cancellation import CancelToken
 from hf_haul.errors import ConnectionFailedError, TransferError
 from hf_haul.transports.pool import ConnectionPool
+from hf_haul.transports.sessions import PoolSession
 
 URL = "http://hub.invalid/org/m/resolve/main/a.bin"
 
@@ -265,7 +266,7 @@ def test_sessions_of_ended_threads_are_closed_before_there_are_many(
     pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[requests.Session] = []
-    monkeypatch.setattr(requests.Session, "close", lambda session: closed.append(session))
+    monkeypatch.setattr(PoolSession, "close", lambda session: closed.append(session))
     mine = pool.get_session()
     for _ in range(50):
         in_threads(pool.get_session, 3)  # at once: each has a number of its own

@@ -17,7 +17,6 @@ from urllib3.exceptions import (
     ProxyError,
     ReadTimeoutError,
 )
-from urllib3.util import Timeout
 
 from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.errors import (
@@ -33,10 +32,9 @@ from hf_haul.transports.request import RECEIVING, WAITING, InterruptibleRequest
 from hf_haul.transports.slots import NoSlotError
 from hf_haul.transports.translation import is_stale, raise_translated
 
-OPTIONS = NetworkOptions(
-    verify=True, own_tls=False, own_proxies=False, capath=None, cert=None, proxies={}, trust_env=False, headers={},
-    timeout=Timeout(), connect_timeout=5.0, read_timeout=7.0,
-)  # fmt: skip
+OPTIONS = NetworkOptions.of(
+    verify=True, cert=None, proxies=None, trust_env=False, headers={}, connect_timeout=5.0, read_timeout=7.0
+)
 SECRET = "X-Signature=s3cret"
 HANDSHAKE = "the TLS handshake"
 

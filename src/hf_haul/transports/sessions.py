@@ -1,0 +1,199 @@
+"""What a user sets on a pool's sessions, and how a request obeys it.
+
+A session carries settings as ``requests`` knows them. Those that a pool has itself (``verify``, ``cert``,
+``proxies``, ``trust_env``, ``headers``) hold as if the pool had been made with them. Any other (an adapter
+that was mounted, cookies, ``auth``, hooks, ``params``) has requests go the way of ``requests``, but for
+redirects, which are the caller's to follow. There the rules of ``requests`` say what goes along: ``auth``,
+and headers and cookies that are secrets, stay at the host that they were meant for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from contextlib import nullcontext
+from http.cookiejar import CookieJar
+from typing import Any, Final
+
+import requests
+from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
+from requests.hooks import dispatch_hook
+from requests.utils import default_headers
+
+from hf_haul.transports.network import Adapter
+from hf_haul.urls import HttpUrl
+
+__all__ = [
+    "PoolSession",
+    "close_mounted",
+    "keeps_secrets",
+    "needs_requests",
+    "obey",
+    "receive",
+    "renew_in_child",
+    "usual_headers",
+]
+
+logger = logging.getLogger(__name__)
+
+#: Headers of a session that are for the host alone that they were meant for.
+_SECRET: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
+#: What ``requests`` says where nobody says anything else.
+_UNSAID: Final = {name.lower(): value for name, value in default_headers().items()}
+#: What adapters had in the parent of this process. Given up, it would be closed under locks that threads of
+#: the parent may have held.
+_of_parents: Final[list[object]] = []
+
+
+class PoolSession(requests.Session):
+    """One thread's session. All of a pool share their settings: what is set on one is set on each."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.__dict__ = settings  # the same for all
+
+    def close(self) -> None:
+        """Do nothing: other threads may be using the adapters, which the pool closes at its own end."""
+
+    def __reduce__(self) -> Any:
+        """Pickle as a session of ``requests`` with the same settings, and without the pool's connections."""
+        state = {name: getattr(self, name) for name in self.__attrs__}
+        mounted = {prefix: each for prefix, each in self.adapters.items() if not isinstance(each, Adapter)}
+        return _plain_session, ({**state, "adapters": mounted},)
+
+
+def _plain_session(state: dict[str, Any]) -> requests.Session:
+    session = requests.Session()
+    adapters: dict[str, BaseAdapter] = state.pop("adapters")
+    vars(session).update(state)
+    for prefix, adapter in adapters.items():
+        session.mount(prefix, adapter)
+    return session
+
+
+def needs_requests(session: requests.Session) -> bool:
+    """Return whether anything is set on a session that only ``requests`` knows how to obey."""
+    return bool(
+        session.auth is not None
+        or session.params
+        or any(session.hooks.values())
+        or not all(isinstance(each, Adapter) for each in session.adapters.values())
+        or _has_any(session.cookies)
+    )
+
+
+def _has_any(cookies: Any) -> bool:
+    try:
+        return next(iter(cookies), None) is not None
+    except RuntimeError:  # another thread is adding one
+        return True
+
+
+def keeps_secrets(session: requests.Session, home: HttpUrl | None, url: HttpUrl) -> bool:
+    """Return whether ``url`` gets a session's secrets, by the rules of ``requests``.
+
+    Args:
+        session: The session.
+        home: What redirected to ``url``, directly or not; ``None`` if nothing did.
+        url: What is asked for.
+    """
+    if home is None or home.origin == url.origin:
+        return True
+    return not session.should_strip_auth(str(home), str(url))  # type: ignore[no-untyped-call]  # so in the stubs
+
+
+def usual_headers(session: requests.Session, own: Mapping[str, str], *, secrets: bool) -> dict[str, str]:
+    """Return the headers of all requests: the pool's own, as they were changed on a session.
+
+    Args:
+        session: The session.
+        own: The pool's.
+        secrets: Whether those that are secrets are among them.
+    """
+    said = session.headers
+    usual = {name: value for name, value in own.items() if said.get(name) is not None}
+    known = {name.lower(): value for name, value in usual.items()}
+    for name, value in said.items():
+        lower = name.lower()
+        if value in (None, known.get(lower), _UNSAID.get(lower)):
+            continue
+        if lower in known:
+            usual = {each: kept for each, kept in usual.items() if each.lower() != lower}
+        usual[name] = value  # type: ignore[assignment]  # bytes are taken, too
+    if not secrets:
+        usual = {name: value for name, value in usual.items() if name.lower() not in _SECRET}
+    return usual
+
+
+def obey(
+    session: requests.Session, prepared: requests.PreparedRequest, *, first: bool, secrets: bool
+) -> None:
+    """Add what a session asks for to a request that has its URL and headers.
+
+    Args:
+        session: The session.
+        prepared: The request.
+        first: Whether nothing redirected to it.
+        secrets: Whether it gets what is meant for the host of the first one alone.
+    """
+    if first and session.params:
+        prepared.prepare_url(str(prepared.url), session.params)
+    prepared.prepare_cookies(session.cookies if secrets else _with_domain(session.cookies))
+    if secrets and session.auth is not None:
+        prepared.prepare_auth(session.auth)
+    prepared.prepare_hooks(session.hooks)
+
+
+def _with_domain(cookies: Any) -> RequestsCookieJar:
+    """Return the cookies that say which hosts they are for; the others are for the first host only."""
+    jar = RequestsCookieJar()
+    if isinstance(cookies, CookieJar):
+        with getattr(cookies, "_cookies_lock", nullcontext()):
+            for each in list(cookies):
+                if each.domain:
+                    jar.set_cookie(each)
+    return jar
+
+
+def receive(
+    session: requests.Session, answer: requests.Response, prepared: requests.PreparedRequest, **sent: Any
+) -> requests.Response:
+    """Call a session's hooks for an answer, and keep its cookies.
+
+    Returns:
+        The answer, or what hooks have put in its place.
+    """
+    call_hooks: Any = dispatch_hook
+    keep_cookies: Any = extract_cookies_to_jar
+    try:
+        answer = call_hooks("response", prepared.hooks, answer, **sent)
+    except requests.HTTPError as error:  # raise_for_status: whoever asked judges that
+        if error.response is None:
+            raise
+        answer = error.response
+    if isinstance(session.cookies, CookieJar):
+        for each in (*answer.history, answer):
+            keep_cookies(session.cookies, each.request, each.raw)
+    return answer
+
+
+def close_mounted(session: requests.Session) -> None:
+    """Close the adapters that were mounted."""
+    for each in list(session.adapters.values()):
+        if not isinstance(each, Adapter):
+            each.close()
+
+
+def renew_in_child(session: requests.Session) -> None:
+    """Make a session's settings usable in a forked child: its adapters' connections are the parent's."""
+    if isinstance(session.cookies, CookieJar):
+        vars(session.cookies)["_cookies_lock"] = threading.RLock()
+    for each in list(session.adapters.values()):
+        if isinstance(each, HTTPAdapter) and not isinstance(each, Adapter):
+            _of_parents.append((each.poolmanager, each.proxy_manager))
+            adapter: Any = each
+            try:  # as when it is unpickled
+                adapter.__setstate__(adapter.__getstate__())
+            except Exception as error:  # noqa: BLE001  a subclass may do anything here
+                logger.debug("%s: not renewed in a forked child: %r", type(each).__name__, error)
