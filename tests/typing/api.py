@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,11 @@ def snapshots(progress: list[hf_haul.DownloadProgress], manager: hf_haul.Paralle
             progress_callback=progress.append,
             on_event=lambda event: print(event["ev"]),
             presets="safetensors",
+            sources=["http://node7:8000"],
         ),
         str,
     )
+    assert_type(hf_haul.hf_hub_download("org/model", "config.json", sources=("http://node7:8000",)), str)
     hf_haul.snapshot_download("org/model", manager=manager, presets=["safetensors", "no-weights"])
     hf_haul.snapshot_download("org/model", "main")  # type: ignore[call-overload]  # keyword-only, as upstream
 
@@ -112,6 +114,13 @@ def managers(files: list[RepoFile], told: list[hf_haul.DownloadProgress]) -> Non
             "https://example.org",
             "out",
         )
+        elsewhere = hf_haul.FileSpec("a.bin", 10, digest="0" * 64, sources=["https://mirror.org/a.bin"])
+        assert_type(elsewhere.sources, Sequence[str])
+        mirrors = ["https://mirror.org"]
+        manager.queue_model_download("model", [elsewhere], "https://example.org", "out", sources=mirrors)
+        manager.download_model_parallel("model", [elsewhere], "https://example.org", "out", sources=mirrors)
+        manager.add_download_task("model", "a.bin", "https://a.org/a.bin", "a.bin", 10, sources=mirrors)
+        assert_type(hf_haul.Settings(sources=("http://node7:8000",)).sources, tuple[str, ...])
         manager.queue_model_download("model", [3], "https://example.org", "out")  # type: ignore[list-item]
         own.size = 3  # type: ignore[misc]  # frozen
         outcome = manager.wait_for_model_completion(queue, timeout=1.5)
