@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from tests.support.engine import SETTINGS, SMALL, TOKEN, WEIGHTS, Outcome, Rig, serve_files
 from tests.support.events import EventLog
@@ -23,8 +24,13 @@ from tests.support.wire import Connection, Wire
 
 from hf_haul.config import KiB, Settings, Timings
 from hf_haul.errors import InvalidUrlError
+from hf_haul.filesystem import HaulFileSystem
+from hf_haul.hub.acceleration import accelerate
+from hf_haul.hub.metadata import FileMetadata
+from hf_haul.hub.repository import Repository
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.hub.snapshot import snapshot_download
+from hf_haul.hub.verification import verify
 from hf_haul.localhub import Account, LocalHub
 from hf_haul.localhub.testing.faults import (
     Corrupt,
@@ -393,6 +399,75 @@ def test_one_file_takes_bytes_from_the_sources_of_the_settings(
     lab.refuse(Status(403), method="GET")
     path = hf_hub_download("org/m", WEIGHTS, endpoint=lab.rig.hub.url, cache_dir=tmp_path / "cache")
     assert Path(path).read_bytes() == lab.rig.files[WEIGHTS]
+
+
+def test_code_that_calls_huggingface_hub_takes_bytes_from_the_sources_of_the_settings(
+    lab: Lab, tmp_path: Path
+) -> None:
+    other = lab.serve()
+    lab.refuse(Status(403), method="GET")  # asked about, the Hub answers
+    settings = replace(lab.rig.settings, sources=(other.url,))
+    with ParallelDownloadManager(settings=settings) as manager, accelerate(manager=manager):
+        where: dict[str, Any] = {"endpoint": lab.rig.hub.url, "cache_dir": tmp_path / "cache"}
+        of_a_branch = huggingface_hub.hf_hub_download("org/m", WEIGHTS, **where)
+        folder = huggingface_hub.snapshot_download("org/m", **where)
+    assert Path(of_a_branch).read_bytes() == lab.rig.files[WEIGHTS]
+    assert all((Path(folder) / path).read_bytes() == lab.rig.files[path] for path in PATHS)
+    commit = lab.rig.repo.head.id
+    assert {record.url.partition("/resolve/")[2].partition("/")[0] for record in other.requests} == {commit}
+
+
+def test_an_accelerated_download_of_a_branch_that_has_moved_takes_nothing_from_sources(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = lab.serve()
+    settings = replace(lab.rig.settings, sources=(other.url,))
+
+    def moved(repository: Repository, path: str, revision: str, **_options: Any) -> FileMetadata:
+        del repository, path, revision
+        return FileMetadata("0" * 40, "another-version", SIZE)
+
+    monkeypatch.setattr(Repository, "metadata", moved)
+    with ParallelDownloadManager(settings=settings) as manager, accelerate(manager=manager):
+        path = huggingface_hub.hf_hub_download(
+            "org/m", WEIGHTS, endpoint=lab.rig.hub.url, cache_dir=tmp_path / "cache"
+        )
+    assert Path(path).read_bytes() == lab.rig.files[WEIGHTS]
+    assert asked(other) == []
+
+
+def test_a_copy_from_the_filesystem_takes_bytes_from_the_sources_of_the_settings(
+    lab: Lab, tmp_path: Path
+) -> None:
+    other = lab.serve()
+    lab.refuse(Status(403))
+    settings = replace(lab.rig.settings, sources=(other.url,))
+    with ParallelDownloadManager(settings=settings) as manager:
+        fs = HaulFileSystem(endpoint=lab.rig.hub.url, skip_instance_cache=True)
+        fs.manager = manager
+        fs.get("org/m", str(tmp_path / "copy"), recursive=True)
+        fs.get_file(f"org/m/{WEIGHTS}", str(tmp_path / "one"))
+    assert all((tmp_path / "copy" / path).read_bytes() == lab.rig.files[path] for path in PATHS)
+    assert (tmp_path / "one").read_bytes() == lab.rig.files[WEIGHTS]
+
+
+def test_a_repair_takes_bytes_from_the_sources_of_the_settings(lab: Lab, tmp_path: Path) -> None:
+    with ParallelDownloadManager(settings=lab.rig.settings) as manager:
+        folder = snapshot_download(
+            "org/m", endpoint=lab.rig.hub.url, local_dir=tmp_path / "out", manager=manager
+        )
+    assert isinstance(folder, str)
+    damaged = bytearray(lab.rig.files[WEIGHTS])
+    damaged[SIZE // 2] ^= 0xFF
+    (Path(folder) / WEIGHTS).write_bytes(damaged)
+    other = lab.serve()
+    lab.refuse(Status(403))
+    settings = replace(lab.rig.settings, sources=(other.url,))
+    with ParallelDownloadManager(settings=settings) as manager:
+        report = verify(folder, repair=True, endpoint=lab.rig.hub.url, manager=manager)
+    assert report.is_ok
+    assert (Path(folder) / WEIGHTS).read_bytes() == lab.rig.files[WEIGHTS]
+    assert set(asked(other)) == {WEIGHTS}
 
 
 def test_the_command_takes_sources_and_says_what_came_from_where(lab: Lab, tmp_path: Path) -> None:

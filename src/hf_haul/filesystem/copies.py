@@ -201,7 +201,8 @@ def download(
         return
     wanted: dict[str, Target] = {}
     for target in targets:
-        wanted[os.path.abspath(target.lpath)] = target  # the last one wins, as if copied one by one
+        # The last one wins, as if copied one by one.
+        wanted[os.path.abspath(target.lpath)] = target.with_sources(manager.settings)
     for path in wanted:
         os.makedirs(os.path.dirname(path), exist_ok=True)
     fetch = partial(_fetch, manager, targets, report)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from huggingface_hub import constants
 
+from hf_haul.config import Settings
 from hf_haul.errors import HttpStatusError, add_note
 from hf_haul.hub.metadata import FileMetadata, ListedFile, metadata_from_listing
+from hf_haul.hub.repo_sources import repo_sources
 from hf_haul.hub.repository import Repository
 from hf_haul.task import RemoteFile
 
@@ -38,6 +40,13 @@ class Target:
     commit: str
     remote: RemoteFile
     info: dict[str, Any]
+
+    def with_sources(self, settings: Settings) -> Target:
+        """Return it with the other sources that settings name."""
+        found = repo_sources(self.repository, self.commit, settings)
+        here = replace(self.remote, path=self.path)  # theirs is a repository's path, without its name
+        sources = [replace(each, url=each.stand_in(here).url, joins_path=False) for each in found]
+        return replace(self, remote=replace(self.remote, sources=tuple(sources)))
 
     def explain(self, error: Exception) -> Exception:
         """Return the error that huggingface_hub raises where a server refuses the file."""

@@ -28,7 +28,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
@@ -37,11 +37,12 @@ from huggingface_hub import constants
 
 from hf_haul.digests import Digest
 from hf_haul.forks import renew_after_fork
-from hf_haul.hub.asking import explain
+from hf_haul.hub.asking import LISTING_ERRORS, explain, uncached_timeout
 from hf_haul.hub.bars import bars_of_one_file
 from hf_haul.hub.call_options import CallOptions, raise_all
 from hf_haul.hub.client_network import add_client_headers, client_network
-from hf_haul.hub.metadata import digest_from_etag
+from hf_haul.hub.metadata import FileMetadata, digest_from_etag, is_commit
+from hf_haul.hub.repo_sources import checkable, sources_of_call
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.tokens import may_follow_with_token, trusted_origins
 from hf_haul.hub.uris import uri_of
@@ -280,12 +281,13 @@ class _ResolvedUrl:
     def uri(self) -> str:
         return uri_of(self.repo_type, self.repo_id, self.revision, self.path)
 
+    def repository(self, headers: dict[str, str]) -> Repository:
+        """Return its repository, which is asked with these headers."""
+        return Repository(self.repo_id, self.repo_type, endpoint=self.base, token=False, headers=headers)
+
     def confirmation(self, headers: dict[str, str]) -> Callable[[], Digest | None] | None:
         """Return what asks for the digest of the file, with these headers."""
-        repository = Repository(
-            self.repo_id, self.repo_type, endpoint=self.base, token=False, headers=headers
-        )
-        return repository.confirmation(self.path, self.revision)
+        return self.repository(headers).confirmation(self.path, self.revision)
 
 
 def _read_url(url: str) -> _ResolvedUrl | None:
@@ -298,6 +300,40 @@ def _read_url(url: str) -> _ResolvedUrl | None:
         return None
     repo_type = (match["kind"] or "models")[:-1]
     return _ResolvedUrl(base, repo_type, match["repo_id"], unquote(match["revision"]), unquote(match["path"]))
+
+
+def _with_sources(
+    remote: RemoteFile, named: _ResolvedUrl | None, options: CallOptions, headers: dict[str, str]
+) -> RemoteFile:
+    """Return a file with the sources of the settings, where its URL tells which file it is there.
+
+    They are asked for it at a commit, and believed nothing: for a branch, and where an etag may be no digest,
+    the Hub is asked once more.
+    """
+    if named is None or remote.etag is None:  # the URL of a storage
+        return remote
+    repository = named.repository(headers)
+    if not sources_of_call(repository, named.revision, options):
+        return remote
+    found = FileMetadata(named.revision, remote.etag, remote.size)
+    if not is_commit(named.revision):
+        try:
+            found = repository.metadata(named.path, named.revision, timeout=uncached_timeout())
+        except LISTING_ERRORS as error:
+            logger.debug("%s is fetched from its Hub alone: %s", named.path, error)
+            return remote
+    if found.etag != remote.etag:  # the branch has moved since
+        return remote
+    found = checkable(repository, named.path, found)
+    return replace(
+        remote,
+        digest_is_etag=not found.listed,
+        confirm=None if found.listed else remote.confirm,
+        sources=tuple(
+            replace(each, url=each.stand_in(replace(remote, path=named.path)).url, joins_path=False)
+            for each in sources_of_call(repository, found.commit, options)
+        ),
+    )
 
 
 def _download(
@@ -319,24 +355,25 @@ def _download(
         return
     counter = getattr(constants, "X_HF_DOWNLOAD_COUNTER", None)
     named = _read_url(url_to_download)
-    request = FileRequest(
-        remote=RemoteFile(
-            path=filename,
-            url=url_to_download,
-            size=expected_size,
-            digest=None if etag is None else digest_from_etag(etag),
-            etag=etag,
-            headers=_add_client_headers(
-                url_to_download, {**headers, **({} if counter is None else {counter: "1"})}
-            ),
-            network=client_network(),
-            trusted_origins=trusted_origins(url_to_download),
-            xet_hash=None if xet_file_data is None else xet_file_data.file_hash,
-            announced_by="huggingface_hub",
-            digest_is_etag=True,
-            confirm=None if named is None else named.confirmation(headers),
-            uri="" if named is None else named.uri,
+    remote = RemoteFile(
+        path=filename,
+        url=url_to_download,
+        size=expected_size,
+        digest=None if etag is None else digest_from_etag(etag),
+        etag=etag,
+        headers=_add_client_headers(
+            url_to_download, {**headers, **({} if counter is None else {counter: "1"})}
         ),
+        network=client_network(),
+        trusted_origins=trusted_origins(url_to_download),
+        xet_hash=None if xet_file_data is None else xet_file_data.file_hash,
+        announced_by="huggingface_hub",
+        digest_is_etag=True,
+        confirm=None if named is None else named.confirmation(headers),
+        uri="" if named is None else named.uri,
+    )
+    request = FileRequest(
+        remote=_with_sources(remote, named, options, headers),
         destination=UpstreamDestination(destination_path, incomplete_path),
         fresh=force_download,
     )

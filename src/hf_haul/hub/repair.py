@@ -20,6 +20,7 @@ from hf_haul.hub.asking import LISTING_ERRORS, is_offline, uncached_timeout
 from hf_haul.hub.bars import TICK
 from hf_haul.hub.call_options import CallOptions, absolute_path
 from hf_haul.hub.metadata import FileMetadata
+from hf_haul.hub.repo_sources import checkable, repo_sources
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.upstream_cache import cache_folder
 from hf_haul.hub.verify_checks import Finding
@@ -159,7 +160,10 @@ class Repairs:
         if is_offline():
             return "HF_HUB_OFFLINE is set"
         metadata = self._metadata(subject)
-        remote = self._repository.remote_file(subject.path, metadata)
+        sources = repo_sources(self._repository, metadata.commit, manager.settings)
+        if sources:
+            metadata = checkable(self._repository, subject.path, metadata)
+        remote = self._repository.remote_file(subject.path, metadata, sources)
         destination = self._destination(finding, metadata)
         request = FileRequest(remote, destination)
         kept, copied = 0, False

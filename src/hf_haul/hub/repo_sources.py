@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hf_haul.config import Settings
@@ -14,22 +15,39 @@ from hf_haul.hub.repository import Repository
 from hf_haul.task import OtherSource
 from hf_haul.urls import origin_of, parse_url
 
-__all__ = ["checkable", "repo_sources"]
+__all__ = ["checkable", "repo_sources", "sources_of_call"]
 
 logger = logging.getLogger(__name__)
 
 
-def repo_sources(repository: Repository, commit: str, options: CallOptions) -> tuple[OtherSource, ...]:
-    """Return the sources of a repository's files at a commit: those of the call, or else of the settings.
-
-    Each is asked for ``{source}/{repository}/resolve/{commit}/{path}``, as the Hub is, which is none itself.
+def sources_of_call(repository: Repository, commit: str, options: CallOptions) -> tuple[OtherSource, ...]:
+    """Return the sources of a repository's files at a commit: those of a call, or else of the settings.
 
     Raises:
         InvalidUrlError: One is no URL of http or https.
     """
     manager = options.manager
     settings = Settings.from_environment() if manager is None else manager.settings
-    urls = settings.sources if options.sources is None else options.sources
+    return repo_sources(repository, commit, settings, options.sources)
+
+
+def repo_sources(
+    repository: Repository, commit: str, settings: Settings, urls: Sequence[str] | None = None
+) -> tuple[OtherSource, ...]:
+    """Return the sources of a repository's files at a commit: those of the settings, or others.
+
+    Each is asked for ``{source}/{repository}/resolve/{commit}/{path}``, as the Hub is, which is none itself.
+
+    Args:
+        repository: The repository.
+        commit: The commit.
+        settings: Whose sources and tokens count.
+        urls: The sources, in place of those of the settings.
+
+    Raises:
+        InvalidUrlError: One is no URL of http or https.
+    """
+    urls = settings.sources if urls is None else urls
     if not urls:
         return ()
     own = origin_of(repository.base)

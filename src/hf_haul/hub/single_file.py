@@ -50,7 +50,7 @@ from hf_haul.hub.call_options import (
 from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks, file_error
 from hf_haul.hub.local_dir import LONG_CHECK, checking, reuse_file
 from hf_haul.hub.metadata import FileMetadata, is_commit, metadata_from_listing
-from hf_haul.hub.repo_sources import checkable, repo_sources
+from hf_haul.hub.repo_sources import checkable, sources_of_call
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.tokens import protect_secrets
 from hf_haul.hub.upstream_cache import (
@@ -506,7 +506,7 @@ class _File:
         return path
 
     def _fetch(self, meta: FileMetadata, destination: Destination, events: CallEvents) -> None:
-        sources = repo_sources(self.repository, meta.commit, self.extras)
+        sources = sources_of_call(self.repository, meta.commit, self.extras)
         if sources:
             meta = checkable(self.repository, self.name, meta)
         request = FileRequest(

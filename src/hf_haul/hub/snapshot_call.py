@@ -38,7 +38,7 @@ from hf_haul.hub.local_dir import LONG_CHECK, checking, is_current, reuse_files
 from hf_haul.hub.metadata import FileMetadata, is_commit
 from hf_haul.hub.named_files import require_named
 from hf_haul.hub.presets import Preset
-from hf_haul.hub.repo_sources import repo_sources
+from hf_haul.hub.repo_sources import sources_of_call
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.snapshot_events import files_in, tell_found, tell_plan
 from hf_haul.hub.snapshot_files import Listing, SnapshotFiles
@@ -186,7 +186,7 @@ class SnapshotCall:
                 raise_all(list(failed.items()))
             return [self._dry_run_info(folder, path, meta) for path, meta in known.items()]
         self._write_ref(folder, commit)
-        sources = repo_sources(self.files.repository, commit, self.options)
+        sources = sources_of_call(self.files.repository, commit, self.options)
         if self.files.local_dir is None:
             requests = self._into_cache(folder, known, sources)
             result = folder.snapshot(commit)
