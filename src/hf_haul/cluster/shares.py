@@ -5,8 +5,8 @@ the moment (their *claims*), and whether they are done. In this order:
 
 1. Its own stripes, from the origin. Where others have something for it, too, it does both at once: at least
    as many connections to the origin as to nodes.
-2. Stripes that a node has: rare ones first, from the node with the fewest connections in use, two at the
-   most, and not always the same node first.
+2. Stripes that a node has: rare ones first, not all nodes the same one, from the node with the fewest
+   connections in use, two at the most, and not always the same node first.
 3. Stripes whose home is gone, silent, or ended: they go to the first one left in an order that each stripe
    has of its own, so that one node fetches them and not all.
 4. Stripes whose home *lags*: by its pace it ends much later than half of the homes. They are taken from the
@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final, Literal
 
 from hf_haul.cluster.bitmaps import Bitmap, highest, lowest, numbers_in
@@ -89,6 +90,8 @@ class Shares:
         self._under_way: dict[int, dict[str | None, float]] = {}
         self._nodes = KnownNodes(me, stripes)
         self._turn = 0
+        #: Where in the stripes this node begins with those that are rare: a number from 0 to 1 of its own.
+        self._start = int.from_bytes(blake2b(me.encode(), digest_size=4).digest(), "big") / (1 << 32)
         self._homes = {
             name: Home(now, (count - place + size - 1) // size) for place, name in enumerate(stripes.nodes)
         }
@@ -317,7 +320,12 @@ class Shares:
             return None
         _, node, has = best
         self._turn = (ring.index(node) + 1) % count
-        return Choice(at.base + lowest(has & rare or has), node.name)
+        rare &= has
+        if not rare:
+            return Choice(at.base + lowest(has), node.name)
+        # Nodes that all want what one has take different stripes of it, and have the others from each other.
+        start = int(self._start * at.length)
+        return Choice(at.base + lowest(rare >> start << start or rare), node.name)
 
     def _inherit(self, at: _Window, unclaimed: int) -> Choice | None:
         """Return a stripe whose home does not fetch it, if it is for this node to do so."""
