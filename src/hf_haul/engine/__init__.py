@@ -38,7 +38,7 @@ Invariants kept here:
    scheduler.
 9. Every wait ends within a second of Ctrl+C, cancel or shutdown: each part has a cancel token that wakes it.
 
-And two of its own: what a worker writes of a part nobody else writes (``transfer.PartProgress``); and what
+And two of its own: what a worker writes of a part nobody else writes (``part_progress``); and what
 each thread is at is noted, so that whatever ends a thread, its file goes on or fails, and who waits for it is
 woken.
 """
