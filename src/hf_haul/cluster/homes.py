@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["ENOUGH", "Home", "laggards"]
+__all__ = ["ENOUGH", "SLACK", "Home", "laggards"]
 
 #: A home lags whose end comes later than that of half of the homes by this factor, and by these seconds.
-_LAGGING, _SLACK = 1.5, 0.5
+_LAGGING, SLACK = 1.5, 1.0
 #: Stripes that half of the homes have by then, unless they have all of theirs.
 ENOUGH: Final = 2
 
@@ -71,7 +71,7 @@ def laggards(homes: Mapping[str, Home], now: float) -> frozenset[str]:
     if far < ENOUGH and not half_ended:
         return frozenset()
     usual = statistics.median_low([home.end(now, hopeful=False) for home in homes.values()])
-    latest = max(usual * _LAGGING, usual + _SLACK)
+    latest = max(usual * _LAGGING, usual + SLACK)
     return frozenset(
         name for name, home in homes.items() if home.ended_at is None and home.end(now, hopeful=True) > latest
     )

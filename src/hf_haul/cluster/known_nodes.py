@@ -16,6 +16,8 @@ __all__ = ["KnownNodes", "Node"]
 
 #: A node is slow that sends at less than this share of the usual pace.
 _SLOW: Final = 0.4
+#: Stripes that it must have sent before that is said of it.
+_MEASURED: Final = 3
 #: Seconds for which who failed is left alone the first time, and the most.
 _REST, _LONGEST_REST = 0.5, 30.0
 #: Wrong stripes after which a node is not asked any more.
@@ -38,6 +40,7 @@ class Node:
         pace: Bytes per second of a connection to it, as far as known.
         counted: Whether what it has counts as there.
         rests_until: Until when it is left alone.
+        stripes: How many it has sent.
     """
 
     def __init__(self, name: str, count: int) -> None:
@@ -47,6 +50,7 @@ class Node:
         self.gone = self.silent = self.ended = self.heard = self.counted = False
         self.pace: float | None = None
         self.rests_until = 0.0
+        self.stripes = 0
         self._failures = 0
         self._wrong: set[int] = set()
 
@@ -67,6 +71,7 @@ class Node:
     def note_pace(self, pace: float) -> None:
         """Note that it sent a stripe, at so many bytes per second."""
         self._failures = 0
+        self.stripes += 1
         self.pace = averaged(self.pace, pace)
 
     def note_failure(self, now: float) -> None:
@@ -84,10 +89,12 @@ class KnownNodes:
 
     Attributes:
         ring: The nodes that may be asked, from this one's place on.
+        slow: Those that may be asked if there is nothing else to do.
         available: What some of them has.
         twice: What two or more of them have.
         claimed: What any node is fetching from the origin.
         lagging: The homes that lag.
+        orphans: The stripes whose home does not fetch them.
         heirs: The nodes that take over from homes, this one among them.
         pace: The usual bytes per second of a connection to a node, as far as known.
     """
@@ -99,8 +106,10 @@ class KnownNodes:
         self._claims: Counter[int] = Counter()
         self.ring: list[Node] = []
         self.available, self.twice, self.claimed = (Bitmap(stripes.count) for _ in range(3))
-        # The stripes whose home does not fetch them, and which of them are this node's, as far as looked.
-        self._orphans, self._judged, self._inherited = (Bitmap(stripes.count) for _ in range(3))
+        self.slow: list[Node] = []
+        self.orphans = Bitmap(stripes.count)
+        # Which of them are this node's, as far as looked.
+        self._judged, self._inherited = Bitmap(stripes.count), Bitmap(stripes.count)
         self.lagging: frozenset[str] = frozenset()
         self.heirs: list[str] = [me]
         self.pace: float | None = None
@@ -181,7 +190,8 @@ class KnownNodes:
         """Return whether what a node has counts as there."""
         if not node.alive or node.distrusted:
             return False
-        slow = node.pace is not None and self.pace is not None and node.pace < _SLOW * self.pace
+        known = node.pace is not None and self.pace is not None and node.stripes >= _MEASURED
+        slow = known and (node.pace or 0.0) < _SLOW * (self.pace or 0.0)
         # One that lags need not be slow to send what it has.
         return not slow and (node.name not in self.lagging or node.pace is not None)
 
@@ -193,24 +203,23 @@ class KnownNodes:
         names = sorted(name for name, node in self._nodes.items() if node.counted)
         start = next((i for i, name in enumerate(names) if name > self._me), 0)
         self.ring = [self._nodes[name] for name in names[start:] + names[:start]]
+        self.slow = [n for n in self._nodes.values() if n.alive and not n.distrusted and not n.counted]
         for node in self.ring:
             bits = node.have.bits
             twice |= there & bits
             there |= bits
         self.available.replace(there)
         self.twice.replace(twice)
-        heirs = [
-            n.name for n in self._nodes.values() if n.alive and not n.ended and n.name not in self.lagging
-        ]
-        heirs = sorted([self._me, *heirs])
+        live = [n for n in self._nodes.values() if n.alive and not n.ended and not n.distrusted]
+        heirs = sorted([self._me, *(n.name for n in live if n.name not in self.lagging)])
         working = set(heirs)
         orphans = 0
         for place, name in enumerate(self._stripes.nodes):
             if name not in working:
                 orphans |= self._stripes.homes(place)
-        if heirs != self.heirs or orphans != self._orphans.bits:
+        if heirs != self.heirs or orphans != self.orphans.bits:
             self.heirs = heirs
-            self._orphans.replace(orphans)
+            self.orphans.replace(orphans)
             self._judged.replace(0)
             self._inherited.replace(0)
 
@@ -222,7 +231,7 @@ class KnownNodes:
             base: The stripe that is bit 0.
             length: How many bits there are.
         """
-        orphans = among & self._orphans.window(base, length)
+        orphans = among & self.orphans.window(base, length)
         for bit in numbers_in(orphans & ~self._judged.window(base, length)):
             self._judged.add(base + bit)
             if self.is_heir(base + bit):

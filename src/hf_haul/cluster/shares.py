@@ -12,7 +12,8 @@ the moment (their *claims*), and whether they are done. In this order:
 4. Stripes whose home *lags*: by its pace it ends much later than half of the homes. They are taken from the
    last to the first, as it goes on from the first to the last. What only such a node has counts as not there.
    And a node that has none of its own left takes some of whoever would end last, rather than idle.
-5. If there is nothing else to do: what is under way for long already, from where it is had faster.
+5. If there is nothing else to do: what only a slow node has, and what is under way for long already, from
+   where it is had faster.
 
 Nobody takes a stripe that a live node claims, but for that end. And nobody waits for ever: who has been idle
 for a while takes the place of a node before it in a stripe's order.
@@ -27,10 +28,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import Final, Literal
 
 from hf_haul.cluster.bitmaps import Bitmap, highest, lowest, numbers_in
-from hf_haul.cluster.homes import ENOUGH, Home, laggards
+from hf_haul.cluster.homes import ENOUGH, SLACK, Home, laggards
 from hf_haul.cluster.known_nodes import KnownNodes, Node, averaged, rest_after
 from hf_haul.cluster.node_state import NodeState
 from hf_haul.cluster.stripes import Stripes
@@ -40,9 +42,11 @@ __all__ = ["Choice", "ErrorKind", "Shares"]
 #: Connections to one node at once.
 _CONNECTIONS: Final = 2
 #: A stripe is under way for long after so many times the usual seconds, and these seconds.
-_LONG, _LONG_SECONDS = 3.0, 0.5
+_LONG, _LONG_SECONDS = 3.0, 1.0
 #: Seconds after which who is idle takes the place of whoever comes before it.
 _PATIENCE: Final = 5.0
+#: Stripes that are looked at for one whose turn it is.
+_LOOKED_AT: Final = 64
 #: Seconds between two looks at who lags.
 _LOOK: Final = 0.2
 
@@ -83,6 +87,7 @@ class Shares:
         size, count = len(stripes.nodes), stripes.count
         self._place = stripes.place(me)
         self._have = Bitmap(count)
+        self._spoilt = Bitmap(count)  # what came, and was wrong
         self._version = 1
         self._done = False
         self._error: str | None = None
@@ -100,6 +105,7 @@ class Shares:
         self._origin_failures = 0
         self._origin_rests_until = 0.0
         self._idle_since: float | None = None
+        self._out_of_turn: set[int] = set()  # what is fetched because nobody brought it
         self._blocked: int | None = None
 
     # ---- what is known of the nodes
@@ -150,6 +156,20 @@ class Shares:
             self._changed()
             self._note_own(stripe, 1)
 
+    def note_window(self, base: int, length: int, have: int) -> None:
+        """Note which of some stripes this node has, as a bitmap.
+
+        Args:
+            base: The stripe that is bit 0.
+            length: How many there are.
+            have: Those that are here.
+        """
+        for bit in numbers_in(self._have.window(base, length) ^ have):
+            if have >> bit & 1:
+                self.note_have(base + bit)
+            else:
+                self.note_lost(base + bit)
+
     def note_lost(self, stripe: int) -> None:
         """Note that a stripe is not here any more: its file was wrong, or is gone."""
         if stripe in self._have:
@@ -189,7 +209,8 @@ class Shares:
     def note_begun(self, stripe: int, node: str | None) -> None:
         """Note that a stripe is being fetched from a node, or the origin."""
         self._under_way.setdefault(stripe, {})[node] = self._clock()
-        self._idle_since = None
+        if stripe not in self._out_of_turn:
+            self._idle_since = None
         if node is None:
             self._changed()
 
@@ -224,7 +245,12 @@ class Shares:
             known.have.discard(stripe)
             if error_kind == "wrong":
                 known.note_wrong(stripe)
+                self._spoilt.add(stripe)
             self._nodes.regroup()
+
+    def can_spare_origin(self, most: int) -> bool:
+        """Return whether others may bring what the origin did not; not once it has failed ``most`` times."""
+        return self._origin_failures + 1 < most and len(self._nodes.heirs) > 1
 
     def note_dropped(self, stripe: int, node: str | None) -> None:
         """Note that a stripe is not being fetched from a node any more, which is nobody's fault."""
@@ -237,6 +263,7 @@ class Shares:
         del sources[node]
         if not sources:
             del self._under_way[stripe]
+            self._out_of_turn.discard(stripe)
         if node is None:
             self._changed()
 
@@ -250,6 +277,7 @@ class Shares:
         base: int = 0,
         origin: bool = True,
         under_way: int = 0,
+        idle: bool = True,
     ) -> Choice | None:
         """Return what to fetch next; ``None`` if nothing can be had now.
 
@@ -260,19 +288,18 @@ class Shares:
             origin: Whether the origin may have another connection.
             under_way: Bitmap of the stripes under way that may be had from somewhere else at the same time,
                 once there is nothing else to do.
+            idle: Whether there is nothing else to do, for other stripes either.
         """
         self._look()
         now = self._clock()
         origin = origin and self._origin_rests_until <= now
         length = max(wanted.bit_length(), under_way.bit_length())
         choice = self._choose(_Window(base, length, wanted), busy, now, origin=origin)
-        if choice is None and (wanted or under_way):
+        if choice is None and idle:
             choice = self._last_choice(_Window(base, length, wanted), under_way, busy, now, origin=origin)
-        if choice is not None:
-            self._idle_since = None
-        elif wanted:
+        if choice is None and wanted:
             self._blocked = base + lowest(wanted)
-            if not self._under_way and self._idle_since is None:
+            if self._idle_since is None and self._under_way.keys() <= self._out_of_turn:
                 self._idle_since = now
         return choice
 
@@ -329,7 +356,7 @@ class Shares:
 
     def _inherit(self, at: _Window, unclaimed: int) -> Choice | None:
         """Return a stripe whose home does not fetch it, if it is for this node to do so."""
-        inherited = self._nodes.inherited(unclaimed, at.base, at.length)
+        inherited = self._nodes.inherited(unclaimed, at.base, at.length) | unclaimed & at.of(self._spoilt)
         if not inherited:
             return None
         # Of a laggard from the last to the first, as it goes from the first to the last.
@@ -344,8 +371,10 @@ class Shares:
         self, at: _Window, under_way: int, busy: Mapping[str | None, int], now: float, *, origin: bool
     ) -> Choice | None:
         """Return what to fetch where all that is wanted is under way, here or elsewhere."""
-        if origin and at.wanted:
-            found = self._help(at, now) or self._out_of_patience(at, now)
+        if at.wanted:
+            found = self._from_slow(at, busy, now)
+            if found is None and origin:
+                found = self._help(at, now) or self._out_of_patience(at, now)
             if found is not None:
                 return found
         stuck = self._stuck(at, under_way, now)
@@ -361,6 +390,14 @@ class Shares:
         if found is None or found.node in self._under_way.get(found.stripe, ()):
             return None
         return Choice(found.stripe, found.node, hedge=True)
+
+    def _from_slow(self, at: _Window, busy: Mapping[str | None, int], now: float) -> Choice | None:
+        """Return a stripe that only a slow node has, unless somebody is to fetch it from the origin."""
+        for node in self._nodes.slow:
+            has = at.wanted & ~at.of(self._nodes.orphans) & at.of(node.have)
+            if has and not busy.get(node.name) and node.rests_until <= now:
+                return Choice(at.base + lowest(has), node.name)
+        return None
 
     def _help(self, at: _Window, now: float) -> Choice | None:
         """Return a stripe of whoever would end last, where this node has none of its own left."""
@@ -382,8 +419,8 @@ class Shares:
             if home.ended_at is not None or home.total - home.count - home.under_way < ENOUGH:
                 continue
             theirs = left & self.stripes.homes(place, at.base, at.length)
-            end = home.end(now, hopeful=True)
-            if theirs and end > latest:
+            end, elapsed = home.end(now, hopeful=True), now - home.since
+            if theirs and end > max(latest, elapsed + SLACK) and elapsed > SLACK:
                 latest, found = end, theirs
         if not found or not self._nodes.is_heir(at.base + highest(found)):
             return None
@@ -395,9 +432,10 @@ class Shares:
             return None
         before = int((now - self._idle_since) / _PATIENCE)
         there = at.of(self._nodes.available)
-        for bit in numbers_in(at.wanted & ~there):
+        for bit in islice(numbers_in(at.wanted & ~there), _LOOKED_AT):
             stripe = at.base + bit
-            if self.me in self.stripes.order(stripe, [*self._nodes.heirs, self.me])[:before]:
+            if self.me in self.stripes.order(stripe, self._nodes.heirs)[:before]:
+                self._out_of_turn.add(stripe)
                 return Choice(stripe, None)
         return None
 

@@ -56,5 +56,5 @@ def test_a_home_lags_that_would_end_much_later_than_half(
 
 def test_with_one_stripe_each_the_last_one_lags_once_half_have_theirs() -> None:
     homes = {"a": at(1, total=1, now=1.0), "b": at(1, total=1, now=1.0), "c": at(0, 1, total=1)}
-    assert laggards(homes, 1.2) == set()
-    assert laggards(homes, 2.0) == {"c"}
+    assert laggards(homes, 1.9) == set()
+    assert laggards(homes, 2.1) == {"c"}

@@ -51,7 +51,11 @@ def test_a_node_that_sends_much_slower_than_others_does_not_count_until_it_is_fa
     for _ in range(5):
         nodes.note_pace(nodes.greet("n0"), 100.0)
     slow = nodes.greet("n2")
+    for _ in range(2):
+        nodes.note_pace(slow, 5.0)
+        assert "n2" in [node.name for node in nodes.ring]
     nodes.note_pace(slow, 5.0)
+    assert nodes.slow == [slow]
     assert "n2" not in [node.name for node in nodes.ring]
     for _ in range(9):
         nodes.note_pace(slow, 100.0)

@@ -216,6 +216,13 @@ def test_a_node_without_a_home_takes_nothing_from_the_origin_while_others_do() -
     assert rig.begin() is None
 
 
+def test_a_stripe_that_was_wrong_comes_from_the_origin_if_nobody_else_has_it() -> None:
+    rig = Rig(stripes=6)
+    rig.hear("n1", have=[1])
+    rig.end(rig.begin(origin=False), error="wrong")
+    assert [rig.begin() for _ in range(4)] == [Choice(0, None), Choice(3, None), Choice(1, None), None]
+
+
 @pytest.mark.parametrize("kind", ["absent", "wrong"])
 def test_a_stripe_that_a_node_did_not_bring_is_asked_of_another(kind: str) -> None:
     rig = Rig(stripes=6)
@@ -278,15 +285,43 @@ def test_who_has_been_idle_for_long_takes_what_nobody_brings() -> None:
     assert choice == Choice(1, None)
 
 
+def test_what_only_a_slow_node_has_is_asked_of_it_if_there_is_nothing_else_to_do() -> None:
+    rig = Rig(stripes=60)
+    rig.hear("n1", have=range(1, 60, 3))
+    rig.hear("n2", have=range(2, 60, 3))
+    for _ in range(20):
+        choice = rig.begin(origin=False)
+        assert choice is not None
+        rig.end(choice, seconds=10.0 if choice.node == "n1" else 0.1)
+    while choice := rig.begin(origin=False, idle=False):
+        assert choice.node == "n2"
+        rig.end(choice, seconds=0.1)
+    slow = rig.begin(origin=False)
+    assert slow is not None
+    assert slow.node == "n1"
+    assert rig.begin(origin=False) is None
+
+
 def test_a_stripe_that_is_under_way_for_long_is_had_from_another_node_as_well() -> None:
     rig = Rig(stripes=6)
     rig.hear("n1", have=[1])
     first = rig.begin(origin=False)
-    rig.clock.advance(1.0)
+    rig.clock.advance(1.1)
     assert rig.begin(origin=False, under_way=0b10) is None
     rig.hear("n2", have=[1])
     assert rig.begin(origin=False, under_way=0b10) == Choice(1, "n2", hedge=True)
     assert first == Choice(1, "n1")
+
+
+def test_what_is_fetched_because_nobody_brought_it_does_not_make_a_node_patient_again() -> None:
+    rig = Rig(me="late", stripes=6)
+    assert rig.begin() is None
+    rig.clock.advance(21.0)
+    taken = 0
+    while choice := rig.begin():
+        taken += 1
+        rig.end(choice)
+    assert taken == 6
 
 
 def test_the_version_grows_with_each_change_and_with_nothing_else() -> None:
