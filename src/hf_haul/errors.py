@@ -29,6 +29,7 @@ __all__ = [
     "TooManyOpenFilesError",
     "TransferError",
     "UnsafePathError",
+    "WrongBytesError",
     "add_note",
     "name_file",
 ]
@@ -175,6 +176,10 @@ class SourceChangedError(TransferError):
     """
 
     retryable = True
+
+
+class WrongBytesError(TransferError):
+    """A source sent other bytes than it announces itself; another one has to be asked."""
 
 
 class HttpStatusError(TransferError):

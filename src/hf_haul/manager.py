@@ -717,6 +717,10 @@ class ParallelDownloadManager:
     def max_bandwidth_bps(self, value: float | str | None) -> None:
         self._limiter.max_bps = parse_rate(value, "max_bandwidth_bps")
 
+    def nudge(self) -> None:
+        """Look for work: whoever assigns the parts of files has something new."""
+        self._scheduler.nudge()
+
     def optimize_performance(self) -> dict[str, Any]:
         """Look for the best number of connections anew, and close connections long unused.
 

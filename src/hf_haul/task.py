@@ -128,11 +128,13 @@ class OtherSource:
         url: The file there, or what its path is appended to.
         headers: Sent to the origin of ``url`` only; they may hold a token of its own.
         joins_path: Whether the path is appended.
+        network: How it is reached; ``None`` for the way of the file's origin.
     """
 
     url: str = field(repr=False)  # it may hold a password
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     joins_path: bool = True
+    network: NetworkPaths | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -152,6 +154,7 @@ class OtherSource:
             trusted_origins=frozenset(),
             xet_hash=None,
             location=None,
+            network=self.network or remote.network,
             sources=(),
         )
 

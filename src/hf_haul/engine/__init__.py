@@ -11,7 +11,8 @@ The life of a part, one range of bytes of one file and one request:
 2. A thread of ``workers`` asks the ``scheduler`` for a job. ``job_choice`` opens the next file, or cuts the
    next part off one that is open; the file is a ``transfer``, in one of five phases: opening, fetching,
    restarting, finishing, ended. Its ``file_sources`` are where it can be had; ``source_choice`` says which of
-   them is asked for the part, and which is left alone for a while.
+   them is asked for the part, and which is left alone for a while. Where others share the work, an
+   ``assignment`` says both.
 3. ``file_steps`` opens a file: look whether it is in place, learn its size, claim its staged file.
    ``part_fetcher`` brings a part from a connection through the limiter to its offset on the disk, and records
    it in the journal. Meanwhile the ``ticker`` has the ``watchdog`` find connections that deliver nothing, and

@@ -34,6 +34,7 @@ class FileSource:
         failures: Parts of this file in a row that it failed to bring.
         struck_at: When the last of them failed.
         brought: What is on disk that came from it.
+        is_limited: Whether the bandwidth limit is meant for it.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class FileSource:
         "brought",
         "failures",
         "has_it",
+        "is_limited",
         "is_origin",
         "lies",
         "lost",
@@ -49,10 +51,18 @@ class FileSource:
         "struck_at",
     )
 
-    def __init__(self, name: str, make: Callable[[], Transport], *, is_origin: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], Transport],
+        *,
+        is_origin: bool = False,
+        is_limited: bool = True,
+    ) -> None:
         self.name = name
         self.is_origin = is_origin
         self.has_it = self.lost = self.lies = False
+        self.is_limited = is_limited
         self.failures = 0
         self.struck_at = -math.inf
         self.brought = RangeSet()
@@ -97,22 +107,40 @@ class FileSources:
     Attributes:
         origin: Where the file's size and digest are from.
         others: What else there is.
+        may_grow: Whether more may come to be known.
         one_by_one: Whether only one of them is asked at a time.
         suspicions: What came from whom, when the digest was wrong.
         liars: Who is known to have sent wrong bytes.
     """
 
-    def __init__(self, origin: FileSource, others: Sequence[FileSource] = ()) -> None:
+    def __init__(
+        self, origin: FileSource, others: Sequence[FileSource] = (), *, may_grow: bool = False
+    ) -> None:
         self.origin = origin
         self.others = tuple(others)
+        self.may_grow = may_grow
         self.one_by_one = False
         self.suspicions: tuple[Suspicion, ...] = ()
         self.liars: tuple[FileSource, ...] = ()
 
     @property
     def has_others(self) -> bool:
-        """Whether there is any source beside the origin."""
-        return bool(self.others)
+        """Whether there is any source beside the origin, or may be."""
+        return bool(self.others) or self.may_grow
+
+    def known(self, name: str, make: Callable[[], Transport]) -> FileSource:
+        """Return another source by its name; one that was unknown is added, with no limit of bandwidth.
+
+        Args:
+            name: ``scheme://host:port``.
+            make: Makes its transport.
+        """
+        for each in self.others:
+            if each.name == name:
+                return each
+        found = FileSource(name, make, is_limited=False)
+        self.others += (found,)
+        return found
 
     def in_use(self) -> list[FileSource]:
         """Return the sources that may be asked for the file, at the least the origin.

@@ -12,16 +12,18 @@ from typing import Final
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import Settings
 from hf_haul.descriptors import Descriptors, descriptors
+from hf_haul.engine.assignment import Assignment
 from hf_haul.engine.file_sources import FileSource
 from hf_haul.engine.plan import MAX_PART, part_size
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.source_choice import SourceChoice
-from hf_haul.engine.transfer import Part, Transfer
+from hf_haul.engine.transfer import Part, Phase, Transfer
 from hf_haul.engine.watchdog import part_to_share
 from hf_haul.metrics import SMALL_FILE, SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadPriority, DownloadState, DownloadTask, FileRequest
 from hf_haul.transports.base import Body, Transport
+from hf_haul.transports.content_digest import DigestedTransport
 from hf_haul.transports.source_limits import SourceLimits
 
 __all__ = ["Chooser", "TransportFactory"]
@@ -71,14 +73,18 @@ class Chooser:
         Args:
             runs: The queues, most urgent first.
         """
-        if not self._sources.any_free() or not self._has_descriptors(runs):
+        if not self.has_free(runs) or not self._has_descriptors(runs):
             return None
         for run in runs:
             if not run.queue.paused and not run.queue.cancelled:
                 job = self._choose_from(run)
                 if job is not None:
                     return job
-        return self._share_a_part(runs)
+        return self._share_a_part(runs) or self._hedge_assigned(runs)
+
+    def has_free(self, runs: Sequence[QueueRun]) -> bool:
+        """Return whether any source of a queue's files may have another connection."""
+        return self._sources.any_free() or any(run.is_assigned for run in runs)
 
     def _has_descriptors(self, runs: Sequence[QueueRun]) -> bool:
         """Return whether another connection may be opened, and note whether another file may."""
@@ -97,18 +103,19 @@ class Chooser:
         return busy < most
 
     def _choose_from(self, run: QueueRun) -> Part | Transfer | None:
-        running = [t for t in run.transfers.values() if t.has_work and self._choice.next_for(t)]
+        running = [t for t in run.transfers.values() if t.has_work and self.may_take(t)]
         running.sort(key=lambda t: t.task.sort_key)
         if running and running[0].task.priority is DownloadPriority.HIGH:
             return self.take(running[0])
         if not (run.queue.has_room and self._may_open):
             return self.take(running[0]) if running else None
-        high = run.queue.first_high(self._may_begin)
+        may_begin = _anywhere if run.is_assigned else self._may_begin
+        high = run.queue.first_high(may_begin)
         if high is not None:
             return self._begin(run, high)
         small = sum(1 for t in run.transfers.values() if t.size <= SMALL_FILE)
         share = self._share_of_small(run)
-        waiting = run.queue.first_of_lanes(prefer_small=small < share, may_begin=self._may_begin)
+        waiting = run.queue.first_of_lanes(prefer_small=small < share, may_begin=may_begin)
         if waiting is not None and (small < share or not running) and (waiting.size or 0) <= SMALL_FILE:
             return self._begin(run, waiting)
         if running:
@@ -148,6 +155,23 @@ class Chooser:
             total += seconds
         return total
 
+    def may_take(self, transfer: Transfer) -> bool:
+        """Return whether a part of a file that has work may be begun now."""
+        chosen = self._assigned(transfer) if transfer.is_assigned else self._source_for(transfer)
+        return chosen is not None
+
+    def _source_for(self, transfer: Transfer) -> FileSource | None:
+        """Return whom to ask for the next part of a file where nobody assigns it; ``None`` for nobody now."""
+        sources = transfer.sources
+        if transfer.assigner is None or sources.one_by_one:
+            return self._choice.next_for(transfer)
+        return sources.origin if self._sources.free(sources.origin.name) else None
+
+    def _assigned(self, transfer: Transfer, *, idle: bool = False) -> Assignment | None:
+        """Return what is to be fetched next of a file whose parts somebody assigns."""
+        assert transfer.assigner is not None
+        return transfer.assigner.next(origin=self._sources.free(transfer.source) > 0, idle=idle)
+
     def take(self, transfer: Transfer) -> Part:
         """Start the next part of a file that has work.
 
@@ -161,7 +185,10 @@ class Chooser:
         * Unknown so far: all of the file, up to the size of the largest part, as a storage may refuse ranges
           of many gigabytes. :meth:`narrow` makes it an ordinary part if the answer comes quickly.
         """
-        source = self._choice.next_for(transfer) or transfer.sources.origin
+        assignment = self._assigned(transfer) if transfer.is_assigned else None
+        if assignment is not None:
+            return self._take_assigned(transfer, assignment)
+        source = self._source_for(transfer) or transfer.sources.origin
         usual = most = self._part_size(transfer, source.name)
         if transfer.sources.has_others:
             if self._settings.part_size is None or self._sources.usual_answer(source.name) is None:
@@ -176,6 +203,17 @@ class Chooser:
                 most = max(MAX_PART, int(self._sources.most_per_part(source.name)))
         part = transfer.take(most, self._clock(), source)
         part.oversized = part.stop - part.start > usual + usual // 4
+        return part
+
+    def _take_assigned(self, transfer: Transfer, assignment: Assignment) -> Part:
+        assert transfer.assigner is not None
+        source, other = transfer.sources.origin, assignment.source
+        if other is not None:
+            remote = other.stand_in(transfer.request.remote)
+            make = partial(self._make_digested, replace(transfer.request, remote=remote), other.name)
+            source = transfer.sources.known(other.name, make)
+        part = transfer.take_assigned(assignment, self._clock(), source)
+        transfer.assigner.begin(assignment)
         return part
 
     def narrow(self, part: Part) -> None:
@@ -211,6 +249,9 @@ class Chooser:
             for name, remote in zip(task.other_sources, remotes, strict=True)
         ]
 
+    def _make_digested(self, request: FileRequest, source: str) -> Transport:
+        return DigestedTransport(self._make_transport(request), source)
+
     def _make_transport(self, request: FileRequest) -> Transport:
         try:
             return self._transport_for(request)
@@ -224,7 +265,7 @@ class Chooser:
             for run in runs
             if not run.queue.paused and not run.queue.cancelled
             for t in run.transfers.values()
-            if t.mode == "ranged" and not t.ending
+            if t.mode == "ranged" and not t.ending and t.assigner is None
             for p in t.parts
             if p.needed and self._choice.next_beside(p)
         ]
@@ -245,6 +286,18 @@ class Chooser:
             return part.transfer.hedge(part, now, source)
         gain = self._gain_elsewhere(part)
         return part.transfer.split(part, now, source, share=gain / (gain + 1.0) if gain else 0.5)
+
+    def _hedge_assigned(self, runs: Sequence[QueueRun]) -> Part | None:
+        """Begin, of files whose parts are assigned, what is worth it where there is nothing else to do."""
+        for run in runs:
+            if not run.is_assigned or run.queue.paused or run.queue.cancelled:
+                continue
+            for transfer in run.transfers.values():
+                if transfer.is_assigned and transfer.phase is Phase.FETCHING:
+                    assignment = self._assigned(transfer, idle=True)
+                    if assignment is not None:
+                        return self._take_assigned(transfer, assignment)
+        return None
 
     def _usual_answer(self, part: Part) -> float | None:
         """Return the seconds in which whoever would be asked for some of a part answers.
@@ -321,6 +374,10 @@ class Chooser:
             elif transfer.has_work:
                 wanted += 1
         return wanted
+
+
+def _anywhere(_sources: tuple[str, ...]) -> bool:
+    return True
 
 
 class _Broken:

@@ -24,6 +24,7 @@ from hf_haul.errors import (
     StalledError,
     StopRequestedError,
     TransferError,
+    WrongBytesError,
 )
 from hf_haul.limiter import BandwidthLimiter
 from hf_haul.metrics import SMALL_FILE, SourceHistory, SpeedMeter
@@ -297,7 +298,12 @@ class PartFetcher:
             if longer or (part.oversized and body.whole):
                 self._on_whole_file(part)
             part.received_before, part.reading_since = part.received, self._clock()
-            self._read(part, body)
+            began_at = part.position
+            try:
+                self._read(part, body)
+            except WrongBytesError:
+                self._take_back(part, began_at)
+                raise
         finally:
             part.reading_since = None
             body.close()
@@ -312,6 +318,19 @@ class PartFetcher:
         ]:
             return
         transfer.staged.forget(None if start == 0 else [ByteRange(start, part.stop)])
+        if transfer.verifier is not None:
+            transfer.verifier.restart()
+
+    @staticmethod
+    def _take_back(part: Part, start: int) -> None:
+        """Drop what a part has written from ``start`` on, on disk and in the digest."""
+        span = ByteRange(start, max(start, part.position))
+        part.position = start
+        transfer = part.transfer
+        if part.written is not None:
+            part.written.discard(span.start, span.stop)
+        if transfer.staged is not None and len(span):
+            transfer.staged.forget([span])
         if transfer.verifier is not None:
             transfer.verifier.restart()
 
@@ -363,9 +382,8 @@ class PartFetcher:
                     staged.record(recorded, part.position)
                     recorded, recorded_at = part.position, now
                     staged.require_ours(self._settings.timings.ownership)
-                limited = self._limiter.wait(got, part.cancel_token)
-                if limited:
-                    self._on_limited(part, limited)
+                if part.source.is_limited:
+                    self._keep_to_limit(part, got)
                 if verifier is not None and verifier.catching_up:
                     self._let_digest_follow(part, staged, verifier)
         finally:
@@ -382,6 +400,11 @@ class PartFetcher:
                 f"{part.transfer.task.file_path}: the body is longer than {part.stop} bytes"
             )
             self._raise_source_changed(part, error)
+
+    def _keep_to_limit(self, part: Part, nbytes: int) -> None:
+        limited = self._limiter.wait(nbytes, part.cancel_token)
+        if limited:
+            self._on_limited(part, limited)
 
     def _goes_on(self, part: Part, body: Body, buffer: memoryview) -> bool:
         """Return whether a body of unknown length has more bytes.
@@ -440,7 +463,7 @@ class PartFetcher:
         size = self._settings.chunk_size
         if self._settings.enable_adaptive_chunking:
             size = self._history.read_size(part.source.name, self._settings, part.transfer.task.size)
-        quantum = self._limiter.quantum
+        quantum = self._limiter.quantum if part.source.is_limited else None
         return size if quantum is None else min(size, quantum)
 
     @property

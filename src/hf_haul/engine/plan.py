@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hf_haul.config import MiB, Settings
+from hf_haul.engine.assignment import AssignedRequest
 from hf_haul.engine.priority import PriorityPolicy
 from hf_haul.ranges import ByteRange
 from hf_haul.task import Destination, DownloadTask, FileRequest, OtherSource
@@ -92,7 +93,7 @@ def make_plan(
             size=remote.size,
             priority=request.priority or priority,
             # A given priority may meet keys of another class of files, which need not compare with ours.
-            order=order if request.priority in {None, priority} else (remote.size or 0, remote.path),
+            order=_order(request, order if request.priority in {None, priority} else None),
             digest=remote.digest,
             max_retries=settings.max_retries,
             created_at=now,
@@ -101,6 +102,13 @@ def make_plan(
         planned.append(PlannedFile(request, task))
     planned.sort(key=lambda each: each.task.sort_key)
     return Plan(tuple(planned))
+
+
+def _order(request: FileRequest, order: tuple[Any, ...] | None) -> tuple[Any, ...]:
+    """Return a file's place among those of its priority: ``order``, unless the request or nobody says it."""
+    if isinstance(request, AssignedRequest) and request.order is not None:
+        return request.order
+    return (request.remote.size or 0, request.remote.path) if order is None else order
 
 
 def part_size(size: int, connections: int, settings: Settings, most: float = MAX_PART) -> int:

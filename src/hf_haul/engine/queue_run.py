@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hf_haul.config import DEFAULT_TIMINGS, Timings
+from hf_haul.engine.assignment import AssignedRequest
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.events import Notifier
 from hf_haul.engine.plan import PlannedFile
@@ -93,6 +94,7 @@ class QueueRun:
         watch: What those processes do.
         quiet: Says what it waits for while nothing moves.
         reserved_bytes: Bytes of its files, as known when it was submitted.
+        is_assigned: Whether somebody says which parts of its files are next.
         sources: Where its files come from, or may come from: ``scheme://host:port`` as written in URLs.
         metrics: Measured so far.
         resumed_bytes: Bytes that earlier sessions left.
@@ -129,6 +131,7 @@ class QueueRun:
         self.watch = OwnerWatch(clock, timings)
         self.quiet = QuietWatch(timings.worth_a_word)
         self.reserved_bytes = sum(each.task.size or 0 for each in planned)
+        self.is_assigned = any(isinstance(each.request, AssignedRequest) for each in planned)
         self.sources = frozenset(name for each in planned for name in each.task.sources)
         self.metrics = DownloadMetrics(
             len(planned), sum(each.task.size or 0 for each in planned), clock=clock

@@ -58,7 +58,9 @@ class QuietWatch:
             return None
         if parts and limited:
             return None
-        return _disk(parts[0].transfer, now - self._since) if parts else _last_step(transfers)
+        if parts:
+            return _disk(parts[0].transfer, now - self._since)
+        return _last_step(transfers) or _assigner(transfers)
 
 
 def _stall(part: Part, now: float, most: Callable[[Part], float]) -> Wait:
@@ -75,6 +77,15 @@ def _disk(transfer: Transfer, seconds: float) -> Wait:
     folder, path = transfer.request.destination.staging_dir, transfer.task.file_path
     message = f"{path}: the disk of {folder} has taken no byte for {in_words(seconds)}"
     return Wait(WaitReason.DISK, message, path=path)
+
+
+def _assigner(transfers: Sequence[Transfer]) -> Wait | None:
+    for transfer in transfers:
+        if transfer.assigner is not None and transfer.has_work:
+            path = transfer.task.file_path
+            message = f"{path}: waits for {transfer.assigner.waits_for()}"
+            return Wait(WaitReason.ANOTHER_PROCESS, message, path=path)
+    return None
 
 
 def _last_step(transfers: Sequence[Transfer]) -> Wait | None:

@@ -347,6 +347,11 @@ class Scheduler:
         """See :meth:`Workers.wait`."""
         return self._workers.wait(run, timeout)
 
+    def nudge(self) -> None:
+        """Wake workers to look for work: somebody who assigns parts has something new."""
+        with self._deciding():
+            self._wake_workers()
+
     def keep_going(self) -> bool:
         """See :meth:`Workers.keep_going`."""
         return self._workers.keep_going()
@@ -547,6 +552,8 @@ class Scheduler:
             self._sources.backoff(part.source.name, error)
 
     def _has_alternative(self, part: Part) -> bool:
+        if part.assignment is not None:
+            return not part.source.is_origin
         if not part.transfer.sources.has_others:
             return False
         with self._lock:

@@ -13,6 +13,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import Final
 
+from hf_haul.engine.assignment import Assignment
 from hf_haul.engine.job_choice import Chooser
 from hf_haul.engine.jobs import FollowUp, Job, JobKind
 from hf_haul.engine.outcome import (
@@ -30,6 +31,7 @@ from hf_haul.engine.source_choice import Fault, SourceChoice, fault_of
 from hf_haul.engine.transfer import Part, Phase, Transfer
 from hf_haul.errors import HaulError, StalledError, TransferError
 from hf_haul.metrics import SMALL_FILE
+from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadState
 from hf_haul.transports.source_limits import SourceLimits
 
@@ -93,7 +95,7 @@ class Settlement:
         job = self.left.popleft() if self.left else self._choose()
         if job is not None:
             self._hold(job)
-            if self._sources.any_free():
+            if self._chooser.has_free(self._queues.running):
                 self._wake()  # there may be more where this came from
         return job
 
@@ -182,10 +184,8 @@ class Settlement:
     def _settle_part(self, job: Job, error: BaseException | None, then: FollowUp) -> None:
         transfer, part = job.transfer, job.part
         assert part is not None
-        # The origin is there for what any other source did not bring; it was asked once, where there was one.
-        elsewhere = not part.source.is_origin or part.gave_way or self._choice.has_alternative(part)
-        outcome = after_part(transfer, part.hedge, error, elsewhere=elsewhere)
-        transfer.release(part)
+        outcome = after_part(transfer, part.hedge, error, elsewhere=self._may_come_elsewhere(part, error))
+        left = transfer.release(part)
         self._sources.count_request(part.source.name)
         if outcome.slow_down and error is not None:
             self._sources.backoff(part.source.name, error)
@@ -200,7 +200,9 @@ class Settlement:
         # The slower hedge ends under the same lock: hedged in its turn, it would never end.
         late = transfer.superseded()
         stop += late
-        if transfer.sources.has_others:
+        if part.assignment is not None:
+            self._end_assignment(part, part.assignment, left, error)
+        elif transfer.sources.has_others:
             stop += self._note_sources(part, error, late)
         if outcome.failure is not None:
             transfer.fail(outcome.failure)
@@ -210,6 +212,30 @@ class Settlement:
         then.stop += stop
         if transfer.verifier is not None and transfer.parts:
             self._hash_soon(transfer)
+
+    def _may_come_elsewhere(self, part: Part, error: BaseException | None) -> bool:
+        """Return whether another source can be asked for what a part did not bring."""
+        assigner = part.transfer.assigner
+        if part.assignment is not None and assigner is not None:
+            return error is not None and assigner.can_spare(part.assignment, error)
+        # The origin is there for what any other source did not bring; it was asked once, where there was one.
+        return not part.source.is_origin or part.gave_way or self._choice.has_alternative(part)
+
+    def _end_assignment(
+        self,
+        part: Part,
+        assignment: Assignment,
+        left: Sequence[ByteRange],
+        error: BaseException | None,
+    ) -> None:
+        assert part.transfer.assigner is not None
+        part.transfer.assigner.end(
+            assignment,
+            left,
+            brought=part.position >= part.stop,
+            error=None if part.preempted else error,
+            seconds=self._clock() - part.started_at,
+        )
 
     def _note_sources(self, part: Part, error: BaseException | None, late: Sequence[Part]) -> list[Part]:
         """Note which source brought its part and which did not; return parts that need not be waited for.
@@ -286,6 +312,12 @@ class Settlement:
             run.waits.end(task_id)
         if transfer.sources.suspicions and verdict is not Verdict.LOOK_LATER:
             self._judge(transfer)
+        if transfer.assigner is not None and verdict in {
+            Verdict.PRESENT,
+            Verdict.PUBLISHED,
+            Verdict.GIVE_UP,
+        }:
+            transfer.assigner.settle(ok=verdict is not Verdict.GIVE_UP)
         if verdict is Verdict.PUT_BACK:
             self._put_back(run, transfer)
         elif verdict is Verdict.LOOK_LATER:
@@ -324,7 +356,7 @@ class Settlement:
             return self._start_finishing(run, transfer)
         if staged.resumed and transfer.verifier is not None:
             self._hash_soon(transfer)
-        may_ask = not transfer.sources.has_others or self._choice.next_for(transfer)
+        may_ask = not transfer.sources.has_others or self._chooser.may_take(transfer)
         if transfer.has_work and may_ask and not self._queues.is_paused(run):
             # The worker that opened the file fetches its first part: no need to look around again.
             part = self._chooser.take(transfer)

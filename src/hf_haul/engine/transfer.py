@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from hf_haul.cancellation import CancelToken
+from hf_haul.engine.assignment import AssignedRequest, Assigner, Assignment
 from hf_haul.engine.file_sources import FileSource, FileSources
 from hf_haul.engine.part_progress import PartProgress
 from hf_haul.engine.plan import MAX_PART, next_part
@@ -79,10 +81,11 @@ class Part(PartProgress):
         abandonments: How often the watchdog gave its connection up.
         unanswered_calls: How often it did so before an answer came.
         oversized: Whether it was made longer than parts are, and has no bytes yet.
+        assignment: What it was begun for, where somebody assigns the file's parts.
     """
 
     __slots__ = (
-        "_abandoned", "abandonments", "cancel_token", "hedge", "oversized", "preempted", "preempted_at",
+        "_abandoned", "abandonments", "assignment", "cancel_token", "hedge", "oversized", "preempted", "preempted_at",
         "source", "start", "started_at", "stop", "transfer", "unanswered_calls",
     )  # fmt: skip
 
@@ -103,6 +106,7 @@ class Part(PartProgress):
         self.abandonments = 0
         self.unanswered_calls = 0
         self.oversized = False
+        self.assignment: Assignment | None = None
 
     def give_upper(self, share: float) -> ByteRange | None:
         """Split off the upper ``share`` of what is not being read; ``None`` if that is too little."""
@@ -212,6 +216,7 @@ class Transfer:
         changes: How often it was started anew because the source served another version.
         range_refusals: How often it refused a range for good, since it last served one.
         waits: Where it is reported what it waits for.
+        assigner: Who says which part is next, if anybody does.
     """
 
     def __init__(
@@ -228,7 +233,8 @@ class Transfer:
         self.metrics = metrics
         self.waits = waits
         origin = FileSource(source_of(request.remote.url), lambda: transport, is_origin=True)
-        self.sources = FileSources(origin, others)
+        self.assigner: Assigner | None = request.assigner if isinstance(request, AssignedRequest) else None
+        self.sources = FileSources(origin, others, may_grow=self.assigner is not None)
         self.staged: StagedFile | None = None
         self.verifier: Verifier | None = None
         self.pending: list[ByteRange] = []
@@ -262,6 +268,11 @@ class Transfer:
         if self.failure is None:
             self.failure = error
         self.end()
+
+    @property
+    def is_assigned(self) -> bool:
+        """Whether somebody says which part is next: not where its bytes have to come as one, or anew."""
+        return self.assigner is not None and self.mode == "ranged" and not self.sources.one_by_one
 
     @property
     def source(self) -> str:
@@ -300,6 +311,27 @@ class Transfer:
         part = Part(self, span, now=now, source=source)
         self.parts.append(part)
         return part
+
+    def take_assigned(self, assignment: Assignment, now: float, source: FileSource) -> Part:
+        """Start the part that an assignment is about, or a second one for the bytes of the part it hedges."""
+        slow = next((part for part in self.parts if part.assignment is assignment.hedges), None)
+        if assignment.hedges is not None and slow is not None:
+            part = self.hedge(slow, now, source)
+        else:
+            self._take_out(assignment.span)
+            part = Part(self, assignment.span, now=now, source=source)
+            self.parts.append(part)
+        part.assignment = assignment
+        return part
+
+    def _take_out(self, span: ByteRange) -> None:
+        """Take a range out of what is pending, of which it is a part."""
+        at = bisect_right(self.pending, span.start, key=lambda each: each.start) - 1
+        whole = self.pending[at] if at >= 0 else ByteRange(0, 0)
+        if not whole.start <= span.start <= span.stop <= whole.stop:
+            raise ValueError(f"{self.task.file_path}: {span.header} is not to be fetched")
+        rest = (ByteRange(whole.start, span.start), ByteRange(span.stop, whole.stop))
+        self.pending[at : at + 1] = [each for each in rest if len(each)]
 
     def split(
         self, part: Part, now: float, source: FileSource | None = None, *, share: float = 0.5
@@ -345,16 +377,23 @@ class Transfer:
         self.parts.append(hedge)
         return hedge
 
-    def release(self, part: Part) -> None:
-        """Take a part that ended out of flight, and keep what it has not fetched for somebody else."""
+    def release(self, part: Part) -> list[ByteRange]:
+        """Take a part that ended out of flight, and keep what it has not fetched for somebody else.
+
+        Returns:
+            What that is.
+        """
         self.remove(part)
         hedge, part.hedge = part.hedge, None
         if hedge is not None:
             hedge.hedge = None
+        left: list[ByteRange] = []
         if part.position < part.stop and hedge is None and self.mode != "whole" and self.staged is not None:
             # Not what a hedge that was quicker has brought.
-            self.pending += self.staged.missing(part.position, part.stop)
+            left = self.staged.missing(part.position, part.stop)
+            self.pending += left
             self.pending.sort()
+        return left
 
     def remove(self, part: Part) -> None:
         """Take a part that ended out of flight, and keep how many bytes came for it."""
@@ -392,6 +431,8 @@ class Transfer:
         if missing and self.mode == "whole":
             missing = [ByteRange(0, self.size)]
         self.pending = missing
+        if self.assigner is not None:
+            self.assigner.start(missing)
 
     @property
     def refuses_for_good(self) -> bool:

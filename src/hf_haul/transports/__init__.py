@@ -10,6 +10,7 @@
   ``answer_head`` and ``receiving`` read, ``response`` is an answer, ``translation`` makes errors of ours of
   those that libraries raise. ``sessions`` is what users set on the pool's sessions, ``mounted`` a request
   through an adapter of theirs.
+- ``content_digest``: compares what comes with what its source announces of it, where it does.
 - ``file_facts``: what a server says of a file before it sends it.
 - ``retry``: the one owner of retries. ``pacing`` has all threads obey together what servers ask them to wait.
 - ``source_limits``: how many connections a source is worth; ``concurrency`` decides, by the ``load``.

@@ -1,0 +1,103 @@
+"""Files whose parts somebody else chooses: what is fetched next of them, and from where.
+
+Where several programs share the work of one repository, no single one can say which part is best fetched
+next. Then each file comes with an :class:`Assigner`, which is asked instead. All else stays as it is: what is
+on disk already, the watchdog, attempts, digests, the file's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hf_haul.ranges import ByteRange
+from hf_haul.task import (
+    Destination,  # noqa: F401  the inherited signature names it
+    DownloadPriority,  # noqa: F401  the inherited signature names it
+    FileRequest,
+    OtherSource,
+    RemoteFile,  # noqa: F401  the inherited signature names it
+)
+
+__all__ = ["AssignedRequest", "Assigner", "Assignment"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assignment:
+    """A range of a file that is to be fetched next.
+
+    Attributes:
+        span: The range.
+        source: Whom to ask for it; ``None`` for the file's origin.
+        hedges: The assignment under way whose bytes are to be requested a second time, if so.
+    """
+
+    span: ByteRange
+    source: OtherSource | None = None
+    hedges: Assignment | None = None
+
+
+class Assigner(Protocol):
+    """Says what is fetched next of one file.
+
+    Methods are called with the scheduler's lock held, so they wait for nothing, and call nobody who might
+    take that lock. Whoever has something new to assign calls the manager's ``nudge``.
+    """
+
+    def start(self, missing: Sequence[ByteRange]) -> None:
+        """Note what is missing of the file, in order, while nothing of it is being fetched."""
+
+    def next(self, *, origin: bool, idle: bool) -> Assignment | None:
+        """Return what to fetch next; ``None`` if there is nothing now. It is not begun thereby.
+
+        Args:
+            origin: Whether the origin may have another connection.
+            idle: Whether there is nothing else to do, so that what others are to fetch, or what is under way
+                already, may be requested as well.
+        """
+
+    def begin(self, assignment: Assignment) -> None:
+        """Note that somebody begins to fetch what :meth:`next` has just returned."""
+
+    def can_spare(self, assignment: Assignment, error: BaseException) -> bool:
+        """Return whether the file goes on although an assignment failed, as it may come from elsewhere."""
+
+    def end(
+        self,
+        assignment: Assignment,
+        left: Sequence[ByteRange],
+        *,
+        brought: bool,
+        error: BaseException | None,
+        seconds: float,
+    ) -> None:
+        """Note that nobody is at an assignment any more.
+
+        Args:
+            assignment: What was fetched.
+            left: What of it is still to be fetched, and by nobody now.
+            brought: Whether all of it came.
+            error: Why it did not; ``None`` also where something more urgent came first, or somebody else was
+                quicker.
+            seconds: How long it took.
+        """
+
+    def settle(self, *, ok: bool) -> None:
+        """Note that the file is in place, or given up."""
+
+    def waits_for(self) -> str:
+        """Say what the file waits for while nothing is assigned."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedRequest(FileRequest):
+    """A wanted file whose parts are assigned.
+
+    Attributes:
+        assigner: Says which part is next.
+        order: Where it comes among the files of its queue; ``None`` leaves that to the policy.
+    """
+
+    assigner: Assigner = field(kw_only=True, compare=False, repr=False)
+    order: tuple[Any, ...] | None = field(default=None, kw_only=True)
