@@ -4,7 +4,8 @@
 blobs are cut into ``stripes``, each of which has a *home*: the node that fetches it from the origin.
 ``shares`` is the policy of one node: which stripe it fetches next, and from whom. It goes by what the others
 announce (``known_nodes``, ``node_state``, with sets of stripes as ``bitmaps``), and by how far the ``homes``
-are. ``results`` is what became of each node, and how it crosses from one machine to another.
+are. ``assigner`` joins that to the engine. ``results`` is what became of each node, and how it crosses from
+one machine to another.
 
 On each node, ``serving`` answers the others, with what ``holdings`` finds of the blobs, in place or staged,
 and ``polling`` asks them how far they are. Both live in one event loop, in a thread of its own

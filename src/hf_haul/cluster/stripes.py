@@ -70,6 +70,10 @@ class Stripes:
         """Return the bytes of a stripe."""
         return len(self.locate(stripe)[1])
 
+    def size(self, etag: str) -> int:
+        """Return the bytes of a blob of the job."""
+        return self._sizes[self._index[etag]]
+
     def size_of(self, etag: str) -> int | None:
         """Return the bytes of a blob; ``None`` if it is not of the job."""
         index = self._index.get(etag)
