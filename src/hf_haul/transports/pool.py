@@ -37,11 +37,11 @@ from hf_haul.transports.response import PooledResponse
 from hf_haul.transports.sending import Sender
 from hf_haul.transports.sessions import (
     PoolSession,
+    UsualHeaders,
     close_mounted,
     keeps_secrets,
     needs_requests,
     renew_in_child,
-    usual_headers,
 )
 from hf_haul.transports.slots import ConnectionSlots
 from hf_haul.urls import HttpUrl, parse_url
@@ -156,6 +156,7 @@ class ConnectionPool:
         )  # fmt: skip
         self._clock = clock
         self._closed = False
+        self._usual_headers = UsualHeaders(self._options.headers)
         self._shared: requests.Session | None = None  # whose settings are those of all sessions
         self._start_empty()
         self._adapter = Adapter(self._network)
@@ -418,7 +419,7 @@ class ConnectionPool:
     ) -> Outgoing:
         """Return a request as a session would have it."""
         secrets = keeps_secrets(session, home, url)
-        usual = usual_headers(session, self._options.headers, secrets=secrets)
+        usual = self._usual_headers.of(session, secrets=secrets)
         call.by_session = needs_requests(session)
         return Outgoing(
             url,

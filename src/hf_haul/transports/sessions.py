@@ -20,6 +20,7 @@ import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from requests.hooks import dispatch_hook
+from requests.structures import CaseInsensitiveDict
 from requests.utils import default_headers
 
 from hf_haul.transports.network import Adapter
@@ -27,13 +28,13 @@ from hf_haul.urls import HttpUrl
 
 __all__ = [
     "PoolSession",
+    "UsualHeaders",
     "close_mounted",
     "keeps_secrets",
     "needs_requests",
     "obey",
     "receive",
     "renew_in_child",
-    "usual_headers",
 ]
 
 logger = logging.getLogger(__name__)
@@ -103,27 +104,46 @@ def keeps_secrets(session: requests.Session, home: HttpUrl | None, url: HttpUrl)
     return not session.should_strip_auth(str(home), str(url))  # type: ignore[no-untyped-call]  # so in the stubs
 
 
-def usual_headers(session: requests.Session, own: Mapping[str, str], *, secrets: bool) -> dict[str, str]:
-    """Return the headers of all requests: the pool's own, as they were changed on a session.
+class UsualHeaders:
+    """The headers of all requests: a pool's own, as they were changed on a session.
+
+    Found once for what a session says: to look whether it still says the same takes a fifth of that.
 
     Args:
-        session: The session.
         own: The pool's.
-        secrets: Whether those that are secrets are among them.
     """
-    said = session.headers
-    usual = {name: value for name, value in own.items() if said.get(name) is not None}
-    known = {name.lower(): value for name, value in usual.items()}
-    for name, value in said.items():
-        lower = name.lower()
-        if value in (None, known.get(lower), _UNSAID.get(lower)):
-            continue
-        if lower in known:
-            usual = {each: kept for each, kept in usual.items() if each.lower() != lower}
-        usual[name] = value  # type: ignore[assignment]  # bytes are taken, too
-    if not secrets:
-        usual = {name: value for name, value in usual.items() if name.lower() not in _SECRET}
-    return usual
+
+    def __init__(self, own: Mapping[str, str]) -> None:
+        self._own = own
+        self._last: tuple[object, dict[str, str], dict[str, str]] = (None, {}, {})
+
+    def of(self, session: requests.Session, *, secrets: bool) -> dict[str, str]:
+        """Return them; not to be changed.
+
+        Args:
+            session: The session.
+            secrets: Whether those that are secrets are among them.
+        """
+        said: Any = session.headers
+        now = tuple(said.lower_items() if isinstance(said, CaseInsensitiveDict) else said.items())
+        then, usual, harmless = self._last
+        if now != then:
+            usual = self._changed_by(CaseInsensitiveDict(said))
+            harmless = {name: value for name, value in usual.items() if name.lower() not in _SECRET}
+            self._last = (now, usual, harmless)
+        return usual if secrets else harmless
+
+    def _changed_by(self, said: CaseInsensitiveDict[Any]) -> dict[str, str]:
+        usual = {name: value for name, value in self._own.items() if said.get(name) is not None}
+        for name, value in said.items():
+            lower = name.lower()
+            same = next((each for each in usual if each.lower() == lower), None)
+            if value in (None, _UNSAID.get(lower), usual.get(same or "")):
+                continue
+            if same is not None:
+                del usual[same]
+            usual[name] = value
+        return usual
 
 
 def obey(

@@ -20,7 +20,7 @@ from hf_haul.errors import TransferError
 from hf_haul.transports.network import Adapter
 from hf_haul.transports.outgoing import Outgoing
 from hf_haul.transports.pool import ConnectionPool
-from hf_haul.transports.sessions import keeps_secrets, needs_requests, renew_in_child, usual_headers
+from hf_haul.transports.sessions import UsualHeaders, keeps_secrets, needs_requests, renew_in_child
 from hf_haul.urls import parse_url
 
 HOME = "http://hub.invalid/org/m/resolve/main/a.bin"
@@ -493,4 +493,4 @@ def test_an_adapter_is_renewed_in_a_child_whatever_locks_were_held() -> None:
 
 def test_usual_headers_are_those_of_the_pool_where_nothing_was_set(pool: ConnectionPool) -> None:
     own = pool._options.headers
-    assert usual_headers(pool.get_session(), own, secrets=True) == own
+    assert UsualHeaders(own).of(pool.get_session(), secrets=True) == own
