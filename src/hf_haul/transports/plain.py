@@ -20,6 +20,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import urllib3
@@ -41,8 +42,10 @@ _USER_AGENT: Final = f"python-urllib3/{urllib3.__version__}"  # type: ignore[att
 _PLAIN_TARGET: Final = re.compile(
     r"/[\w.~!$&'()*+,;=:@/?-]*(?:%[0-9A-F]{2}[\w.~!$&'()*+,;=:@/?-]*)*(?<!\?)", re.ASCII
 )
-#: Lines of a request that ``http.client`` would take, and in plain ASCII.
-_PLAIN_LINES: Final = re.compile(r"(?:[\w!#$%&'*+.^`|~-]+: [\x20-\x7e]*\r\n)*", re.ASCII)
+#: Name and value of a header that ``http.client`` would take, and in plain ASCII.
+_PLAIN_NAME: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+_PLAIN_VALUE: Final = re.compile(r"[\x20-\x7e]*")
+_TEXT: Final = frozenset({str})
 #: The head of an answer without anything unusual in its form.
 _PLAIN_HEAD: Final = re.compile(
     rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [^\r\n]*)?((?:\r\n[\w!#$%&'*+.^`|~-]+:[^\r\n]*)*)\r\n\r\n"
@@ -92,22 +95,31 @@ def request_head(url: HttpUrl, headers: Mapping[str, str]) -> bytes | None:
         url: What is asked for.
         headers: All but ``Host``.
     """
-    named = [f"{name}: {value}\r\n" for name, value in headers.items()]
     names = {name.lower() for name in headers}
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if "user-agent" not in names:
-        named.append(f"User-Agent: {_USER_AGENT}\r\n")
-    lines = "".join(named)
+        lines += f"User-Agent: {_USER_AGENT}\r\n"
     if (
         "host" in names
         or url.host.endswith(".")  # which urllib3 leaves out
-        or any(type(value) is not str for value in headers.values())  # bytes, or what hides when it is shown
+        or not {type(value) for value in headers.values()} <= _TEXT  # bytes, or what hides when it is shown
         or len(names) != len(headers)
-        or lines.count("\n") != len(named)
-        or _PLAIN_LINES.fullmatch(lines) is None
-        or _PLAIN_TARGET.fullmatch(url.target) is None
+        or not all(map(_is_name, headers))
+        or _PLAIN_VALUE.fullmatch("".join(headers.values())) is None
+        or not _is_target(url.target)
     ):
         return None
     return f"GET {url.target} HTTP/1.1\r\nHost: {url.authority}\r\n{lines}\r\n".encode("ascii")
+
+
+@lru_cache(maxsize=64)  # as many ranges of one file are asked for with one link
+def _is_target(target: str) -> bool:
+    return _PLAIN_TARGET.fullmatch(target) is not None
+
+
+@lru_cache(maxsize=64)
+def _is_name(name: str) -> bool:
+    return _PLAIN_NAME.fullmatch(name) is not None
 
 
 class PlainAnswer:
