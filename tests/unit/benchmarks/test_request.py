@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from tests.benchmarks.bare_requests import LIBRARIES, fetch_files, fetch_ranges
-from tests.benchmarks.bench_request import _calls_in
+from tests.benchmarks.bench_request import _apart, _calls_in
 from tests.benchmarks.harness import Result, Sample
 from tests.support.wire import Connection, Wire, answer
+
+from hf_haul.reading.batches import _GAP
 
 BODY = b"content of a small file"
 OID = hashlib.sha1(b"blob %d\0" % len(BODY) + BODY, usedforsecurity=False).hexdigest()
@@ -68,6 +71,15 @@ def test_a_bare_loop_fetches_ranges(library: str, wire: Wire) -> None:
     fetch_ranges(get, wire.url("/to"), [(2, 6)])
     with pytest.raises(ValueError, match="answered 200 with 23 bytes"):
         fetch_ranges(get, wire.url("/to"), [(3, 6)])
+
+
+@pytest.mark.parametrize(("size", "count"), [(256 << 20, 2000), (25 << 20, 200)])
+def test_the_ranges_are_too_far_apart_to_be_fetched_as_one(size: int, count: int) -> None:
+    ranges = _apart(size)
+    assert len(ranges) == count
+    assert {stop - start for start, stop in ranges} == {4 << 10}
+    assert ranges[-1][1] <= size
+    assert min(b[0] - a[1] for a, b in itertools.pairwise(ranges)) > _GAP
 
 
 def test_processor_time_is_told_for_each_thing() -> None:
