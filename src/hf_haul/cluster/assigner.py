@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote
 
+from hf_haul.cluster.bitmaps import numbers_in
 from hf_haul.cluster.node_state import NodeState
 from hf_haul.cluster.shares import Choice, ErrorKind, Shares
 from hf_haul.cluster.stripes import Stripes
@@ -163,26 +164,22 @@ class JobAssigner:
         with self._job.lock:
             return self._job.shares.state()
 
-    def note_here(self, etags: Iterable[str]) -> None:
-        """Note blobs that are in place already."""
+    def has(self, stripes: Iterable[int]) -> bool:
+        """Return whether this node has announced some stripes."""
         with self._job.lock:
-            for etag in etags:
-                for stripe in self.stripes.of_blob(etag):
-                    self._job.shares.note_have(stripe)
-            self._job.tell()
+            return all(map(self._job.shares.has, stripes))
 
-    def note_left(self, etag: str, missing: Sequence[ByteRange]) -> None:
-        """Note what an earlier session left of a blob, before its file is opened.
-
-        Args:
-            etag: The blob.
-            missing: What is not there of it.
-        """
-        stripes = self.stripes.of_blob(etag)
-        lacking = _touched(missing, self.stripes.stripe_bytes)
+    def bytes_here(self) -> int:
+        """Return the bytes of all stripes that are here."""
         with self._job.lock:
-            here = (1 << len(stripes)) - 1 & ~lacking
-            self._job.shares.note_window(stripes.start, len(stripes), here)
+            have = self._job.shares.state().have
+        return sum(map(self.stripes.length, numbers_in(have)))
+
+    def note_stripes(self, stripes: Iterable[int]) -> None:
+        """Note stripes that are here already."""
+        with self._job.lock:
+            for stripe in stripes:
+                self._job.shares.note_have(stripe)
             self._job.tell()
 
     def note_ended(self, error: str | None = None) -> None:

@@ -254,16 +254,17 @@ def test_a_file_in_place_is_announced_and_one_that_was_given_up_is_not() -> None
     assert rig.job.state().have == bits_of(range(4))
     file.settle(ok=False)
     assert rig.job.state().have == 0
-    rig.job.note_here([ETAGS["b"], ETAGS["d"]])
-    assert rig.job.state().have == bits_of([4, 6])
 
 
-def test_what_an_earlier_session_left_is_announced_before_the_file_is_opened() -> None:
+def test_what_is_here_before_the_file_is_opened_is_announced() -> None:
     rig = Rig()
-    rig.job.note_left(ETAGS["a"], [ByteRange(5, 6), ByteRange(20, 30)])
-    assert rig.job.state().have == bits_of([1, 3])
+    rig.job.note_stripes([1, 3, 6])
+    assert rig.job.state().have == bits_of([1, 3, 6])
+    assert rig.job.bytes_here() == 10 + 5 + 7
+    assert rig.job.has([1, 6])
+    assert not rig.job.has([1, 2])
     rig.file("a", (5, 6), (20, 35))
-    assert rig.job.state().have == bits_of([1])
+    assert rig.job.state().have == bits_of([1, 6])
 
 
 def test_each_change_of_the_state_is_told_and_nothing_else() -> None:
