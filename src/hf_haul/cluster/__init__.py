@@ -12,6 +12,9 @@ and ``polling`` asks them how far they are. Both live in one event loop, in a th
 (``loop_thread``). ``job_node`` is what the node knows, for them and for its engine. Nodes that no scheduler
 started find each other by a list (``peer_list``), and come to one plan by asking (``peer_plans``).
 
+``census`` says which workers of a cluster become nodes, and ``distribution`` is what a whole distribution
+comes to.
+
 May import everything below, and ``localhub``. What a scheduler or a server needs (dask, ray, aiohttp) is
 imported by the modules that use it, when they are used: importing this package needs none of it.
 

@@ -9,7 +9,11 @@ from typing import Any
 from hf_haul.errors import HaulError
 from hf_haul.failures import FailureKind, describe
 
-__all__ = ["NodeError", "NodeResult", "portable"]
+__all__ = ["NodeError", "NodeResult", "WorkerLostError", "portable"]
+
+
+class WorkerLostError(HaulError):
+    """A worker is gone, or what was to be done on it was forgotten; another attempt may do."""
 
 
 class NodeError(HaulError):

@@ -131,6 +131,12 @@ def _on_a_node(error: Any) -> Failure | None:
     return says_itself(error.kind)(error)
 
 
+def _on_nodes(error: Any) -> Failure | None:
+    """Return what several machines said, with the kind of the first of them."""
+    first = next(iter(error.errors.values()), None)
+    return says_itself(FailureKind.OTHER if first is None else describe(first).kind)(error)
+
+
 def _interrupted(_error: BaseException) -> Failure:
     return Failure(FailureKind.OTHER, "Interrupted", RUN_AGAIN)
 
@@ -175,7 +181,9 @@ _READERS: Final[Mapping[str, Reader]] = {
     "DiskFullError": says_itself(FailureKind.DISK),
     "TooManyOpenFilesError": says_itself(FailureKind.OTHER, MORE_FILES),
     "IntegrityError": says_itself(FailureKind.INTEGRITY),
+    "ControlLostError": says_itself(FailureKind.NETWORK),
     "NodeError": _on_a_node,
+    "DistributionError": _on_nodes,
     "HaulError": says_itself(FailureKind.OTHER),
     # Python's
     "ConnectionError": read_connection,
