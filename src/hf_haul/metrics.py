@@ -29,6 +29,7 @@ MAX_SOURCES: Final = 1000
 #: the first byte.
 SMALL_FILE: Final = 4 * MiB
 
+_LN_2: Final = math.log(2)
 #: Seconds over which a speed is told.
 _WINDOW: Final = 5.0
 #: Seconds over which the peak speed is averaged; a shorter look would measure the buffers of the system.
@@ -213,11 +214,17 @@ class SpeedMeter:
     def __init__(self, half_life: float = 2.0, clock: Callable[[], float] = time.monotonic) -> None:
         if not half_life > 0:
             raise ValueError(f"half_life must be more than 0 seconds, not {half_life!r}")
-        self._decay = math.log(2) / half_life
+        self._decay = _LN_2 / half_life
         self._clock = clock
         self._lock = threading.Lock()
         self._started = self._at = clock()
         self._level = 0.0
+
+    def restart(self) -> None:
+        """Forget what came in, and be young again."""
+        with self._lock:
+            self._started = self._at = self._clock()
+            self._level = 0.0
 
     def add(self, nbytes: int) -> None:
         """Count bytes that came in now."""

@@ -184,7 +184,8 @@ class ThreadGroup:
         """
         while self._wanted and self._start_one():
             pass
-        if self._threads and not self._starting:  # the usual case costs no lock
+        # The usual cases cost no lock: the threads are there, or nothing is to be done.
+        if not self._starting and (self._threads or not (self._calls or self._closing)):
             return True
         with self._changed:
             # One that somebody else is starting may yet be refused.

@@ -9,7 +9,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -104,6 +104,14 @@ class World:
         told = QueueEvents(EventStream([self.feed], "org/m"), whole=True)
         return self.scheduler.submit(ModelDownloadQueue("org/m"), planned.files, notifier, told)
 
+    def leave(self, name: str) -> None:
+        """Leave what an earlier process had of a file."""
+        content = LARGE if name.startswith("large") else SMALL
+        staged = claiming.claim(self.folder, name, len(content))
+        staged.write(0, memoryview(content)[:1])
+        staged.record(0, 1)
+        staged.close()
+
     def fetch(self, *names: str, case: str = "") -> QueueRun:
         run = self.submit(*names)
         assert self.scheduler.wait(run, BOUND), f"it hangs: {case}"
@@ -115,8 +123,10 @@ class World:
 
 
 @contextmanager
-def world(folder: Path) -> Iterator[World]:
+def world(folder: Path, left: Sequence[str] = ()) -> Iterator[World]:
     made = World(folder)
+    for name in left:
+        made.leave(name)
     try:
         yield made
     finally:
@@ -218,7 +228,8 @@ def test_an_error_anywhere_in_our_own_lines_fails_its_file_at_the_most(
             if after and gives_a_file(where, name):
                 continue  # the trap itself would drop what is open
             trap = Trap(errors[(nth + after) % 3], nth, after=after)
-            with world(tmp_path / f"{sprung}") as there, pytest.MonkeyPatch.context() as patch:
+            left = ["small1"] if module is adoption else []
+            with world(tmp_path / f"{sprung}", left) as there, pytest.MonkeyPatch.context() as patch:
                 set_trap(patch, where, name, trap)
                 case = f"{getattr(where, '__name__', where)}.{name}, call {nth}, {'after' if after else 'before'} it"
                 first, second = there.submit("large1", "small1"), there.submit("small2")

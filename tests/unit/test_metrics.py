@@ -156,6 +156,18 @@ def test_the_speed_fades_while_nothing_comes() -> None:
     assert meter.speed() < 1.0
 
 
+def test_a_meter_that_is_restarted_knows_nothing_of_before() -> None:
+    clock = FakeClock()
+    meter = SpeedMeter(clock=clock)
+    meter.add(5000)
+    clock.advance(60)
+    meter.restart()
+    assert meter.speed() == 0.0
+    clock.advance(0.001)
+    meter.add(100)
+    assert meter.speed() == pytest.approx(100_000, rel=0.01)
+
+
 def test_a_meter_without_time_or_bytes_says_nothing() -> None:
     clock = FakeClock()
     meter = SpeedMeter(2.0, clock)

@@ -25,7 +25,7 @@ from hf_haul.engine.verifier import Verifier
 from hf_haul.errors import IntegrityError, SourceChangedError
 from hf_haul.metrics import SMALL_FILE
 from hf_haul.storage.adoption import StagedElsewhereError
-from hf_haul.storage.claiming import claim
+from hf_haul.storage.claiming import claim, claim_new
 from hf_haul.storage.flushing import flush_files
 from hf_haul.storage.nodes import NodeDestination
 from hf_haul.storage.placing import require_place
@@ -86,22 +86,38 @@ def open_file(
     elif task.size == 0 and task.digest is None:
         _require_empty(transfer, probing, fetcher)
     if transfer.staged is None:
-        with probing() as probe:  # what somebody else left may have to be copied
-            transfer.staged = _claim(
-                run,
-                transfer,
-                transfer.size,
-                probe,
-                sequential=settings.write_mode == "sequential",
-                resume=settings.enable_resume and not request.fresh,
-                digest_known=task.digest is not None and settings.verify,
-            )
+        sequential = settings.write_mode == "sequential"
+        staged = _claim_new(run, transfer, sequential=sequential)
+        if staged is None:
+            with probing() as probe:  # what somebody else left may have to be copied
+                staged = _claim(
+                    run,
+                    transfer,
+                    transfer.size,
+                    probe,
+                    sequential=sequential,
+                    resume=settings.enable_resume and not request.fresh,
+                    digest_known=task.digest is not None and settings.verify,
+                )
+        transfer.staged = staged
         if not transfer.staged.done and not request.fresh and _may_be_here_by_now(run, transfer, probing):
             transfer.staged.delete()
             transfer.staged = None
             raise SupersededError
     if settings.verify and task.digest is not None:
         transfer.verifier = Verifier(task.digest, transfer.size)
+
+
+def _claim_new(run: QueueRun, transfer: Transfer, *, sequential: bool) -> StagedFile | None:
+    """Claim the staged file of which nobody has left anything; ``None`` if it takes a look at more."""
+    destination = transfer.request.destination
+    folder, key = destination.staging_dir, destination.staging_key
+    orphans = run.orphans
+    if run.waits.has(transfer.task.task_id) or (
+        orphans and any(orphans.get((folder, each)) for each in (key, *destination.former_keys))
+    ):
+        return None
+    return claim_new(folder, key, transfer.size, sequential=sequential, uri=transfer.request.remote.uri)
 
 
 def _claim(run: QueueRun, transfer: Transfer, size: int, probe: Part, **how: bool) -> StagedFile:

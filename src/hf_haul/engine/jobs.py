@@ -86,6 +86,11 @@ class FollowUp:
     runs: set[QueueRun] = field(default_factory=set)
     disk: Hashable | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.stop or self.do or self.runs)
+
     def tell(self, run: QueueRun, action: Action) -> None:
         """Add a message that comes before the end of a queue, or a file that is to be closed by then."""
         run.untold.add(self)

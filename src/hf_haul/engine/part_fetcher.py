@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final, NoReturn, TypeVar
 
 from hf_haul.config import KiB, MiB, Settings
@@ -27,7 +27,7 @@ from hf_haul.errors import (
     WrongBytesError,
 )
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.metrics import SMALL_FILE, SourceHistory, SpeedMeter
+from hf_haul.metrics import SMALL_FILE, SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.transports.base import Body
@@ -139,14 +139,13 @@ class PartFetcher:
         """
 
         def ask() -> int | None:
-            transport = part.source.transport
-            with self._calling(part):
-                try:
-                    body = transport.open(ByteRange(0, 1), part.cancel_token)
-                except RangeRefusedError:  # an empty file has no first byte
-                    body = transport.open(None, part.cancel_token)
-                except SourceChangedError as error:
-                    self._raise_source_changed(part, error)
+            open_range = part.source.transport.open
+            try:
+                body = self._call(part, partial(open_range, ByteRange(0, 1), part.cancel_token))
+            except RangeRefusedError:  # an empty file has no first byte
+                body = self._call(part, partial(open_range, None, part.cancel_token))
+            except SourceChangedError as error:
+                self._raise_source_changed(part, error)
             body.close()
             return body.total
 
@@ -165,15 +164,13 @@ class PartFetcher:
         def stream() -> int:
             staged.forget()
             part.position = 0
-            with self._calling(part):
-                body = part.source.transport.open(None, part.cancel_token)
+            body = self._call(part, partial(part.source.transport.open, None, part.cancel_token))
             part.note_answer()
             part.reading_since = self._clock()
             try:
                 while True:
                     began = self._clock()
-                    with self._calling(part):
-                        got = body.readinto(buffer[: self._read_size(part)])
+                    got = self._call(part, partial(body.readinto, buffer[: self._read_size(part)]))
                     self._note_trickle(part, self._clock() - began, got)
                     if not got:
                         return part.position
@@ -274,8 +271,8 @@ class PartFetcher:
         began = self._clock()
         part.cancel_token.asks()
         try:
-            with self._calling(part):
-                body = part.source.transport.open(want, part.cancel_token, fresh=fresh)
+            open_range = part.source.transport.open
+            body = self._call(part, partial(open_range, want, part.cancel_token, fresh=fresh))
         except RangeRefusedError as error:
             part.refusals += 1
             error.retryable = want is None or part.refusals <= _REFUSALS
@@ -286,7 +283,7 @@ class PartFetcher:
         slowest = max(seconds, part.cancel_token.slowest_hop)
         self._history.first_byte(part.source.name, slowest, large=transfer.size > SMALL_FILE)
         part.note_answer()
-        part.meter = SpeedMeter()  # the wait for the answer says nothing about the speed of what follows
+        part.meter.restart()  # the wait for the answer says nothing about the speed of what follows
         try:
             if want is None and transfer.mode == "whole":
                 self._forget(part, 0)
@@ -361,8 +358,7 @@ class PartFetcher:
         try:
             while not part.preempted and (want := part.next_read(self._read_size(part))):
                 began = self._clock()
-                with self._calling(part):
-                    got = body.readinto(buffer[:want])
+                got = self._call(part, partial(body.readinto, buffer[:want]))
                 part.cancel_token.check()
                 if not got:
                     raise ConnectionFailedError(
@@ -412,8 +408,7 @@ class PartFetcher:
         At its end, its connection can serve again.
         """
         try:
-            with self._calling(part):
-                return body.readinto(buffer[:1]) > 0
+            return self._call(part, partial(body.readinto, buffer[:1])) > 0
         except ConnectionFailedError:  # it never ended properly; all that was to come is here
             return False
 
@@ -433,12 +428,11 @@ class PartFetcher:
             if stopped:
                 raise StopRequestedError
 
-    @contextmanager
-    def _calling(self, part: Part) -> Iterator[None]:
+    def _call(self, part: Part, work: Callable[[], T]) -> T:
         """Let the watchdog watch a call; if it broke the connection, the error says so."""
         part.begin_call(self._clock())
         try:
-            yield
+            return work()
         except ConnectionFailedError as error:
             if part.cancel_token.is_set():
                 raise

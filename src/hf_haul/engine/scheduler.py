@@ -156,11 +156,15 @@ class Scheduler:
             with self._lock:
                 yield
         finally:
-            if not self._workers.start():
-                for run in list(self._queues.running):
-                    run.done.nudge()
-            self._hasher.start()
-            self._errands.start()
+            self._start_missing()
+
+    def _start_missing(self) -> None:
+        """Start the threads that were found missing; call it without the lock."""
+        if not self._workers.start():
+            for run in list(self._queues.running):
+                run.done.nudge()
+        self._hasher.start()
+        self._errands.start()
 
     # ---- what users ask for
 
@@ -428,8 +432,11 @@ class Scheduler:
 
     def next_job(self) -> Job | None:
         """Return the calling thread's next job; ``None`` if there is none now."""
-        with self._deciding():
-            return None if self._closing else self._settlement.next_job()
+        try:
+            with self._lock:
+                return None if self._closing else self._settlement.next_job()
+        finally:  # as _deciding, which takes as long as what is decided here
+            self._start_missing()
 
     # ---- doing it: without the lock
 
@@ -472,8 +479,11 @@ class Scheduler:
 
     def settle(self, job: Job, error: BaseException | None, then: FollowUp) -> Job | None:
         """Decide what follows a job; return what the thread does next."""
-        with self._deciding():
-            return self._settlement.settle(job, error, then)
+        try:
+            with self._lock:
+                return self._settlement.settle(job, error, then)
+        finally:
+            self._start_missing()
 
     def carry_out(self, then: FollowUp) -> None:
         """Do what was decided; call it without the lock."""

@@ -166,7 +166,7 @@ class Workers:
         job: Job | None = first
         while job is not None:
             error = self.attempt(job)
-            interrupt = self.interrupt_of(error)
+            interrupt = None if error is None else self.interrupt_of(error)
             self.owed[threading.current_thread()] = then = FollowUp()
             try:
                 job = self._source.settle(job, error if interrupt is None else StopRequestedError(), then)
@@ -199,7 +199,9 @@ class Workers:
     def _carry_out_owed(self) -> None:
         """Carry out what was decided for the calling thread."""
         me = threading.current_thread()
-        insist(partial(self._source.carry_out, self.owed[me]))
+        then = self.owed[me]
+        if not then.is_empty:
+            insist(partial(self._source.carry_out, then))
         del self.owed[me]
 
     # ---- where there are no threads

@@ -15,7 +15,7 @@ from hf_haul.storage.regular_files import NEW_FILE
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.storage.staged_names import OFFSET_SUFFIX, SEQUENTIAL_SUFFIX, scan_orphans
 
-__all__ = ["claim"]
+__all__ = ["claim", "claim_new"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,7 @@ def claim(
         DiskFullError: The disk is full.
         OSError: The folder cannot be written.
     """
-    name = key + (SEQUENTIAL_SUFFIX if sequential else OFFSET_SUFFIX)
-    if not orphans:  # nobody has left anything, as a rule
-        with contextlib.suppress(FileNotFoundError, FileExistsError):
-            place = f"{directory}{os.sep}{name}"
-            return _create(place, key, size, sequential=sequential, uri=uri, check=check)
-    target = directory / name
+    target = directory / (key + (SEQUENTIAL_SUFFIX if sequential else OFFSET_SUFFIX))
     left = [target, *(path for path in orphans if path != target)] if orphans else []
     left = [path for path in left if not path.is_symlink()]  # writing through one would end up anywhere
     adopter = Adopter(
@@ -107,8 +102,35 @@ def claim(
     raise StagedElsewhereError(target, None)
 
 
+def claim_new(
+    directory: Path, key: str, size: int, *, sequential: bool = False, uri: str = ""
+) -> StagedFile | None:
+    """Open a new staged file, where that takes no more than to create it, as for nearly all files.
+
+    Args:
+        directory: Where staged files live.
+        key: Name of the content.
+        size: Bytes of the whole file.
+        sequential: Append in order only, without a journal.
+        uri: What people call the file.
+
+    Returns:
+        ``None`` if anything of that name is there, or it cannot be created: :func:`claim` is for that.
+
+    Raises:
+        DiskFullError: The disk is full.
+        OSError: The disk refuses.
+    """
+    place = f"{directory}{os.sep}{key}{SEQUENTIAL_SUFFIX if sequential else OFFSET_SUFFIX}"
+    try:
+        fd = os.open(place, NEW_FILE, 0o666)
+    except OSError:
+        return None
+    return _begin(place, key, size, fd, sequential=sequential, uri=uri)
+
+
 def _create(
-    path: str | Path, key: str, size: int, *, sequential: bool, uri: str, check: Callable[[], None]
+    path: Path, key: str, size: int, *, sequential: bool, uri: str, check: Callable[[], None]
 ) -> StagedFile:
     """Create a staged file.
 
@@ -118,6 +140,10 @@ def _create(
         OSError: The folder cannot be written.
     """
     fd = descriptors.retry_on_shortage(lambda: os.open(path, NEW_FILE, 0o666), check)
+    return _begin(path, key, size, fd, sequential=sequential, uri=uri)
+
+
+def _begin(path: str | Path, key: str, size: int, fd: int, *, sequential: bool, uri: str) -> StagedFile:
     staged = StagedFile(path, key, size, fd, sequential=sequential)
     staged.uri = uri
     try:

@@ -21,7 +21,7 @@ from hf_haul.storage import (
     staged_names,
 )
 from hf_haul.storage.adoption import StagedElsewhereError
-from hf_haul.storage.claiming import claim
+from hf_haul.storage.claiming import claim, claim_new
 from hf_haul.storage.staged_file import StagedFile
 from hf_haul.storage.staged_names import scan_orphans
 from hf_haul.storage.sweeping import sweep
@@ -33,6 +33,22 @@ def test_a_new_claim_lacks_everything_and_leaves_nothing_when_closed(tmp_path: P
     assert [p.name for p in (tmp_path / "blobs").iterdir()] == ["etag.haul.incomplete"]
     staged.close()
     assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_a_new_claim_is_made_at_once_where_nothing_is_in_its_way(tmp_path: Path) -> None:
+    assert claim_new(tmp_path / "blobs", "etag", SIZE) is None  # no folder
+    staged = claim_new(tmp_path, "etag", SIZE, uri="hf://a/b")
+    assert staged is not None
+    assert staged.missing() == [ByteRange(0, SIZE)]
+    assert claim_new(tmp_path, "etag", SIZE) is None
+    with pytest.raises(StagedElsewhereError):
+        claim(tmp_path, "etag", SIZE)
+    put(staged, 0, 300)
+    staged.close()
+    assert claim_new(tmp_path, "etag", SIZE) is None  # to be resumed
+    again = claim(tmp_path, "etag", SIZE)
+    assert (again.resumed, again.uri) == (300, "hf://a/b")
+    again.close()
 
 
 def test_a_file_that_was_let_go_is_resumed_with_all_it_had(tmp_path: Path) -> None:
