@@ -441,6 +441,18 @@ def test_a_cancel_from_elsewhere_reaches_who_does_the_work(there: World, refusal
     assert there.scheduler.snapshot()["queues"] == 0
 
 
+def test_work_that_takes_longer_than_threads_are_waited_for_ends_well_where_somebody_does_it(
+    there: World, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)), sleep=time.sleep)
+    monkeypatch.setattr(workers, "time", clock)
+    queue = there.submit("large1", "large2", "small1", "small2")
+    assert there.scheduler.wait(queue)
+    assert clock.monotonic() > there.scheduler._workers._timings.no_threads
+    assert queue.errors == []
+
+
 def test_where_nobody_waits_and_no_thread_comes_a_queue_fails_and_says_why(
     there: World, refusal: Refusal
 ) -> None:

@@ -258,6 +258,7 @@ class Workers:
 
     def _help(self, run: QueueRun, deadline: float) -> None:
         """Do a piece of the work on the thread that waits for it."""
+        self._helpless_since = None  # somebody does it
         before = self._helping_until
         self._helping.until = max(deadline, time.monotonic() + self._timings.helping)
         try:
