@@ -52,9 +52,12 @@ _CONTENT_RANGE: Final = re.compile(
 )
 
 
+_LENGTH = re.compile(_DIGITS)
+
+
 def parse_length(value: str | None) -> int | None:
     """Return the bytes that a length header says; ``None`` if it is missing or invalid."""
-    return int(value) if value is not None and re.fullmatch(_DIGITS, value) else None
+    return int(value) if value is not None and _LENGTH.fullmatch(value) else None
 
 
 def parse_content_range(value: str | None) -> ContentRange | None:

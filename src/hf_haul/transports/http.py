@@ -26,7 +26,7 @@ from hf_haul.task import RemoteFile
 from hf_haul.transports.pacing import RateLimits
 from hf_haul.transports.pool import ConnectionPool, PooledResponse
 from hf_haul.transports.response import DECODABLE
-from hf_haul.transports.signed_links import link_lifetime
+from hf_haul.transports.signed_links import usable_seconds
 from hf_haul.transports.validators import is_comparable, kind_of, normalize_etag, versions_in
 from hf_haul.urls import HttpUrl, host_of, join_url, parse_url, quote_header, redact
 
@@ -43,8 +43,6 @@ _TWO_KEYS: Final = frozenset({400, 401, 403})
 #: Fresh links refused in a row before a refusal is believed, if it went on for long enough: a signer's clock
 #: may run late, and who checks the signatures may be down for a moment.
 _REFUSALS: Final = 3
-#: Seconds before its end at which a signed URL is no longer used.
-_LINK_MARGIN: Final = 10.0
 
 
 class HttpBody:
@@ -162,6 +160,11 @@ class HttpSource:
 
     def _wait_for_target(self, cancel_token: CancelToken) -> HttpUrl | None:
         """Return the known target, or ``None`` once it is this thread's turn to find it."""
+        with self._changed:
+            if self._target is None and not self._resolving:  # nobody has to be waited for
+                cancel_token.check()
+                self._resolving = True
+                return None
 
         def wake() -> None:
             with self._changed:
@@ -212,16 +215,11 @@ class HttpSource:
                 self._target = None
 
     def _remember(self, target: HttpUrl, *, answers: bool = False) -> None:
-        lifetime = link_lifetime(str(target))
+        seconds = usable_seconds(str(target)) if "?" in target.target else float("inf")
         with self._changed:
             self._target = target
             self._target_answers = answers
-            self._target_expires = float("inf")
-            if lifetime is not None:
-                # A clock that differs from the signer's may say that a fresh link is over; believe the link.
-                margin = min(_LINK_MARGIN, max(0.0, lifetime) / 2)
-                usable = lifetime - margin
-                self._target_expires = self._clock() + usable if usable > 0 else float("inf")
+            self._target_expires = self._clock() + seconds
             self._changed.notify_all()
 
     def _follow(
@@ -334,7 +332,9 @@ class HttpSource:
         if want is not None:
             headers["Range"] = want.header
         self._server_wait += self._rate_limits.wait(origin, cancel_token)
-        logger.debug("GET %s%s %s", url.source, url.path, headers.get("Range", ""))
+        debugging = logger.isEnabledFor(logging.DEBUG)
+        if debugging:
+            logger.debug("GET %s%s %s", url.source, url.path, headers.get("Range", ""))
         # Whatever is encoded is undone: some do it unasked, and what a refusal says of its reason is to be
         # read.
         try:
@@ -344,7 +344,8 @@ class HttpSource:
         except TransferError as error:
             error.host = url.authority
             raise
-        logger.debug("%d from %s%s", response.status, url.source, url.path)
+        if debugging:
+            logger.debug("%d from %s%s", response.status, url.source, url.path)
         if response.status in _BUSY:
             retry_after = self._rate_limits.note(origin, response.status, response.headers)
             response.drain()

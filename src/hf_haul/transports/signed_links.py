@@ -9,12 +9,24 @@ from datetime import datetime, timezone
 from typing import Final
 from urllib.parse import unquote_plus
 
-__all__ = ["link_lifetime"]
+__all__ = ["link_lifetime", "usable_seconds"]
+
+#: Seconds before its end at which a signed URL is no longer used.
+_MARGIN: Final = 10.0
 
 #: All that is read of a query; the rest, signatures above all, is most of it, and need not be decoded.
 _KEYS: Final = frozenset({
     "expires", "se", "x-amz-date", "x-amz-expires", "x-goog-date", "x-goog-expires",
 })  # fmt: skip
+
+
+def usable_seconds(url: str, now: Callable[[], float] = time.time) -> float:
+    """Return the seconds for which a URL that was just signed is used: not to its very end, if any."""
+    lifetime = link_lifetime(url, now)
+    if lifetime is None or lifetime <= 0:
+        # A clock that differs from the signer's may say that a fresh link is over; believe the link.
+        return float("inf")
+    return lifetime - min(_MARGIN, lifetime / 2)
 
 
 def link_lifetime(url: str, now: Callable[[], float] = time.time) -> float | None:

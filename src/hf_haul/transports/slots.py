@@ -177,7 +177,8 @@ class ConnectionSlots:
                 victims.append(connection)
             else:
                 self._idle[connection] = _Idle(pool, self._clock())
-            victims += self._grant()
+            if self._waiters:
+                victims += self._grant()
         for victim in victims:
             if victim is not None:
                 victim.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hf_haul.transports.signed_links import link_lifetime
+from hf_haul.transports.signed_links import link_lifetime, usable_seconds
 
 NOW = 1_800_000_000.0
 
@@ -51,3 +51,16 @@ def test_a_link_lives_for_as_long_as_its_query_says_if_that_can_be_read(
     query: str, seconds: float | None
 ) -> None:
     assert link_lifetime(f"https://cdn.test/a?{query}", lambda: NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("expires", "seconds"),
+    [
+        pytest.param("1800000060", 50.0, id="not to its very end"),
+        pytest.param("1800000004", 2.0, id="half of a short time"),
+        pytest.param("1799999000", float("inf"), id="a clock that differs"),
+        pytest.param("", float("inf"), id="no end"),
+    ],
+)
+def test_a_fresh_link_is_used_until_shortly_before_its_end(expires: str, seconds: float) -> None:
+    assert usable_seconds(f"https://cdn.test/a?Expires={expires}", lambda: NOW) == seconds
