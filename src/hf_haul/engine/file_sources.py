@@ -109,6 +109,7 @@ class FileSources:
         others: What else there is.
         may_grow: Whether more may come to be known.
         one_by_one: Whether only one of them is asked at a time.
+        near_did_at: When those in the own network last brought as much as all others would.
         suspicions: What came from whom, when the digest was wrong.
         liars: Who is known to have sent wrong bytes.
     """
@@ -120,6 +121,7 @@ class FileSources:
         self.others = tuple(others)
         self.may_grow = may_grow
         self.one_by_one = False
+        self.near_did_at = -math.inf
         self.suspicions: tuple[Suspicion, ...] = ()
         self.liars: tuple[FileSource, ...] = ()
 

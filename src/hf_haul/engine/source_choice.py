@@ -1,8 +1,9 @@
 """Which source is asked for the next part, and which is left alone for a while; no I/O.
 
 A part goes to a source that has the file, may have another connection, and is not left alone: those in the
-own network go before others, and then the one whose connections are fastest. A source that nobody has heard
-of gets one part until it has answered, so that a dead one costs no more than that.
+own network go before others, which are not asked while the near ones bring as much, and then the one whose
+connections are fastest. A source that nobody has heard of gets one part until it has answered, so that a dead
+one costs no more than that.
 
 What fails loses the part; after :data:`_FILE_FAILURES` in a row the file; and after :data:`_SOURCE_FAILURES`,
 or at once where it does not answer, it is left alone, twice as long each time. A file's origin is always
@@ -56,6 +57,9 @@ _LEAST_PART: Final = 256 * KiB
 _LONG_PART: Final = 1.0
 #: Share of what is left that the parts under way may come to, so that all sources end together.
 _SHARE_OF_REST: Final = 0.5
+#: Seconds for which sources in the own network may bring too little before others are asked: while a limit of
+#: connections changes, the number of connections and their speeds do not belong together.
+_SHORT_OF_SPEED: Final = 1.0
 #: Ends of names that are given out in one's own network only.
 _LOCAL_NAMES: Final = (".local", ".lan", ".internal", ".home.arpa", ".localdomain", ".localhost")
 _REFUSED: Final = 400
@@ -191,9 +195,32 @@ class SourceChoice:
         return standing is not None and self._clock() < max(standing.until, standing.suspected_until)
 
     def _asked(self, transfer: Transfer) -> list[FileSource]:
-        """Return the sources that are asked for a file now: all that may be, or the first of them."""
+        """Return the sources that are asked for a file now: of all that may be, the first, or the near ones.
+
+        The uplink is everybody's: it is left alone while what is in the own network brings as much, apart
+        from finding out what it brings.
+        """
         found = self._open_to(transfer)
-        return found[:1] if transfer.sources.one_by_one else found
+        if transfer.sources.one_by_one:
+            return found[:1]
+        near = [each for each in found if is_near(each.name)]
+        far = [each for each in found if not is_near(each.name)]
+        if not near or not far:
+            return found
+        brings, would_bring = (sum(self._speed(each.name) for each in group) for group in (near, far))
+        if brings and brings >= would_bring:
+            transfer.sources.near_did_at = self._clock()
+        elif self._clock() >= transfer.sources.near_did_at + _SHORT_OF_SPEED:
+            return found
+        return [*near, *(each for each in far if not self._speed(each.name))]
+
+    def _speed(self, name: str) -> float:
+        """Return what the connections to a source bring, or would at first; 0.0 while that is unknown."""
+        standing = self._standings.get(name)
+        if standing is not None and standing.on_probation:
+            return 0.0
+        connections = max(self._limits.active(name), self._limits.initial)
+        return (self._history.connection_speed(name) or 0.0) * connections
 
     def _open_to(self, transfer: Transfer) -> list[FileSource]:
         """Return the sources that may be asked for a file, whether or not they have a connection free.

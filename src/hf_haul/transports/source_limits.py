@@ -107,6 +107,11 @@ class SourceLimits:
         self._processors = usable_processors()
         self._used = (clock(), time.process_time())
 
+    @property
+    def initial(self) -> int:
+        """Connections that are allowed to a source at first."""
+        return self._initial
+
     def limit(self, source: str) -> int:
         """Return the connections allowed to a source."""
         return self._controller(source).limit

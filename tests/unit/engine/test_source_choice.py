@@ -106,6 +106,61 @@ def test_where_one_source_may_have_no_more_connections_the_next_one_is_asked(tmp
     assert found == [LAB, MIRROR, HUB]
 
 
+@pytest.mark.parametrize(
+    ("near", "far", "uplink"),
+    [
+        pytest.param(100, 90, False, id="the own network brings more"),
+        pytest.param(100, 110, True, id="the uplink brings more"),
+        pytest.param(0, 90, True, id="nobody knows what the own network brings"),
+        pytest.param(100, 0, True, id="nobody knows what the uplink brings: it is found out"),
+    ],
+)
+def test_the_uplink_is_left_alone_while_the_own_network_brings_as_much(
+    tmp_path: Path, near: int, far: int, uplink: bool
+) -> None:
+    other = "http://10.0.0.8:8000"
+    bench = Bench(tmp_path, LAB, other)
+    bench.knows(other)
+    for name, bps in ((LAB, near), (HUB, far)):
+        bench.knows(name, bps)
+    part = Part(bench.transfer, ByteRange(0, 10), now=0.0, source=bench.others[0])
+    for each in (LAB, other):
+        bench.take_all(each)
+    assert bench.next() == (HUB if uplink else None)
+    assert bench.choice.next_beside(part) is (bench.origin if uplink else None)
+    assert bench.choice.has_alternative(part), "who fails does not hold a file up"
+    for each in bench.others:
+        each.lost = True
+    assert bench.next() == HUB
+
+
+def test_two_in_the_own_network_count_together(tmp_path: Path) -> None:
+    other = "http://10.0.0.8:8000"
+    bench = Bench(tmp_path, LAB, other)
+    for name, bps in ((LAB, 50), (other, 60), (HUB, 100)):
+        bench.knows(name, bps)
+    for each in (LAB, other):
+        bench.take_all(each)
+    assert bench.next() is None
+    bench.others[1].lost = True
+    bench.clock.advance(0.9)
+    assert bench.next() is None, "speeds and connections that change do not belong together for a moment"
+    bench.clock.advance(0.2)
+    assert bench.next() == HUB
+
+
+def test_the_uplink_does_not_wait_for_one_in_the_own_network_that_has_failed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, LAB)
+    bench.knows(LAB, 100)
+    bench.knows(HUB, 10)
+    bench.fail(bench.others[0], DEAD)
+    assert bench.next() == HUB
+    bench.clock.advance(60.0)
+    assert bench.next() == LAB
+    bench.limits.count(LAB, 1)
+    assert bench.next() == HUB, "it has to bring one part first"
+
+
 def test_one_that_has_never_answered_gets_one_part_until_it_does(tmp_path: Path) -> None:
     bench = Bench(tmp_path, LAB)
     bench.knows(HUB)
