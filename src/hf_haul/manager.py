@@ -23,8 +23,9 @@ from hf_haul.config import Settings, parse_rate
 from hf_haul.descriptors import descriptors
 from hf_haul.digests import Digest
 from hf_haul.engine.download_queue import ModelDownloadQueue
-from hf_haul.engine.event_stream import EventStream, sum_of_sizes, tells_waits
+from hf_haul.engine.event_stream import EventStream, tells_waits
 from hf_haul.engine.events import EventBus, EventCallback, EventFeed, Notifier, ProgressCallback
+from hf_haul.engine.file_batch import FileBatch
 from hf_haul.engine.file_specs import (
     AnyFileSpec,
     as_digest,
@@ -38,6 +39,7 @@ from hf_haul.engine.file_specs import (
 from hf_haul.engine.handle import DownloadHandle
 from hf_haul.engine.other_sources import other_sources
 from hf_haul.engine.plan import Plan, make_plan
+from hf_haul.engine.planned_files import PlannedFiles
 from hf_haul.engine.priority import DefaultPolicy, PriorityPolicy
 from hf_haul.engine.queue_events import QueueEvents
 from hf_haul.engine.queue_run import QueueRun
@@ -51,7 +53,7 @@ from hf_haul.metrics import SMALL_FILE
 from hf_haul.reading.extents import Extents
 from hf_haul.reading.lookahead import LookAhead
 from hf_haul.reading.reader import Reads
-from hf_haul.storage.free_space import check_space, free_bytes
+from hf_haul.storage.free_space import check_space, free_bytes, have_room
 from hf_haul.storage.safe_paths import require_safe_path
 from hf_haul.task import DownloadPriority, FileRequest, OtherSource, RemoteFile
 from hf_haul.transports.base import Transport
@@ -315,7 +317,7 @@ class ParallelDownloadManager:
         """Queue files whose source and destination are known.
 
         Args:
-            files: What to fetch, and where to.
+            files: What to fetch, and where to; of very many a :class:`~hf_haul.engine.file_batch.FileBatch`.
             model_id: What they belong to; a label.
             priority: Urgency of the queue against others.
             progress_callback: Told about each file, at most ten times a second, and at its end.
@@ -328,8 +330,9 @@ class ParallelDownloadManager:
             DiskFullError: They will not fit.
             RuntimeError: The manager is shut down.
         """
-        for each in files:
-            require_http(each.remote.path, each.remote.url)
+        if not isinstance(files, FileBatch):
+            for each in files:
+                require_http(each.remote.path, each.remote.url)
         return self._submit(files, model_id, priority, progress_callback, events=events, summed=summed)
 
     def _submit(
@@ -350,7 +353,9 @@ class ParallelDownloadManager:
         priority = DownloadPriority(priority)
         engine = self._engine
         plan = self.plan(files, model_id=model_id)
-        check_space(files, engine.reserved_bytes, engine.unsettled, self.settings.disk_check)
+        most = plan.files.nbytes + engine.reserved_bytes
+        if self.settings.disk_check != "off" and not have_room(plan.files.staging_dirs(), most):
+            check_space(files, engine.reserved_bytes, engine.unsettled, self.settings.disk_check)
         for folder in folders:
             require_writable(folder)
         queue = ModelDownloadQueue(
@@ -360,7 +365,7 @@ class ParallelDownloadManager:
         descriptors.measure()
         whole = events is None
         if events is None:
-            events = self._begin_events(files, queue, path)
+            events = self._begin_events(plan.files, queue, path)
         told = None if events is None else QueueEvents(events, whole=whole, summed=summed)
         run = engine.submit(queue, plan.files, notifier, told)
         with self._lock:
@@ -369,14 +374,15 @@ class ParallelDownloadManager:
         return DownloadHandle(engine, run.outcome)
 
     def _begin_events(
-        self, files: Sequence[FileRequest], queue: ModelDownloadQueue, path: Path | None
+        self, files: PlannedFiles, queue: ModelDownloadQueue, path: Path | None
     ) -> EventStream | None:
         """Tell ``on_event`` what a queue is to do; return where to tell the rest, if anybody listens."""
         if self.event_feed is None:
             return None
         events = EventStream([self.event_feed], queue.model_id, queue.queue_id)
-        folder = files[0].destination.staging_dir if files else Path.cwd()
-        events.plan(files=len(files), nbytes=sum_of_sizes(files), free_disk=free_bytes(folder), path=path)
+        folder = files[0].request.destination.staging_dir if files else Path.cwd()
+        nbytes = None if files.unknown_sizes else files.nbytes
+        events.plan(files=len(files), nbytes=nbytes, free_disk=free_bytes(folder), path=path)
         return events
 
     def add_download_task(

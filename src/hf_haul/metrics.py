@@ -127,13 +127,13 @@ class DownloadMetrics:
         """Set how many connections are in use, after they were counted anew."""
         self.add_connections(number - self.connections)
 
-    def add_file(self, *, ok: bool) -> None:
-        """Count a file that ended."""
+    def add_file(self, *, ok: bool, count: int = 1) -> None:
+        """Count a file that ended, or some of them."""
         with self._lock:
             if ok:
-                self.files_done += 1
+                self.files_done += count
             else:
-                self.files_failed += 1
+                self.files_failed += count
 
     def add_retry(self) -> None:
         """Count an attempt beyond the first."""

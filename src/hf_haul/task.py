@@ -35,6 +35,7 @@ __all__ = [
     "RemoteFile",
     "bears_out",
     "new_id",
+    "next_number",
 ]
 
 logger = logging.getLogger(__name__)
@@ -311,13 +312,19 @@ class FileRequest:
     fresh: bool = False
 
 
-#: Process-wide, so that two tasks created in the same clock tick still have an order.
-_sequence = itertools.count()
+#: Process-wide, so that two tasks created in the same clock tick still have an order. The tasks of one plan
+#: lie between two numbers.
+_sequence = itertools.count(step=1 << 32)
 
 
 def new_id(kind: str) -> str:
     """Return an id that is unique within and across processes, such as ``task-4f0c...``."""
     return f"{kind}-{secrets.token_hex(8)}"
+
+
+def next_number() -> int:
+    """Return a number above all earlier ones: of a task, or of the first task of a plan."""
+    return next(_sequence)
 
 
 @dataclass(eq=False, slots=True)
@@ -358,7 +365,7 @@ class DownloadTask:
     created_at: float = field(default_factory=time.time)
     state: DownloadState = DownloadState.QUEUED
     error: BaseException | None = None
-    sequence: int = field(default_factory=lambda: next(_sequence))
+    sequence: int = field(default_factory=next_number)
     other_sources: tuple[str, ...] = ()
 
     def __lt__(self, other: DownloadTask) -> bool:

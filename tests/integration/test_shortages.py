@@ -30,9 +30,11 @@ from hf_haul.engine import (
     hasher,
     job_choice,
     jobs,
+    lanes,
     outcome,
     part_fetcher,
     plan,
+    planned_files,
     queue_events,
     queue_run,
     queues,
@@ -208,7 +210,7 @@ def gives_a_file(where: Any, name: str) -> bool:
 LEFT_OUT = {(threads.ThreadGroup, "_run"), (threads._Daemon, "run"), (threads._Daemon, "_bootstrap")}
 MODULES = (
     adoption, cancellation, claiming, concurrency, download_queue, errands, event_stream, events, file_steps, hasher,
-    job_choice, jobs, journal, limiter, metrics, outcome, part_fetcher, plan, queue_events, queue_run, queues, resilience,
+    job_choice, jobs, journal, lanes, limiter, metrics, outcome, part_fetcher, plan, planned_files, queue_events, queue_run, queues, resilience,
     scheduler, settlement, source_limits, staged_file, staged_names, sweeping, threads, ticker, transfer, verifier, waits,
     watchdog, workers,
 )  # fmt: skip

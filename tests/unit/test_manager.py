@@ -51,8 +51,8 @@ def manager() -> Iterator[ParallelDownloadManager]:
 
 def only_request(manager: ParallelDownloadManager) -> FileRequest:
     (run,) = manager._engine.runs()
-    (request,) = run.requests.values()
-    return request
+    (file,) = run.planned
+    return file.request
 
 
 # ---- settings

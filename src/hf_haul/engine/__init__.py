@@ -5,9 +5,10 @@ What callers say of files becomes values in ``file_specs``, ``url_requests`` and
 
 The life of a part, one range of bytes of one file and one request:
 
-1. ``plan`` orders the files of a queue and says how long parts are; ``download_queue`` holds the files that
-   wait, ``queue_run`` the queue while it runs, ``queues`` all of them. A ``handle`` is what a caller has of
-   one.
+1. ``plan`` orders the files of a queue and says how long parts are. What it makes of them are
+   ``planned_files``; very many come as a ``file_batch``. ``download_queue`` holds the files that wait, in
+   ``lanes``, ``queue_run`` the queue while it runs, ``queues`` all of them. A ``handle`` is what a caller has
+   of one.
 2. A thread of ``workers`` asks the ``scheduler`` for a job. ``job_choice`` opens the next file, or cuts the
    next part off one that is open; the file is a ``transfer``, in one of five phases: opening, fetching,
    restarting, finishing, ended. Its ``file_sources`` are where it can be had; ``source_choice`` says which of

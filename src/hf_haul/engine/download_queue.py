@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
 
-from hf_haul.metrics import SMALL_FILE
+from hf_haul.engine.lanes import HIGH, LARGE, SMALL, Backlog, Lane, LaneKey, lane_key
+from hf_haul.engine.planned_files import PlannedFiles, TaskList
 from hf_haul.task import DownloadPriority, DownloadTask, new_id
 
 __all__ = ["ModelDownloadQueue"]
 
 _sequence = itertools.count()
 
-_HIGH: Final = "high"
-_SMALL: Final = "small"
-_LARGE: Final = "large"
-
 #: Whether one of a file's sources, its origin first, may have another connection.
 MayBegin = Callable[[tuple[str, ...]], bool]
-#: The name of a lane, and where its files may come from, their origin first.
-_Lane = tuple[str, tuple[str, ...]]
 
 
 def _anywhere(_sources: tuple[str, ...]) -> bool:
@@ -45,11 +37,11 @@ class ModelDownloadQueue:
         model_id: What the files belong to; a label.
         priority: Urgency of the whole queue against others.
         max_concurrent_files: Files in ``active`` at the most.
-        tasks: Every file, in the order of the plan.
         active: Files being fetched, by task id.
         completed: Files in place.
         failed: Files given up, in the order in which they failed.
         deferred: Files that wait for somebody outside, by task id.
+        unnamed: How many files were given up without a task, because they were very many.
         cancelled: Whether the queue was cancelled.
         paused: Whether no new part may be taken from it.
     """
@@ -66,16 +58,18 @@ class ModelDownloadQueue:
         self.model_id = model_id
         self.priority = priority
         self.max_concurrent_files = max_concurrent_files
-        self.tasks: list[DownloadTask] = []
         self.active: dict[str, DownloadTask] = {}
-        self.completed: list[DownloadTask] = []
+        self.completed: TaskList = []
         self.failed: list[DownloadTask] = []
         self.deferred: dict[str, DownloadTask] = {}
+        self.unnamed = 0
         self.cancelled = False
         self.paused = False
         self._age = next(_sequence)
-        self._waiting: dict[_Lane, list[DownloadTask]] = {}  # heaps, by lane and sources
-        self._bytes: Counter[_Lane] = Counter()  # of the files in each heap
+        self._lanes: dict[LaneKey, Lane] = {}
+        self._added: list[DownloadTask] = []
+        self._planned: PlannedFiles | None = None
+        self._given_up: list[Backlog] = []  # those that are unnamed
         for task in tasks:
             self.add(task)
 
@@ -83,12 +77,42 @@ class ModelDownloadQueue:
         return (self.priority, self._age) < (other.priority, other._age)
 
     def __len__(self) -> int:
-        return sum(len(lane) for lane in self._waiting.values())
+        return sum(map(len, self._lanes.values()))
+
+    @property
+    def tasks(self) -> Sequence[DownloadTask]:
+        """Every file, in the order of the plan."""
+        return self._added if self._planned is None else self._planned.tasks
+
+    @property
+    def task_ids(self) -> Sequence[str]:
+        """The id of every file, in the order of the plan."""
+        if self._planned is not None:
+            return self._planned.task_ids
+        return [task.task_id for task in self._added]
 
     def add(self, task: DownloadTask) -> None:
-        """Put a new file into its lane."""
-        self.tasks.append(task)
+        """Put a new file into its lane.
+
+        Raises:
+            RuntimeError: It has the files of a plan.
+        """
+        if self._planned is not None:
+            raise RuntimeError(f"{self.queue_id} has the files of a plan")
+        self._added.append(task)
         self._push(task)
+
+    def add_planned(self, files: PlannedFiles) -> None:
+        """Put the files of a plan into their lanes; a task is made when a file is about to be the first.
+
+        Raises:
+            RuntimeError: It has files already.
+        """
+        if self.tasks:
+            raise RuntimeError(f"{self.queue_id} has files already")
+        self._planned, self.completed = files, files.new_list()
+        for key, backlog in files.backlogs():
+            self._lanes.setdefault(key, Lane()).follow(backlog)
 
     def defer(self, task: DownloadTask) -> None:
         """Set an active file aside until :meth:`put_back`; others may become active meanwhile."""
@@ -114,7 +138,7 @@ class ModelDownloadQueue:
         Args:
             may_begin: Whether a source may have another connection.
         """
-        return self._peek(_HIGH, may_begin)
+        return self._peek(HIGH, may_begin)
 
     def first_of_lanes(self, *, prefer_small: bool, may_begin: MayBegin = _anywhere) -> DownloadTask | None:
         """Return the file that goes first once no HIGH one is left; priority decides inside a lane only.
@@ -123,29 +147,24 @@ class ModelDownloadQueue:
             prefer_small: Whether the small lane is still below its share.
             may_begin: Whether a source may have another connection.
         """
-        small, large = self._peek(_SMALL, may_begin), self._peek(_LARGE, may_begin)
+        small, large = self._peek(SMALL, may_begin), self._peek(LARGE, may_begin)
         if small is None or large is None:
             return small or large
         return small if prefer_small else large
 
     def waiting_work(self, *, small: bool) -> dict[str, tuple[int, int]]:
         """Return how many files, and how many bytes, wait in a lane, by their origin."""
-        wanted = _SMALL if small else _LARGE
+        wanted = SMALL if small else LARGE
         found: dict[str, tuple[int, int]] = {}
-        for (its_lane, sources), lane in self._waiting.items():
-            if its_lane == wanted and lane:
+        for (its_lane, sources), lane in self._lanes.items():
+            if its_lane == wanted and len(lane):
                 files, nbytes = found.get(sources[0], (0, 0))
-                found[sources[0]] = (files + len(lane), nbytes + self._bytes[its_lane, sources])
+                found[sources[0]] = (files + len(lane), nbytes + lane.nbytes)
         return found
 
     def start(self, task: DownloadTask) -> None:
         """Make the first file of a lane active."""
-        key = self._lane(task)
-        lane = self._waiting[key]
-        if lane[0] is not task:
-            raise RuntimeError(f"{task.file_path} is not the first of its lane")
-        heapq.heappop(lane)
-        self._bytes[key] -= task.size or 0
+        self._lanes[_key(task)].pop(task)
         self.active[task.task_id] = task
 
     def settle(self, task: DownloadTask, *, ok: bool, again: bool = False) -> None:
@@ -163,45 +182,54 @@ class ModelDownloadQueue:
 
     def lost(self) -> list[DownloadTask]:
         """Return unfinished tasks that an error dropped from every list."""
-        elsewhere = len(self) + len(self.active) + len(self.deferred)
+        elsewhere = len(self) + len(self.active) + len(self.deferred) + self.unnamed
         if elsewhere + len(self.completed) + len(self.failed) == len(self.tasks):
             return []
-        found = {task.task_id for lane in self._waiting.values() for task in lane}
+        found = {task.task_id for lane in self._lanes.values() for task in lane.tasks()}
         found.update(self.active, self.deferred)
         found.update(task.task_id for task in (*self.completed, *self.failed))
-        return [task for task in self.tasks if task.task_id not in found]
+        ids = self.task_ids
+        untasked = [*(lane.ranks() for lane in self._lanes.values()), *map(iter, self._given_up)]
+        found.update(ids[rank] for ranks in untasked for rank in ranks)
+        return [self.tasks[rank] for rank, task_id in enumerate(ids) if task_id not in found]
 
     def put_back_lost(self, task: DownloadTask) -> None:
         """Return a lost task to its place in its lane."""
         self._push(task)
 
-    def drop_waiting(self, which: Callable[[DownloadTask], bool] = lambda _task: True) -> list[DownloadTask]:
-        """Take files out of the lanes, and out of what was deferred; return them."""
-        dropped = []
-        for key, lane in self._waiting.items():
-            dropped += [task for task in lane if which(task)]
-            lane[:] = [task for task in lane if not which(task)]
-            heapq.heapify(lane)
-            self._bytes[key] = sum(task.size or 0 for task in lane)
-        for task in [task for task in self.deferred.values() if which(task)]:
+    def drop_waiting(self, sources: tuple[str, ...] | None = None) -> list[DownloadTask]:
+        """Take files out of the lanes, and out of what was deferred; return them.
+
+        Of very many, the last have no task yet, and get none: ``unnamed`` counts them.
+
+        Args:
+            sources: Only those that come from here, and from nowhere else; ``None`` for all.
+        """
+        dropped: list[DownloadTask] = []
+        for (_, its_sources), lane in self._lanes.items():
+            if sources in {None, its_sources}:
+                tasks, backlog = lane.clear()
+                dropped += tasks
+                if backlog is not None and self._planned is not None:
+                    while backlog and len(dropped) < self._planned.most_named:
+                        dropped.append(backlog.take())
+                    self.unnamed += len(backlog)
+                    self._given_up.append(backlog)
+        for task in [task for task in self.deferred.values() if sources in {None, task.sources}]:
             dropped.append(self.deferred.pop(task.task_id))
         return dropped
 
     def _peek(self, lane: str, may_begin: MayBegin) -> DownloadTask | None:
         firsts = [
-            waiting[0]
-            for (its_lane, sources), waiting in self._waiting.items()
-            if its_lane == lane and waiting and may_begin(sources)
+            waiting.first()
+            for (its_lane, sources), waiting in self._lanes.items()
+            if its_lane == lane and len(waiting) and may_begin(sources)
         ]
-        return min(firsts, default=None)
+        return min((first for first in firsts if first is not None), default=None)
 
     def _push(self, task: DownloadTask) -> None:
-        key = self._lane(task)
-        heapq.heappush(self._waiting.setdefault(key, []), task)
-        self._bytes[key] += task.size or 0
+        self._lanes.setdefault(_key(task), Lane()).push(task)
 
-    @staticmethod
-    def _lane(task: DownloadTask) -> _Lane:
-        if task.priority is DownloadPriority.HIGH:
-            return _HIGH, task.sources
-        return (_SMALL if task.size is not None and task.size <= SMALL_FILE else _LARGE), task.sources
+
+def _key(task: DownloadTask) -> LaneKey:
+    return lane_key(task.priority, task.size, task.sources)

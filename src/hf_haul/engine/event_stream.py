@@ -203,6 +203,11 @@ class EventStream:
         """Tell that a file has the digest that its source announced."""
         self._tell("verified", path=path, bytes=size, algorithm=digest.algorithm, digest=digest.value)
 
+    def note_cancelled(self, count: int) -> None:
+        """Count files that were cancelled and are not told of one by one."""
+        with self._lock:
+            self._cancelled += count
+
     # ---- how far it is
 
     def is_due(self) -> bool:
@@ -215,19 +220,17 @@ class EventStream:
             self._next_at = max(self._next_at + _INTERVAL, now + _INTERVAL / 2)
             return True
 
-    def progress(
-        self, status: QueueStatus, active: Iterable[ActiveFile], sizes_known: Callable[[], bool]
-    ) -> None:
+    def progress(self, status: QueueStatus, active: Iterable[ActiveFile], *, sizes_known: bool) -> None:
         """Tell how far a queue is.
 
         Args:
             status: Its numbers.
             active: Its files in progress.
-            sizes_known: Returns whether the size of each of its files is.
+            sizes_known: Whether the size of each of its files is known.
         """
         files = sorted(active, key=_bytes_left, reverse=True)
         with self._lock:
-            if self._total is None and sizes_known():
+            if self._total is None and sizes_known:
                 self._total = self._base_bytes + status.bytes_total
             self._done = max(self._done, self._base_bytes + status.bytes_done)
             if self._total is not None:

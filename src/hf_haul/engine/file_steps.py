@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +32,8 @@ from hf_haul.storage.nodes import NodeDestination
 from hf_haul.storage.placing import require_place
 from hf_haul.storage.staged_file import StagedFile, StagedLostError
 from hf_haul.storage.staged_names import scan_orphans
-from hf_haul.storage.sweeping import sweep, sweep_partials_of_upstream
-from hf_haul.task import Destination, bears_out
+from hf_haul.storage.sweeping import leftover_keys, sweep, sweep_partials_of_upstream
+from hf_haul.task import Destination, DownloadTask, bears_out
 
 __all__ = ["close_file", "flush_together", "open_file", "sweep_up", "verify_and_publish"]
 
@@ -43,6 +44,8 @@ _NO_PLACE: Final = frozenset(
     {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 )
 
+#: Files in place that are flushed together at the most: their paths are in memory meanwhile.
+_FLUSHED_AT_ONCE: Final = 10_000
 #: Stands for the length of a file whose source does not say it.
 _UNKNOWN: Final = 1 << 62
 
@@ -319,21 +322,35 @@ def flush_together(run: QueueRun) -> None:
     """
     if run.queue.cancelled:
         return
-    tasks = {os.fspath(run.requests[task.task_id].destination): task for task in run.unflushed}
-    for path, error in flush_files(tasks).items():
-        logger.warning("%s could not be flushed to the disk: %s", path, error)
-        with contextlib.suppress(OSError):
-            os.unlink(os.path.realpath(path))
-        run.fail_published(tasks[path], error)
+    waiting = iter(run.unflushed)
+    while some := {_place(run, task): task for task in islice(waiting, _FLUSHED_AT_ONCE)}:
+        for path, error in flush_files(some).items():
+            logger.warning("%s could not be flushed to the disk: %s", path, error)
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.realpath(path))
+            run.fail_published(some[path], error)
+
+
+def _place(run: QueueRun, task: DownloadTask) -> str:
+    return os.fspath(run.planned.request_of(task).destination)
 
 
 def sweep_up(run: QueueRun) -> None:
     """Remove what dead processes left of the files of a queue that are in place, of any version and name."""
+    left = {folder: leftover_keys(folder) for folder in run.planned.staging_dirs()}
+    if not any(left.values()):
+        return
     found: dict[Path, tuple[dict[str, int], dict[str, Destination]]] = {}
     for task in run.queue.completed:
-        destination = run.requests[task.task_id].destination
+        destination = run.planned.request_of(task).destination
+        keys = left.get(destination.staging_dir)
+        if not keys:
+            continue
         sizes, places = found.setdefault(destination.staging_dir, ({}, {}))
-        for key in (destination.staging_key, *destination.former_keys):
+        own = [each for each in (destination.staging_key, *destination.former_keys) if each in keys]
+        if not own and any(map(destination.replaces, keys)):
+            own = [destination.staging_key]
+        for key in own:
             sizes[key], places[key] = task.size or 0, destination
     for folder, (sizes, places) in found.items():
         sweep(folder, sizes, partial(_any_replaces, list(places.values())))

@@ -91,9 +91,7 @@ class DownloadHandle:
     def task_ids(self) -> list[str]:
         """Unique ids of its files, in the order in which they are fetched."""
         run = self._outcome_here.run
-        return (
-            list(self._outcome_here.task_ids) if run is None else [task.task_id for task in run.queue.tasks]
-        )
+        return list(self._outcome_here.task_ids if run is None else run.queue.task_ids)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every file is in place or given up.

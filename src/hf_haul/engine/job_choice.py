@@ -232,7 +232,7 @@ class Chooser:
         return part_size(transfer.size, sources.limit(source), self._settings, sources.most_per_part(source))
 
     def _begin(self, run: QueueRun, task: DownloadTask) -> Transfer:
-        request = run.requests[task.task_id]
+        request = run.planned.request_of(task)
         transport, others = self._make_transport(request), self._other_sources(task, request)
         transfer = Transfer(task, request, transport, run.metrics, run.waits, others)
         run.queue.start(task)

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from hf_haul.config import MiB, Settings
-from hf_haul.engine.assignment import AssignedRequest
+from hf_haul.engine.file_batch import FileBatch
+from hf_haul.engine.lanes import LaneKey, lane_key
+from hf_haul.engine.planned_files import PlannedFile, PlannedFiles, given_order, rank_file
 from hf_haul.engine.priority import PriorityPolicy
 from hf_haul.ranges import ByteRange
-from hf_haul.task import Destination, DownloadTask, FileRequest, OtherSource
+from hf_haul.task import DownloadPriority, FileRequest, OtherSource
+from hf_haul.urls import source_of
 
 __all__ = ["MAX_PART", "Plan", "PlannedFile", "count_parts", "make_plan", "next_part", "part_size"]
 
 _MIN_PART: Final = 8 * MiB
 #: Largest part of a file, unless its source takes long to answer. Bytes.
 MAX_PART: Final = 64 * MiB
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """One file with its place in the order."""
-
-    request: FileRequest
-    task: DownloadTask
+#: Stands for a size that nobody knows yet.
+_UNKNOWN: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +34,7 @@ class Plan:
         files: First to last.
     """
 
-    files: tuple[PlannedFile, ...]
-
-
-class _PlannedTask(DownloadTask):
-    """A task that makes its path when it is asked for: a path takes most of a KiB, and a million may wait."""
-
-    __slots__ = ("_goes_to",)
-
-    @property
-    def local_path(self) -> Path:
-        return self._goes_to if isinstance(self._goes_to, Path) else self._goes_to.path
-
-    @local_path.setter
-    def local_path(self, goes_to: Path | Destination) -> None:
-        self._goes_to = goes_to
+    files: PlannedFiles
 
 
 def make_plan(
@@ -67,10 +50,57 @@ def make_plan(
     Raises:
         ValueError: A path is given twice, or a size is negative; the message names it.
     """
+    waiting = (
+        _of_batch(requests, settings) if isinstance(requests, FileBatch) else _of_list(requests, settings)
+    )
+    orders: list[tuple[Any, ...]] = []
+    by_priority: dict[DownloadPriority, list[int]] = {each: [] for each in DownloadPriority}
+    sizes, sources = array("q"), []
+    for number, each in enumerate(waiting):
+        priority, order = rank_file(policy, each.path, each.size, each.priority, each.order)
+        orders.append(order)
+        by_priority[priority].append(number)
+        sizes.append(_UNKNOWN if each.size is None else each.size)
+        sources.append(each.sources)
+    order_of_all = array("I")
+    lanes: dict[LaneKey, tuple[array[int], int]] = {}
+    for priority, numbers in by_priority.items():  # the most urgent first
+        numbers.sort(key=orders.__getitem__)  # the older first among equals
+        for number in numbers:
+            size = None if sizes[number] == _UNKNOWN else sizes[number]
+            key = lane_key(priority, size, sources[number])
+            ranks, nbytes = lanes.get(key) or (array("I"), 0)
+            ranks.append(len(order_of_all))
+            lanes[key] = ranks, nbytes + (size or 0)
+            order_of_all.append(number)
+        numbers.clear()
+    return Plan(
+        PlannedFiles(
+            requests,
+            order_of_all,
+            lanes,
+            unknown_sizes=sizes.count(_UNKNOWN),
+            model_id=model_id,
+            policy=policy,
+            settings=settings,
+            created_at=created_at(),
+        )
+    )
+
+
+class _Waiting(NamedTuple):
+    """What the order of a file depends on, and its lane."""
+
+    path: str
+    size: int | None
+    priority: DownloadPriority | None
+    order: tuple[Any, ...] | None
+    sources: tuple[str, ...]
+
+
+def _of_list(requests: Sequence[FileRequest], settings: Settings) -> Iterator[_Waiting]:
     seen: set[object] = set()
-    planned: list[PlannedFile] = []
-    now = created_at()
-    sources: tuple[OtherSource, ...] = ()
+    others: tuple[OtherSource, ...] = ()
     names: tuple[str, ...] = ()
     for request in requests:
         remote = request.remote
@@ -82,33 +112,18 @@ def make_plan(
         seen.add(target)
         if remote.size is not None and remote.size < 0:
             raise ValueError(f"{remote.path!r}: size must be 0 or more, not {remote.size}")
-        if remote.sources is not sources:  # mostly the same of all files
-            sources, names = remote.sources, tuple(each.name for each in remote.sources)
-        priority, order = policy(remote.path, remote.size)
-        task = _PlannedTask(
-            model_id=model_id,
-            file_path=remote.path,
-            source_url=remote.url,
-            local_path=request.destination,  # type: ignore[arg-type]  # it makes the path of that
-            size=remote.size,
-            priority=request.priority or priority,
-            # A given priority may meet keys of another class of files, which need not compare with ours.
-            order=_order(request, order if request.priority in {None, priority} else None),
-            digest=remote.digest,
-            max_retries=settings.max_retries,
-            created_at=now,
-            other_sources=names if settings.verify and remote.is_checkable else (),
-        )
-        planned.append(PlannedFile(request, task))
-    planned.sort(key=lambda each: each.task.sort_key)
-    return Plan(tuple(planned))
+        if remote.sources is not others:  # mostly the same of all files
+            others, names = remote.sources, tuple(each.name for each in remote.sources)
+        more = names if settings.verify and remote.is_checkable else ()
+        sources = source_of(remote.url), *more
+        yield _Waiting(remote.path, remote.size, request.priority, given_order(request), sources)
 
 
-def _order(request: FileRequest, order: tuple[Any, ...] | None) -> tuple[Any, ...]:
-    """Return a file's place among those of its priority: ``order``, unless the request or nobody says it."""
-    if isinstance(request, AssignedRequest) and request.order is not None:
-        return request.order
-    return (request.remote.size or 0, request.remote.path) if order is None else order
+def _of_batch(batch: FileBatch, settings: Settings) -> Iterator[_Waiting]:
+    alone = (batch.origin,)
+    together = (*alone, *(each.name for each in batch.other_sources)) if settings.verify else alone
+    for path, size, is_checkable in batch.outlines():
+        yield _Waiting(path, size, None, None, together if is_checkable else alone)
 
 
 def part_size(size: int, connections: int, settings: Settings, most: float = MAX_PART) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hf_haul.digests import Digest
 from hf_haul.engine.event_stream import EventStream, harmless
@@ -52,23 +52,25 @@ class QueueEvents:
         self._started.discard(task.task_id)
         self._stream.file(task.state.value, task.file_path, task.size, reason, bytes_by_source or {})
 
+    def note_cancelled(self, count: int) -> None:
+        """Count files that were cancelled and are not told of one by one."""
+        self._stream.note_cancelled(count)
+
     def is_due(self) -> bool:
         """Return whether it is time to call :meth:`progress`: once a second."""
         return not self._summed and self._stream.is_due()
 
     @harmless
-    def progress(
-        self, status: QueueStatus, active: Iterable[DownloadProgress], sizes_known: Callable[[], bool]
-    ) -> None:
+    def progress(self, status: QueueStatus, active: Iterable[DownloadProgress], *, sizes_known: bool) -> None:
         """Tell how far the queue is.
 
         Args:
             status: Its numbers.
             active: Its files in progress.
-            sizes_known: Returns whether the size of each of its files is.
+            sizes_known: Whether the size of each of its files is known.
         """
         files = [(each.file_path, each.bytes_downloaded, each.total_bytes) for each in active]
-        self._stream.progress(status, files, sizes_known)
+        self._stream.progress(status, files, sizes_known=sizes_known)
 
     @harmless
     def end(self, status: QueueStatus, errors: Sequence[tuple[DownloadTask, BaseException]]) -> None:

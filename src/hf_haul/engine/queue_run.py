@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hf_haul.config import DEFAULT_TIMINGS, Timings
-from hf_haul.engine.assignment import AssignedRequest
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.events import Notifier
-from hf_haul.engine.plan import PlannedFile
+from hf_haul.engine.planned_files import PlannedFiles
 from hf_haul.engine.queue_events import QueueEvents
 from hf_haul.engine.quiet import QuietWatch
 from hf_haul.engine.results import QueueStatus
@@ -57,7 +56,7 @@ class QueueOutcome:
         self.run: QueueRun | None = run
         self.status: QueueStatus | None = None
         self.errors: list[tuple[str, BaseException]] = []
-        self.task_ids: list[str] = []
+        self.task_ids: Sequence[str] = []
         self.notifier = notifier
         self.events = events
 
@@ -66,7 +65,7 @@ class QueueOutcome:
         run = self.run
         if run is not None:
             self.errors = [(task.file_path, error) for task, error in run.errors]
-            self.task_ids = [task.task_id for task in run.queue.tasks]
+            self.task_ids = run.queue.task_ids
             self.status = status
             self.run = None
 
@@ -85,7 +84,7 @@ class QueueRun:
 
     Attributes:
         queue: Order and outcome of its files.
-        requests: What was asked for, by task id.
+        planned: Its files, as they were planned.
         transfers: Files being fetched, by task id.
         orphans: Staged files of dead processes, by folder and key.
         deferred: When to look again at a file that another process fetches, by task id.
@@ -98,11 +97,13 @@ class QueueRun:
         sources: Where its files come from, or may come from: ``scheme://host:port`` as written in URLs.
         metrics: Measured so far.
         resumed_bytes: Bytes that earlier sessions left.
+        unknown_sizes: How many of its files have no size yet.
         placed_bytes: Bytes of files that are in place.
         kept_bytes: Bytes on disk of files that were given up or cancelled, for a later run.
         wasted_bytes: Bytes that came, and were thrown away, of files that are settled.
         present_files: Files that were in place without our doing.
-        errors: Failed files, first failure first.
+        unnamed_failed: How many files failed without a task, because they were very many.
+        errors: Failed files, first failure first; without those.
         unflushed: Files that it put in place, and whose bytes the disk need not have yet; where that matters.
         untold: What is still to be told, or closed, before it may end.
         over: Whether every file is settled; ``done`` is set a moment later, when all files are closed.
@@ -114,7 +115,7 @@ class QueueRun:
     def __init__(
         self,
         queue: ModelDownloadQueue,
-        planned: Sequence[PlannedFile],
+        planned: PlannedFiles,
         notifier: Notifier | None,
         events: QueueEvents | None = None,
         *,
@@ -122,7 +123,7 @@ class QueueRun:
         timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self.queue = queue
-        self.requests: dict[str, FileRequest] = {each.task.task_id: each.request for each in planned}
+        self.planned = planned
         self.transfers: dict[str, Transfer] = {}
         self.orphans: dict[tuple[Path, str], list[Path]] = {}
         self.deferred: dict[str, float] = {}
@@ -130,19 +131,19 @@ class QueueRun:
         self.waits = Waits(clock=clock) if events is None else events.waits
         self.watch = OwnerWatch(clock, timings)
         self.quiet = QuietWatch(timings.worth_a_word)
-        self.reserved_bytes = sum(each.task.size or 0 for each in planned)
-        self.is_assigned = any(isinstance(each.request, AssignedRequest) for each in planned)
-        self.sources = frozenset(name for each in planned for name in each.task.sources)
-        self.metrics = DownloadMetrics(
-            len(planned), sum(each.task.size or 0 for each in planned), clock=clock
-        )
+        self.reserved_bytes = planned.nbytes
+        self.is_assigned = planned.is_assigned
+        self.sources = planned.sources
+        self.metrics = DownloadMetrics(len(planned), planned.nbytes, clock=clock)
+        self.unknown_sizes = planned.unknown_sizes
         self.resumed_bytes = 0
         self.placed_bytes = 0
         self.kept_bytes = 0
         self.wasted_bytes = 0
         self.present_files = 0
+        self.unnamed_failed = 0
         self.errors: list[tuple[DownloadTask, BaseException]] = []
-        self.unflushed: list[DownloadTask] = []
+        self.unflushed = planned.new_list()
         self.untold: set[object] = set()
         self.over = False
         self.done = _Done()
@@ -184,6 +185,11 @@ class QueueRun:
         self.queue.settle(task, ok=False, again=again)
         self.metrics.add_file(ok=False)
 
+    def fail_unnamed(self, count: int, state: DownloadState) -> None:
+        """Count files that were given up without a task."""
+        self.unnamed_failed += count if state is DownloadState.FAILED else 0
+        self.metrics.add_file(ok=False, count=count)
+
     def fail_published(self, task: DownloadTask, error: BaseException) -> None:
         """Count a file as failed that was in place."""
         if task in self.queue.completed:
@@ -207,6 +213,7 @@ class QueueRun:
 
     def learn_size(self, task: DownloadTask, size: int) -> None:
         """Note the size of a file that nobody knew before."""
+        self.unknown_sizes -= task.size is None
         task.size = size
         self.metrics.add_expected(size)
 
@@ -214,7 +221,7 @@ class QueueRun:
         """Return the files that are neither in place nor given up, with sizes learned since."""
         settled = {task.task_id for task in (*self.queue.completed, *self.queue.failed)}
         return [
-            _with_size(self.requests[task.task_id], task.size)
+            _with_size(self.planned.request_of(task), task.size)
             for task in self.queue.tasks
             if task.task_id not in settled
         ]
@@ -240,7 +247,7 @@ class QueueRun:
         """
         queue = self.queue
         if self.done.is_set() or self.metrics.is_finished:
-            if not queue.failed:  # a cancel may come too late to stop anything
+            if not queue.failed and not queue.unnamed:  # a cancel may come too late to stop anything
                 return DownloadState.DONE
             return DownloadState.CANCELLED if queue.cancelled else DownloadState.FAILED
         if queue.paused or paused:
@@ -262,7 +269,7 @@ class QueueRun:
             priority=queue.priority.name,
             files_total=len(queue.tasks),
             files_done=len(queue.completed),
-            files_failed=len(queue.failed),
+            files_failed=len(queue.failed) + queue.unnamed,
             files_active=len(queue.active),
             files_present=self.present_files,
             bytes_total=total,
@@ -318,7 +325,7 @@ class QueueRun:
             self.events.progress(
                 self.status(paused=paused),
                 [self.progress_of(transfer) for transfer in list(self.transfers.values())],
-                lambda: all(task.size is not None for task in self.queue.tasks),
+                sizes_known=not self.unknown_sizes,
             )
         if self._notifier is None:
             return

@@ -62,7 +62,7 @@ class QueueTotals:
         return replace(
             self,
             completed=self.completed + len(run.queue.completed),
-            failed=self.failed + failed,
+            failed=self.failed + failed + run.unnamed_failed,
             nbytes=self.nbytes + run.metrics.bytes_downloaded,
             wasted=self.wasted + run.bytes_wasted(),
         )
@@ -189,9 +189,23 @@ class Queues:
     def drop_waiting(self, run: QueueRun, error: BaseException | None, then: FollowUp) -> None:
         """Give up the files of a queue that were not begun; ``None`` means that they were cancelled."""
         state = DownloadState.CANCELLED if error is None else DownloadState.FAILED
-        for task in run.queue.drop_waiting():
+        for task in self._taken_out(run, None, state, then):
             run.fail(task, error or DownloadCancelledError(f"{task.file_path}: cancelled"), state)
             then.tell(run, partial(self._tell_unbegun, run, task))
+
+    @staticmethod
+    def _taken_out(
+        run: QueueRun, sources: tuple[str, ...] | None, state: DownloadState, then: FollowUp
+    ) -> list[DownloadTask]:
+        """Take waiting files out of a queue; count those that are too many to be told of one by one."""
+        before = run.queue.unnamed
+        tasks = run.queue.drop_waiting(sources)
+        unnamed = run.queue.unnamed - before
+        if unnamed:
+            run.fail_unnamed(unnamed, state)
+            if run.events is not None and state is DownloadState.CANCELLED:
+                then.tell(run, partial(run.events.note_cancelled, unnamed))
+        return tasks
 
     def _drop_untried(
         self, run: QueueRun, transfer: Transfer, error: BaseException | None, then: FollowUp
@@ -205,7 +219,7 @@ class Queues:
             return
         if self._sources.note_failed_file(source, error) < _FAILED_FILES:
             return
-        for task in run.queue.drop_waiting(lambda task: task.sources == (source,)):
+        for task in self._taken_out(run, (source,), DownloadState.FAILED, then):
             run.deferred.pop(task.task_id, None)
             reason = RetriesExhaustedError(
                 f"{task.file_path}: not tried, because {_FAILED_FILES} files in a row from {source} failed; the last: {error}"
@@ -280,7 +294,7 @@ class Queues:
             logger.debug("could not remove what is left of finished files: %s", error)
         finally:
             insist(partial(self._keep_result, run))
-        self.emit("queue_done", run, failed=len(run.queue.failed))
+        self.emit("queue_done", run, failed=len(run.queue.failed) + run.queue.unnamed)
 
     def _keep_result(self, run: QueueRun) -> None:
         """Keep what a queue came to in plain values, let go of the queue, and say that it is over."""

@@ -36,7 +36,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +51,7 @@ from hf_haul.engine.hasher import Hasher
 from hf_haul.engine.job_choice import Chooser, TransportFactory
 from hf_haul.engine.jobs import FollowUp, Job, JobKind
 from hf_haul.engine.part_fetcher import PartFetcher
-from hf_haul.engine.plan import PlannedFile
+from hf_haul.engine.planned_files import PlannedFiles
 from hf_haul.engine.queue_events import QueueEvents
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.queues import Queues
@@ -171,14 +171,13 @@ class Scheduler:
     def submit(
         self,
         queue: ModelDownloadQueue,
-        files: Iterable[PlannedFile],
+        files: PlannedFiles,
         notifier: Notifier | None,
         events: QueueEvents | None = None,
     ) -> QueueRun:
         """Start a queue. Returns its run, which is updated until ``done`` is set."""
-        planned = list(files)
-        run = QueueRun(queue, planned, notifier, events, clock=self._clock, timings=self.settings.timings)
-        for directory in {each.request.destination.staging_dir for each in planned}:
+        run = QueueRun(queue, files, notifier, events, clock=self._clock, timings=self.settings.timings)
+        for directory in files.staging_dirs():
             for key, paths in self._orphans_in(directory).items():
                 run.orphans[directory, key] = list(paths)
         then = FollowUp()
@@ -186,15 +185,14 @@ class Scheduler:
             with self._deciding():
                 if self._ending:
                     raise RuntimeError("the manager is shut down")
-                for each in planned:
-                    queue.add(each.task)
+                queue.add_planned(files)
                 self._queues.add(run)
                 self._queues.end_if_over(run, then)
                 self._make_room_for(run)
                 self._wake_workers()
             if self._queues.is_paused(run):
                 self._reports.note_pause(run, paused=True)
-            self._queues.emit("queue_started", run, files=len(planned), bytes=run.total_bytes)
+            self._queues.emit("queue_started", run, files=len(files), bytes=run.total_bytes)
         except BaseException:  # an interrupt, or no memory: nobody will ask for what it began
             if run in self._queues.running:
                 self.cancel(run)

@@ -19,7 +19,7 @@ from hf_haul.storage.regular_files import bytes_on_disk
 from hf_haul.storage.staged_names import scan_orphans
 from hf_haul.task import FileRequest
 
-__all__ = ["check_space", "free_bytes", "space_needed"]
+__all__ = ["check_space", "free_bytes", "have_room", "space_needed"]
 
 #: Below this size a file's staged bytes are not worth a look at the disk.
 _WORTH_A_LOOK: Final = 8 * MiB
@@ -86,6 +86,15 @@ def _allocated(paths: Iterable[Path]) -> int:
             if stat.S_ISREG(status.st_mode):
                 sizes[status.st_dev, status.st_ino] = bytes_on_disk(status)
     return sum(sizes.values())
+
+
+def have_room(folders: Iterable[Path], nbytes: int) -> bool:
+    """Return whether each of some folders has room for all of it, so that no file need be looked at."""
+    places = {_existing(folder) for folder in folders}
+    try:
+        return all(nbytes <= shutil.disk_usage(place).free for place in places)
+    except OSError:
+        return False
 
 
 def check_space(

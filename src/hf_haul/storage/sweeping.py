@@ -24,6 +24,7 @@ __all__ = [
     "PARTIAL_OF_UPSTREAM",
     "UpstreamState",
     "hold_upstream_partial",
+    "leftover_keys",
     "sweep",
     "sweep_partials_of_upstream",
 ]
@@ -36,6 +37,18 @@ _PARTIAL_AGE: Final = 86400.0
 _PASSING_AGE: Final = 120.0
 #: Names of huggingface_hub's partial files, and of ours.
 PARTIAL_OF_UPSTREAM: Final = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?\.incomplete", re.DOTALL)
+
+
+def leftover_keys(directory: Path) -> set[str]:
+    """Return the keys of staged and of partial files in a folder, whoever's they are."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            for pattern in (STAGED_NAME, PARTIAL_OF_UPSTREAM):
+                match = pattern.fullmatch(entry.name)
+                if match is not None:
+                    found.add(match[1])
+    return found
 
 
 def sweep(

@@ -6,8 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
+from tests.support.batches import NumberedFiles
+from tests.support.plans import planned
+from tests.support.transport import MemoryDestination
 
 from hf_haul.config import GiB, KiB
+from hf_haul.engine import planned_files
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.task import DownloadPriority, DownloadTask
 
@@ -145,5 +149,77 @@ def test_the_work_that_waits_is_told_by_lane_and_source() -> None:
     assert waiting() == ({hub: (1, 50 * KiB - (first.size or 0))}, {hub: (1, 0), other: (1, 2 * GiB)})
     queue.defer(first)
     queue.put_back(first.task_id)
-    queue.drop_waiting(lambda task: task is tasks["d"])
+    queue.drop_waiting((other,))
     assert waiting() == ({hub: (2, 50 * KiB)}, {hub: (1, 0)})
+
+
+class TestVeryMany:
+    """The files of a plan, with few of them taken for very many."""
+
+    @pytest.fixture
+    def batch(self, monkeypatch: pytest.MonkeyPatch) -> NumberedFiles:
+        for name in ("LONG", "NAMED"):
+            monkeypatch.setattr(planned_files, name, 10)
+        return NumberedFiles(30, lambda name: MemoryDestination(Path("here"), name), Path("here"))
+
+    @pytest.fixture
+    def queue(self, batch: NumberedFiles) -> ModelDownloadQueue:
+        queue = ModelDownloadQueue("org/m")
+        queue.add_planned(planned(batch))
+        return queue
+
+    def test_requests_are_made_one_after_the_other(
+        self, batch: NumberedFiles, queue: ModelDownloadQueue
+    ) -> None:
+        assert (len(queue), len(queue.tasks), batch.asked) == (30, 30, [])
+        for number in range(30):
+            assert not queue.finished
+            first = queue.first_of_lanes(prefer_small=True)
+            assert first is not None
+            assert batch.asked == list(range(29, 28 - number, -1)), "the smallest is the last of the batch"
+            queue.start(first)
+            queue.settle(first, ok=True)
+        assert queue.finished
+        assert len(queue.completed) == 30
+        assert queue.lost() == []
+
+    def test_a_file_that_was_put_back_goes_before_those_behind_it(self, queue: ModelDownloadQueue) -> None:
+        first = queue.first_of_lanes(prefer_small=True)
+        assert first is not None
+        queue.start(first)
+        queue.defer(first)
+        second = queue.first_of_lanes(prefer_small=True)
+        assert second is not first
+        queue.put_back(first.task_id)
+        assert queue.first_of_lanes(prefer_small=True) is first
+
+    def test_of_those_that_are_given_up_the_last_get_no_task(
+        self, batch: NumberedFiles, queue: ModelDownloadQueue
+    ) -> None:
+        first = queue.first_of_lanes(prefer_small=True)
+        assert first is not None
+        queue.start(first)
+        dropped = queue.drop_waiting()
+        assert (len(dropped), queue.unnamed, len(queue)) == (10, 19, 0)
+        assert len(batch.asked) == 11
+        for each in dropped:
+            queue.settle(each, ok=False)
+        queue.settle(first, ok=True)
+        assert queue.finished
+        assert queue.lost() == []
+
+    def test_a_file_that_no_list_has_is_found(self, queue: ModelDownloadQueue) -> None:
+        first = queue.first_of_lanes(prefer_small=True)
+        assert first is not None
+        queue.start(first)
+        del queue.active[first.task_id]
+        assert queue.lost() == [first]
+        queue.put_back_lost(first)
+        assert queue.lost() == []
+        assert queue.first_of_lanes(prefer_small=True) is first
+
+    def test_files_of_a_plan_and_others_do_not_mix(self, queue: ModelDownloadQueue) -> None:
+        with pytest.raises(RuntimeError, match="has the files of a plan"):
+            queue.add(task("a", 1))
+        with pytest.raises(RuntimeError, match="has files already"):
+            queue.add_planned(planned())

@@ -41,7 +41,7 @@ class Bench:
         self, *active: tuple[str, int, int | None], known: bool = True, **changes: Any
     ) -> dict[str, Any]:
         """Tell how far it is, and return what was told."""
-        self.stream.progress(replace(NOTHING, **changes), active, lambda: known)
+        self.stream.progress(replace(NOTHING, **changes), active, sizes_known=known)
         return self.last()
 
     def last(self) -> dict[str, Any]:
@@ -201,13 +201,21 @@ def test_of_reports_that_wait_the_newest_is_told_and_all_else_in_order(gate: Gat
     stream = EventStream([feed], "org/m")
     stream.plan(files=1, nbytes=100)
     assert gate.entered.wait(10)
-    stream.progress(replace(NOTHING, bytes_done=10), [], lambda: True)
+    stream.progress(replace(NOTHING, bytes_done=10), [], sizes_known=True)
     stream.file("started", "a.bin", 1)
-    stream.progress(replace(NOTHING, bytes_done=20), [], lambda: True)
+    stream.progress(replace(NOTHING, bytes_done=20), [], sizes_known=True)
     stream.file("done", "a.bin", 1)
     gate.open.set()
     assert feed.flush()
     assert gate.told == [("plan", None), ("file", "a.bin"), ("progress", 20), ("file", "a.bin")]
+
+
+def test_cancelled_files_are_no_failures_whether_they_were_told_of_or_only_counted(bench: Bench) -> None:
+    bench.stream.plan(files=30, nbytes=100)
+    bench.stream.file("cancelled", "a.bin", 1)
+    bench.stream.note_cancelled(28)
+    bench.stream.note_end(replace(NOTHING, files_failed=30))
+    assert bench.stream.sums()["files_failed"] == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.plans import planned
 from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.config import KiB, MiB, Settings
@@ -49,7 +51,7 @@ class Lanes:
 
     @property
     def share(self) -> int:
-        return self.chooser._share_of_small(QueueRun(self.queue, [], None, clock=lambda: 0.0))
+        return self.chooser._share_of_small(QueueRun(self.queue, planned(), None, clock=lambda: 0.0))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ class InFlight:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, drops_excess: bool = True) -> None:
         lanes = Lanes(0, 2)
         self.chooser = lanes.chooser
-        self.run = QueueRun(lanes.queue, [], None, clock=lambda: 0.0)
+        self.run = QueueRun(lanes.queue, planned(), None, clock=lambda: 0.0)
         for name in ("a", "b"):
             wanted = request(MemoryDestination(folder, name), FakeSource(bytes(30)))
             task = DownloadTask("org/m", name, wanted.remote.url, wanted.destination.path, size=30)
@@ -132,7 +134,7 @@ class Late:
         lanes = Lanes(0, 1)
         self.clock = 0.0
         self.chooser = Chooser(Settings(), lanes.sources, lanes.no_transport, lambda: self.clock)
-        self.run = QueueRun(lanes.queue, [], None, clock=lambda: self.clock)
+        self.run = QueueRun(lanes.queue, planned(), None, clock=lambda: self.clock)
         task = lanes.queue.first_of_lanes(prefer_small=False, may_begin=lambda _source: True)
         assert task is not None
         lanes.queue.start(task)
@@ -248,11 +250,13 @@ class Scarce:
         history = SourceHistory()
         sources = SourceLimits(Settings(initial_connections=16), history, clock=lambda: 0.0)
         queue = ModelDownloadQueue("org/m")
-        self.run = QueueRun(queue, [], None, clock=lambda: 0.0)
+        requests = []
         for number in range(files):
-            task = DownloadTask("org/m", str(number), f"{HUB}/{number}", folder / str(number), 100 * MiB)
-            queue.add(task)
-            self.run.requests[task.task_id] = request(MemoryDestination(folder, str(number)), FakeSource(b""))
+            wanted = request(MemoryDestination(folder, str(number)), FakeSource(b""), size=100 * MiB)
+            requests.append(replace(wanted, remote=replace(wanted.remote, url=f"{HUB}/{number}")))
+        made = planned(requests)
+        queue.add_planned(made)
+        self.run = QueueRun(queue, made, None, clock=lambda: 0.0)
         sources.register([HUB], 1)
         self.chooser = Chooser(Settings(), sources, lambda _: FakeSource(b""), lambda: 0.0, FewFiles(most))
         self.folder = folder

@@ -10,6 +10,7 @@ from tests.support.clock import FakeClock
 from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.config import Settings
+from hf_haul.engine import planned_files
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.events import EventBus
 from hf_haul.engine.jobs import FollowUp
@@ -50,15 +51,14 @@ class Bench:
         )  # fmt: skip
         queue = ModelDownloadQueue("m", priority=priority)
         run = QueueRun(queue, plan.files, None, clock=self.clock)
-        for each in plan.files:
-            queue.add(each.task)
+        queue.add_planned(plan.files)
         self.queues.add(run)
         return run
 
     def begin(self, run: QueueRun) -> Transfer:
         task = run.queue.first_of_lanes(prefer_small=True, may_begin=lambda _: True)
         assert task is not None
-        transfer = Transfer(task, run.requests[task.task_id], FakeSource(b"12345"), run.metrics)
+        transfer = Transfer(task, run.planned.request_of(task), FakeSource(b"12345"), run.metrics)
         run.queue.start(task)
         run.transfers[task.task_id] = transfer
         task.move_to(DownloadState.RUNNING)
@@ -168,6 +168,27 @@ def test_an_action_that_fails_keeps_no_other_from_being_done(bench: Bench) -> No
     assert done == [1]
     bench.queues.carry_out(then)  # nothing is done twice
     assert done == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [pytest.param(None, 0, id="cancelled"), pytest.param(OSError("disk"), FILES, id="failed")],
+)
+def test_of_very_many_files_that_never_began_some_are_named_and_all_are_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception | None, failed: int
+) -> None:
+    for name in ("LONG", "NAMED"):
+        monkeypatch.setattr(planned_files, name, 10)
+    run, then = bench.add(FILES), FollowUp()
+    bench.queues.drop_waiting(run, error, then)
+    bench.queues.end_if_over(run, then)
+    assert bench.queues.totals().failed == failed
+    bench.queues.carry_out(then)
+    status = bench.queues.find(run.queue.queue_id)
+    assert isinstance(status, QueueStatus)
+    assert (status.files_total, status.files_failed, len(status.failures)) == (FILES, FILES, 10)
+    assert run.metrics.files_failed == FILES
+    assert bench.queues.totals().failed == failed
 
 
 def test_totals_count_while_there_is_work_and_keep_what_ended(bench: Bench) -> None:

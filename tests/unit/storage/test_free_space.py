@@ -19,7 +19,7 @@ from hf_haul.storage import free_space as disk
 from hf_haul.storage import staged_names
 from hf_haul.storage.claiming import claim
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
-from hf_haul.storage.free_space import check_space, space_needed
+from hf_haul.storage.free_space import check_space, have_room, space_needed
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.task import Destination, FileRequest, RemoteFile
@@ -49,6 +49,22 @@ def fetched_to(destination: Destination, name: str, size: int = SIZE, *, fresh: 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _place: Usage(10_000, 9_000, 1_000))
+
+
+@pytest.mark.usefixtures("free")
+def test_folders_have_room_where_each_file_system_could_take_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / "not" / "there", tmp_path]
+    assert have_room(folders, 1_000)
+    assert not have_room(folders, 1_001)
+    assert have_room([], 1 << 60), "nothing goes anywhere"
+
+    def refuse(_place: Path) -> NoReturn:
+        raise OSError("a file system that does not say")
+
+    monkeypatch.setattr(shutil, "disk_usage", refuse)
+    assert not have_room(folders, 1)
 
 
 @pytest.mark.usefixtures("free")

@@ -16,12 +16,27 @@ from hf_haul.storage import (
     sweeping,
 )
 from hf_haul.storage.claiming import claim
-from hf_haul.storage.sweeping import sweep, sweep_partials_of_upstream
+from hf_haul.storage.sweeping import leftover_keys, sweep, sweep_partials_of_upstream
 
 
 def locked_by(path: Path) -> Any:
     """A destination, as far as it matters here."""
     return SimpleNamespace(upstream_lock=path)
+
+
+def test_keys_of_what_was_left_are_those_that_a_sweep_would_look_for(tmp_path: Path) -> None:
+    for name in (
+        "ours.haul.incomplete",
+        "ours.01234567.sealed.incomplete",
+        "theirs.incomplete",
+        "theirs.89abcdef.incomplete",
+        ".probe.00000001.haul.incomplete",
+        "blob",
+    ):
+        (tmp_path / name).touch()
+    assert leftover_keys(tmp_path) >= {"ours", "theirs", ".probe"}
+    assert "blob" not in leftover_keys(tmp_path)
+    assert leftover_keys(tmp_path / "nowhere") == set()
 
 
 @pytest.mark.usefixtures("dead")
