@@ -22,7 +22,7 @@ From the ground up:
   ``verify_subjects`` what each of its files has to be, ``verify_checks`` what it is, ``verify_report`` how
   that is told; ``repair`` mends it.
 * ``snapshot_files``: which commit a call is about, and which of its files; ``named_files``: those that must
-  be there.
+  be there; ``known_files``: what is known of them; ``snapshot_requests``: those to be fetched.
 * ``planning``: what a download would do, told as a ``download_plan``.
 * ``link_test``: what a link brings by the number of connections; ``link_report`` says what follows from it.
 * ``snapshot``, ``single_file``: the two download functions; ``snapshot_call`` is one call of the first,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -104,15 +105,25 @@ class CallEvents:
         """
         if self.stream is None:
             return
-        found = list(files)
-        sizes = [size for size, _, _ in found]
+        counts: Counter[str] = Counter()
+        for size, is_reused, is_here in files:  # of which there may be a million
+            nbytes = size or 0
+            counts["files"] += 1
+            counts["unknown"] += size is None
+            counts["bytes"] += nbytes
+            if is_reused:
+                counts["files_reused"] += 1
+                counts["reused"] += nbytes
+            if is_here:
+                counts["files_here"] += 1
+                counts["bytes_here"] += nbytes
         self.stream.plan(
-            files=len(found),
-            nbytes=None if None in sizes else sum(size or 0 for size in sizes),
-            files_reused=sum(reused for _, reused, _ in found),
-            reused=sum(size or 0 for size, reused, _ in found if reused),
-            files_here=sum(here for _, _, here in found),
-            bytes_here=sum(size or 0 for size, _, here in found if here),
+            files=counts["files"],
+            nbytes=None if counts["unknown"] else counts["bytes"],
+            files_reused=counts["files_reused"],
+            reused=counts["reused"],
+            files_here=counts["files_here"],
+            bytes_here=counts["bytes_here"],
             free_disk=free_bytes(Path(folder)),
             revision=revision,
             commit=commit,

@@ -160,16 +160,15 @@ class FileListing(Mapping[str, ListedFile]):
             for packed in self._files.values()
         )
 
-    def sizes(self) -> Iterator[tuple[str, int | None]]:
-        """Yield each file with the bytes of its content; ``None`` where what is told cannot be true."""
-        for path, packed in self._files.items():
-            if isinstance(packed, bytes):
-                size = int.from_bytes(packed[:8] if len(packed) == _PLAIN.size else packed[28:36], "little")
-                if size:
-                    yield path, size
-                    continue
-            file = _unpack(packed)
-            yield path, credible_size(file.bytes, file.blob_id if file.digest is None else file.digest.value)
+    def content_size(self, path: str) -> int | None:
+        """Return the bytes of a file's content; ``None`` where what is told cannot be true."""
+        packed = self._files[path]
+        if isinstance(packed, bytes):  # the usual case needs no object
+            size = int.from_bytes(packed[:8] if len(packed) == _PLAIN.size else packed[28:36], "little")
+            if size:
+                return size
+        file = _unpack(packed)
+        return credible_size(file.bytes, file.blob_id if file.digest is None else file.digest.value)
 
 
 def is_partial(listing: Mapping[str, ListedFile]) -> bool:

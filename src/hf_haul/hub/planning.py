@@ -30,6 +30,7 @@ from hf_haul.hub.call_options import (
 )
 from hf_haul.hub.download_plan import DownloadPlan, FilePlan
 from hf_haul.hub.fallback import HubUnreachable, snapshot_error
+from hf_haul.hub.file_listing import FileListing
 from hf_haul.hub.local_dir import is_current
 from hf_haul.hub.metadata import FileMetadata, is_commit
 from hf_haul.hub.presets import Preset
@@ -165,7 +166,7 @@ class _Planning:
         asking = self._requests_for_listing(commit, listing)
         selected = self.files.choose(listing)
         known, failed = self.files.repository.complete_metadata(
-            {path: listing[path] for path in selected}, commit, timeout=uncached_timeout()
+            FileListing.of(listing).only(selected), commit, timeout=uncached_timeout()
         )
         if failed:
             raise_all(list(failed.items()))

@@ -41,6 +41,7 @@ from hf_haul.hub.asking import (
 )
 from hf_haul.hub.client_network import add_client_headers, client_network
 from hf_haul.hub.file_listing import FileListing, PackedFile, listed_file, pack
+from hf_haul.hub.known_files import KnownFiles
 from hf_haul.hub.listing import (
     SamePageError,
     too_many_entries,
@@ -436,20 +437,18 @@ class Repository:
 
     def complete_metadata(
         self, listing: Mapping[str, ListedFile], commit: str, *, timeout: float | None
-    ) -> tuple[dict[str, FileMetadata], dict[str, Exception]]:
+    ) -> tuple[KnownFiles, dict[str, Exception]]:
         """Return what a download needs of each file of a listing; requests only what the listing lacks.
 
         Returns:
             Metadata by path, and errors by path where a request failed.
         """
+        listed = FileListing.of(listing)
+        unlisted = listed.without_digest()
+        if unlisted:
+            lacking = set(unlisted)
+            listed = listed.only(path for path in listed if path not in lacking)
         known: dict[str, FileMetadata] = {}
-        unlisted: list[str] = []
-        for path, entry in listing.items():
-            found = metadata_from_listing(commit, entry)
-            if found is None:
-                unlisted.append(path)
-            else:
-                known[path] = found
         failed: dict[str, Exception] = {}
         cancel_token = CancelToken()
 
@@ -466,7 +465,7 @@ class Repository:
                 known[path] = answer
             else:
                 failed[path] = answer
-        return known, failed
+        return KnownFiles(commit, listed, known), failed
 
     def remote_file(
         self, path: str, metadata: FileMetadata, sources: tuple[OtherSource, ...] = ()

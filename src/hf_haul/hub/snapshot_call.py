@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from hf_haul.hub.call_options import (
     raise_all,
 )
 from hf_haul.hub.fallback import HubUnreachable, snapshot_error
+from hf_haul.hub.file_listing import FileListing
+from hf_haul.hub.known_files import KnownFiles
 from hf_haul.hub.local_dir import LONG_CHECK, checking, is_current, reuse_files
 from hf_haul.hub.metadata import FileMetadata, is_commit
 from hf_haul.hub.named_files import require_named
@@ -42,12 +44,13 @@ from hf_haul.hub.repo_sources import sources_of_call
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.snapshot_events import files_in, tell_found, tell_plan
 from hf_haul.hub.snapshot_files import Listing, SnapshotFiles
+from hf_haul.hub.snapshot_requests import SnapshotRequests
 from hf_haul.hub.upstream_cache import cache_folder, is_in_shared_store, read_tree
 from hf_haul.hub.wait_bars import WaitBar
 from hf_haul.storage.destinations import BlobDestination, LocalDirDestination
 from hf_haul.storage.hub_cache import RepoFolder
 from hf_haul.storage.local_folder import LocalFolder
-from hf_haul.task import Destination, FileRequest, OtherSource
+from hf_haul.task import FileRequest, OtherSource
 
 __all__ = ["ReadySnapshot", "SnapshotCall", "make_snapshot_call"]
 
@@ -131,9 +134,9 @@ class ReadySnapshot:
 
     commit: str
     path: str
-    known: Mapping[str, FileMetadata]
+    known: KnownFiles
     failed: Mapping[str, Exception]
-    requests: tuple[FileRequest, ...]
+    requests: SnapshotRequests
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,9 @@ class SnapshotCall:
             return found
         commit, listing = found
         selected = self.files.choose(listing)
+        listed = FileListing.of(listing)
         known, failed = self.files.repository.complete_metadata(
-            {path: listing[path] for path in selected},
+            listed if len(selected) == len(listed) else listed.only(selected),
             commit,
             timeout=uncached_timeout(),
         )
@@ -193,7 +197,7 @@ class SnapshotCall:
         else:
             requests = self._into_local_dir(folder, known, sources)
             result = os.path.realpath(self.files.local_dir)
-        return ReadySnapshot(commit, result, known, failed, tuple(requests))
+        return ReadySnapshot(commit, result, known, failed, requests)
 
     def tell(self, found: ReadySnapshot | str | list[DryRunFileInfo], events: CallEvents) -> None:
         """Tell what :meth:`prepare` found: a plan, and the end where nothing is to be fetched by us."""
@@ -358,25 +362,32 @@ class SnapshotCall:
             )
 
     def _into_cache(
-        self, folder: RepoFolder, known: Mapping[str, FileMetadata], sources: tuple[OtherSource, ...]
-    ) -> list[FileRequest]:
-        requests: list[FileRequest] = []
+        self, folder: RepoFolder, known: KnownFiles, sources: tuple[OtherSource, ...]
+    ) -> SnapshotRequests:
+        def destination(path: str, meta: FileMetadata) -> BlobDestination:
+            return BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
+
         # Nothing is linked in a snapshot that is not there: its files, perhaps a million, need no look each.
         fresh = {
             commit: self.files.force_download or not os.path.isdir(folder.snapshot(commit))
-            for commit in {meta.commit for meta in known.values()}
+            for commit in known.commits
         }
-        for path, meta in known.items():
-            destination = BlobDestination(folder, meta.commit, path, meta.etag, meta.size, meta.xet_hash)
-            if fresh[meta.commit] or not destination.is_linked():
-                requests.append(self._request(path, meta, destination, sources))
+        if all(fresh.values()):
+            paths = list(known)
+        else:
+            paths = [
+                path
+                for path, meta in known.items()
+                if fresh[meta.commit] or not destination(path, meta).is_linked()
+            ]
+        requests = self._requests(known, paths, destination, sources)
         if requests:
             folder.prepare()
         return requests
 
     def _into_local_dir(
-        self, folder: RepoFolder, known: Mapping[str, FileMetadata], sources: tuple[OtherSource, ...]
-    ) -> list[FileRequest]:
+        self, folder: RepoFolder, known: KnownFiles, sources: tuple[OtherSource, ...]
+    ) -> SnapshotRequests:
         assert self.files.local_dir is not None
         local = LocalFolder(self.files.local_dir, self.files.repository.name)
         if known:
@@ -386,19 +397,21 @@ class SnapshotCall:
             waits = self.files.repository.waits
             with waits.during(checking(self.files.local_dir), after=LONG_CHECK):
                 current = reuse_files(local, folder, known)
-        return [
-            self._request(path, meta, LocalDirDestination(local, path, meta.commit, meta.etag), sources)
-            for path, meta in known.items()
-            if path not in current
-        ]
 
-    def _request(
-        self, path: str, meta: FileMetadata, destination: Destination, sources: tuple[OtherSource, ...]
-    ) -> FileRequest:
-        return FileRequest(
-            remote=self.files.repository.remote_file(path, meta, sources),
-            destination=destination,
-            fresh=self.files.force_download,
+        def destination(path: str, meta: FileMetadata) -> LocalDirDestination:
+            return LocalDirDestination(local, path, meta.commit, meta.etag)
+
+        return self._requests(known, [path for path in known if path not in current], destination, sources)
+
+    def _requests(
+        self,
+        known: KnownFiles,
+        paths: list[str],
+        destination: Callable[[str, FileMetadata], BlobDestination | LocalDirDestination],
+        sources: tuple[OtherSource, ...],
+    ) -> SnapshotRequests:
+        return SnapshotRequests(
+            self.files.repository, known, paths, destination, sources, self.files.force_download
         )
 
     def _dry_run_info(self, folder: RepoFolder, path: str, meta: FileMetadata) -> DryRunFileInfo:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from huggingface_hub import DryRunFileInfo
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but without an __all__
@@ -11,11 +12,10 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hf_haul.hub.call_events import CallEvents
-from hf_haul.hub.metadata import FileMetadata
+from hf_haul.hub.known_files import KnownFiles
 from hf_haul.hub.snapshot_files import SnapshotFiles
-from hf_haul.storage.destinations import BlobDestination
+from hf_haul.hub.snapshot_requests import SnapshotRequests
 from hf_haul.storage.safe_paths import is_in_metadata_folder
-from hf_haul.task import FileRequest
 
 __all__ = ["files_in", "tell_found", "tell_plan"]
 
@@ -57,9 +57,9 @@ def tell_plan(
     events: CallEvents,
     files: SnapshotFiles,
     commit: str,
-    known: Mapping[str, FileMetadata],
+    known: KnownFiles,
     failed: Mapping[str, Exception],
-    requests: Sequence[FileRequest],
+    requests: SnapshotRequests,
     result: str,
 ) -> None:
     """Tell the plan, and which files failed before it.
@@ -75,13 +75,8 @@ def tell_plan(
     """
     if events.stream is None:
         return
-    asked = {request.remote.path: request for request in requests}
-    told = [
-        (meta.size, path not in asked or _has_blob(asked[path]), path not in asked)
-        for path, meta in known.items()
-    ]
     events.plan(
-        [*told, *[(None, False, False)] * len(failed)],
+        chain(_files(known, requests), [(None, False, False)] * len(failed)),
         folder=files.local_dir or files.cache_dir,
         revision=files.revision,
         commit=commit,
@@ -91,7 +86,13 @@ def tell_plan(
         events.failed(path, None, error)
 
 
-def _has_blob(request: FileRequest) -> bool:
-    """Return whether the cache has the bytes, and lacks only the link to them."""
-    destination = request.destination
-    return not request.fresh and isinstance(destination, BlobDestination) and destination.has_blob()
+def _files(known: KnownFiles, requests: SnapshotRequests) -> Iterator[tuple[int | None, bool, bool]]:
+    """Yield of each file its bytes, whether it is in place, and whether the engine need not look at it."""
+    wanted = iter(requests.paths)
+    following = next(wanted, None)
+    for path in known:
+        if path == following:
+            following = next(wanted, None)
+            yield known.size(path), requests.has_blob(path), False
+        else:
+            yield known.size(path), True, True

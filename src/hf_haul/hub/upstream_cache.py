@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 #: Listings that huggingface_hub keeps in memory; it has all of them on disk.
 _TREES_IN_MEMORY: Final = 8
 #: Files of a listing, and bytes of its file, beyond which it is read and written here, and not kept there.
-_FILES_IN_MEMORY: Final = 20_000
-_BYTES_IN_MEMORY: Final = 4 * MiB
+_FILES_IN_MEMORY: Final = 10_000
+_BYTES_IN_MEMORY: Final = 2 * MiB
 
 
 def cache_folder(repository: Repository, cache_dir: str) -> RepoFolder:

@@ -47,7 +47,7 @@ def test_sizes_and_missing_digests_are_those_of_the_metadata(file: ListedFile, p
     metadata = metadata_from_listing(SHA, file)
     assert listing.without_digest() == ([] if metadata is not None else ["a"])
     if metadata is not None:
-        assert list(listing.sizes()) == [("a", metadata.size)]
+        assert listing.content_size("a") == metadata.size
 
 
 def test_a_listing_is_a_mapping_in_the_order_of_the_hub() -> None:
