@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 from tests.benchmarks.bare_requests import LIBRARIES, fetch_files, fetch_ranges
-from tests.benchmarks.bench_request import _apart, _calls_in
+from tests.benchmarks.bench_request import _apart, _calls_counted, _calls_in
 from tests.benchmarks.harness import Result, Sample
 from tests.support.wire import Connection, Wire, answer
 
@@ -106,3 +106,15 @@ SUMMARY = """% time     seconds  usecs/call     calls    errors syscall
 )
 def test_the_calls_of_futex_are_read_from_a_summary(summary: str, calls: int | None) -> None:
     assert _calls_in(summary) == calls
+
+
+@pytest.mark.parametrize(
+    ("figures", "calls"),
+    [
+        ("# started on Mon Nov 30\n\n11236,,syscalls:sys_enter_futex,1755734,100.00,,\n", 11236),
+        ("<not supported>,,syscalls:sys_enter_futex,0,100.00,,\n", None),
+        ("", None),
+    ],
+)
+def test_the_calls_of_futex_are_read_from_what_perf_counted(figures: str, calls: int | None) -> None:
+    assert _calls_counted(figures) == calls
