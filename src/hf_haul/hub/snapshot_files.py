@@ -91,12 +91,8 @@ class SnapshotFiles:
                 found = self.repository.list_files(
                     commit, retry_connect=retry or not fixed, most=self.max_listing
                 )
-                # Offline, huggingface_hub would miss the files left out of a local_dir.
-                cacheable = (
-                    not self.read_only and not is_partial(found) and not self.in_metadata_folder(found)
-                )
-                if cacheable and _all_safe(found):
-                    write_tree(self.tree_folder, commit, found)
+                if not self.read_only:
+                    self.keep(commit, found, complete=not is_partial(found))
                 listing = found
             return commit, listing
         except (ProxyError, RevisionNotFoundError):
@@ -106,6 +102,18 @@ class SnapshotFiles:
                 raise  # what the cache has may be a part of it just as well
             detach_tracebacks(error)
             raise HubUnreachable(error, commit) from None
+
+    def keep(self, commit: str, listing: Listing, *, complete: bool) -> None:
+        """Cache the listing of a commit, where the cache may have it.
+
+        Args:
+            commit: The commit.
+            listing: Its files.
+            complete: Whether that is all that the Hub says of them.
+        """
+        # Offline, huggingface_hub would miss the files left out of a local_dir.
+        if complete and not self.in_metadata_folder(listing) and _all_safe(listing):
+            write_tree(self.tree_folder, commit, listing)
 
     def _cached_listing(self, commit: str, named: frozenset[str]) -> Listing | None:
         """Return the cached listing of a commit, unless the Hub has just named a file that it lacks."""
