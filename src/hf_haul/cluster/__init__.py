@@ -9,8 +9,10 @@ one machine to another.
 
 On each node, ``serving`` answers the others, with what ``holdings`` finds of the blobs, in place or staged,
 and ``polling`` asks them how far they are. Both live in one event loop, in a thread of its own
-(``loop_thread``). ``job_node`` is what the node knows, for them and for its engine. Nodes that no scheduler
-started find each other by a list (``peer_list``), and come to one plan by asking (``peer_plans``).
+(``loop_thread``). ``job_node`` is what the node knows, for them and for its engine, ``node_files`` what it
+has of the files, ``copies`` how a second file of the same bytes comes about. ``agent`` is all of it: the
+node. Nodes that no scheduler started find each other by a list (``peer_list``), and come to one plan by
+asking (``peer_plans``).
 
 ``census`` says which workers of a cluster become nodes, and ``distribution`` is what a whole distribution
 comes to.

@@ -12,19 +12,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote
 
 from hf_haul.cluster.bitmaps import numbers_in
+from hf_haul.cluster.copies import CopyAssigner
 from hf_haul.cluster.node_state import NodeState
 from hf_haul.cluster.shares import Choice, ErrorKind, Shares
 from hf_haul.cluster.stripes import Stripes
-from hf_haul.engine.assignment import AssignedRequest, Assignment
+from hf_haul.engine.assignment import AssignedRequest, Assigner, Assignment
 from hf_haul.errors import ConnectionFailedError, HttpStatusError, StopRequestedError, WrongBytesError
 from hf_haul.forks import renew_after_fork
 from hf_haul.ranges import ByteRange, RangeSet
-from hf_haul.task import FileRequest, NetworkPath, OtherSource
+from hf_haul.task import Destination, FileRequest, NetworkPath, OtherSource
 
 __all__ = ["FileAssigner", "JobAssigner"]
 
@@ -123,9 +125,15 @@ class JobAssigner:
         self.stripes = stripes
         self._nudge = nudge
         self._job = _JobState(Shares(name, stripes, clock=clock), job_id, token, on_change)
-        self._files: dict[str, FileAssigner] = {}
+        #: Of each blob the first file, and where that is staged.
+        self._files: dict[str, tuple[FileAssigner, tuple[Path, str]]] = {}
 
     # ---- what is learned of other nodes
+
+    def note_own_url(self, url: str) -> None:
+        """Note where this node itself is asked, for files that have the same bytes."""
+        with self._job.lock:
+            self._job.urls[self.name] = url.rstrip("/")
 
     def note_member(self, name: str, url: str) -> None:
         """Note that a node takes part, and where it is asked."""
@@ -196,17 +204,23 @@ class JobAssigner:
         etag = remote.digest.value if remote.digest is not None else None
         if etag is None or not remote.is_checkable or self.stripes.size_of(etag) != remote.size:
             return request
-        file = self._files.get(etag)
-        if file is None:
-            file = self._files[etag] = FileAssigner(self._job, etag)
         return AssignedRequest(
             remote=remote,
             destination=request.destination,
             priority=request.priority,
             fresh=request.fresh,
-            assigner=file,
+            assigner=self._assigner_of(etag, request.destination),
             order=self._order(etag, remote.path),
         )
+
+    def _assigner_of(self, etag: str, destination: Destination) -> Assigner:
+        """Return who assigns the parts of a file: of the first one of a blob, or of another one beside it."""
+        place = destination.staging_dir, destination.staging_key
+        file, known = self._files.setdefault(etag, (FileAssigner(self._job, etag), place))
+        own = self._job.source(self.name, etag)
+        if known == place or own is None:
+            return file
+        return CopyAssigner(etag, self.stripes, has=self.has, is_lost=lambda: file.is_lost, source=own)
 
     def _order(self, etag: str, path: str) -> tuple[int, int, str]:
         """Return a file's place in the order of this node.
@@ -241,6 +255,7 @@ class FileAssigner:
         self._there = RangeSet()  # what is on disk, or under way
         self._wanted = 0  # bitmap of the stripes that lack something, and are not under way
         self._under_way: dict[int, list[_StripeAssignment]] = {}
+        self.is_lost = False  # whether it was given up
 
     def start(self, missing: Sequence[ByteRange]) -> None:
         """See :class:`hf_haul.engine.assignment.Assigner`."""
@@ -349,6 +364,7 @@ class FileAssigner:
         with job.lock:
             self._drop_all()
             self._wanted = 0
+            self.is_lost = not ok
             job.shares.note_window(self._first, self._count, (1 << self._count) - 1 if ok else 0)
             job.tell()
 

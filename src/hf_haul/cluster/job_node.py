@@ -6,17 +6,14 @@ import hashlib
 import json
 import logging
 import threading
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hf_haul.cluster.assigner import JobAssigner
 from hf_haul.cluster.holdings import HeldRange, Holdings, NotHeldError
 from hf_haul.cluster.node_state import NodeState
 from hf_haul.cluster.plan import JobPlan
-from hf_haul.cluster.shares import Shares
-from hf_haul.cluster.stripes import Stripes
 from hf_haul.ranges import ByteRange
 
 __all__ = ["JobNode"]
@@ -50,40 +47,25 @@ class _Other:
 class JobNode:
     """What this node knows of a job, and of the other nodes.
 
-    Locking: ``_changed`` guards everything. Nobody who holds it waits for the disk or the network, or calls
-    whoever is told of news.
+    Locking: ``_changed`` guards what is known of others; nothing is called with it held. The plan, and who
+    assigns the parts, are set once, before anybody asks for them.
 
     Args:
         name: The node's name.
         job_id: The job.
-        on_change: Called, on any thread, when this node has something new to announce.
-        on_news: Called, in the event loop, when there is something new of others.
         on_member: Called, in the event loop, with name and URL of a node that has asked.
-        clock: Seconds, monotonic.
     """
 
-    def __init__(
-        self,
-        name: str,
-        job_id: str,
-        *,
-        on_change: Callable[[], object],
-        on_news: Callable[[], object],
-        on_member: Callable[[str, str], object],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, name: str, job_id: str, *, on_member: Callable[[str, str], object]) -> None:
         self.name = name
         self._job_id = job_id
-        self._on_change = on_change
-        self._on_news = on_news
         self._on_member = on_member
-        self._clock = clock
         self._changed = threading.Condition()
         self._others: dict[str, _Other] = {}
         self._plan: JobPlan | None = None
         self._plan_bytes: bytes | None = None
         self._plan_digest = ""
-        self._shares: Shares | None = None
+        self._assigner: JobAssigner | None = None
         self._holdings: Holdings | None = None
 
     # ---- the plan
@@ -94,34 +76,15 @@ class JobNode:
         with self._changed:
             self._plan, self._plan_bytes, self._plan_digest = plan, data, _digest(plan)
 
-    def begin(self, stripes: Stripes, holdings: Holdings, have: Collection[int]) -> None:
+    def begin(self, assigner: JobAssigner, holdings: Holdings) -> None:
         """Announce what this node has, and answer for it.
 
         Args:
-            stripes: The stripes of the plan.
-            holdings: Finds their bytes.
-            have: Those that are here.
+            assigner: Knows what it has, and is told of others.
+            holdings: Finds the bytes.
         """
         with self._changed:
-            self._shares = Shares(self.name, stripes, clock=self._clock)
-            self._holdings = holdings
-            for stripe in have:
-                self._shares.note_have(stripe)
-            for name, other in self._others.items():
-                if not other.is_gone:
-                    self._shares.note_member(name)
-        self._on_change()
-
-    @contextmanager
-    def shares(self) -> Iterator[Shares]:
-        """Yield what there is to decide by, for a moment; tell what has changed of it afterwards."""
-        with self._changed:
-            assert self._shares is not None
-            before = self._shares.version
-            yield self._shares
-            changed = self._shares.version != before
-        if changed:
-            self._on_change()
+            self._assigner, self._holdings = assigner, holdings
 
     # ---- other nodes
 
@@ -143,27 +106,26 @@ class JobNode:
             ValueError: It is no state of this job, or by another plan.
         """
         with self._changed:
-            other = self._others.setdefault(name, _Other())
-            shares, plan = self._shares, self._plan
-            if shares is None or plan is None:
-                return
-            if state.get("plan") not in {None, self._plan_digest}:
+            assigner, plan = self._assigner, self._plan
+        assert assigner is not None
+        assert plan is not None
+        found: NodeState | None = None
+        if state.get("plan") is not None:
+            if state["plan"] != self._plan_digest:
                 raise ValueError(_difference(state, plan))
+            found = NodeState.from_json(state, assigner.stripes.count)
+            assigner.note_state(name, found)
+        with self._changed:
+            other = self._others.setdefault(name, _Other())
             if other.is_gone or other.is_silent:
-                logger.info("node %s is back", name)
+                logger.info("node %s is there", name)
             other.is_heard = True
             other.is_gone = other.is_useless = other.is_silent = False
-            if state.get("plan") is None:
-                shares.note_member(name)  # it is still preparing
-            else:
-                found = NodeState.from_json(state, shares.stripes.count)
+            if found is not None:
                 if found.error is not None and not other.is_done:
                     logger.warning("node %s cannot get all files: %s", name, found.error)
-                other.is_ready = True
-                other.is_done = found.done
-                shares.note_state(name, found)
+                other.is_ready, other.is_done = True, found.done
             self._changed.notify_all()
-        self._on_news()
 
     def note_gone(self, name: str, why: str) -> None:
         """Note a node that is gone; see `Listener`."""
@@ -172,8 +134,7 @@ class JobNode:
             if other.is_gone:
                 return
             logger.info("node %s %s: %s", name, "is gone" if other.is_heard else "is not there", why)
-            self._leave(name, other)
-        self._on_news()
+        self._leave(name, other)
 
     def note_useless(self, name: str, why: str) -> None:
         """Note a node that works on something else; see `Listener`."""
@@ -181,16 +142,17 @@ class JobNode:
             other = self._others.setdefault(name, _Other())
             if other.is_useless:
                 return
-            logger.warning("node %s is of no use: %s", name, why)
-            self._leave(name, other)
             other.is_useless = True
-        self._on_news()
+        logger.warning("node %s is of no use: %s", name, why)
+        self._leave(name, other)
 
     def _leave(self, name: str, other: _Other) -> None:
-        other.is_gone, other.is_silent, other.is_ready = True, False, False
-        if self._shares is not None:
-            self._shares.note_gone(name)
-        self._changed.notify_all()
+        assigner = self._assigner
+        if assigner is not None:
+            assigner.note_gone(name)
+        with self._changed:
+            other.is_gone, other.is_silent, other.is_ready = True, False, False
+            self._changed.notify_all()
 
     def note_silent(self, name: str) -> None:
         """Note a node that does not answer; see `Listener`."""
@@ -198,12 +160,12 @@ class JobNode:
             other = self._others.setdefault(name, _Other())
             if other.is_silent:
                 return
-            logger.info("node %s does not answer", name)
             other.is_silent = True
-            if self._shares is not None:
-                self._shares.note_silent(name)
+            assigner = self._assigner
             self._changed.notify_all()
-        self._on_news()
+        logger.info("node %s does not answer", name)
+        if assigner is not None:
+            assigner.note_silent(name)
 
     def wait(self, seconds: float) -> None:
         """Wait for news of other nodes, for as long at the most."""
@@ -243,17 +205,15 @@ class JobNode:
     @property
     def version(self) -> int:
         """Changes with each change of the state."""
-        with self._changed:
-            return 0 if self._shares is None else self._shares.version
+        return 0 if self._assigner is None else self._assigner.version
 
     def state(self) -> Mapping[str, Any]:
         """Return the state, for JSON; see `Served`."""
         with self._changed:
-            shares, plan = self._shares, self._plan
-            if shares is None or plan is None:
-                return {"name": self.name, "version": 0, "plan": None}
-            state = shares.state()
-        return {**state.to_json(), "plan": self._plan_digest, "commit": plan.commit}
+            assigner, plan = self._assigner, self._plan
+        if assigner is None or plan is None:
+            return {"name": self.name, "version": 0, "plan": None}
+        return {**assigner.state().to_json(), "plan": self._plan_digest, "commit": plan.commit}
 
     def plan(self) -> bytes | None:
         """Return the plan in JSON; see `Served`."""
@@ -261,22 +221,17 @@ class JobNode:
 
     def size_of(self, etag: str) -> int:
         """Return the bytes of a blob; see `Served`."""
-        with self._changed:
-            holdings = self._holdings
-        if holdings is None:
+        if self._holdings is None:
             raise NotHeldError("this node is still preparing")
-        return holdings.size(etag)
+        return self._holdings.size(etag)
 
     def open(self, etag: str, span: ByteRange) -> HeldRange:
         """Open a range that was announced; see `Served`."""
-        with self._changed:
-            holdings, shares = self._holdings, self._shares
-            assert holdings is not None
-            assert shares is not None
-            stripes, length = shares.stripes.of_blob(etag), shares.stripes.stripe_bytes
-            wanted = stripes[span.start // length : -(-span.stop // length)]
-            announced = all(map(shares.has, wanted))
-        if not announced:
+        assigner, holdings = self._assigner, self._holdings
+        assert assigner is not None
+        assert holdings is not None
+        stripes, length = assigner.stripes.of_blob(etag), assigner.stripes.stripe_bytes
+        if not assigner.has(stripes[span.start // length : -(-span.stop // length)]):
             raise NotHeldError(f"bytes {span.start} to {span.stop} are not here")
         return holdings.open(etag, span)
 

@@ -38,6 +38,7 @@ class LoopThread:
         self._name = name
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
+        self._started = False
         self._ended = threading.Event()
         self._closing = threading.Lock()  # held by who closes it first, and never given back
         self._ending: asyncio.Task[None] | None = None
@@ -49,9 +50,8 @@ class LoopThread:
             HaulError: The system gives no thread.
         """
         self._loop.set_default_executor(ThreadPoolExecutor(_WAITERS, f"{self._name}-disk"))
-        if start_daemon(self._run, self._name) is None:
-            self._ended.set()
-            self._loop.close()
+        self._started = start_daemon(self._run, self._name) is not None
+        if not self._started:
             raise HaulError("this process gets no more threads: a node needs one to answer the others")
 
     def _run(self) -> None:
@@ -93,6 +93,9 @@ class LoopThread:
             last: What is to be done before.
         """
         if self._pid != os.getpid() or not self._closing.acquire(blocking=False):
+            return
+        if not self._started:
+            self._loop.close()
             return
         self.call(self._begin_end, last)
         self._ended.wait(2.0 * _END_SECONDS)

@@ -70,6 +70,7 @@ class PeerPlans:
 
     Args:
         peers: The nodes.
+        repo_id: The repository.
         job_id: The job.
         make: Makes the plan; told where to report waits.
         patience: Seconds for which the first node may take to come up.
@@ -80,6 +81,7 @@ class PeerPlans:
     def __init__(
         self,
         peers: PeerList,
+        repo_id: str,
         job_id: str,
         make: Callable[[Waits], JobPlan],
         *,
@@ -87,6 +89,7 @@ class PeerPlans:
         look: float = _LOOK,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.repo_id = repo_id
         self.job_id = job_id
         self._peers = peers
         self._make = make

@@ -14,13 +14,17 @@ from typing import Any
 import pytest
 from tests.support.clock import FakeClock
 
+from hf_haul.cluster.assigner import JobAssigner
 from hf_haul.cluster.bitmaps import decode_bits
 from hf_haul.cluster.holdings import Holdings, NotHeldError
 from hf_haul.cluster.job_node import JobNode
 from hf_haul.cluster.plan import JobPlan
 from hf_haul.cluster.stripes import Stripes
+from hf_haul.engine.assignment import AssignedRequest, Assignment
 from hf_haul.hub.metadata import ListedFile
 from hf_haul.ranges import ByteRange
+from hf_haul.storage.destinations import FileDestination
+from hf_haul.task import Digest, FileRequest, RemoteFile
 
 DATA = bytes(range(256)) * 10
 ETAG = hashlib.sha256(DATA).hexdigest()
@@ -45,21 +49,34 @@ class World:
         (folder / "a.bin").write_bytes(DATA)
         self.called: list[Any] = []
         self.plan, self.folder = plan, folder
-        self.node = JobNode(
+        self.node = JobNode(name, plan.job_id, on_member=lambda name, url: self.called.append((name, url)))
+        self.assigner = JobAssigner(
             name,
-            plan.job_id,
+            Stripes.of(plan),
+            job_id=plan.job_id,
+            token="t",
+            nudge=lambda: self.called.append("nudge"),
             on_change=lambda: self.called.append("change"),
-            on_news=lambda: self.called.append("news"),
-            on_member=lambda name, url: self.called.append((name, url)),
             clock=FakeClock(),
         )
 
     def begin(self, *have: int) -> JobNode:
         self.node.set_plan(self.plan)
         self.node.expect(self.plan.nodes)
+        for name in ("b", "c"):
+            self.assigner.note_member(name, f"http://{name}:1")
+        self.assigner.note_stripes(have)
         holdings = Holdings({ETAG: ["a.bin"]}, lambda _etag: len(DATA), self.folder.joinpath, dict)
-        self.node.begin(Stripes.of(self.plan), holdings, have)
+        self.node.begin(self.assigner, holdings)
         return self.node
+
+    def next(self, missing: list[ByteRange]) -> Assignment | None:
+        """What its engine would fetch next of its file."""
+        remote = RemoteFile("a.bin", "http://hub/a.bin", size=len(DATA), digest=Digest("sha256", ETAG))
+        request = self.assigner.assigned(FileRequest(remote, FileDestination(self.folder / "x", ETAG)))
+        assert isinstance(request, AssignedRequest)
+        request.assigner.start(missing)
+        return request.assigner.next(origin=False, idle=False)
 
 
 @pytest.fixture
@@ -72,10 +89,10 @@ def other(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """What another node announces."""
 
     def state(*have: int, plan: JobPlan = PLAN, done: bool = False, error: str | None = None) -> Any:
-        node = World(tmp_path, plan, "b").begin(*have)
+        world = World(tmp_path, plan, "b")
+        node = world.begin(*have)
         if done or error:
-            with node.shares() as shares:
-                shares.note_ended(error)
+            world.assigner.note_ended(error)
         return json.loads(json.dumps(node.state()))
 
     return state
@@ -107,20 +124,8 @@ def test_only_what_was_announced_is_handed_out(world: World) -> None:
     for span in (ByteRange(0, 1001), ByteRange(999, 2001), ByteRange(1500, 1501)):
         with pytest.raises(NotHeldError):
             node.open(ETAG, span)
-    with node.shares() as shares:
-        shares.note_have(1)
+    world.assigner.note_stripes([1])
     node.open(ETAG, ByteRange(0, len(DATA))).close()
-
-
-def test_what_changes_of_its_shares_is_told_and_nothing_else(world: World) -> None:
-    node = world.begin()
-    world.called.clear()
-    with node.shares() as shares:
-        assert not shares.has(1)
-    assert world.called == []
-    with node.shares() as shares:
-        shares.note_have(1)
-    assert world.called == ["change"]
 
 
 def test_what_others_announce_is_there_to_be_fetched(
@@ -130,11 +135,12 @@ def test_what_others_announce_is_there_to_be_fetched(
     assert node.unheard() == ["b", "c"]
     node.note_state("b", other(1))
     assert node.unheard() == ["c"]
-    assert world.called[-1] == "news"
-    with node.shares() as shares:
-        choice = shares.next(0b010, {})
-    assert choice is not None
-    assert choice.node == "b"
+    assert world.called[-1] == "nudge"
+    found = world.next([ByteRange(0, len(DATA))])
+    assert found is not None
+    assert found.source is not None
+    assert found.source.name == "http://b:1"
+    assert found.span == ByteRange(1000, 2000)
 
 
 def test_a_node_that_is_preparing_is_alive_and_not_ready(world: World) -> None:
@@ -203,7 +209,7 @@ def test_what_is_told_again_and_again_is_news_once(world: World) -> None:
     for _again in range(3):
         node.note_gone("b", "refused")
         node.note_silent("c")
-    assert world.called == ["news", "news"]
+    assert world.called == ["nudge", "nudge"]
 
 
 def test_who_waits_for_others_is_woken_by_news(world: World) -> None:

@@ -76,6 +76,7 @@ def find(me: str, asker: Asker, loop: LoopThread, *, cancelled: bool = False) ->
         token.set()
     plans = PeerPlans(
         read_peers(URLS, me, addresses_of=lambda _host: set()),
+        "org/m",
         JOB,
         lambda _waits: MADE,
         look=0.0,
