@@ -20,6 +20,7 @@ from hf_haul.cli.download_results import (
     result_as_dict,
 )
 from hf_haul.cli.exit_codes import ExitCode, UsageError
+from hf_haul.cli.peers import PeersDownload, add_peers_options, wants_peers
 from hf_haul.cli.repo_arguments import RepoArgument, add_repo_options, patterns_of
 from hf_haul.cli.repo_lists import LIST_HELP, WantedRepo, add_repo_sources, wanted_repos
 from hf_haul.cli.settings_options import add_settings_options, settings_of
@@ -86,6 +87,7 @@ def add_download(commands: Any) -> None:
     _add_switch(parser, "--force-download", "fetch every file anew")
     _add_switch(parser, "--dry-run", "say what would be downloaded, and write nothing")
     add_settings_options(parser)
+    add_peers_options(parser)
     _add_output_options(parser)
 
 
@@ -149,15 +151,23 @@ def _download(arguments: argparse.Namespace) -> int:
     with _told_in_json(arguments) as notes:
         if arguments.local_dir is not None and arguments.cache_dir is not None:
             raise UsageError("--local-dir and --cache-dir cannot be used together")
+        together = wants_peers(arguments)
         wanted = wanted_repos(arguments)
+        if together:
+            return _download_together(arguments, _only(wanted, arguments), notes)
         with _manager(arguments) as manager:
             if arguments.sources:
                 return _download_several(arguments, wanted, manager, notes)
-            repo = wanted[0].repo
-            if repo.filenames and arguments.filenames:
-                raise UsageError(f"{arguments.repo_id} names a file already; do not name more")
-            repo = replace(repo, filenames=(*repo.filenames, *arguments.filenames))
+            repo = _only(wanted, arguments)
             return _download_one(_Task(arguments, repo, manager, arguments.local_dir), notes)
+
+
+def _only(wanted: Sequence[WantedRepo], arguments: argparse.Namespace) -> RepoArgument:
+    """Return the only repository, with the files that are named beside it."""
+    repo = wanted[0].repo
+    if repo.filenames and arguments.filenames:
+        raise UsageError(f"{arguments.repo_id} names a file already; do not name more")
+    return replace(repo, filenames=(*repo.filenames, *arguments.filenames))
 
 
 @contextmanager
@@ -301,11 +311,24 @@ def _download_one(task: _Task, notes: CallNotes) -> int:
         result = task.snapshot_call(notes).run()
     if not isinstance(result, str):
         print_dry_run(result if isinstance(result, list) else [result], how)
-    elif how == "json":
-        print_json(result_as_dict(result, notes.commit, notes.sums))
     else:
-        print_result(f"path={result}" if how == "agent" else result)
+        _print_path(result, how, notes)
     return ExitCode.DONE
+
+
+def _download_together(arguments: argparse.Namespace, repo: RepoArgument, notes: CallNotes) -> int:
+    task = _Task(arguments, repo, None, arguments.local_dir)
+    download = PeersDownload(arguments, repo.repo_id, task.common(), task.choice(), settings_of(arguments))
+    _print_path(download.run(notes.on_event), arguments.format, notes)
+    return ExitCode.DONE
+
+
+def _print_path(path: str, how: str, notes: CallNotes) -> None:
+    """Print where the files are, in the format that was asked for."""
+    if how == "json":
+        print_json(result_as_dict(path, notes.commit, notes.sums))
+    else:
+        print_result(f"path={path}" if how == "agent" else path)
 
 
 def _download_several(

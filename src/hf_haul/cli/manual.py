@@ -34,6 +34,7 @@ _VARIABLES: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
         ("HF_HUB_OFFLINE", "1: offline; only what is cached is used"),
     ),
     "--token-file": (("HF_HAUL_SERVE_TOKEN", "the token to ask for, where --token-file is not given"),),
+    "--peers": (("HF_HAUL_PEERS_TOKEN", "their token, where --peers-token-file is not given"),),
     "--upstream": (
         ("HF_HAUL_MAX_BANDWIDTH", "limit of what is fetched from the upstream"),
         ("HF_TOKEN", "with --private, the token for the upstream; else the one that is stored"),

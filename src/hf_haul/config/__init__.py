@@ -20,7 +20,7 @@ from hf_haul.config.settings import (
     settings_in_force,
 )
 from hf_haul.config.timings import DEFAULT_TIMINGS, Timings
-from hf_haul.config.variables import ca_bundle, serve_token, source_token
+from hf_haul.config.variables import ca_bundle, peers_token, serve_token, source_token
 
 __all__ = [
     "DEFAULT_TIMINGS",
@@ -36,6 +36,7 @@ __all__ = [
     "ca_bundle",
     "parse_rate",
     "parse_size",
+    "peers_token",
     "require_number",
     "serve_token",
     "setting_fields",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["OTHER_VARIABLES", "PREFIX", "ca_bundle", "serve_token", "source_token"]
+__all__ = ["OTHER_VARIABLES", "PREFIX", "ca_bundle", "peers_token", "serve_token", "source_token"]
 
 #: With what the names of all our variables begin.
 PREFIX: Final = "HF_HAUL_"
@@ -16,6 +16,7 @@ OTHER_VARIABLES: Final[Mapping[str, str]] = {
     "HF_HAUL_CONFIG": "the configuration file; empty for none",
     "HF_HAUL_CA_BUNDLE": "certificates to trust besides the usual ones, as of a lab's own server",
     "HF_HAUL_PROGRESS": "how the command shows progress: auto, tty, plain, json or none",
+    "HF_HAUL_PEERS_TOKEN": "the token of the machines that 'hf-haul download --peers' names",
     "HF_HAUL_SERVE_TOKEN": "the token that 'hf-haul serve' asks for",
     "HF_HAUL_SOURCE_TOKEN": "the token of the sources (HF_HAUL_SOURCES) that have none of their own",
     "HF_HAUL_NO_SKIP": "of hf-haul's own tests: whether none may be skipped",
@@ -32,6 +33,20 @@ def ca_bundle(environ: Mapping[str, str] | None = None) -> str | None:
         environ: The variables; the process's own if ``None``.
     """
     return (os.environ if environ is None else environ).get("HF_HAUL_CA_BUNDLE") or None
+
+
+def peers_token(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return what machines that download together know each other by, from ``HF_HAUL_PEERS_TOKEN``.
+
+    It is a secret, and so no setting.
+
+    Args:
+        environ: The variables; the process's own if ``None``.
+
+    Returns:
+        What the variable holds, also if that is nothing. ``None`` if it is not set.
+    """
+    return (os.environ if environ is None else environ).get("HF_HAUL_PEERS_TOKEN")
 
 
 def serve_token(environ: Mapping[str, str] | None = None) -> str | None:

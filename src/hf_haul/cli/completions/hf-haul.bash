@@ -7,7 +7,7 @@
 
 _shtab_hf_haul_subparsers=(download get plan verify status list clean bench serve run env completion help)
 
-_shtab_hf_haul_download_option_strings=(-h --help -v --verbose -r --repo -i --input --repo-type --type --revision --include --exclude --preset --token --cache-dir --local-dir --source --force-download --no-force-download --dry-run --no-dry-run --max-bandwidth --max-connections --connections --max-workers --priority --retries --timeout --give-up-after --no-verify --progress --format --json -q --quiet --no-truncate)
+_shtab_hf_haul_download_option_strings=(-h --help -v --verbose -r --repo -i --input --repo-type --type --revision --include --exclude --preset --token --cache-dir --local-dir --source --force-download --no-force-download --dry-run --no-dry-run --max-bandwidth --max-connections --connections --max-workers --priority --retries --timeout --give-up-after --no-verify --peers --listen --peers-token-file --linger --peers-max-rate --progress --format --json -q --quiet --no-truncate)
 _shtab_hf_haul_get_option_strings=(-h --help -v --verbose -i --input -d --dir -o --output --content-disposition --checksum --sha256 --force-download -H --header --json --max-bandwidth --max-connections --connections --max-workers --priority --retries --timeout --give-up-after --no-verify -q --quiet --progress)
 _shtab_hf_haul_plan_option_strings=(-h --help -v --verbose --repo-type --type --revision --include --exclude --preset --token --cache-dir --local-dir --force-download --at --max-bandwidth --max-connections --json -q --quiet --progress)
 _shtab_hf_haul_verify_option_strings=(-h --help -v --verbose --repo-type --type --revision --include --exclude --preset --token --cache-dir --local-dir --hub --partial --repair --max-workers --max-bandwidth --max-connections --json -q --quiet --progress)
@@ -26,6 +26,7 @@ _shtab_hf_haul_download__i_COMPGEN=_shtab_compgen_files
 _shtab_hf_haul_download___input_COMPGEN=_shtab_compgen_files
 _shtab_hf_haul_download___cache_dir_COMPGEN=_shtab_compgen_dirs
 _shtab_hf_haul_download___local_dir_COMPGEN=_shtab_compgen_dirs
+_shtab_hf_haul_download___peers_token_file_COMPGEN=_shtab_compgen_files
 _shtab_hf_haul_get__i_COMPGEN=_shtab_compgen_files
 _shtab_hf_haul_get___input_COMPGEN=_shtab_compgen_files
 _shtab_hf_haul_get__d_COMPGEN=_shtab_compgen_dirs

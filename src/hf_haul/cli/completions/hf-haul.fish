@@ -51,7 +51,7 @@ function _shtab_hf_haul_using
 end
 
 set -g _shtab_hf_haul_commands download get plan verify status list clean bench serve run env completion help
-set -g _shtab_hf_haul_opts_with_value --access-log --allowed-host --at --cache-dir --certfile --checksum --connections --dir --exclude --format --give-up-after --header --host --include --input --keyfile --local-dir --max-bandwidth --max-bytes --max-connections --max-rate --max-seconds --max-size --max-workers --older-than --output --pace --port --preset --priority --progress --refresh --repo --repo-type --retries --revision --sha256 --source --timeout --token --token-file --type --upstream -H -d -i -o -r
+set -g _shtab_hf_haul_opts_with_value --access-log --allowed-host --at --cache-dir --certfile --checksum --connections --dir --exclude --format --give-up-after --header --host --include --input --keyfile --linger --listen --local-dir --max-bandwidth --max-bytes --max-connections --max-rate --max-seconds --max-size --max-workers --older-than --output --pace --peers --peers-max-rate --peers-token-file --port --preset --priority --progress --refresh --repo --repo-type --retries --revision --sha256 --source --timeout --token --token-file --type --upstream -H -d -i -o -r
 
 complete -c hf-haul -e
 complete -c hf-haul -f
@@ -82,6 +82,11 @@ complete -c hf-haul -n '_shtab_hf_haul_using download' -l retries -x -d 'failure
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l timeout -x -d 'without an answer, or another byte of it; then a connection is given up'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l give-up-after -x -d 'without a new byte; then a file fails'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l no-verify -d 'do not check digests; sizes are checked all the same'
+complete -c hf-haul -n '_shtab_hf_haul_using download' -l peers -x -d 'all machines that download this, such as http://a:8001,http://b:8001: each part is fetched from the Hub by one of them, and exchanged'
+complete -c hf-haul -n '_shtab_hf_haul_using download' -l listen -x -d 'address of this machine in --peers, at which it gives what it has'
+complete -c hf-haul -n '_shtab_hf_haul_using download' -l peers-token-file -xka "(__fish_complete_path (commandline -ct))" -d 'the token that they all know; HF_HAUL_PEERS_TOKEN may hold it, too. Needed beyond this machine'
+complete -c hf-haul -n '_shtab_hf_haul_using download' -l linger -x -d 'give to the others for as long at the most once all is here; default: 600'
+complete -c hf-haul -n '_shtab_hf_haul_using download' -l peers-max-rate -x -d 'send no faster than this to all of them together, such as 500MB/s'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l progress -xka "auto tty plain json none" -d 'tty: a live view; plain: lines for a log; json: an object for each event; default: what fits stderr'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l format -xka "auto human agent json quiet" -d 'of stdout: human (the path, and what auto is), agent (path=...), json, or quiet'
 complete -c hf-haul -n '_shtab_hf_haul_using download' -l json -d 'one object: path, commit, files and bytes (fetched, reused, wasted, by source), seconds, or error and exit_code'
