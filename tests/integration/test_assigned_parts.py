@@ -67,6 +67,8 @@ def test_a_late_joiner_takes_nothing_from_the_origin(rig: Rig) -> None:
         for node in first:
             node.begin(list(rig.files))
         finish(*first)
+        for node in first:
+            late.hear(node)
         late.begin(list(rig.files))
         finish(late)
         assert late.from_origin == 0
@@ -110,6 +112,7 @@ def test_a_second_run_takes_only_what_is_missing(rig: Rig) -> None:
             assert node.handle.wait(20.0)
         before = rig.sent()
         (two.rig.folder / WEIGHTS).unlink()
+        two.hear(one)
         two.begin([WEIGHTS])
         assert two.handle.wait(20.0)
         assert two.rig.is_whole(WEIGHTS)

@@ -89,10 +89,14 @@ class SwarmNode:
     def note_asker(self, name: str, url: str) -> None:
         self._asked.append(name)
 
+    def hear(self, other: SwarmNode) -> None:
+        """Learn at once how far another node is."""
+        self.assigner.note_state(other.name, other.assigner.state())
+
     # ---- its download
 
     def begin(self, paths: Sequence[str]) -> None:
-        requests = [self.assigner.assigned(self.rig.request(path)) for path in paths]
+        requests = self.assigner.assigned([self.rig.request(path) for path in paths])
         self.handle = self.manager.submit(requests, model_id="org/m")
 
     @property

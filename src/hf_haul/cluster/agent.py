@@ -273,6 +273,7 @@ class NodeAgent:
             stripes,
             job_id=plan.job_id,
             token=self._token,
+            repeated=plan.repeated(),
             nudge=self._nudge,
             on_change=self._tell_change,
         )
@@ -304,7 +305,7 @@ class NodeAgent:
         assert manager is not None
         assert assigner is not None
         assert files is not None
-        requests = [assigner.assigned(request) for request in ready.requests]
+        requests = assigner.assigned(ready.requests)
         events.note_fetching()
         handle = manager.submit(requests, model_id=plan.repo_id, events=events.stream)
         files.note_handle(handle)

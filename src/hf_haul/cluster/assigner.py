@@ -10,7 +10,7 @@ import errno
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -22,11 +22,12 @@ from hf_haul.cluster.copies import CopyAssigner
 from hf_haul.cluster.node_state import NodeState
 from hf_haul.cluster.shares import Choice, ErrorKind, Shares
 from hf_haul.cluster.stripes import Stripes
-from hf_haul.engine.assignment import AssignedRequest, Assigner, Assignment
+from hf_haul.engine.assignment import AssignedBatch, Assigner, Assignment, assigned
+from hf_haul.engine.file_batch import FileBatch
 from hf_haul.errors import ConnectionFailedError, HttpStatusError, StopRequestedError, WrongBytesError
 from hf_haul.forks import renew_after_fork
 from hf_haul.ranges import ByteRange, RangeSet
-from hf_haul.task import Destination, FileRequest, NetworkPath, OtherSource
+from hf_haul.task import FileRequest, NetworkPath, OtherSource, RemoteFile
 
 __all__ = ["FileAssigner", "JobAssigner"]
 
@@ -104,6 +105,7 @@ class JobAssigner:
         stripes: The job's stripes.
         job_id: The job.
         token: What nodes identify themselves with to each other.
+        repeated: The blobs that several files have.
         nudge: Has the engine look for work; called without a lock, whenever something new is known.
         on_change: Called whenever this node's state has changed, by whoever changed it: with locks of the
             engine held, so it may only set a flag, or wake a loop.
@@ -117,6 +119,7 @@ class JobAssigner:
         *,
         job_id: str,
         token: str,
+        repeated: Collection[str] = (),
         nudge: Callable[[], object] = lambda: None,
         on_change: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -125,7 +128,8 @@ class JobAssigner:
         self.stripes = stripes
         self._nudge = nudge
         self._job = _JobState(Shares(name, stripes, clock=clock), job_id, token, on_change)
-        #: Of each blob the first file, and where that is staged.
+        self._repeated = repeated
+        #: Of each blob that several files have the first one, and where that is staged.
         self._files: dict[str, tuple[FileAssigner, tuple[Path, str]]] = {}
 
     # ---- what is learned of other nodes
@@ -198,37 +202,45 @@ class JobAssigner:
 
     # ---- the files
 
-    def assigned(self, request: FileRequest) -> FileRequest:
-        """Return a request whose parts are assigned here; the same one if its blob is not of the job."""
-        remote = request.remote
-        etag = remote.digest.value if remote.digest is not None else None
-        if etag is None or not remote.is_checkable or self.stripes.size_of(etag) != remote.size:
-            return request
-        return AssignedRequest(
-            remote=remote,
-            destination=request.destination,
-            priority=request.priority,
-            fresh=request.fresh,
-            assigner=self._assigner_of(etag, request.destination),
-            order=self._order(etag, remote.path),
-        )
+    def assigned(self, requests: Sequence[FileRequest]) -> Sequence[FileRequest]:
+        """Return requests whose parts are assigned here."""
+        if isinstance(requests, FileBatch):
+            return AssignedBatch(requests, self)
+        return [assigned(each, self) for each in requests]
 
-    def _assigner_of(self, etag: str, destination: Destination) -> Assigner:
-        """Return who assigns the parts of a file: of the first one of a blob, or of another one beside it."""
-        place = destination.staging_dir, destination.staging_key
+    def assigner_of(self, request: FileRequest) -> Assigner | None:
+        """Return the assigner of a file; ``None`` if its blob is not of the job.
+
+        Of several files with one blob the first one gets it, and the others beside it have it from there.
+        """
+        etag = self._blob_of(request.remote)
+        if etag is None:
+            return None
+        if etag not in self._repeated:
+            return FileAssigner(self._job, etag)
+        place = request.destination.staging_dir, request.destination.staging_key
         file, known = self._files.setdefault(etag, (FileAssigner(self._job, etag), place))
         own = self._job.source(self.name, etag)
         if known == place or own is None:
             return file
         return CopyAssigner(etag, self.stripes, has=self.has, is_lost=lambda: file.is_lost, source=own)
 
-    def _order(self, etag: str, path: str) -> tuple[int, int, str]:
+    def _blob_of(self, remote: RemoteFile) -> str | None:
+        etag = None if remote.digest is None else remote.digest.value
+        known = etag is not None and remote.is_checkable and self.stripes.size_of(etag) == remote.size
+        return etag if known else None
+
+    def order_of(self, request: FileRequest) -> tuple[int, int, str]:
         """Return a file's place in the order of this node.
 
-        Those of several stripes come first, for all nodes in the same order: every node is home to some of
-        them. Of the others a node begins with its own, and goes on with those of the next node, which that
-        one has by then; so not all ask the same node.
+        What is not of the job is first, as it has to come from the origin. Those of several stripes follow,
+        for all nodes in the same order: every node is home to some of them. Of the others a node begins with
+        its own, and goes on with those of the next node, which that one has by then; so not all ask the same
+        node.
         """
+        path, etag = request.remote.path, self._blob_of(request.remote)
+        if etag is None:
+            return -1, 0, path
         stripes = self.stripes.of_blob(etag)
         if len(stripes) > 1:
             return 0, stripes.start, path

@@ -82,6 +82,16 @@ class JobPlan:
                 seen.add(known.etag)
                 yield known.etag, known.size
 
+    def repeated(self) -> set[str]:
+        """Return the etags of blobs that several of the chosen files have."""
+        seen: set[str] = set()
+        again: set[str] = set()
+        for path in self.selection:
+            known = self.metadata(path)
+            if known is not None:
+                (again if known.etag in seen else seen).add(known.etag)
+        return again
+
     def metadata(self, path: str) -> FileMetadata | None:
         """Return a file's metadata; ``None`` if the listing lacks them."""
         return metadata_from_listing(self.commit, self.files[path])

@@ -7,10 +7,12 @@ on disk already, the watchdog, attempts, digests, the file's place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from hf_haul.engine.file_batch import FileBatch, FileOutline
 from hf_haul.ranges import ByteRange
 from hf_haul.task import (
     Destination,  # noqa: F401  the inherited signature names it
@@ -20,7 +22,7 @@ from hf_haul.task import (
     RemoteFile,  # noqa: F401  the inherited signature names it
 )
 
-__all__ = ["AssignedRequest", "Assigner", "Assignment"]
+__all__ = ["AssignedBatch", "AssignedRequest", "Assigner", "Assigners", "Assignment", "assigned"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,14 +92,71 @@ class Assigner(Protocol):
         """Say what the file waits for while nothing is assigned."""
 
 
+class Assigners(Protocol):
+    """Has an assigner for each file of some queue. One object is that of a million files, perhaps."""
+
+    def assigner_of(self, request: FileRequest) -> Assigner | None:
+        """Return the assigner of a file whose download begins; ``None`` if the engine is to choose."""
+
+    def order_of(self, request: FileRequest) -> tuple[Any, ...]:
+        """Return a file's place among those of its priority."""
+
+
 @dataclass(frozen=True, slots=True)
 class AssignedRequest(FileRequest):
     """A wanted file whose parts are assigned.
 
     Attributes:
-        assigner: Says which part is next.
-        order: Where it comes among the files of its queue; ``None`` leaves that to the policy.
+        assigners: Has the file's assigner.
     """
 
-    assigner: Assigner = field(kw_only=True, compare=False, repr=False)
-    order: tuple[Any, ...] | None = field(default=None, kw_only=True)
+    assigners: Assigners = field(kw_only=True, compare=False, repr=False)
+
+
+class AssignedBatch(FileBatch):
+    """Many files whose parts are assigned.
+
+    Args:
+        batch: The files.
+        assigners: Has their assigners.
+    """
+
+    def __init__(self, batch: FileBatch, assigners: Assigners) -> None:
+        self._batch = batch
+        self._assigners = assigners
+
+    def __len__(self) -> int:
+        return len(self._batch)
+
+    @property
+    def origin(self) -> str:
+        """See :class:`FileBatch`."""
+        return self._batch.origin
+
+    @property
+    def other_sources(self) -> tuple[OtherSource, ...]:
+        """See :class:`FileBatch`."""
+        return self._batch.other_sources
+
+    def outlines(self) -> Iterator[FileOutline]:
+        """See :class:`FileBatch`."""
+        return self._batch.outlines()
+
+    def staging_dirs(self) -> Collection[Path]:
+        """See :class:`FileBatch`."""
+        return self._batch.staging_dirs()
+
+    def request(self, number: int) -> FileRequest:
+        """See :class:`FileBatch`."""
+        return assigned(self._batch.request(number), self._assigners)
+
+    def order(self, number: int) -> tuple[Any, ...]:
+        """Return a file's place among those of its priority."""
+        return self._assigners.order_of(self._batch.request(number))
+
+
+def assigned(request: FileRequest, assigners: Assigners) -> AssignedRequest:
+    """Return a request whose parts are assigned."""
+    return AssignedRequest(
+        request.remote, request.destination, request.priority, request.fresh, assigners=assigners
+    )

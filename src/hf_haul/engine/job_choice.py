@@ -157,6 +157,8 @@ class Chooser:
 
     def may_take(self, transfer: Transfer) -> bool:
         """Return whether a part of a file that has work may be begun now."""
+        if transfer.assigner is None:  # the usual case costs nothing
+            return self._choice.next_for(transfer) is not None
         chosen = self._assigned(transfer) if transfer.is_assigned else self._source_for(transfer)
         return chosen is not None
 

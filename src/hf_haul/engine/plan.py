@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from hf_haul.config import MiB, Settings
+from hf_haul.engine.assignment import AssignedBatch
 from hf_haul.engine.file_batch import FileBatch
 from hf_haul.engine.lanes import LaneKey, lane_key
 from hf_haul.engine.planned_files import PlannedFile, PlannedFiles, given_order, rank_file
@@ -122,8 +123,9 @@ def _of_list(requests: Sequence[FileRequest], settings: Settings) -> Iterator[_W
 def _of_batch(batch: FileBatch, settings: Settings) -> Iterator[_Waiting]:
     alone = (batch.origin,)
     together = (*alone, *(each.name for each in batch.other_sources)) if settings.verify else alone
-    for path, size, is_checkable in batch.outlines():
-        yield _Waiting(path, size, None, None, together if is_checkable else alone)
+    for number, (path, size, is_checkable) in enumerate(batch.outlines()):
+        order = batch.order(number) if isinstance(batch, AssignedBatch) else None
+        yield _Waiting(path, size, None, order, together if is_checkable else alone)
 
 
 def part_size(size: int, connections: int, settings: Settings, most: float = MAX_PART) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar, overload
 from weakref import WeakValueDictionary
 
 from hf_haul.config import Settings
-from hf_haul.engine.assignment import AssignedRequest
+from hf_haul.engine.assignment import AssignedBatch, AssignedRequest
 from hf_haul.engine.file_batch import FileBatch
 from hf_haul.engine.lanes import Backlog, LaneKey
 from hf_haul.engine.priority import PriorityPolicy
@@ -210,9 +210,9 @@ class PlannedFiles(_View[PlannedFile]):
     @property
     def is_assigned(self) -> bool:
         """Whether somebody says which parts of some of them are next."""
-        return not isinstance(self._requests, FileBatch) and any(
-            isinstance(request, AssignedRequest) for request in self._requests
-        )
+        if isinstance(self._requests, FileBatch):
+            return isinstance(self._requests, AssignedBatch)
+        return any(isinstance(request, AssignedRequest) for request in self._requests)
 
     @property
     def is_long(self) -> bool:
@@ -323,7 +323,7 @@ def rank_file(
 
 def given_order(request: FileRequest) -> tuple[Any, ...] | None:
     """Return a file's place among those of its priority, if its request says it."""
-    return request.order if isinstance(request, AssignedRequest) else None
+    return request.assigners.order_of(request) if isinstance(request, AssignedRequest) else None
 
 
 def other_names(remote: RemoteFile, *, verify: bool) -> tuple[str, ...]:

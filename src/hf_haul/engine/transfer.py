@@ -233,7 +233,9 @@ class Transfer:
         self.metrics = metrics
         self.waits = waits
         origin = FileSource(source_of(request.remote.url), lambda: transport, is_origin=True)
-        self.assigner: Assigner | None = request.assigner if isinstance(request, AssignedRequest) else None
+        self.assigner: Assigner | None = (
+            request.assigners.assigner_of(request) if isinstance(request, AssignedRequest) else None
+        )
         self.sources = FileSources(origin, others, may_grow=self.assigner is not None)
         self.staged: StagedFile | None = None
         self.verifier: Verifier | None = None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def wanted(name: str, **changes: Any) -> FileRequest:
 
 
 class Rig:
-    def __init__(self, me: str = "n0") -> None:
+    def __init__(self, me: str = "n0", **more: Any) -> None:
         self.clock = FakeClock()
         self.nudges = 0
         self.changes = 0
@@ -48,6 +49,7 @@ class Rig:
             nudge=self.nudge,
             on_change=self.change,
             clock=self.clock,
+            **more,
         )
         for name in NODES:
             if name != me:
@@ -62,10 +64,12 @@ class Rig:
         self.changes += 1
 
     def file(self, name: str, *missing: tuple[int, int]) -> Assigner:
-        request = self.job.assigned(wanted(name))
+        (request,) = self.job.assigned([wanted(name)])
         assert isinstance(request, AssignedRequest)
-        request.assigner.start([ByteRange(*each) for each in (missing or [(0, SIZES[name])])])
-        return request.assigner
+        assigner = request.assigners.assigner_of(request)
+        assert assigner is not None
+        assigner.start([ByteRange(*each) for each in (missing or [(0, SIZES[name])])])
+        return assigner
 
     def hear(self, name: str, *have: int, claims: tuple[int, ...] = (), **more: Any) -> None:
         self.version += 1
@@ -303,26 +307,38 @@ def test_whatever_is_learned_of_nodes_has_the_engine_look_for_work() -> None:
         pytest.param({"digest_is_etag": True, "confirm": lambda: None}, id="an etag that may be a name"),
     ],
 )
-def test_a_file_that_is_none_of_the_jobs_stays_as_it_is(changes: dict[str, Any]) -> None:
-    request = wanted("a", **changes)
-    assert Rig().job.assigned(request) is request
+def test_a_file_that_is_none_of_the_jobs_is_left_to_the_engine_and_goes_first(
+    changes: dict[str, Any],
+) -> None:
+    job = Rig().job
+    (request,) = job.assigned([wanted("a", **changes)])
+    assert isinstance(request, AssignedRequest)
+    assert request.assigners.assigner_of(request) is None
+    assert job.order_of(request) < min(job.order_of(wanted(name)) for name in SIZES)
 
 
 def test_large_files_go_first_in_one_order_and_small_ones_begin_with_the_own() -> None:
     def order(me: str) -> list[str]:
         job = Rig(me).job
-        requests = [job.assigned(wanted(name)) for name in SIZES]
-        keys = {each.remote.path: each.order for each in requests if isinstance(each, AssignedRequest)}
-        return sorted(keys, key=lambda path: keys[path] or ())
+        requests = job.assigned([wanted(name) for name in SIZES])
+        return [each.remote.path for each in sorted(requests, key=job.order_of)]
 
     assert order("n0") == ["a.bin", "b.bin", "d.bin", "c.bin"]
     assert order("n1") == ["a.bin", "c.bin", "b.bin", "d.bin"]
     assert order("late") == ["a.bin", "b.bin", "d.bin", "c.bin"]
 
 
-def test_two_files_of_one_blob_are_assigned_together() -> None:
-    job = Rig().job
-    first, second = job.assigned(wanted("a")), job.assigned(wanted("a"))
-    assert isinstance(first, AssignedRequest)
-    assert isinstance(second, AssignedRequest)
-    assert first.assigner is second.assigner
+def test_of_two_files_with_one_blob_the_second_is_had_from_the_first() -> None:
+    rig = Rig(repeated={ETAGS["a"]})
+    rig.job.note_own_url("http://n0.test:8000")
+    first = rig.file("a")
+    again = rig.job.assigner_of(wanted("a"))
+    assert again is first  # in a cache both are one file
+    elsewhere = replace(wanted("a"), destination=MemoryDestination(Path("/elsewhere"), "a"))
+    copy = rig.job.assigner_of(elsewhere)
+    assert copy is not None
+    copy.start([ByteRange(0, 35)])
+    assert copy.next(origin=True, idle=False) is None
+    bring(first, take(first))
+    found = copy.next(origin=True, idle=False)
+    assert shown(found) == (0, 10, f"http://n0.test:8000/haul/v1/jobs/job%201/blobs/{ETAGS['a']}")

@@ -20,7 +20,7 @@ from hf_haul.cluster.holdings import Holdings, NotHeldError
 from hf_haul.cluster.job_node import JobNode
 from hf_haul.cluster.plan import JobPlan
 from hf_haul.cluster.stripes import Stripes
-from hf_haul.engine.assignment import AssignedRequest, Assignment
+from hf_haul.engine.assignment import Assignment
 from hf_haul.hub.metadata import ListedFile
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.destinations import FileDestination
@@ -73,10 +73,11 @@ class World:
     def next(self, missing: list[ByteRange]) -> Assignment | None:
         """What its engine would fetch next of its file."""
         remote = RemoteFile("a.bin", "http://hub/a.bin", size=len(DATA), digest=Digest("sha256", ETAG))
-        request = self.assigner.assigned(FileRequest(remote, FileDestination(self.folder / "x", ETAG)))
-        assert isinstance(request, AssignedRequest)
-        request.assigner.start(missing)
-        return request.assigner.next(origin=False, idle=False)
+        request = FileRequest(remote, FileDestination(self.folder / "x", ETAG))
+        assigner = self.assigner.assigner_of(request)
+        assert assigner is not None
+        assigner.start(missing)
+        return assigner.next(origin=False, idle=False)
 
 
 @pytest.fixture

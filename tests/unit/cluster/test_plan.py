@@ -45,6 +45,7 @@ def made(**changes: Any) -> JobPlan:
 def test_what_two_files_share_is_one_blob_and_what_cannot_be_checked_is_none() -> None:
     assert list(made().blobs()) == [(SHA256, 5 * MiB), ("e" * 40, 7)]
     assert made().total_bytes == 5 * MiB + 7
+    assert made().repeated() == {SHA256}
     assert Stripes.of(made()).count == 4
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import Settings
-from hf_haul.engine.assignment import AssignedRequest, Assignment
+from hf_haul.engine.assignment import AssignedBatch, AssignedRequest, Assignment
 from hf_haul.engine.download_queue import ModelDownloadQueue
+from hf_haul.engine.file_batch import FileBatch, FileOutline
 from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.quiet import QuietWatch
@@ -46,7 +47,8 @@ class _Lying(FakeSource):
 class ScriptedAssigner:
     """Assigns what a test says, and keeps what it is told."""
 
-    def __init__(self, *script: Assignment) -> None:
+    def __init__(self, *script: Assignment, order: tuple[int, ...] = ()) -> None:
+        self.order = order
         self.script = deque(script)
         self.idle_script: deque[Assignment] = deque()
         self.missing: list[list[ByteRange]] = []
@@ -54,6 +56,14 @@ class ScriptedAssigner:
         self.ended: list[tuple[Assignment, list[ByteRange], bool, BaseException | None]] = []
         self.settled: list[bool] = []
         self.spares = True
+
+    def assigner_of(self, request: FileRequest) -> ScriptedAssigner:
+        assert isinstance(request, AssignedRequest)
+        return self
+
+    def order_of(self, request: FileRequest) -> tuple[int, ...]:
+        assert isinstance(request, AssignedRequest)
+        return self.order
 
     def start(self, missing: Sequence[ByteRange]) -> None:
         self.missing.append(list(missing))
@@ -104,7 +114,7 @@ class Bench:
         self.destination = MemoryDestination(folder, "a")
         plain = request(self.destination, self.origin, digest=digest)
         self.request = AssignedRequest(
-            plain.remote, plain.destination, plain.priority, plain.fresh, assigner=self.assigner
+            plain.remote, plain.destination, plain.priority, plain.fresh, assigners=self.assigner
         )
         settings = Settings(max_retries=1, first_retry_wait=0.0, max_retry_wait=0.0)
         self.scheduler = Scheduler(settings, BandwidthLimiter(None), self._transport, threads=False)
@@ -248,8 +258,7 @@ def test_a_file_may_say_its_place_in_the_queue(tmp_path: Path) -> None:
         AssignedRequest(
             replace(plain.remote, path=f"{number}.bin"),
             MemoryDestination(tmp_path, f"{number}.bin"),
-            assigner=ScriptedAssigner(),
-            order=order,
+            assigners=ScriptedAssigner(order=order),
         )
         for number, order in enumerate(orders)
     ]
@@ -301,3 +310,39 @@ def test_the_bandwidth_limit_is_for_the_origin(tmp_path: Path) -> None:
     bench.run()
     assert bench.is_whole
     assert sum(reserved) == 40
+
+
+class _Batch(FileBatch):
+    origin = "http://source.test"
+    other_sources = ()
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder = folder
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def outlines(self) -> Iterator[FileOutline]:
+        return (FileOutline(name, 100, True) for name in self._names)
+
+    def staging_dirs(self) -> Collection[Path]:
+        return [self._folder]
+
+    def request(self, number: int) -> FileRequest:
+        return request(MemoryDestination(self._folder, self._names[number]), FakeSource(DATA))
+
+
+def test_a_batch_of_files_is_assigned_without_making_them_all(tmp_path: Path) -> None:
+    class ByName(ScriptedAssigner):
+        def order_of(self, request: FileRequest) -> tuple[int, ...]:
+            return (-ord(request.remote.path),)
+
+    batch = AssignedBatch(_Batch(tmp_path, "abc"), ByName())
+    assert (len(batch), batch.origin, batch.other_sources) == (3, "http://source.test", ())
+    assert list(batch.staging_dirs()) == [tmp_path]
+    assert all(isinstance(each, AssignedRequest) for each in batch)
+    plan = make_plan(batch, model_id="m", policy=DefaultPolicy(), settings=Settings(), created_at=lambda: 0.0)
+    assert plan.files.is_assigned
+    assert [each.task.file_path for each in plan.files] == ["c", "b", "a"]
+    assert [each.task.order for each in plan.files] == [(-99,), (-98,), (-97,)]
