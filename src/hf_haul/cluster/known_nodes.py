@@ -5,8 +5,10 @@ It decides nothing about this node's next stripe; ``shares`` does, by what is kn
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import chain
 from typing import Final
 
 from hf_haul.cluster.bitmaps import Bitmap, numbers_in
@@ -27,7 +29,7 @@ _RECENT: Final = 0.3
 
 
 class Node:
-    """What is known of another node.
+    """What is known of another node that was heard of.
 
     Attributes:
         name: Its name.
@@ -35,13 +37,18 @@ class Node:
         claims: What it is fetching from the origin.
         gone: Whether it is dead for sure.
         silent: Whether it does not answer for now.
-        ended: Whether it fetches nothing more.
+        ended: Whether it fetches nothing more, and lacks something.
         heard: Whether it has announced anything yet.
         pace: Bytes per second of a connection to it, as far as known.
         counted: Whether what it has counts as there.
         rests_until: Until when it is left alone.
         stripes: How many it has sent.
     """
+
+    __slots__ = (
+        *("name", "have", "claims", "gone", "silent", "ended", "heard", "pace", "counted", "rests_until"),
+        *("stripes", "_failures", "_wrong"),
+    )
 
     def __init__(self, name: str, count: int) -> None:
         self.name = name
@@ -52,7 +59,7 @@ class Node:
         self.rests_until = 0.0
         self.stripes = 0
         self._failures = 0
-        self._wrong: set[int] = set()
+        self._wrong: frozenset[int] = frozenset()
 
     @property
     def alive(self) -> bool:
@@ -66,7 +73,7 @@ class Node:
 
     def note_wrong(self, stripe: int) -> None:
         """Note that it sent something else than it has."""
-        self._wrong.add(stripe)
+        self._wrong |= {stripe}
 
     def note_pace(self, pace: float) -> None:
         """Note that it sent a stripe, at so many bytes per second."""
@@ -83,6 +90,8 @@ class Node:
 class KnownNodes:
     """All nodes but this one.
 
+    Of ten thousand nodes most were not heard of yet: those that the job began with are taken to live.
+
     Args:
         me: This node.
         stripes: The job's stripes.
@@ -95,7 +104,6 @@ class KnownNodes:
         claimed: What any node is fetching from the origin.
         lagging: The homes that lag.
         orphans: The stripes whose home does not fetch them.
-        heirs: The nodes that take over from homes, this one among them.
         pace: The usual bytes per second of a connection to a node, as far as known.
     """
 
@@ -107,25 +115,27 @@ class KnownNodes:
         self.ring: list[Node] = []
         self.available, self.twice, self.claimed = (Bitmap(stripes.count) for _ in range(3))
         self.slow: list[Node] = []
+        #: Those that fetch nothing for others: gone, silent, ended, distrusted, or lagging.
+        self._unfit: set[str] = set()
         self.orphans = Bitmap(stripes.count)
         # Which of them are this node's, as far as looked.
         self._judged, self._inherited = Bitmap(stripes.count), Bitmap(stripes.count)
         self.lagging: frozenset[str] = frozenset()
-        self.heirs: list[str] = [me]
         self.pace: float | None = None
-        for name in stripes.nodes:
-            if name != me:
-                self._nodes[name] = Node(name, stripes.count)
-        self.regroup()
 
     def get(self, name: str) -> Node | None:
-        """Return a node; ``None`` if nobody has spoken of it."""
+        """Return a node; ``None`` if nothing was heard of it."""
         return self._nodes.get(name)
 
     def alive(self, name: str) -> bool:
         """Return whether a node answers, as far as is known."""
         node = self._nodes.get(name)
-        return name == self._me or (node is not None and node.alive)
+        return self._stripes.place(name) is not None if node is None else node.alive
+
+    def note_member(self, name: str) -> None:
+        """Note that a node takes part, and lives."""
+        if name in self._nodes or self._stripes.place(name) is None:
+            self.greet(name)
 
     def greet(self, name: str) -> Node:
         """Return a node, which is alive."""
@@ -135,22 +145,21 @@ class KnownNodes:
         elif node.alive:
             return node
         node.gone = node.silent = False
-        self.regroup()
+        self._update(node)
         return node
 
     def note_state(self, node: Node, have: int, claims: frozenset[int], *, ended: bool) -> None:
-        """Note what a node announced."""
+        """Note what a node announced; ``ended`` if it gets nothing more, and lacks something."""
         old = node.have.bits
         node.have.replace(have)
         new = node.have.bits
         self._note_claims(node, claims)
-        if ended != node.ended or old & ~new:
-            node.ended = ended
-            self.regroup()
-        elif node.counted and new != old:
-            there = self.available.bits
-            self.twice.replace(self.twice.bits | (there & new & ~old))
-            self.available.replace(there | new)
+        node.ended = ended
+        if old & ~new:
+            self._regroup()
+        elif node.counted:
+            self._add_available(new & ~old)
+        self._update(node)
 
     def _note_claims(self, node: Node, claims: Collection[int]) -> None:
         claims = frozenset(claims)
@@ -167,24 +176,35 @@ class KnownNodes:
     def leave(self, name: str, *, gone: bool) -> None:
         """Note that a node is ``gone``, or does not answer for now."""
         node = self._nodes.get(name)
-        if node is None or node.gone or (node.silent and not gone):
+        if node is None:
+            if self._stripes.place(name) is None or name == self._me:
+                return
+            node = self._nodes[name] = Node(name, self._stripes.count)
+        if node.gone or (node.silent and not gone):
             return
         node.gone, node.silent = gone, not gone
         self._note_claims(node, ())
-        self.regroup()
+        self._update(node)
+
+    def note_missing(self, node: Node, stripe: int, *, wrong: bool) -> None:
+        """Note that a node does not have a stripe, or sent something else for it."""
+        node.have.discard(stripe)
+        if wrong:
+            node.note_wrong(stripe)
+        self._regroup()
+        self._update(node)
 
     def note_pace(self, node: Node, pace: float) -> None:
         """Note that a node sent a stripe, at so many bytes per second."""
         self.pace = averaged(self.pace, pace)
         node.note_pace(pace)
-        if node.counted != self._counts(node):
-            self.regroup()
+        self._update(node)
 
     def note_lagging(self, names: frozenset[str]) -> None:
         """Note whose stripes would come much later than those of others."""
-        if names != self.lagging:
-            self.lagging = names
-            self.regroup()
+        changed, self.lagging = names ^ self.lagging, names
+        for name in changed:
+            self._update(self._nodes[name])
 
     def _counts(self, node: Node) -> bool:
         """Return whether what a node has counts as there."""
@@ -195,14 +215,41 @@ class KnownNodes:
         # One that lags need not be slow to send what it has.
         return not slow and (node.name not in self.lagging or node.pace is not None)
 
-    def regroup(self) -> None:
-        """Take stock, after a node came, left, or has less than before."""
+    def _update(self, node: Node) -> None:
+        """Take note of what became of one node."""
+        unfit = not node.alive or node.ended or node.distrusted or node.name in self.lagging
+        if unfit != (node.name in self._unfit):
+            self._unfit ^= {node.name}
+            place = self._stripes.place(node.name)
+            if place is not None:
+                self.orphans.replace(self.orphans.bits ^ self._stripes.homes(place))
+            self._judged.replace(0)
+            self._inherited.replace(0)
+        if node.counted == self._counts(node):
+            return
+        if node.counted:
+            self._regroup()
+            return
+        node.counted = True
+        bisect.insort(self.ring, node, key=self._place_in_ring)
+        self._add_available(node.have.bits)
+        self.slow = [each for each in self.slow if each is not node]
+
+    def _place_in_ring(self, node: Node) -> tuple[bool, str]:
+        return node.name < self._me, node.name
+
+    def _add_available(self, bits: int) -> None:
+        if bits:
+            there = self.available.bits
+            self.twice.replace(self.twice.bits | (there & bits))
+            self.available.replace(there | bits)
+
+    def _regroup(self) -> None:
+        """Take stock, after a node left, or has less than before."""
         there = twice = 0
         for node in self._nodes.values():
             node.counted = self._counts(node)
-        names = sorted(name for name, node in self._nodes.items() if node.counted)
-        start = next((i for i, name in enumerate(names) if name > self._me), 0)
-        self.ring = [self._nodes[name] for name in names[start:] + names[:start]]
+        self.ring = sorted((n for n in self._nodes.values() if n.counted), key=self._place_in_ring)
         self.slow = [n for n in self._nodes.values() if n.alive and not n.distrusted and not n.counted]
         for node in self.ring:
             bits = node.have.bits
@@ -210,18 +257,21 @@ class KnownNodes:
             there |= bits
         self.available.replace(there)
         self.twice.replace(twice)
-        live = [n for n in self._nodes.values() if n.alive and not n.ended and not n.distrusted]
-        heirs = sorted([self._me, *(n.name for n in live if n.name not in self.lagging)])
-        working = set(heirs)
-        orphans = 0
-        for place, name in enumerate(self._stripes.nodes):
-            if name not in working:
-                orphans |= self._stripes.homes(place)
-        if heirs != self.heirs or orphans != self.orphans.bits:
-            self.heirs = heirs
-            self.orphans.replace(orphans)
-            self._judged.replace(0)
-            self._inherited.replace(0)
+
+    def stand_ins(self, stripe: int) -> Iterator[str]:
+        """Yield the nodes that fetch a stripe if its home does not, this one among them: the first one does.
+
+        Those that came later to the job are the last.
+        """
+        began = self._stripes.order(stripe)
+        yield from (name for name in began if name not in self._unfit)
+        later = {*self._nodes, self._me} - self._unfit
+        yield from sorted(name for name in later if self._stripes.place(name) is None)
+
+    def is_alone(self) -> bool:
+        """Return whether nobody else is left that could fetch anything."""
+        known = chain(self._stripes.nodes, self._nodes)
+        return all(name == self._me or name in self._unfit for name in known)
 
     def inherited(self, among: int, base: int, length: int) -> int:
         """Return a bitmap of the stripes whose home does not fetch them, so that it is for this node to do.
@@ -240,7 +290,7 @@ class KnownNodes:
 
     def is_heir(self, stripe: int) -> bool:
         """Return whether this node comes first of those who take over a stripe."""
-        return self._stripes.first(stripe, self.heirs) == self._me
+        return next(self.stand_ins(stripe), None) == self._me
 
 
 def averaged(before: float | None, latest: float) -> float:

@@ -32,7 +32,7 @@ from itertools import islice
 from typing import Final, Literal
 
 from hf_haul.cluster.bitmaps import Bitmap, highest, lowest, numbers_in
-from hf_haul.cluster.homes import ENOUGH, SLACK, Home, laggards
+from hf_haul.cluster.homes import ENOUGH, SLACK, Homes, laggards
 from hf_haul.cluster.known_nodes import KnownNodes, Node, averaged, rest_after
 from hf_haul.cluster.node_state import NodeState
 from hf_haul.cluster.stripes import Stripes
@@ -49,6 +49,8 @@ _PATIENCE: Final = 5.0
 _LOOKED_AT: Final = 64
 #: Seconds between two looks at who lags.
 _LOOK: Final = 0.2
+#: Homes that are looked at so often; more of them less often.
+_HOMES_LOOKED_AT: Final = 200
 
 #: What became of a stripe that did not come: the node is ``gone``, it does not have it (``absent``), what it
 #: sent was ``wrong``, or something else.
@@ -84,7 +86,7 @@ class Shares:
         self.stripes = stripes
         self._clock = clock
         now = clock()
-        size, count = len(stripes.nodes), stripes.count
+        count = stripes.count
         self._place = stripes.place(me)
         self._have = Bitmap(count)
         self._spoilt = Bitmap(count)  # what came, and was wrong
@@ -97,9 +99,8 @@ class Shares:
         self._turn = 0
         #: Where in the stripes this node begins with those that are rare: a number from 0 to 1 of its own.
         self._start = int.from_bytes(blake2b(me.encode(), digest_size=4).digest(), "big") / (1 << 32)
-        self._homes = {
-            name: Home(now, (count - place + size - 1) // size) for place, name in enumerate(stripes.nodes)
-        }
+        self._homes = Homes(stripes, now)
+        self._mine = self._homes.of(me)
         self._looked_at = now
         self._seconds: float | None = None
         self._origin_failures = 0
@@ -113,27 +114,18 @@ class Shares:
     def note_member(self, name: str) -> None:
         """Note that a node takes part, and lives."""
         if name != self.me:
-            self._nodes.greet(name)
+            self._nodes.note_member(name)
 
     def note_state(self, name: str, state: NodeState) -> None:
         """Note what a node announced."""
         if name == self.me:
             return
         node = self._nodes.greet(name)
-        self._nodes.note_state(node, state.have, state.claims, ended=state.done or state.error is not None)
-        self._note_home(node, first=not node.heard)
+        lacks = state.error is not None or (state.done and state.have.bit_count() < self.stripes.count)
+        self._nodes.note_state(node, state.have, state.claims, ended=lacks)
+        self._homes.note(node.name, state.have, state.claims, self._clock(), first=not node.heard)
         node.heard = True
         self._look()
-
-    def _note_home(self, node: Node, *, first: bool) -> None:
-        home, place = self._homes.get(node.name), self.stripes.place(node.name)
-        if home is None or place is None:
-            return
-        size, now = len(self.stripes.nodes), self._clock()
-        count = (node.have.bits & self.stripes.homes(place)).bit_count()
-        if first:
-            home.first_count = count
-        home.note(count, sum(each % size == place for each in node.claims), now)
 
     def note_gone(self, name: str) -> None:
         """Note that a node is dead for sure."""
@@ -178,9 +170,8 @@ class Shares:
             self._note_own(stripe, -1)
 
     def _note_own(self, stripe: int, by: int) -> None:
-        if self._place is not None and stripe % len(self.stripes.nodes) == self._place:
-            home = self._homes[self.me]
-            home.note(home.count + by, self._own_under_way(), self._clock())
+        if self._mine is not None and stripe % len(self.stripes.nodes) == self._place:
+            self._mine.note(self._mine.count + by, self._own_under_way(), self._clock())
 
     def _own_under_way(self) -> int:
         size = len(self.stripes.nodes)
@@ -242,15 +233,13 @@ class Shares:
         elif error_kind == "failed":
             known.note_failure(now)
         else:
-            known.have.discard(stripe)
+            self._nodes.note_missing(known, stripe, wrong=error_kind == "wrong")
             if error_kind == "wrong":
-                known.note_wrong(stripe)
                 self._spoilt.add(stripe)
-            self._nodes.regroup()
 
     def can_spare_origin(self, most: int) -> bool:
         """Return whether others may bring what the origin did not; not once it has failed ``most`` times."""
-        return self._origin_failures + 1 < most and len(self._nodes.heirs) > 1
+        return self._origin_failures + 1 < most and not self._nodes.is_alone()
 
     def note_dropped(self, stripe: int, node: str | None) -> None:
         """Note that a stripe is not being fetched from a node any more, which is nobody's fault."""
@@ -333,6 +322,7 @@ class Shares:
         ring, count = self._nodes.ring, len(self._nodes.ring)
         rare = wanted & ~at.of(self._nodes.twice)
         best: tuple[int, Node, int] | None = None
+        last = 0
         for step in range(count):
             node = ring[(self._turn + step) % count]
             asked = busy.get(node.name, 0)
@@ -340,13 +330,13 @@ class Shares:
                 continue
             has = wanted & at.of(node.have)
             if has:
-                best = asked, node, has
+                best, last = (asked, node, has), (self._turn + step) % count
                 if not asked:
                     break
         if best is None:
             return None
         _, node, has = best
-        self._turn = (ring.index(node) + 1) % count
+        self._turn = last + 1
         rare &= has
         if not rare:
             return Choice(at.base + lowest(has), node.name)
@@ -401,7 +391,7 @@ class Shares:
 
     def _help(self, at: _Window, now: float) -> Choice | None:
         """Return a stripe of whoever would end last, where this node has none of its own left."""
-        if self._place is None or self._homes[self.me].ended_at is None:
+        if self._mine is None or self._mine.ended_at is None:
             return None
         there = at.of(self._nodes.available)
         claimed = at.of(self._nodes.claimed)
@@ -414,11 +404,10 @@ class Shares:
                     return Choice(stripe, None)
         left = at.wanted & ~there & ~claimed
         latest, found = 0.0, 0
-        for place, name in enumerate(self.stripes.nodes) if left else ():
-            home = self._homes[name]
+        for name, home in self._homes.items() if left else ():
             if home.ended_at is not None or home.total - home.count - home.under_way < ENOUGH:
                 continue
-            theirs = left & self.stripes.homes(place, at.base, at.length)
+            theirs = left & self.stripes.homes(self.stripes.place(name) or 0, at.base, at.length)
             end, elapsed = home.end(now, hopeful=True), now - home.since
             if theirs and end > max(latest, elapsed + SLACK) and elapsed > SLACK:
                 latest, found = end, theirs
@@ -434,7 +423,7 @@ class Shares:
         there = at.of(self._nodes.available)
         for bit in islice(numbers_in(at.wanted & ~there), _LOOKED_AT):
             stripe = at.base + bit
-            if self.me in self.stripes.order(stripe, self._nodes.heirs)[:before]:
+            if self.me in islice(self._nodes.stand_ins(stripe), before):
                 self._out_of_turn.add(stripe)
                 return Choice(stripe, None)
         return None
@@ -471,12 +460,11 @@ class Shares:
     def _look(self) -> None:
         """Find out, now and then, whose stripes would come much later than those of others."""
         now = self._clock()
-        if now - self._looked_at < _LOOK:
+        if now - self._looked_at < _LOOK * max(1.0, len(self._homes) / _HOMES_LOOKED_AT):
             return
         self._looked_at = now
-        mine = self._homes.get(self.me)
-        if mine is not None:
-            mine.under_way = self._own_under_way()
+        if self._mine is not None:
+            self._mine.note(self._mine.count, self._own_under_way(), now)
         homes = {name: home for name, home in self._homes.items() if self._nodes.alive(name)}
         self._nodes.note_lagging(laggards(homes, now) - {self.me})
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from math import gcd
 
 from hf_haul.cluster.plan import JobPlan
 from hf_haul.ranges import ByteRange
@@ -99,21 +100,21 @@ class Stripes:
         shift = (place - base) % len(self.nodes)
         return (self._every & ((1 << length) - 1)) << shift & ((1 << length) - 1)
 
-    def order(self, stripe: int, names: Iterable[str]) -> list[str]:
-        """Return nodes in the order in which they stand in for a stripe's home.
+    def order(self, stripe: int) -> Iterator[str]:
+        """Yield the nodes in the order in which they stand in for a stripe's home.
 
-        Each stripe has an order of its own, and whoever leaves does not change that of the others
-        (rendezvous hashing).
+        Each stripe has an order of its own, so that the stripes of one home go to many. Whoever leaves is
+        passed over, which changes nothing between the others. To find the first one takes no longer with ten
+        thousand nodes than with ten.
         """
-        return sorted(names, key=lambda name: (_weight(stripe, name), name))
-
-    def first(self, stripe: int, names: Iterable[str]) -> str | None:
-        """Return the first one of :meth:`order`; ``None`` if there are no names."""
-        return min(names, key=lambda name: (_weight(stripe, name), name), default=None)
-
-
-def _weight(stripe: int, name: str) -> bytes:
-    return blake2b(name.encode(), digest_size=8, salt=stripe.to_bytes(16, "little")).digest()
+        size = len(self.nodes)
+        digest = blake2b(stripe.to_bytes(8, "little"), digest_size=16).digest()
+        place, step = (int.from_bytes(digest[at : at + 8], "little") % size for at in (0, 8))
+        while gcd(step, size) != 1:  # else it would not come by all of them
+            step += 1
+        for _ in range(size):
+            yield self.nodes[place]
+            place = (place + step) % size
 
 
 def _spread(count: int, step: int) -> int:

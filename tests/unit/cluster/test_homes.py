@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from hf_haul.cluster.homes import Home, laggards
+from hf_haul.cluster.homes import Home, Homes, laggards
+from hf_haul.cluster.stripes import Stripes
 
 
 def at(count: int, under_way: int = 0, total: int = 16, first: int = 0, now: float = 10.0) -> Home:
@@ -31,7 +32,14 @@ def test_an_end_that_was_reached_stays_unless_something_is_lost() -> None:
     home = at(16)
     assert home.end(99.0, hopeful=False) == 10.0
     home.note(15, 0, 20.0)
-    assert home.end(30.0, hopeful=False) == 32.0
+    assert home.end(21.0, hopeful=False) == 21.0 * 16 / 15
+
+
+def test_what_a_home_has_done_since_it_was_heard_of_is_not_held_against_it() -> None:
+    homes = {"a": at(8), "b": at(8), "seldom asked": at(4, now=4.0)}
+    assert laggards(homes, 10.0) == set()
+    homes["seldom asked"].note(4, 0, 10.0)
+    assert laggards(homes, 10.0) == {"seldom asked"}
 
 
 @pytest.mark.parametrize(
@@ -55,6 +63,19 @@ def test_a_home_lags_that_would_end_much_later_than_half(
 
 
 def test_with_one_stripe_each_the_last_one_lags_once_half_have_theirs() -> None:
-    homes = {"a": at(1, total=1, now=1.0), "b": at(1, total=1, now=1.0), "c": at(0, 1, total=1)}
+    homes = {"a": at(1, total=1, now=1.0), "b": at(1, total=1, now=1.0), "c": at(0, 1, total=1, now=1.0)}
     assert laggards(homes, 1.9) == set()
     assert laggards(homes, 2.1) == {"c"}
+
+
+def test_only_nodes_with_stripes_are_homes_and_only_those_that_were_heard_of_are_known() -> None:
+    homes = Homes(Stripes([("blob", 50)], 10, ("a", "b", "c", "d", "e", "f")), now=1.0)
+    assert homes.of("f") is None
+    assert homes.of("late") is None
+    homes.note("b", have=0b10, claims=[], now=2.0, first=False)
+    homes.note("f", have=0b10, claims=[], now=2.0, first=True)
+    homes.note("c", have=0b1000, claims=[2, 3], now=2.0, first=True)
+    assert [(name, home.total, home.count, home.under_way) for name, home in homes.items()] == [
+        ("b", 1, 1, 0),
+        ("c", 1, 0, 1),
+    ]

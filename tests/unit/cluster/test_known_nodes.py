@@ -41,8 +41,10 @@ def test_a_claim_counts_as_long_as_anybody_has_it() -> None:
 
 def test_nodes_are_asked_from_the_own_place_on() -> None:
     nodes = known()
+    for name in ("n0", "n3", "n2"):
+        nodes.greet(name)
     assert [node.name for node in nodes.ring] == ["n2", "n3", "n0"]
-    nodes.greet("n15")
+    nodes.note_member("n15")
     assert [node.name for node in nodes.ring] == ["n15", "n2", "n3", "n0"]
 
 
@@ -64,6 +66,8 @@ def test_a_node_that_sends_much_slower_than_others_does_not_count_until_it_is_fa
 
 def test_one_that_lags_counts_only_if_it_is_known_to_send_fast() -> None:
     nodes = known()
+    for name in ("n2", "n3"):
+        nodes.greet(name)
     nodes.note_pace(nodes.greet("n0"), 100.0)
     nodes.note_lagging(frozenset({"n0", "n2"}))
     assert [node.name for node in nodes.ring] == ["n3", "n0"]
@@ -72,6 +76,7 @@ def test_one_that_lags_counts_only_if_it_is_known_to_send_fast() -> None:
 @pytest.mark.parametrize("how", ["gone", "silent", "ended", "lagging"])
 def test_stripes_of_a_home_that_does_not_fetch_them_are_shared_out(how: str) -> None:
     nodes = known()
+    nodes.greet("n0")
     everything = bits_of(range(40))
     assert nodes.inherited(everything, 0, 40) == 0
     if how == "ended":
@@ -88,6 +93,35 @@ def test_stripes_of_a_home_that_does_not_fetch_them_are_shared_out(how: str) -> 
     nodes.note_lagging(frozenset())
     hear(nodes, "n0")
     assert nodes.inherited(everything, 0, 40) == 0
+
+
+def test_a_node_that_was_not_heard_of_yet_lives_if_the_job_began_with_it() -> None:
+    nodes = known()
+    nodes.note_member("n0")
+    assert nodes.get("n0") is None
+    assert nodes.alive("n0")
+    assert not nodes.alive("late")
+    nodes.note_member("late")
+    assert nodes.alive("late")
+    nodes.leave("n0", gone=True)
+    assert not nodes.alive("n0")
+    assert nodes.orphans.bits == bits_of(range(0, 40, 4))
+    nodes.note_member("n0")
+    assert nodes.alive("n0")
+    assert nodes.orphans.bits == 0
+
+
+def test_those_that_came_later_stand_in_when_nobody_else_is_left() -> None:
+    nodes = KnownNodes("late2", Stripes([("blob", 400)], 10, NAMES))
+    nodes.note_member("late1")
+    for name in NAMES:
+        assert not nodes.is_alone()
+        assert next(nodes.stand_ins(7)) in NAMES
+        nodes.leave(name, gone=True)
+    assert list(nodes.stand_ins(7)) == ["late1", "late2"]
+    nodes.leave("late1", gone=False)
+    assert nodes.is_heir(7)
+    assert nodes.is_alone()
 
 
 def test_a_rest_is_longer_each_time_up_to_a_bound() -> None:
