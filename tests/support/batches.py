@@ -42,7 +42,7 @@ class NumberedFiles(FileBatch):
         return self.more
 
     def outlines(self) -> Iterator[FileOutline]:
-        return (FileOutline(*self._name_and_size(number), False) for number in range(self.length))
+        return ((*self._name_and_size(number), False) for number in range(self.length))
 
     def staging_dirs(self) -> Collection[Path]:
         return [self.folder]

@@ -6,7 +6,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
 from hf_haul.config import MiB, Settings
 from hf_haul.engine.assignment import AssignedBatch
@@ -14,6 +14,7 @@ from hf_haul.engine.file_batch import FileBatch
 from hf_haul.engine.lanes import LaneKey, lane_key
 from hf_haul.engine.planned_files import PlannedFile, PlannedFiles, given_order, rank_file
 from hf_haul.engine.priority import PriorityPolicy
+from hf_haul.metrics import SMALL_FILE
 from hf_haul.ranges import ByteRange
 from hf_haul.task import DownloadPriority, FileRequest, OtherSource
 from hf_haul.urls import source_of
@@ -57,28 +58,23 @@ def make_plan(
     orders: list[tuple[Any, ...]] = []
     by_priority: dict[DownloadPriority, list[int]] = {each: [] for each in DownloadPriority}
     sizes, sources = array("q"), []
-    for number, each in enumerate(waiting):
-        priority, order = rank_file(policy, each.path, each.size, each.priority, each.order)
+    for number, (path, size, given, its_order, its_sources) in enumerate(waiting):
+        priority, order = rank_file(policy, path, size, given, its_order)
         orders.append(order)
         by_priority[priority].append(number)
-        sizes.append(_UNKNOWN if each.size is None else each.size)
-        sources.append(each.sources)
-    order_of_all = array("I")
+        sizes.append(_UNKNOWN if size is None else size)
+        sources.append(its_sources)
+    ordered = array("I")
     lanes: dict[LaneKey, tuple[array[int], int]] = {}
     for priority, numbers in by_priority.items():  # the most urgent first
         numbers.sort(key=orders.__getitem__)  # the older first among equals
-        for number in numbers:
-            size = None if sizes[number] == _UNKNOWN else sizes[number]
-            key = lane_key(priority, size, sources[number])
-            ranks, nbytes = lanes.get(key) or (array("I"), 0)
-            ranks.append(len(order_of_all))
-            lanes[key] = ranks, nbytes + (size or 0)
-            order_of_all.append(number)
+        _add_to_lanes(lanes, priority, numbers, sizes, sources, len(ordered))
+        ordered.extend(numbers)
         numbers.clear()
     return Plan(
         PlannedFiles(
             requests,
-            order_of_all,
+            ordered,
             lanes,
             unknown_sizes=sizes.count(_UNKNOWN),
             model_id=model_id,
@@ -89,18 +85,44 @@ def make_plan(
     )
 
 
-class _Waiting(NamedTuple):
-    """What the order of a file depends on, and its lane."""
+def _add_to_lanes(
+    lanes: dict[LaneKey, tuple[array[int], int]],
+    priority: DownloadPriority,
+    numbers: Sequence[int],
+    sizes: Sequence[int],
+    sources: Sequence[tuple[str, ...]],
+    first: int,
+) -> None:
+    """Put files of one priority into their lanes.
 
-    path: str
-    size: int | None
-    priority: DownloadPriority | None
-    order: tuple[Any, ...] | None
-    sources: tuple[str, ...]
+    Args:
+        lanes: Ranks and bytes of the files of each.
+        priority: Of these files.
+        numbers: The files, in their order.
+        sizes: The bytes of all files.
+        sources: Where all files may come from, their origin first.
+        first: The rank of the first.
+    """
+    there: dict[tuple[bool, tuple[str, ...]], LaneKey] = {}
+    for rank, number in enumerate(numbers, first):
+        size, its_sources = sizes[number], sources[number]
+        kind = 0 <= size <= SMALL_FILE, its_sources
+        key = there.get(kind)
+        if key is None:
+            key = there[kind] = lane_key(priority, None if size == _UNKNOWN else size, its_sources)
+        ranks, nbytes = lanes.get(key) or (array("I"), 0)
+        ranks.append(rank)
+        lanes[key] = ranks, nbytes + max(size, 0)
+
+
+#: What the order of a file depends on: its path, its bytes, priority and order where its request says them,
+#: and where it may come from, its origin first.
+_Waiting: TypeAlias = tuple[str, int | None, DownloadPriority | None, tuple[Any, ...] | None, tuple[str, ...]]
 
 
 def _of_list(requests: Sequence[FileRequest], settings: Settings) -> Iterator[_Waiting]:
     seen: set[object] = set()
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     others: tuple[OtherSource, ...] = ()
     names: tuple[str, ...] = ()
     for request in requests:
@@ -117,15 +139,22 @@ def _of_list(requests: Sequence[FileRequest], settings: Settings) -> Iterator[_W
             others, names = remote.sources, tuple(each.name for each in remote.sources)
         more = names if settings.verify and remote.is_checkable else ()
         sources = source_of(remote.url), *more
-        yield _Waiting(remote.path, remote.size, request.priority, given_order(request), sources)
+        yield (
+            remote.path,
+            remote.size,
+            request.priority,
+            given_order(request),
+            shared.setdefault(sources, sources),
+        )
 
 
 def _of_batch(batch: FileBatch, settings: Settings) -> Iterator[_Waiting]:
     alone = (batch.origin,)
     together = (*alone, *(each.name for each in batch.other_sources)) if settings.verify else alone
+    order_of = batch.order if isinstance(batch, AssignedBatch) else None
     for number, (path, size, is_checkable) in enumerate(batch.outlines()):
-        order = batch.order(number) if isinstance(batch, AssignedBatch) else None
-        yield _Waiting(path, size, None, order, together if is_checkable else alone)
+        order = None if order_of is None else order_of(number)
+        yield path, size, None, order, together if is_checkable else alone
 
 
 def part_size(size: int, connections: int, settings: Settings, most: float = MAX_PART) -> int:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, KeysView, Mapping
 from struct import Struct
 from typing import Any, Final, TypeAlias
 
+from hf_haul.errors import UnsafePathError
 from hf_haul.hub.metadata import LARGEST, ListedFile, credible_size
+from hf_haul.storage.safe_paths import require_safe_path
 
 __all__ = ["FileListing", "PackedFile", "is_partial", "listed_file", "pack"]
 
@@ -62,17 +64,18 @@ def _raw(text: str, length: int) -> bytes | None:
     return raw if raw.hex() == text else None
 
 
-def _unpack(packed: PackedFile) -> ListedFile:
+def _fields(packed: PackedFile) -> tuple[int, str, str | None, int | None, str | None]:
+    """Return what a :class:`~hf_haul.hub.metadata.ListedFile` has, in its order."""
     if isinstance(packed, ListedFile):
-        return packed
+        return packed.size, packed.blob_id, packed.lfs_sha256, packed.lfs_size, packed.xet_hash
     if len(packed) == _PLAIN.size:
         size, blob = _PLAIN.unpack(packed)
-        return ListedFile(size, blob.hex())
+        return size, blob.hex(), None, None, None
     if len(packed) == _LFS.size:
         size, blob, lfs_size, sha256 = _LFS.unpack(packed)
-        return ListedFile(size, blob.hex(), sha256.hex(), lfs_size)
+        return size, blob.hex(), sha256.hex(), lfs_size, None
     size, blob, lfs_size, sha256, xet_hash = _XET.unpack(packed)
-    return ListedFile(size, blob.hex(), sha256.hex(), lfs_size, xet_hash.hex())
+    return size, blob.hex(), sha256.hex(), lfs_size, xet_hash.hex()
 
 
 class FileListing(Mapping[str, ListedFile]):
@@ -92,6 +95,7 @@ class FileListing(Mapping[str, ListedFile]):
     def __init__(self, files: Mapping[str, ListedFile] | None = None) -> None:
         self.partial = False
         self._files: dict[str, PackedFile] = {}
+        self._is_safe: bool | None = None  # once somebody has asked
         for path, file in ({} if files is None else files).items():
             self.put(path, pack(file))
 
@@ -116,6 +120,7 @@ class FileListing(Mapping[str, ListedFile]):
     def put(self, path: str, packed: PackedFile) -> None:
         """Add a file, or replace what is known of it."""
         self._files[path] = packed
+        self._is_safe = None
 
     def note_headers(self, response: Any) -> None:
         """Note whether an answer says that the listing is partial."""
@@ -123,7 +128,8 @@ class FileListing(Mapping[str, ListedFile]):
             self.partial = True
 
     def __getitem__(self, path: str) -> ListedFile:
-        return _unpack(self._files[path])
+        packed = self._files[path]
+        return packed if isinstance(packed, ListedFile) else ListedFile(*_fields(packed))
 
     def __contains__(self, path: object) -> bool:
         return path in self._files
@@ -160,15 +166,39 @@ class FileListing(Mapping[str, ListedFile]):
             for packed in self._files.values()
         )
 
-    def content_size(self, path: str) -> int | None:
-        """Return the bytes of a file's content; ``None`` where what is told cannot be true."""
-        packed = self._files[path]
-        if isinstance(packed, bytes):  # the usual case needs no object
-            size = int.from_bytes(packed[:8] if len(packed) == _PLAIN.size else packed[28:36], "little")
-            if size:
-                return size
-        file = _unpack(packed)
-        return credible_size(file.bytes, file.blob_id if file.digest is None else file.digest.value)
+    def fields(self, path: str) -> tuple[int, str, str | None, int | None, str | None]:
+        """Return what :class:`~hf_haul.hub.metadata.ListedFile` has of a file, in its order; costs less."""
+        return _fields(self._files[path])
+
+    def content_sizes(self, paths: Iterable[str]) -> Iterator[tuple[str, int | None]]:
+        """Yield files with the bytes of their content; ``None`` where what is told cannot be true."""
+        files, plain = self._files, _PLAIN.size
+        for path in paths:
+            packed = files[path]
+            if isinstance(packed, bytes):  # the usual case needs no object
+                size = int.from_bytes(packed[:8] if len(packed) == plain else packed[28:36], "little")
+                if size:
+                    yield path, size
+                    continue
+            file = self[path]
+            digest = file.digest
+            yield path, credible_size(file.bytes, file.blob_id if digest is None else digest.value)
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether no path leads out of its folder."""
+        if self._is_safe is None:
+            self._is_safe = _all_safe(self._files)
+        return self._is_safe
+
+
+def _all_safe(paths: Iterable[str]) -> bool:
+    try:
+        for path in paths:
+            require_safe_path(path)
+    except UnsafePathError:
+        return False
+    return True
 
 
 def is_partial(listing: Mapping[str, ListedFile]) -> bool:

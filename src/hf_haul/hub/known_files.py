@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
 from hf_haul.hub.file_listing import FileListing
@@ -50,7 +50,8 @@ class KnownFiles(Mapping[str, FileMetadata]):
         """The commits that they are files of: a mirror may call one by several names."""
         return {self._commit} | {known.commit for known in self.asked.values()}
 
-    def size(self, path: str) -> int | None:
-        """Return the bytes of a file; ``None`` while unknown."""
-        known = self.asked.get(path)
-        return self._listed.content_size(path) if known is None else known.size
+    def sizes(self, paths: Iterable[str]) -> Iterator[tuple[str, int | None]]:
+        """Yield files with their bytes; ``None`` while unknown."""
+        if not self.asked:
+            return self._listed.content_sizes(paths)
+        return ((path, self[path].size) for path in paths)

@@ -59,15 +59,17 @@ def write_long(path: str, listing: FileListing) -> None:
 
 
 def _entries(listing: FileListing) -> Iterator[str]:
+    text = encode_basestring_ascii
     for name in sorted(listing):
-        file = listing[name]
-        text = f'  {encode_basestring_ascii(name)}: {{"size": {file.size}, "blob_id": {encode_basestring_ascii(file.blob_id)}'
-        if file.lfs_sha256 is not None:
-            size = "null" if file.lfs_size is None else file.lfs_size
-            text += f', "lfs_sha256": {encode_basestring_ascii(file.lfs_sha256)}, "lfs_size": {size}'
-        if file.xet_hash is not None:
-            text += f', "xet_hash": {encode_basestring_ascii(file.xet_hash)}'
-        yield text + "}"
+        size, blob_id, lfs_sha256, lfs_size, xet_hash = listing.fields(name)
+        entry = f'  {text(name)}: {{"size": {size}, "blob_id": {text(blob_id)}'
+        if lfs_sha256 is not None:
+            entry += (
+                f', "lfs_sha256": {text(lfs_sha256)}, "lfs_size": {"null" if lfs_size is None else lfs_size}'
+            )
+        if xet_hash is not None:
+            entry += f', "xet_hash": {text(xet_hash)}'
+        yield entry + "}"
 
 
 def read_long(path: str) -> FileListing | None:

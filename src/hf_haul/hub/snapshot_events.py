@@ -90,9 +90,9 @@ def _files(known: KnownFiles, requests: SnapshotRequests) -> Iterator[tuple[int 
     """Yield of each file its bytes, whether it is in place, and whether the engine need not look at it."""
     wanted = iter(requests.paths)
     following = next(wanted, None)
-    for path in known:
+    for path, size in known.sizes(known):
         if path == following:
             following = next(wanted, None)
-            yield known.size(path), requests.has_blob(path), False
+            yield size, requests.has_blob(path), False
         else:
-            yield known.size(path), True, True
+            yield size, True, True

@@ -13,10 +13,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
     filter_repo_objects,
 )
 
-from hf_haul.errors import UnsafePathError
 from hf_haul.hub.asking import UNREACHABLE, ProxyError, is_listing_unknown, uncached_timeout
 from hf_haul.hub.fallback import HubUnreachable, detach_tracebacks
-from hf_haul.hub.file_listing import is_partial
+from hf_haul.hub.file_listing import FileListing, is_partial
 from hf_haul.hub.metadata import ListedFile, is_commit
 from hf_haul.hub.named_files import require_named
 from hf_haul.hub.presets import Preset, select
@@ -88,8 +87,10 @@ class SnapshotFiles:
             listing = self._cached_listing(commit, named)
             if listing is None:
                 # The Hub has just told the commit, so it is reachable: repeat at once.
-                found = self.repository.list_files(
-                    commit, retry_connect=retry or not fixed, most=self.max_listing
+                found = FileListing.of(
+                    self.repository.list_files(
+                        commit, retry_connect=retry or not fixed, most=self.max_listing
+                    )
                 )
                 if not self.read_only:
                     self.keep(commit, found, complete=not is_partial(found))
@@ -112,8 +113,9 @@ class SnapshotFiles:
             complete: Whether that is all that the Hub says of them.
         """
         # Offline, huggingface_hub would miss the files left out of a local_dir.
-        if complete and not self.in_metadata_folder(listing) and _all_safe(listing):
-            write_tree(self.tree_folder, commit, listing)
+        files = FileListing.of(listing)
+        if complete and not self.in_metadata_folder(files) and files.is_safe:
+            write_tree(self.tree_folder, commit, files)
 
     def _cached_listing(self, commit: str, named: frozenset[str]) -> Listing | None:
         """Return the cached listing of a commit, unless the Hub has just named a file that it lacks."""
@@ -143,8 +145,9 @@ class SnapshotFiles:
         """
         require_named(self.named, listing.keys(), self.where)
         selected = self.select(listing)
-        for path in selected:
-            require_safe_path(path)
+        if not (isinstance(listing, FileListing) and listing.is_safe):
+            for path in selected:
+                require_safe_path(path)
         reserved = self.in_metadata_folder(selected)
         if reserved:
             named = ", ".join(reserved[:3]) + (f" and {len(reserved) - 3} more" if len(reserved) > 3 else "")
@@ -181,13 +184,3 @@ class SnapshotFiles:
     def in_metadata_folder(self, paths: Iterable[str]) -> list[str]:
         """Return the files that would lie in the metadata folder of the ``local_dir``."""
         return [] if self.local_dir is None else [path for path in paths if is_in_metadata_folder(path)]
-
-
-def _all_safe(paths: Iterable[str]) -> bool:
-    """Return whether no path leads out of its folder; otherwise nothing is written, not even the listing."""
-    try:
-        for path in paths:
-            require_safe_path(path)
-    except UnsafePathError:
-        return False
-    return True

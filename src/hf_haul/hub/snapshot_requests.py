@@ -72,24 +72,23 @@ class SnapshotRequests(FileBatch):
 
     def outlines(self) -> Iterator[FileOutline]:
         """Yield what the order of each depends on."""
-        for number, path in enumerate(self.paths):
-            size = self.known.size(path)
-            if path in self.known.asked:
-                yield FileOutline(path, size, self.request(number).remote.is_checkable)
+        asked = self.known.asked
+        for number, (path, size) in enumerate(self.known.sizes(self.paths)):
+            if asked and path in asked:
+                yield path, size, self.request(number).remote.is_checkable
             else:
-                yield FileOutline(path, size, size is not None)
+                yield path, size, size is not None
 
     def staging_dirs(self) -> Collection[Path]:
         """Return the folders in which they are staged."""
+        if not self.paths:
+            return ()
+        first = self.destination(self.paths[0], self.known[self.paths[0]])
+        if isinstance(first, BlobDestination):  # all of them are staged beside the blobs
+            return (first.staging_dir,)
         # One of each folder, and of each length: long paths may be spelled in another way.
         some = {(os.path.dirname(path), len(path)): path for path in self.paths}
-        found: set[Path] = set()
-        for path in some.values():
-            destination = self.destination(path, self.known[path])
-            found.add(destination.staging_dir)
-            if isinstance(destination, BlobDestination):
-                break  # where all of them are staged
-        return found
+        return {self.destination(path, self.known[path]).staging_dir for path in some.values()}
 
     def request(self, number: int) -> FileRequest:
         """Return the request of one file."""

@@ -23,10 +23,10 @@ def test_a_request_is_made_each_time_it_is_asked_for() -> None:
 
 def test_what_the_order_depends_on_needs_no_request() -> None:
     batch = files(3)
-    assert [(each.path, each.size) for each in batch.outlines()] == [
-        ("0000000.png", 3),
-        ("0000001.png", 2),
-        ("0000002.png", 1),
+    assert list(batch.outlines()) == [
+        ("0000000.png", 3, False),
+        ("0000001.png", 2, False),
+        ("0000002.png", 1, False),
     ]
     assert batch.asked == []
 

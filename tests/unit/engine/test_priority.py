@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import posixpath
+
 import pytest
 
-from hf_haul.engine.priority import DefaultPolicy
+from hf_haul.engine.priority import DefaultPolicy, _suffix
 from hf_haul.task import DownloadPriority
 
 HIGH, NORMAL, LOW = DownloadPriority.HIGH, DownloadPriority.NORMAL, DownloadPriority.LOW
@@ -38,3 +40,11 @@ def test_inside_high_and_normal_the_smallest_goes_first_and_inside_low_the_large
     assert policy("b.json", 1)[1] < policy("a.json", 2)[1]
     assert policy("b.bin", 1)[1] < policy("a.bin", 2)[1]
     assert policy("b.bin", 2 * 10**9)[1] < policy("a.bin", 10**9)[1]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a", "a.B", "a.b.C", ".a", "..a", "...", "..a.B", "a.", "a/b", "a.b/c", "a.b/.c", "a/..c", "a/.c.D", ""],
+)
+def test_a_suffix_is_that_of_posixpath_in_small_letters(path: str) -> None:
+    assert _suffix(path) == posixpath.splitext(path)[1].lower()

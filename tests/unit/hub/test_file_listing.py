@@ -37,7 +37,7 @@ def test_a_listing_gives_back_what_was_put_in(file: ListedFile, packs: bool) -> 
     listing = FileListing({"a/b": file})
     assert isinstance(pack(file), bytes) is packs
     assert listing == {"a/b": file}
-    assert listing["a/b"] == file
+    assert listing["a/b"] == ListedFile(*listing.fields("a/b")) == file
 
 
 @pytest.mark.parametrize(("file", "packs"), FILES)
@@ -47,7 +47,7 @@ def test_sizes_and_missing_digests_are_those_of_the_metadata(file: ListedFile, p
     metadata = metadata_from_listing(SHA, file)
     assert listing.without_digest() == ([] if metadata is not None else ["a"])
     if metadata is not None:
-        assert listing.content_size("a") == metadata.size
+        assert list(listing.content_sizes(["a"])) == [("a", metadata.size)]
 
 
 def test_a_listing_is_a_mapping_in_the_order_of_the_hub() -> None:
@@ -61,6 +61,14 @@ def test_a_listing_is_a_mapping_in_the_order_of_the_hub() -> None:
     assert list(listing.only(["a"]).items()) == [("a", LFS)]
     assert FileListing.of(listing) is listing
     assert FileListing.of({"a": LFS}) == {"a": LFS}
+
+
+def test_a_listing_is_safe_until_a_name_comes_that_leads_out() -> None:
+    listing = FileListing({"a/b": PLAIN})
+    assert listing.is_safe
+    listing.put("../c", pack(PLAIN))
+    assert not listing.is_safe
+    assert listing.only(["a/b"]).is_safe
 
 
 def test_a_part_of_a_partial_listing_is_partial() -> None:

@@ -29,7 +29,9 @@ def test_metadata_are_those_of_the_listing_and_of_the_answers(known: KnownFiles)
 
 
 def test_sizes_are_those_of_the_metadata(known: KnownFiles) -> None:
-    assert {path: known.size(path) for path in known} == {path: meta.size for path, meta in known.items()}
+    assert dict(known.sizes(known)) == {path: meta.size for path, meta in known.items()}
+    alone = KnownFiles(COMMIT, FileListing(LISTED), {})
+    assert list(alone.sizes(["xet", "odd"])) == [("xet", 9), ("odd", None)]
 
 
 def test_what_is_not_there_is_not_known(known: KnownFiles) -> None:

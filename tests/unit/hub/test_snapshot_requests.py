@@ -54,10 +54,13 @@ def test_a_request_is_what_is_known_of_a_file_and_where_it_goes(tmp_path: Path) 
 def test_the_outline_of_a_file_says_what_its_request_says(tmp_path: Path) -> None:
     files = known(asked=FileMetadata(COMMIT, "e" * 40, 5), sure=FileMetadata(COMMIT, SHA, 5, listed=True))
     requests = SnapshotRequests(repository(), files, list(files), into_cache(tmp_path))
-    assert [tuple(each) for each in requests.outlines()] == [
+    assert list(requests.outlines()) == [
         (each.remote.path, each.remote.size, each.remote.is_checkable) for each in requests
     ]
-    assert {each.path for each in requests.outlines() if not each.is_checkable} == {"b/unsized", "asked"}
+    assert {path for path, _, is_checkable in requests.outlines() if not is_checkable} == {
+        "b/unsized",
+        "asked",
+    }
 
 
 @pytest.mark.parametrize("place", [into_cache, into_local_dir], ids=["cache", "local_dir"])
@@ -66,7 +69,7 @@ def test_every_folder_in_which_files_are_staged_is_named(
 ) -> None:
     requests = SnapshotRequests(repository(), known(), list(LISTED), place(tmp_path))
     assert set(requests.staging_dirs()) == {each.destination.staging_dir for each in requests}
-    assert SnapshotRequests(repository(), known(), [], place(tmp_path)).staging_dirs() == set()
+    assert SnapshotRequests(repository(), known(), [], place(tmp_path)).staging_dirs() == ()
 
 
 def test_sources_are_told_as_the_engine_names_them(tmp_path: Path) -> None:
