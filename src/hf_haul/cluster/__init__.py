@@ -14,8 +14,9 @@ has of the files, ``copies`` how a second file of the same bytes comes about. ``
 node. Nodes that no scheduler started find each other by a list (``peer_list``), and come to one plan by
 asking (``peer_plans``).
 
-``census`` says which workers of a cluster become nodes, and ``distribution`` is what a whole distribution
-comes to.
+``census`` says which workers of a cluster become nodes, and ``coordinator`` sees to it that each of these
+runs somewhere until it has its files. ``control`` is what it needs of a scheduler. ``node_work`` is done on
+the workers, ``progress`` tells of all nodes in one place, and ``distribution`` is what it comes to.
 
 May import everything below, and ``localhub``. What a scheduler or a server needs (dask, ray, aiohttp) is
 imported by the modules that use it, when they are used: importing this package needs none of it.

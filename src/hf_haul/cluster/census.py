@@ -30,6 +30,9 @@ Per = Literal["host", "worker"]
 #: Where a folder's name has the name of the node.
 _NODE: Final = "{node}"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+#: What Python says of a module that is not there, and of a name that a module does not have.
+_ABSENT: Final = re.compile(r"No module named '(hf_haul[\w.]*)'")
+_OTHER_VERSION: Final = re.compile(r"\b(Attribute|Import)Error\b.*\bhf_haul\b")
 _UNFIT_FOR_NAMES: Final = re.compile(r"[^\w.\-]+", re.ASCII)
 
 
@@ -196,32 +199,28 @@ def _problem(facts: Facts) -> Exception | None:
     if facts.version != __version__:
         return NodeError(
             f"hf-haul {facts.version} is installed there, and {__version__} here. "
-            "Install the same version on both",
-            FailureKind.OTHER,
+            "Install the same version on both"
         )
     if facts.missing is not None:
         return NodeError(
-            f"{facts.missing} is not installed there. Install hf-haul there with its extra, dask or ray",
-            FailureKind.OTHER,
+            f"{facts.missing} is not installed there. Install hf-haul there with its extra, dask or ray"
         )
     return None
 
 
 def _in_words(error: Exception) -> Exception:
-    """Return an error that says what is wrong with a worker's installation, where it is one of importing."""
-    if isinstance(error, NodeError):
-        return error
-    if isinstance(error, ModuleNotFoundError) and error.name == "hf_haul":
+    """Return an error that says what is wrong with a worker's installation, where it is one of importing.
+
+    A scheduler may hand it on as the text of another error.
+    """
+    said = f"{type(error).__name__}: {error}"
+    absent = _ABSENT.search(said)
+    if absent is not None and absent[1] == "hf_haul":
         return NodeError(
-            f"hf-haul is not installed there. Install hf-haul {__version__} where the workers run",
-            FailureKind.OTHER,
+            f"hf-haul is not installed there. Install hf-haul {__version__} where the workers run"
         )
-    if isinstance(error, ImportError) or (
-        isinstance(error, AttributeError) and "hf_haul" in str(error)
-    ):  # what unpickling says of a function that is not there
+    if absent is not None or _OTHER_VERSION.search(said) or isinstance(error, ImportError):
         return NodeError(
-            f"hf-haul there is another version, or incomplete ({error}). Install hf-haul {__version__} there",
-            FailureKind.OTHER,
+            f"hf-haul there is another version, or incomplete ({error}). Install hf-haul {__version__} there"
         )
-    failure = describe(error)
-    return NodeError(f"it cannot be asked: {failure.text}", FailureKind.NETWORK)
+    return NodeError(f"it cannot be asked: {describe(error).text}", FailureKind.NETWORK)

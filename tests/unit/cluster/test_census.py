@@ -70,11 +70,16 @@ def test_two_nodes_with_one_folder_are_refused() -> None:
             AttributeError("module 'hf_haul.cluster.census' has no attribute 'probe'"),
             "hf-haul there is another version, or incomplete",
         ),
+        (
+            RuntimeError("Exception: ModuleNotFoundError(\"No module named 'hf_haul'\")"),
+            "hf-haul is not installed there",
+        ),
+        (ImportError("cannot import name 'x' from 'y'"), "hf-haul there is another version, or incomplete"),
         (replace(facts(), version="0.1.0"), f"hf-haul 0.1.0 is installed there, and {__version__} here"),
         (replace(facts(), missing="aiohttp"), "aiohttp is not installed there"),
         (TimeoutError("nothing came"), "it cannot be asked"),
     ],
-    ids=["absent", "older", "other", "version", "incomplete", "silent"],
+    ids=["absent", "older", "other", "absent, told", "broken", "version", "incomplete", "silent"],
 )
 @pytest.mark.parametrize("per", ["host", "worker"])
 def test_a_worker_that_cannot_be_a_node_is_told_in_a_line(
