@@ -49,7 +49,7 @@ FENCES: dict[str, set[str]] = {
     "tqdm": {"hub", "cli"},
     "platformdirs": {"config"},
     "tomli": {"config"},  # tomllib of Python 3.11, for 3.10
-    "distributed": {"cluster", "cli"},  # the extra "dask"
+    "distributed": {"cluster"},  # the extra "dask"
     "ray": {"cluster"},  # the extra "ray"
     "aiohttp": {"localhub", "cluster"},
     "multidict": {"localhub", "cluster"},  # aiohttp's own headers

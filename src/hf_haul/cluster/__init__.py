@@ -14,9 +14,10 @@ has of the files, ``copies`` how a second file of the same bytes comes about. ``
 node. Nodes that no scheduler started find each other by a list (``peer_list``), and come to one plan by
 asking (``peer_plans``).
 
-``census`` says which workers of a cluster become nodes, and ``coordinator`` sees to it that each of these
-runs somewhere until it has its files. ``control`` is what it needs of a scheduler. ``node_work`` is done on
-the workers, ``progress`` tells of all nodes in one place, and ``distribution`` is what it comes to.
+``distributing`` is ``distribute``, for clusters of Dask and Ray; ``distribution`` is what that comes to.
+``census`` says which workers become nodes, and ``coordinator`` sees to it that each of these runs somewhere
+until it has its files. ``control`` is what it needs of a scheduler; ``dask`` and ``ray`` are the two there
+are. ``node_work`` is done on the workers, and ``progress`` tells of all nodes in one place.
 
 May import everything below, and ``localhub``. What a scheduler or a server needs (dask, ray, aiohttp) is
 imported by the modules that use it, when they are used: importing this package needs none of it.
@@ -29,4 +30,36 @@ Invariants kept here:
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from hf_haul.cluster.control import ControlLostError
+    from hf_haul.cluster.distributing import distribute
+    from hf_haul.cluster.distribution import Distribution, DistributionError
+    from hf_haul.cluster.results import NodeError, NodeResult
+
+__all__ = ["ControlLostError", "Distribution", "DistributionError", "NodeError", "NodeResult", "distribute"]
+
+#: Where each public name is defined.
+_HOMES: Final = {
+    "ControlLostError": "control",
+    "Distribution": "distribution",
+    "DistributionError": "distribution",
+    "NodeError": "results",
+    "NodeResult": "results",
+    "distribute": "distributing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, and import its module when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

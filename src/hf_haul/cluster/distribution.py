@@ -43,7 +43,7 @@ class DistributionError(HaulError):
 
 @dataclass(frozen=True)
 class Distribution:
-    """What a distribution of one repository came to.
+    """What :func:`~hf_haul.cluster.distributing.distribute` came to.
 
     Attributes:
         repo_id: The repository.
