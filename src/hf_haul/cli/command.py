@@ -19,6 +19,7 @@ from hf_haul import __version__
 from hf_haul.cli.bench import add_bench
 from hf_haul.cli.clean import add_clean
 from hf_haul.cli.completion import add_completion
+from hf_haul.cli.distribute import add_distribute
 from hf_haul.cli.download import add_download
 from hf_haul.cli.download_results import error_as_dict, print_json
 from hf_haul.cli.env import add_env
@@ -192,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     add_clean(commands)
     add_bench(commands)
     add_serve(commands)
+    add_distribute(commands)
     add_run(commands)
     add_env(commands)
     add_completion(commands)

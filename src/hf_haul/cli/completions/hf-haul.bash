@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/hf-haul
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_hf_haul_subparsers=(download get plan verify status list clean bench serve run env completion help)
+_shtab_hf_haul_subparsers=(download get plan verify status list clean bench serve distribute run env completion help)
 
 _shtab_hf_haul_download_option_strings=(-h --help -v --verbose -r --repo -i --input --repo-type --type --revision --include --exclude --preset --token --cache-dir --local-dir --source --force-download --no-force-download --dry-run --no-dry-run --max-bandwidth --max-connections --connections --max-workers --priority --retries --timeout --give-up-after --no-verify --peers --listen --peers-token-file --linger --peers-max-rate --progress --format --json -q --quiet --no-truncate)
 _shtab_hf_haul_get_option_strings=(-h --help -v --verbose -i --input -d --dir -o --output --content-disposition --checksum --sha256 --force-download -H --header --json --max-bandwidth --max-connections --connections --max-workers --priority --retries --timeout --give-up-after --no-verify -q --quiet --progress)
@@ -16,6 +16,7 @@ _shtab_hf_haul_list_option_strings=(-h --help -v --verbose --cache-dir --json)
 _shtab_hf_haul_clean_option_strings=(-h --help -v --verbose --cache-dir --json -y --yes --dry-run --keep-resumable --older-than)
 _shtab_hf_haul_bench_option_strings=(-h --help -v --verbose --repo-type --type --revision --token -H --header --max-connections --max-bytes --max-seconds --max-bandwidth --json -q --quiet --progress)
 _shtab_hf_haul_serve_option_strings=(-h --help -v --verbose --host --port --token-file --token --allow-anyone --allowed-host --complete --hidden --upstream --refresh --private --max-size --max-rate --pace --access-log --certfile --keyfile)
+_shtab_hf_haul_distribute_option_strings=(-h --help -v --verbose --scheduler --ray --repo-type --type --revision --include --exclude --preset --token --send-token --per --cache-dir --local-dir --max-bandwidth --max-send-rate --worker-timeout --progress --json -q --quiet)
 _shtab_hf_haul_run_option_strings=(-h --help -v --verbose --max-bandwidth --max-connections -q --quiet)
 _shtab_hf_haul_env_option_strings=(-h --help -v --verbose --json)
 _shtab_hf_haul_completion_option_strings=(-h --help -v --verbose)
@@ -48,6 +49,8 @@ _shtab_hf_haul_serve___token_file_COMPGEN=_shtab_compgen_files
 _shtab_hf_haul_serve___access_log_COMPGEN=_shtab_compgen_files
 _shtab_hf_haul_serve___certfile_COMPGEN=_shtab_compgen_files
 _shtab_hf_haul_serve___keyfile_COMPGEN=_shtab_compgen_files
+_shtab_hf_haul_distribute___cache_dir_COMPGEN=_shtab_compgen_dirs
+_shtab_hf_haul_distribute___local_dir_COMPGEN=_shtab_compgen_dirs
 
 _shtab_hf_haul_download___repo_type_choices=(model dataset space kernel)
 _shtab_hf_haul_download___type_choices=(model dataset space kernel)
@@ -68,9 +71,14 @@ _shtab_hf_haul_verify___progress_choices=(auto tty plain json none)
 _shtab_hf_haul_bench___repo_type_choices=(model dataset space kernel)
 _shtab_hf_haul_bench___type_choices=(model dataset space kernel)
 _shtab_hf_haul_bench___progress_choices=(auto tty plain json none)
+_shtab_hf_haul_distribute___repo_type_choices=(model dataset space kernel)
+_shtab_hf_haul_distribute___type_choices=(model dataset space kernel)
+_shtab_hf_haul_distribute___preset_choices=(safetensors no-weights)
+_shtab_hf_haul_distribute___per_choices=(host worker)
+_shtab_hf_haul_distribute___progress_choices=(auto tty plain json none)
 _shtab_hf_haul_completion_pos_0_choices=(bash zsh fish)
-_shtab_hf_haul_help_pos_0_choices=(download get plan verify status list clean bench serve run env completion help)
-_shtab_hf_haul_pos_0_choices=(download get plan verify status list clean bench serve run env completion help)
+_shtab_hf_haul_help_pos_0_choices=(download get plan verify status list clean bench serve distribute run env completion help)
+_shtab_hf_haul_pos_0_choices=(download get plan verify status list clean bench serve distribute run env completion help)
 
 _shtab_hf_haul_download_pos_1_nargs='*'
 _shtab_hf_haul_download__h_nargs=0
@@ -151,6 +159,16 @@ _shtab_hf_haul_serve___allow_anyone_nargs=0
 _shtab_hf_haul_serve___complete_nargs=0
 _shtab_hf_haul_serve___hidden_nargs=0
 _shtab_hf_haul_serve___private_nargs=0
+_shtab_hf_haul_distribute_pos_1_nargs='*'
+_shtab_hf_haul_distribute__h_nargs=0
+_shtab_hf_haul_distribute___help_nargs=0
+_shtab_hf_haul_distribute__v_nargs=0
+_shtab_hf_haul_distribute___verbose_nargs=0
+_shtab_hf_haul_distribute___ray_nargs='?'
+_shtab_hf_haul_distribute___send_token_nargs=0
+_shtab_hf_haul_distribute___json_nargs=0
+_shtab_hf_haul_distribute__q_nargs=0
+_shtab_hf_haul_distribute___quiet_nargs=0
 _shtab_hf_haul_run__h_nargs=0
 _shtab_hf_haul_run___help_nargs=0
 _shtab_hf_haul_run__v_nargs=0

@@ -50,8 +50,8 @@ function _shtab_hf_haul_using
   test "$_shtab_hf_haul_cmdpath" = "$argv"
 end
 
-set -g _shtab_hf_haul_commands download get plan verify status list clean bench serve run env completion help
-set -g _shtab_hf_haul_opts_with_value --access-log --allowed-host --at --cache-dir --certfile --checksum --connections --dir --exclude --format --give-up-after --header --host --include --input --keyfile --linger --listen --local-dir --max-bandwidth --max-bytes --max-connections --max-rate --max-seconds --max-size --max-workers --older-than --output --pace --peers --peers-max-rate --peers-token-file --port --preset --priority --progress --refresh --repo --repo-type --retries --revision --sha256 --source --timeout --token --token-file --type --upstream -H -d -i -o -r
+set -g _shtab_hf_haul_commands download get plan verify status list clean bench serve distribute run env completion help
+set -g _shtab_hf_haul_opts_with_value --access-log --allowed-host --at --cache-dir --certfile --checksum --connections --dir --exclude --format --give-up-after --header --host --include --input --keyfile --linger --listen --local-dir --max-bandwidth --max-bytes --max-connections --max-rate --max-seconds --max-send-rate --max-size --max-workers --older-than --output --pace --peers --peers-max-rate --peers-token-file --per --port --preset --priority --progress --ray --refresh --repo --repo-type --retries --revision --scheduler --sha256 --source --timeout --token --token-file --type --upstream --worker-timeout -H -d -i -o -r
 
 complete -c hf-haul -e
 complete -c hf-haul -f
@@ -208,6 +208,27 @@ complete -c hf-haul -n '_shtab_hf_haul_using serve' -l access-log -xka "(__fish_
 complete -c hf-haul -n '_shtab_hf_haul_using serve' -l certfile -xka "(__fish_complete_path (commandline -ct))" -d 'a certificate, to serve https'
 complete -c hf-haul -n '_shtab_hf_haul_using serve' -l keyfile -xka "(__fish_complete_path (commandline -ct))" -d 'its key'
 complete -c hf-haul -n '_shtab_hf_haul_using serve; and test $_shtab_hf_haul_npos -eq 0' -ka "(__fish_complete_directories)" -d 'a Hub cache, a folder of <org>/<name>/, or one repository'
+complete -c hf-haul -n '_shtab_hf_haul_using; and test $_shtab_hf_haul_npos -eq 0' -a distribute -d 'Download a repository onto all machines of a cluster, each part once.'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -s h -l help -d 'show this help message and exit'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -s v -l verbose -d 'say more; twice: much more'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l scheduler -x -d 'of Dask, such as tcp://head:8786; needs the extra dask'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l ray -x -d 'the Ray cluster at this address, or the one that this machine is part of; needs the extra ray'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l repo-type -l type -xka "model dataset space kernel" -d 'default: model'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l revision -x -d 'branch, tag, refs/pr/N or commit; default: main'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l include -x -d 'only files like this; repeatable'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l exclude -x -d 'no files like this; repeatable'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l preset -xka "safetensors no-weights" -d 'pick among formats of the same weights'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l token -x -d 'default: the stored one'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l send-token -d 'give the nodes this machine'"'"'s own token; without it, and without --token, each uses its own'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l per -xka "host worker" -d 'what a node is; default: host'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l cache-dir -xka "(__fish_complete_directories)" -d 'the cache on each node; default: that node'"'"'s own'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l local-dir -xka "(__fish_complete_directories)" -d 'put plain files here on each node and not into the cache'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l max-bandwidth -x -d 'of all nodes together from the Hub, such as 500MB/s; what they send each other does not count'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l max-send-rate -x -d 'of each node to the others, such as 1GB/s'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l worker-timeout -x -d 'for a worker that vanished to come back; then its node fails; default: 30'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l progress -xka "auto tty plain json none" -d 'tty: a live view; plain: lines for a log; json: an object for each event; default: what fits stderr'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -l json -d 'one object: commit, nodes (path, bytes, error), seconds, exit_code'
+complete -c hf-haul -n '_shtab_hf_haul_using distribute' -s q -l quiet -d 'no progress, and the nodes alone'
 complete -c hf-haul -n '_shtab_hf_haul_using; and test $_shtab_hf_haul_npos -eq 0' -a run -d 'Run any Python program with its downloads on hf-haul.'
 complete -c hf-haul -n '_shtab_hf_haul_using run' -s h -l help -d 'show this help message and exit'
 complete -c hf-haul -n '_shtab_hf_haul_using run' -s v -l verbose -d 'say more; twice: much more'
@@ -225,4 +246,4 @@ complete -c hf-haul -n '_shtab_hf_haul_using completion; and test $_shtab_hf_hau
 complete -c hf-haul -n '_shtab_hf_haul_using; and test $_shtab_hf_haul_npos -eq 0' -a help -d 'Show the manual of a command: options, exit codes, variables, files, examples.'
 complete -c hf-haul -n '_shtab_hf_haul_using help' -s h -l help -d 'show this help message and exit'
 complete -c hf-haul -n '_shtab_hf_haul_using help' -s v -l verbose -d 'say more; twice: much more'
-complete -c hf-haul -n '_shtab_hf_haul_using help; and test $_shtab_hf_haul_npos -eq 0' -ka "download get plan verify status list clean bench serve run env completion help" -d 'default: an overview of all'
+complete -c hf-haul -n '_shtab_hf_haul_using help; and test $_shtab_hf_haul_npos -eq 0' -ka "download get plan verify status list clean bench serve distribute run env completion help" -d 'default: an overview of all'
