@@ -324,7 +324,7 @@ class _Batch(FileBatch):
         return len(self._names)
 
     def outlines(self) -> Iterator[FileOutline]:
-        return (FileOutline(name, 100, True) for name in self._names)
+        return ((name, 100, True) for name in self._names)
 
     def staging_dirs(self) -> Collection[Path]:
         return [self._folder]
