@@ -157,6 +157,7 @@ class OtherSource:
             location=None,
             network=self.network or remote.network,
             sources=(),
+            original_url=remote.original_url or remote.url,
         )
 
 
@@ -184,6 +185,8 @@ class RemoteFile:
         uri: What people call it, such as ``hf://org/name@commit/a.bin``; its staged file says so.
         ranges: Whether its source may be asked for ranges; ``False`` where it has shown that it knows none.
         sources: Where its bytes can be had, too.
+        original_url: Its URL at its origin, where this is another source's file: what users set on a session
+            may be secret, and meant for that host alone.
     """
 
     path: str
@@ -202,6 +205,7 @@ class RemoteFile:
     uri: str = field(default="", compare=False)
     ranges: bool = field(default=True, compare=False)
     sources: tuple[OtherSource, ...] = field(default=(), compare=False)
+    original_url: str | None = field(default=None, repr=False, compare=False)  # it may be signed
 
     @property
     def is_checkable(self) -> bool:

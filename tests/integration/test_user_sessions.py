@@ -30,6 +30,7 @@ from hf_haul.errors import CertificateError, HttpStatusError, StopRequestedError
 from hf_haul.filesystem import HaulFileSystem
 from hf_haul.localhub.testing.faults import Cut, Redirects
 from hf_haul.manager import ParallelDownloadManager
+from hf_haul.task import OtherSource
 from hf_haul.transports.pool import ConnectionPool
 from hf_haul.urls import parse_url
 
@@ -348,6 +349,25 @@ def test_secrets_of_a_session_stay_at_the_hub(
     assert [
         record.headers.get("cookie") for record in by_host[cdn] if "of_nobody" in repr(record.headers)
     ] == []
+
+
+def test_secrets_of_a_session_go_to_no_other_source(
+    rig: Rig, manager: ParallelDownloadManager, tmp_path: Path
+) -> None:
+    with Wire(lambda c: [c.send(answer(b"", "404 Not Found")) for _ in iter(c.request, "")]) as other:
+        session = session_of(manager)
+        session.headers.update({"Authorization": "Bearer secret", "X-Lab": "7"})
+        session.auth = ("me", "secret")
+        session.cookies.set("any", "secret")
+        source = manager.open_source(
+            OtherSource(other.url(""), joins_path=False).stand_in(rig.request(SMALL).remote)
+        )
+        with pytest.raises(HttpStatusError):
+            source.open(None, CancelToken())
+        (head,) = other.heads
+    assert "X-Lab: 7" in head
+    assert "secret" not in head
+    assert "authorization" not in head.lower()
 
 
 def test_digest_authentication_asks_once_more(rig: Rig, manager: ParallelDownloadManager) -> None:

@@ -102,6 +102,8 @@ class HttpSource:
         self.remote = remote
         self._home = parse_url(remote.url, userinfo=True)
         self.origin = self._home.origin
+        original = remote.original_url
+        self._secrets_for = parse_url(original, userinfo=True) if original else self._home
         self._server_wait = 0.0  # seconds spent on waits that the source asked for
         self._pool = pool
         self._rate_limits = rate_limits
@@ -339,7 +341,7 @@ class HttpSource:
         # read.
         try:
             response = self._pool.open(
-                url, headers, cancel_token, fresh=fresh, decode=True, network=self.remote.network, home=self._home,
+                url, headers, cancel_token, fresh=fresh, decode=True, network=self.remote.network, home=self._secrets_for,
             )  # fmt: skip
         except TransferError as error:
             error.host = url.authority

@@ -102,7 +102,8 @@ class ConnectionPool:
     for all. ``verify``, ``cert``, ``proxies``, ``trust_env`` and ``headers`` do what they do in the
     constructor. Adapters that are mounted, cookies, ``auth``, hooks, ``params`` and ``max_redirects`` do what
     they do in ``requests``: ``auth``, and ``Authorization`` and ``Cookie`` among the headers, are not sent to
-    another host that a redirect leads to, and neither are cookies without a domain. ``.netrc`` is never read.
+    another host that a redirect leads to, nor to another source of a file, and neither are cookies without a
+    domain. ``.netrc`` is never read.
     Adapters, hooks and ``auth`` are called by many threads at once; connections of such adapters are their
     own, and the limits do not count them.
 
@@ -352,8 +353,8 @@ class ConnectionPool:
             fresh: Use a new session and a new connection, outside the pool and its limits.
             decode: Whether a ``Content-Encoding`` is undone while reading.
             network: How hosts are reached, where the pool was not told itself.
-            home: What redirected there, directly or not: its host alone gets what is secret of the sessions'
-                settings.
+            home: The URL of the file, where another is asked instead: because it redirected there, or as
+                another source. Its host alone gets what is secret of the sessions' settings.
 
         Raises:
             StopRequestedError: The cancel token was set.

@@ -96,7 +96,7 @@ def keeps_secrets(session: requests.Session, home: HttpUrl | None, url: HttpUrl)
 
     Args:
         session: The session.
-        home: What redirected to ``url``, directly or not; ``None`` if nothing did.
+        home: The file's URL, where ``url`` is asked for instead; ``None`` if it is that.
         url: What is asked for.
     """
     if home is None or home.origin == url.origin:
