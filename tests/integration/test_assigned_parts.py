@@ -102,6 +102,24 @@ def test_a_stripe_that_is_not_what_its_digest_says_comes_from_elsewhere(rig: Rig
         assert nodes["n0"].from_origin >= total(rig) / 2
 
 
+def test_a_node_that_sends_wrong_bytes_with_their_digest_is_named_and_the_result_is_right(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with run_swarm(rig, ["n0", "n1", "liar"], stripe_bytes=STRIPE) as nodes:
+        liar = nodes["liar"]
+        liar.lies = True
+        for node in nodes.values():
+            node.begin([WEIGHTS])
+        for node in (nodes["n0"], nodes["n1"]):
+            assert node.handle is not None
+            assert node.handle.wait(40.0)
+            assert node.handle.errors() == []
+            assert node.rig.is_whole(WEIGHTS)
+        assert f"{liar.url} sent wrong bytes" in caplog.text
+        for node in (nodes["n0"], nodes["n1"]):
+            assert f"{node.url} sent wrong bytes" not in caplog.text
+
+
 def test_a_second_run_takes_only_what_is_missing(rig: Rig) -> None:
     with run_swarm(rig, ["n0", "n1"], stripe_bytes=STRIPE) as nodes:
         one, two = nodes.values()

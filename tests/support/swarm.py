@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 from tests.support.engine import Rig
@@ -38,6 +39,7 @@ class SwarmNode:
         url: Where others ask it.
         handle: Its download, once it has begun.
         corrupts: Whether it announces other digests than those of what it sends.
+        lies: Whether it sends zeros, with their digest.
         opened: How many ranges it was asked for.
     """
 
@@ -49,6 +51,7 @@ class SwarmNode:
     url: str = ""
     handle: DownloadHandle | None = None
     corrupts: bool = False
+    lies: bool = False
     opened: int = 0
     _asked: list[str] = field(default_factory=list)
 
@@ -81,10 +84,18 @@ class SwarmNode:
 
     def open(self, etag: str, span: ByteRange) -> HeldRange:
         self.opened += 1
+        if self.lies:
+            return self._lie(etag, span)
         held = self._holdings.open(etag, span)
         if self.corrupts:
             held.sha256 = bytes(32)
         return held
+
+    def _lie(self, etag: str, span: ByteRange) -> HeldRange:
+        zeros = self.rig.folder / "zeros"
+        with open(zeros, "ab") as file:
+            file.truncate(max(file.tell(), self.size_of(etag)))
+        return HeldRange(open(zeros, "rb"), sha256(bytes(len(span))).digest(), None, -1)
 
     def note_asker(self, name: str, url: str) -> None:
         self._asked.append(name)

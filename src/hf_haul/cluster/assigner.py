@@ -28,6 +28,7 @@ from hf_haul.errors import ConnectionFailedError, HttpStatusError, StopRequested
 from hf_haul.forks import renew_after_fork
 from hf_haul.ranges import ByteRange, RangeSet
 from hf_haul.task import FileRequest, NetworkPath, OtherSource, RemoteFile
+from hf_haul.urls import source_of
 
 __all__ = ["FileAssigner", "JobAssigner"]
 
@@ -269,6 +270,11 @@ class FileAssigner:
         self._under_way: dict[int, list[_StripeAssignment]] = {}
         self.is_lost = False  # whether it was given up
 
+    @property
+    def piece_bytes(self) -> int:
+        """See :class:`hf_haul.engine.assignment.Assigner`."""
+        return self._job.stripes.stripe_bytes
+
     def start(self, missing: Sequence[ByteRange]) -> None:
         """See :class:`hf_haul.engine.assignment.Assigner`."""
         job = self._job
@@ -369,6 +375,19 @@ class FileAssigner:
             else:
                 job.shares.note_failed(stripe, assignment.node, _kind_of(error))
             job.tell()
+
+    def blame(self, wrong: Sequence[tuple[ByteRange, str]]) -> set[str]:
+        """See :class:`hf_haul.engine.assignment.Assigner`."""
+        job, length = self._job, self.piece_bytes
+        with job.lock:
+            nodes = {source_of(url): name for name, url in job.urls.items()}
+            stripes = [
+                (self._first + span.start // length, nodes[source])
+                for span, source in wrong
+                if source in nodes
+            ]
+            liar = job.shares.note_lies(stripes)
+            return set() if liar is None or liar not in job.urls else {source_of(job.urls[liar])}
 
     def settle(self, *, ok: bool) -> None:
         """See :class:`hf_haul.engine.assignment.Assigner`."""

@@ -43,6 +43,11 @@ class CopyAssigner:
         self._source = source
         self._there = RangeSet()  # what is on disk, or under way
 
+    @property
+    def piece_bytes(self) -> int:
+        """See :class:`hf_haul.engine.assignment.Assigner`."""
+        return self._stripes.stripe_bytes
+
     def start(self, missing: Sequence[ByteRange]) -> None:
         """See :class:`hf_haul.engine.assignment.Assigner`."""
         self._there = RangeSet([ByteRange(0, self._size)])
@@ -85,6 +90,11 @@ class CopyAssigner:
         del assignment, brought, error, seconds
         for span in left:
             self._there.discard(span.start, span.stop)
+
+    def blame(self, wrong: Sequence[tuple[ByteRange, str]]) -> set[str]:
+        """See :class:`hf_haul.engine.assignment.Assigner`: this node itself is not left alone."""
+        del wrong
+        return set()
 
     def settle(self, *, ok: bool) -> None:
         """See :class:`hf_haul.engine.assignment.Assigner`."""

@@ -47,7 +47,7 @@ class Node:
 
     __slots__ = (
         *("name", "have", "claims", "gone", "silent", "ended", "heard", "pace", "counted", "rests_until"),
-        *("stripes", "_failures", "_wrong"),
+        *("stripes", "_failures", "_lies", "_wrong"),
     )
 
     def __init__(self, name: str, count: int) -> None:
@@ -60,6 +60,7 @@ class Node:
         self.stripes = 0
         self._failures = 0
         self._wrong: frozenset[int] = frozenset()
+        self._lies = False
 
     @property
     def alive(self) -> bool:
@@ -69,7 +70,11 @@ class Node:
     @property
     def distrusted(self) -> bool:
         """Whether it sent wrong stripes, and not only once."""
-        return len(self._wrong) >= _LIES
+        return self._lies or len(self._wrong) >= _LIES
+
+    def note_lies(self) -> None:
+        """Note that it is to blame for a file that was wrong."""
+        self._lies = True
 
     def note_wrong(self, stripe: int) -> None:
         """Note that it sent something else than it has."""
@@ -193,6 +198,27 @@ class KnownNodes:
             node.note_wrong(stripe)
         self._regroup()
         self._update(node)
+
+    def blame(self, wrong: Collection[tuple[int, str]]) -> str | None:
+        """Note stripes that were wrong although their digests were right; return the node that is to blame.
+
+        That is whoever sent them, or their home, from which the sender may have had them in good faith: of
+        all these the one that explains most.
+
+        Args:
+            wrong: Each stripe, and the node that it came from.
+        """
+        homes = Counter(self._stripes.home(stripe) for stripe, _ in wrong)
+        suspected = Counter(
+            name for stripe, sender in wrong for name in {sender, self._stripes.home(stripe)} - {self._me}
+        )
+        if not suspected:
+            return None
+        liar = max(sorted(suspected), key=lambda name: (suspected[name], homes[name]))
+        node = self.greet(liar)
+        node.note_lies()
+        self._update(node)
+        return liar
 
     def note_pace(self, node: Node, pace: float) -> None:
         """Note that a node sent a stripe, at so many bytes per second."""

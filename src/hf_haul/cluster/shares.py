@@ -25,7 +25,7 @@ job's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -240,6 +240,10 @@ class Shares:
     def can_spare_origin(self, most: int) -> bool:
         """Return whether others may bring what the origin did not; not once it has failed ``most`` times."""
         return self._origin_failures + 1 < most and not self._nodes.is_alone()
+
+    def note_lies(self, wrong: Collection[tuple[int, str]]) -> str | None:
+        """See :meth:`KnownNodes.blame`."""
+        return self._nodes.blame(wrong)
 
     def note_dropped(self, stripe: int, node: str | None) -> None:
         """Note that a stripe is not being fetched from a node any more, which is nobody's fault."""

@@ -47,6 +47,10 @@ class Assigner(Protocol):
     take that lock. Whoever has something new to assign calls the manager's ``nudge``.
     """
 
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes that are assigned at a time, where the file is divided."""
+
     def start(self, missing: Sequence[ByteRange]) -> None:
         """Note what is missing of the file, in order, while nothing of it is being fetched."""
 
@@ -83,6 +87,14 @@ class Assigner(Protocol):
             error: Why it did not; ``None`` also where something more urgent came first, or somebody else was
                 quicker.
             seconds: How long it took.
+        """
+
+    def blame(self, wrong: Sequence[tuple[ByteRange, str]]) -> set[str]:
+        """Return the sources that are to blame for wrong bytes, by name.
+
+        Args:
+            wrong: Which bytes turned out to be wrong, and the name of the source that each came from. That
+                one may have had them from somebody else.
         """
 
     def settle(self, *, ok: bool) -> None:

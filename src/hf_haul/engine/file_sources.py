@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -110,8 +110,9 @@ class FileSources:
         may_grow: Whether more may come to be known.
         one_by_one: Whether only one of them is asked at a time.
         near_did_at: When those in the own network last brought as much as all others would.
+        piece_bytes: Bytes that are noted together at the most; ``None`` for all that lie together.
         suspicions: What came from whom, when the digest was wrong.
-        liars: Who is known to have sent wrong bytes.
+        wrong: What of that was not right.
     """
 
     def __init__(
@@ -122,8 +123,9 @@ class FileSources:
         self.may_grow = may_grow
         self.one_by_one = False
         self.near_did_at = -math.inf
+        self.piece_bytes: int | None = None
         self.suspicions: tuple[Suspicion, ...] = ()
-        self.liars: tuple[FileSource, ...] = ()
+        self.wrong: tuple[Suspicion, ...] = ()
 
     @property
     def has_others(self) -> bool:
@@ -174,9 +176,10 @@ class FileSources:
             self._forget(suspects)
             return list(gone)
         self.suspicions += tuple(
-            Suspicion(each, span, _digest(read_into, span, check))
+            Suspicion(each, piece, _digest(read_into, piece, check))
             for each in suspects
             for span in each.brought
+            for piece in _pieces(span, self.piece_bytes)
         )
         kept = RangeSet(self.origin.brought)
         for span in (span for each in suspects for span in each.brought):
@@ -200,10 +203,23 @@ class FileSources:
             read_into: Reads back from an offset.
             check: Called after each block; raises to end it.
         """
-        wrong = [
-            each.source for each in self.suspicions if _digest(read_into, each.span, check) != each.digest
-        ]
-        self.liars = tuple(dict.fromkeys(wrong))
+        self.wrong = tuple(
+            each for each in self.suspicions if _digest(read_into, each.span, check) != each.digest
+        )
+
+    @property
+    def liars(self) -> tuple[FileSource, ...]:
+        """Who is known to have sent wrong bytes."""
+        return tuple(dict.fromkeys(each.source for each in self.wrong))
+
+
+def _pieces(span: ByteRange, most: int | None) -> Iterator[ByteRange]:
+    """Divide a range where the file would be divided into pieces of ``most`` bytes."""
+    at = span.start
+    while at < span.stop:
+        stop = span.stop if most is None else min(span.stop, (at // most + 1) * most)
+        yield ByteRange(at, stop)
+        at = stop
 
 
 def _digest(read_into: ReadInto, span: ByteRange, check: Callable[[], None]) -> bytes:

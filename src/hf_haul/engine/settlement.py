@@ -332,6 +332,9 @@ class Settlement:
     def _judge(self, transfer: Transfer) -> None:
         """Leave alone who sent wrong bytes of a file, and nobody else."""
         liars = {each.name for each in transfer.sources.liars}
+        if transfer.assigner is not None and liars:
+            wrong = [(each.span, each.source.name) for each in transfer.sources.wrong]
+            liars = transfer.assigner.blame(wrong)
         for each in liars:
             logger.warning(
                 "%s sent wrong bytes of %s, which came from elsewhere instead; it is left alone for an hour",

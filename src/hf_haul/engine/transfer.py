@@ -237,6 +237,8 @@ class Transfer:
             request.assigners.assigner_of(request) if isinstance(request, AssignedRequest) else None
         )
         self.sources = FileSources(origin, others, may_grow=self.assigner is not None)
+        if self.assigner is not None:
+            self.sources.piece_bytes = self.assigner.piece_bytes
         self.staged: StagedFile | None = None
         self.verifier: Verifier | None = None
         self.pending: list[ByteRange] = []

@@ -243,6 +243,17 @@ def test_what_takes_long_is_asked_of_another_as_well() -> None:
     assert rig.job.state().have == bits_of([1])
 
 
+def test_wrong_bytes_are_blamed_on_a_node_by_where_it_is_asked() -> None:
+    rig = Rig()
+    file = rig.file("a")
+    assert file.piece_bytes == 10
+    rig.hear("n1", 1, 3)
+    wrong = [(ByteRange(10, 20), "http://n1.test:8000"), (ByteRange(30, 35), "http://n1.test:8000")]
+    assert file.blame(wrong) == {"http://n1.test:8000"}
+    assert take(file, origin=False) is None
+    assert file.blame([(ByteRange(0, 10), "http://elsewhere.test")]) == set()
+
+
 def test_a_node_of_which_nobody_says_where_it_is_is_not_asked() -> None:
     rig = Rig()
     file = rig.file("a")

@@ -241,6 +241,28 @@ def test_a_node_that_sent_several_wrong_stripes_is_not_asked_any_more() -> None:
     assert rig.begin(origin=False) is None
 
 
+@pytest.mark.parametrize(
+    ("wrong", "liar"),
+    [
+        pytest.param([(1, "n1"), (4, "n1")], "n1", id="the home itself"),
+        pytest.param([(1, "n2"), (4, "n3"), (7, "n1")], "n1", id="what others had from it"),
+        pytest.param([(0, "n2"), (1, "n2"), (3, "n2")], "n2", id="what it passed on"),
+        pytest.param([(2, "n1")], "n2", id="one stripe: its home before whoever passed it on"),
+        pytest.param([(0, "n0")], None, id="nobody but this node"),
+        pytest.param([], None, id="nothing"),
+    ],
+)
+def test_for_wrong_stripes_the_node_is_blamed_that_explains_most(
+    wrong: list[tuple[int, str]], liar: str | None
+) -> None:
+    rig = Rig(stripes=60)
+    for name in ("n1", "n2", "n3"):
+        rig.hear(name, have=range(60))
+    assert rig.shares.note_lies(wrong) == liar
+    asked = {choice.node for _ in range(9) if (choice := rig.begin(origin=False))}
+    assert asked == {"n1", "n2", "n3"} - {liar}
+
+
 def test_a_node_that_failed_is_left_alone_for_longer_each_time() -> None:
     rig = Rig(stripes=60)
     rests = []

@@ -55,6 +55,7 @@ class ScriptedAssigner:
         self.begun: list[Assignment] = []
         self.ended: list[tuple[Assignment, list[ByteRange], bool, BaseException | None]] = []
         self.settled: list[bool] = []
+        self.wrong: list[tuple[ByteRange, str]] = []
         self.spares = True
 
     def assigner_of(self, request: FileRequest) -> ScriptedAssigner:
@@ -64,6 +65,8 @@ class ScriptedAssigner:
     def order_of(self, request: FileRequest) -> tuple[int, ...]:
         assert isinstance(request, AssignedRequest)
         return self.order
+
+    piece_bytes = 20
 
     def start(self, missing: Sequence[ByteRange]) -> None:
         self.missing.append(list(missing))
@@ -95,6 +98,10 @@ class ScriptedAssigner:
     ) -> None:
         assert seconds >= 0.0
         self.ended.append((assignment, list(left), brought, error))
+
+    def blame(self, wrong: Sequence[tuple[ByteRange, str]]) -> set[str]:
+        self.wrong += wrong
+        return {"http://somebody.test"}
 
     def settle(self, *, ok: bool) -> None:
         self.settled.append(ok)
@@ -211,14 +218,19 @@ def test_bytes_that_are_not_what_their_digest_says_do_not_stay(tmp_path: Path) -
     assert bench.assigner.ended[1][1] == [span(50, 100)]
 
 
-def test_a_file_whose_digest_is_wrong_comes_from_its_origin_alone(tmp_path: Path) -> None:
+def test_a_file_whose_digest_is_wrong_comes_from_its_origin_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bench = Bench(tmp_path, Assignment(span(0, 50)), Assignment(span(50, 100), NODE), digest=DIGEST)
-    bench.node.content = b"x" * 100
+    bench.node.content = DATA[:70] + b"x" * 30
     bench.run()
     assert bench.is_whole
     assert bench.origin.log == [span(0, 50), span(50, 100)]
     second = [span(50, 100)]
     assert bench.assigner.missing == [[span(0, 100)], second, [], second, []]
+    wrong = [(span(60, 80), "http://node.test"), (span(80, 100), "http://node.test")]
+    assert bench.assigner.wrong == wrong
+    assert "http://somebody.test sent wrong bytes of a" in caplog.text
 
 
 def test_what_is_under_way_can_be_requested_again_if_there_is_nothing_else_to_do(tmp_path: Path) -> None:

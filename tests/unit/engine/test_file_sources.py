@@ -138,3 +138,12 @@ def test_looking_for_the_liar_can_be_ended() -> None:
 
     with pytest.raises(StopRequestedError):
         found.suspect(disk.read_into, 100, stop)
+
+
+def test_what_was_brought_can_be_noted_in_pieces() -> None:
+    found, disk = sources("a"), Disk()
+    found.piece_bytes = 30
+    found.others[0].brought.add(20, 95)
+    found.suspect(disk.read_into, 100, go_on)
+    pieces = [ByteRange(20, 30), ByteRange(30, 60), ByteRange(60, 90), ByteRange(90, 95)]
+    assert [each.span for each in found.suspicions] == pieces
