@@ -221,6 +221,11 @@ class EventBus:
         self._observers: list[_Observer] = []
         renew_after_fork(self, EventBus._after_fork)
 
+    @property
+    def is_observed(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._observers)
+
     def subscribe(self, observer: Callable[[DownloadEvent], None]) -> Callable[[], None]:
         """Tell ``observer`` of every event from now on.
 

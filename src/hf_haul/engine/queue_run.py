@@ -298,6 +298,11 @@ class QueueRun:
         self.metrics.finish()
         return self.status()
 
+    @property
+    def tells(self) -> bool:
+        """Whether anybody is told of each file."""
+        return self._notifier is not None or self.events is not None
+
     def post(self, transfer: Transfer) -> None:
         """Tell the user how one file ended."""
         if self._notifier is None:

@@ -161,7 +161,8 @@ class Queues:
             transferred: Whether we put it there.
         """
         run.succeed(transfer, transferred=transferred)
-        then.tell(run, partial(self._tell_end, run, transfer))
+        if run.tells or self._events.is_observed:
+            then.tell(run, partial(self._tell_end, run, transfer))
         transfer.end()
         self.end_if_over(run, then)
 

@@ -113,8 +113,8 @@ class Workers:
 
     def start(self) -> bool:
         """Start the workers that :meth:`wake` marked, without a lock; return whether there are any."""
-        started = [self._group.start(), self._ticker.start()]
-        return all(started)
+        started = self._group.start()
+        return self._ticker.start() and started
 
     def close(self, timeout: float) -> bool:
         """End the threads after what they are at.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import selectors
 import socket
 import threading
@@ -192,13 +193,25 @@ class WatchedConnection(HTTPConnection):
 
     response_class = Answer
     call: InterruptibleRequest | None = None
+    _look: tuple[Any, Any] | None = None  # a socket, and what tells whether anything has come on it
 
     @property
     def is_connected(self) -> bool:
         """Whether it stands, and nothing has come that nobody asked for."""
+        sock = self.sock
         # What TLS has taken from the socket is not seen there.
-        pending = getattr(self.sock, "pending", None)
-        return super().is_connected and not (pending is not None and pending())
+        pending = getattr(sock, "pending", None)
+        if pending is not None and pending():
+            return False
+        if sock is None or not hasattr(select, "poll"):
+            return super().is_connected
+        if (
+            self._look is None or self._look[0] is not sock
+        ):  # made once, where urllib3 makes one for each look
+            poll = select.poll()
+            poll.register(sock, select.POLLIN)
+            self._look = sock, poll
+        return not self._look[1].poll(0)
 
     def connect(self) -> None:
         """Connect, and tell the request which socket it is."""

@@ -214,12 +214,15 @@ class PooledResponse:
         self._done = True
         self._call.end()
         raw = self._raw
-        with suppress(*FOREIGN):
-            if self._direct is not None and self.received == self.length and not failed:
-                # All bytes are in: close the reader, not the connection.
-                if not isinstance(raw, PlainAnswer):
-                    raw._fp.close()  # type: ignore[union-attr]  # noqa: SLF001  tested for by DirectReader.of
-            elif getattr(raw, "_connection", True) is not None:  # not put back by urllib3 at the body's end
+        whole = self._direct is not None and self.received == self.length and not failed
+        if isinstance(raw, PlainAnswer):
+            if not whole:
                 raw.close()
+        else:
+            with suppress(*FOREIGN):
+                if whole:  # all bytes are in: close the reader, not the connection
+                    raw._fp.close()  # type: ignore[union-attr]  # noqa: SLF001  tested for by DirectReader.of
+                elif getattr(raw, "_connection", True) is not None:  # not put back by urllib3 at its end
+                    raw.close()
         raw.release_conn()
         self._finish_with(self.received, failed)

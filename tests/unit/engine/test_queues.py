@@ -12,7 +12,7 @@ from tests.support.transport import FakeSource, MemoryDestination, request
 from hf_haul.config import Settings
 from hf_haul.engine import planned_files
 from hf_haul.engine.download_queue import ModelDownloadQueue
-from hf_haul.engine.events import EventBus
+from hf_haul.engine.events import EventBus, Notifier
 from hf_haul.engine.jobs import FollowUp
 from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy
@@ -43,14 +43,19 @@ class Bench:
         sources = SourceLimits(Settings(), SourceHistory(), clock=self.clock)
         self.queues = Queues(self.lock, sources, EventBus(), clock=self.clock)
 
-    def add(self, files: int = 1, priority: DownloadPriority = DownloadPriority.NORMAL) -> QueueRun:
+    def add(
+        self,
+        files: int = 1,
+        priority: DownloadPriority = DownloadPriority.NORMAL,
+        notifier: Notifier | None = None,
+    ) -> QueueRun:
         source = FakeSource(b"12345")
         plan = make_plan(
             [request(MemoryDestination(self.folder, f"{number}.bin"), source) for number in range(files)],
             model_id="m", policy=DefaultPolicy(), settings=Settings(), created_at=lambda: 0.0,
         )  # fmt: skip
         queue = ModelDownloadQueue("m", priority=priority)
-        run = QueueRun(queue, plan.files, None, clock=self.clock)
+        run = QueueRun(queue, plan.files, notifier, clock=self.clock)
         queue.add_planned(plan.files)
         self.queues.add(run)
         return run
@@ -82,7 +87,8 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_a_queue_ends_once_everybody_was_told_of_its_last_file(bench: Bench) -> None:
-    run = bench.add(2)
+    told: list[DownloadState] = []
+    run = bench.add(2, notifier=Notifier(lambda progress: told.append(progress.status), "hf-haul-progress"))
     first, last = bench.succeed(run), bench.succeed(run)
     assert not run.over, "the end of the first file is still to be told"
     bench.queues.carry_out(last)
@@ -90,6 +96,17 @@ def test_a_queue_ends_once_everybody_was_told_of_its_last_file(bench: Bench) -> 
     bench.queues.carry_out(first)
     assert run.done.is_set()
     assert not bench.queues.left
+    run.flush()
+    assert told == [DownloadState.DONE] * 2
+
+
+def test_where_nobody_is_told_a_files_end_leaves_nothing_to_do(bench: Bench) -> None:
+    run = bench.add(2)
+    assert bench.succeed(run).is_empty
+    last = bench.succeed(run)
+    assert run.over
+    bench.queues.carry_out(last)
+    assert run.done.is_set()
 
 
 def test_a_queue_that_is_over_is_found_by_its_id_and_by_that_of_its_only_task(bench: Bench) -> None:
