@@ -23,7 +23,7 @@ from hf_haul.ranges import ByteRange
 
 TOKEN = "job-s3cret"
 DATA = bytes(range(256)) * 4096
-TIMINGS = PollTimings(wait=0.5, answer=0.5, spacing=0.01, retry=0.05)
+TIMINGS = PollTimings(wait=0.5, answer=0.5, spacing=0.01, least=0.02, retry=0.05)
 
 
 class Node:

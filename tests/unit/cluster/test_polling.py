@@ -15,7 +15,7 @@ from hf_haul.cluster import polling
 from hf_haul.cluster.polling import Poller, PollTimings
 from hf_haul.errors import InvalidUrlError
 
-FAST = PollTimings(wait=0.0, answer=0.1, spacing=0.0, retry=0.0)
+FAST = PollTimings(wait=0.0, answer=0.1, spacing=0.0, least=0.0, retry=0.0)
 LATE = asyncio.TimeoutError()
 
 
@@ -155,9 +155,10 @@ def test_the_more_nodes_there_are_the_less_often_each_is_asked() -> None:
         return found
 
     few, wait = asyncio.run(spacing(5))
+    more, _ = asyncio.run(spacing(50))
     many, no_wait = asyncio.run(spacing(999))
-    assert few < 0.2 < many
-    assert nodes_per_second(999, many) == pytest.approx(nodes_per_second(5, few), rel=0.2)
+    assert few == PollTimings.least < more < many
+    assert nodes_per_second(999, many) == pytest.approx(nodes_per_second(50, more), rel=0.05)
     assert (wait, no_wait) == (PollTimings.wait, 0.0)
 
 
