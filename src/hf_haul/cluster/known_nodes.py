@@ -33,7 +33,7 @@ class Node:
 
     Attributes:
         name: Its name.
-        have: What it has.
+        have: Bitmap of what it has.
         claims: What it is fetching from the origin.
         gone: Whether it is dead for sure.
         silent: Whether it does not answer for now.
@@ -50,9 +50,9 @@ class Node:
         *("stripes", "_failures", "_lies", "_wrong"),
     )
 
-    def __init__(self, name: str, count: int) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.have = Bitmap(count)
+        self.have = 0
         self.claims: frozenset[int] = frozenset()
         self.gone = self.silent = self.ended = self.heard = self.counted = False
         self.pace: float | None = None
@@ -146,7 +146,7 @@ class KnownNodes:
         """Return a node, which is alive."""
         node = self._nodes.get(name)
         if node is None:
-            node = self._nodes[name] = Node(name, self._stripes.count)
+            node = self._nodes[name] = Node(name)
         elif node.alive:
             return node
         node.gone = node.silent = False
@@ -155,9 +155,8 @@ class KnownNodes:
 
     def note_state(self, node: Node, have: int, claims: frozenset[int], *, ended: bool) -> None:
         """Note what a node announced; ``ended`` if it gets nothing more, and lacks something."""
-        old = node.have.bits
-        node.have.replace(have)
-        new = node.have.bits
+        old, new = node.have, have
+        node.have = have
         self._note_claims(node, claims)
         node.ended = ended
         if old & ~new:
@@ -184,7 +183,7 @@ class KnownNodes:
         if node is None:
             if self._stripes.place(name) is None or name == self._me:
                 return
-            node = self._nodes[name] = Node(name, self._stripes.count)
+            node = self._nodes[name] = Node(name)
         if node.gone or (node.silent and not gone):
             return
         node.gone, node.silent = gone, not gone
@@ -193,7 +192,7 @@ class KnownNodes:
 
     def note_missing(self, node: Node, stripe: int, *, wrong: bool) -> None:
         """Note that a node does not have a stripe, or sent something else for it."""
-        node.have.discard(stripe)
+        node.have &= ~(1 << stripe)
         if wrong:
             node.note_wrong(stripe)
         self._regroup()
@@ -258,7 +257,7 @@ class KnownNodes:
             return
         node.counted = True
         bisect.insort(self.ring, node, key=self._place_in_ring)
-        self._add_available(node.have.bits)
+        self._add_available(node.have)
         self.slow = [each for each in self.slow if each is not node]
 
     def _place_in_ring(self, node: Node) -> tuple[bool, str]:
@@ -278,7 +277,7 @@ class KnownNodes:
         self.ring = sorted((n for n in self._nodes.values() if n.counted), key=self._place_in_ring)
         self.slow = [n for n in self._nodes.values() if n.alive and not n.distrusted and not n.counted]
         for node in self.ring:
-            bits = node.have.bits
+            bits = node.have
             twice |= there & bits
             there |= bits
         self.available.replace(there)

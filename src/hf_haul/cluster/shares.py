@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Literal
 
 from hf_haul.cluster.bitmaps import Bitmap, highest, lowest, numbers_in
@@ -327,16 +327,18 @@ class Shares:
         rare = wanted & ~at.of(self._nodes.twice)
         best: tuple[int, Node, int] | None = None
         last = 0
-        for step in range(count):
-            node = ring[(self._turn + step) % count]
+        turn = self._turn % count if count else 0
+        for place in chain(range(turn, count), range(turn)):
+            node = ring[place]
+            has = wanted & (node.have >> at.base)
+            if not has:
+                continue
             asked = busy.get(node.name, 0)
             if asked >= _CONNECTIONS or (best is not None and asked >= best[0]) or node.rests_until > now:
                 continue
-            has = wanted & at.of(node.have)
-            if has:
-                best, last = (asked, node, has), (self._turn + step) % count
-                if not asked:
-                    break
+            best, last = (asked, node, has), place
+            if not asked:
+                break
         if best is None:
             return None
         _, node, has = best
@@ -388,7 +390,7 @@ class Shares:
     def _from_slow(self, at: _Window, busy: Mapping[str | None, int], now: float) -> Choice | None:
         """Return a stripe that only a slow node has, unless somebody is to fetch it from the origin."""
         for node in self._nodes.slow:
-            has = at.wanted & ~at.of(self._nodes.orphans) & at.of(node.have)
+            has = at.wanted & ~at.of(self._nodes.orphans) & (node.have >> at.base)
             if has and not busy.get(node.name) and node.rests_until <= now:
                 return Choice(at.base + lowest(has), node.name)
         return None
