@@ -152,7 +152,7 @@ def test_the_command_knows_the_options_shown(line: str, capsys: pytest.CaptureFi
     "name", sorted({name for text in PAGES.values() for name in re.findall(r"\bhf_haul\.(\w+)", text)})
 )
 def test_every_name_shown_exists(name: str) -> None:
-    assert name in {*hf_haul.__all__, "localhub"}
+    assert name in {*hf_haul.__all__, "cluster", "localhub"}
 
 
 def _table(text: str) -> dict[str, str]:
