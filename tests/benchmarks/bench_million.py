@@ -2,6 +2,9 @@
 
 The hub makes each page of a thousand when it is asked for, in a process of its own. The run ends five seconds after the file
 that goes first is in place; memory is the highest until then, above what the imports take. ``--quick`` asks for 20,000 files.
+
+Measured on two cores, with other work beside it: 50 pages per second, 8 s from the last page to the first file, 319 MiB above
+the imports until then and 358 MiB five seconds later; with an object for each file that waits it was 43 s and 1,654 MiB.
 """
 
 from __future__ import annotations
