@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -305,7 +306,7 @@ def _download_one(task: _Task, notes: CallNotes) -> int:
     if task.arguments.dry_run and how == "json":
         print_json(task.plan())
         return ExitCode.DONE
-    if len(names) == 1 and not names[0].endswith("/") and not task.arguments.preset:
+    if _is_one_file(names, task.arguments):
         result = task.fetch_file(notes)
     else:
         result = task.snapshot_call(notes).run()
@@ -319,8 +320,16 @@ def _download_one(task: _Task, notes: CallNotes) -> int:
 def _download_together(arguments: argparse.Namespace, repo: RepoArgument, notes: CallNotes) -> int:
     task = _Task(arguments, repo, None, arguments.local_dir)
     download = PeersDownload(arguments, repo.repo_id, task.common(), task.choice(), settings_of(arguments))
-    _print_path(download.run(notes.on_event), arguments.format, notes)
+    path = download.run(notes.on_event)
+    if _is_one_file(repo.filenames, arguments):
+        path = os.path.join(path, *repo.filenames[0].split("/"))
+    _print_path(path, arguments.format, notes)
     return ExitCode.DONE
+
+
+def _is_one_file(names: Sequence[str], arguments: argparse.Namespace) -> bool:
+    """Return whether the result is the path of a file, and not of a folder."""
+    return len(names) == 1 and not names[0].endswith("/") and not arguments.preset
 
 
 def _print_path(path: str, how: str, notes: CallNotes) -> None:

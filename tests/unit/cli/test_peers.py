@@ -152,6 +152,15 @@ def test_an_address_that_others_cannot_reach_is_warned_about(
     assert "127.0.0.1 is an address that only this machine can reach" in capsys.readouterr().err
 
 
+def test_the_path_of_one_file_is_that_of_the_file(
+    agent: type[Agent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["download", "org/m", "sub/a.bin", *PEERS, "-q"]) == 0
+    assert capsys.readouterr().out == f"{Path('/cache/snapshot', 'sub', 'a.bin')}\n"
+    assert cli.main(["download", "org/m", "sub/", *PEERS, "-q"]) == 0
+    assert capsys.readouterr().out == "/cache/snapshot\n"
+
+
 def test_a_path_is_printed_in_the_format_that_was_asked_for(
     agent: type[Agent], capsys: pytest.CaptureFixture[str]
 ) -> None:
