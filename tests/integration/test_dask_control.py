@@ -185,3 +185,22 @@ def test_a_client_that_is_closed_or_asynchronous_is_refused(cluster: LocalCluste
         pass
     with pytest.raises(ValueError, match="the client is closed"):
         DaskControl(client, "job-1", "org/m")
+
+
+def test_a_task_may_distribute_though_its_worker_has_one_thread(client: Client, agents: Agents) -> None:
+    def distribute_here() -> list[str]:
+        from distributed import get_client
+
+        job_id = new_id("job")
+        control = DaskControl(get_client(), job_id, "org/model")
+        progress, question = JobProgress("org/model", None), Question("worker", "/nowhere/{node}")
+        coordinator = Coordinator(control, question, progress, worker_timeout=20.0)
+        try:
+            coordinator.muster()
+            return list(coordinator.run(NodeOrder(job_id, "", token="secret"), b"plan"))
+        finally:
+            control.close()
+
+    future = client.submit(distribute_here, pure=False)
+    finish(agents.wait(2))
+    assert len(future.result(30)) == 2

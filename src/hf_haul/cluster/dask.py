@@ -89,6 +89,7 @@ class DaskControl:
             )
         if client.status == "closed":
             raise ValueError("the client is closed: make another one, with Client(address)")
+        _leave_thread()
         self._client = client
         self._job_id = job_id
         self._repo_id = repo_id
@@ -212,6 +213,18 @@ class DaskControl:
         self._plan = None
         self._questions.clear()
         self._threads.close(0.0)
+
+
+def _leave_thread() -> None:
+    """Leave this thread's place to others, if it is one of a worker, on which a task has called us.
+
+    That worker is to be a node, too, and to start it takes a place.
+    """
+    from distributed import secede
+    from distributed.threadpoolexecutor import thread_state
+
+    if getattr(thread_state, "proceed", False):  # not so in other threads, nor in one that has left already
+        secede()
 
 
 def _dispatch(client: weakref.ref[Client], event: tuple[float, Mapping[str, Any]]) -> None:

@@ -68,6 +68,9 @@ def distribute(
     second call fetches what is missing. An interrupt ends the nodes; what they have fetched stays. Should
     this process be killed, the nodes go on to their end.
 
+    A task of Dask may call this, too, with ``get_client()``. It leaves its worker's thread to other tasks
+    then (``distributed.secede``), as that worker needs one to become a node.
+
     Args:
         client: A ``dask.distributed.Client``, or ``"ray"`` for the cluster that ``ray.init`` joined.
         repo_id: ``org/name`` or ``name``.
