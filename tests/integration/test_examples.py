@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.hub import hub_environment, run_python, serve_repo
 from tests.support.repos import contents, random_bytes
+from tests.support.wants import want_modules
 
 from hf_haul.localhub import LocalHub, Repo
 from hf_haul.localhub.testing.faults import Corrupt
@@ -166,3 +167,19 @@ def test_workers_read_every_row_once(tmp_path: Path) -> None:
     characters = 5 * sum(1 + len(f"row {i}") for i in range(500))
     assert done.stdout.startswith(f"2500 rows, {characters} characters, 5 files, 2 workers, ")
     assert nothing.returncode == 1
+
+
+# ---- a cluster
+
+
+def test_a_cluster_gets_a_repository_with_its_bytes_sent_once(plain_env: dict[str, str]) -> None:
+    want_modules("distributed", extra="dask")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "distribute.py"],  # warnings are left to Dask, which has some
+        env=plain_env, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    *nodes, last = [line for line in done.stdout.splitlines() if " bytes " in line and " of " not in line]
+    assert len(nodes) == 3
+    assert last.endswith(" to 3 nodes")
+    assert int(last.split()[3]) <= 1.05 * (16 << 20) + 2

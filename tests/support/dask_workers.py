@@ -1,0 +1,60 @@
+"""What tests do to the workers of a Dask cluster; called on them, so it is of what is installed there only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+from typing import Any
+
+__all__ = ["fill_disk", "forget_hf_haul", "pid", "threads_of_nodes"]
+
+
+def pid() -> int:
+    """The worker's process."""
+    return os.getpid()
+
+
+class _Disk:
+    """The system's functions, with room for so many bytes of staged files."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        if self.room <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = memoryview(data)[: self.room]
+        self.room -= len(taken)
+        return os.pwrite(fd, taken, offset)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
+def fill_disk(room: int) -> None:
+    """Leave this worker a disk with room for so many bytes."""
+    from hf_haul.storage import staged_file
+
+    staged_file.os = _Disk(room)  # type: ignore[attr-defined, assignment]  # as tests do
+
+
+class _NotThere:
+    """Says of a package, to whoever imports it, that it is not installed."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name.partition(".")[0] == "hf_haul":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def forget_hf_haul() -> None:
+    """Be as a worker without hf-haul, until it is started again."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "hf_haul"]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, _NotThere())  # type: ignore[arg-type]  # it finds nothing
+
+
+def threads_of_nodes() -> list[str]:
+    """Names of the threads of nodes that run here."""
+    return [each.name for each in threading.enumerate() if each.name.startswith("hf-haul-node")]
