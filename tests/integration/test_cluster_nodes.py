@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -238,21 +239,38 @@ def test_a_node_asks_others_directly_whatever_proxy_the_environment_names(
     assert until(lambda: "b" in a.states)
 
 
-def test_an_answer_that_is_no_state_is_refused(make: Callable[..., Node]) -> None:
-    async def serve() -> tuple[web.ServerRunner, str]:
-        async def handler(_request: web.BaseRequest) -> web.StreamResponse:
-            return web.Response(text="<html>")
+@contextmanager
+def answering(loop: LoopThread, body: bytes, **headers: str) -> Iterator[str]:
+    """A server of somebody else, which always says the same; yields its URL."""
 
+    async def handler(_request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=body, headers=headers)
+
+    async def serve() -> tuple[web.ServerRunner, str]:
         runner = web.ServerRunner(web.Server(handler))
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
 
+    runner, url = loop.run(serve)
+    yield url
+    loop.run(runner.cleanup)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>", b"\xff", b"", b"[" * 100_000, gzip.compress(b'{"version": 1}')],
+    ids=["html", "no text", "nothing", "deep", "compressed"],
+)
+def test_an_answer_that_is_no_state_is_refused(make: Callable[..., Node], body: bytes) -> None:
     a = make("a")
-    runner, url = a.loop.run(serve)
-    a.meet("b", url)
-    assert until(
-        lambda: any(each[0] == "useless" and "something else than JSON" in each[2] for each in a.told)
-    )
-    a.loop.run(runner.cleanup)
+    headers = {"Content-Encoding": "gzip"} if body[:2] == b"\x1f\x8b" else {}
+    with answering(a.loop, body, **headers) as url:
+        a.meet("b", url)
+        assert until(
+            lambda: any(each[0] == "useless" and "something else than JSON" in each[2] for each in a.told)
+        )
+        assert until(lambda: len(a.told) > 1)  # it is asked again
+        assert a.loop.run(lambda: a.poller.health_of(url)).refusal is not None
+        assert a.loop.run(lambda: a.poller.plan_of(url)) is None

@@ -326,7 +326,7 @@ class NodeAgent:
     def _note_ended(self, error: BaseException | None) -> None:
         """Tell the others that this node needs them no more, or why it never will."""
         if self._assigner is not None:
-            self._assigner.note_ended(None if error is None else describe(error).text.splitlines()[0])
+            self._assigner.note_ended(None if error is None else describe(error).text)
 
     def _result(self, path: str | None, error: Exception | None) -> NodeResult:
         origin = peers = present = 0

@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_haul.cluster.assigner import JobAssigner
 from hf_haul.cluster.holdings import HeldRange, Holdings, NotHeldError
-from hf_haul.cluster.node_state import NodeState
+from hf_haul.cluster.node_state import NodeState, as_shown
 from hf_haul.cluster.plan import JobPlan
 from hf_haul.ranges import ByteRange
 
@@ -256,5 +256,5 @@ def _difference(state: Mapping[str, Any], plan: JobPlan) -> str:
     """Return why what another node has is of no use here."""
     commit = state.get("commit")
     if commit != plan.commit:
-        return f"it works on commit {commit}, and this node on {plan.commit}"
+        return f"it works on commit {as_shown(commit)}, and this node on {plan.commit}"
     return "it works on other files of the commit, or cuts them in another way"

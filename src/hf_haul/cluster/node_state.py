@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from hf_haul.cluster.bitmaps import decode_bits, encode_bits
+from hf_haul.storage.ownership import printable
 
-__all__ = ["NodeState"]
+__all__ = ["NodeState", "as_shown"]
+
+#: Characters that are shown of what another node says.
+_SHOWN: Final = 300
+
+
+def as_shown(said: object) -> str:
+    """Return what another node says as it may be shown: in one line that is not long."""
+    return printable(str(said)[:_SHOWN])
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +75,5 @@ class NodeState:
             and isinstance(error, str | None)
         ):
             raise ValueError(f"not the state of a node in a job of {count} stripes")
-        return cls(name, version, decode_bits(have, count), frozenset(claims), done, error)
+        why = None if error is None else as_shown(error)
+        return cls(name, version, decode_bits(have, count), frozenset(claims), done, why)

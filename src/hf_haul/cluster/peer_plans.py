@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.cluster.loop_thread import LoopThread
+from hf_haul.cluster.node_state import as_shown
 from hf_haul.cluster.peer_list import PeerList
 from hf_haul.cluster.plan import JobPlan
 from hf_haul.cluster.polling import Health
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 #: Seconds for which the first node may take to come up, and between two looks for it.
 _PATIENCE: Final = 30.0
 _LOOK: Final = 0.5
+#: What stands in the name of a job before the digest of its choice.
+_SOME_FILES: Final = " (some files, "
 #: Nodes that are asked at once.
 _ASKED_AT_ONCE: Final = 32
 
@@ -51,7 +54,7 @@ def job_name(
     name = f"{repo_type}s/{repo_id}@{revision}"
     if given:
         digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
-        name += f" (some files, {digest[:8]})"
+        name += f"{_SOME_FILES}{digest[:8]})"
     return name
 
 
@@ -161,9 +164,10 @@ class PeerPlans:
         try:
             plan = JobPlan.from_json(value)
         except (ValueError, UnsafePathError) as error:
-            logger.warning("the plan of %s is of no use: %s", name, error)
+            logger.warning("the plan of %s is of no use: %s", name, as_shown(error))
             return None
-        if plan.job_id != self.job_id:
-            logger.warning("%s gives the plan of another job, %s", name, plan.job_id)
+        whole = job_name(plan.repo_type, plan.repo_id, plan.revision, {})
+        if plan.job_id != self.job_id or self.job_id.partition(_SOME_FILES)[0] != whole:
+            logger.warning("%s gives the plan of another job, %s", name, as_shown(plan.job_id))
             return None
         return plan

@@ -129,7 +129,7 @@ class JobPlan:
         if not isinstance(value, dict) or value.get("version") != PLAN_VERSION:
             version = value.get("version") if isinstance(value, dict) else None
             raise ValueError(
-                f"not a job's plan of version {PLAN_VERSION} but of {version!r}: "
+                f"not a job's plan of version {PLAN_VERSION} but of {reprlib.repr(version)}: "
                 "all nodes need the same version of hf-haul"
             )
         problem = _problem(value)

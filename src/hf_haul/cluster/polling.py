@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from hf_haul.cluster.node_state import as_shown
 from hf_haul.cluster.serving import NODE_HEADER, PREFIX, URL_HEADER
 from hf_haul.urls import parse_url
 
@@ -35,8 +36,6 @@ _MOST_NODES: Final = 20_000
 #: Bytes of a state, and of a plan, at the most.
 _LARGEST_STATE: Final = 16 << 20
 _LARGEST_PLAN: Final = 1 << 30
-#: Characters of a refusal that are shown.
-_SHOWN: Final = 300
 _OK: Final = 200
 _NO_ANSWER: Final = (OSError, asyncio.TimeoutError, aiohttp.ClientError)
 _REFUSED: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
@@ -198,7 +197,7 @@ class Poller:
             return Health()
         job = found.get("job") if isinstance(found, dict) else None
         if job != self._job:
-            return Health(answers=True, refusal=f"it works on {job}, and not on {self._job}")
+            return Health(answers=True, refusal=f"it works on {as_shown(job)}, and not on {self._job}")
         return Health(answers=True, has_plan=found.get("has_plan") is True)
 
     async def plan_of(self, url: str) -> Any:
@@ -264,6 +263,9 @@ class Poller:
             if again:
                 return self._fail(peer, _SILENT, str(error))
             return _BROKE
+        except Exception as error:  # noqa: BLE001  whatever it answers, it has to be asked again
+            logger.warning("what %s answers cannot be understood: %r", peer.name, error)
+            return self._fail(peer, _USELESS, "its answer cannot be understood")
         return None
 
     def _fail(self, peer: _Peer, reason: object, why: str) -> object:
@@ -284,8 +286,14 @@ class Poller:
             OSError: There is no connection.
         """
         if self._session is None:
-            # Nodes are asked directly: a proxy is for the world outside.
-            self._session = aiohttp.ClientSession(trust_env=False, headers=self._headers)
+            # Nodes are asked directly: a proxy is for the world outside. No cookie of theirs is kept, and
+            # nothing is inflated: what listens at a node's address now may be anybody's.
+            self._session = aiohttp.ClientSession(
+                trust_env=False,
+                headers={**self._headers, "Accept-Encoding": "identity"},
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._timings.answer)
         async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
             body = await _read(response, most)
@@ -293,7 +301,7 @@ class Poller:
                 raise _refusal(response, body)
             try:
                 return json.loads(body)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise _RefusedError("it answers with something else than JSON") from error
 
 
@@ -318,8 +326,8 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes) -> _RefusedError:
     """Return what a node's refusal says."""
     try:
         said = str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         said = ""
     if response.status == 401:
         said = "it refuses this node's token: all nodes of a job need the same (HF_HAUL_PEERS_TOKEN, --peers-token-file)"
-    return _RefusedError(said[:_SHOWN] or f"it answers {response.status}")
+    return _RefusedError(as_shown(said) or f"it answers {response.status}")

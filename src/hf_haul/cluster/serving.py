@@ -321,7 +321,8 @@ class JobServer:
 
     def _note_asker(self, headers: Mapping[str, str]) -> None:
         name, url = headers.get(NODE_HEADER, ""), headers.get(URL_HEADER, "")
-        if name and url and max(len(name), len(url)) <= _LONGEST_NAME:
+        # Whatever else has such names shows them to people.
+        if name and url and max(len(name), len(url)) <= _LONGEST_NAME and (name + url).isprintable():
             self._served.note_asker(name, url)
 
     async def _state(self, query: Mapping[str, str]) -> Reply:

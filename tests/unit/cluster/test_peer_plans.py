@@ -127,6 +127,9 @@ def test_a_first_one_that_works_on_something_else_is_an_error_that_says_so(
         pytest.param(None, id="none"),
         pytest.param({"version": 0}, id="of another version"),
         pytest.param({**PLAN.to_json(), "job_id": "another"}, id="of another job"),
+        pytest.param({**PLAN.to_json(), "repo_id": "org/other"}, id="of another repository"),
+        pytest.param({**PLAN.to_json(), "repo_type": "dataset"}, id="of another type"),
+        pytest.param({**PLAN.to_json(), "revision": "../../x"}, id="of another revision"),
         pytest.param([], id="something else"),
     ],
 )

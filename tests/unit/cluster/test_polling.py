@@ -100,6 +100,8 @@ def test_each_question_says_which_state_is_known_already() -> None:
         (polling._RefusedError("another job"), ("useless", "b", "another job")),
         (["no state"], ("useless", "b")),
         ({"no": "version"}, ("useless", "b")),
+        (KeyError("what nobody foresaw"), ("useless", "b")),
+        (RecursionError(), ("useless", "b")),
     ],
 )
 def test_a_node_that_does_not_answer_rightly_is_gone_silent_or_of_no_use(
@@ -108,6 +110,11 @@ def test_a_node_that_does_not_answer_rightly_is_gone_silent_or_of_no_use(
     told, _asked = play(error)
     assert len(told) == 1
     assert told[0][: len(expected)] == expected
+
+
+def test_a_node_whose_answer_nobody_foresaw_is_asked_again() -> None:
+    told, _asked = play(KeyError("odd"), {"version": 5})
+    assert [each[0] for each in told] == ["useless", "state"]
 
 
 def test_a_connection_that_breaks_says_nothing_unless_the_next_one_breaks_too() -> None:

@@ -273,3 +273,9 @@ def test_a_file_is_closed_when_the_server_ends_before_its_turn(served: Served) -
         return bool(reply.content.held.file.closed)  # type: ignore[attr-defined]  # as above
 
     assert run(ask())
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "a\udcff", "", "n" * 1001])
+def test_a_name_that_cannot_be_shown_is_none(served: Served, name: str) -> None:
+    answer(served, STATE, {**HEADERS, "Haul-Node": name, "Haul-Node-Url": "http://c:1"})
+    assert served.askers == []
