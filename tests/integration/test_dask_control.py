@@ -12,9 +12,11 @@ import pytest
 from tests.support.stand_in_agents import Agents, StandInAgent
 from tests.support.wants import want_modules
 
+from hf_haul.cluster import census
 from hf_haul.cluster.census import Question
+from hf_haul.cluster.control import ControlLostError
 from hf_haul.cluster.coordinator import Coordinator
-from hf_haul.cluster.node_work import NodeOrder
+from hf_haul.cluster.node_work import NodeOrder, end_nodes
 from hf_haul.cluster.progress import JobProgress
 from hf_haul.cluster.results import NodeResult
 from hf_haul.task import new_id
@@ -178,6 +180,24 @@ def test_a_worker_that_is_retired_takes_its_node_with_it_and_the_others_finish(
     results = job.results()
     assert [name for name, result in results.items() if result.error is not None] == [gone.order.node]
     assert "its worker more (tcp:" in str(results[gone.order.node].error)
+
+
+def test_a_client_that_is_closed_meanwhile_is_a_scheduler_that_is_gone(
+    cluster: LocalCluster, agents: Agents
+) -> None:
+    with Client(cluster) as client:
+        job = Job(client, timeout=0.5)
+        finish_later = agents.wait(2)
+        client.close()
+        errors = [result.error for result in job.results().values()]
+        control = job.control
+    assert len(errors) == 2
+    assert all("has gone away. Run it again" in str(error) for error in errors)
+    with pytest.raises(ControlLostError):
+        control.workers()
+    control.end([census.Worker("tcp://127.0.0.1:1", "1", "127.0.0.1")], job.job_id, "cancel", 1.0)
+    finish(finish_later)
+    end_nodes(job_id=job.job_id, cancel=True)
 
 
 def test_a_client_that_is_closed_or_asynchronous_is_refused(cluster: LocalCluster) -> None:

@@ -41,6 +41,8 @@ _ASKED_AT_ONCE: Final = 8
 #: Before what users compute: the nodes that start first would wait for the last.
 _PRIORITY: Final = 100
 _LOOPBACK: Final = "127.0.0.1"
+#: What a client raises whose scheduler does not answer; the last two if somebody has closed the client.
+_NO_ANSWER: Final = (OSError, asyncio.TimeoutError, RuntimeError, AttributeError)
 #: Of a worker on which tasks begin.
 _FIT: Final = frozenset({"running", "paused"})
 
@@ -106,7 +108,7 @@ class DaskControl:
             raise ControlLostError(f"{self.where} has gone away")
         try:
             info = self._client.sync(self._client.scheduler.identity, callback_timeout=_SCHEDULER_SECONDS)
-        except (OSError, asyncio.TimeoutError) as error:
+        except _NO_ANSWER as error:
             raise ControlLostError(f"{self.where} does not answer") from error
         return {
             address: Worker(address, str(known["name"]), known["host"])
@@ -194,7 +196,7 @@ class DaskControl:
         """End the nodes of a job; what does not answer ends by itself."""
         try:
             self._run(end_on_worker, workers, job_id, how == "cancel", timeout=timeout)
-        except (OSError, asyncio.TimeoutError) as error:
+        except _NO_ANSWER as error:
             logger.debug("the nodes of %s were not told of its end: %s", job_id, error)
 
     def listen(self, listener: Callable[[str, dict[str, Any]], object]) -> None:
