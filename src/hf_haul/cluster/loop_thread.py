@@ -8,11 +8,11 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from hf_haul.errors import HaulError
+from hf_haul.errors import HaulError, StopRequestedError
 from hf_haul.threads import start_daemon
 
 __all__ = ["LoopThread"]
@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 #: Threads that wait for the disk, made when needed.
 _WAITERS: Final = 8
+#: Seconds between two looks whether the loop has ended, while something is waited for.
+_LOOK: Final = 0.5
 #: Seconds for all that runs in the loop to end.
 _END_SECONDS: Final = 1.0
 
@@ -73,10 +75,25 @@ class LoopThread:
         await self._loop.shutdown_asyncgens()
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine in the loop, and return what it returns; not for use within the loop."""
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work(), self._loop)
+        """Run a coroutine in the loop, and return what it returns; not for use within the loop.
+
+        Raises:
+            StopRequestedError: The loop has ended, or ends before it is done.
+        """
+        coroutine = work()
         try:
+            future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:
+            coroutine.close()
+            raise StopRequestedError from None
+        try:
+            # What the loop is given at the moment of its end is never begun.
+            while not wait([future], _LOOK).done:
+                if self._ended.is_set() and not future.done():
+                    raise StopRequestedError
             return future.result()
+        except CancelledError:
+            raise StopRequestedError from None
         except BaseException:
             future.cancel()
             raise

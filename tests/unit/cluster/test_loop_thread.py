@@ -6,12 +6,15 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from hf_haul.cluster import loop_thread
 from hf_haul.cluster.loop_thread import LoopThread
-from hf_haul.errors import HaulError
+from hf_haul.errors import HaulError, StopRequestedError
 
 
 @pytest.fixture
@@ -69,6 +72,40 @@ def test_its_end_does_not_wait_for_ever_for_the_last_thing_to_do(
     loop.close(last)  # again
     loop.call(done.append, "late")
     assert done == ["begun"]
+
+
+def test_what_is_waited_for_when_it_ends_is_given_up(loop: LoopThread) -> None:
+    begun = threading.Event()
+
+    async def wait_for_ever() -> None:
+        begun.set()
+        await asyncio.sleep(3600)
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(loop.run, wait_for_ever)
+        assert begun.wait(10)
+        loop.close()
+        with pytest.raises(StopRequestedError):
+            waiting.result(10)
+    with pytest.raises(StopRequestedError):  # nor is anything begun any more
+        loop.run(wait_for_ever)
+
+
+def test_what_it_was_given_as_it_ended_is_not_waited_for(
+    loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing() -> None:
+        pass
+
+    def lose(coroutine: Coroutine[Any, Any, None], _loop: object) -> Future[None]:
+        coroutine.close()
+        return Future()
+
+    loop.close()
+    monkeypatch.setattr(loop_thread, "_LOOK", 0.01)
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", lose)
+    with pytest.raises(StopRequestedError):
+        loop.run(nothing)
 
 
 def test_a_forked_child_leaves_it_alone(loop: LoopThread) -> None:
