@@ -7,6 +7,7 @@ one is gone another one that reaches the same folder takes its place.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import socket
 import uuid
@@ -33,6 +34,8 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 #: What Python says of a module that is not there, and of a name that a module does not have.
 _ABSENT: Final = re.compile(r"No module named '(hf_haul[\w.]*)'")
 _OTHER_VERSION: Final = re.compile(r"\b(Attribute|Import)Error\b.*\bhf_haul\b")
+#: Characters of a node's name, which may be a part of a folder's only; systems take 255 for the whole.
+_LONGEST_NAME: Final = 100
 _UNFIT_FOR_NAMES: Final = re.compile(r"[^\w.\-]+", re.ASCII)
 
 
@@ -115,8 +118,11 @@ def fill_in(folder: str | None, node: str) -> str | None:
 
 
 def _as_name(text: str) -> str:
-    """Return a name that fits into a folder's."""
-    return _UNFIT_FOR_NAMES.sub("-", text).strip("-.") or "node"
+    """Return a name that fits into a folder's; the same for the same text."""
+    name = _UNFIT_FOR_NAMES.sub("-", text).strip("-.") or "node"
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    return name
 
 
 def _boot_id() -> str:

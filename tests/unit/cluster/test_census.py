@@ -117,6 +117,27 @@ def test_a_worker_tells_its_host_and_the_folder_with_its_name_in_it(tmp_path: Pa
     assert probe(Question("host", local_dir="{node}"), "1").folder.endswith(f"/{here}")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../../etc", "..", "/", "a/../b", "a\0b", "\n", "-rf", "{node}", "ü\udcff", "", "n" * 5000],
+    ids=ascii,
+)
+def test_whatever_a_worker_is_called_its_folder_is_one_below_the_one_that_was_asked_for(
+    tmp_path: Path, name: str
+) -> None:
+    told = probe(Question("worker", cache_dir=f"{tmp_path}/{{node}}"), name)
+    assert Path(told.folder).parent == tmp_path.resolve()
+    Path(told.folder).mkdir()
+    assert told.node.isprintable()
+    assert told.node.isascii()
+
+
+def test_long_names_that_begin_alike_are_not_the_same() -> None:
+    one, two = (probe(Question("worker"), "n" * 500 + end).node for end in "12")
+    assert one != two
+    assert probe(Question("worker"), "n" * 500 + "1").node == one
+
+
 def test_only_node_stands_for_something_in_a_folder() -> None:
     assert fill_in("/data/{node}/{x}", "a") == "/data/a/{x}"
     assert fill_in(None, "a") is None
