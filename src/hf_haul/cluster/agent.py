@@ -325,8 +325,8 @@ class NodeAgent:
 
     def _note_ended(self, error: BaseException | None) -> None:
         """Tell the others that this node needs them no more, or why it never will."""
-        if self._assigner is not None:
-            self._assigner.note_ended(None if error is None else describe(error).text)
+        self._job.note_ended(None if error is None else describe(error).text)
+        self._tell_change()
 
     def _result(self, path: str | None, error: Exception | None) -> NodeResult:
         origin = peers = present = 0

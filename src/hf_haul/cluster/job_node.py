@@ -67,6 +67,7 @@ class JobNode:
         self._plan_digest = ""
         self._assigner: JobAssigner | None = None
         self._holdings: Holdings | None = None
+        self._unbegun: NodeState | None = None  # of one that has ended before it began
 
     # ---- the plan
 
@@ -85,6 +86,14 @@ class JobNode:
         """
         with self._changed:
             self._assigner, self._holdings = assigner, holdings
+
+    def note_ended(self, error: str | None) -> None:
+        """Note that this node needs the others no more; ``error`` says why, if it does not have all."""
+        assigner = self._assigner
+        if assigner is not None:
+            assigner.note_ended(error)
+        else:
+            self._unbegun = NodeState(self.name, 1, done=True, error=error)
 
     # ---- other nodes
 
@@ -114,6 +123,9 @@ class JobNode:
             if state["plan"] != self._plan_digest:
                 raise ValueError(_difference(state, plan))
             found = NodeState.from_json(state, assigner.stripes.count)
+        elif state.get("done") is True:  # it has ended before it began
+            found = NodeState.from_json(state, 0)
+        if found is not None:
             assigner.note_state(name, found)
         with self._changed:
             other = self._others.setdefault(name, _Other())
@@ -205,12 +217,16 @@ class JobNode:
     @property
     def version(self) -> int:
         """Changes with each change of the state."""
-        return 0 if self._assigner is None else self._assigner.version
+        if self._assigner is not None:
+            return self._assigner.version
+        return 0 if self._unbegun is None else self._unbegun.version
 
     def state(self) -> Mapping[str, Any]:
         """Return the state, for JSON; see `Served`."""
         with self._changed:
             assigner, plan = self._assigner, self._plan
+        if self._unbegun is not None:
+            return {**self._unbegun.to_json(), "plan": None}
         if assigner is None or plan is None:
             return {"name": self.name, "version": 0, "plan": None}
         return {**assigner.state().to_json(), "plan": self._plan_digest, "commit": plan.commit}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.cluster.agent import NodeAgent
@@ -123,6 +124,20 @@ def test_a_port_that_is_taken_is_an_error_and_leaves_nothing(made: list[NodeAgen
         with pytest.raises(OSError, match=r"cannot listen at address 127\.0\.0\.1"):
             node.start()
     assert not any(thread.name.startswith("hf-haul-node") for thread in threading.enumerate())
+
+
+def test_what_fails_before_anything_has_begun_is_told_to_the_others_too(
+    made: list[NodeAgent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    node = agent(made, tmp_path)
+    url = node.start()
+    assert node.run({"n0": url}).error is not None
+    answer = requests.get(
+        f"{url}/haul/v1/jobs/job-1/state", headers={"Authorization": "Bearer t"}, timeout=10
+    ).json()
+    assert answer["done"]
+    assert "offline" in answer["error"].lower()
 
 
 def test_what_fails_is_part_of_the_result_and_is_told_to_the_others(

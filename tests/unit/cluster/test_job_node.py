@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -70,14 +71,14 @@ class World:
         self.node.begin(self.assigner, holdings)
         return self.node
 
-    def next(self, missing: list[ByteRange]) -> Assignment | None:
+    def next(self, missing: list[ByteRange], *, origin: bool = False) -> Assignment | None:
         """What its engine would fetch next of its file."""
         remote = RemoteFile("a.bin", "http://hub/a.bin", size=len(DATA), digest=Digest("sha256", ETAG))
         request = FileRequest(remote, FileDestination(self.folder / "x", ETAG))
         assigner = self.assigner.assigner_of(request)
         assert assigner is not None
         assigner.start(missing)
-        return assigner.next(origin=False, idle=False)
+        return assigner.next(origin=origin, idle=False)
 
 
 @pytest.fixture
@@ -149,6 +150,27 @@ def test_a_node_that_is_preparing_is_alive_and_not_ready(world: World) -> None:
     node.note_state("b", {"name": "b", "version": 0, "plan": None})
     assert node.unheard() == ["b", "c"]
     assert node.pending(absent_too=False) == ["b"]
+
+
+@pytest.mark.parametrize("error", ["Offline mode is on", None])
+def test_one_that_ends_before_it_has_begun_is_not_waited_for(
+    world: World, caplog: pytest.LogCaptureFixture, error: str | None
+) -> None:
+    ended = JobNode("b", PLAN.job_id, on_member=lambda _name, _url: None)
+    before = ended.version
+    ended.note_ended(error)
+    assert ended.version != before
+    node = world.begin()
+    with caplog.at_level(logging.WARNING):
+        node.note_state("b", json.loads(json.dumps(ended.state())))
+    assert node.unheard() == ["c"]
+    assert node.pending(absent_too=False) == []
+    assert ("node b cannot get all files: Offline" in caplog.text) == (error is not None)
+    # What it is home to falls to others at once.
+    node.note_gone("c", "connection refused")
+    found = world.next([ByteRange(1000, 2000)], origin=True)
+    assert found is not None
+    assert (found.source, found.span) == (None, ByteRange(1000, 2000))
 
 
 @pytest.mark.parametrize(
