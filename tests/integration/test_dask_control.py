@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -180,6 +181,23 @@ def test_a_worker_that_is_retired_takes_its_node_with_it_and_the_others_finish(
     results = job.results()
     assert [name for name, result in results.items() if result.error is not None] == [gone.order.node]
     assert "its worker more (tcp:" in str(results[gone.order.node].error)
+
+
+def test_a_node_that_cannot_listen_says_so_and_is_not_taken_for_a_worker_that_vanished(
+    client: Client, agents: Agents
+) -> None:
+    def fail(agent: StandInAgent) -> None:
+        if agent.order.node.endswith("-1"):
+            raise OSError(errno.EADDRNOTAVAIL, "cannot listen at address 127.0.0.1")
+
+    agents.on_make = fail
+    job = Job(client)
+    finish(agents.wait(1))
+    failed = {name: result.error for name, result in job.results().items() if result.error is not None}
+    assert [name.rpartition("-")[2] for name in failed] == ["1"]
+    (said,) = map(str, failed.values())
+    assert "cannot listen at address" in said
+    assert "memory" not in said
 
 
 def test_a_client_that_is_closed_meanwhile_is_a_scheduler_that_is_gone(

@@ -9,6 +9,7 @@ thread. Events come over one topic of Dask's own, of which the scheduler keeps t
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import weakref
 from collections import deque
@@ -253,12 +254,23 @@ def _facts(answer: Any) -> Facts:
 
 def _result(future: Future) -> Any:
     """Return what a task returned, or raise what it raised."""
+    from distributed import KilledWorker
+
     if future.status in {"cancelled", "lost"}:
         raise WorkerLostError("its worker's task was forgotten by the scheduler")
     try:
         result = future.result(timeout=_PROBE_SECONDS)
         future.release()  # or the scheduler would want it computed again when its worker goes
-    except (asyncio.CancelledError, asyncio.TimeoutError, OSError) as error:
+    except KilledWorker as error:
+        raise WorkerLostError("its worker died meanwhile") from error
+    except (
+        asyncio.CancelledError,
+        concurrent.futures.CancelledError,
+        asyncio.TimeoutError,
+        OSError,
+    ) as error:
+        if future.status == "error":  # it is the task's own
+            raise
         raise WorkerLostError(
             f"its worker's answer was lost ({str(error) or type(error).__name__})"
         ) from error
