@@ -94,15 +94,24 @@ def probe(question: Question, worker_name: str) -> Facts:
     Args:
         question: It.
         worker_name: What the scheduler calls this worker.
+
+    Raises:
+        NodeError: It has no folder.
     """
     hostname = socket.gethostname()
     node = _as_name(hostname if question.per == "host" else f"{hostname}-{worker_name}")
     folder = question.local_dir or question.cache_dir or constants.HF_HUB_CACHE
+    try:
+        folder = absolute_path(fill_in(folder, node) or "")
+    except OSError as error:  # a scheduler would take it for one of its connection
+        raise NodeError(
+            f"the folder that its worker runs in is gone ({describe(error).text})", FailureKind.DISK
+        ) from error
     return Facts(
         version=__version__,
         node=node,
         host=(hostname, _boot_id()),
-        folder=absolute_path(fill_in(folder, node) or ""),
+        folder=folder,
         missing=None if find_spec("aiohttp") is not None else "aiohttp",
     )
 
@@ -229,4 +238,6 @@ def _in_words(error: Exception) -> Exception:
         return NodeError(
             f"hf-haul there is another version, or incomplete ({error}). Install hf-haul {__version__} there"
         )
+    if isinstance(error, NodeError):
+        return error
     return NodeError(f"it cannot be asked: {describe(error).text}", FailureKind.NETWORK)

@@ -11,7 +11,8 @@ import pytest
 
 from hf_haul import __version__
 from hf_haul.cluster.census import Census, Facts, Per, Question, Worker, fill_in, probe
-from hf_haul.failures import describe
+from hf_haul.cluster.results import NodeError
+from hf_haul.failures import FailureKind, describe
 
 
 def worker(number: int, host: str = "10.0.0.1") -> Worker:
@@ -130,6 +131,20 @@ def test_whatever_a_worker_is_called_its_folder_is_one_below_the_one_that_was_as
     Path(told.folder).mkdir()
     assert told.node.isprintable()
     assert told.node.isascii()
+
+
+def test_a_worker_whose_folder_is_gone_is_refused_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(NodeError, match="the folder that its worker runs in is gone") as refusal:
+        probe(Question("host", cache_dir="here"), "1")
+    census = Census("host")
+    assert census.note(worker(1), pickle.loads(pickle.dumps(refusal.value))) is None
+    assert [describe(error).kind for error in census.refused.values()] == [FailureKind.DISK]
 
 
 def test_long_names_that_begin_alike_are_not_the_same() -> None:
