@@ -26,7 +26,7 @@ want_modules("distributed", extra="dask")
 
 from distributed import Client, Event, LocalCluster, Worker  # noqa: E402  after the look whether it is there
 
-from hf_haul.cluster.dask import DaskControl  # noqa: E402  the same
+from hf_haul.cluster.dask import DaskControl, joined  # noqa: E402  the same
 
 pytestmark = pytest.mark.filterwarnings(
     "default", "error:::hf_haul"
@@ -216,6 +216,24 @@ def test_a_client_that_is_closed_meanwhile_is_a_scheduler_that_is_gone(
     control.end([census.Worker("tcp://127.0.0.1:1", "1", "127.0.0.1")], job.job_id, "cancel", 1.0)
     finish(finish_later)
     end_nodes(job_id=job.job_id, cancel=True)
+
+
+@pytest.mark.parametrize(
+    "address", ["garbage", "http://127.0.0.1:9", "tcp://127.0.0.1", "tls://127.0.0.1:1", ""]
+)
+def test_an_address_that_is_none_is_said_at_once_and_leaves_no_client(address: str) -> None:
+    before = set(Client._instances)
+    began = time.monotonic()
+    with pytest.raises(ControlLostError, match="no Dask scheduler can be reached at"), joined(address):
+        pass
+    assert time.monotonic() - began < 5
+    assert set(Client._instances) <= before
+
+
+def test_the_scheduler_at_an_address_is_joined_for_the_block(cluster: LocalCluster) -> None:
+    with joined(cluster.scheduler_address) as client:
+        assert len(client.scheduler_info()["workers"]) == 2
+    assert client.status == "closed"
 
 
 def test_a_client_that_is_closed_or_asynchronous_is_refused(cluster: LocalCluster) -> None:

@@ -63,11 +63,25 @@ def joined(address: str) -> Iterator[Client]:
     from distributed import Client  # needs the extra "dask"
 
     try:
+        asyncio.run(_try(address))
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, asyncio.TimeoutError) as error:
-        raise ControlLostError(f"no Dask scheduler can be reached at {address} ({error})") from error
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise ControlLostError(f"no Dask scheduler can be reached at {address} ({why})") from error
     with client:
         yield client
+
+
+async def _try(address: str) -> None:
+    """Connect to a scheduler, once.
+
+    A client that fails at this is closed when Python ends, and waits for twenty seconds then.
+    """
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    comm = await connect(address, timeout=_CONNECT_SECONDS, **Security().get_connection_args("client"))
+    await comm.close()
 
 
 class DaskControl:
