@@ -60,7 +60,7 @@ from hf_haul.engine.settlement import Settlement
 from hf_haul.engine.workers import Workers
 from hf_haul.errors import HaulError
 from hf_haul.limiter import BandwidthLimiter
-from hf_haul.storage import adoption, claiming, journal, staged_file, staged_names, sweeping
+from hf_haul.storage import adoption, claiming, journal, left_file, staged_file, staged_names, sweeping
 from hf_haul.task import Digest, DownloadState, FileRequest
 from hf_haul.transports import concurrency, source_limits
 
@@ -79,7 +79,7 @@ class World:
         self.destinations: dict[str, MemoryDestination] = {}
         settings = Settings(
             part_size=MiB, chunk_size=MiB, first_retry_wait=0.0, max_concurrent_downloads=3, durable=False,
-            timings=Timings(unwritten=0.1),
+            timings=Timings(unwritten=0.1, asleep=10 * BOUND),  # nobody is asleep: who waits for itself hangs
         )  # fmt: skip
         self.scheduler = Scheduler(
             settings, BandwidthLimiter(None), lambda wanted: self.sources[wanted.remote.path]
@@ -210,10 +210,14 @@ def gives_a_file(where: Any, name: str) -> bool:
 LEFT_OUT = {(threads.ThreadGroup, "_run"), (threads._Daemon, "run"), (threads._Daemon, "_bootstrap")}
 MODULES = (
     adoption, cancellation, claiming, concurrency, download_queue, errands, event_stream, events, file_steps, hasher,
-    job_choice, jobs, journal, lanes, limiter, metrics, outcome, part_fetcher, plan, planned_files, queue_events, queue_run, queues, resilience,
+    job_choice, jobs, journal, lanes, left_file, limiter, metrics, outcome, part_fetcher, plan, planned_files, queue_events, queue_run, queues, resilience,
     scheduler, settlement, source_limits, staged_file, staged_names, sweeping, threads, ticker, transfer, verifier, waits,
     watchdog, workers,
 )  # fmt: skip
+
+
+#: What is done to a file that an earlier process left.
+TAKING_OVER = (adoption, claiming, left_file, staged_file)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -230,7 +234,7 @@ def test_an_error_anywhere_in_our_own_lines_fails_its_file_at_the_most(
             if after and gives_a_file(where, name):
                 continue  # the trap itself would drop what is open
             trap = Trap(errors[(nth + after) % 3], nth, after=after)
-            left = ["small1"] if module is adoption else []
+            left = ["small1"] if module in TAKING_OVER else []
             with world(tmp_path / f"{sprung}", left) as there, pytest.MonkeyPatch.context() as patch:
                 set_trap(patch, where, name, trap)
                 case = f"{getattr(where, '__name__', where)}.{name}, call {nth}, {'after' if after else 'before'} it"

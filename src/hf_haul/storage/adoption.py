@@ -191,11 +191,14 @@ class Adopter:
         with _alone(self._target.parent, self._key):
             self._require_not_just_named(path)
             left = self._take_locked(path)
-            if not may_go(left):
-                os.close(left.fd)
+            try:
+                if not may_go(left):
+                    raise StagedElsewhereError(path, left.owner)
+                status = os.fstat(left.fd)
+            except BaseException:
+                left.close()
                 move_back(left.path, path)
-                raise StagedElsewhereError(path, left.owner)
-            status = os.fstat(left.fd)
+                raise
             if left.remove():
                 return 0 if status.st_nlink > 1 else bytes_on_disk(status)
             move_back(left.path, path)
@@ -216,7 +219,7 @@ class Adopter:
         return kept
 
     def _best_of(self, paths: list[Path]) -> StagedFile | None:
-        best: StagedFile | None = None
+        adopted: list[StagedFile] = []
         try:
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):  # published, or adopted, meanwhile
@@ -227,21 +230,30 @@ class Adopter:
                         logger.info("%s cannot be taken over: %s", path, error)
                         self.refused.add(path)
                         continue
-                    if staged is not None and best is not None:
-                        best, worse = sorted((best, staged), key=lambda each: each.done, reverse=True)
-                        worse.delete()
-                    else:
-                        best = staged or best
+                    if staged is not None:
+                        adopted.append(staged)
+                    if len(adopted) > 1:
+                        adopted.sort(key=lambda each: each.done, reverse=True)
+                        adopted[1].delete()
+                        del adopted[1]
         except BaseException:
-            if best is not None:
-                best.close()
+            for each in adopted:
+                each.close()
             raise
-        return best
+        return adopted[0] if adopted else None
 
     def _adopt(self, path: Path) -> StagedFile | None:
         """Take over ``path`` if its owner is gone; ``None`` if it was of no use, and was removed."""
         self._require_not_just_named(path)
         left = self._take(path)
+        try:
+            return self._take_over(left)
+        except BaseException:
+            left.close()
+            raise
+
+    def _take_over(self, left: LeftFile) -> StagedFile | None:
+        """Make a file that was taken ours; ``None`` if it was of no use, and was removed."""
         if left.sealed:
             return self._unseal(left)
         if left.sequential != self._sequential or (left.header is None and not left.sequential):
@@ -253,15 +265,30 @@ class Adopter:
         trust = self._resume and (self._digest_known or (same_boot and not left.shared))
         if left.only_to_copy:
             if trust:
-                return self._copy(left, self._recorded_in(left))
+                return self._copy(left, self._recorded_in)
             left.remove()
             return None
-        staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=left.sequential)
-        staged.former_keys = self._keys[1:]
-        staged.load(trust=trust)
-        staged.unproven = not same_boot
-        staged.take_over()
-        return self._still_ours(staged)
+        with self._staged(left) as staged:
+            staged.former_keys = self._keys[1:]
+            staged.load(trust=trust)
+            staged.unproven = not same_boot
+            staged.take_over()
+            self._require_ours(staged)
+        return staged
+
+    @contextlib.contextmanager
+    def _staged(self, left: LeftFile) -> Iterator[StagedFile]:
+        """Make a staged file of a file that is left, and close it if what is done with it then fails.
+
+        As long as it is open here, its owner is alive: the next attempt would wait for this one.
+        """
+        staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=self._sequential)
+        left.fd = -1  # it is closed by the staged file from here on
+        try:
+            yield staged
+        except BaseException:
+            staged.let_go()  # and no more: what an error came from reading may well be there
+            raise
 
     def _recorded_in(self, left: LeftFile) -> RangeSet:
         """Return the bytes that a file holds which is only copied from."""
@@ -292,16 +319,14 @@ class Adopter:
     def _is_asleep(self, status: os.stat_result) -> bool:
         return self._watch is not None and self._watch.is_asleep(status)
 
-    def _still_ours(self, staged: StagedFile) -> StagedFile:
-        """Return the file if no other process took it over meanwhile.
+    def _require_ours(self, staged: StagedFile) -> None:
+        """Refuse a file that another process took over meanwhile.
 
         Raises:
             StagedElsewhereError: Another process gave the file a name of its own meanwhile.
         """
         if not staged.is_ours():
-            staged.let_go()
             raise StagedElsewhereError(staged.path, None)
-        return staged
 
     def _unseal(self, left: LeftFile) -> StagedFile | None:
         """Take over a complete file that was never published; its name says so until its new journal does."""
@@ -311,18 +336,18 @@ class Adopter:
             left.remove()
             return None
         if left.shared:
-            return self._copy(left, RangeSet([ByteRange(0, self._size)] if self._size else []))
-        staged = StagedFile(left.path, self._key, self._size, left.fd, sequential=self._sequential)
+            return self._copy(left, lambda _left: RangeSet([ByteRange(0, self._size)] if self._size else []))
         os.ftruncate(left.fd, self._size)
-        staged.take_over()
-        self._still_ours(staged)
-        staged.record(0, self._size)
-        staged.resumed = self._size
-        staged.unproven = True
-        with contextlib.suppress(PermissionError):  # Windows renames no open files
-            path = self.private_name()
-            os.rename(left.path, path)
-            staged.path = path
+        with self._staged(left) as staged:
+            staged.take_over()
+            self._require_ours(staged)
+            staged.record(0, self._size)
+            staged.resumed = self._size
+            staged.unproven = True
+            with contextlib.suppress(PermissionError):  # Windows renames no open files
+                path = self.private_name()
+                os.rename(left.path, path)
+                staged.path = path
         return staged
 
     def _take(self, path: Path) -> LeftFile:
@@ -333,7 +358,7 @@ class Adopter:
             PermissionError: It is of no use to us.
         """
         first = self._look(path, path)
-        os.close(first.fd)  # Windows renames no open files
+        first.close()  # Windows renames no open files
         private = self._private(kind_of(path.name))
         try:
             _rename(path, private)  # succeeds for one process only
@@ -349,11 +374,12 @@ class Adopter:
                 # Another adopter, from where process ids are others.
                 if not self._is_asleep(os.fstat(left.fd)):
                     raise StagedElsewhereError(private, None)
-                left = replace(left, status="stale")
-        except StagedElsewhereError:
+                left.status = "stale"
+        except BaseException as error:
             if left is not None:
-                os.close(left.fd)
-            move_back(private, path)
+                left.close()
+            if isinstance(error, StagedElsewhereError):
+                move_back(private, path)
             raise
         return left
 
@@ -383,7 +409,7 @@ class Adopter:
                 raise StagedElsewhereError(path, again.owner)
             return again
         except BaseException:
-            os.close(left.fd)
+            left.close()
             raise
 
     def _look(self, path: Path, name: Path, *, lock: bool = False) -> LeftFile:
@@ -404,15 +430,20 @@ class Adopter:
         try:
             if left.status == "alive":
                 raise StagedElsewhereError(path, left.owner)
-            return replace(left, shared=_is_shared(os.fstat(left.fd), path.parent))
+            left.shared = _is_shared(os.fstat(left.fd), path.parent)
+            return left
         except BaseException:
-            os.close(left.fd)
+            left.close()
             raise
 
-    def _copy(self, left: LeftFile, done: RangeSet) -> StagedFile | None:
+    def _copy(self, left: LeftFile, held_by: Callable[[LeftFile], RangeSet]) -> StagedFile | None:
         """Copy what a file holds into a new one, and remove the old.
 
         Its owner may only be asleep on another host. If it wakes up, it writes into the removed file.
+
+        Args:
+            left: The file.
+            held_by: Tells what it holds.
 
         Returns:
             ``None`` if that owner woke up meanwhile and began anew.
@@ -425,7 +456,7 @@ class Adopter:
             new = StagedFile(path, self._key, self._size, fd, sequential=self._sequential)
             new.version = None if left.header is None else left.header.version
             new.take_over()
-            for run in list(done):
+            for run in list(held_by(left)):
                 for at in range(run.start, run.stop, _COPY_STEP):
                     self._check()
                     data = read_at(left.fd, at, min(_COPY_STEP, run.stop - at))
@@ -433,19 +464,22 @@ class Adopter:
                     new.record(at, at + len(data))
             new.resumed = new.done
             new.unproven = True
+            now = None if left.header is None else read_header(left.fd, self._size, self._keys)
         except BaseException:
             if new is not None:
                 new.delete()
-            os.close(left.fd)
+            elif fd >= 0:
+                os.close(fd)
+                os.unlink(path)
+            left.close()
             move_back(left.path, left.name)
             raise
         if left.status == "stale":
             who = f"process {left.owner.pid} on {left.owner.host}" if left.owner else "another process"
             logger.info("%s: %s has not written for long; continuing with a copy", left.name.name, who)
-        now = None if left.header is None else read_header(left.fd, self._size, self._keys)
         if left.header is not None and (now is None or now.nonce != left.header.nonce):
             new.delete()
-            os.close(left.fd)
+            left.close()
             move_back(left.path, left.name)
             return None
         left.remove()

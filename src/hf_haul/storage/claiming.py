@@ -78,8 +78,12 @@ def claim(
     for _ in range(100):
         staged = adopter.best_of(left)
         if staged is not None:
-            staged.describe(uri)
-            staged = _rename_to_target(staged, target, keep=resume)
+            try:
+                staged.describe(uri)
+                _rename_to_target(staged, target, keep=resume)
+            except BaseException:
+                staged.close()
+                raise
             level = logging.DEBUG if again else logging.INFO
             logger.log(level, "resuming %s: %d of %d bytes are here", key, staged.resumed, size)
             return staged
@@ -154,7 +158,7 @@ def _begin(path: str | Path, key: str, size: int, fd: int, *, sequential: bool, 
     return staged
 
 
-def _rename_to_target(staged: StagedFile, target: Path, *, keep: bool) -> StagedFile:
+def _rename_to_target(staged: StagedFile, target: Path, *, keep: bool) -> None:
     """Rename an adopted file to ``target``, if that name is free, so that other processes find it there."""
     if not keep:
         staged.forget()
@@ -162,8 +166,7 @@ def _rename_to_target(staged: StagedFile, target: Path, *, keep: bool) -> Staged
         try:
             os.link(staged.path, target)
         except OSError:
-            return staged  # taken meanwhile, or no hard links here: the private name serves as well
+            return  # taken meanwhile, or no hard links here: the private name serves as well
         with contextlib.suppress(OSError):
             os.unlink(staged.path)
         staged.path = target
-    return staged

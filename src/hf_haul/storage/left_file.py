@@ -7,7 +7,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hf_haul.config import DEFAULT_TIMINGS
@@ -28,14 +28,17 @@ from hf_haul.storage.staged_names import SEALED_SUFFIX, SEQUENTIAL_SUFFIX
 __all__ = ["LeftFile", "inspect_file", "judge_file"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LeftFile:
     """A staged file that another process left, open, with what is known of its owner.
+
+    Who has it closes it: while it is open, it may be locked, and then the next who looks at it, in this
+    process too, takes its owner to be alive.
 
     Attributes:
         path: Its name; ours alone, if it could be renamed.
         name: The name under which it was found.
-        fd: It, open; only for reading if that is all we may.
+        fd: It, open; only for reading if that is all we may; below 0 once it was closed or given away.
         header: What it says about itself.
         owner: Whose it is, as far as it says.
         status: Whether that owner is alive, is gone, or may come back: ``stale``.
@@ -65,14 +68,22 @@ class LeftFile:
         """Whether somebody else may go on writing into it."""
         return self.shared or self.status == "stale"
 
+    def close(self) -> None:
+        """Close it; calling it again does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
     def remove(self) -> bool:
         """Close it and remove it, unless its name leads to another file by now.
 
         Returns:
             Whether it is removed.
         """
-        identity = os.fstat(self.fd)
-        os.close(self.fd)  # Windows removes no open files
+        try:
+            identity = os.fstat(self.fd)
+        finally:
+            self.close()  # Windows removes no open files
         with contextlib.suppress(OSError):
             if os.path.samestat(os.lstat(self.path), identity):
                 os.unlink(self.path)
@@ -115,7 +126,9 @@ def inspect_file(
     try:
         free = not lock or try_lock(fd)
         left = judge_file(path, name or path, fd, size, keys, watch)
-        return left if free else replace(left, status="alive")
+        if not free:
+            left.status = "alive"
+        return left
     except BaseException:
         os.close(fd)
         raise

@@ -153,7 +153,7 @@ def _look_at_staged(place: StagingPlace, path: Path, key: str, status: os.stat_r
             resumable=left.sealed or done > 0,
         )
     finally:
-        os.close(left.fd)
+        left.close()
 
 
 def _progress_of(left: LeftFile, status: os.stat_result) -> tuple[int | None, int, str]:

@@ -56,7 +56,7 @@ def find_resumable(
             try:
                 done = _usable(left, size, sequential=sequential, digest_known=digest_known)
             finally:
-                os.close(left.fd)
+                left.close()
             if left.status == "alive":
                 owner = left.owner
                 fetched_by = f"process {owner.pid} on {owner.host}" if owner else "another process"

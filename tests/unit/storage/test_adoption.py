@@ -492,6 +492,45 @@ def test_a_copy_that_fails_leaves_the_original_under_its_name(
     assert claim(tmp_path, "etag", SIZE).resumed == 400
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files by /proc")
+@pytest.mark.parametrize(
+    ("where", "step", "kind"),
+    [
+        (StagedFile, "__init__", "staged"),
+        (StagedFile, "load", "staged"),
+        (StagedFile, "take_over", "staged"),
+        (StagedFile, "is_ours", "staged"),
+        (StagedFile, "describe", "staged"),
+        (StagedFile, "take_over", "complete"),
+        (StagedFile, "record", "complete"),
+        (StagedFile, "__init__", "to copy"),
+        (StagedFile, "write", "to copy"),
+        (adoption, "read_records", "to copy"),
+        (adoption, "read_header", "to copy"),
+    ],
+)
+def test_an_error_in_a_takeover_leaves_nothing_open_and_the_next_attempt_waits_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, step: str, kind: str
+) -> None:
+    path = left_behind(tmp_path, 400 if kind != "complete" else SIZE)
+    if kind == "complete":
+        os.truncate(path, SIZE)
+        path.rename(tmp_path / "etag.00000000.sealed.incomplete")
+    monkeypatch.setattr(adoption, "_is_shared", lambda *_: kind == "to copy")
+    monkeypatch.setattr(staged_file, "_open_here", set())
+    opened = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(where, step, lambda *_, **_more: (_ for _ in ()).throw(OSError(errno.EIO, "bad")))
+        with pytest.raises(OSError, match="bad"):
+            claim(tmp_path, "etag", SIZE, orphans=scan_orphans(tmp_path)["etag"])
+    assert len(os.listdir("/proc/self/fd")) == opened
+    assert staged_file._open_here == set()
+    staged = claim(tmp_path, "etag", SIZE, orphans=scan_orphans(tmp_path)["etag"])
+    assert staged.resumed == (400 if kind != "complete" else SIZE)
+    staged.delete()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def other_process(tmp_path: Path) -> Iterator[int]:
     """A living process that has 400 bytes of a file and does nothing more."""
