@@ -26,7 +26,13 @@ from tests.support.wire import BOUND, Connection, Wire, answer, until
 
 import hf_haul
 from hf_haul.cancellation import CancelToken
-from hf_haul.errors import CertificateError, HttpStatusError, StopRequestedError, TransferError
+from hf_haul.errors import (
+    CertificateError,
+    ConnectionFailedError,
+    HttpStatusError,
+    StopRequestedError,
+    TransferError,
+)
 from hf_haul.filesystem import HaulFileSystem
 from hf_haul.localhub.testing.faults import Cut, Redirects
 from hf_haul.manager import ParallelDownloadManager
@@ -307,6 +313,32 @@ def test_hooks_see_each_answer_of_a_download_and_of_its_redirect(
     assert by_task(rig, manager, tmp_path) == rig.files[WEIGHTS]
     assert seen[0] == 302
     assert set(seen[1:]) == {206}
+
+
+def test_the_connection_of_an_answer_that_a_hook_replaces_is_free_for_others() -> None:
+    def replace(came: requests.Response, **_: Any) -> requests.Response:
+        other = requests.Response()
+        other.status_code, other.request, other.raw = 200, came.request, io.BytesIO(b"other")
+        return other
+
+    serve = Wire(lambda c: [c.send(answer(BODY)) for _ in iter(c.request, "")])
+    with serve as wire, ConnectionPool(1, trust_env=False) as pool:
+        pool.get_session().hooks["response"].append(replace)
+        assert get(pool, wire.url()) == b"other"
+        assert pool.get_stats()["busy_connections"] == 0
+
+
+def test_the_connection_of_an_answer_whose_hook_fails_is_free_for_others() -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionResetError("while a hook asked somebody else")
+
+    serve = Wire(lambda c: [c.send(answer(BODY)) for _ in iter(c.request, "")])
+    with serve as wire, ConnectionPool(2, trust_env=False) as pool:
+        assert get(pool, wire.url()) == BODY
+        pool.get_session().hooks["response"].append(fail)
+        with pytest.raises(ConnectionFailedError):  # also if its connection had served before
+            get(pool, wire.url())
+        assert pool.get_stats()["busy_connections"] == 0
 
 
 def test_a_refusal_is_told_the_same_if_a_hook_raises_for_it(

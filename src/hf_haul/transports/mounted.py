@@ -1,8 +1,9 @@
 """A request through an adapter that a user has mounted: whatever that is, and whatever it answers with.
 
 What it blocks in nobody can end. So it is called on a thread of its own, of which the thread that asks lets
-go when it is woken. Where its answer is read from a socket, as with all of urllib3's, reading can be ended as
-ever; where it is not, the adapter has to see to it that no read of its body blocks for long.
+go when it is woken; and so are the hooks for its answer, which may read that, or ask once more. Where an
+answer is read from a socket, as with all of urllib3's, reading can be ended as ever; where it is not, the
+adapter has to see to it that no read of its body blocks for long.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 import requests
@@ -24,6 +24,7 @@ from hf_haul.ranges import parse_length
 from hf_haul.redaction import redacting
 from hf_haul.threads import start_daemon
 from hf_haul.transports.request import WAITING, InterruptibleRequest
+from hf_haul.transports.sessions import receive
 
 __all__ = ["GivenAnswer", "raw_answer", "send_apart"]
 
@@ -116,14 +117,18 @@ class _Sending:
 
 
 def send_apart(
-    adapter: BaseAdapter, prepared: requests.PreparedRequest, call: InterruptibleRequest, **sent: Any
+    adapter: BaseAdapter,
+    session: requests.Session,
+    prepared: requests.PreparedRequest,
+    call: InterruptibleRequest,
+    **sent: Any,
 ) -> requests.Response:
-    """Send a request through an adapter, until the call is woken.
+    """Send a request through an adapter, and receive its answer as a session does, until the call is woken.
 
     Raises:
         WokenError: It was.
     """
-    sending = _Sending(partial(adapter.send, prepared, **sent))
+    sending = _Sending(lambda: receive(session, adapter.send(prepared, **sent), prepared, **sent))
     call.enter(WAITING)
     if start_daemon(sending.run, "hf-haul-adapter") is None:
         sending.run()  # no thread is to be had: here, then, and nothing can interrupt it

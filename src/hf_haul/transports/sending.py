@@ -104,14 +104,15 @@ class Sender:
                     active.call = call
                     sent["proxies"] = call.route.proxies
                     answer = adapter.send(prepared, **sent)
+                    if session is not None:
+                        call.raw = raw_answer(answer)  # until hooks have put another in its place
+                        call.raw = raw_answer(receive(session, answer, prepared, **sent))
                 else:
                     timeout = sent["timeout"]
                     sent["timeout"] = (timeout.connect_timeout, timeout.read_timeout)
                     sent["proxies"] = adapter.network.proxies_for(request.url, request.path)
-                    answer = send_apart(chosen, prepared, call, **sent)
-            if session is not None:
-                call.raw = raw_answer(answer)
-                call.raw = raw_answer(receive(session, answer, prepared, **sent))
+                    assert session is not None  # whose adapter it is
+                    call.raw = raw_answer(send_apart(chosen, session, prepared, call, **sent))
         finally:
             active.call = None
         raw = cast("BaseHTTPResponse | GivenAnswer", call.raw)

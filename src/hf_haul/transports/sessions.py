@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from http.cookiejar import CookieJar
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from requests.hooks import dispatch_hook
 from requests.structures import CaseInsensitiveDict
 from requests.utils import default_headers
+from urllib3.exceptions import HTTPError
 
 from hf_haul.transports.network import Adapter
 from hf_haul.urls import HttpUrl
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 _SECRET: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 #: What ``requests`` says where nobody says anything else.
 _UNSAID: Final = {name.lower(): value for name, value in default_headers().items()}
+#: What closing an answer may raise whose connection is broken.
+_BROKEN: Final = (requests.RequestException, HTTPError, OSError)
 #: What adapters had in the parent of this process. Given up, it would be closed under locks that threads of
 #: the parent may have held.
 _of_parents: Final[list[object]] = []
@@ -182,20 +185,39 @@ def receive(
     """Call a session's hooks for an answer, and keep its cookies.
 
     Returns:
-        The answer, or what hooks have put in its place.
+        The answer, or what hooks have put in its place; then, and if they fail, the answer itself is closed.
     """
-    call_hooks: Any = dispatch_hook
     keep_cookies: Any = extract_cookies_to_jar
     try:
-        answer = call_hooks("response", prepared.hooks, answer, **sent)
+        got = _through_hooks(answer, prepared, sent)
+    except BaseException:
+        _close(answer)
+        raise
+    if got.raw is not answer.raw:
+        _close(answer)  # or its connection would never serve again
+    if isinstance(session.cookies, CookieJar):
+        for each in (*got.history, got):
+            keep_cookies(session.cookies, each.request, each.raw)
+    return got
+
+
+def _through_hooks(
+    answer: requests.Response, prepared: requests.PreparedRequest, sent: Mapping[str, Any]
+) -> requests.Response:
+    call_hooks: Any = dispatch_hook
+    try:
+        got: requests.Response = call_hooks("response", prepared.hooks, answer, **sent)
     except requests.HTTPError as error:  # raise_for_status: whoever asked judges that
         if error.response is None:
             raise
-        answer = error.response
-    if isinstance(session.cookies, CookieJar):
-        for each in (*answer.history, answer):
-            keep_cookies(session.cookies, each.request, each.raw)
-    return answer
+        got = error.response
+    return got
+
+
+def _close(answer: requests.Response) -> None:
+    if answer.raw is not None:
+        with suppress(*_BROKEN):
+            answer.close()
 
 
 def close_mounted(session: requests.Session) -> None:

@@ -178,6 +178,52 @@ def test_who_waits_for_an_adapter_lets_go_of_it_at_once_and_its_late_answer_is_c
     assert body.was_closed.wait(BOUND)
 
 
+def test_who_waits_for_a_hook_that_asks_once_more_lets_go_of_it_at_once(pool: ConnectionPool) -> None:
+    inside, go_on, body = threading.Event(), threading.Event(), Body(b"first")
+
+    def ask_again(answer: requests.Response, **_: Any) -> None:
+        inside.set()
+        go_on.wait(BOUND)
+
+    mount(pool, lambda _: response(body))
+    pool.get_session().hooks["response"].append(ask_again)
+    cancel_token = CancelToken()
+
+    def cancel() -> None:
+        inside.wait(BOUND)
+        cancel_token.set()
+
+    threading.Thread(target=cancel, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(StopRequestedError):
+        pool.open(URL, None, cancel_token)
+    assert time.monotonic() - began < 1.0
+    go_on.set()
+    assert body.was_closed.wait(BOUND)
+
+
+def test_an_answer_whose_hook_fails_is_closed(pool: ConnectionPool) -> None:
+    body = Body(b"content")
+    mount(pool, lambda _: response(body))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise LookupError("of the user's own")
+
+    pool.get_session().hooks["response"].append(fail)
+    with pytest.raises(LookupError, match="of the user's own"):
+        pool.open(URL, None, CancelToken())
+    assert body.was_closed.is_set()
+
+
+def test_an_answer_that_a_hook_replaces_is_closed(pool: ConnectionPool) -> None:
+    body = Body(b"content")
+    mount(pool, lambda _: response(body))
+    pool.get_session().hooks["response"].append(lambda *_, **__: response(io.BytesIO(b"other")))
+    with pool.open(URL, None, CancelToken()) as got:
+        assert body.was_closed.is_set()
+        assert got.head() == b"other"
+
+
 def test_without_a_thread_to_be_had_an_adapter_is_called_in_the_one_that_asks(
     pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
