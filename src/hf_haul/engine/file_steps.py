@@ -103,7 +103,11 @@ def open_file(
                     digest_known=task.digest is not None and settings.verify,
                 )
         transfer.staged = staged
-        if not transfer.staged.done and not request.fresh and _may_be_here_by_now(run, transfer, probing):
+        if (
+            not transfer.staged.done
+            and not request.fresh
+            and _may_be_here_by_now(run, transfer, probing, there=there)
+        ):
             transfer.staged.delete()
             transfer.staged = None
             raise SupersededError
@@ -191,15 +195,25 @@ def _is_present(
 
 
 def _may_be_here_by_now(
-    run: QueueRun, transfer: Transfer, probing: Callable[[], AbstractContextManager[Part]]
+    run: QueueRun,
+    transfer: Transfer,
+    probing: Callable[[], AbstractContextManager[Part]],
+    *,
+    there: bool,
 ) -> bool:
     """Return whether another process published the file between our first look and our claim.
 
     Where nobody was met, and a look at an older file could take long, it is not worth it.
+
+    Args:
+        run: Its queue.
+        transfer: The file.
+        probing: Gives a part without bytes, whose cancel token ends the look.
+        there: Whether anything was where the file goes at the first look; it may be larger by far.
     """
     if run.waits.has(transfer.task.task_id):
         return _is_present(transfer, probing, there=os.path.lexists(transfer.request.destination))
-    return transfer.size <= SMALL_FILE and transfer.request.destination.is_present()
+    return transfer.size <= SMALL_FILE and _is_present(transfer, probing, there=there)
 
 
 def _fetch_unsized(run: QueueRun, transfer: Transfer, probe: Part, fetcher: PartFetcher) -> None:

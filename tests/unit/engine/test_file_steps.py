@@ -208,6 +208,16 @@ def test_a_file_that_another_process_published_between_our_look_and_our_claim_le
     assert list(tmp_path.iterdir()) == []
 
 
+def test_each_look_at_what_is_in_the_place_of_a_small_file_can_be_ended(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.destination.path.write_bytes(b"of any size, and not the file")
+    looks: list[int] = []
+    bench.destination.on_look = lambda: looks.append(len(bench.probes))
+    bench.open()
+    assert looks == [1, 2]
+    bench.staged.delete()
+
+
 def test_a_file_that_somebody_fetches_is_waited_for_and_says_for_whom(tmp_path: Path) -> None:
     theirs = claim(tmp_path, "a.bin", len(DATA))
     bench = Bench(tmp_path)
