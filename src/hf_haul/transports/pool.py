@@ -123,7 +123,8 @@ class ConnectionPool:
         cert: Client certificate: a path, or the paths of certificate and key.
         proxies: Proxies by scheme, as requests takes them; they go before those of the environment, and an
             empty text stands for none.
-        headers: Sent with every request, unless a request says otherwise.
+        headers: Sent with every request, unless a request says otherwise; see above for those that are
+            secret.
         clock: Seconds, monotonic.
     """
 
@@ -376,7 +377,11 @@ class ConnectionPool:
         session = self._set_on(entry)
         request = (
             Outgoing(
-                parts, merge_headers(parts, self._options.headers, headers), self._adapter, call, network
+                parts,
+                merge_headers(parts, self._usual_headers.unchanged(home, parts), headers),
+                self._adapter,
+                call,
+                network,
             )
             if session is None
             else self._as_set_on(session, parts, headers, call, network, home)

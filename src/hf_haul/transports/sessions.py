@@ -20,6 +20,7 @@ import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from requests.hooks import dispatch_hook
+from requests.sessions import SessionRedirectMixin
 from requests.structures import CaseInsensitiveDict
 from requests.utils import default_headers
 from urllib3.exceptions import HTTPError
@@ -94,17 +95,18 @@ def _has_any(cookies: Any) -> bool:
         return True
 
 
-def keeps_secrets(session: requests.Session, home: HttpUrl | None, url: HttpUrl) -> bool:
-    """Return whether ``url`` gets a session's secrets, by the rules of ``requests``.
+def keeps_secrets(session: requests.Session | None, home: HttpUrl | None, url: HttpUrl) -> bool:
+    """Return whether ``url`` gets what is secret of the settings, by the rules of ``requests``.
 
     Args:
-        session: The session.
+        session: The session; ``None`` where nobody has had one.
         home: The file's URL, where ``url`` is asked for instead; ``None`` if it is that.
         url: What is asked for.
     """
     if home is None or home.origin == url.origin:
         return True
-    return not session.should_strip_auth(str(home), str(url))  # type: ignore[no-untyped-call]  # so in the stubs
+    rules: Any = SessionRedirectMixin() if session is None else session
+    return not rules.should_strip_auth(str(home), str(url))
 
 
 class UsualHeaders:
@@ -118,7 +120,19 @@ class UsualHeaders:
 
     def __init__(self, own: Mapping[str, str]) -> None:
         self._own = own
+        self._own_harmless = _harmless(own)
         self._last: tuple[object, dict[str, str], dict[str, str]] = (None, {}, {})
+
+    def unchanged(self, home: HttpUrl | None, url: HttpUrl) -> Mapping[str, str]:
+        """Return the pool's own, where nobody has had a session.
+
+        Args:
+            home: The file's URL, where ``url`` is asked for instead; ``None`` if it is that.
+            url: What is asked for.
+        """
+        if len(self._own) == len(self._own_harmless) or keeps_secrets(None, home, url):
+            return self._own
+        return self._own_harmless
 
     def of(self, session: requests.Session, *, secrets: bool) -> dict[str, str]:
         """Return them; not to be changed.
@@ -132,7 +146,7 @@ class UsualHeaders:
         then, usual, harmless = self._last
         if now != then:
             usual = self._changed_by(CaseInsensitiveDict(said))
-            harmless = {name: value for name, value in usual.items() if name.lower() not in _SECRET}
+            harmless = _harmless(usual)
             self._last = (now, usual, harmless)
         return usual if secrets else harmless
 
@@ -147,6 +161,10 @@ class UsualHeaders:
                 del usual[same]
             usual[name] = value
         return usual
+
+
+def _harmless(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() not in _SECRET}
 
 
 def obey(

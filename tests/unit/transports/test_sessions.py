@@ -272,6 +272,20 @@ def test_a_header_that_is_a_secret_stays_at_its_host_without_more_being_set(
     assert [each.session for each in sent] == [None, None]
 
 
+@pytest.mark.parametrize(("url", "kept"), [(SAME, True), (ELSEWHERE, False)])
+def test_a_secret_that_a_pool_was_made_with_stays_at_its_host_before_anybody_asks_for_a_session(
+    hub: responses.RequestsMock, sent: list[Outgoing], url: str, kept: bool
+) -> None:
+    headers = {"authorization": "Bearer secret", "Cookie": "c=secret", "X-Key": "1"}
+    with ConnectionPool(1, trust_env=False, headers=headers) as pool:
+        get(pool, url, HOME)
+        get(pool, url, HOME, Authorization="Bearer own")
+    first, second = (call.request.headers for call in hub.calls)
+    assert ("Authorization" in first, "Cookie" in first, first["X-Key"]) == (kept, kept, "1")
+    assert second["Authorization"] == "Bearer own"
+    assert [each.session for each in sent] == [None, None]
+
+
 def test_auth_goes_before_a_header_and_is_asked_for_each_request(
     pool: ConnectionPool, hub: responses.RequestsMock
 ) -> None:
