@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
+from functools import partial
 from http.cookiejar import CookieJar
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
@@ -41,6 +42,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+#: How often settings are looked at once more that are being changed.
+_LOOKS: Final = 100
 #: Headers of a session that are for the host alone that they were meant for.
 _SECRET: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 #: What ``requests`` says where nobody says anything else.
@@ -82,8 +87,8 @@ def needs_requests(session: requests.Session) -> bool:
     return bool(
         session.auth is not None
         or session.params
-        or any(session.hooks.values())
-        or not all(isinstance(each, Adapter) for each in session.adapters.values())
+        or any(list(session.hooks.values()))
+        or not all(isinstance(each, Adapter) for each in list(session.adapters.values()))
         or _has_any(session.cookies)
     )
 
@@ -142,10 +147,10 @@ class UsualHeaders:
             secrets: Whether those that are secrets are among them.
         """
         said: Any = session.headers
-        now = tuple(said.lower_items() if isinstance(said, CaseInsensitiveDict) else said.items())
+        now = _settled(partial(_items, said))
         then, usual, harmless = self._last
         if now != then:
-            usual = self._changed_by(CaseInsensitiveDict(said))
+            usual = self._changed_by(_settled(partial(CaseInsensitiveDict, said)))
             harmless = _harmless(usual)
             self._last = (now, usual, harmless)
         return usual if secrets else harmless
@@ -161,6 +166,18 @@ class UsualHeaders:
                 del usual[same]
             usual[name] = value
         return usual
+
+
+def _items(said: Any) -> tuple[Any, ...]:
+    return tuple(said.lower_items() if isinstance(said, CaseInsensitiveDict) else said.items())
+
+
+def _settled(look: Callable[[], T]) -> T:
+    """Return what was seen of settings that another thread may change at any time, which ends a look."""
+    for _ in range(_LOOKS):
+        with suppress(RuntimeError, KeyError):
+            return look()
+    return look()
 
 
 def _harmless(headers: Mapping[str, str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ import requests
 import responses
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import RequestsCookieJar, create_cookie
+from requests.structures import CaseInsensitiveDict
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.errors import TransferError
@@ -358,6 +359,34 @@ def test_a_jar_that_changes_while_it_is_looked_at_holds_something() -> None:
     assert not needs_requests(session)
     session.cookies = Changing()
     assert needs_requests(session)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mutated during iteration"), KeyError("x-gone")])
+def test_headers_that_change_while_they_are_looked_at_are_looked_at_once_more(
+    pool: ConnectionPool, hub: responses.RequestsMock, error: Exception
+) -> None:
+    class Changing(CaseInsensitiveDict[str]):
+        looks = 0
+
+        def _look(self) -> None:
+            self.looks += 1
+            if self.looks in {1, 3}:
+                raise error
+
+        def lower_items(self) -> Any:
+            self._look()
+            return super().lower_items()
+
+        def __iter__(self) -> Any:
+            self._look()
+            return super().__iter__()
+
+    changing: Any = Changing({"X-Key": "1"})
+    changing.looks = 0
+    pool.get_session().headers = changing
+    get(pool)
+    assert last(hub).headers["X-Key"] == "1"
+    assert changing.looks >= 4
 
 
 # ---- hooks, parameters
