@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -50,7 +50,7 @@ class Outgoing:
     """
 
     url: HttpUrl
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)  # they may hold tokens
     adapter: Adapter
     call: InterruptibleRequest
     paths: NetworkPaths | None

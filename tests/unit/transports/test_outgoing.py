@@ -42,6 +42,12 @@ def test_requests_gets_the_url_as_it_is_and_headers_in_any_case() -> None:
     assert (prepared.method, prepared.url, prepared.headers["x-a"]) == ("GET", "http://hub.test/a?b=%2F", "b")
 
 
+def test_a_request_that_is_shown_hides_its_headers() -> None:
+    adapter: Any = None
+    call = InterruptibleRequest(CancelToken(), "hub.test")
+    assert "s3cret" not in repr(Outgoing(URL, {"Authorization": "Bearer s3cret"}, adapter, call, None))
+
+
 def test_the_way_to_an_origin_is_asked_of_whoever_knows_it() -> None:
     class Paths:
         def path_to(self, url: str) -> Any:
