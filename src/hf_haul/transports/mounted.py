@@ -44,15 +44,16 @@ class GivenAnswer:
     def __init__(self, answer: requests.Response) -> None:
         self._answer = answer
         self.status = answer.status_code
-        self.headers: Mapping[str, str] = requests.structures.CaseInsensitiveDict(answer.headers)
+        headers = requests.structures.CaseInsensitiveDict(answer.headers)
+        # What was encoded is not any more where it is read already, by a hook for example; and of a body that
+        # is not urllib3's, requests undoes no encoding either.
+        headers.pop("Content-Encoding", None)
         self._body: Any = answer.raw
-        if _is_read(answer):  # by a hook, for example; what was encoded is not any more
+        if _is_read(answer):
             content = answer.content or b""
             self._body = io.BytesIO(content)
-            kept = {name: value for name, value in self.headers.items() if name.lower() != "content-encoding"}
-            self.headers = requests.structures.CaseInsensitiveDict(
-                {**kept, "Content-Length": str(len(content))}
-            )
+            headers["Content-Length"] = str(len(content))
+        self.headers: Mapping[str, str] = headers
         self.length_remaining = parse_length(self.headers.get("Content-Length"))
 
     def read1(self, amount: int, *, decode_content: bool = False) -> bytes:

@@ -107,6 +107,15 @@ def test_a_body_that_is_in_memory_already_has_its_own_length_and_no_encoding(poo
         assert (got.length, "Content-Encoding" in got.headers, got.head()) == (7, False, b"content")
 
 
+def test_no_encoding_is_undone_of_a_body_that_is_not_of_urllib3_as_with_requests(
+    pool: ConnectionPool,
+) -> None:
+    headers = {"content-encoding": "gzip", "Content-Length": "7"}
+    mount(pool, lambda _: response(Body(b"content"), headers=headers))
+    with pool.open(URL, None, CancelToken(), decode=True) as got:
+        assert (got.length, "Content-Encoding" in got.headers, got.head()) == (7, False, b"content")
+
+
 def test_a_body_that_ends_early_is_cut_short(pool: ConnectionPool) -> None:
     mount(pool, lambda _: response(Body(b"cont"), headers={"Content-Length": "7"}))
     got = pool.open(URL, None, CancelToken())
