@@ -6,6 +6,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from hf_haul.config import MiB, Settings
@@ -127,7 +128,8 @@ def _of_list(requests: Sequence[FileRequest], settings: Settings) -> Iterator[_W
     names: tuple[str, ...] = ()
     for request in requests:
         remote = request.remote
-        target = os.path.normcase(request.destination)  # a text: a Path takes four times the memory
+        # A Path for what is one place in two spellings, and a text as that takes four times the memory.
+        target = os.path.normcase(Path(request.destination))
         if target in seen:
             raise ValueError(
                 f"{remote.path!r} is given twice: two files cannot go to {request.destination.path}"

@@ -43,7 +43,7 @@ class SnapshotRequests(FileBatch):
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        if os.path.normcase("A") != "A" or any("//" in path for path in self.paths):
+        if os.path.normcase("A") != "A" or any(map(_may_be_respelled, self.paths)):
             self._require_distinct()
         for path, meta in self.known.asked.items():  # an etag of a listing is a digest
             self.destination(path, meta)
@@ -51,7 +51,7 @@ class SnapshotRequests(FileBatch):
     def _require_distinct(self) -> None:
         seen: set[str] = set()
         for path in self.paths:
-            place = os.fspath(self.destination(path, self.known[path]))
+            place = os.fspath(self.destination(path, self.known[path]).path)  # in one spelling
             folded = os.path.normcase(place)
             if folded in seen:
                 raise ValueError(f"{path!r} is given twice: two files cannot go to {place}")
@@ -104,3 +104,8 @@ class SnapshotRequests(FileBatch):
         """Return whether the cache has the bytes of a file, and lacks only the link to them."""
         destination = self.destination(path, self.known[path])
         return not self.fresh and isinstance(destination, BlobDestination) and destination.has_blob()
+
+
+def _may_be_respelled(path: str) -> bool:
+    """Return whether a path may lead where another one does: ``a//b``, ``./a/b``, ``a/./b``, ``a/b/.``."""
+    return "//" in path or "./" in path or path.endswith(("/", "/."))

@@ -14,6 +14,8 @@ from hf_haul.config import GiB, MiB, Settings
 from hf_haul.engine.plan import count_parts, make_plan, next_part, part_size
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.ranges import ByteRange
+from hf_haul.storage.destinations import LocalDirDestination
+from hf_haul.storage.local_folder import LocalFolder
 from hf_haul.task import DownloadPriority, FileRequest, RemoteFile
 
 
@@ -84,6 +86,16 @@ def test_a_priority_that_was_asked_for_wins_over_the_policy() -> None:
 def test_a_path_given_twice_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"'a\.bin' is given twice"):
         plan(request("a.bin", 1), request("a.bin", 1))
+
+
+@pytest.mark.parametrize("name", ["a//b", "./a/b", "a/./b", "a/b/", "a/b/."])
+def test_one_place_in_two_spellings_is_given_twice(name: str) -> None:
+    def to(name: str) -> FileRequest:
+        destination = LocalDirDestination(LocalFolder("/nowhere"), name, "0" * 40, "etag")
+        return FileRequest(RemoteFile(name, "https://hub/a", 1), destination)
+
+    with pytest.raises(ValueError, match="is given twice"):
+        plan(to("a/b"), to(name))
 
 
 def test_a_negative_size_is_refused_by_name() -> None:

@@ -89,7 +89,13 @@ def test_an_etag_that_can_name_no_file_is_refused_before_anything_is_asked_for(t
 
 @pytest.mark.parametrize(
     ("paths", "case_counts"),
-    [pytest.param(["a/B", "a/b"], False, id="case"), pytest.param(["a/b", "a//b"], True, id="slashes")],
+    [
+        pytest.param(["a/B", "a/b"], False, id="case"),
+        *(
+            pytest.param(["a/b", other], True, id=other)
+            for other in ("a//b", "./a/b", "a/./b", "a/b/", "a/b/.")
+        ),
+    ],
 )
 def test_two_files_that_go_to_one_place_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str], case_counts: bool
