@@ -58,7 +58,7 @@ def private_name(directory: Path, key: str, kind: str) -> Path:
 def private_place(directory: str, key: str, kind: str) -> str:
     """Return the same as text."""
     while True:
-        place = f"{directory}{os.sep}{key}.{process_digits()}{kind}"
+        place = f"{directory or os.curdir}{os.sep}{key}.{process_digits()}{kind}"
         if not os.path.lexists(place):  # those bits are few, and a rename would replace what is there
             return place
 

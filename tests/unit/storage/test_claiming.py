@@ -64,6 +64,17 @@ def test_a_file_that_was_let_go_is_resumed_with_all_it_had(tmp_path: Path) -> No
     assert again.seal(durable=False).read_bytes() == DATA
 
 
+def test_a_file_of_the_current_folder_is_sealed_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    staged = claim(Path(), "etag", 4)
+    staged.write(0, memoryview(b"done"))
+    staged.record(0, 4)
+    sealed = staged.seal(durable=False)
+    assert list(tmp_path.iterdir()) == [tmp_path / sealed]
+
+
 def test_a_living_owner_in_this_process_keeps_its_file(tmp_path: Path) -> None:
     staged = claim(tmp_path, "etag", SIZE)
     put(staged, 0, 10)
