@@ -27,7 +27,7 @@ class _Other:
 
     Attributes:
         is_listed: Whether the job counts on it.
-        is_heard: Whether it has ever answered.
+        is_heard: Whether it has ever answered, or asked.
         is_ready: Whether it has said what it has.
         is_gone: Whether it refuses connections, or is of no use.
         is_useless: Whether it is there, and works on something else.
@@ -106,6 +106,9 @@ class JobNode:
 
     def note_asker(self, name: str, url: str) -> None:
         """Note a node that has asked; see `Served`."""
+        if name != self.name:
+            with self._changed:  # it may be done, and gone, before it is asked itself for the first time
+                self._others.setdefault(name, _Other()).is_heard = True
         self._on_member(name, url)
 
     def note_state(self, name: str, state: Mapping[str, Any]) -> None:

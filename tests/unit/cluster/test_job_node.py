@@ -216,6 +216,14 @@ def test_who_is_waited_for_at_the_end(world: World, other: Callable[..., dict[st
     assert node.pending(absent_too=True) == []
 
 
+def test_who_has_asked_and_left_before_it_was_asked_itself_is_not_waited_for(world: World) -> None:
+    node = world.begin()
+    node.note_asker("b", "http://b")  # it has seen that this node is done, is done itself, and leaves
+    node.note_gone("b", "connection refused")
+    node.note_gone("c", "connection refused")
+    assert node.pending(absent_too=True) == ["c"]
+
+
 def test_who_failed_is_not_waited_for_and_it_is_said_why(
     world: World, other: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
