@@ -20,7 +20,8 @@ from tests.support.waits import until
 
 from hf_haul.config import Settings
 from hf_haul.filesystem import HaulFileSystem
-from hf_haul.hub import local_dir, repository
+from hf_haul.hub import local_dir
+from hf_haul.hub.file_listing import FileListing
 from hf_haul.hub.single_file import hf_hub_download
 from hf_haul.hub.snapshot import snapshot_download
 from hf_haul.localhub.testing.faults import Delay, Fault, Stall, Status, Trickle
@@ -112,7 +113,7 @@ class Place:
 
 def _unclear(place: Place) -> None:
     """The listing tells no digests, so that each file is asked about."""
-    place.patch.setattr(repository, "metadata_from_listing", lambda *_: None)
+    place.patch.setattr(FileListing, "without_digest", lambda listing: [*listing])
 
 
 def _metadata(fault: Fault) -> Callable[[Place], Callable[[], object]]:
