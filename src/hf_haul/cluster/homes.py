@@ -99,8 +99,8 @@ class Homes:
         if home is None or place is None:
             return
         count = (have & self._stripes.homes(place)).bit_count()
-        if first:
-            home.first_count = count
+        if first:  # what it took to start is no sign of how fast it is
+            home.first_count, home.since = count, now
         home.note(count, sum(each % len(self._stripes.nodes) == place for each in claims), now)
 
 
@@ -120,5 +120,8 @@ def laggards(homes: Mapping[str, Home], now: float) -> frozenset[str]:
     usual = statistics.median_low([home.end(now, hopeful=False) for home in homes.values()])
     latest = max(usual * _LAGGING, usual + SLACK)
     return frozenset(
-        name for name, home in homes.items() if home.ended_at is None and home.end(now, hopeful=True) > latest
+        name
+        for name, home in homes.items()
+        # Of who has just begun, and has nothing yet, nobody knows how fast it is.
+        if home.ended_at is None and now - home.since > SLACK and home.end(now, hopeful=True) > latest
     )

@@ -79,3 +79,19 @@ def test_only_nodes_with_stripes_are_homes_and_only_those_that_were_heard_of_are
         ("b", 1, 1, 0),
         ("c", 1, 0, 1),
     ]
+
+
+def test_who_has_just_begun_lags_behind_nobody() -> None:
+    homes = {"a": at(16, now=0.5), "late": Home(10.0, 16)}
+    assert laggards(homes, 10.5) == set()
+    assert laggards(homes, 11.5) == {"late"}
+
+
+def test_what_a_node_took_to_start_does_not_count_for_its_pace() -> None:
+    stripes = Stripes([("e", 8 * 1024)], 1024, ("a", "b"))
+    homes = Homes(stripes, 0.0)
+    homes.note("b", 0, (), 10.0, first=True)
+    homes.note("b", 0b1010, (), 11.0, first=False)
+    home = homes.of("b")
+    assert home is not None
+    assert home.end(11.0, hopeful=False) == 2.0  # seconds from its begin: half of its four in one
