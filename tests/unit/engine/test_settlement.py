@@ -158,7 +158,7 @@ def test_who_lied_of_one_file_is_not_believed_of_any_other(bench: Bench) -> None
     assert job is not None
     honest, liar = others()
     job.transfer.sources.suspicions = tuple(Suspicion(each, ByteRange(0, 1), b"") for each in (honest, liar))
-    job.transfer.sources.liars = (liar,)
+    job.transfer.sources.wrong = job.transfer.sources.suspicions[1:]
     job.published = True
     bench.settle(job)
     assert [(each.lies, each.lost) for each in under_way.sources.others] == [(False, False), (True, True)]
