@@ -29,6 +29,7 @@ from hf_haul.errors import (
     TooManyOpenFilesError,
     TransferError,
     UnsafePathError,
+    WrongBytesError,
     name_file,
 )
 
@@ -47,6 +48,7 @@ EXAMPLES = [
     ServerBusyError("429", retry_after=7.0),
     LinkExpiredError("403"),
     RangeRefusedError("200"),
+    WrongBytesError("its Content-Digest is another"),
     SourceChangedError("etag"),
     HttpStatusError("404", status=404, url="https://hub/a", headers={"X": "y"}, body=b"gone"),
     CertificateError("self-signed"),
