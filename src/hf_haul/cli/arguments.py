@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ __all__ = [
     "read_limit",
     "read_port",
     "read_rate",
+    "read_seconds",
     "read_size",
 ]
 
@@ -95,3 +97,14 @@ def read_header(text: str) -> tuple[str, str]:
         # Not quoted: it may be a token.
         raise argparse.ArgumentTypeError("not a header; write 'Name: value'")
     return name.strip(), value.strip()
+
+
+def read_seconds(text: str) -> float:
+    """Read a number of seconds, for argparse."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"not a number of seconds: {text!r}")
+    return seconds

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import read_rate
+from hf_haul.cli.arguments import read_rate, read_seconds
 from hf_haul.cli.exit_codes import UsageError
 from hf_haul.cli.messages import say, warn
 from hf_haul.config import peers_token
@@ -58,7 +57,7 @@ def add_peers_options(parser: Any) -> None:
     group.add_argument(
         "--linger",
         metavar="SECONDS",
-        type=_read_seconds,
+        type=read_seconds,
         default=_LINGER,
         help="give to the others for as long at the most once all is here; default: %(default)g",
     )
@@ -68,16 +67,6 @@ def add_peers_options(parser: Any) -> None:
         type=read_rate,
         help="send no faster than this to all of them together, such as 500MB/s",
     )
-
-
-def _read_seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"not a number of seconds: {text!r}")
-    return seconds
 
 
 def wants_peers(arguments: argparse.Namespace) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import add_command, read_port, read_rate, read_size
+from hf_haul.cli.arguments import add_command, read_port, read_rate, read_seconds, read_size
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.messages import say, warn
 from hf_haul.cli.progress.texts import count_of
@@ -110,7 +109,7 @@ def _add_upstream_options(parser: Any) -> None:
     parser.add_argument(
         "--refresh",
         metavar="SECONDS",
-        type=_seconds,
+        type=read_seconds,
         default=_REFRESH,
         help="ask the upstream for a branch or tag no more often than this; default: %(default)g",
     )
@@ -125,16 +124,6 @@ def _add_upstream_options(parser: Any) -> None:
         type=read_size,
         help="bytes that fetched files may take, such as 2TB; what was not used for longest is removed",
     )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"not a number of seconds: {text!r}")
-    return seconds
 
 
 def _host(text: str) -> str:
