@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import abstractmethod
 from array import array
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -108,8 +109,9 @@ class _View(Sequence[T_co]):
     def __init__(self, count: int) -> None:
         self._count = count
 
+    @abstractmethod
     def _of(self, rank: int) -> T_co:
-        raise NotImplementedError
+        """Make what there is of one file."""
 
     def __len__(self) -> int:
         return self._count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from huggingface_hub import constants
 from huggingface_hub.hf_api import BlobLfsInfo
@@ -51,10 +51,11 @@ class KeptFileSystem(PinnedFileSystem):
         self._cache_kind = checked_cache(cache)
         self._cache_folders: dict[tuple[str, str, str], RepoFolder] = {}
 
-    @property
-    def keeps_on_disk(self) -> bool:
-        """Whether the Hub's cache on disk is used."""
-        raise NotImplementedError
+    if TYPE_CHECKING:  # the subclass has it; fsspec's metaclass allows no abstract methods
+
+        @property
+        def keeps_on_disk(self) -> bool:
+            """Whether the Hub's cache on disk is used."""
 
     def _folder_of(self, repo_type: str, repo_id: str) -> RepoFolder:
         cache_dir = os.path.abspath(os.path.expanduser(constants.HF_HUB_CACHE))

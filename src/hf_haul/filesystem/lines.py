@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Final
 
@@ -19,7 +20,7 @@ _LARGEST_BLOCK: Final = 512 * 1024
 _SMALL: Final = 32 * 1024
 
 
-class LineReader:
+class LineReader(ABC):
     """Reads lines of a file whose bytes can be had at any offset; a base of open files.
 
     A block of the file is kept, and its whole lines are handed out by :class:`io.BytesIO`, to the thread that
@@ -46,17 +47,17 @@ class LineReader:
 
     # ---- what a file has to say
 
+    @abstractmethod
     def tell(self) -> int:
         """Return the position."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pread(self, start: int, stop: int) -> bytes:
         """Return the bytes from ``start`` up to ``stop``, without moving the position."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take(self, length: int) -> tuple[int, int]:
         """Move the position past ``length`` bytes, after :meth:`_end_lines`."""
-        raise NotImplementedError
 
     # ---- the position
 
