@@ -8,10 +8,10 @@ often each, a bounded number at once, so that what each has to answer does not g
 from __future__ import annotations
 
 import asyncio
+import enum
 import errno
 import json
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -91,7 +91,15 @@ class _Peer:
     name: str
     url: str
     version: str | None = None
-    asked_at: float = -math.inf
+
+
+class _Failure(enum.Enum):
+    """What came of a question that failed."""
+
+    GONE = enum.auto()  # nobody listens there
+    USELESS = enum.auto()  # its answer is of no use
+    SILENT = enum.auto()  # it does not answer
+    BROKE = enum.auto()  # the connection did, which the next attempt may explain
 
 
 class _RefusedError(Exception):
@@ -212,15 +220,13 @@ class Poller:
 
     async def _follow(self, peer: _Peer) -> None:
         await asyncio.sleep(self._first_pause())
-        resets = 0
+        broke = False
         while True:
             async with self._turns:
-                failed = await self._ask(peer, again=resets > 0)
-            # A connection that breaks says nothing of the node yet: the next attempt does.
-            resets = resets + 1 if failed is _BROKE and not resets else 0
-            if resets:
-                continue
-            await asyncio.sleep(max(self._timings.retry if failed is not None else 0.0, self._spacing))
+                failed = await self._ask(peer, again=broke)
+            broke = failed is _Failure.BROKE
+            if not broke:  # else the next attempt says what has become of the node
+                await asyncio.sleep(max(0.0 if failed is None else self._timings.retry, self._spacing))
 
     def _first_pause(self) -> float:
         """Return the seconds before the first question to a node.
@@ -238,8 +244,13 @@ class Poller:
         """Seconds that a node may hold its answer back: none where others wait for their turn meanwhile."""
         return self._timings.wait if len(self._peers) <= _ASKED_AT_ONCE else 0.0
 
-    async def _ask(self, peer: _Peer, *, again: bool) -> object:
-        """Ask a node for its state, and tell what came of it; return what failed."""
+    async def _ask(self, peer: _Peer, *, again: bool) -> _Failure | None:
+        """Ask a node for its state, and tell what came of it; return how it failed, if it did.
+
+        Args:
+            peer: The node.
+            again: Whether the connection broke the last time: then that is not what is returned once more.
+        """
         wait = self._wait
         query = f"wait={wait:g}" + ("" if peer.version is None else f"&after={quote(peer.version)}")
         url = peer.url
@@ -253,30 +264,30 @@ class Poller:
             if peer.url == url:
                 peer.version = str(state["version"])
         except asyncio.TimeoutError:
-            return self._fail(peer, _SILENT, "it does not answer")
+            return self._fail(peer, _Failure.SILENT, "it does not answer")
         except (_RefusedError, ValueError) as error:
-            return self._fail(peer, _USELESS, str(error))
+            return self._fail(peer, _Failure.USELESS, str(error))
         except aiohttp.ClientConnectorError as error:
-            reason = _GONE if error.os_error.errno in _REFUSED else _SILENT
-            return self._fail(peer, reason, str(error.os_error.strerror or error))
+            failure = _Failure.GONE if error.os_error.errno in _REFUSED else _Failure.SILENT
+            return self._fail(peer, failure, str(error.os_error.strerror or error))
         except (OSError, aiohttp.ClientError) as error:
             if again:
-                return self._fail(peer, _SILENT, str(error))
-            return _BROKE
+                return self._fail(peer, _Failure.SILENT, str(error))
+            return _Failure.BROKE
         except Exception as error:  # noqa: BLE001  whatever it answers, it has to be asked again
             logger.warning("what %s answers cannot be understood: %r", peer.name, error)
-            return self._fail(peer, _USELESS, "its answer cannot be understood")
+            return self._fail(peer, _Failure.USELESS, "its answer cannot be understood")
         return None
 
-    def _fail(self, peer: _Peer, reason: object, why: str) -> object:
+    def _fail(self, peer: _Peer, failure: _Failure, why: str) -> _Failure:
         peer.version = None
-        if reason is _GONE:
+        if failure is _Failure.GONE:
             self._listener.note_gone(peer.name, why)
-        elif reason is _USELESS:
+        elif failure is _Failure.USELESS:
             self._listener.note_useless(peer.name, why)
         else:
             self._listener.note_silent(peer.name)
-        return reason
+        return failure
 
     async def _get(self, url: str, seconds: float, most: int) -> Any:
         """Return the JSON that a node answers.
@@ -303,13 +314,6 @@ class Poller:
                 return json.loads(body)
             except (ValueError, RecursionError) as error:
                 raise _RefusedError("it answers with something else than JSON") from error
-
-
-#: What came of a question that failed.
-_GONE: Final = "gone"
-_USELESS: Final = "useless"
-_SILENT: Final = "silent"
-_BROKE: Final = "broke"
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
