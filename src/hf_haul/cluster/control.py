@@ -9,12 +9,12 @@ from hf_haul.cluster.census import Question, Worker
 from hf_haul.cluster.node_work import NodeOrder
 from hf_haul.errors import HaulError
 
-__all__ = ["Control", "ControlLostError", "Event", "HowToEnd", "Settle", "Settled"]
+__all__ = ["Control", "ControlLostError", "Event", "GetResult", "HowToEnd", "OnDone"]
 
-#: Returns the result of what was asked for, or raises; may take a moment.
-Settled = Callable[[], Any]
-#: Called, on any thread, when something that was asked for has ended.
-Settle = Callable[[Settled], object]
+#: Returns the result of what was asked for, or raises why there is none; may take a moment.
+GetResult = Callable[[], Any]
+#: Called, on any thread, once something that was asked for has ended.
+OnDone = Callable[[GetResult], object]
 #: ``cancel``: at once, whatever is under way. ``close``: no more is to come.
 HowToEnd = Literal["cancel", "close"]
 #: As ``on_event`` is told them.
@@ -28,8 +28,8 @@ class ControlLostError(HaulError):
 class Control(Protocol):
     """A scheduler of some kind, as one distribution sees it.
 
-    What is asked for of a worker settles with a
-    :class:`~hf_haul.cluster.results.WorkerLostError` where that worker is gone, or has lost it.
+    The result of what is asked of a worker is a :class:`~hf_haul.cluster.results.WorkerLostError`, raised,
+    where that worker is gone, or has forgotten it.
 
     Attributes:
         where: The scheduler, in a message.
@@ -44,20 +44,20 @@ class Control(Protocol):
             ControlLostError: The scheduler does not tell.
         """
 
-    def probe(self, worker: Worker, question: Question, settle: Settle) -> None:
-        """Ask a worker; what settles it returns :class:`~hf_haul.cluster.census.Facts`."""
+    def probe(self, worker: Worker, question: Question, on_done: OnDone) -> None:
+        """Ask a worker; the result is :class:`~hf_haul.cluster.census.Facts`."""
 
-    def start(self, worker: Worker, order: NodeOrder, plan_bytes: bytes, settle: Settle) -> None:
-        """Start a node on a worker; what settles it returns the URL of the node."""
+    def start(self, worker: Worker, order: NodeOrder, plan_bytes: bytes, on_done: OnDone) -> None:
+        """Start a node on a worker; the result is the URL of the node."""
 
-    def run(self, worker: Worker, order: NodeOrder, members: Mapping[str, str], settle: Settle) -> None:
-        """Run a node until it has its files; what settles it returns its result.
+    def run(self, worker: Worker, order: NodeOrder, members: Mapping[str, str], on_done: OnDone) -> None:
+        """Run a node until it has its files; the result is a :class:`~hf_haul.cluster.results.NodeResult`.
 
         Args:
             worker: Where it was started.
             order: What it was started with.
             members: The URLs of all nodes, by name.
-            settle: Called when it has ended.
+            on_done: Called when it has ended.
         """
 
     def forget(self, order: NodeOrder) -> None:

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any, Final
 
 from hf_haul.cluster.census import Census, Question, Worker
-from hf_haul.cluster.control import Control, ControlLostError, Event, HowToEnd, Settled
+from hf_haul.cluster.control import Control, ControlLostError, Event, GetResult, HowToEnd
 from hf_haul.cluster.node_work import NodeOrder
 from hf_haul.cluster.progress import JobProgress
 from hf_haul.cluster.results import NodeError, NodeResult, WorkerLostError
@@ -151,12 +151,12 @@ class Coordinator:
     def _ask(self, worker: Worker) -> None:
         self._known.add(worker.address)
         self._asked[worker.address] = worker
-        self._control.probe(worker, self._question, self._settled(partial(self._note_answer, worker)))
+        self._control.probe(worker, self._question, self._handled_here(partial(self._note_answer, worker)))
 
-    def _note_answer(self, worker: Worker, settled: Settled) -> None:
+    def _note_answer(self, worker: Worker, get_result: GetResult) -> None:
         self._asked.pop(worker.address, None)
         try:
-            answer = settled()
+            answer = get_result()
         except Exception as error:  # noqa: BLE001  whatever a worker's installation raises
             answer = error
         if isinstance(answer, WorkerLostError):
@@ -199,9 +199,9 @@ class Coordinator:
         if workers and self._lost_since is None:
             self._control.end(workers, job_id, how, timeout)
 
-    def _settled(self, handle: Callable[[Settled], None]) -> Callable[[Settled], None]:
+    def _handled_here(self, handle: Callable[[GetResult], None]) -> Callable[[GetResult], None]:
         """Return what passes on that something has ended, to be handled on this thread."""
-        return lambda settled: self._inbox.put(partial(handle, settled))
+        return lambda get_result: self._inbox.put(partial(handle, get_result))
 
     def _receive(self, timeout: float) -> None:
         """Handle what has come; wait for the first of it."""
@@ -288,7 +288,7 @@ class Coordinator:
             node.worker, node.order, node.attempts = worker, order, node.attempts + 1
             node.state, node.since = _State.STARTING, now
             handle = partial(self._note_started, node, order)
-            self._control.start(worker, order, self._plan, self._settled(handle))
+            self._control.start(worker, order, self._plan, self._handled_here(handle))
         elif self._lost_since is None:
             left = node.since + self._worker_timeout - now
             if left <= 0:
@@ -302,10 +302,10 @@ class Coordinator:
             wait = Wait(WaitReason.NETWORK, message, seconds=left, host=node.name)
             self._progress.waits.begin(("absent", node.name), wait)
 
-    def _note_started(self, node: _Node, order: NodeOrder, settled: Settled) -> None:
+    def _note_started(self, node: _Node, order: NodeOrder, get_result: GetResult) -> None:
         if node.order is not order or node.state is not _State.STARTING:
             return
-        url, now = self._result_of(node, settled), self._clock()
+        url, now = self._result_of(node, get_result), self._clock()
         if url is not None:
             node.url, node.state, node.since = url, _State.READY, now
 
@@ -320,20 +320,20 @@ class Coordinator:
             if node.worker is not None and node.order is not None:
                 node.state, node.since = _State.RUNNING, now
                 handle = partial(self._note_ended, node, node.order)
-                self._control.run(node.worker, node.order, members, self._settled(handle))
+                self._control.run(node.worker, node.order, members, self._handled_here(handle))
 
-    def _note_ended(self, node: _Node, order: NodeOrder, settled: Settled) -> None:
+    def _note_ended(self, node: _Node, order: NodeOrder, get_result: GetResult) -> None:
         if node.order is not order or node.state is not _State.RUNNING:
             return
-        result: NodeResult | None = self._result_of(node, settled)
+        result: NodeResult | None = self._result_of(node, get_result)
         if result is not None:
             node.state, node.since, node.result = _State.ENDED, self._clock(), result
 
-    def _result_of(self, node: _Node, settled: Settled) -> Any:
+    def _result_of(self, node: _Node, get_result: GetResult) -> Any:
         """Return what came; ``None`` if it was nothing, and the node has another state now."""
         now = self._clock()
         try:
-            return settled()
+            return get_result()
         except WorkerLostError as error:
             self._lose(node, str(error), now)
         except Exception as error:  # noqa: BLE001  whatever goes wrong on a worker is that node's error

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_haul.cluster.census import Facts, Question, Worker, probe
-from hf_haul.cluster.control import ControlLostError, HowToEnd, Settle, Settled
+from hf_haul.cluster.control import ControlLostError, GetResult, HowToEnd, OnDone
 from hf_haul.cluster.node_work import NodeOrder, begin_node, end_nodes, run_node
 from hf_haul.cluster.results import NodeResult, WorkerLostError
 from hf_haul.threads import ThreadGroup
@@ -131,9 +131,9 @@ class DaskControl:
             if known.get("status", "running") in _FIT
         }
 
-    def probe(self, worker: Worker, question: Question, settle: Settle) -> None:
+    def probe(self, worker: Worker, question: Question, on_done: OnDone) -> None:
         """Ask a worker, on a thread of this control's own."""
-        self._questions.append(partial(self._ask, worker, question, settle))
+        self._questions.append(partial(self._ask, worker, question, on_done))
         self._threads.wake()
         if not self._threads.start():  # the system gives no thread
             self._questions.pop()()
@@ -141,13 +141,13 @@ class DaskControl:
     def _next_question(self) -> Callable[[], None] | None:
         return self._questions.popleft() if self._questions else None
 
-    def _ask(self, worker: Worker, question: Question, settle: Settle) -> None:
+    def _ask(self, worker: Worker, question: Question, on_done: OnDone) -> None:
         try:
             answer = self._run(probe, [worker], question, worker.name, timeout=_PROBE_SECONDS)
         except Exception as error:  # noqa: BLE001  raised where it is handled
-            settle(partial(_raise, error))
+            on_done(partial(_raise, error))
         else:
-            settle(lambda: _facts(answer.get(worker.address)))
+            on_done(lambda: _facts(answer.get(worker.address)))
 
     def _run(
         self, function: Callable[..., Any], workers: Sequence[Worker], *arguments: Any, timeout: float
@@ -161,7 +161,7 @@ class DaskControl:
             callback_timeout=timeout,
         )
 
-    def start(self, worker: Worker, order: NodeOrder, plan_bytes: bytes, settle: Settle) -> None:
+    def start(self, worker: Worker, order: NodeOrder, plan_bytes: bytes, on_done: OnDone) -> None:
         """Submit the task that starts a node."""
         key = order.node, order.attempt
         self._starting.add(key)
@@ -169,22 +169,22 @@ class DaskControl:
         if plan is None or plan.status != "finished":
             plan = self._plan = self._client.scatter(plan_bytes, workers=[worker.address], hash=False)
         self._submit(
-            "start", worker, order, partial(self._started, key, settle), start_on_worker, order, plan
+            "start", worker, order, partial(self._started, key, on_done), start_on_worker, order, plan
         )
 
-    def _started(self, key: tuple[str, int], settle: Settle, settled: Settled) -> None:
+    def _started(self, key: tuple[str, int], on_done: OnDone, get_result: GetResult) -> None:
         """Let go of the plan once every worker has it: the scheduler would mourn for it with its worker."""
         self._starting.discard(key)
         if not self._starting:
             self._plan = None
-        settle(settled)
+        on_done(get_result)
 
-    def run(self, worker: Worker, order: NodeOrder, members: Mapping[str, str], settle: Settle) -> None:
+    def run(self, worker: Worker, order: NodeOrder, members: Mapping[str, str], on_done: OnDone) -> None:
         """Submit the task that runs a node."""
-        self._submit("run", worker, order, settle, run_on_worker, order.job_id, order.node, dict(members))
+        self._submit("run", worker, order, on_done, run_on_worker, order.job_id, order.node, dict(members))
 
     def _submit(
-        self, what: str, worker: Worker, order: NodeOrder, settle: Settle, function: Any, *arguments: Any
+        self, what: str, worker: Worker, order: NodeOrder, on_done: OnDone, function: Any, *arguments: Any
     ) -> None:
         future = self._client.submit(
             function,
@@ -198,7 +198,7 @@ class DaskControl:
             pure=False,
         )
         self._futures.setdefault((order.node, order.attempt), []).append(future)
-        future.add_done_callback(lambda done: settle(partial(_result, done)))
+        future.add_done_callback(lambda done: on_done(partial(_result, done)))
 
     def forget(self, order: NodeOrder) -> None:
         """Release the tasks of an attempt, which would wait for their worker for ever."""

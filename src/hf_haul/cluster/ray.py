@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from hf_haul.cluster.census import Facts, Question, Worker, probe
-from hf_haul.cluster.control import ControlLostError, HowToEnd, Settle, Settled
+from hf_haul.cluster.control import ControlLostError, GetResult, HowToEnd, OnDone
 from hf_haul.cluster.node_work import NodeOrder, begin_node, end_nodes, run_node
 from hf_haul.cluster.results import NodeResult, WorkerLostError
 
@@ -89,15 +89,15 @@ class RayControl:
             raise ControlLostError(f"{self.where} does not answer ({error})") from error
         return {node["NodeID"]: _worker(node) for node in nodes if node["Alive"]}
 
-    def probe(self, worker: Worker, question: Question, settle: Settle) -> None:
+    def probe(self, worker: Worker, question: Question, on_done: OnDone) -> None:
         """Submit the task that answers a question."""
         import ray  # needs the extra "ray"
 
         task = ray.remote(num_cpus=0, max_retries=0)(probe)
         answer = task.options(scheduling_strategy=_bound_to(worker)).remote(question, worker.name)
-        _when_done(answer, settle, lambda facts: facts if isinstance(facts, Facts) else None)
+        _when_done(answer, on_done, lambda facts: facts if isinstance(facts, Facts) else None)
 
-    def start(self, worker: Worker, order: NodeOrder, plan_bytes: bytes, settle: Settle) -> None:
+    def start(self, worker: Worker, order: NodeOrder, plan_bytes: bytes, on_done: OnDone) -> None:
         """Make the actor of a node, and start the node there."""
         import ray  # needs the extra "ray"
 
@@ -114,21 +114,21 @@ class RayControl:
             .remote()
         )
         self._actors[order.node, order.attempt] = worker.address, actor
-        _when_done(actor.start.remote(order, self._plan), settle, str)
+        _when_done(actor.start.remote(order, self._plan), on_done, str)
         self._ask_for_events(order.node, actor)
 
-    def run(self, worker: Worker, order: NodeOrder, members: Mapping[str, str], settle: Settle) -> None:
+    def run(self, worker: Worker, order: NodeOrder, members: Mapping[str, str], on_done: OnDone) -> None:
         """Call the actor of a node that was started."""
         del worker  # the actor is there
         _, actor = self._actors[order.node, order.attempt]
-        _when_done(actor.run.remote(order.job_id, order.node, dict(members)), settle, _as_it_is)
+        _when_done(actor.run.remote(order.job_id, order.node, dict(members)), on_done, _as_it_is)
 
     def _ask_for_events(self, node: str, actor: Any) -> None:
         """Ask an actor what happens next, again and again until it is gone."""
 
-        def take(settled: Settled) -> None:
+        def take(get_result: GetResult) -> None:
             try:
-                events = settled()
+                events = get_result()
             except Exception as error:  # noqa: BLE001  what has become of it is told elsewhere
                 logger.debug("no more events of %s: %s", node, error)
                 return
@@ -199,9 +199,9 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _when_done(reference: Any, settle: Settle, read: Callable[[Any], Any]) -> None:
-    """Settle something once what a reference stands for is there, or cannot be had."""
-    reference.future().add_done_callback(lambda done: settle(partial(_result, done, read)))
+def _when_done(reference: Any, on_done: OnDone, read: Callable[[Any], Any]) -> None:
+    """Call a function once what a reference stands for is there, or cannot be had."""
+    reference.future().add_done_callback(lambda done: on_done(partial(_result, done, read)))
 
 
 def _result(future: Any, read: Callable[[Any], Any]) -> Any:

@@ -13,7 +13,7 @@ from tests.support.clock import FakeClock
 from hf_haul import __version__
 from hf_haul.cluster import coordinator as module
 from hf_haul.cluster.census import Facts, Per, Question, Worker
-from hf_haul.cluster.control import ControlLostError, HowToEnd, Settle
+from hf_haul.cluster.control import ControlLostError, HowToEnd, OnDone
 from hf_haul.cluster.coordinator import Coordinator
 from hf_haul.cluster.node_work import NodeOrder
 from hf_haul.cluster.progress import JobProgress
@@ -46,8 +46,8 @@ class Cluster:
         self.answers: dict[str, Facts | Exception] = {}  # by the worker's name
         self.started: list[tuple[str, str]] = []  # node and address
         self.members: dict[str, Mapping[str, str]] = {}
-        self.running: dict[str, tuple[str, Settle]] = {}  # by node: where
-        self.starting: dict[str, Settle] = {}
+        self.running: dict[str, tuple[str, OnDone]] = {}  # by node: where
+        self.starting: dict[str, OnDone] = {}
         self.slow: set[str] = set()  # workers that do not begin
         self.forgotten: list[str] = []
         self.ended: list[tuple[list[str], HowToEnd]] = []
@@ -61,25 +61,25 @@ class Cluster:
             raise ControlLostError(f"{self.where} has gone away")
         return dict(self.present)
 
-    def probe(self, worker: Worker, question: Question, settle: Settle) -> None:
+    def probe(self, worker: Worker, question: Question, on_done: OnDone) -> None:
         answer = self.answers.get(worker.name)
         if isinstance(answer, Exception):
-            settle(partial(failing, answer))
+            on_done(partial(failing, answer))
             return
         node = worker.host if question.per == "host" else worker.name
-        settle(lambda: answer or Facts(__version__, node, (worker.host, "boot"), f"/c/{node}"))
+        on_done(lambda: answer or Facts(__version__, node, (worker.host, "boot"), f"/c/{node}"))
 
-    def start(self, worker: Worker, order: NodeOrder, plan_bytes: bytes, settle: Settle) -> None:
+    def start(self, worker: Worker, order: NodeOrder, plan_bytes: bytes, on_done: OnDone) -> None:
         assert plan_bytes == b"plan"
         self.started.append((order.node, worker.address))
         if worker.name in self.slow:
-            self.starting[order.node] = settle
+            self.starting[order.node] = on_done
         else:
-            settle(lambda: f"http://{worker.address}/{order.node}")
+            on_done(lambda: f"http://{worker.address}/{order.node}")
 
-    def run(self, worker: Worker, order: NodeOrder, members: Mapping[str, str], settle: Settle) -> None:
+    def run(self, worker: Worker, order: NodeOrder, members: Mapping[str, str], on_done: OnDone) -> None:
         self.members[order.node] = members
-        self.running[order.node] = worker.address, settle
+        self.running[order.node] = worker.address, on_done
 
     def finish(self, *names: str, error: Exception | None = None) -> None:
         for name in names:

@@ -12,7 +12,7 @@ import hf_haul.cluster
 from hf_haul import __version__
 from hf_haul.cluster import DistributionError, NodeResult, distribute, distributing
 from hf_haul.cluster.census import Facts, Question, Worker
-from hf_haul.cluster.control import ControlLostError, HowToEnd, Settle
+from hf_haul.cluster.control import ControlLostError, HowToEnd, OnDone
 from hf_haul.cluster.node_work import NodeOrder
 from hf_haul.cluster.plan import JobPlan
 from hf_haul.errors import ConnectionFailedError, DiskFullError
@@ -37,7 +37,7 @@ class Cluster:
     def workers(self) -> Mapping[str, Worker]:
         return {host: Worker(host, host, host) for host in self.hosts}
 
-    def probe(self, worker: Worker, question: Question, settle: Settle) -> None:
+    def probe(self, worker: Worker, question: Question, on_done: OnDone) -> None:
         self.question = question
         error = self.missing.get(worker.name)
 
@@ -46,14 +46,14 @@ class Cluster:
                 raise error
             return Facts(__version__, worker.name, (worker.host, "boot"), "/c")
 
-        settle(answer)
+        on_done(answer)
 
-    def start(self, worker: Worker, order: NodeOrder, plan_bytes: bytes, settle: Settle) -> None:
+    def start(self, worker: Worker, order: NodeOrder, plan_bytes: bytes, on_done: OnDone) -> None:
         self.orders.append(order)
-        settle(lambda: f"http://{worker.host}:1")
+        on_done(lambda: f"http://{worker.host}:1")
 
-    def run(self, worker: Worker, order: NodeOrder, members: Mapping[str, str], settle: Settle) -> None:
-        settle(lambda: self.results.get(order.node, NodeResult(f"/c/{order.node}", 5, 6, 7)))
+    def run(self, worker: Worker, order: NodeOrder, members: Mapping[str, str], on_done: OnDone) -> None:
+        on_done(lambda: self.results.get(order.node, NodeResult(f"/c/{order.node}", 5, 6, 7)))
 
     def forget(self, order: NodeOrder) -> None:
         pass
