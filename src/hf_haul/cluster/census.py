@@ -170,9 +170,12 @@ class Census:
         Raises:
             ValueError: It is to be a node of its own, and another one has the same folder.
         """
-        error = _problem(answer) if isinstance(answer, Facts) else _in_words(answer)
-        if error is not None or not isinstance(answer, Facts):
-            self._refused[worker.address] = worker, error or answer  # type: ignore[assignment]  # not Facts
+        if isinstance(answer, Exception):
+            self._refused[worker.address] = worker, _in_words(answer)
+            return None
+        problem = _problem(answer)
+        if problem is not None:
+            self._refused[worker.address] = worker, problem
             return None
         place = (*answer.host, answer.folder)
         key: Hashable = place if self.per == "host" else (worker.name, place)

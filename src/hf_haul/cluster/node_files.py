@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from hf_haul.cluster.holdings import Holdings, LeftBytes
@@ -32,7 +32,7 @@ class _PlannedFiles(SnapshotFiles):
         plan: It.
     """
 
-    plan: JobPlan = None  # type: ignore[assignment]  # behind attributes that have defaults, and always given
+    plan: JobPlan = field(kw_only=True)
 
     def ask(self, *, retry: bool) -> tuple[str, Listing]:
         """Return the plan's commit and its files, and cache the listing as a question to the Hub would."""

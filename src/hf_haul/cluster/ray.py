@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Literal
 
-from hf_haul.cluster.census import Facts, Question, Worker, probe
+from hf_haul.cluster.census import Question, Worker, probe
 from hf_haul.cluster.control import ControlLostError, GetResult, HowToEnd, OnDone
 from hf_haul.cluster.node_work import NodeOrder, begin_node, end_nodes, run_node
 from hf_haul.cluster.results import NodeResult, WorkerLostError
@@ -95,7 +95,7 @@ class RayControl:
 
         task = ray.remote(num_cpus=0, max_retries=0)(probe)
         answer = task.options(scheduling_strategy=_bound_to(worker)).remote(question, worker.name)
-        _when_done(answer, on_done, lambda facts: facts if isinstance(facts, Facts) else None)
+        _when_done(answer, on_done)
 
     def start(self, worker: Worker, order: NodeOrder, plan_bytes: bytes, on_done: OnDone) -> None:
         """Make the actor of a node, and start the node there."""
@@ -114,14 +114,14 @@ class RayControl:
             .remote()
         )
         self._actors[order.node, order.attempt] = worker.address, actor
-        _when_done(actor.start.remote(order, self._plan), on_done, str)
+        _when_done(actor.start.remote(order, self._plan), on_done)
         self._ask_for_events(order.node, actor)
 
     def run(self, worker: Worker, order: NodeOrder, members: Mapping[str, str], on_done: OnDone) -> None:
         """Call the actor of a node that was started."""
         del worker  # the actor is there
         _, actor = self._actors[order.node, order.attempt]
-        _when_done(actor.run.remote(order.job_id, order.node, dict(members)), on_done, _as_it_is)
+        _when_done(actor.run.remote(order.job_id, order.node, dict(members)), on_done)
 
     def _ask_for_events(self, node: str, actor: Any) -> None:
         """Ask an actor what happens next, again and again until it is gone."""
@@ -137,7 +137,7 @@ class RayControl:
             if not self._closed:
                 self._ask_for_events(node, actor)
 
-        _when_done(actor.events.remote(), take, _as_it_is)
+        _when_done(actor.events.remote(), take)
 
     def forget(self, order: NodeOrder) -> None:
         """End an actor that is of no use any more."""
@@ -195,21 +195,17 @@ def _ignore(_node: str, _event: dict[str, Any]) -> None:
     pass
 
 
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _when_done(reference: Any, on_done: OnDone, read: Callable[[Any], Any]) -> None:
+def _when_done(reference: Any, on_done: OnDone) -> None:
     """Call a function once what a reference stands for is there, or cannot be had."""
-    reference.future().add_done_callback(lambda done: on_done(partial(_result, done, read)))
+    reference.future().add_done_callback(lambda done: on_done(partial(_result, done)))
 
 
-def _result(future: Any, read: Callable[[Any], Any]) -> Any:
+def _result(future: Any) -> Any:
     """Return what a task returned, or raise what it raised."""
     from ray.exceptions import RayActorError, RayError, RayTaskError
 
     try:
-        return read(future.result(0))
+        return future.result(0)
     except RayTaskError as error:
         raise error.cause from error
     except RayActorError as error:
