@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which an agent serves others after its run, at the least, and for which it waits to be run,
 #: where nobody ends it: who started it is gone.
-_ORPHAN_SECONDS, _UNUSED_SECONDS = 120.0, 3600.0
+_ABANDONED_SECONDS, _UNUSED_SECONDS = 120.0, 3600.0
 #: Jobs that are over and are remembered, for tasks that come too late.
 _MOST_OVER: Final = 1000
 #: Events of a node that are worth a message to the scheduler; those about single files are not.
@@ -102,7 +102,7 @@ def make_agent(
 
 
 @dataclass
-class _Work:
+class _LocalNode:
     """A node in this process."""
 
     agent: NodeAgent
@@ -112,7 +112,7 @@ class _Work:
     ended: threading.Event = field(default_factory=threading.Event)
 
 
-class _Works:
+class _LocalNodes:
     """The nodes in this process, by job and name.
 
     Locking: ``_lock`` guards them; nobody who holds it calls an agent.
@@ -120,18 +120,18 @@ class _Works:
 
     def __init__(self) -> None:
         self._renew()
-        renew_after_fork(self, _Works._renew)
+        renew_after_fork(self, _LocalNodes._renew)
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
-        self._works: dict[tuple[str, str], _Work] = {}
+        self._nodes: dict[tuple[str, str], _LocalNode] = {}
         self._over: dict[str, None] = {}
 
-    def get(self, key: tuple[str, str]) -> _Work | None:
+    def get(self, key: tuple[str, str]) -> _LocalNode | None:
         with self._lock:
-            return self._works.get(key)
+            return self._nodes.get(key)
 
-    def add(self, key: tuple[str, str], work: _Work) -> _Work:
+    def add(self, key: tuple[str, str], node: _LocalNode) -> _LocalNode:
         """Add a node; return the one that there is by then.
 
         Raises:
@@ -140,7 +140,7 @@ class _Works:
         with self._lock:
             if key[0] in self._over:
                 raise DownloadCancelledError(f"node {key[1]}: its job was ended before it began")
-            return self._works.setdefault(key, work)
+            return self._nodes.setdefault(key, node)
 
     def note_over(self, job_id: str) -> None:
         """Note that no node of a job is to begin any more."""
@@ -149,20 +149,20 @@ class _Works:
             while len(self._over) > _MOST_OVER:
                 self._over.pop(next(iter(self._over)))
 
-    def take_result(self, work: _Work) -> tuple[Future[NodeResult], bool]:
+    def take_result(self, node: _LocalNode) -> tuple[Future[NodeResult], bool]:
         """Return where a node's result will be, and whether the caller has to see to it."""
         with self._lock:
-            first = work.result is None
-            work.result = work.result or Future()
-            return work.result, first
+            first = node.result is None
+            node.result = node.result or Future()
+            return node.result, first
 
-    def pop(self, wanted: Callable[[tuple[str, str], _Work], bool]) -> list[_Work]:
+    def pop(self, wanted: Callable[[tuple[str, str], _LocalNode], bool]) -> list[_LocalNode]:
         with self._lock:
-            keys = [key for key, work in self._works.items() if wanted(key, work)]
-            return [self._works.pop(key) for key in keys]
+            keys = [key for key, node in self._nodes.items() if wanted(key, node)]
+            return [self._nodes.pop(key) for key in keys]
 
 
-_works: Final = _Works()
+_local_nodes: Final = _LocalNodes()
 
 
 def begin_node(
@@ -182,7 +182,7 @@ def begin_node(
         owner: Who has it ended; see :func:`end_nodes`.
     """
     key = order.job_id, order.node
-    known = _works.get(key)
+    known = _local_nodes.get(key)
     if known is not None:
         return known.url
 
@@ -193,15 +193,15 @@ def begin_node(
 
     agent = make_agent(order, plan, host, on_event)
     try:
-        work = _works.add(key, _Work(agent, agent.start(), owner))
+        node = _local_nodes.add(key, _LocalNode(agent, agent.start(), owner))
     except BaseException:
         agent.close()
         raise
-    if work.agent is not agent:  # somebody else was faster
+    if node.agent is not agent:  # somebody else was faster
         agent.close()
-    elif start_daemon(partial(_end_orphan, work), "hf-haul-orphan") is None:
+    elif start_daemon(partial(_end_abandoned, node), "hf-haul-abandoned") is None:
         logger.debug("no thread that would end node %s by itself", order.node)
-    return work.url
+    return node.url
 
 
 def run_node(job_id: str, node: str, members: Mapping[str, str]) -> NodeResult:
@@ -212,14 +212,14 @@ def run_node(job_id: str, node: str, members: Mapping[str, str]) -> NodeResult:
         node: The node.
         members: The URLs of all nodes, by name.
     """
-    work = _works.get((job_id, node))
-    if work is None:
+    local = _local_nodes.get((job_id, node))
+    if local is None:
         raise WorkerLostError("its worker was started again, and knows nothing of it")
-    result, first = _works.take_result(work)
+    result, first = _local_nodes.take_result(local)
     if not first:
         return result.result()
     try:
-        found = work.agent.run(members)
+        found = local.agent.run(members)
     except Exception as error:  # noqa: BLE001  what becomes of the node, not of who asked
         found = NodeResult(error=error)
     except BaseException as error:
@@ -229,15 +229,15 @@ def run_node(job_id: str, node: str, members: Mapping[str, str]) -> NodeResult:
     return result.result()
 
 
-def _end_orphan(work: _Work) -> None:
+def _end_abandoned(node: _LocalNode) -> None:
     """End a node that nobody runs, or that nobody ends after its run."""
     unused, was_done = 0.0, False
-    while not work.ended.wait(_ORPHAN_SECONDS):
-        unused += _ORPHAN_SECONDS
-        if was_done or (work.result is None and unused >= _UNUSED_SECONDS):
-            _end(_works.pop(lambda _, each: each is work), cancel=False)
+    while not node.ended.wait(_ABANDONED_SECONDS):
+        unused += _ABANDONED_SECONDS
+        if was_done or (node.result is None and unused >= _UNUSED_SECONDS):
+            _end(_local_nodes.pop(lambda _, each: each is node), cancel=False)
             return
-        was_done = work.result is not None and work.result.done()
+        was_done = node.result is not None and node.result.done()
 
 
 def end_nodes(*, job_id: str | None = None, owner: Hashable = None, cancel: bool) -> None:
@@ -249,17 +249,19 @@ def end_nodes(*, job_id: str | None = None, owner: Hashable = None, cancel: bool
         cancel: Whether to stop what is under way first.
     """
     if job_id is not None:
-        _works.note_over(job_id)
+        _local_nodes.note_over(job_id)
     _end(
-        _works.pop(lambda key, work: job_id in {None, key[0]} and (owner is None or owner == work.owner)),
+        _local_nodes.pop(
+            lambda key, node: job_id in {None, key[0]} and (owner is None or owner == node.owner)
+        ),
         cancel=cancel,
     )
 
 
-def _end(works: list[_Work], *, cancel: bool) -> None:
-    for work in works:
-        work.ended.set()
+def _end(nodes: list[_LocalNode], *, cancel: bool) -> None:
+    for node in nodes:
+        node.ended.set()
         if cancel:
-            work.agent.cancel()
-    for work in works:
-        work.agent.close()
+            node.agent.cancel()
+    for node in nodes:
+        node.agent.close()

@@ -106,7 +106,7 @@ def test_an_agent_that_cannot_start_is_closed(agents: Agents) -> None:
 def test_an_agent_whose_coordinator_is_gone_ends_by_itself(
     agents: Agents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_work, "_ORPHAN_SECONDS", 0.05)
+    monkeypatch.setattr(node_work, "_ABANDONED_SECONDS", 0.05)
     one = order()
     begin(one)
     agents.made[0].finish()
@@ -115,7 +115,7 @@ def test_an_agent_whose_coordinator_is_gone_ends_by_itself(
 
 
 def test_an_agent_that_nobody_runs_ends_by_itself(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_work, "_ORPHAN_SECONDS", 0.02)
+    monkeypatch.setattr(node_work, "_ABANDONED_SECONDS", 0.02)
     monkeypatch.setattr(node_work, "_UNUSED_SECONDS", 0.06)
     begin(order())
     assert agents.made[0].closed.wait(20)
