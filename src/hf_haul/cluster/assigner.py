@@ -22,7 +22,7 @@ from hf_haul.cluster.copies import CopyAssigner
 from hf_haul.cluster.node_state import NodeState
 from hf_haul.cluster.shares import Choice, ErrorKind, Shares
 from hf_haul.cluster.stripes import Stripes
-from hf_haul.engine.assignment import AssignedBatch, Assigner, Assignment, assigned
+from hf_haul.engine.assignment import AssignedBatch, Assigner, Assignment, AssignmentEnd, assigned
 from hf_haul.engine.file_batch import FileBatch
 from hf_haul.errors import ConnectionFailedError, HttpStatusError, StopRequestedError, WrongBytesError
 from hf_haul.forks import renew_after_fork
@@ -339,15 +339,7 @@ class FileAssigner:
         with self._job.lock:
             return self._job.shares.can_spare_origin(_ORIGIN_FAILURES)
 
-    def end(
-        self,
-        assignment: Assignment,
-        left: Sequence[ByteRange],
-        *,
-        brought: bool,
-        error: BaseException | None,
-        seconds: float,
-    ) -> None:
+    def end(self, assignment: Assignment, how: AssignmentEnd) -> None:
         """See :class:`hf_haul.engine.assignment.Assigner`."""
         assert isinstance(assignment, _StripeAssignment)
         job, index, stripe = self._job, assignment.stripe - self._first, assignment.stripe
@@ -359,21 +351,21 @@ class FileAssigner:
             if not others:
                 del self._under_way[index]
             job.busy[assignment.node] -= 1
-            for span in left:
+            for span in how.left:
                 self._there.discard(span.start, span.stop)
             holes = self._holes(stripe)
             if holes and not others:
                 self._wanted |= 1 << index
-            if brought and not holes:
+            if how.brought and not holes:
                 # By the pace of what came: some of the stripe may have been there.
                 whole = job.stripes.length(stripe)
-                job.shares.note_done(stripe, assignment.node, seconds * whole / len(assignment.span))
-            elif error is None or brought or isinstance(error, StopRequestedError):
+                job.shares.note_done(stripe, assignment.node, how.seconds * whole / len(assignment.span))
+            elif how.error is None or how.brought or isinstance(how.error, StopRequestedError):
                 job.shares.note_dropped(stripe, assignment.node)
                 if not holes and not others:  # somebody else was quicker
                     job.shares.note_have(stripe)
             else:
-                job.shares.note_failed(stripe, assignment.node, _kind_of(error))
+                job.shares.note_failed(stripe, assignment.node, _kind_of(how.error))
             job.tell()
 
     def blame(self, wrong: Sequence[tuple[ByteRange, str]]) -> set[str]:

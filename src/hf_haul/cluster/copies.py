@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hf_haul.cluster.stripes import Stripes
-from hf_haul.engine.assignment import Assignment
+from hf_haul.engine.assignment import Assignment, AssignmentEnd
 from hf_haul.ranges import ByteRange, RangeSet
 from hf_haul.task import OtherSource
 
@@ -77,18 +77,10 @@ class CopyAssigner:
         del error
         return assignment.source is not None
 
-    def end(
-        self,
-        assignment: Assignment,
-        left: Sequence[ByteRange],
-        *,
-        brought: bool,
-        error: BaseException | None,
-        seconds: float,
-    ) -> None:
+    def end(self, assignment: Assignment, how: AssignmentEnd) -> None:
         """See :class:`hf_haul.engine.assignment.Assigner`."""
-        del assignment, brought, error, seconds
-        for span in left:
+        del assignment
+        for span in how.left:
             self._there.discard(span.start, span.stop)
 
     def blame(self, wrong: Sequence[tuple[ByteRange, str]]) -> set[str]:

@@ -22,7 +22,15 @@ from hf_haul.task import (
     RemoteFile,  # noqa: F401  the inherited signature names it
 )
 
-__all__ = ["AssignedBatch", "AssignedRequest", "Assigner", "Assigners", "Assignment", "assigned"]
+__all__ = [
+    "AssignedBatch",
+    "AssignedRequest",
+    "Assigner",
+    "Assigners",
+    "Assignment",
+    "AssignmentEnd",
+    "assigned",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +46,24 @@ class Assignment:
     span: ByteRange
     source: OtherSource | None = None
     hedges: Assignment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentEnd:
+    """What came of an assignment that nobody is at any more.
+
+    Attributes:
+        left: What of it is still to be fetched, and by nobody now.
+        brought: Whether all of it came.
+        error: Why it did not; ``None`` also where something more urgent came first, or somebody else was
+            quicker.
+        seconds: How long it took.
+    """
+
+    left: Sequence[ByteRange]
+    brought: bool
+    error: BaseException | None
+    seconds: float
 
 
 class Assigner(Protocol):
@@ -69,25 +95,8 @@ class Assigner(Protocol):
     def can_spare(self, assignment: Assignment, error: BaseException) -> bool:
         """Return whether the file goes on although an assignment failed, as it may come from elsewhere."""
 
-    def end(
-        self,
-        assignment: Assignment,
-        left: Sequence[ByteRange],
-        *,
-        brought: bool,
-        error: BaseException | None,
-        seconds: float,
-    ) -> None:
-        """Note that nobody is at an assignment any more.
-
-        Args:
-            assignment: What was fetched.
-            left: What of it is still to be fetched, and by nobody now.
-            brought: Whether all of it came.
-            error: Why it did not; ``None`` also where something more urgent came first, or somebody else was
-                quicker.
-            seconds: How long it took.
-        """
+    def end(self, assignment: Assignment, how: AssignmentEnd) -> None:
+        """Note that nobody is at an assignment any more, and what came of it."""
 
     def blame(self, wrong: Sequence[tuple[ByteRange, str]]) -> set[str]:
         """Return the sources that are to blame for wrong bytes, by name.

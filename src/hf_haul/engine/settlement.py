@@ -13,7 +13,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import Final
 
-from hf_haul.engine.assignment import Assignment
+from hf_haul.engine.assignment import Assignment, AssignmentEnd
 from hf_haul.engine.job_choice import Chooser
 from hf_haul.engine.jobs import FollowUp, Job, JobKind
 from hf_haul.engine.outcome import (
@@ -229,13 +229,13 @@ class Settlement:
         error: BaseException | None,
     ) -> None:
         assert part.transfer.assigner is not None
-        part.transfer.assigner.end(
-            assignment,
+        how = AssignmentEnd(
             left,
             brought=part.position >= part.stop,
             error=None if part.preempted else error,
             seconds=self._clock() - part.started_at,
         )
+        part.transfer.assigner.end(assignment, how)
 
     def _note_sources(self, part: Part, error: BaseException | None, late: Sequence[Part]) -> list[Part]:
         """Note which source brought its part and which did not; return parts that need not be waited for.

@@ -13,7 +13,7 @@ from hf_haul.cluster.assigner import JobAssigner
 from hf_haul.cluster.bitmaps import bits_of
 from hf_haul.cluster.node_state import NodeState
 from hf_haul.cluster.stripes import Stripes
-from hf_haul.engine.assignment import AssignedRequest, Assigner, Assignment
+from hf_haul.engine.assignment import AssignedRequest, Assigner, Assignment, AssignmentEnd
 from hf_haul.errors import ConnectionFailedError, HttpStatusError, StopRequestedError, WrongBytesError
 from hf_haul.ranges import ByteRange
 from hf_haul.task import Digest, FileRequest, RemoteFile
@@ -85,14 +85,15 @@ def take(file: Assigner, *, idle: bool = False, origin: bool = True) -> Assignme
 
 def bring(file: Assigner, assignment: Assignment | None) -> None:
     assert assignment is not None
-    file.end(assignment, [], brought=True, error=None, seconds=1.0)
+    file.end(assignment, AssignmentEnd([], brought=True, error=None, seconds=1.0))
 
 
 def lose(
     file: Assigner, assignment: Assignment | None, error: BaseException | None, *left: ByteRange
 ) -> None:
     assert assignment is not None
-    file.end(assignment, left or [assignment.span], brought=False, error=error, seconds=1.0)
+    how = AssignmentEnd(left or [assignment.span], brought=False, error=error, seconds=1.0)
+    file.end(assignment, how)
 
 
 def shown(assignment: Assignment | None) -> tuple[int, int, str | None] | None:
@@ -239,7 +240,7 @@ def test_what_takes_long_is_asked_of_another_as_well() -> None:
     bring(file, hedge)
     assert rig.job.state().have == bits_of([1])
     assert slow is not None
-    file.end(slow, [], brought=False, error=None, seconds=3.0)
+    file.end(slow, AssignmentEnd([], brought=False, error=None, seconds=3.0))
     assert rig.job.state().have == bits_of([1])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hf_haul.cluster.copies import CopyAssigner
 from hf_haul.cluster.stripes import Stripes
-from hf_haul.engine.assignment import Assignment
+from hf_haul.engine.assignment import Assignment, AssignmentEnd
 from hf_haul.ranges import ByteRange
 from hf_haul.task import OtherSource
 
@@ -35,7 +35,7 @@ class World:
         return found
 
     def end(self, assignment: Assignment, *left: ByteRange) -> None:
-        self.copy.end(assignment, left, brought=not left, error=None, seconds=1.0)
+        self.copy.end(assignment, AssignmentEnd(left, brought=not left, error=None, seconds=1.0))
 
 
 def test_what_this_node_has_is_taken_from_it_and_the_rest_is_waited_for() -> None:

@@ -14,7 +14,7 @@ from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.cancellation import CancelToken
 from hf_haul.config import Settings
-from hf_haul.engine.assignment import AssignedBatch, AssignedRequest, Assignment
+from hf_haul.engine.assignment import AssignedBatch, AssignedRequest, Assignment, AssignmentEnd
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.file_batch import FileBatch, FileOutline
 from hf_haul.engine.plan import make_plan
@@ -87,17 +87,9 @@ class ScriptedAssigner:
         del assignment, error
         return self.spares
 
-    def end(
-        self,
-        assignment: Assignment,
-        left: Sequence[ByteRange],
-        *,
-        brought: bool,
-        error: BaseException | None,
-        seconds: float,
-    ) -> None:
-        assert seconds >= 0.0
-        self.ended.append((assignment, list(left), brought, error))
+    def end(self, assignment: Assignment, how: AssignmentEnd) -> None:
+        assert how.seconds >= 0.0
+        self.ended.append((assignment, list(how.left), how.brought, how.error))
 
     def blame(self, wrong: Sequence[tuple[ByteRange, str]]) -> set[str]:
         self.wrong += wrong
