@@ -100,7 +100,7 @@ def read_header(text: str) -> tuple[str, str]:
 
 
 def read_seconds(text: str) -> float:
-    """Read a number of seconds, for argparse."""
+    """Return an option's seconds, which must be 0 or more, and finite."""
     try:
         seconds = float(text)
     except ValueError:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import add_command, add_progress_option, read_limit
+from hf_haul.cli.arguments import add_command, add_progress_option, read_limit, read_seconds
 from hf_haul.cli.download_results import error_as_dict, print_json
 from hf_haul.cli.exit_codes import ExitCode, UsageError, exit_code_of
 from hf_haul.cli.messages import say, say_error
@@ -91,7 +91,7 @@ def add_distribute(commands: Any) -> None:
     )
     parser.add_argument(
         "--worker-timeout",
-        type=_seconds,
+        type=read_seconds,
         metavar="SECONDS",
         default=_WORKER_TIMEOUT,
         help="for a worker that vanished to come back; then its node fails; default: %(default)g",
@@ -104,16 +104,6 @@ def add_distribute(commands: Any) -> None:
         help="one object: commit, nodes (path, bytes, error), seconds, exit_code",
     )
     group.add_argument("-q", "--quiet", action="store_true", help="no progress, and the nodes alone")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"not a number of seconds: {text!r}")
-    return seconds
 
 
 def _distribute(arguments: argparse.Namespace) -> int:

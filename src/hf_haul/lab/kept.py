@@ -25,10 +25,9 @@ __all__ = ["Kept", "KeptBlob", "record_file"]
 logger = logging.getLogger(__name__)
 
 _VERSION: Final = 1
-_SAVE_USED_EVERY: Final = 30.0  # seconds
-_SAVE_FETCHED_EVERY: Final = (
-    2.0  # seconds; what a killed process has not noted is the user's own from then on
-)
+#: Seconds between two writings of the record where files are only given out, and where more are fetched: what
+#: a killed process has not noted is the user's own from then on.
+_SAVE_USED_EVERY, _SAVE_FETCHED_EVERY = 30.0, 2.0
 
 
 def record_file(cache_dir: Path) -> Path:
