@@ -12,7 +12,7 @@ from hf_haul.cli.arguments import add_command, add_progress_option, read_limit, 
 from hf_haul.cli.download_results import error_as_dict, print_json
 from hf_haul.cli.exit_codes import ExitCode, UsageError, exit_code_of
 from hf_haul.cli.messages import say, say_error
-from hf_haul.cli.repo_arguments import add_repo_options, patterns_of, read_repo
+from hf_haul.cli.repo_arguments import add_repo_options, read_wanted
 from hf_haul.cli.streams import print_result
 from hf_haul.failures import FailureKind, describe
 
@@ -107,23 +107,19 @@ def add_distribute(commands: Any) -> None:
 
 
 def _distribute(arguments: argparse.Namespace) -> int:
-    if arguments.local_dir is not None and arguments.cache_dir is not None:
-        raise UsageError("--local-dir and --cache-dir cannot be used together")
     if arguments.send_token and arguments.token is not None:
         raise UsageError("--token names a token, and --send-token means this machine's own")
-    repo = read_repo(arguments.repo, arguments.repo_type, arguments.revision, at_revision=True)
-    names = [*repo.filenames, *arguments.filenames]
-    allow, ignore = patterns_of(arguments, names)
+    wanted = read_wanted(arguments, arguments.repo, at_revision=True)
     with _cluster(arguments) as client:
         from hf_haul.cluster.distributing import distribute  # brings huggingface_hub along
 
         found = distribute(
             client,
-            repo.repo_id,
-            repo_type=repo.repo_type,
-            revision=repo.revision,
-            allow_patterns=allow,
-            ignore_patterns=ignore,
+            wanted.repo.repo_id,
+            repo_type=wanted.repo.repo_type,
+            revision=wanted.repo.revision,
+            allow_patterns=wanted.allow,
+            ignore_patterns=wanted.ignore,
             cache_dir=arguments.cache_dir,
             local_dir=arguments.local_dir,
             per=arguments.per,
@@ -132,7 +128,7 @@ def _distribute(arguments: argparse.Namespace) -> int:
             on_event=_shown(arguments),
             token=True if arguments.send_token else arguments.token,
             presets=arguments.preset,
-            named=names,
+            named=wanted.names,
             tqdm_class=_silent(),
             worker_timeout=arguments.worker_timeout,
         )

@@ -22,7 +22,7 @@ from hf_haul.cli.download_results import (
 )
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.peers import PeersDownload, add_peers_options, wants_peers
-from hf_haul.cli.repo_arguments import RepoArgument, add_repo_options, patterns_of
+from hf_haul.cli.repo_arguments import RepoArgument, add_repo_options, patterns_of, require_one_folder
 from hf_haul.cli.repo_lists import LIST_HELP, WantedRepo, add_repo_sources, wanted_repos
 from hf_haul.cli.settings_options import add_settings_options, settings_of
 from hf_haul.cli.several_downloads import download_several, local_dir_of, say_what_is_planned
@@ -150,8 +150,7 @@ class _FormatAction(argparse.Action):
 
 def _download(arguments: argparse.Namespace) -> int:
     with _told_in_json(arguments) as notes:
-        if arguments.local_dir is not None and arguments.cache_dir is not None:
-            raise UsageError("--local-dir and --cache-dir cannot be used together")
+        require_one_folder(arguments)
         together = wants_peers(arguments)
         wanted = wanted_repos(arguments)
         if together:

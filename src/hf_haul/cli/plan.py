@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from hf_haul.cli.arguments import add_command, add_progress_option, read_count, read_limit, read_rate
-from hf_haul.cli.exit_codes import ExitCode, UsageError
+from hf_haul.cli.exit_codes import ExitCode
 from hf_haul.cli.folders import count_of, format_size, shown
 from hf_haul.cli.messages import say, warn
-from hf_haul.cli.repo_arguments import add_repo_options, patterns_of, read_repo
+from hf_haul.cli.repo_arguments import add_repo_options, read_wanted
 from hf_haul.cli.streams import print_result
 
 if TYPE_CHECKING:
@@ -65,21 +65,17 @@ def add_plan(commands: Any) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from hf_haul.hub.planning import plan  # brings huggingface_hub along
 
-    if arguments.local_dir is not None and arguments.cache_dir is not None:
-        raise UsageError("--local-dir and --cache-dir cannot be used together")
-    repo = read_repo(arguments.repo, arguments.repo_type, arguments.revision, at_revision=True)
-    names = [*repo.filenames, *arguments.filenames]
-    allow, ignore = patterns_of(arguments, names)
+    wanted = read_wanted(arguments, arguments.repo, at_revision=True)
     found = plan(
-        repo.repo_id,
-        repo_type=repo.repo_type,
-        revision=repo.revision,
+        wanted.repo.repo_id,
+        repo_type=wanted.repo.repo_type,
+        revision=wanted.repo.revision,
         cache_dir=arguments.cache_dir,
         local_dir=arguments.local_dir,
-        allow_patterns=allow,
-        ignore_patterns=ignore,
+        allow_patterns=wanted.allow,
+        ignore_patterns=wanted.ignore,
         presets=arguments.preset,
-        named=names,
+        named=wanted.names,
         force_download=arguments.force_download,
         token=arguments.token,
         rate=arguments.at,

@@ -13,7 +13,15 @@ from hf_haul.cli.exit_codes import UsageError
 from hf_haul.cli.messages import warn
 from hf_haul.hub.presets import Preset
 
-__all__ = ["RepoArgument", "add_repo_options", "patterns_of", "read_repo"]
+__all__ = [
+    "RepoArgument",
+    "WantedFiles",
+    "add_repo_options",
+    "patterns_of",
+    "read_repo",
+    "read_wanted",
+    "require_one_folder",
+]
 
 _TYPES: Final = ("model", "dataset", "space", "kernel")
 #: ``datasets/org/name``, as huggingface_hub's command and the Hub's own addresses have it.
@@ -35,6 +43,23 @@ class RepoArgument:
     repo_type: str | None
     revision: str | None
     filenames: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WantedFiles:
+    """Which files of which repository a command is about.
+
+    Attributes:
+        repo: The repository.
+        names: Files that are named; folders end with a slash.
+        allow: Patterns that files have to match; ``None`` for all.
+        ignore: Patterns that they must not match.
+    """
+
+    repo: RepoArgument
+    names: list[str]
+    allow: list[str] | None
+    ignore: list[str] | None
 
 
 def add_repo_options(parser: Any) -> None:
@@ -92,6 +117,33 @@ def read_repo(
         raise UsageError("buckets are not repositories: hf-haul does not download them")
     name = uri.path_in_repo + ("/" if uri.path_in_repo and text.endswith("/") else "")
     return RepoArgument(uri.id, uri.type, uri.revision, (name,) if name else ())
+
+
+def read_wanted(arguments: argparse.Namespace, text: str, *, at_revision: bool = False) -> WantedFiles:
+    """Return what is meant by a repository and the files that are named behind it.
+
+    Args:
+        arguments: What ``filenames`` and the options of :func:`add_repo_options` say, and where files go.
+        text: The repository.
+        at_revision: See :func:`read_repo`.
+
+    Raises:
+        UsageError: They contradict each other, or it is no repository.
+    """
+    require_one_folder(arguments)
+    repo = read_repo(text, arguments.repo_type, arguments.revision, at_revision=at_revision)
+    names = [*repo.filenames, *arguments.filenames]
+    return WantedFiles(repo, names, *patterns_of(arguments, names))
+
+
+def require_one_folder(arguments: argparse.Namespace) -> None:
+    """Refuse a folder for plain files beside a cache.
+
+    Raises:
+        UsageError: Both are given.
+    """
+    if arguments.local_dir is not None and arguments.cache_dir is not None:
+        raise UsageError("--local-dir and --cache-dir cannot be used together")
 
 
 def patterns_of(

@@ -13,7 +13,7 @@ from hf_haul.cli.arguments import add_command, add_progress_option, read_count, 
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.folders import count_of, format_size, shown
 from hf_haul.cli.messages import say, warn
-from hf_haul.cli.repo_arguments import add_repo_options, patterns_of, read_repo
+from hf_haul.cli.repo_arguments import add_repo_options, read_wanted
 from hf_haul.cli.signals import said_when_interrupted
 from hf_haul.cli.streams import print_result
 from hf_haul.cli.verify_display import VerifyDisplay
@@ -75,22 +75,18 @@ def add_verify(commands: Any) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     from hf_haul.hub.verification import verify  # brings huggingface_hub along
 
-    if arguments.local_dir is not None and arguments.cache_dir is not None:
-        raise UsageError("--local-dir and --cache-dir cannot be used together")
-    repo = read_repo(arguments.target, arguments.repo_type, arguments.revision)
-    names = [*repo.filenames, *arguments.filenames]
-    allow, ignore = patterns_of(arguments, names)
+    wanted = read_wanted(arguments, arguments.target)
     every, silent = bool(arguments.verbose), bool(arguments.json)
     display = VerifyDisplay(every=every, silent=silent)
     with _misuse_told(), said_when_interrupted(display.so_far):
         report = verify(
-            repo.repo_id,
-            repo_type=repo.repo_type,
-            revision=repo.revision,
+            wanted.repo.repo_id,
+            repo_type=wanted.repo.repo_type,
+            revision=wanted.repo.revision,
             cache_dir=arguments.cache_dir,
             local_dir=arguments.local_dir,
-            allow_patterns=allow,
-            ignore_patterns=ignore,
+            allow_patterns=wanted.allow,
+            ignore_patterns=wanted.ignore,
             presets=arguments.preset,
             ask_hub=arguments.hub,
             partial=arguments.partial,
@@ -103,7 +99,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             on_progress=display.on_progress,
             on_event=arguments.on_event,
         )
-    require_named(names, {file.path for file in report.files}, report.repo_id or report.path)
+    require_named(wanted.names, {file.path for file in report.files}, report.repo_id or report.path)
     print_result(json.dumps(report.as_dict()) if arguments.json else _summary(report))
     _advise(report, arguments)
     return ExitCode.DONE if report.is_ok else ExitCode.INTEGRITY

@@ -7,7 +7,14 @@ import argparse
 import pytest
 
 from hf_haul.cli.exit_codes import UsageError
-from hf_haul.cli.repo_arguments import RepoArgument, add_repo_options, patterns_of, read_repo
+from hf_haul.cli.repo_arguments import (
+    RepoArgument,
+    WantedFiles,
+    add_repo_options,
+    patterns_of,
+    read_repo,
+    read_wanted,
+)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +107,29 @@ def test_a_folder_beside_patterns_is_refused() -> None:
     add_repo_options(parser)
     with pytest.raises(UsageError, match=r"'b/' cannot be combined .* write --include 'b/\*'"):
         patterns_of(parser.parse_args(["--include", "*.json"]), ["a.json", "b/"])
+
+
+def wanted(*words: str) -> WantedFiles:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("repo")
+    parser.add_argument("filenames", nargs="*")
+    parser.add_argument("--cache-dir")
+    parser.add_argument("--local-dir")
+    add_repo_options(parser)
+    arguments = parser.parse_args(words)
+    return read_wanted(arguments, arguments.repo, at_revision=True)
+
+
+def test_files_named_in_the_address_come_before_those_behind_it() -> None:
+    found = wanted("hf://org/name/a.txt", "b.txt", "c/", "--local-dir", "x")
+    assert found.names == ["a.txt", "b.txt", "c/"]
+    assert found.allow == ["a.txt", "b.txt", "c/**"]
+    assert found.ignore is None
+    assert wanted("org/name@v1", "--exclude", "*.bin") == WantedFiles(
+        RepoArgument("org/name", None, "v1"), [], None, ["*.bin"]
+    )
+
+
+def test_a_folder_for_files_beside_a_cache_is_refused() -> None:
+    with pytest.raises(UsageError, match="--local-dir and --cache-dir"):
+        wanted("org/name", "--cache-dir", "a", "--local-dir", "b")
