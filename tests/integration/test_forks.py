@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import io
 import os
-import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.utils import tqdm as hf_tqdm
+from tests.support.forking import in_child
 from tests.support.hub import ServedRepo, hub_environment, run_python, serve_repo
 from tests.support.locks import holding, our_locks
 from tests.support.repos import random_bytes
@@ -52,32 +51,6 @@ def default(monkeypatch: pytest.MonkeyPatch) -> Iterator[ParallelDownloadManager
     manager = hf_haul.default_manager()
     yield manager
     manager.shutdown(wait=False)
-
-
-def in_child(*checks: Callable[[], object]) -> bool:
-    """Whether all checks are true in a forked child; one that hangs shows where, and ends."""
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
-            code = 0 if all(check() for check in checks) else 2
-        except BaseException as error:
-            os.write(2, f"in the child: {error!r}\n".encode())
-        finally:
-            os._exit(code)
-    status: list[int] = []
-
-    def has_ended() -> bool:
-        ended, code = os.waitpid(pid, os.WNOHANG)
-        status.extend([code] * bool(ended))
-        return bool(ended)
-
-    if not until(has_ended, SECONDS + 10):  # before it could show where
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    return status == [0]
 
 
 def test_a_forked_child_works_whatever_locks_the_parents_threads_held_at_the_fork(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.support.children import Nursery, job_for
 from tests.support.engine import PART, SMALL, TOKEN, WEIGHTS, Rig, leftovers, serve_files
+from tests.support.full_disk import FullDisk
 from tests.support.hub import hub_environment, run_python
 from tests.support.repos import random_bytes
 
@@ -294,23 +295,6 @@ def test_a_token_is_sent_only_to_the_hubs_own_origin(rig: Rig) -> None:
 # -- the disk
 
 
-class _Disk:
-    """A disk with room for so many bytes more."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-
-    def pwrite(self, fd: int, data: Any, offset: int) -> int:
-        if self.room <= 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        taken = memoryview(data)[: self.room]
-        self.room -= len(taken)
-        return os.pwrite(fd, taken, offset)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
-
-
 @pytest.mark.parametrize("room", [0, 100, 600, 100_000, 250_000])
 def test_a_disk_that_fills_up_is_told_and_everything_goes_on_once_there_is_room(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, room: int
@@ -319,7 +303,7 @@ def test_a_disk_that_fills_up_is_told_and_everything_goes_on_once_there_is_room(
     rig.repo.commit(more, "more")
     rig.files.update(more)
     with monkeypatch.context() as patch:
-        patch.setattr(staging, "os", _Disk(room))
+        patch.setattr(staging, "os", FullDisk(room))
         outcome = rig.fetch(*rig.files)
     assert outcome.errors
     for path, error in outcome.errors.items():

@@ -7,7 +7,6 @@ import io
 import os
 import pickle
 import re
-import sys
 import threading
 import time
 import warnings
@@ -21,8 +20,9 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import HTTPDigestAuth
 from tests.support.certs import Certificates, make_certificates
 from tests.support.engine import PART, SMALL, TOKEN, WEIGHTS, Rig, serve_files
+from tests.support.forking import in_child
 from tests.support.repos import random_bytes
-from tests.support.wire import BOUND, Connection, Wire, answer, until
+from tests.support.wire import BOUND, Connection, Wire, answer
 
 import hf_haul
 from hf_haul.cancellation import CancelToken
@@ -513,8 +513,7 @@ def test_a_forked_child_has_the_settings_and_none_of_the_adapters_connections(
         session.mount("http://", adapter)
         session.headers["X-Lab"] = "7"
         assert get(pool, wire.url()) == BODY
-        code = _in_child(lambda: _fetch(default, wire.url("/child"), tmp_path / "got") == BODY)
-        assert code == 0
+        assert in_child(lambda: _fetch(default, wire.url("/child"), tmp_path / "got") == BODY)
         assert get(pool, wire.url("/parent")) == BODY
     assert (tmp_path / "got").read_bytes() == BODY
     by_path = {head.split()[1]: number for number, head in served}
@@ -527,25 +526,3 @@ def _fetch(manager: ParallelDownloadManager, url: str, target: Path) -> bytes:
     task = manager.add_download_task("m", "a", url, target, len(BODY), digest=digest)
     assert manager.wait_for_model_completion(task, BOUND)["success"]
     return target.read_bytes()
-
-
-def _in_child(check: Callable[[], bool]) -> int:
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = 0 if check() else 2
-        except BaseException as error:
-            os.write(2, f"in the child: {error!r}\n".encode())
-        finally:
-            os._exit(code)
-    ended: list[int] = []
-
-    def has_ended() -> bool:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        ended.extend([status] * bool(found))
-        return bool(found)
-
-    until(has_ended, "the child")
-    return os.waitstatus_to_exitcode(ended[0])

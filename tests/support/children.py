@@ -6,8 +6,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,19 +13,18 @@ from types import TracebackType
 from typing import Any
 
 from tests.support.engine import SETTINGS, Rig
+from tests.support.forking import ForkServer
 
 from hf_haul.config import DEFAULT_TIMINGS, Timings, setting_fields
 from hf_haul.task import Digest, FileRequest
 
 __all__ = ["Child", "Nursery", "job_for"]
 
-_ROOT = Path(__file__).parents[2]
-
-_MOTHER = """
-import json, os, sys, threading
+_PROGRAM = """
+import json, os
 from pathlib import Path
 from hf_haul.hub import snapshot
-from hf_haul.storage import ownership  # everything a child needs is imported before it is born
+from hf_haul.storage import ownership
 from hf_haul.storage.destinations import FileDestination
 from hf_haul.config import Settings, Timings
 from hf_haul.manager import ParallelDownloadManager
@@ -76,29 +73,10 @@ def download(job):
     finally:
         manager.shutdown(wait=False)
 
-for line in sys.stdin:
-    order = json.loads(line)
-    if "wait" in order:
-        _, status = os.waitpid(order["wait"], 0)
-        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), flush=True)
-        continue
-    pid = os.fork()
-    if pid:
-        print(json.dumps({"pid": pid}), flush=True)
-        continue
-    code = 1
-    try:
-        for what in order["pretend"]:
-            pretend(what)
-        result = download(order)
-        Path(order["result"]).write_text(json.dumps(result))
-        code = 0
-    except BaseException as error:
-        import traceback
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+def live(order):
+    for what in order["pretend"]:
+        pretend(what)
+    Path(order["result"]).write_text(json.dumps(download(order)))
 """
 
 
@@ -151,14 +129,13 @@ def job_for(
 class Child:
     """A process that downloads."""
 
-    nursery: Nursery
+    server: ForkServer
     pid: int
     result: Path
 
     def kill(self) -> None:
         """End it as the kernel ends a process that takes too much memory, and wait until it is gone."""
-        os.kill(self.pid, signal.SIGKILL)
-        assert self.nursery.order({"wait": self.pid})["status"] == -signal.SIGKILL
+        self.server.kill(self.pid)
 
     def stop(self) -> None:
         """Have it stand still, as Ctrl+Z does."""
@@ -170,16 +147,16 @@ class Child:
 
     def wait(self) -> dict[str, Any]:
         """Wait until it is done; returns what it says."""
-        status = self.nursery.order({"wait": self.pid})["status"]
+        status = self.server.wait(self.pid)
         assert status == 0, f"the child ended with {status}"
         found: dict[str, Any] = json.loads(self.result.read_text())
         return found
 
 
 class Nursery:
-    """Where children come from: a context manager around their mother.
+    """Where children come from: a context manager.
 
-    It may be shared by the tests of a module: a mother takes half a second to have everything imported.
+    It may be shared by the tests of a module: to have everything imported takes half a second.
 
     Args:
         folder: For results.
@@ -188,45 +165,19 @@ class Nursery:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._env = {**os.environ, "PYTHONPATH": str(_ROOT / "src")}
-        self._born: list[Child] = []
+        self._server = ForkServer(_PROGRAM)
         self._numbers = itertools.count()
 
     def __enter__(self) -> Nursery:
-        self._mother = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", _MOTHER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=self._env,
-            text=True,
-        )
+        self._server.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child in self._born:
-            os.kill(child.pid, signal.SIGKILL)  # the mother has not reaped it: the id is still its own
-        assert self._mother.stdin is not None
-        assert self._mother.stdout is not None
-        self._mother.stdin.close()
-        self._mother.wait(30)
-        self._mother.stdout.close()
-
-    def order(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the mother an order; returns her answer."""
-        assert self._mother.stdin is not None
-        assert self._mother.stdout is not None
-        self._mother.stdin.write(json.dumps(order) + "\n")
-        self._mother.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._mother.stdout.readline())
-        if "wait" in order:
-            self._born = [child for child in self._born if child.pid != order["wait"]]
-        return answer
+        self._server.__exit__(kind, error, trace)
 
     def start(self, job: Mapping[str, Any]) -> Child:
         """Have a child do a job."""
         result = self._folder / f"result-{next(self._numbers)}.json"
-        child = Child(self, self.order({**job, "result": str(result)})["pid"], result)
-        self._born.append(child)
-        return child
+        return Child(self._server, self._server.fork({**job, "result": str(result)}), result)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
 from typing import Any
+
+from tests.support.full_disk import FullDisk
 
 __all__ = ["fill_disk", "forget_hf_haul", "pid", "threads_of_nodes"]
 
@@ -16,28 +17,11 @@ def pid() -> int:
     return os.getpid()
 
 
-class _Disk:
-    """The system's functions, with room for so many bytes of staged files."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-
-    def pwrite(self, fd: int, data: Any, offset: int) -> int:
-        if self.room <= 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        taken = memoryview(data)[: self.room]
-        self.room -= len(taken)
-        return os.pwrite(fd, taken, offset)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
-
-
 def fill_disk(room: int) -> None:
     """Leave this worker a disk with room for so many bytes."""
     from hf_haul.storage import staged_file
 
-    staged_file.os = _Disk(room)  # type: ignore[attr-defined, assignment]  # as tests do
+    staged_file.os = FullDisk(room)  # type: ignore[attr-defined, assignment]  # as tests do
 
 
 class _NotThere:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,35 +12,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.support.forking import ForkServer
+
 from hf_haul.cluster.plan import JobPlan
 
 __all__ = ["TOKEN", "NodeProcess", "NodeProcesses"]
 
 TOKEN = "t0ken-of-the-job"
-_ROOT = Path(__file__).parents[2]
-
-_MOTHER = """
-import errno, json, logging, os, sys
+_PROGRAM = """
+import json, logging, os
 from pathlib import Path
+from tests.support.full_disk import FullDisk
 from hf_haul.cluster.agent import NodeAgent
 from hf_haul.cluster.plan import JobPlan
 from hf_haul.config import Settings
 from hf_haul.hub import snapshot
 from hf_haul.storage import staged_file
-
-class Disk:
-    def __init__(self, room):
-        self.room = room
-
-    def pwrite(self, fd, data, offset):
-        if self.room <= 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        taken = memoryview(data)[: self.room]
-        self.room -= len(taken)
-        return os.pwrite(fd, taken, offset)
-
-    def __getattr__(self, name):
-        return getattr(os, name)
 
 def say(folder, name, value):
     staged = folder / (name + ".tmp")
@@ -57,7 +41,7 @@ def live(order):
     os.dup2(log, 2)
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(name)s %(message)s")
     if order["room"] is not None:
-        staged_file.os = Disk(order["room"])
+        staged_file.os = FullDisk(order["room"])
     plan = JobPlan.from_json(json.loads(Path(order["plan"]).read_text()))
     events = []
     agent = NodeAgent(
@@ -75,27 +59,6 @@ def live(order):
             result = agent.run(members, linger=60.0, on_linger=lambda names: say(folder, "lingers", names))
             say(folder, "result", {**result.as_dict(), "last": events[-1] if events else None})
     agent.close()
-
-for line in sys.stdin:
-    order = json.loads(line)
-    if "wait" in order:
-        _, status = os.waitpid(order["wait"], 0)
-        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), flush=True)
-        continue
-    pid = os.fork()
-    if pid:
-        print(json.dumps({"pid": pid}), flush=True)
-        continue
-    code = 1
-    try:
-        live(order)
-        code = 0
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
 """
 
 
@@ -110,7 +73,7 @@ class NodeProcess:
         url: Where others reach it.
     """
 
-    nodes: NodeProcesses
+    server: ForkServer
     name: str
     pid: int
     folder: Path
@@ -147,13 +110,12 @@ class NodeProcess:
 
     def kill(self) -> None:
         """End it as the kernel ends a process that takes too much memory, and wait until it is gone."""
-        os.kill(self.pid, signal.SIGKILL)
-        assert self.nodes.order({"wait": self.pid})["status"] == -signal.SIGKILL
+        self.server.kill(self.pid)
 
     def close(self) -> None:
         """Have it end, and wait until it has."""
         self._order(None)
-        assert self.nodes.order({"wait": self.pid})["status"] == 0, self.log
+        assert self.server.wait(self.pid) == 0, self.log
 
     @property
     def fetched(self) -> int:
@@ -163,7 +125,7 @@ class NodeProcess:
 
 
 class NodeProcesses:
-    """Where nodes come from: a context manager around their mother.
+    """Where nodes come from: a context manager.
 
     Args:
         folder: For caches, and what nodes say.
@@ -172,40 +134,17 @@ class NodeProcesses:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._born: dict[int, NodeProcess] = {}
+        self._server = ForkServer(_PROGRAM, {"HF_HUB_DISABLE_TELEMETRY": "1"})
         self._count = 0
 
     def __enter__(self) -> NodeProcesses:
-        self._mother = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", _MOTHER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(_ROOT / "src"), "HF_HUB_DISABLE_TELEMETRY": "1"},
-            text=True,
-        )
+        self._server.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for pid in self._born:
-            os.kill(pid, signal.SIGKILL)  # the mother has not reaped it: the id is still its own
-        assert self._mother.stdin is not None
-        assert self._mother.stdout is not None
-        self._mother.stdin.close()
-        self._mother.wait(30)
-        self._mother.stdout.close()
-
-    def order(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the mother an order; returns her answer."""
-        assert self._mother.stdin is not None
-        assert self._mother.stdout is not None
-        self._mother.stdin.write(json.dumps(order) + "\n")
-        self._mother.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._mother.stdout.readline())
-        if "wait" in order:
-            self._born.pop(order["wait"], None)
-        return answer
+        self._server.__exit__(kind, error, trace)
 
     def cache(self, name: str) -> Path:
         """Return the cache of a node, which outlives it."""
@@ -249,8 +188,7 @@ class NodeProcesses:
             "rate": rate,
             "settings": settings,
         }
-        node = NodeProcess(self, name, self.order(order)["pid"], folder, self.cache(name))
-        self._born[node.pid] = node
+        node = NodeProcess(self._server, name, self._server.fork(order), folder, self.cache(name))
         node.url = node.said("url")
         return node
 
@@ -268,5 +206,5 @@ class NodeProcesses:
             node.run(members)
         yield nodes
         for node in nodes.values():
-            if node.pid in self._born:
+            if self._server.is_alive(node.pid):
                 node.close()

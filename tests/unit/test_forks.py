@@ -5,7 +5,6 @@ import gc
 import importlib
 import itertools
 import os
-import signal
 import sys
 import threading
 import weakref
@@ -14,23 +13,11 @@ from pathlib import Path
 
 import pytest
 from tests.support.collector import at_every_allocation
+from tests.support.forking import in_child
 
 from hf_haul import forks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-def in_child(check: Callable[[], bool], seconds: int = 10) -> bool:
-    """Whether ``check`` is true in a forked child, which is killed if it takes longer."""
-    pid = os.fork()
-    if pid == 0:
-        ok = False
-        try:
-            signal.alarm(seconds)
-            ok = check()
-        finally:
-            os._exit(0 if ok else 1)
-    return os.waitpid(pid, 0)[1] == 0
 
 
 class Owner:
