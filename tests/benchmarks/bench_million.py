@@ -9,15 +9,11 @@ the imports until then and 358 MiB five seconds later; with an object for each f
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
 
 from tests.benchmarks.harness import Goal, Result, Tool
-from tests.benchmarks.many_files import FIRST, REPO_ID
+from tests.benchmarks.many_files import FIRST, REPO_ID, served_apart
 from tests.benchmarks.rig import CLIENT, Rig
 
 NEEDS = ()
@@ -32,7 +28,7 @@ def bench(rig: Rig) -> list[Result]:
     """Run the row."""
     files = _QUICK if rig.options.quick else FILES
     result = Result("million", f"{files:,} small files, until the first is there", unit="s")
-    with _served(files) as endpoint:
+    with served_apart(files) as endpoint:
         arguments = {
             "repo_id": REPO_ID,
             "repo_type": "dataset",
@@ -55,18 +51,3 @@ def bench(rig: Rig) -> list[Result]:
             f"{pages:.0f} pages of a thousand per second, {mib * 2**20 / files:.0f} bytes per file"
         )
     return [result]
-
-
-@contextlib.contextmanager
-def _served(files: int) -> Iterator[str]:
-    """Serve the repository in a process of its own until the block ends; yields its URL."""
-    argv = [sys.executable, "-m", "tests.benchmarks.many_files", str(files)]
-    with subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.stdin.close()

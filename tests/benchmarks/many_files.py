@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Final
@@ -16,7 +19,7 @@ from hf_haul.localhub import LocalHub, Repo
 from hf_haul.localhub.objects import BytesContent
 from hf_haul.localhub.trees import DirEntry, Entry, FileEntry, Tree
 
-__all__ = ["FIRST", "REPO_ID", "CountedTree", "serve"]
+__all__ = ["FIRST", "REPO_ID", "CountedTree", "serve", "served_apart"]
 
 REPO_ID: Final = "bench/many"
 #: The file that goes before all others, and is the last that a listing names.
@@ -115,6 +118,21 @@ def serve(count: int) -> LocalHub:
     repo = Repo(REPO_ID, "dataset")
     repo.add_tree(CountedTree(count), "Many files", known_id=_COMMIT)
     return LocalHub(repo, log_size=10)
+
+
+@contextmanager
+def served_apart(count: int) -> Iterator[str]:
+    """Serve the repository in a process of its own during the block, and yield its URL."""
+    argv = [sys.executable, "-m", "tests.benchmarks.many_files", str(count)]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
 
 
 def main() -> int:
