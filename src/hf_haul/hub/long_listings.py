@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from itertools import islice
@@ -24,6 +25,11 @@ logger = logging.getLogger(__name__)
 
 #: The version of huggingface_hub's format that is known here.
 FORMAT: Final = 1
+#: What reading may raise of a file that is no listing.
+_DAMAGED: Final = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+    struct.error,  # of a size that is no whole number
+)
 #: Files that are written at once.
 _AT_ONCE: Final = 1000
 
@@ -86,7 +92,7 @@ def read_long(path: str) -> FileListing | None:
         return None if listing is None or listing.has_redacted() else listing
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _DAMAGED as error:
         logger.warning("Ignoring corrupted tree cache file %s: %s", path, error)
         return None
 

@@ -91,6 +91,10 @@ def test_a_redacted_listing_is_neither_written_nor_read(tmp_path: Path, ours: Pa
         pytest.param('{"format_version": 1, "files": {"a": 7}}', id="a number for a file"),
         pytest.param('{"format_version": 1, "files": {"a": {"size": 7}}}', id="no id"),
         pytest.param('{"format_version": 1, "files": {"a": {"blob_id": "x"}}}', id="no size"),
+        pytest.param(
+            f'{{"format_version": 1, "files": {{"a": {{"size": 1.5, "blob_id": "{SHA}"}}}}}}',
+            id="half a byte",
+        ),
         pytest.param(b"\xff", id="no text"),
     ],
 )
