@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 #: The topic of all events, and the plugin of workers that have nodes.
 _TOPIC: Final = "hf-haul"
 _PLUGIN: Final = "hf-haul-nodes"
-#: Seconds for the scheduler to say which workers there are, and for a worker to answer a question.
-_SCHEDULER_SECONDS, _PROBE_SECONDS = 5.0, 15.0
+#: Seconds for the scheduler to say which workers there are, and for a worker to answer a question: it may
+#: have to import hf-haul for it, with all other workers of a busy machine, or from a slow file system.
+_SCHEDULER_SECONDS, _PROBE_SECONDS = 5.0, 60.0
 _CONNECT_SECONDS: Final = 10.0
 #: Workers that are asked at once.
 _ASKED_AT_ONCE: Final = 8
