@@ -87,13 +87,13 @@ def raw_answer(answer: requests.Response) -> BaseHTTPResponse | GivenAnswer:
 class _Sending:
     """A request on a thread of its own, whose answer somebody waits for, or not any more.
 
-    Locking: ``_lock`` guards ``_left`` and ``outcome``.
+    Locking: ``_lock`` guards ``_abandoned`` and ``outcome``.
     """
 
     def __init__(self, send: Callable[[], requests.Response]) -> None:
         self._send = send
         self._lock = threading.Lock()
-        self._left = False
+        self._abandoned = False
         self.ended = threading.Event()
         self.outcome: requests.Response | BaseException | None = None
 
@@ -105,15 +105,15 @@ class _Sending:
             got = error
         with self._lock:
             self.outcome = got
-            left = self._left
+            abandoned = self._abandoned
         self.ended.set()
-        if left:
+        if abandoned:
             _close(got)
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Let it end when it likes: nobody waits for it."""
         with self._lock:
-            self._left = True
+            self._abandoned = True
         _close(self.outcome)
 
 
@@ -138,7 +138,7 @@ def send_apart(
             while not sending.ended.wait(_LONGEST_SECONDS):
                 pass
     except BaseException:
-        sending.leave()
+        sending.abandon()
         raise
     got = sending.outcome
     if isinstance(got, BaseException):
