@@ -248,14 +248,12 @@ def make_plan(
         repository=repository,
         revision=revision or constants.DEFAULT_REVISION,
         cache_dir=absolute_path(constants.HF_HUB_CACHE),
-        local_dir=None,
         etag_timeout=uncached_timeout(),
         force_download=True,  # what a cache holds may be a mirror's
         allow_patterns=allow_patterns,
         ignore_patterns=ignore_patterns,
         presets=(presets,) if isinstance(presets, str) else tuple(presets or ()),
         read_only=True,
-        max_listing=None,
         named=tuple(named),
     )
     try:

@@ -38,8 +38,8 @@ class SnapshotFiles:
         repository: The repository.
         revision: What was asked for.
         cache_dir: The cache.
-        local_dir: The folder with plain files, where they do not go into the cache.
         etag_timeout: Seconds that the Hub may take to answer as long as the cache may help instead.
+        local_dir: The folder with plain files, where they do not go into the cache.
         force_download: Whether the cached listing does not count either.
         allow_patterns: Only files that match one of these.
         ignore_patterns: No file that matches one of these.
@@ -52,14 +52,14 @@ class SnapshotFiles:
     repository: Repository
     revision: str
     cache_dir: str
-    local_dir: str | None
     etag_timeout: float
-    force_download: bool
-    allow_patterns: list[str] | str | None
-    ignore_patterns: list[str] | str | None
-    presets: tuple[Preset, ...]
-    read_only: bool
-    max_listing: int | None
+    local_dir: str | None = None
+    force_download: bool = False
+    allow_patterns: list[str] | str | None = None
+    ignore_patterns: list[str] | str | None = None
+    presets: tuple[Preset, ...] = ()
+    read_only: bool = False
+    max_listing: int | None = None
     named: tuple[str, ...] = ()
 
     def ask(self, *, retry: bool) -> tuple[str, Listing]:

@@ -315,19 +315,8 @@ class LookUps:
         Returns:
             The commit, and whether the listing lacks digests, as that of a gated repository does.
         """
-        commit, listing = SnapshotFiles(
-            repository,
-            revision,
-            cache_dir=self._cache_dir,
-            local_dir=None,
-            etag_timeout=_TIMEOUT,
-            force_download=False,
-            allow_patterns=None,
-            ignore_patterns=None,
-            presets=(),
-            read_only=False,
-            max_listing=None,
-        ).ask(retry=False)
+        files = SnapshotFiles(repository, revision, cache_dir=self._cache_dir, etag_timeout=_TIMEOUT)
+        commit, listing = files.ask(retry=False)
         if not is_commit(commit):
             raise UnsafePathError(f"{redact(self.base)} names the commit {commit!r}, which is none")
         return commit, any(entry.digest is None for entry in listing.values())
