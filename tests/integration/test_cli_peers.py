@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.hub import hub_environment
+from tests.support.hub import hub_environment, sent_of_files
 from tests.support.repos import random_bytes
 from tests.support.waits import until
 
@@ -61,9 +61,7 @@ class Machines:
         return made
 
     def sent(self) -> int:
-        assert self.hub.requests.settle()
-        kinds = {"cdn", "resolve", "resolve-cache"}
-        return sum(record.body_bytes for record in self.hub.requests if record.kind in kinds)
+        return sent_of_files(self.hub)
 
     def asked(self, kind: str) -> int:
         return len(self.hub.requests.of(kind))

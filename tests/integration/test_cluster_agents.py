@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import requests
+from tests.support.hub import sent_of_files
 from tests.support.node_processes import TOKEN, NodeProcess, NodeProcesses
 from tests.support.repos import random_bytes
 from tests.support.waits import until
@@ -51,14 +52,6 @@ def plan_for(hub: LocalHub, count: int, **options: Any) -> JobPlan:
     return make_plan("org/m", nodes=names, endpoint=hub.url, token=False, stripe_bytes=STRIPE, **options)
 
 
-def sent(hub: LocalHub) -> int:
-    """Bytes of files that the origin has sent."""
-    assert hub.requests.settle()
-    return sum(
-        record.body_bytes for record in hub.requests if record.kind in {"cdn", "resolve", "resolve-cache"}
-    )
-
-
 def is_whole(folder: str | Path) -> bool:
     return all(Path(folder, path).read_bytes() == data for path, data in FILES.items())
 
@@ -76,8 +69,10 @@ def test_the_origin_sends_each_byte_once(hub: LocalHub, nodes: NodeProcesses, co
     plan = plan_for(hub, count)
     with nodes.running(plan) as started:
         results = finish(*started.values())
-    assert sent(hub) <= ONCE * SIZE
-    assert sum(result["origin_bytes"] for result in results) == pytest.approx(sent(hub), abs=2 * STRIPE)
+    assert sent_of_files(hub) <= ONCE * SIZE
+    assert sum(result["origin_bytes"] for result in results) == pytest.approx(
+        sent_of_files(hub), abs=2 * STRIPE
+    )
     for result in results:
         assert result["origin_bytes"] + result["peer_bytes"] >= SIZE
         assert result["present_bytes"] == 0
@@ -112,7 +107,7 @@ def test_a_local_dir_takes_part_like_a_cache(hub: LocalHub, nodes: NodeProcesses
         node.run(members)
     results = finish(first, second)
     assert results[0]["path"] == str(tmp_path / "plain")
-    assert sent(hub) <= ONCE * SIZE
+    assert sent_of_files(hub) <= ONCE * SIZE
 
 
 def test_who_has_not_the_jobs_token_gets_nothing_and_learns_nothing(
@@ -152,18 +147,18 @@ def test_one_that_is_killed_costs_no_more_than_its_share_twice(hub: LocalHub, no
         assert until(lambda: hub.body_bytes > SIZE / 2, 30.0)
         victim.kill()
         finish(*(node for node in started.values() if node is not victim))
-    assert sent(hub) <= (1 + 2 / 4) * SIZE + STRIPE
+    assert sent_of_files(hub) <= (1 + 2 / 4) * SIZE + STRIPE
 
 
 def test_who_comes_late_takes_nothing_from_the_origin(hub: LocalHub, nodes: NodeProcesses) -> None:
     plan = plan_for(hub, 3)
     with nodes.running(plan) as started:
         finish(*started.values())
-        before = sent(hub)
+        before = sent_of_files(hub)
         late = nodes.start(plan, "late")
         late.run({"n1": started["n1"].url})  # it learns of the others, and they of it
         result = finish(late)[0]
-        assert sent(hub) == before
+        assert sent_of_files(hub) == before
         assert (result["origin_bytes"], result["present_bytes"]) == (0, 0)
         late.close()
 
@@ -172,12 +167,12 @@ def test_a_second_run_takes_nothing_from_anybody(hub: LocalHub, nodes: NodeProce
     plan = plan_for(hub, 3)
     with nodes.running(plan) as started:
         finish(*started.values())
-    before = sent(hub)
+    before = sent_of_files(hub)
     with nodes.running(plan) as started:
         for result in finish(*started.values()):
             assert (result["origin_bytes"], result["peer_bytes"]) == (0, 0)
             assert result["present_bytes"] == SIZE
-    assert sent(hub) == before
+    assert sent_of_files(hub) == before
 
 
 def test_a_node_that_lost_its_cache_gets_it_from_the_others(
@@ -186,11 +181,11 @@ def test_a_node_that_lost_its_cache_gets_it_from_the_others(
     plan = plan_for(hub, 3)
     with nodes.running(plan) as started:
         finish(*started.values())
-    before = sent(hub)
+    before = sent_of_files(hub)
     nodes.cache("n1").rename(tmp_path / "lost")
     with nodes.running(plan) as started:
         results = finish(*started.values())
-    assert sent(hub) == before
+    assert sent_of_files(hub) == before
     assert [result["origin_bytes"] for result in results] == [0, 0, 0]
 
 
@@ -200,12 +195,12 @@ def test_after_all_were_killed_only_what_nobody_had_is_fetched(hub: LocalHub, no
         assert until(lambda: hub.body_bytes > SIZE / 2, 30.0)
         for node in started.values():
             node.kill()
-    first = sent(hub)
+    first = sent_of_files(hub)
     assert first < 0.95 * SIZE, "the kill came too late to tell anything"
     with nodes.running(plan) as started:
         results = finish(*started.values())
     # Of what was under way when they were killed, each connection may lose what it had not written yet.
-    assert sent(hub) <= ONCE * SIZE + 12 * STRIPE
+    assert sent_of_files(hub) <= ONCE * SIZE + 12 * STRIPE
     assert sum(result["present_bytes"] for result in results) > 0
 
 
@@ -244,7 +239,7 @@ def test_one_whose_disk_is_full_says_so_and_the_others_end(hub: LocalHub, nodes:
     assert failed["error"]["kind"] == "disk"
     assert "space" in failed["error"]["message"]
     assert any("n1 cannot get all files" in node.log for node in others)
-    assert sent(hub) <= (1 + 2 / 3) * SIZE + 2 * STRIPE
+    assert sent_of_files(hub) <= (1 + 2 / 3) * SIZE + 2 * STRIPE
 
 
 def test_what_a_node_fetches_from_others_does_not_count_for_its_bandwidth(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 from aiohttp import web
+from tests.support.hearsay import Hearsay
 from tests.support.listening import listening
 from tests.support.waits import until
 
@@ -27,17 +28,17 @@ DATA = bytes(range(256)) * 4096
 TIMINGS = PollTimings(wait=0.5, answer=0.5, spacing=0.01, least=0.02, retry=0.05)
 
 
-class Node:
+class Node(Hearsay):
     """A node that answers and asks, and notes what it is told."""
 
     def __init__(self, name: str, folder: Path, token: str = TOKEN, job: str = "job-1") -> None:
+        super().__init__()
         self.name, self.job_id, self.token = name, job, token
         folder.mkdir(exist_ok=True)
         (folder / "a.bin").write_bytes(DATA)
         self.holdings = Holdings({"etag": ["a.bin"]}, lambda _etag: len(DATA), folder.joinpath, dict)
         self.version = 1
         self.states: dict[str, Mapping[str, Any]] = {}
-        self.told: list[tuple[str, ...]] = []
         self.loop = LoopThread(f"node-{name}")
         self.loop.start()
         self.server = JobServer(self, token)
@@ -76,15 +77,6 @@ class Node:
 
     def note_state(self, name: str, state: Mapping[str, Any]) -> None:
         self.states[name] = state
-
-    def note_gone(self, name: str, why: str) -> None:
-        self.told.append(("gone", name, why))
-
-    def note_useless(self, name: str, why: str) -> None:
-        self.told.append(("useless", name, why))
-
-    def note_silent(self, name: str) -> None:
-        self.told.append(("silent", name))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import huggingface_hub
 import pytest
 from tests.support import dask_workers
 from tests.support.events import EventLog, validate_event
+from tests.support.hub import sent_of_files
 from tests.support.repos import random_bytes
 from tests.support.waits import until
 from tests.support.wants import want_modules
@@ -102,9 +103,7 @@ class Job:
     @property
     def sent(self) -> int:
         """Bytes of files that the origin has sent."""
-        assert self.hub.requests.settle()
-        kinds = {"cdn", "resolve", "resolve-cache"}
-        return sum(record.body_bytes for record in self.hub.requests if record.kind in kinds)
+        return sent_of_files(self.hub)
 
     def workers(self) -> dict[str, str]:
         """Addresses by the end of a node's name."""

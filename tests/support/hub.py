@@ -17,7 +17,15 @@ from tests.support.wants import want_program
 
 from hf_haul.localhub import LocalHub, Repo
 
-__all__ = ["ServedRepo", "fill_xet_store", "hub_environment", "make_certificate", "run_python", "serve_repo"]
+__all__ = [
+    "ServedRepo",
+    "fill_xet_store",
+    "hub_environment",
+    "make_certificate",
+    "run_python",
+    "sent_of_files",
+    "serve_repo",
+]
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -156,3 +164,10 @@ def fill_xet_store(store: Path, *files: Path) -> tuple[str, dict[Path, str]]:
         raise RuntimeError(done.stderr)
     hashes = json.loads(done.stdout.splitlines()[-1])
     return url, {Path(path): str(value) for path, value in hashes.items()}
+
+
+def sent_of_files(hub: LocalHub) -> int:
+    """Return the bytes of files that a hub has sent."""
+    assert hub.requests.settle()
+    kinds = {"cdn", "resolve", "resolve-cache"}
+    return sum(record.body_bytes for record in hub.requests if record.kind in kinds)

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.support.hearsay import Hearsay
 
 from hf_haul.cluster import polling
 from hf_haul.cluster.polling import Poller, PollTimings
@@ -24,25 +25,13 @@ def connect_error(number: int) -> Exception:
     return aiohttp.ClientConnectorError(key, OSError(number, "it says why"))
 
 
-class Told:
-    """Who is told, and ends the test once that was often enough."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
+class Told(Hearsay):
+    """Who is told, and refuses states of another plan."""
 
     def note_state(self, name: str, state: Mapping[str, Any]) -> None:
         if state.get("job") == "wrong":
             raise ValueError("a state of another plan")
         self.told.append(("state", name, state["version"]))
-
-    def note_gone(self, name: str, why: str) -> None:
-        self.told.append(("gone", name, why))
-
-    def note_useless(self, name: str, why: str) -> None:
-        self.told.append(("useless", name, why))
-
-    def note_silent(self, name: str) -> None:
-        self.told.append(("silent", name))
 
 
 class Scripted(Poller):

@@ -12,20 +12,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.support.fetchers import quiet_fetcher
 from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.config import Settings
 from hf_haul.engine.download_queue import ModelDownloadQueue
 from hf_haul.engine.file_steps import close_file, open_file, sweep_up, verify_and_publish
-from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.engine.plan import make_plan
 from hf_haul.engine.priority import DefaultPolicy
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.transfer import Part, SupersededError, Transfer
 from hf_haul.engine.verifier import Verifier
 from hf_haul.errors import IntegrityError, SourceChangedError, StopRequestedError
-from hf_haul.limiter import BandwidthLimiter
-from hf_haul.metrics import SourceHistory
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.adoption import StagedElsewhereError
 from hf_haul.storage.claiming import claim
@@ -148,17 +146,7 @@ class Bench:
         yield probe
 
     def open(self) -> None:
-        fetcher = PartFetcher(
-            self.settings,
-            BandwidthLimiter(None),
-            SourceHistory(),
-            on_bytes=lambda part, nbytes: None,
-            on_retry=lambda part, error: None,
-            on_backing_off=lambda part: None,
-            on_whole_file=lambda part: None,
-            on_limited=lambda part, seconds: None,
-        )
-        open_file(self.run, self.transfer, self.probing, fetcher, self.settings)
+        open_file(self.run, self.transfer, self.probing, quiet_fetcher(self.settings), self.settings)
 
     @property
     def staged(self) -> StagedFile:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from tests.support.clock import FakeClock
+from tests.support.fetchers import quiet_fetcher
 from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul.config import KiB, Settings
 from hf_haul.engine import part_fetcher as fetch
-from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.engine.transfer import Part, Transfer
 from hf_haul.engine.verifier import Verifier
 from hf_haul.engine.watchdog import part_to_share
@@ -24,8 +24,7 @@ from hf_haul.errors import (
     SourceChangedError,
     StopRequestedError,
 )
-from hf_haul.limiter import BandwidthLimiter
-from hf_haul.metrics import DownloadMetrics, SourceHistory, SpeedMeter
+from hf_haul.metrics import DownloadMetrics, SpeedMeter
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.claiming import claim
 from hf_haul.task import Digest, DownloadTask
@@ -48,16 +47,8 @@ class Bench:
         settings = Settings(
             chunk_size=1 * KiB, min_chunk_size=1 * KiB, first_retry_wait=0.0, give_up_after=PATIENCE
         )
-        self.fetcher = PartFetcher(
-            settings,
-            BandwidthLimiter(None),
-            SourceHistory(),
-            on_bytes=lambda part, nbytes: None,
-            on_retry=lambda part, error: self.retries.append(error),
-            on_backing_off=lambda part: None,
-            on_whole_file=lambda part: None,
-            on_limited=lambda part, seconds: None,
-            clock=clock,
+        self.fetcher = quiet_fetcher(
+            settings, on_retry=lambda part, error: self.retries.append(error), clock=clock
         )
 
     def fetch(self) -> bytes:

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.fetchers import quiet_fetcher
 from tests.support.transport import FakeSource, MemoryDestination, request
 
 from hf_haul import engine
 from hf_haul.config import KiB, Settings
-from hf_haul.engine.part_fetcher import PartFetcher
 from hf_haul.engine.part_progress import PartProgress
 from hf_haul.engine.transfer import PHASE_MOVES, Part, Phase, Transfer
 from hf_haul.errors import ConnectionFailedError
-from hf_haul.limiter import BandwidthLimiter
-from hf_haul.metrics import DownloadMetrics, SourceHistory
+from hf_haul.metrics import DownloadMetrics
 from hf_haul.ranges import ByteRange
 from hf_haul.storage.claiming import claim
 from hf_haul.task import DownloadTask
@@ -40,16 +39,7 @@ class Bench:
         self.staged = self.transfer.staged = claim(folder, "a.bin", len(DATA))
         self.transfer.pending = [ByteRange(READ, len(DATA))]
         self.part = self.transfer.take(len(DATA), 0.0)
-        self.fetcher = PartFetcher(
-            Settings(chunk_size=READ, min_chunk_size=READ, first_retry_wait=0.0),
-            BandwidthLimiter(None),
-            SourceHistory(),
-            on_bytes=lambda part, nbytes: None,
-            on_retry=lambda part, error: None,
-            on_backing_off=lambda part: None,
-            on_whole_file=lambda part: None,
-            on_limited=lambda part, seconds: None,
-        )
+        self.fetcher = quiet_fetcher(Settings(chunk_size=READ, min_chunk_size=READ, first_retry_wait=0.0))
 
     def written(self, span: ByteRange) -> bool:
         buffer = bytearray(len(span))
