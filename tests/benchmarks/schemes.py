@@ -62,6 +62,10 @@ class Follower:
         self._have |= 1 << stripe
         self._version += 1
 
+    @property
+    def version(self) -> int:
+        return self._version
+
     def state(self) -> _State:
         return _State(self._have, self._version)
 
