@@ -71,7 +71,11 @@ def distributed(setting: Setting) -> Outcome:
     """Simulate a job by the policy of real ones."""
     names = [f"n{number}" for number in range(setting.nodes)]
     stripes = Stripes([("blob", setting.size)], max(setting.stripes), names)
-    return Simulation(setting, lambda number, clock: Shares(names[number], stripes, clock=clock)).run()
+    return Simulation(
+        setting,
+        lambda number, clock: Shares(names[number], stripes, clock=clock),
+        watched=lambda number: (stripes.place(name) or 0 for name in stripes.watched_by(names[number])),
+    ).run()
 
 
 def followed(setting: Setting, scheme: Scheme) -> Outcome:

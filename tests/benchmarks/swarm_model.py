@@ -3,7 +3,8 @@
 The policy is not modelled but run: one object per node, :class:`hf_haul.cluster.shares.Shares` or one of the schemes that it
 is compared with (:mod:`tests.benchmarks.schemes`). What is modelled is what surrounds it: the links (:mod:`tests.benchmarks.fluid`),
 the connections that a node has, the time until a body begins, and how nodes hear of each other, as agents do: by asking up to
-32 others, each of which answers when it has something new.
+32 others, each of which answers when it has something new; or with more nodes all of them in turn, and those that it watches
+once a second.
 
 A stripe can be served when it is there as a whole. Digests, disks and the work of publishing cost nothing here.
 """
@@ -68,6 +69,7 @@ class Setting:
         sent_at_once: Stripes that a node sends at once; who asks for more waits.
         neighbours: Others whom a node asks at a time; with more nodes it goes from one to the next.
         ask_every: Seconds between two questions of a node to whomever; each of the others is asked in turn.
+        watch_every: Seconds between two questions to a node that is watched.
         peer_delay: Seconds from a request to a node until its answer begins.
         origin_delay: The same for the Hub.
         seed: Of the order in which nodes ask.
@@ -87,6 +89,7 @@ class Setting:
     origin_connections: int = 4
     neighbours: int = 32
     ask_every: float = 0.02
+    watch_every: float = 1.0
     peer_delay: float = 0.001
     origin_delay: float = 0.05
     sent_at_once: int = 16
@@ -157,8 +160,10 @@ class _Node:
         #: Who waits for the next version of what this node announces.
         self.listeners: dict[_Node, None] = {}
         self.heard: dict[int, int] = {}
-        #: Those whom this node does not ask at the moment, longest ago first.
+        #: Those whom this node does not ask at the moment, longest ago first, and those that it watches besides.
         self.round: deque[int] = deque()
+        self.watched: frozenset[int] = frozenset()
+        self.waits_for_news = True
 
     @property
     def is_there(self) -> bool:
@@ -172,6 +177,7 @@ class Simulation:
         setting: What to run.
         make_policy: Returns the policy of the node with a number, given a clock.
         asked: The nodes that a node asks for what they have, by number; all by default.
+        watched: Those of them that it watches; none by default.
     """
 
     def __init__(
@@ -179,6 +185,7 @@ class Simulation:
         setting: Setting,
         make_policy: Callable[[int, Callable[[], float]], Policy],
         asked: Callable[[int], Iterable[int]] | None = None,
+        watched: Callable[[int], Iterable[int]] = lambda _number: (),
     ) -> None:
         self.setting, self.now = setting, 0.0
         self.outcome = Outcome(setting)
@@ -200,6 +207,7 @@ class Simulation:
         self._unfinished = set(range(n))
         self._pause = setting.ask_every * min(n, setting.neighbours)
         self._asked = asked or (lambda _number: range(n))
+        self._watched = watched
         for number, at in {**setting.killed, **setting.vanished}.items():
             self._later(at, self._lose, self._nodes[number], number in setting.killed)
 
@@ -382,6 +390,12 @@ class Simulation:
 
     def _start_asking(self, node: _Node) -> None:
         others = [number for number in self._asked(node.number) if number != node.number]
+        node.waits_for_news = len(others) <= self.setting.neighbours
+        if self.setting.ask_every * len(others) > self.setting.watch_every:
+            node.watched = frozenset(self._watched(node.number))
+            others = [number for number in others if number not in node.watched]
+        for number in sorted(node.watched):
+            self._later(self._random.random() * self.setting.watch_every, self._watch, node, number)
         self._random.shuffle(others)
         node.round.extend(others)
         for _ in range(min(self.setting.neighbours, len(others))):
@@ -392,6 +406,18 @@ class Simulation:
         if node.is_there and (node.wanted or node.under_way) and node.round:
             self._ask(node, self._nodes[node.round.popleft()])
 
+    def _watch(self, node: _Node, number: int) -> None:
+        if node.is_there and (node.wanted or node.under_way):
+            self._ask(node, self._nodes[number])
+
+    def _ask_again(self, node: _Node, other: _Node) -> None:
+        """Ask a node once more, in its turn, and whoever is next now."""
+        if other.number in node.watched:
+            self._later(self.setting.watch_every, self._watch, node, other.number)
+            return
+        node.round.append(other.number)
+        self._later(self._pause, self._ask_next, node)
+
     def _ask(self, node: _Node, other: _Node) -> None:
         """A question is answered when there is something new, refused, or not answered at all."""
         if other.has_ended:
@@ -400,9 +426,8 @@ class Simulation:
             self._later(_NO_ANSWER, self._hear_nothing, node, other)
         elif other.answer.version != node.heard.get(other.number):
             self._later(self.setting.peer_delay, self._hear, node, other)
-        elif node.round:  # it does not wait for news where others have to be asked
-            node.round.append(other.number)
-            self._later(self._pause, self._ask_next, node)
+        elif not node.waits_for_news:  # others have to be asked
+            self._ask_again(node, other)
         else:
             other.listeners[node] = None
 
@@ -412,22 +437,21 @@ class Simulation:
         self.outcome.asks += 1
         node.heard[other.number] = other.answer.version
         node.policy.note_state(other.name, other.answer)
-        node.round.append(other.number)
         self._fill(node)
-        self._later(self._pause, self._ask_next, node)
+        self._ask_again(node, other)
 
     def _hear_end(self, node: _Node, other: _Node) -> None:
         if node.is_there:
             node.policy.note_gone(other.name)
             self._fill(node)
-            self._later(self._pause, self._ask_next, node)
+            if other.number not in node.watched:
+                self._later(self._pause, self._ask_next, node)
 
     def _hear_nothing(self, node: _Node, other: _Node) -> None:
         if node.is_there:
             node.policy.note_silent(other.name)
-            node.round.append(other.number)
             self._fill(node)
-            self._later(self._pause, self._ask_next, node)
+            self._ask_again(node, other)
 
     def _announce(self, node: _Node) -> None:
         """Answer those who wait, if there is something new."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Protocol
@@ -283,7 +283,8 @@ class NodeAgent:
         self._files, self._assigner = files, assigner
         self._job.begin(assigner, files.holdings)
         self._job.expect(members)
-        self._loop.run(lambda: self._meet_all(members))
+        watched = stripes.watched_by(self.name)
+        self._loop.run(lambda: self._meet_all(members, watched))
         self._tell_change()
 
     def _greet(self, waits: Waits) -> None:
@@ -370,7 +371,9 @@ class NodeAgent:
             if poller.add(name, url) or poller.url_of(name) == url:
                 assigner.note_member(name, url)
 
-    async def _meet_all(self, members: Mapping[str, str]) -> None:
+    async def _meet_all(self, members: Mapping[str, str], watched: Collection[str]) -> None:
+        if self._poller is not None:
+            self._poller.watch(watched)
         for name, url in {**self._early, **members}.items():
             self._meet(name, url)
         self._early.clear()

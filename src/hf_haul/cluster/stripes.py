@@ -6,12 +6,20 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import islice
 from math import gcd
+from typing import Final
 
 from hf_haul.cluster.plan import JobPlan
 from hf_haul.ranges import ByteRange
 
 __all__ = ["Stripes"]
+
+#: Stripes by which a node may come to watch others, for each node that there is. With more of them a job
+#: takes so long that the seconds until a node is asked in its turn do not count.
+_WATCHED: Final = 32
+#: Of each stripe those who stand in for its home, and watch whoever comes before them.
+_STAND_INS: Final = 2
 
 
 class Stripes:
@@ -115,6 +123,20 @@ class Stripes:
         for _ in range(size):
             yield self.nodes[place]
             place = (place + step) % size
+
+    def watched_by(self, node: str) -> frozenset[str]:
+        """Return the nodes whose end another one has to know of soon, as it fetches a stripe in their stead.
+
+        Those are a stripe's home, and who stands in for it first: of many homes that end at the same time,
+        the first stand-in of one has ended, too. On average there are three for each stripe that a home has.
+        """
+        found: set[str] = set()
+        for stripe in range(min(self.count, _WATCHED * len(self.nodes))) if node in self._places else ():
+            home = self.home(stripe)
+            line = [home, *islice((name for name in self.order(stripe) if name != home), _STAND_INS)]
+            if node in line:
+                found.update(line[: line.index(node)])
+        return frozenset(found)
 
 
 def _spread(count: int, step: int) -> int:

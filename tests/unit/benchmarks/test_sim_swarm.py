@@ -57,6 +57,14 @@ def test_a_node_at_a_tenth_of_the_pace_does_not_keep_the_others() -> None:
     assert outcome.slowest >= SIX.size / (SIX.nic / 10), "the slow node took more than its network gives"
 
 
+def test_many_nodes_soon_notice_that_one_is_gone_and_fetch_what_was_its_to_fetch() -> None:
+    setting = variant(setting_of(100, GB, 32 * MIB), "killed")
+    outcome = distributed(setting)
+    assert len(outcome.seconds) == 95
+    assert outcome.last <= 1.3 * distributed(replace(setting, killed={})).last
+    assert distributed(replace(setting, watch_every=100.0)).last > 1.1 * outcome.last
+
+
 def test_the_table_has_a_row_for_each_scheme_and_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--nodes", "6", "--size", "1", "--stripe", "16"]) == 0
     table = capsys.readouterr().out

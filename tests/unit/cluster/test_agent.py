@@ -20,6 +20,7 @@ from hf_haul.cluster.loop_thread import LoopThread
 from hf_haul.cluster.plan import JobPlan
 from hf_haul.cluster.polling import Poller
 from hf_haul.cluster.results import NodeError
+from hf_haul.cluster.stripes import Stripes
 from hf_haul.config import Settings
 from hf_haul.errors import DownloadCancelledError, TransferError
 from hf_haul.hub.metadata import ListedFile
@@ -151,6 +152,16 @@ def test_what_fails_is_part_of_the_result_and_is_told_to_the_others(
     assert node._job.state()["done"]
     assert "Connection refused" in node._job.state()["error"]
     assert [event["ev"] for event in events if event["ev"] in {"plan", "done", "error"}] == ["plan", "error"]
+
+
+def test_a_node_watches_those_whose_stripes_it_has_to_fetch_once_they_are_gone(
+    made: list[NodeAgent], tmp_path: Path
+) -> None:
+    plan = replace(PLAN, nodes=("n0", "n1"))
+    node = agent(made, tmp_path, plan)
+    node.run({"n0": node.start()})
+    assert node._poller is not None
+    assert node._poller._watched == Stripes.of(plan).watched_by("n0") == {"n1"}
 
 
 def test_without_files_there_is_nothing_to_do(made: list[NodeAgent], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -146,7 +147,7 @@ def test_the_more_nodes_there_are_the_less_often_each_is_asked() -> None:
         poller.answers, poller.asked, poller.exhausted = [], [], asyncio.Event()
         for number in range(nodes):
             poller.add(f"b{number}", "http://b:1")
-        found = poller._spacing, poller._wait
+        found = poller._spacing(poller._peers["b0"]), poller._wait
         await poller.close()
         return found
 
@@ -164,13 +165,91 @@ def test_many_nodes_are_asked_in_an_order_of_each_ones_own() -> None:
         poller.answers, poller.asked, poller.exhausted = [], [], asyncio.Event()
         for number in range(nodes):
             poller.add(f"b{number}", "http://b:1")
-        found = [poller._first_pause() for _ in range(3)], poller._spacing
+        peer = poller._peers["b0"]
+        found = [poller._first_pause(peer) for _ in range(3)], poller._spacing(peer)
         await poller.close()
         return found
 
     first, spacing = asyncio.run(pauses(200))
     assert first == pytest.approx([0.9 * spacing, 0.1 * spacing, 0.5 * spacing])
     assert asyncio.run(pauses(5))[0] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("nodes", [5, 200])
+@pytest.mark.parametrize("when", ["before they are known", "afterwards"])
+def test_a_node_that_is_watched_is_asked_once_a_second_however_many_there_are(nodes: int, when: str) -> None:
+    seconds, asked = 60, Counter[str]()
+
+    class Patient(Scripted):
+        async def _get(self, url: str, seconds: float, most: int) -> Any:
+            asked[url.partition("//")[2].partition(":")[0]] += 1
+            return {"version": 1}
+
+    async def run() -> None:
+        poller = Patient("a", "http://a:1", "job", "token", Told(), timings=PollTimings(least=0.5))
+        if when == "afterwards":
+            poller.add("b3", "http://b3:1")
+        poller.watch({"b3", "nobody"})
+        for number in range(nodes):
+            poller.add(f"b{number}", f"http://b{number}:1")
+        await asyncio.sleep(seconds)
+        await poller.close()
+
+    with UnrealTime() as loop:
+        loop.run_until_complete(run())
+    usual = max(0.5, PollTimings.spacing * (nodes + 1))
+    assert asked["b0"] == pytest.approx(seconds / usual, abs=1)
+    assert asked["b3"] == pytest.approx(seconds / min(usual, 1.0), abs=1)
+    assert "nobody" not in asked
+
+
+def test_a_node_that_is_watched_is_asked_while_all_others_keep_silent() -> None:
+    asked = Counter[str]()
+
+    class Waiting(Scripted):
+        async def _get(self, url: str, seconds: float, most: int) -> Any:
+            asked[url.partition("//")[2].partition(":")[0]] += 1
+            if "//watched" not in url:
+                await asyncio.sleep(3600)
+            return {"version": 1}
+
+    async def run() -> None:
+        poller = Waiting("a", "http://a:1", "job", "token", Told())
+        poller.watch({"watched"})
+        for name in (*(f"b{number}" for number in range(100)), "watched"):
+            poller.add(name, f"http://{name}:1")
+        await asyncio.sleep(60)
+        await poller.close()
+
+    with UnrealTime() as loop:
+        loop.run_until_complete(run())
+    assert asked.pop("watched") >= 58
+    assert len(asked) == polling._ASKED_AT_ONCE
+
+
+class UnrealTime(asyncio.SelectorEventLoop):
+    """Goes on to whatever is next at once, where it would wait for it. Nothing may come over a socket."""
+
+    _ready: Any
+    _scheduled: Any
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        super().__init__()
+
+    def __enter__(self) -> UnrealTime:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def time(self) -> float:
+        return self._now
+
+    def _run_once(self) -> None:
+        if self._scheduled and not self._ready:
+            self._now = max(self._now, self._scheduled[0].when())
+        super()._run_once()  # type: ignore[misc]  # of the loop's own
 
 
 def nodes_per_second(nodes: int, spacing: float) -> float:

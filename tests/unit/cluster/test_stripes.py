@@ -74,3 +74,26 @@ def test_the_stripes_of_one_home_go_to_many() -> None:
     stripes = Stripes([("blob", 10_000)], 10, names)
     heirs = {next(name for name in stripes.order(stripe) if name != "n7") for stripe in range(7, 1000, 50)}
     assert len(heirs) >= 12
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 7, 100])
+def test_who_takes_stripes_over_watches_those_before_it_and_nobody_watches_itself(nodes: int) -> None:
+    names = [f"n{number}" for number in range(nodes)]
+    stripes = Stripes([("blob", 30 * nodes + 5)], 10, names)
+    watched = {name: stripes.watched_by(name) for name in names}
+    for stripe in range(stripes.count):
+        home = stripes.home(stripe)
+        first, second = [*(name for name in stripes.order(stripe) if name != home), None, None][:2]
+        assert first is None or home in watched[first]
+        assert second is None or {home, first} <= watched[second]
+    assert all(name not in homes for name, homes in watched.items())
+    assert sum(map(len, watched.values())) <= 3 * stripes.count
+    assert stripes.watched_by("late") == frozenset()
+
+
+def test_no_node_has_many_more_to_watch_however_many_stripes_there_are() -> None:
+    names = [f"n{number}" for number in range(200)]
+    stripes = Stripes([("blob", 10**9)], 10, names)
+    few = Stripes([("blob", 320 * 200)], 10, names)
+    assert stripes.watched_by("n5") == few.watched_by("n5")
+    assert 40 <= len(few.watched_by("n5")) <= 120
