@@ -66,6 +66,16 @@ def test_a_node_fetches_its_own_stripes_first_in_order() -> None:
     assert rig.shares.state().claims == {0, 3, 6, 9}
 
 
+@pytest.mark.parametrize(("nodes", "most"), [(3, 40), (64, 4), (128, 2), (200, 1), (1000, 1)])
+def test_the_more_nodes_there_are_the_fewer_connections_each_has_to_the_origin(nodes: int, most: int) -> None:
+    rig = Rig(stripes=40 * nodes, nodes=nodes)
+    begun = [rig.begin() for _ in range(most)]
+    assert begun == [Choice(nodes * each, None) for each in range(most)]
+    assert rig.begin() is None
+    rig.end(begun[0])
+    assert rig.begin() == (Choice(nodes * most, None) if most < 40 else None)
+
+
 def test_what_others_have_or_claim_is_not_fetched_from_the_origin() -> None:
     rig = Rig()
     rig.hear("n1", have=[0])
