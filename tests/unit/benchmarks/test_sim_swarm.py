@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests.benchmarks.schemes import SCHEMES
-from tests.benchmarks.sim_swarm import CASES, GB, MIB, distributed, followed, main, setting_of, variant
+from tests.benchmarks.sim_swarm import CASES, GB, JOBS, MIB, distributed, followed, main, setting_of, variant
 from tests.benchmarks.swarm_model import Setting
 
 SIX = setting_of(6, 2 * GB, 16 * MIB)
@@ -55,6 +55,13 @@ def test_a_node_at_a_tenth_of_the_pace_does_not_keep_the_others() -> None:
     well, outcome = distributed(SIX), distributed(replace(SIX, slow={2}))
     assert outcome.last <= 1.2 * well.last
     assert outcome.slowest >= SIX.size / (SIX.nic / 10), "the slow node took more than its network gives"
+
+
+def test_help_says_what_each_number_of_nodes_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    costs = capsys.readouterr().out.partition("One case takes")[2]
+    assert [nodes for nodes in JOBS if f"{nodes:,}" not in costs] == []
 
 
 def test_many_nodes_soon_notice_that_one_is_gone_and_fetch_what_was_its_to_fetch() -> None:
