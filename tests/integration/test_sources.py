@@ -401,6 +401,19 @@ def test_one_file_takes_bytes_from_the_sources_of_the_settings(
     assert Path(path).read_bytes() == lab.rig.files[WEIGHTS]
 
 
+def test_a_file_comes_from_its_hub_where_the_question_about_its_digest_breaks(
+    lab: Lab, tmp_path: Path
+) -> None:
+    other = lab.serve()
+    broken = lab.rig.hub.faults.add(Reset(), kind="paths-info", times=None)
+    path = hf_hub_download(
+        "org/m", WEIGHTS, endpoint=lab.rig.hub.url, cache_dir=tmp_path / "cache", sources=[other.url]
+    )
+    assert Path(path).read_bytes() == lab.rig.files[WEIGHTS]
+    assert broken.hits
+    assert asked(other) == [], "its digest may be wrong"
+
+
 def test_code_that_calls_huggingface_hub_takes_bytes_from_the_sources_of_the_settings(
     lab: Lab, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ __all__ = [
     "is_not_served",
     "is_offline",
     "is_transient",
+    "is_unanswered",
     "raise_for_status",
     "retry_broken",
     "retry_busy",
@@ -86,7 +87,12 @@ _MISREAD_ERRORS: Final[tuple[type[Exception], ...]] = (
     httpx.InvalidURL,
 )
 #: What may be raised where a listing is asked for.
-LISTING_ERRORS: Final[tuple[type[Exception], ...]] = (*UNREACHABLE, FileMetadataError, *_MISREAD_ERRORS)
+LISTING_ERRORS: Final[tuple[type[Exception], ...]] = (
+    *UNREACHABLE,
+    httpx.RequestError,  # a broken connection, a proxy that refuses, redirects without end
+    FileMetadataError,
+    *_MISREAD_ERRORS,
+)
 #: A connection was refused, or broke.
 _CONNECTION_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.NetworkError, httpx.RemoteProtocolError)
 _TRANSIENT_ERRORS: Final[tuple[type[Exception], ...]] = (httpx.TimeoutException, *_CONNECTION_ERRORS)
@@ -113,6 +119,11 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _TRANSIENT_STATUSES
     return isinstance(error, _TRANSIENT_ERRORS)
+
+
+def is_unanswered(error: BaseException) -> bool:
+    """Return whether nobody has said anything about what was asked, for whatever reason."""
+    return is_transient(error) or isinstance(error, httpx.RequestError)
 
 
 def is_busy(error: BaseException) -> bool:

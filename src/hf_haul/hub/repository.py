@@ -34,7 +34,7 @@ from hf_haul.hub.asking import (
     ask_once,
     explain,
     explain_misreads,
-    is_transient,
+    is_unanswered,
     retry_broken,
     retry_busy,
     uncached_timeout,
@@ -533,7 +533,7 @@ class _Confirmation:
         try:
             entry = ask_once(lambda: self._repository.paths_info([self._path], self._commit)).get(self._path)
         except LISTING_ERRORS as error:
-            if is_transient(error):
+            if is_unanswered(error):
                 raise
             logger.debug("Could not get the listing that has the digest of %s: %s", self._path, error)
             return None

@@ -205,15 +205,18 @@ def test_metadata_are_asked_for_by_several_threads_at_once(monkeypatch: pytest.M
     assert failed == {}
 
 
-def test_what_a_file_is_confirmed_by_is_asked_for_once(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    "error", [error_of(503), http.ReadError("reset"), http.ProxyError("refused"), http.TooManyRedirects("loop")]
+)
+def test_what_a_file_is_confirmed_by_is_asked_for_until_somebody_answers(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     asked: list[list[str]] = []
 
     def paths_info(self: Repository, paths: list[str], commit: str) -> dict[str, ListedFile]:
         asked.append(paths)
         if len(asked) == 1:
-            raise error_of(503)
+            raise error
         return {"a": ListedFile(7, SHA)}
 
     monkeypatch.setattr(Repository, "paths_info", paths_info)
@@ -221,7 +224,7 @@ def test_what_a_file_is_confirmed_by_is_asked_for_once(
     assert file.digest_is_etag
     confirm = file.confirm
     assert confirm is not None
-    with pytest.raises(HfHubHTTPError):
+    with pytest.raises(type(error)):
         confirm()
     assert [confirm(), confirm()] == [Digest("git-sha1", SHA)] * 2
     assert asked == [["a"], ["a"]]
