@@ -128,7 +128,7 @@ class ParallelDownloadManager:
         limiter: BandwidthLimiter | None = None,
         policy: PriorityPolicy | None = None,
         headers: Mapping[str, str] | None = None,
-        verify_tls: bool | str | ssl.SSLContext = True,
+        verify_tls: bool | str | os.PathLike[str] | ssl.SSLContext = True,
         proxies: Mapping[str, str] | None = None,
         on_event: EventCallback | None = None,
     ) -> None:

@@ -457,6 +457,30 @@ def test_certificates_that_are_set_on_a_session_are_trusted(certificates: Certif
             assert get(pool, wire.url()) == BODY
 
 
+@pytest.mark.parametrize("spell", [Path, os.fsencode])
+def test_a_path_of_certificates_is_the_same_however_it_is_spelled(
+    certificates: Certificates, spell: Callable[[str], Any]
+) -> None:
+    serve = lambda c: [c.send(answer(BODY)) for _ in iter(c.request, "")]  # noqa: E731  one line for each wire
+    ca, absent = spell(str(certificates.ca)), spell("/absent.pem")
+    with Wire(serve, certificates) as wire, ConnectionPool(4, trust_env=False) as pool:
+        session = pool.get_session()
+        session.verify = ca
+        assert [get(pool, wire.url()), get(pool, wire.url())] == [BODY, BODY]
+        assert pool.get_stats()["open_connections"] == 1
+        session.verify = absent  # and not the usual ones instead
+        with pytest.raises(CertificateError, match=r"/absent\.pem"):
+            get(pool, wire.url())
+        session.verify, session.cert = True, absent
+        with pytest.raises(CertificateError, match=r"/absent\.pem"):
+            get(pool, wire.url())
+        session.cert = [absent, absent]
+        with pytest.raises(CertificateError, match=r"/absent\.pem"):
+            get(pool, wire.url())
+    with Wire(serve, certificates) as wire, ConnectionPool(4, trust_env=False, verify=ca) as pool:
+        assert get(pool, wire.url()) == BODY
+
+
 @pytest.mark.parametrize(("most", "works"), [(0, False), (2, False), (3, True), (4, True)])
 def test_redirects_are_followed_as_often_as_a_session_says(
     rig: Rig, manager: ParallelDownloadManager, most: int, works: bool

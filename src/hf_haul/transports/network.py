@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -36,14 +36,41 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter",
+    "ClientCertificate",
     "Network",
     "NetworkOptions",
+    "Verify",
     "ca_from_environment",
     "needs_no_proxy",
 ]
 
 _MAX_ROUTES: Final = 256
 _MAX_PROXIES: Final = 64
+
+
+#: What verifies certificates: whether anything does, the path of those to trust, or a context.
+Verify: TypeAlias = bool | str | os.PathLike[str] | ssl.SSLContext
+#: The path of a client's certificate, or those of certificate and key.
+ClientCertificate: TypeAlias = (
+    str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]] | None
+)
+
+
+def _named(verify: Any) -> bool | str | ssl.SSLContext:
+    """Return what verifies certificates with a path as text, or it would be taken for "the usual ones"."""
+    told: bool | str | ssl.SSLContext = verify
+    return os.fsdecode(verify) if isinstance(verify, os.PathLike | bytes) else told
+
+
+def _files(cert: Any) -> str | tuple[str, str] | None:
+    """Return the files of a client's certificate as texts."""
+    if isinstance(cert, os.PathLike | bytes):
+        return os.fsdecode(cert)
+    if isinstance(cert, tuple | list):
+        certificate, key = map(os.fsdecode, cert)
+        return certificate, key
+    told: str | None = cert
+    return told
 
 
 @dataclass(frozen=True)
@@ -67,8 +94,8 @@ class NetworkOptions:
     def of(
         cls,
         *,
-        verify: bool | str | ssl.SSLContext,
-        cert: str | tuple[str, str] | None,
+        verify: Verify,
+        cert: ClientCertificate,
         proxies: Mapping[str, str] | None,
         trust_env: bool,
         headers: Mapping[str, str],
@@ -76,12 +103,13 @@ class NetworkOptions:
         read_timeout: float,
     ) -> Self:
         """Return the options for what was given, and for what the environment says besides."""
+        told, files = _named(verify), _files(cert)
         cafile = capath = None
-        if verify is True and trust_env:
+        if told is True and trust_env:
             cafile, capath = ca_from_environment()
         return cls(
-            told_verify=verify, verify=cafile or verify, own_tls=verify is not True or cert is not None,
-            own_proxies=proxies is not None or not trust_env, capath=capath, cert=cert,
+            told_verify=told, verify=cafile or told, own_tls=told is not True or files is not None,
+            own_proxies=proxies is not None or not trust_env, capath=capath, cert=files,
             proxies=dict(proxies or {}), trust_env=trust_env, headers=headers,
             timeout=Timeout(connect=connect_timeout, read=read_timeout),
             connect_timeout=connect_timeout, read_timeout=read_timeout,
@@ -103,8 +131,8 @@ class NetworkOptions:
     def are_on(self, session: requests.Session) -> bool:
         """Return whether a session says the same, headers apart."""
         return (
-            self._is_told(session.verify)
-            and session.cert == self.cert
+            self._is_told(_named(session.verify))
+            and _files(session.cert) == self.cert
             and session.trust_env == self.trust_env
             and session.proxies == self.proxies
         )
@@ -114,7 +142,7 @@ class NetworkOptions:
 
     def changed_by(self, session: requests.Session) -> Self:
         """Return the options as they are on a session, on which they may have been changed."""
-        verify: bool | str | None = session.verify
+        verify = None if session.verify is None else _named(session.verify)
         kept = self.own_proxies and session.proxies == self.proxies
         return self.of(
             verify=self.told_verify if verify is None or self._is_told(verify) else verify,
@@ -205,18 +233,21 @@ class Network:
         if cafile is None and options.capath is None:
             cafile = DEFAULT_CA_BUNDLE_PATH
         context = create_urllib3_context()
+        read: str | tuple[str, ...] | None = cafile or options.capath
         try:
             if cafile is not None and os.path.isdir(cafile):
                 context.load_verify_locations(capath=cafile)
             else:
                 context.load_verify_locations(cafile=cafile, capath=options.capath)
+            read = options.cert
             if isinstance(options.cert, str):
                 context.load_cert_chain(options.cert)
             elif options.cert is not None:
                 context.load_cert_chain(*options.cert)
         except (OSError, ssl.SSLError) as error:
+            names = read if isinstance(read, str) else " and ".join(read or ())
             raise CertificateError(
-                f"cannot read the certificates {cafile or options.capath or options.cert}: {error}. "
+                f"cannot read the certificates {names}: {error}. "
                 "They are named by REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE, SSL_CERT_DIR or by verify= "
                 "and cert=."
             ) from error

@@ -13,7 +13,6 @@ asks for a session there is none, and nothing to look at in it.
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 import weakref
@@ -30,7 +29,7 @@ from hf_haul.errors import StopRequestedError, TransferError
 from hf_haul.finalizers import catch_up
 from hf_haul.forks import renew_after_fork
 from hf_haul.task import NetworkPaths
-from hf_haul.transports.network import Adapter, Network, NetworkOptions
+from hf_haul.transports.network import Adapter, ClientCertificate, Network, NetworkOptions, Verify
 from hf_haul.transports.outgoing import Outgoing, merge_headers
 from hf_haul.transports.request import InterruptibleRequest
 from hf_haul.transports.response import PooledResponse
@@ -136,8 +135,8 @@ class ConnectionPool:
         connect_timeout: float = 10.0,
         read_timeout: float = 30.0,
         trust_env: bool = True,
-        verify: bool | str | ssl.SSLContext = True,
-        cert: str | tuple[str, str] | None = None,
+        verify: Verify = True,
+        cert: ClientCertificate = None,
         proxies: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,

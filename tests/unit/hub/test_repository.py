@@ -8,7 +8,6 @@ from huggingface_hub import RepoFile, constants, file_download
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
-    HfHubHTTPError,
     RemoteEntryNotFoundError,
 )
 from tests.support.hub_answers import (
@@ -206,7 +205,8 @@ def test_metadata_are_asked_for_by_several_threads_at_once(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "error", [error_of(503), http.ReadError("reset"), http.ProxyError("refused"), http.TooManyRedirects("loop")]
+    "error",
+    [error_of(503), http.ReadError("reset"), http.ProxyError("refused"), http.TooManyRedirects("loop")],
 )
 def test_what_a_file_is_confirmed_by_is_asked_for_until_somebody_answers(
     monkeypatch: pytest.MonkeyPatch, error: Exception
