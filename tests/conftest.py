@@ -6,6 +6,7 @@ import ipaddress
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -133,6 +134,16 @@ def _fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("HF_HAUL_") and name != NO_SKIP:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HAUL_CONFIG", "")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_default_manager() -> Iterator[None]:
+    """The manager of the process ends with the test that made it: its settings are that test's, and its threads idle on."""
+    yield
+    module = sys.modules.get("hf_haul.manager")  # most tests of parts never import it
+    if module is not None and module._default is not None:
+        module._default.shutdown(wait=False)
+        module._default = None
 
 
 def pytest_unconfigure() -> None:
