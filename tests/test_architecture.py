@@ -17,6 +17,7 @@ SRC = Path(hf_haul.__file__).parent
 
 #: From the ground up. A module imports only from rows above its own here; a folder counts as one module.
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("headers",),
     ("errors", "forks"),
     ("urls", "descriptors"),
     ("digests", "waits"),

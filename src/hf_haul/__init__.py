@@ -14,6 +14,7 @@ Two doors, one engine:
 
 The modules, from the ground up; each imports only what stands above it here:
 
+- ``headers``: the headers of an answer, by names in any case
 - ``errors``: every exception raised on purpose
 - ``forks``: what a forked child renews: locks, threads, changes left half-made
 - ``descriptors``: how many files may still be opened, and what to do when none can

@@ -10,6 +10,8 @@ import errno
 from collections.abc import Mapping
 from typing import Any
 
+from hf_haul.headers import Headers
+
 __all__ = [
     "CertificateError",
     "ConnectionFailedError",
@@ -188,8 +190,9 @@ class HttpStatusError(TransferError):
     Attributes:
         status: The HTTP status code.
         url: What was asked for, without its query.
-        headers: The answer's headers; a Hub says in them what is wrong.
+        headers: The answer's headers, by names in any case; a Hub says in them what is wrong.
         body: The first bytes of the answer's body.
+        sent_token: Whether a token, or a password, was sent with the request.
     """
 
     def __init__(
@@ -200,12 +203,14 @@ class HttpStatusError(TransferError):
         url: str = "",
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        sent_token: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.url = url
-        self.headers = dict(headers or {})
+        self.headers: Mapping[str, str] = Headers({k.lower(): v for k, v in (headers or {}).items()})
         self.body = body
+        self.sent_token = sent_token
 
 
 class CertificateError(TransferError):

@@ -263,7 +263,7 @@ def test_what_upstream_does_not_have_is_refused_as_the_hub_does(
 @pytest.fixture
 def secret_repos(upstream: LocalHub) -> None:
     upstream.add(Repo("org/private", private=True)).commit({"a.txt": b"private"})
-    upstream.add(Repo("org/gated", gated="auto")).commit({"a.txt": b"gated"})
+    upstream.add(Repo("org/gated", gated="auto")).commit({"a.txt": b"gated", "b.bin": b"large"})
 
 
 @pytest.mark.usefixtures("secret_repos")
@@ -278,10 +278,13 @@ def test_a_clients_token_is_never_forwarded(lab: LabServer, upstream: LocalHub, 
         api = HfApi(locked.url, token="serve-token")
         assert api.model_info("org/m").sha
         for name, error in (("org/private", RepositoryNotFoundError), ("org/gated", GatedRepoError)):
-            with pytest.raises(error):
-                hf_hub_download(
-                    name, "a.txt", endpoint=locked.url, token="serve-token", cache_dir=tmp_path / "c"
-                )
+            for file in ("a.txt", "b.bin", "a.txt"):
+                if file == "b.bin" and name == "org/private":
+                    continue
+                with pytest.raises(error):
+                    hf_hub_download(
+                        name, file, endpoint=locked.url, token="serve-token", cache_dir=tmp_path / "c"
+                    )
         for headers in ({}, {"Authorization": "Bearer hf_lab"}):
             asked = len(upstream.requests)
             answer = requests.get(f"{locked.url}/org/unheard/resolve/main/a.txt", headers=headers, timeout=20)

@@ -212,6 +212,14 @@ def read_status(error: HttpStatusError) -> Failure | None:
     if not error.url:
         return None
     found = _of_status(error.status, error.url, error.headers)
+    if error.status == 401 and error.sent_token:
+        shown, source = redact(error.url), source_of(error.url)
+        text = f"{shown} may not be read with the token or password that was sent (401)"
+        found = replace(
+            found,
+            text=text,
+            hint=f"Check it: it may be wrong, expired, or meant for another server than {source}",
+        )
     said = " ".join(error.body.decode("utf-8", "replace").split())[:200]
     is_page = said.startswith("<")
     request_id = error.headers.get("X-Request-Id")

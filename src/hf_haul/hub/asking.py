@@ -218,9 +218,10 @@ def explain(error: BaseException, url: str, path: str = "") -> BaseException:
         for name, value in error.headers.items()
         if name.lower() not in BODY_HEADERS
     ]
-    response = httpx.Response(
-        error.status, headers=kept, content=error.body, request=httpx.Request("GET", error.url or url)
-    )
+    # Whether there was a token tells a wrong one from none; which one it was is nobody's business.
+    sent = {"Authorization": "Bearer (hidden)"} if error.sent_token else {}
+    request = httpx.Request("GET", error.url or url, headers=sent)
+    response = httpx.Response(error.status, headers=kept, content=error.body, request=request)
     try:
         raise_for_status(response)
     except HfHubHTTPError as explained:

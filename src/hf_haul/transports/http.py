@@ -256,7 +256,7 @@ class HttpSource:
                 if not isinstance(error, StalledError):
                     self._forget(url)  # the next attempt may be led elsewhere
                 raise
-            if response.status in _TWO_KEYS and self._has_token(url):
+            if response.status in _TWO_KEYS and url != self._home and self._has_token(url):
                 response = self._without_token(response, url, want, cancel_token, fresh=fresh)
         if response.status in _EXPIRED and url != self._home:
             self._forget(url)
@@ -272,17 +272,15 @@ class HttpSource:
         response.drain()
         self._check_linked(response.headers)
         if not location:
-            raise HttpStatusError(
-                f"{redact(response.url)} answered {response.status} without a Location",
-                status=response.status,
-            )
+            told = f"{redact(response.url)} answered {response.status} without a Location"
+            raise HttpStatusError(told, status=response.status)
         try:
             return join_url(url, quote_header(location))
         except InvalidUrlError as error:
             raise InvalidUrlError(f"{redact(response.url)} redirects to an invalid URL: {error}") from None
 
     def _has_token(self, url: HttpUrl) -> bool:
-        return url != self._home and any(k.lower() == "authorization" for k in self._headers_for(url))
+        return any(k.lower() == "authorization" for k in self._headers_for(url))
 
     def _without_token(
         self,
@@ -402,8 +400,9 @@ class HttpSource:
             if response.status == 416:
                 self._refused_range(response)
             raise HttpStatusError(
-                f"{redact(response.url)} answered {response.status}",
-                status=response.status, url=redact(response.url), headers=response.headers, body=response.head(),
+                f"{redact(response.url)} answered {response.status}", status=response.status,
+                url=redact(response.url), headers=response.headers, body=response.head(),
+                sent_token=self._has_token(response.asked),
             )  # fmt: skip
         except BaseException:
             response.release()

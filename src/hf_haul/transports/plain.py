@@ -18,7 +18,7 @@ import http.client
 import io
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
@@ -26,11 +26,12 @@ import urllib3
 from urllib3 import HTTPHeaderDict
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 
+from hf_haul.headers import Headers
 from hf_haul.transports.answer_head import Answer
 from hf_haul.transports.request import WAITING, InterruptibleRequest
 from hf_haul.urls import HttpUrl
 
-__all__ = ["Headers", "PlainAnswer", "exchange", "request_head"]
+__all__ = ["PlainAnswer", "exchange", "request_head"]
 
 #: Bytes of one receive while the head is read: it may bring all of a small file.
 _RECEIVE: Final = 64 << 10
@@ -67,28 +68,6 @@ class Connections(Protocol):
 
     def give_back(self, connection: Any) -> None:
         """Release a connection that :meth:`take_idle` gave."""
-
-
-class Headers(Mapping[str, str]):
-    """Headers of an answer, by names in any case; of those that came twice, the values joined by commas."""
-
-    __slots__ = ("_values",)
-
-    def __init__(self, values: dict[str, str]) -> None:
-        self._values = values
-
-    def __getitem__(self, name: str) -> str:
-        return self._values[name.lower()]
-
-    def get(self, name: str, default: Any = None, /) -> Any:
-        """Return a value, or ``default``, without an error to be caught for each that is missing."""
-        return self._values.get(name.lower(), default)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
 
 
 def request_head(url: HttpUrl, headers: Mapping[str, str]) -> bytes | None:

@@ -296,6 +296,12 @@ CASES = [
         id="any URL, refused",
     ),
     pytest.param(
+        errors.HttpStatusError("a: said 401", status=401, url=f"{HUB}/a.bin", sent_token=True),
+        K.DENIED,
+        "https://hub.test/a.bin may not be read with the token or password that was sent (401)",
+        id="any URL, refused although something was sent",
+    ),
+    pytest.param(
         errors.HttpStatusError("no Location", status=302), K.NETWORK, "no Location", id="of no known URL"
     ),
     pytest.param(

@@ -31,6 +31,7 @@ from tests.support.hub_answers import (
 from hf_haul import waits as haul_waits
 from hf_haul.config import Timings
 from hf_haul.errors import ConnectionFailedError, HttpStatusError
+from hf_haul.failures import describe
 from hf_haul.hub import asking, listing
 from hf_haul.urls import host_of
 
@@ -80,6 +81,21 @@ def test_a_refused_download_is_explained_in_the_hubs_words(
     assert type(explained) is kind
     assert text in str(explained)
     assert explained.response.status_code == status  # type: ignore[attr-defined]  # kind says so
+
+
+@pytest.mark.parametrize(
+    ("sent_token", "text"),
+    [
+        pytest.param(True, "The token is not valid", id="a token"),
+        pytest.param(False, "may not be seen without a token", id="none"),
+    ],
+)
+def test_who_sent_a_token_that_is_refused_is_not_told_to_send_one(sent_token: bool, text: str) -> None:
+    headers = {"x-error-code": "RepoNotFound"}
+    refused = HttpStatusError(
+        "no", status=401, url=f"{ENDPOINT}/org/m/resolve/main/a", headers=headers, sent_token=sent_token
+    )
+    assert text in describe(repository().explain("a", SHA, refused)).text
 
 
 def test_other_failures_keep_their_own_error() -> None:

@@ -27,7 +27,7 @@ from hf_haul.ranges import ByteRange
 from hf_haul.task import Digest, RemoteFile
 from hf_haul.transports.http import HttpSource
 from hf_haul.transports.pacing import RateLimits
-from hf_haul.urls import HttpUrl
+from hf_haul.urls import HttpUrl, parse_url
 
 HUB = "https://hub.test/org/m/resolve/main/a.bin"
 TOKEN = "Bearer hf_secret"
@@ -39,6 +39,10 @@ class Answer:
 
     def __init__(self, url: str, status: int, headers: Mapping[str, str]) -> None:
         self.url, self.status, self.headers = url, status, urllib3.HTTPHeaderDict(headers)
+
+    @property
+    def asked(self) -> HttpUrl:
+        return parse_url(self.url)
 
     def readinto(self, buffer: memoryview) -> int:
         return 0
@@ -394,8 +398,16 @@ def test_a_status_says_what_the_server_said_of_it() -> None:
     with pytest.raises(HttpStatusError) as caught:
         source_of(Reply(403, {"X-Error-Message": "gated"}, body=b"ask first")).open(WANT, CancelToken())
     assert caught.value.status == 403
-    assert caught.value.headers["X-Error-Message"] == "gated"
+    for name in ("X-Error-Message", "x-error-message"):
+        assert caught.value.headers[name] == caught.value.headers.get(name) == "gated"
     assert caught.value.body == b"ask first"
+
+
+@pytest.mark.parametrize("name", ["authorization", "X-Other"])
+def test_a_status_says_whether_a_token_was_sent(name: str) -> None:
+    with pytest.raises(HttpStatusError) as caught:
+        source_of(Reply(401), headers={name: TOKEN}).open(WANT, CancelToken())
+    assert caught.value.sent_token == (name == "authorization")
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 509, 520, 524, 529])

@@ -17,7 +17,7 @@ from urllib3.response import BaseHTTPResponse
 
 from hf_haul.cancellation import CancelToken, SilenceLimits
 from hf_haul.errors import ConnectionFailedError
-from hf_haul.transports.plain import Headers, PlainAnswer, exchange, request_head
+from hf_haul.transports.plain import PlainAnswer, exchange, request_head
 from hf_haul.transports.receiving import DirectReader
 from hf_haul.transports.request import InterruptibleRequest
 from hf_haul.urls import parse_url
@@ -149,11 +149,6 @@ def test_an_answer_with_very_many_headers_is_left_to_others(line: Line, count: i
     answer = line.ask(OK.replace(b"X-Two: a\r\n", b"X-Two: a\r\n" + many) + b"abcd")
     assert isinstance(answer, kind)
     answer.close()  # type: ignore[union-attr]  # the one or the other, never nothing
-
-
-def test_headers_are_a_mapping() -> None:
-    headers = Headers({"etag": '"a"'})
-    assert (dict(headers), headers.get("ETag"), headers.get("X", "none")) == ({"etag": '"a"'}, '"a"', "none")
 
 
 @pytest.mark.parametrize("pieces", [(OK + b"abcd",), (OK, b"abcd"), (OK + b"ab", b"cd")])
