@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import importlib
 import re
 import subprocess
@@ -46,8 +47,13 @@ def _docstrings(node: ast.AST, within: tuple[str, ...] = ()) -> Iterator[tuple[t
         yield from _docstrings(child, inner)
 
 
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _all_docstrings(path: Path) -> Iterator[tuple[tuple[str, ...], str]]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _tree(path)
     yield (), ast.get_docstring(tree) or ""
     yield from _docstrings(tree)
 
@@ -107,7 +113,7 @@ def _verbless(tree: ast.Module) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", _modules())
 def test_a_docstring_of_a_function_begins_with_a_verb(path: Path) -> None:
-    assert list(_verbless(ast.parse(path.read_text(encoding="utf-8")))) == []
+    assert list(_verbless(_tree(path))) == []
 
 
 @pytest.mark.parametrize("path", _modules())
