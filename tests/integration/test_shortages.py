@@ -67,6 +67,7 @@ from hf_haul.transports import concurrency, source_limits
 BOUND = 60.0  # seconds
 LARGE = random.Random(3).randbytes(4 * MiB + 1)  # more than a small file: its digest has a thread of its own
 SMALL = random.Random(4).randbytes(40 * KiB)
+DIGESTS = {content: Digest("sha256", hashlib.sha256(content).hexdigest()) for content in (LARGE, SMALL)}
 
 
 class World:
@@ -90,8 +91,7 @@ class World:
     def file(self, name: str, content: bytes) -> FileRequest:
         self.sources.setdefault(name, FakeSource(content))
         self.destinations.setdefault(name, MemoryDestination(self.folder, name))
-        digest = Digest("sha256", hashlib.sha256(content).hexdigest())
-        return request(self.destinations[name], self.sources[name], digest=digest)
+        return request(self.destinations[name], self.sources[name], digest=DIGESTS[content])
 
     def submit(self, *names: str) -> QueueRun:
         files = [self.file(name, LARGE if name.startswith("large") else SMALL) for name in names]
