@@ -365,7 +365,8 @@ class FileAssigner:
                 if not holes and not others:  # somebody else was quicker
                     job.shares.note_have(stripe)
             else:
-                job.shares.note_failed(stripe, assignment.node, _kind_of(how.error))
+                told = getattr(how.error, "retry_after", None) or 0.0
+                job.shares.note_failed(stripe, assignment.node, _kind_of(how.error), told=told)
             job.tell()
 
     def blame(self, wrong: Sequence[tuple[ByteRange, str]]) -> set[str]:

@@ -22,6 +22,8 @@ _SLOW: Final = 0.4
 _MEASURED: Final = 3
 #: Seconds for which who failed is left alone the first time, and the most.
 _REST, _LONGEST_REST = 0.5, 30.0
+#: Of who is left alone for longer than these seconds nobody waits for what it has.
+_BEARABLE_REST: Final = 1.0
 #: Wrong stripes after which a node is not asked any more.
 _LIES: Final = 3
 #: Weight of the latest pace in the average.
@@ -42,12 +44,13 @@ class Node:
         pace: Bytes per second of a connection to it, as far as known.
         counted: Whether what it has counts as there.
         rests_until: Until when it is left alone.
+        failing: Whether that is too long to wait for what it has.
         stripes: How many it has sent.
     """
 
     __slots__ = (
         *("name", "have", "claims", "gone", "silent", "ended", "heard", "pace", "counted", "rests_until"),
-        *("stripes", "_failures", "_lies", "_wrong"),
+        *("stripes", "failing", "_failures", "_lies", "_wrong"),
     )
 
     def __init__(self, name: str) -> None:
@@ -57,6 +60,7 @@ class Node:
         self.gone = self.silent = self.ended = self.heard = self.counted = False
         self.pace: float | None = None
         self.rests_until = 0.0
+        self.failing = False
         self.stripes = 0
         self._failures = 0
         self._wrong: frozenset[int] = frozenset()
@@ -83,13 +87,15 @@ class Node:
     def note_pace(self, pace: float) -> None:
         """Note that it sent a stripe, at so many bytes per second."""
         self._failures = 0
+        self.rests_until, self.failing = 0.0, False
         self.stripes += 1
         self.pace = averaged(self.pace, pace)
 
-    def note_failure(self, now: float) -> None:
-        """Leave it alone for a while, longer each time."""
+    def note_failure(self, now: float, told: float) -> None:
+        """Leave it alone for a while, longer each time; ``told`` are the seconds that it asks for."""
         self._failures += 1
-        self.rests_until = now + rest_after(self._failures)
+        seconds = max(told, rest_after(self._failures))
+        self.rests_until, self.failing = now + seconds, seconds > _BEARABLE_REST
 
 
 class KnownNodes:
@@ -120,12 +126,13 @@ class KnownNodes:
         self.ring: list[Node] = []
         self.available, self.twice, self.claimed = (Bitmap(stripes.count) for _ in range(3))
         self.slow: list[Node] = []
-        #: Those that fetch nothing for others: gone, silent, ended, distrusted, or lagging.
+        #: Those that fetch nothing for others: gone, silent, ended, distrusted, failing, or lagging.
         self._unfit: set[str] = set()
         self.orphans = Bitmap(stripes.count)
         # Which of them are this node's, as far as looked.
         self._judged, self._inherited = Bitmap(stripes.count), Bitmap(stripes.count)
         self.lagging: frozenset[str] = frozenset()
+        self._failing: set[str] = set()
         self.pace: float | None = None
 
     def get(self, name: str) -> Node | None:
@@ -225,6 +232,30 @@ class KnownNodes:
         node.note_pace(pace)
         self._update(node)
 
+    def note_failure(self, node: Node, now: float, told: float = 0.0) -> None:
+        """Note that a node did not send what it has.
+
+        Once that is so several times in a row, what it has counts as not there, until it is asked again: it
+        may announce what it cannot send for as long as it lives.
+
+        Args:
+            node: It.
+            now: The time.
+            told: Seconds for which it asks to be left alone.
+        """
+        node.note_failure(now, told)
+        if node.failing:
+            self._failing.add(node.name)
+            self._update(node)
+
+    def note_rested(self, now: float) -> None:
+        """Take those into account again that have been left alone for long enough."""
+        for node in [self._nodes[name] for name in self._failing]:
+            if node.rests_until <= now:
+                self._failing.discard(node.name)
+                node.failing = False
+                self._update(node)
+
     def note_lagging(self, names: frozenset[str]) -> None:
         """Note whose stripes would come much later than those of others."""
         changed, self.lagging = names ^ self.lagging, names
@@ -233,7 +264,7 @@ class KnownNodes:
 
     def _counts(self, node: Node) -> bool:
         """Return whether what a node has counts as there."""
-        if not node.alive or node.distrusted:
+        if not node.alive or node.distrusted or node.failing:
             return False
         known = node.pace is not None and self.pace is not None and node.stripes >= _MEASURED
         slow = known and (node.pace or 0.0) < _SLOW * (self.pace or 0.0)
@@ -242,7 +273,7 @@ class KnownNodes:
 
     def _update(self, node: Node) -> None:
         """Take note of what became of one node."""
-        unfit = not node.alive or node.ended or node.distrusted or node.name in self.lagging
+        unfit = not node.alive or node.ended or node.distrusted or node.failing or node.name in self.lagging
         if unfit != (node.name in self._unfit):
             self._unfit ^= {node.name}
             place = self._stripes.place(node.name)

@@ -222,8 +222,8 @@ class Shares:
         if known is not None:
             self._nodes.note_pace(known, self.stripes.length(stripe) / max(seconds, 1e-6))
 
-    def note_failed(self, stripe: int, node: str | None, error_kind: ErrorKind) -> None:
-        """Note that a stripe did not come from a node, or the origin."""
+    def note_failed(self, stripe: int, node: str | None, kind: ErrorKind, *, told: float = 0.0) -> None:
+        """Note that a stripe did not come; ``told`` are the seconds that a node asks to be left alone for."""
         self._end(stripe, node)
         now = self._clock()
         if node is None:
@@ -233,14 +233,14 @@ class Shares:
         known = self._nodes.get(node)
         if known is None:
             return
-        if error_kind == "gone":
+        if kind in {"absent", "wrong"}:
+            self._nodes.note_missing(known, stripe, wrong=kind == "wrong")
+        if kind == "gone":
             self.note_silent(node)
-        elif error_kind == "failed":
-            known.note_failure(now)
+        elif kind == "wrong":
+            self._spoilt.add(stripe)
         else:
-            self._nodes.note_missing(known, stripe, wrong=error_kind == "wrong")
-            if error_kind == "wrong":
-                self._spoilt.add(stripe)
+            self._nodes.note_failure(known, now, told)
 
     def can_spare_origin(self, most: int) -> bool:
         """Return whether others may bring what the origin did not; not once it has failed ``most`` times."""
@@ -290,6 +290,7 @@ class Shares:
         """
         self._look()
         now = self._clock()
+        self._nodes.note_rested(now)
         origin = origin and self._origin_rests_until <= now and busy.get(None, 0) < self._most_to_origin
         length = max(wanted.bit_length(), under_way.bit_length())
         choice = self._choose(_Window(base, length, wanted), busy, now, origin=origin)

@@ -295,6 +295,40 @@ def test_a_refused_connection_means_that_a_node_does_not_answer() -> None:
     assert [rig.begin() for _ in range(4)] == [Choice(g, None) for g in (0, 2, 1, 3)]
 
 
+@pytest.mark.parametrize("error", ["failed", "absent"])
+def test_what_a_node_announces_and_never_sends_is_fetched_by_others(error: str) -> None:
+    rig = Rig(stripes=4, nodes=2)
+    fetched: list[int] = []
+    for _ in range(40):
+        rig.hear("n1", have=range(4))  # also what is asked for in vain
+        choice = rig.begin()
+        if choice is None:
+            rig.clock.advance(0.5)
+        elif choice.node == "n1":
+            rig.end(choice, error=error)
+        else:
+            fetched.append(choice.stripe)
+            rig.end(choice)
+    assert sorted(fetched) == [0, 1, 2, 3]
+
+
+def test_a_node_that_failed_counts_again_once_it_was_left_alone_or_has_sent_something() -> None:
+    rig = Rig(stripes=9, nodes=3)
+    rig.hear("n1", have=range(9))
+    choices = [rig.begin() for _ in range(2)]
+    for choice in choices:
+        rig.shares.note_failed(choice.stripe if choice else 0, "n1", "failed", told=7.0)
+        rig.busy["n1"] -= 1
+    rig.begun.clear()
+    assert rig.begin() == Choice(0, None)
+    rig.clock.advance(7.0)
+    again = rig.begin()
+    assert again is not None
+    assert again.node == "n1"
+    rig.end(again)
+    assert (rig.begin() or again).node == "n1"
+
+
 def test_an_origin_that_failed_is_left_alone_while_nodes_are_asked() -> None:
     rig = Rig(stripes=4, nodes=2)
     rig.end(rig.begin(), error="failed")
