@@ -121,6 +121,8 @@ class JobNode:
             assigner, plan = self._assigner, self._plan
         assert assigner is not None
         assert plan is not None
+        if state.get("name") != name:
+            raise ValueError(f"{as_shown(state.get('name'))} answers at its address")
         found: NodeState | None = None
         if state.get("plan") is not None:
             if state["plan"] != self._plan_digest:

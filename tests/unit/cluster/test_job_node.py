@@ -211,7 +211,7 @@ def test_who_is_waited_for_at_the_end(world: World, other: Callable[..., dict[st
     node.note_state("b", other(0, 1, 2, done=True))
     node.note_useless("c", "it works on another job")
     assert node.pending(absent_too=True) == []
-    node.note_state("c", other())
+    node.note_state("c", {**other(), "name": "c"})
     node.note_gone("c", "connection refused")  # it was there, and left
     assert node.pending(absent_too=True) == []
 
@@ -257,3 +257,11 @@ def test_a_state_that_is_none_is_refused(world: World, other: Callable[..., dict
     for change in ({"have": 7}, {"claims": [99]}, {"done": "yes"}):
         with pytest.raises(ValueError, match="state"):
             node.note_state("b", {**other(), **change})
+
+
+def test_a_node_that_answers_at_the_address_of_another_one_is_not_taken_for_it(
+    world: World, other: Callable[..., dict[str, Any]]
+) -> None:
+    node = world.begin()
+    with pytest.raises(ValueError, match="b answers at its address"):
+        node.note_state("c", other(0))
