@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from hf_haul.errors import InvalidUrlError
 from hf_haul.localhub.hosts import ANY_ADDRESS, is_loopback, own_addresses
 from hf_haul.urls import HttpUrl, parse_url
 
 __all__ = ["PeerList", "read_peers"]
+
+_PORT: Final = re.compile(r":[0-9]+/?$")
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ def read_peers(
         raise ValueError(
             "--peers names nobody: give the URLs of all nodes, this one too, such as http://a:8001"
         )
+    if _PORT.search(listen) is None:
+        raise ValueError(f"--listen: {listen} does not say at which port: give HOST:PORT, such as a:8001")
     at = _read(listen, "--listen")
     host = at.host.strip("[]")
     me = _find(at, urls, addresses_of or _addresses_of)
