@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from hf_haul.cancellation import CancelToken
@@ -99,6 +100,7 @@ class PeerPlans:
         self._patience = patience
         self._look = look
         self._clock = clock
+        self._useless: set[str] = set()  # whose plans are
         self._others = {name: url for name, url in peers.urls.items() if name != peers.me}
 
     def find(
@@ -117,7 +119,8 @@ class PeerPlans:
             cancelled: Ends the wait.
 
         Raises:
-            NodeError: The node that the others wait for works on another job, or refuses the token.
+            NodeError: The node that the others wait for works on another job, refuses the token, or has a
+                plan that is of no use here.
             StopRequestedError: It was cancelled.
             Exception: What ``make`` raises.
         """
@@ -152,22 +155,22 @@ class PeerPlans:
             zip(names, await asyncio.gather(*(ask(self._others[name]) for name in names)), strict=True)
         )
         for name in names:
-            if answers[name].has_plan:
-                plan = self._read(name, await asker.plan_of(self._others[name]))
-                if plan is not None:
-                    return plan
+            value = await asker.plan_of(self._others[name]) if answers[name].has_plan else None
+            if value is None:
+                continue
+            try:
+                return self._read(value)
+            except (ValueError, UnsafePathError) as error:
+                why = f"its plan is of no use: {as_shown(error)}"
+                answers[name] = replace(answers[name], refusal=why)
+                if name not in self._useless:
+                    self._useless.add(name)
+                    logger.warning("%s: %s", name, why)
         return answers.get(next(iter(self._peers.urls)), Health())
 
-    def _read(self, name: str, value: object) -> JobPlan | None:
-        if value is None:
-            return None
-        try:
-            plan = JobPlan.from_json(value)
-        except (ValueError, UnsafePathError) as error:
-            logger.warning("the plan of %s is of no use: %s", name, as_shown(error))
-            return None
+    def _read(self, value: object) -> JobPlan:
+        plan = JobPlan.from_json(value)
         whole = job_name(plan.repo_type, plan.repo_id, plan.revision, {})
         if plan.job_id != self.job_id or self.job_id.partition(_SOME_FILES)[0] != whole:
-            logger.warning("%s gives the plan of another job, %s", name, as_shown(plan.job_id))
-            return None
+            raise ValueError(f"it is that of another job, {plan.job_id}")
         return plan

@@ -139,6 +139,15 @@ def test_a_plan_that_is_of_no_use_is_not_taken(asker: Asker, loop: LoopThread, p
     assert find("b:1", asker, loop) is MADE
 
 
+def test_a_plan_of_the_first_one_that_is_of_no_use_is_an_error_that_says_why(
+    asker: Asker, loop: LoopThread
+) -> None:
+    asker.health["http://a:1"] = [Health(answers=True, has_plan=True)]
+    asker.plans["http://a:1"] = {"version": 0}
+    with pytest.raises(NodeError, match=r"its plan is of no use: .*the same version of hf-haul"):
+        find("b:1", asker, loop)
+
+
 def test_waiting_for_it_can_be_ended(asker: Asker, loop: LoopThread) -> None:
     asker.health["http://a:1"] = [Health(answers=True)]
     with pytest.raises(StopRequestedError):
