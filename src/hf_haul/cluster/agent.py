@@ -127,6 +127,7 @@ class NodeAgent:
         self._job = JobNode(name, plan.job_id, on_member=self._meet)
         self._server = JobServer(self._job, token, max_bytes_per_s=max_bytes_per_s)
         self._poller: Poller | None = None
+        self._listed: Mapping[str, str] = {}  # nodes whose URLs are known for good
         self._early: dict[str, str] = {}  # nodes that asked before this one had begun, and where they are
         self._manager: ParallelDownloadManager | None = None
         self._assigner: JobAssigner | None = None
@@ -198,6 +199,8 @@ class NodeAgent:
             on_linger: Told of whom it waits for, whenever that changes.
         """
         began = time.monotonic()
+        if not isinstance(self._given, JobPlan):
+            self._listed = members  # no scheduler starts one of them anew elsewhere
         result = self._fetch(members)
         result = replace(result, seconds=time.monotonic() - began)
         if result.error is None:
@@ -362,7 +365,7 @@ class NodeAgent:
     def _meet(self, name: str, url: str) -> None:
         """Note a node that has asked; called in the loop."""
         assigner, poller = self._assigner, self._poller
-        if poller is None or name == self.name:
+        if poller is None or name == self.name or self._listed.get(name, url) != url:
             return
         if assigner is None:  # nobody is asked before there is something to say
             self._early[name] = url

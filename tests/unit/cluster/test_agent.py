@@ -196,6 +196,24 @@ def test_it_is_cancelled_wherever_it_is(made: list[NodeAgent], tmp_path: Path) -
     assert isinstance(results[0].error, DownloadCancelledError)
 
 
+@pytest.mark.parametrize(
+    ("is_listed", "found"), [(True, "http://127.0.0.1:9"), (False, "http://127.0.0.1:7")]
+)
+def test_nobody_says_of_a_node_that_is_listed_that_it_is_elsewhere(
+    made: list[NodeAgent], tmp_path: Path, *, is_listed: bool, found: str
+) -> None:
+    plan = replace(PLAN, selection=())
+    node = agent(made, tmp_path, Source(plan) if is_listed else plan)
+    node.run({"n0": node.start(), "n1": "http://127.0.0.1:9"}, linger=0.0)
+    requests.get(
+        f"{node._url}/haul/v1/jobs/job-1/state",
+        headers={"Authorization": "Bearer t", "Haul-Node": "n1", "Haul-Node-Url": "http://127.0.0.1:7"},
+        timeout=10,
+    )
+    assert node._poller is not None
+    assert node._poller.url_of("n1") == found
+
+
 def test_it_waits_for_who_was_counted_on_and_no_longer_than_it_is_told(
     made: list[NodeAgent], tmp_path: Path
 ) -> None:
