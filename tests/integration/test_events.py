@@ -511,9 +511,10 @@ def test_a_pause_is_told_until_it_is_over(rig: Rig, told: EventLog) -> None:
 
 
 def test_another_process_that_fetches_the_file_is_told_by_its_number_and_program(
-    rig: Rig, told: EventLog, caplog: pytest.LogCaptureFixture
+    rig: Rig, told: EventLog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "hf_haul")
+    monkeypatch.setattr("hf_haul.storage.adoption._is_this_process", lambda _: False)
     rig.hub.set_pace(None, total=200_000)
     with rig.manager(stall_timeout=30.0) as first:
         theirs = first.submit([rig.request(WEIGHTS)], model_id="theirs")

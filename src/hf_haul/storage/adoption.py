@@ -88,8 +88,12 @@ def _take_over_nothing() -> None:
 call_after_fork(_take_over_nothing)
 
 
+def _is_this_process(owner: Owner) -> bool:
+    return owner == current_owner()
+
+
 class StagedElsewhereError(HaulError):
-    """Another living process is fetching this file.
+    """Another living process is fetching this file, or another download of this one.
 
     Attributes:
         owner: Who, as far as known.
@@ -100,9 +104,16 @@ class StagedElsewhereError(HaulError):
     def __init__(self, path: Path, owner: Owner | None) -> None:
         self.owner = owner
         self.program = None if owner is None else program_of(owner)
-        named = f" ({self.program})" if self.program else ""
-        self.who = f"process {owner.pid}{named} on {owner.host}" if owner else "another process"
+        self.who = self._in_words()
         super().__init__(f"{path.name} is being fetched by {self.who}")
+
+    def _in_words(self) -> str:
+        if self.owner is None:
+            return "another process"
+        if _is_this_process(self.owner):  # two files of one content, or two downloads of one file
+            return "another download of this process"
+        named = f" ({self.program})" if self.program else ""
+        return f"process {self.owner.pid}{named} on {self.owner.host}"
 
     def wait_of(self, path: str) -> Wait:
         """Return what waiting for that process is for people.

@@ -133,7 +133,7 @@ def test_what_has_come_into_use_since_the_plan_is_kept(hub: Path, blobs: Path) -
         result = plan.carry_out()
         assert staged.is_ours()
     assert result.removed == ()
-    assert "is being fetched by process" in _reasons(result)[0]
+    assert "is being fetched by another download of this process" in _reasons(result)[0]
 
 
 def test_a_file_that_exists_for_a_moment_is_seen_for_long_enough_before_it_goes(
