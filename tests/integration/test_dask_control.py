@@ -152,7 +152,10 @@ def test_a_busy_worker_is_told_of_and_joins_when_it_is_free(
     while not waits.has("slow"):
         assert time.monotonic() < deadline
         threading.Event().wait(0.01)
-    assert waits.current()[0]["message"] == f"waiting for worker {name} to begin: no thread of it is free"
+    assert (
+        waits.current()[0]["message"]
+        == f"waiting for worker {name} to begin: busy with other tasks, or loading hf-haul"
+    )
     free.set()
     made = agents.wait(2)
     assert first.members is not None

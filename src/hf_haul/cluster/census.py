@@ -24,7 +24,7 @@ from hf_haul.cluster.results import NodeError
 from hf_haul.failures import FailureKind, describe
 from hf_haul.hub.call_options import absolute_path
 
-__all__ = ["Census", "Facts", "Per", "Question", "Worker", "fill_in", "probe"]
+__all__ = ["Census", "Facts", "Per", "Question", "SameFolderError", "Worker", "fill_in", "probe"]
 
 #: What is a node: a host with a cache, or a worker.
 Per = Literal["host", "worker"]
@@ -37,6 +37,13 @@ _OTHER_VERSION: Final = re.compile(r"\b(Attribute|Import)Error\b.*\bhf_haul\b")
 #: Characters of a node's name, which may be a part of a folder's only; systems take 255 for the whole.
 _LONGEST_NAME: Final = 100
 _UNFIT_FOR_NAMES: Final = re.compile(r"[^\w.\-]+", re.ASCII)
+
+
+class SameFolderError(NodeError, ValueError):
+    """Two workers that are to be a node each have one folder; other arguments help."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, FailureKind.USAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +175,7 @@ class Census:
             answer: Its answer, or why there is none.
 
         Raises:
-            ValueError: It is to be a node of its own, and another one has the same folder.
+            SameFolderError: It is to be a node of its own, and another one has the same folder.
         """
         if isinstance(answer, Exception):
             self._refused[worker.address] = worker, _in_words(answer)
@@ -181,7 +188,7 @@ class Census:
         key: Hashable = place if self.per == "host" else (worker.name, place)
         owner, first = self._owners.setdefault(place, (key, worker))
         if owner != key:
-            raise ValueError(
+            raise SameFolderError(
                 f"Workers {first.name} and {worker.name} of {answer.host[0]} have the same folder, "
                 f"{answer.folder}. Use per='host', or put {_NODE} into cache_dir or local_dir"
             )

@@ -16,13 +16,14 @@ import enum
 import logging
 import math
 import queue
+import re
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from hf_haul.cluster.census import Census, Question, Worker
+from hf_haul.cluster.census import Census, Question, SameFolderError, Worker
 from hf_haul.cluster.control import Control, ControlLostError, Event, GetResult, HowToEnd
 from hf_haul.cluster.node_work import NodeOrder
 from hf_haul.cluster.progress import JobProgress
@@ -34,6 +35,7 @@ __all__ = ["Coordinator"]
 
 logger = logging.getLogger(__name__)
 
+_NUMBER: Final = re.compile(r"([0-9]+)")
 #: Seconds between two looks at the workers.
 _LOOK: Final = 0.5
 #: Seconds that nodes which are ready wait for others to be, so that all know each other from the beginning.
@@ -46,6 +48,12 @@ _CANCEL_SECONDS, _CLOSE_SECONDS = 1.0, 5.0
 _QUIET: Final = 15.0
 #: Seconds that a worker may take to answer before that is told as a wait.
 _SLOW: Final = 2.0
+
+
+def _in_order(worker: Worker) -> list[str | int]:
+    """Return what sorts workers by host and name, the tenth after the second."""
+    pieces = _NUMBER.split(f"{worker.host} {worker.name}")
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)]
 
 
 class _State(enum.Enum):
@@ -105,6 +113,7 @@ class Coordinator:
         self._census = Census(question.per)
         self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._asked: dict[str, Worker] = {}  # by address, without an answer yet
+        self._answers: list[tuple[Worker, Any]] = []  # not taken in yet
         self._known: set[str] = set()  # addresses that were asked
         self._nodes: dict[Hashable, _Node] = {}
         self._present: Mapping[str, Worker] = {}
@@ -131,7 +140,7 @@ class Coordinator:
 
         Raises:
             ControlLostError: The scheduler does not tell which workers there are.
-            ValueError: Two nodes would have one folder.
+            SameFolderError: Two nodes would have one folder.
         """
         self._present = self._control.workers()
         for worker in self._present.values():
@@ -141,6 +150,7 @@ class Coordinator:
             self._receive(_LOOK)
             self._tell_slow(began, self._asked.values(), "answer")
         self._progress.waits.end("slow")
+        self._note_answers()
         return list(self._census.nodes.values())
 
     @property
@@ -162,12 +172,20 @@ class Coordinator:
         if isinstance(answer, WorkerLostError):
             self._known.discard(worker.address)  # asked again, should it be there after all
             return
-        try:
-            self._census.note(worker, answer)
-        except ValueError as error:
-            if not self._is_running:
-                raise
-            logger.warning("a worker that has joined is left out: %s", error)
+        self._answers.append((worker, answer))
+        if self._is_running:
+            self._note_answers()
+
+    def _note_answers(self) -> None:
+        """Take in what was answered, by name: nodes are called the same, and in one order, each time."""
+        answers, self._answers = self._answers, []
+        for worker, answer in sorted(answers, key=lambda each: _in_order(each[0])):
+            try:
+                self._census.note(worker, answer)
+            except SameFolderError as error:
+                if not self._is_running:
+                    raise
+                logger.warning("a worker that has joined is left out: %s", error)
 
     # ---- the job
 
@@ -350,7 +368,9 @@ class Coordinator:
         ]
         workers = [node.worker for node in slow if node.worker is not None]
         if workers:
-            self._tell_slow(min(node.since for node in slow), workers, "begin: no thread of it is free")
+            self._tell_slow(
+                min(node.since for node in slow), workers, "begin: busy with other tasks, or loading hf-haul"
+            )
         else:
             self._progress.waits.end("slow")
 

@@ -190,7 +190,7 @@ class DaskControl:
         future = self._client.submit(
             function,
             *arguments,
-            # What the dashboard shows: it groups by what stands before the first digit.
+            # What the dashboard shows of a task; it puts all of them together as hf-haul.
             key=f"hf-haul-{self._repo_id}-{order.node}-{what}-{self._job_id}-{order.attempt}",
             workers=[worker.address],
             allow_other_workers=False,

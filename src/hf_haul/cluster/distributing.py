@@ -115,6 +115,8 @@ def distribute(
         raise ValueError(f"per must be 'host' or 'worker', not {per!r}")
     checked_repo_type(repo_type)
     require_number("worker_timeout", worker_timeout)
+    if not worker_timeout >= 0:
+        raise ValueError(f"worker_timeout must be 0 or more seconds, not {worker_timeout!r}")
     rate, send_rate = _rate("max_bandwidth", max_bandwidth), _rate("max_send_rate", max_send_rate)
     question = Question(per, _text(cache_dir), _text(local_dir))
     job_id = new_id("job")

@@ -14,6 +14,7 @@ import hf_haul.cluster.dask
 from hf_haul.cli import command as cli
 from hf_haul.cli.distribute import _shown
 from hf_haul.cluster import ControlLostError, Distribution, DistributionError, NodeResult, distributing
+from hf_haul.cluster.census import SameFolderError
 from hf_haul.errors import ConnectionFailedError, DiskFullError
 
 FOUND = Distribution(
@@ -111,6 +112,7 @@ def test_a_program_gets_one_object(asked: dict[str, Any], capsys: pytest.Capture
         (ControlLostError("no Dask scheduler can be reached at tcp://s:8786"), 5, "no Dask scheduler"),
         (DistributionError.of({"b": DiskFullError("no room")}, 2), 6, "1 of 2 nodes failed"),
         (DistributionError("the scheduler has no workers. Start some"), 1, "the scheduler has no workers"),
+        (SameFolderError("Workers 1 and 2 of a have the same folder"), 2, "Workers 1 and 2"),
     ],
 )
 def test_what_fails_as_a_whole_is_told_once(

@@ -133,6 +133,11 @@ def test_every_node_is_started_and_then_run_with_the_urls_of_all(clock: FakeCloc
     assert cluster.ended == [(["a", "b"], "close")]
 
 
+def test_nodes_have_one_order_and_the_same_names_whoever_answers_first(clock: FakeClock) -> None:
+    cluster = Cluster(clock, worker("10", 1, "h2"), worker("w", 2, "h10"), worker("2", 3, "h2"))
+    assert coordinator(cluster).muster() == ["2", "10", "w"]
+
+
 def test_of_workers_of_one_host_one_is_taken_and_another_takes_over_when_it_is_gone(clock: FakeClock) -> None:
     first, second = worker("1", 1, "h"), worker("2", 2, "h")
     cluster = Cluster(clock, first, second)
@@ -200,7 +205,7 @@ def test_what_is_waited_for_is_told(clock: FakeClock) -> None:
     cluster.script[15] = look
     cluster.script[16] = lambda: (setattr(cluster, "lost", False), cluster.finish("a"))
     run(of_all)
-    assert told[0] == "waiting for worker b to begin: no thread of it is free"
+    assert told[0] == "waiting for worker b to begin: busy with other tasks, or loading hf-haul"
     assert told[1] == "node b: its worker b (tcp://b:1) has gone: waiting for a worker that takes its place"
     assert told[-1].endswith("has gone away: waiting for it to come back")
 

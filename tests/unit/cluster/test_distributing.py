@@ -187,6 +187,7 @@ def test_a_hub_that_refuses_is_raised_before_anything_begins(
         ({"max_bandwidth": -1}, "max_bandwidth must be greater than 0"),
         ({"max_send_rate": -5}, "max_send_rate must be greater than 0"),
         ({"worker_timeout": "soon"}, "worker_timeout"),
+        ({"worker_timeout": -1}, "worker_timeout must be 0 or more seconds"),
         ({"repo_type": "zoo"}, "repo type"),
         ({"on_event": 5}, "on_event must be a function"),
     ],
