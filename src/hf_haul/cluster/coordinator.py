@@ -255,8 +255,8 @@ class Coordinator:
         except ControlLostError as error:
             self._note_lost_control(error, now)
             return
-        self._lost_since = None
-        self._progress.waits.end("scheduler")
+        if self._lost_since is not None:
+            self._note_found_control(now)
         self._present = present
         for node in self._nodes.values():
             if node.worker is not None and node.worker.address not in present:
@@ -277,6 +277,14 @@ class Coordinator:
                 if node.state is not _State.ENDED:
                     text = f"nothing is known of it, because {error}. Run it again: it goes on from what is there"
                     self._fail(node, NodeError(text, FailureKind.NETWORK), now)
+
+    def _note_found_control(self, now: float) -> None:
+        """Give workers their time from now on: they end with their scheduler, and come back after it."""
+        self._lost_since = None
+        self._progress.waits.end("scheduler")
+        for node in self._nodes.values():
+            if node.state is _State.ABSENT:
+                node.since = now
 
     def _lose(self, node: _Node, why: str, now: float) -> None:
         """Note that a node has no worker any more."""

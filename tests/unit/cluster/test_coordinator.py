@@ -285,7 +285,10 @@ def test_a_node_that_ends_its_worker_again_and_again_is_given_up(clock: FakeCloc
     assert len(cluster.started) == 4
 
 
-def test_a_scheduler_that_comes_back_gets_all_that_was_not_done(clock: FakeClock) -> None:
+@pytest.mark.parametrize(("back", "worker_back"), [(10, 10), (30, 55)], ids=["together", "each in its time"])
+def test_a_scheduler_that_comes_back_gets_all_that_was_not_done(
+    clock: FakeClock, back: int, worker_back: int
+) -> None:
     before, after = worker("a", 1), worker("a", 2)
     cluster = Cluster(clock, before)
 
@@ -295,11 +298,12 @@ def test_a_scheduler_that_comes_back_gets_all_that_was_not_done(clock: FakeClock
 
     def come_back() -> None:
         cluster.lost = False
-        cluster.present = {after.address: after}
+        cluster.present = {}
 
     cluster.script[4] = restart
-    cluster.script[10] = come_back
-    cluster.script[14] = lambda: cluster.finish("a")
+    cluster.script[back] = come_back
+    cluster.script[worker_back + 1] = lambda: cluster.add(after)
+    cluster.script[worker_back + 5] = lambda: cluster.finish("a")
     assert run(coordinator(cluster))["a"].error is None
     assert cluster.started == [("a", before.address), ("a", after.address)]
 
