@@ -71,6 +71,10 @@ class Accounts:
         """Add an account, or replace the one of the same name."""
         self._by_token[account.token] = account
 
+    def revoke(self, token: str) -> None:
+        """Forget a token, as when it expires: whoever sends it is refused from now on."""
+        self._by_token.pop(token, None)
+
     def identify(self, headers: Mapping[str, str], *, for_repo: bool = True) -> Account | None:
         """Return the account of a request, or ``None`` if it is anonymous.
 

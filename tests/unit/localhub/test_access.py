@@ -118,3 +118,11 @@ def test_a_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
             accounts.identify({"Authorization": f"Bearer {token}"})
     assert len(compared) == 6, "every token there is, whichever is right"
     assert {len(each) for pair in compared for each in pair} == {32}, "and nothing about how long they are"
+
+
+def test_a_token_that_was_revoked_is_refused() -> None:
+    accounts = Accounts([ANN, BOB])
+    accounts.revoke("hf_ann")
+    assert accounts.identify({"Authorization": "Bearer hf_bob"}) == BOB
+    with pytest.raises(Refusal):
+        accounts.identify({"Authorization": "Bearer hf_ann"})
