@@ -24,7 +24,7 @@ from hf_haul.task import new_id
 
 want_modules("distributed", extra="dask")
 
-from distributed import Client, Event, LocalCluster, Worker  # noqa: E402  after the look whether it is there
+from distributed import Client, Event, LocalCluster, Scheduler, Worker  # noqa: E402  after the look whether it is there
 
 from hf_haul.cluster.dask import DaskControl, joined  # noqa: E402  the same
 
@@ -219,6 +219,33 @@ def test_a_client_that_is_closed_meanwhile_is_a_scheduler_that_is_gone(
     control.end([census.Worker("tcp://127.0.0.1:1", "1", "127.0.0.1")], job.job_id, "cancel", 1.0)
     finish(finish_later)
     end_nodes(job_id=job.job_id, cancel=True)
+
+
+def test_a_scheduler_that_restarts_has_its_nodes_run_on_the_workers_that_come_back(
+    cluster: LocalCluster, agents: Agents
+) -> None:
+    async def start(port: int) -> tuple[Scheduler, Worker]:
+        scheduler = await Scheduler(host="127.0.0.1", port=port, dashboard_address="127.0.0.1:0")
+        return scheduler, await Worker(scheduler.address, name="one", nthreads=1)
+
+    async def end(scheduler: Scheduler, worker: Worker) -> None:
+        await worker.close()
+        await scheduler.close()
+
+    scheduler, _ = cluster.sync(start, 0)
+    with Client(scheduler.address, set_as_default=False) as client:
+        job = Job(client)
+        (first,) = agents.wait(1)
+        cluster.sync(scheduler.close)
+        assert first.closed.wait(20), "Dask's workers end with their scheduler"
+        assert first.cancelled
+        both = cluster.sync(start, scheduler.port)
+        made = agents.wait(2)
+        finish(made)
+        (result,) = job.results().values()
+    cluster.sync(end, *both)
+    assert result.error is None
+    assert [agent.order.attempt for agent in made] == [0, 1]
 
 
 @pytest.mark.parametrize(
