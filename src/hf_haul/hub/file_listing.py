@@ -7,10 +7,11 @@ from struct import Struct
 from typing import Any, Final, TypeAlias
 
 from hf_haul.errors import UnsafePathError
+from hf_haul.hub.listing import is_encodable
 from hf_haul.hub.metadata import LARGEST, ListedFile, credible_size
-from hf_haul.storage.safe_paths import require_safe_path
+from hf_haul.storage.safe_paths import MOST_FOLDERS, require_safe_path
 
-__all__ = ["FileListing", "PackedFile", "is_partial", "listed_file", "pack"]
+__all__ = ["FileListing", "PackedFile", "is_partial", "kept_file", "listed_file", "pack", "require_credible"]
 
 #: A file as it is kept: its numbers and ids as bytes, which take a third of the memory; as it is where they
 #: do not fit.
@@ -35,6 +36,36 @@ def listed_file(item: Mapping[str, Any]) -> ListedFile | None:
         lfs_size=lfs["size"] if lfs else None,
         xet_hash=item.get("xetHash"),
     )
+
+
+def kept_file(
+    size: Any, blob_id: Any, lfs_sha256: Any = None, lfs_size: Any = None, xet_hash: Any = None
+) -> ListedFile:
+    """Return a file of a listing on disk, where huggingface_hub keeps whatever a server said.
+
+    Raises:
+        ValueError: No page with such a file would be taken from a Hub.
+    """
+    sizes = (size,) if lfs_sha256 is None else (size, lfs_size)
+    if not (
+        all(type(each) is int and 0 <= each <= LARGEST for each in sizes)  # to Python, a bool is an int
+        and isinstance(blob_id, str)
+        and isinstance(lfs_sha256, str | None)
+        and isinstance(xet_hash, str | None)
+    ):
+        raise ValueError(f"a file of {(size, blob_id, lfs_sha256, lfs_size, xet_hash)!r}")
+    return ListedFile(size, blob_id, lfs_sha256, None if lfs_sha256 is None else lfs_size, xet_hash)
+
+
+def require_credible(paths: Iterable[str]) -> None:
+    """Raise if a path on disk is none that would be taken from a Hub.
+
+    Raises:
+        ValueError: It is no text, or in too many folders.
+    """
+    for path in paths:
+        if path.count("/") > MOST_FOLDERS or not (path.isascii() or is_encodable(path)):
+            raise ValueError(f"a path of {path[:200]!r}")
 
 
 def pack(file: ListedFile) -> PackedFile:

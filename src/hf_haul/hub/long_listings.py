@@ -15,8 +15,7 @@ from itertools import islice
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
-from hf_haul.hub.file_listing import FileListing, pack
-from hf_haul.hub.metadata import ListedFile
+from hf_haul.hub.file_listing import FileListing, kept_file, pack, require_credible
 from hf_haul.storage.placing import discard
 
 __all__ = ["FORMAT", "read_long", "write_long"]
@@ -89,6 +88,7 @@ def read_long(path: str) -> FileListing | None:
             kept = json.load(file, object_pairs_hook=_made)
         files = kept["files"] if kept.get("format_version") == FORMAT else None
         listing = None if files is None else FileListing.of_packed(files)
+        require_credible(() if files is None else files)
         return None if listing is None or listing.has_redacted() else listing
     except FileNotFoundError:
         return None
@@ -102,7 +102,7 @@ def _made(pairs: list[tuple[str, Any]]) -> Any:
     found = dict(pairs)
     # Not a file of this name, which would be packed by now.
     if isinstance(found.get("blob_id"), str):
-        file = ListedFile(
+        file = kept_file(
             found["size"],
             found["blob_id"],
             found.get("lfs_sha256"),

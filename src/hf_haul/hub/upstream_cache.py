@@ -14,7 +14,7 @@ from typing import Any, Final
 from huggingface_hub import constants, file_download
 
 from hf_haul.config import MiB
-from hf_haul.hub.file_listing import FileListing
+from hf_haul.hub.file_listing import FileListing, kept_file, require_credible
 from hf_haul.hub.long_listings import FORMAT, read_long, write_long
 from hf_haul.hub.metadata import FileMetadata, ListedFile
 from hf_haul.hub.repository import Repository
@@ -111,7 +111,14 @@ def read_tree(folder: str, commit: str) -> Mapping[str, ListedFile] | None:
     if _tree_cache() is not None and _is_long(path):
         return read_long(path)
     entries = _cached_entries(folder, commit)
-    return None if entries is None else {path: _to_listed_file(entry) for path, entry in entries.items()}
+    if entries is None:
+        return None
+    try:
+        require_credible(entries)
+        return {path: _to_listed_file(entry) for path, entry in entries.items()}
+    except ValueError as error:
+        logger.warning("Ignoring the cached listing %s, which is no Hub's: it has %s", path, error)
+        return None
 
 
 def read_tree_entry(folder: str, commit: str, path: str) -> ListedFile | None:
@@ -123,7 +130,11 @@ def read_tree_entry(folder: str, commit: str, path: str) -> ListedFile | None:
         path: The file.
     """
     entry = (_cached_entries(folder, commit) or {}).get(path)
-    return None if entry is None else _to_listed_file(entry)
+    try:
+        return None if entry is None else _to_listed_file(entry)
+    except ValueError as error:
+        logger.warning("Ignoring what %s says of %s: %s", _tree_path(folder, commit), path, error)
+        return None
 
 
 def _is_long(path: str) -> bool:
@@ -137,7 +148,11 @@ def _cached_entries(folder: str, commit: str) -> Mapping[str, Any] | None:
     cache = _tree_cache()
     if cache is None or not os.path.isfile(_tree_path(folder, commit)):
         return None  # whatever huggingface_hub still has in memory: somebody dropped it
-    entries: Mapping[str, Any] | None = cache.read_tree_cache(folder, commit)
+    try:
+        entries: Mapping[str, Any] | None = cache.read_tree_cache(folder, commit)
+    except (TypeError, ValueError, AttributeError) as error:  # it takes the types on trust
+        logger.warning("Ignoring the cached listing %s: %s", _tree_path(folder, commit), error)
+        return None
     _evict_old_trees(cache)
     return entries
 
@@ -155,7 +170,7 @@ def _evict_old_trees(cache: Any) -> None:
 
 
 def _to_listed_file(entry: Any) -> ListedFile:
-    return ListedFile(entry.size, entry.blob_id, entry.lfs_sha256, entry.lfs_size, entry.xet_hash)
+    return kept_file(entry.size, entry.blob_id, entry.lfs_sha256, entry.lfs_size, entry.xet_hash)
 
 
 def missing_in_tree(

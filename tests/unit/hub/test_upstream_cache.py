@@ -88,3 +88,45 @@ def test_a_cache_folder_answers_symlinks_as_huggingface_hub_does(
     assert folder.root == str(tmp_path / "models--org--name")
     assert not folder.symlinks
     assert folder.share is None
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"size": None}, {"size": "7"}, {"size": -1}, {"size": 1.5}, {"size": float("nan")}, {"size": True},
+        {"size": 1 << 63}, {"lfs_size": None}, {"lfs_size": -1}, {"lfs_sha256": 5}, {"lfs_sha256": [1]},
+        {"xet_hash": 5},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_kept_listing_that_no_hub_would_send_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, object], is_long: bool
+) -> None:
+    if is_long:
+        monkeypatch.setattr(upstream_cache, "_BYTES_IN_MEMORY", 1)
+    right = {"size": 9, "blob_id": SHA, "lfs_sha256": SHA256, "lfs_size": 9}
+    keep(tmp_path, {"a": right})
+    assert upstream_cache.read_tree(str(tmp_path), SHA) == {"a": ListedFile(9, SHA, SHA256, 9)}
+    keep(tmp_path, {"a": right | wrong, "b": right})
+    assert upstream_cache.read_tree(str(tmp_path), SHA) is None
+    assert upstream_cache.read_tree_entry(str(tmp_path), SHA, "a") is None
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize("path", ["a\ud800", "a/" * 2000 + "a"], ids=["no text", "deep"])
+def test_a_kept_listing_with_paths_that_no_hub_would_send_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, is_long: bool
+) -> None:
+    if is_long:
+        monkeypatch.setattr(upstream_cache, "_BYTES_IN_MEMORY", 1)
+    keep(tmp_path, {path: {"size": 9, "blob_id": SHA}})
+    assert upstream_cache.read_tree(str(tmp_path), SHA) is None
+
+
+def keep(folder: Path, files: dict[str, dict[str, object]]) -> None:
+    """Keep a listing as huggingface_hub does, which looks at nothing of it."""
+    importlib.import_module("huggingface_hub._tree_cache")._IN_MEMORY_TREE_CACHE.clear()
+    (folder / "trees").mkdir(exist_ok=True)
+    text = json.dumps({"format_version": 1, "files": files})
+    (folder / "trees" / f"{SHA}.json").write_text(text, encoding="utf-8")
