@@ -148,7 +148,13 @@ def _create(
 
 
 def _begin(path: str | Path, key: str, size: int, fd: int, *, sequential: bool, uri: str) -> StagedFile:
-    staged = StagedFile(path, key, size, fd, sequential=sequential)
+    try:
+        staged = StagedFile(path, key, size, fd, sequential=sequential)
+    except BaseException:  # without memory, for instance; nobody else knows of the file
+        os.close(fd)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
     staged.uri = uri
     try:
         staged.take_over()

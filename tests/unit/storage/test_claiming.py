@@ -51,6 +51,24 @@ def test_a_new_claim_is_made_at_once_where_nothing_is_in_its_way(tmp_path: Path)
     again.close()
 
 
+@pytest.mark.parametrize("make", [claim, claim_new])
+def test_without_memory_for_a_new_staged_file_nothing_is_left_open_or_behind(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+
+    def no_memory(path: Any, key: str, size: int, fd: int, **_: Any) -> StagedFile:
+        given.append(fd)
+        raise MemoryError
+
+    monkeypatch.setattr(claiming, "StagedFile", no_memory)
+    with pytest.raises(MemoryError):
+        make(tmp_path, "etag", SIZE)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(given[0])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_was_let_go_is_resumed_with_all_it_had(tmp_path: Path) -> None:
     staged = claim(tmp_path, "etag", SIZE)
     put(staged, 0, 300)
