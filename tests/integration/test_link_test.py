@@ -82,6 +82,15 @@ def test_where_each_connection_brings_the_same_the_most_are_the_best(
     assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 
+def test_no_more_connections_are_tried_than_a_download_may_use(
+    served: ServedRepo, remote: RemoteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HAUL_MAX_CONNECTIONS", "3")
+    served.hub.faults.add(Trickle(PACE), kind="cdn", times=None)
+    report = measure_link(remote, max_seconds=3.0)
+    assert [sample.connections for sample in report.samples] == [1, 2, 3]
+
+
 def test_it_ends_when_the_bytes_have_come_that_it_may_fetch(served: ServedRepo, remote: RemoteFile) -> None:
     report = measure_link(remote, max_bytes=20 << 20, max_seconds=60.0)
     assert report.stopped == "the byte limit was reached"

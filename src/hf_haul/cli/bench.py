@@ -75,8 +75,7 @@ def add_bench(commands: Any) -> None:
         "--max-connections",
         type=read_count,
         metavar="N",
-        default=32,
-        help="at the most; default: %(default)s",
+        help="at the most; default: as many as downloads may use (HF_HAUL_MAX_CONNECTIONS)",
     )
     parser.add_argument(
         "--max-bytes", type=read_size, metavar="SIZE", default="2GB", help="to fetch; default: %(default)s"

@@ -94,7 +94,7 @@ def largest_file(repository: Repository, revision: str | None, path: str | None 
 def measure_link(
     remote: RemoteFile,
     *,
-    most_connections: int = 32,
+    most_connections: int | None = None,
     max_bytes: int = 2 * 10**9,
     max_seconds: float = 30.0,
     max_bandwidth: float | str | None = None,
@@ -107,7 +107,7 @@ def measure_link(
 
     Args:
         remote: The file.
-        most_connections: Connections at the most.
+        most_connections: Connections at the most; ``None`` for as many as a download may use.
         max_bytes: Bytes to fetch at the most, but for what is under way; shared out evenly, so that a fast
             link needs more of them.
         max_seconds: Seconds at the most.
@@ -120,6 +120,8 @@ def measure_link(
     """
     began = time.monotonic()
     settings = Settings.from_environment()
+    if most_connections is None:
+        most_connections = settings.max_concurrent_downloads
     with ParallelDownloadManager(
         most_connections,
         settings=settings,

@@ -71,7 +71,7 @@ def test_the_file_of_a_repository_is_found(asked: dict[str, Any], line: str, fil
 def test_bounds_are_handed_on(asked: dict[str, Any]) -> None:
     cli.main(["bench", "org/m"])
     assert asked["options"] == {
-        "most_connections": 32, "max_bytes": 2_000_000_000, "max_seconds": 30.0, "max_bandwidth": None,
+        "most_connections": None, "max_bytes": 2_000_000_000, "max_seconds": 30.0, "max_bandwidth": None,
         "events": None,
     }  # fmt: skip
     cli.main(

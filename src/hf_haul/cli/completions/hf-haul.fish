@@ -181,7 +181,7 @@ complete -c hf-haul -n '_shtab_hf_haul_using bench' -l repo-type -l type -xka "m
 complete -c hf-haul -n '_shtab_hf_haul_using bench' -l revision -x -d 'branch, tag, refs/pr/N or commit; default: main'
 complete -c hf-haul -n '_shtab_hf_haul_using bench' -l token -x -d 'default: the stored one'
 complete -c hf-haul -n '_shtab_hf_haul_using bench' -s H -l header -x -d 'sent to the URL'"'"'s own origin only; repeatable'
-complete -c hf-haul -n '_shtab_hf_haul_using bench' -l max-connections -x -d 'at the most; default: 32'
+complete -c hf-haul -n '_shtab_hf_haul_using bench' -l max-connections -x -d 'at the most; default: as many as downloads may use (HF_HAUL_MAX_CONNECTIONS)'
 complete -c hf-haul -n '_shtab_hf_haul_using bench' -l max-bytes -x -d 'to fetch; default: 2GB'
 complete -c hf-haul -n '_shtab_hf_haul_using bench' -l max-seconds -x -d 'default: 30'
 complete -c hf-haul -n '_shtab_hf_haul_using bench' -l max-bandwidth -x -d 'over all connections'
