@@ -63,7 +63,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="TEXT",
-        help=f"only those rows of {', '.join((READS, *LONG))} that have this in their name",
+        help=f"only those rows of {', '.join((READS, *LONG))} that are called this, or else have it in their name",
     )
     parser.add_argument(
         "--no-peers", action="store_true", help=f"leave huggingface_hub's filesystem out of {READS}"

@@ -26,7 +26,7 @@ ADAPTIVE: Final = "hf-haul, adaptive"
 
 def needs(options: Options) -> list[str]:
     """The repositories of the rows that the options name."""
-    return [repo for name, (_, repo, _, _) in _WORKS.items() if options.wants(f"fixed-{name}")]
+    return [repo for name, (_, repo, _, _) in _WORKS.items() if options.wants(f"fixed-{name}", _NAMES)]
 
 
 def bench(rig: Rig) -> list[Result]:
@@ -37,7 +37,7 @@ def bench(rig: Rig) -> list[Result]:
     return [
         _row(rig, f"fixed-{name}", *work)
         for name, work in _WORKS.items()
-        if f"fixed-{name}" not in rig.missing and rig.options.wants(f"fixed-{name}")
+        if f"fixed-{name}" not in rig.missing and rig.options.wants(f"fixed-{name}", _NAMES)
     ]
 
 
@@ -48,6 +48,7 @@ _WORKS: Final[Mapping[str, tuple[str, str, str, Callable[[Rig, str, str], Tool]]
     "large-paced": ("one file of 1 GiB at 20 MB/s per connection", "bench/half", "paced", Rig.haul),
     "mixed": ("1 GiB, 8 x 100 MiB and 1,000 x 20 KiB at 20 MB/s per connection", "bench/mixed", "paced", Rig.manager),
 }  # fmt: skip
+_NAMES: Final = tuple(f"fixed-{name}" for name in _WORKS)
 
 
 def _row(

@@ -124,12 +124,12 @@ class _Work:
 
 def needs(options: Options) -> list[str]:
     """The repositories of the rows that the options name."""
-    return [row.repo for row in ROWS if options.wants(row.name)]
+    return [row.repo for row in ROWS if options.wants(row.name, _NAMES)]
 
 
 def bench(rig: Rig) -> list[Result]:
     """Run the rows, or those that the options name."""
-    rows = [row for row in ROWS if rig.options.wants(row.name)]
+    rows = [row for row in ROWS if rig.options.wants(row.name, _NAMES)]
     for mechanism in dict.fromkeys(row.mechanism for row in rows if row.mechanism != "sequential-resume"):
         rig.require_switch(mechanism)
     if any(row.mechanism == "attributes" for row in rows) and not _keeps_attributes(rig.folder):
@@ -285,3 +285,4 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("attributes", "killed-no-locks", tls=False, connections=1),
     *_grid("sequential-resume", "killed"),
 )
+_NAMES: Final = tuple(row.name for row in ROWS)

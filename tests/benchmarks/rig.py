@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -92,9 +92,15 @@ class Options:
     src: Path = ROOT / "src"
     as_is: bool = False
 
-    def wants(self, row: str) -> bool:
-        """Whether a row of pairs or reads is to be measured."""
-        return not self.rows or any(text in row for text in self.rows)
+    def wants(self, row: str, rows: Iterable[str]) -> bool:
+        """Whether a row is to be measured: it is named, or has in its name what names none.
+
+        Args:
+            row: Its name.
+            rows: The names of all rows of its module.
+        """
+        named = set(rows)
+        return not self.rows or any(text == row or (text not in named and text in row) for text in self.rows)
 
 
 class Rig:

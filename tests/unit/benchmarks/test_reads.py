@@ -26,7 +26,7 @@ def test_every_row_has_a_reader_and_files_to_read_and_every_reader_and_file_a_ro
 
 
 def test_rows_can_be_chosen_by_a_part_of_their_names() -> None:
-    assert [row.what for row in ROWS if Options(rows=["parquet-"]).wants(row.name)] == [
+    assert [row.what for row in ROWS if Options(rows=["parquet-"]).wants(row.name, [])] == [
         "parquet_columns",
         "parquet_all",
     ]

@@ -58,9 +58,16 @@ def test_what_a_module_needs_can_be_made_and_is_only_that_of_chosen_rows(
 def test_rows_can_be_chosen_by_a_part_of_their_names() -> None:
     name = Row("eyeballs", "dead-address", tls=True, connections=16).name
     assert name == "eyeballs-dead-address-tls-16"
-    assert Options().wants(name)
-    assert Options(rows=["thrift", "address-tls"]).wants(name)
-    assert not Options(rows=["thrift"]).wants(name)
+    assert Options().wants(name, [name])
+    assert Options(rows=["thrift", "address-tls"]).wants(name, [name])
+    assert not Options(rows=["thrift"]).wants(name, [name])
+
+
+def test_a_row_that_is_named_is_chosen_alone() -> None:
+    assert "fixed-small-far" in {f"fixed-{name}" for name in bench_fixed._WORKS}
+    rows = ["fixed-small", "fixed-small-far", "fixed-large"]
+    for chosen, expected in (("fixed-small", rows[:1]), ("small", rows[:2]), ("fixed", rows)):
+        assert [row for row in rows if Options(rows=[chosen]).wants(row, rows)] == expected
 
 
 def test_pairs_are_of_runs_of_one_round() -> None:
