@@ -139,6 +139,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     from hf_haul.localhub.sharing import require_token  # needs the extra "serve"
 
     try:
+        if arguments.keyfile is not None and arguments.certfile is None:  # it would serve plain http
+            raise ValueError(
+                "--keyfile is the key of a certificate, and there is none: name it with --certfile"
+            )
         token = _serve_token(arguments)
         require_token(arguments.host, token, allow_anyone=arguments.allow_anyone)
     except ValueError as error:

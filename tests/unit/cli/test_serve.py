@@ -164,6 +164,14 @@ def test_serve_refuses_what_cannot_be_meant(
     assert said in capsys.readouterr().err
 
 
+def test_a_key_without_a_certificate_does_not_end_in_plain_http(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hf_haul.localhub, "serve", lambda *_, **__: pytest.fail("it served"))
+    assert cli.main(["serve", "models", "--keyfile", "lab.key"]) == 2
+    assert "name it with --certfile" in capsys.readouterr().err
+
+
 def test_serve_names_a_certificate_that_it_cannot_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
