@@ -74,7 +74,7 @@ def _cached_repos(path: Path) -> Iterator[tuple[Path, str, str]]:
 
 def _folder_repos(path: Path) -> Iterator[tuple[Path, str, str]]:
     if any(child.is_file() and not child.name.startswith(".") for child in path.iterdir()):
-        yield path, "/".join(path.parts[-2:]), "model"
+        yield path, "/".join(path.relative_to(path.anchor).parts[-2:]), "model"
         return
     for top_name, top in _subfolders(path, path):
         kind = _PLURALS.get(top_name)

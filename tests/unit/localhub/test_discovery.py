@@ -43,6 +43,14 @@ def test_repositories_are_found_by_their_layout(
     assert all(repo.private for repo in found)
 
 
+def test_a_repository_right_below_the_root_has_a_name_of_one_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "model" / "config.json")
+    monkeypatch.setattr(Path, "anchor", f"{tmp_path}/")  # as if /model were served, as in a container
+    assert [repo.key for repo in find_repos(tmp_path / "model")] == [("model", "model")]
+
+
 def test_a_folder_shows_no_hidden_files_and_nothing_that_links_lead_to(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
