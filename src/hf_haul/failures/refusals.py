@@ -202,6 +202,12 @@ def _of_status(status: int, url: str, headers: Mapping[str, str]) -> Failure:
             f"{source} is rate-limiting requests (429)",
             f"Run it again {when}; with a token, a Hub takes more",
         )
+    if status == 507:
+        return Failure(
+            FailureKind.NETWORK,
+            f"{source} has no room for {shown} (507)",
+            "It says so itself: whoever runs it can make room, or allow it more",
+        )
     if status >= 500 or status in {408, 425}:
         return Failure(FailureKind.NETWORK, f"{source} is unavailable or overloaded ({status})", RUN_AGAIN)
     return Failure(FailureKind.OTHER, f"{shown} was refused ({status})")

@@ -262,7 +262,10 @@ class Fetches:
             root = os.path.basename(folder.root)
             if not self._kept.make_room(root, f"{commit}/{name}", metadata.size):
                 raise Refusal(
-                    507, f"{name} of {repo_id} is larger than what this server may keep", "DiskFull"
+                    507,
+                    f"{name} of {repo_id} has {metadata.size} bytes, and this server may keep {self._kept.most}"
+                    " (--max-size)",
+                    "DiskFull",
                 )
             try:
                 folder.prepare()

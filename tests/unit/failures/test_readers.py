@@ -140,6 +140,12 @@ CASES = [
     ),
     pytest.param(refused(403), K.DENIED, f"{API} may not be read (403)", id="forbidden"),
     pytest.param(refused(429), K.NETWORK, "https://hub.test is rate-limiting requests (429)", id="429"),
+    pytest.param(
+        errors.HttpStatusError("a: said 507", status=507, url=f"{HUB}/a.bin"),
+        K.NETWORK,
+        "https://hub.test has no room for https://hub.test/a.bin (507)",
+        id="507",
+    ),
     pytest.param(refused(503), K.NETWORK, "https://hub.test is unavailable or overloaded (503)", id="503"),
     pytest.param(refused(418), K.OTHER, f"{API} was refused (418)", id="another status"),
     pytest.param(
