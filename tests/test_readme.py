@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import subprocess
@@ -223,3 +224,13 @@ def test_the_figures_are_of_benchmarks_that_can_be_run() -> None:
 )
 def test_a_link_leads_somewhere(page: str, target: str) -> None:
     assert ((ROOT / page).parent / target).exists()
+
+
+def test_the_arguments_that_only_we_have_are_all_named() -> None:
+    ours = set(inspect.signature(hf_haul.snapshot_download).parameters)
+    theirs = set(inspect.signature(huggingface_hub.snapshot_download).parameters)
+    (said,) = re.findall(
+        r"^Arguments that huggingface_hub does not have: (.*?)\.$", README, re.DOTALL | re.MULTILINE
+    )
+    named = re.findall(r"`(\w+)`", said)  # a value of one is in quotes, too
+    assert sorted(named) == sorted(ours - theirs)
