@@ -28,8 +28,13 @@ class StandInAgent:
         self.begun = threading.Event()
         self.over = threading.Event()
         self.cancelled = False
+        self.needed: Callable[[], bool] = lambda: False
         self.closed = threading.Event()
         self.error: BaseException | None = None
+
+    @property
+    def is_needed(self) -> bool:
+        return self.needed()
 
     def start(self) -> str:
         return f"http://{self.host}:1/{self.order.node}"

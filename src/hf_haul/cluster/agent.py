@@ -207,6 +207,11 @@ class NodeAgent:
             self._linger(time.monotonic() + linger, absent_too=absent_too, told=on_linger)
         return result
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether another node is at its files still, and may ask for some of what is here."""
+        return bool(self._job.pending(absent_too=False))
+
     def _fetch(self, members: Mapping[str, str]) -> NodeResult:
         """Bring the files here; return what came of it."""
         error: Exception | None = None

@@ -1,7 +1,8 @@
 """What is done on a worker, whatever scheduler it belongs to: start a node's agent, run it, end it.
 
 An agent outlives its run: who joins late, or comes back, gets its bytes from those that have them, until the
-job is over. Nobody has to come and end it: it ends by itself a while after its run, and with its worker.
+job is over. Nobody has to come and end it: it ends by itself a while after all nodes have their files, and
+with its worker.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ __all__ = ["NodeOrder", "begin_node", "end_nodes", "make_agent", "pack_plan", "r
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which an agent serves others after its run, at the least, and for which it waits to be run,
-#: where nobody ends it: who started it is gone.
+#: Seconds for which an agent that nobody ends goes on after its run, at the least, once the other nodes have
+#: all of their files; and for which it waits to be run. Who started it may be gone.
 _ABANDONED_SECONDS, _UNUSED_SECONDS = 120.0, 3600.0
 #: Jobs that are over and are remembered, for tasks that come too late.
 _MOST_OVER: Final = 1000
@@ -230,14 +231,15 @@ def run_node(job_id: str, node: str, members: Mapping[str, str]) -> NodeResult:
 
 
 def _end_abandoned(node: _LocalNode) -> None:
-    """End a node that nobody runs, or that nobody ends after its run."""
-    unused, was_done = 0.0, False
+    """End a node that nobody runs; or that nobody ends after its run, once no other node needs it either."""
+    unused, was_idle = 0.0, False
     while not node.ended.wait(_ABANDONED_SECONDS):
         unused += _ABANDONED_SECONDS
-        if was_done or (node.result is None and unused >= _UNUSED_SECONDS):
+        is_idle = node.result is not None and node.result.done() and not node.agent.is_needed
+        if (was_idle and is_idle) or (node.result is None and unused >= _UNUSED_SECONDS):
             _end(_local_nodes.pop(lambda _, each: each is node), cancel=False)
             return
-        was_done = node.result is not None and node.result.done()
+        was_idle = is_idle
 
 
 def end_nodes(*, job_id: str | None = None, owner: Hashable = None, cancel: bool) -> None:

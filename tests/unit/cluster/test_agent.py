@@ -226,6 +226,17 @@ def test_it_waits_for_who_was_counted_on_and_no_longer_than_it_is_told(
     assert 0.5 <= time.monotonic() - began < 5.0
 
 
+def test_it_is_needed_while_another_node_is_at_its_files(made: list[NodeAgent], tmp_path: Path) -> None:
+    one = agent(made, tmp_path, replace(PLAN, selection=()))
+    one.start()
+    assert one.run({}).error is None
+    assert not one.is_needed
+    one._job.note_state("n1", {"name": "n1", "version": 0, "plan": None})  # it is preparing
+    assert one.is_needed
+    one._job.note_gone("n1", "nobody listens there")
+    assert not one.is_needed
+
+
 def test_who_is_gone_is_not_waited_for(made: list[NodeAgent], tmp_path: Path) -> None:
     node = agent(made, tmp_path, replace(PLAN, selection=(), nodes=("n0", "n1")))
     began = time.monotonic()

@@ -114,6 +114,26 @@ def test_an_agent_whose_coordinator_is_gone_ends_by_itself(
     assert agents.made[0].closed.wait(20)
 
 
+def test_an_agent_whose_bytes_another_node_needs_goes_on_for_as_long(
+    agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it that the other one is slow, or that its worker was started again."""
+    looks: list[bool] = []
+
+    def needed() -> bool:
+        looks.append(not agents.made[0].closed.is_set())
+        return len(looks) < 6
+
+    monkeypatch.setattr(node_work, "_ABANDONED_SECONDS", 0.01)
+    agents.on_make = lambda agent: setattr(agent, "needed", needed)
+    one = order()
+    begin(one)
+    agents.made[0].finish()
+    run_node(one.job_id, "a", MEMBERS)
+    assert agents.made[0].closed.wait(20)
+    assert looks == [True] * 7, "it was looked at once more after nobody needed it"
+
+
 def test_an_agent_that_nobody_runs_ends_by_itself(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_work, "_ABANDONED_SECONDS", 0.02)
     monkeypatch.setattr(node_work, "_UNUSED_SECONDS", 0.06)
