@@ -316,7 +316,8 @@ class Fetches:
         fetch.handle.wait()  # it is told of a moment before it is over
         folder, pointer = os.path.basename(destination.folder.root), f"{fetch.commit}/{fetch.name}"
         if fetch.handle.errors():
-            self.failed += 1
+            with self._lock:
+                self.failed += 1
             self._kept.give_up(folder, pointer)
         else:
             came = fetch.handle.progress().bytes_transferred > 0
