@@ -33,26 +33,37 @@ class Backlog:
         ranks: Their places in the order of the plan.
         nbytes: Bytes of them, as far as known.
         task: Makes the task of a file.
+
+    Attributes:
+        at: How many were taken out, and the bytes of those that are left, as far as known.
     """
 
     def __init__(self, ranks: Sequence[int], nbytes: int, task: Callable[[int], DownloadTask]) -> None:
-        self.nbytes = nbytes
+        self.at = 0, nbytes
         self._ranks = ranks
         self._task = task
-        self._next = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of those that are left, as far as known."""
+        return self.at[1]
 
     def __len__(self) -> int:
-        return len(self._ranks) - self._next
+        return len(self._ranks) - self.at[0]
 
     def __iter__(self) -> Iterator[int]:
         """Yield the ranks of those that are left."""
-        return iter(self._ranks[self._next :])
+        return iter(self._ranks[self.at[0] :])
+
+    def peek(self) -> tuple[DownloadTask, tuple[int, int]]:
+        """Make the task of the first; return it with what ``at`` is once that is taken out."""
+        number, nbytes = self.at
+        task = self._task(self._ranks[number])
+        return task, (number + 1, nbytes - (task.size or 0))
 
     def take(self) -> DownloadTask:
         """Make the task of the first, and take it out."""
-        task = self._task(self._ranks[self._next])
-        self._next += 1
-        self.nbytes -= task.size or 0
+        task, self.at = self.peek()
         return task
 
 
@@ -88,14 +99,16 @@ class Lane:
 
     def push(self, task: DownloadTask) -> None:
         """Put a file into its place."""
+        nbytes = self._nbytes + (task.size or 0)
         heapq.heappush(self._heap, task)
-        self._nbytes += task.size or 0
+        self._nbytes = nbytes
 
     def first(self) -> DownloadTask | None:
         """Return the file that goes first; ``None`` if there is none."""
         if self._backlog and self._front is None:
-            self._front = self._backlog.take()
-            self.push(self._front)
+            task, rest = self._backlog.peek()
+            self.push(task)  # without memory this fails, as all before it; what follows needs none
+            self._front, self._backlog.at = task, rest
         return self._heap[0] if self._heap else None
 
     def pop(self, task: DownloadTask) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_haul.engine import lanes
 from hf_haul.engine.lanes import Backlog, Lane, lane_key
 from hf_haul.metrics import SMALL_FILE
 from hf_haul.task import DownloadPriority, DownloadTask
@@ -110,3 +111,21 @@ def test_the_lane_of_a_file_follows_its_priority_and_size(
     priority: DownloadPriority, size: int | None, lane: str
 ) -> None:
     assert lane_key(priority, size, HUB) == (lane, HUB)
+
+
+def test_a_file_keeps_its_place_where_there_is_no_memory_for_its_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(1, 2, 3)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(lanes.heapq, "heappush", refuse)
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                bench.lane.first()
+            assert (len(bench.lane), bench.lane.nbytes) == (3, 30)
+    assert [bench.take().file_path for _ in range(3)] == ["1", "2", "3"]
+    assert bench.lane.first() is None
+
+
+def refuse(*_: object) -> None:
+    raise MemoryError
