@@ -48,7 +48,7 @@ def _rebuild(kind: type[HaulError], args: tuple[Any, ...], state: dict[str, Any]
     """Make an error anew without its ``__init__``, whose parameters are not those of the base class."""
     error = kind.__new__(kind, *args)
     (OSError if isinstance(error, OSError) else Exception).__init__(error, *args)
-    error.__dict__.update(state)
+    error.__setstate__(state)
     return error
 
 
@@ -208,9 +208,18 @@ class HttpStatusError(TransferError):
         super().__init__(message)
         self.status = status
         self.url = url
-        self.headers: Mapping[str, str] = Headers({k.lower(): v for k, v in (headers or {}).items()})
+        self.headers: Mapping[str, str] = _in_any_case(headers or {})
         self.body = body
         self.sent_token = sent_token
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        """Take up what was pickled, by older versions too: plain headers, and no ``sent_token``."""
+        super().__setstate__({"sent_token": False, **(state or {})})
+        self.headers = _in_any_case(self.headers)
+
+
+def _in_any_case(headers: Mapping[str, str]) -> Headers:
+    return Headers({name.lower(): value for name, value in headers.items()})
 
 
 class CertificateError(TransferError):
