@@ -43,6 +43,7 @@ class Node:
         heard: Whether it has announced anything yet.
         pace: Bytes per second of a connection to it, as far as known.
         counted: Whether what it has counts as there.
+        slow: Whether it sends what it has, but so slowly that it does not count as there.
         rests_until: Until when it is left alone.
         failing: Whether that is too long to wait for what it has.
         stripes: How many it has sent.
@@ -50,14 +51,14 @@ class Node:
 
     __slots__ = (
         *("name", "have", "claims", "gone", "silent", "ended", "heard", "pace", "counted", "rests_until"),
-        *("stripes", "failing", "_failures", "_lies", "_wrong"),
+        *("slow", "stripes", "failing", "_failures", "_lies", "_wrong"),
     )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.have = 0
         self.claims: frozenset[int] = frozenset()
-        self.gone = self.silent = self.ended = self.heard = self.counted = False
+        self.gone = self.silent = self.ended = self.heard = self.counted = self.slow = False
         self.pace: float | None = None
         self.rests_until = 0.0
         self.failing = False
@@ -109,7 +110,8 @@ class KnownNodes:
 
     Attributes:
         ring: The nodes that may be asked, from this one's place on.
-        slow: Those that may be asked if there is nothing else to do.
+        slow: Those that are not worth asking for what others have, too.
+        at_slow: What those have.
         available: What some of them has.
         twice: What two or more of them have.
         claimed: What any node is fetching from the origin.
@@ -124,13 +126,15 @@ class KnownNodes:
         self._nodes: dict[str, Node] = {}
         self._claims: Counter[int] = Counter()
         self.ring: list[Node] = []
-        self.available, self.twice, self.claimed = (Bitmap(stripes.count) for _ in range(3))
+        self.available, self.twice, self.claimed, self.at_slow = (Bitmap(stripes.count) for _ in range(4))
         self.slow: list[Node] = []
         #: Those that fetch nothing for others: gone, silent, ended, distrusted, failing, or lagging.
         self._unfit: set[str] = set()
         self.orphans = Bitmap(stripes.count)
         # Which of them are this node's, as far as looked.
         self._judged, self._inherited = Bitmap(stripes.count), Bitmap(stripes.count)
+        # Which this node is to take from slow ones before others, as far as looked.
+        self._ranked, self._first = Bitmap(stripes.count), Bitmap(stripes.count)
         self.lagging: frozenset[str] = frozenset()
         self._failing: set[str] = set()
         self.pace: float | None = None
@@ -170,6 +174,8 @@ class KnownNodes:
             self._regroup()
         elif node.counted:
             self._add_available(new & ~old)
+        elif node.slow:
+            self.at_slow.replace(self.at_slow.bits | new)
         self._update(node)
 
     def _note_claims(self, node: Node, claims: Collection[int]) -> None:
@@ -256,6 +262,14 @@ class KnownNodes:
                 node.failing = False
                 self._update(node)
 
+    def note_late(self, node: Node, pace: float) -> None:
+        """Note that a stripe has been under way for long from a node: it comes at no more than this pace."""
+        # One that is known not to be slow may be held up for a moment, and slow is who is slower than others.
+        if node.stripes < _MEASURED and self.pace is not None:
+            node.stripes = _MEASURED
+            node.pace = pace if node.pace is None else min(node.pace, pace)
+            self._update(node)
+
     def note_lagging(self, names: frozenset[str]) -> None:
         """Note whose stripes would come much later than those of others."""
         changed, self.lagging = names ^ self.lagging, names
@@ -281,15 +295,27 @@ class KnownNodes:
                 self.orphans.replace(self.orphans.bits ^ self._stripes.homes(place))
             self._judged.replace(0)
             self._inherited.replace(0)
-        if node.counted == self._counts(node):
-            return
-        if node.counted:
+            self._ranked.replace(0)
+            self._first.replace(0)
+        if self._counts(node):
+            if not node.counted:
+                node.counted = True
+                bisect.insort(self.ring, node, key=self._place_in_ring)
+                self._add_available(node.have)
+        elif node.counted:
             self._regroup()
-            return
-        node.counted = True
-        bisect.insort(self.ring, node, key=self._place_in_ring)
-        self._add_available(node.have)
-        self.slow = [each for each in self.slow if each is not node]
+        if node.slow != _is_slow(node):
+            self._regroup_slow()
+
+    def _regroup_slow(self) -> None:
+        bits = 0
+        for node in self._nodes.values():
+            node.slow = _is_slow(node)
+            bits |= node.have if node.slow else 0
+        self.slow = [node for node in self._nodes.values() if node.slow]
+        self.at_slow.replace(bits)
+        self._ranked.replace(0)
+        self._first.replace(0)
 
     def _place_in_ring(self, node: Node) -> tuple[bool, str]:
         return node.name < self._me, node.name
@@ -306,7 +332,7 @@ class KnownNodes:
         for node in self._nodes.values():
             node.counted = self._counts(node)
         self.ring = sorted((n for n in self._nodes.values() if n.counted), key=self._place_in_ring)
-        self.slow = [n for n in self._nodes.values() if n.alive and not n.distrusted and not n.counted]
+        self._regroup_slow()
         for node in self.ring:
             bits = node.have
             twice |= there & bits
@@ -347,6 +373,33 @@ class KnownNodes:
     def is_heir(self, stripe: int) -> bool:
         """Return whether this node comes first of those who take over a stripe."""
         return next(self.stand_ins(stripe), None) == self._me
+
+    def to_take_first(self, among: int, base: int, length: int) -> int:
+        """Return a bitmap of the stripes that this node takes before others, where only slow nodes have them.
+
+        Args:
+            among: Bitmap of the stripes to look at.
+            base: The stripe that is bit 0.
+            length: How many bits there are.
+        """
+        for bit in numbers_in(among & ~self._ranked.window(base, length)):
+            self._ranked.add(base + bit)
+            if (
+                next((name for name in self.stand_ins(base + bit) if not self.is_slow(name)), None)
+                == self._me
+            ):
+                self._first.add(base + bit)
+        return among & self._first.window(base, length)
+
+    def is_slow(self, name: str) -> bool:
+        """Return whether a node is known to be slow."""
+        node = self._nodes.get(name)
+        return node is not None and node.slow
+
+
+def _is_slow(node: Node) -> bool:
+    """Return whether a node sends what it has, but so slowly that it does not count as there."""
+    return node.alive and not (node.distrusted or node.failing or node.counted)
 
 
 def averaged(before: float | None, latest: float) -> float:

@@ -1,5 +1,7 @@
 """Which stripe a node fetches next, and from whom: the policy of a job, as one of its nodes sees it.
 
+Long because it is one order of choices, to be read from one end to the other.
+
 Each node decides for itself, by what the others announce: what they have, what they fetch from the origin at
 the moment (their *claims*), and whether they are done. In this order:
 
@@ -10,10 +12,13 @@ the moment (their *claims*), and whether they are done. In this order:
 3. Stripes whose home is gone, silent, or ended: they go to the first one left in an order that each stripe
    has of its own, so that one node fetches them and not all.
 4. Stripes whose home *lags*: by its pace it ends much later than half of the homes. They are taken from the
-   last to the first, as it goes on from the first to the last. What only such a node has counts as not there.
-   And a node that has none of its own left takes some of whoever would end last, rather than idle.
-5. If there is nothing else to do: what only a slow node has, and what is under way for long already, from
-   where it is had faster.
+   last to the first, as it goes on from the first to the last. And a node that has none of its own left takes
+   some of whoever would end last, rather than idle.
+5. If there is nothing else to do: what is under way for long already, from where it is had faster.
+
+What only a *slow* node has, one that sends slowly or lags, each node takes over one connection, and of each
+stripe only the first one left in its order: the others have it from that one. So what the slow node can send
+goes once around, and the origin need not send it again.
 
 Nobody takes a stripe that a live node claims, but for that end. And nobody waits for ever: who has been idle
 for a while takes the place of a node before it in a stripe's order.
@@ -45,6 +50,8 @@ _CONNECTIONS: Final = 2
 #: stripes come at the same time, in the end, and nobody has anything to give to others before: with 200 nodes
 #: and five stripes for each it took 8.3 s and not 7.0 (tests/benchmarks/sim_swarm.py).
 _ORIGIN_CONNECTIONS: Final = 256
+#: Slow nodes that are asked at once, while there is something else to do.
+_SLOW_AT_ONCE: Final = 4
 #: A stripe is under way for long after so many times the usual seconds, and these seconds.
 _LONG, _LONG_SECONDS = 3.0, 1.0
 #: Seconds after which who is idle takes the place of whoever comes before it.
@@ -309,14 +316,15 @@ class Shares:
         if not wanted:
             return None
         there = at.of(self._nodes.available)
-        unclaimed = wanted & ~there & ~at.of(self._nodes.claimed)
+        unclaimed = wanted & ~there & ~at.of(self._nodes.at_slow) & ~at.of(self._nodes.claimed)
         own = 0
         if origin and self._place is not None:
             own = unclaimed & self.stripes.homes(self._place, at.base, at.length)
             asked = busy.get(None, 0)
             if own and (asked <= sum(busy.values()) - asked or not wanted & there):
                 return Choice(at.base + lowest(own), None)
-        found = self._from_node(at, wanted & there, busy, now)
+        found = self._from_slow(at, busy, now, most=_SLOW_AT_ONCE)
+        found = found or self._from_node(at, wanted & there, busy, now)
         if found is not None:
             return found
         if own:
@@ -379,13 +387,13 @@ class Shares:
                 found = self._help(at, now) or self._out_of_patience(at, now)
             if found is not None:
                 return found
-        stuck = self._stuck(at, under_way, now)
+        stuck, late = self._stuck(at, under_way, now)
         if not stuck:
             return None
         others = _Window(at.base, at.length, stuck)
         found = self._from_node(others, stuck & at.of(self._nodes.available), busy, now)
         if found is None and origin:
-            alone = stuck & ~at.of(self._nodes.available) & ~at.of(self._nodes.claimed)
+            alone = late & ~at.of(self._nodes.available) & ~at.of(self._nodes.claimed)
             mine = (bit for bit in numbers_in(alone) if self._nodes.is_heir(at.base + bit))
             bit = next((bit for bit in mine if None not in self._under_way.get(at.base + bit, ())), None)
             found = None if bit is None else Choice(at.base + bit, None)
@@ -393,10 +401,18 @@ class Shares:
             return None
         return Choice(found.stripe, found.node, hedge=True)
 
-    def _from_slow(self, at: _Window, busy: Mapping[str | None, int], now: float) -> Choice | None:
-        """Return a stripe that only a slow node has, unless somebody is to fetch it from the origin."""
+    def _from_slow(
+        self, at: _Window, busy: Mapping[str | None, int], now: float, *, most: int | None = None
+    ) -> Choice | None:
+        """Return a stripe that only slow nodes have, if it is for this node to take it, ``most`` at once."""
+        scarce = at.wanted & at.of(self._nodes.at_slow) & ~at.of(self._nodes.available)
+        mine = self._nodes.to_take_first(scarce, at.base, at.length) if scarce else 0
+        if not mine or (
+            most is not None and sum(busy.get(node.name, 0) > 0 for node in self._nodes.slow) >= most
+        ):
+            return None
         for node in self._nodes.slow:
-            has = at.wanted & ~at.of(self._nodes.orphans) & (node.have >> at.base)
+            has = mine & (node.have >> at.base)
             if has and not busy.get(node.name) and node.rests_until <= now:
                 return Choice(at.base + lowest(has), node.name)
         return None
@@ -405,7 +421,7 @@ class Shares:
         """Return a stripe of whoever would end last, where this node has none of its own left."""
         if self._mine is None or self._mine.ended_at is None:
             return None
-        there = at.of(self._nodes.available)
+        there = at.of(self._nodes.available) | at.of(self._nodes.at_slow)
         claimed = at.of(self._nodes.claimed)
         # What a laggard is fetching: one helper takes it as well.
         for name in self._nodes.lagging:
@@ -440,19 +456,25 @@ class Shares:
                 return Choice(stripe, None)
         return None
 
-    def _stuck(self, at: _Window, under_way: int, now: float) -> int:
-        """Return a bitmap of the stripes that are under way for long, or from a node that is slow."""
-        stuck = 0
+    def _stuck(self, at: _Window, under_way: int, now: float) -> tuple[int, int]:
+        """Return bitmaps of the stripes that are under way for long or from a slow node, and for long."""
+        stuck = late = 0
+        seconds = self._long()
         for bit in numbers_in(under_way):
             sources = self._under_way.get(at.base + bit)
             if sources is None or len(sources) > 1:
                 continue
             ((name, since),) = sources.items()
             node = None if name is None else self._nodes.get(name)
-            seconds = _LONG_SECONDS if self._seconds is None else max(_LONG_SECONDS, _LONG * self._seconds)
-            if now - since > seconds or (node is not None and not node.counted):
+            if now - since > seconds:
+                late |= 1 << bit
+            if node is not None and node.slow:
                 stuck |= 1 << bit
-        return stuck
+        return stuck | late, late
+
+    def _long(self) -> float:
+        """Return the seconds after which a stripe is under way for long."""
+        return _LONG_SECONDS if self._seconds is None else max(_LONG_SECONDS, _LONG * self._seconds)
 
     def waits_for(self) -> str:
         """Say what the files wait for while nothing is assigned."""
@@ -475,6 +497,12 @@ class Shares:
         if now - self._looked_at < _LOOK * max(1.0, len(self._homes) / _HOMES_LOOKED_AT):
             return
         self._looked_at = now
+        seconds = self._long()
+        for stripe, sources in self._under_way.items():
+            for name, since in sources.items():
+                node = None if name is None else self._nodes.get(name)
+                if node is not None and now - since > seconds:
+                    self._nodes.note_late(node, self.stripes.length(stripe) / (now - since))
         if self._mine is not None:
             self._mine.note(self._mine.count, self._own_under_way(), now)
         homes = {name: home for name, home in self._homes.items() if self._nodes.alive(name)}

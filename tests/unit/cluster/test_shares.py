@@ -191,7 +191,7 @@ def test_the_stripes_of_a_node_that_ended_with_an_error_are_fetched_by_others_bu
     ]
 
 
-def test_the_stripes_of_a_laggard_are_taken_from_the_last_to_the_first() -> None:
+def test_what_a_laggard_has_is_taken_from_it_and_its_other_stripes_from_the_last_to_the_first() -> None:
     rig = Rig(stripes=40, nodes=2)
     for _ in range(20):
         choice = rig.begin()
@@ -200,7 +200,7 @@ def test_the_stripes_of_a_laggard_are_taken_from_the_last_to_the_first() -> None
     rig.hear("n1", have=[1], claims=[3])
     rig.clock.advance(3.0)
     rig.hear("n1", have=[1], claims=[3])
-    assert [rig.begin(), rig.begin()] == [Choice(39, None), Choice(37, None)]
+    assert [rig.begin() for _ in range(3)] == [Choice(1, "n1"), Choice(39, None), Choice(37, None)]
 
 
 def test_a_home_at_the_pace_of_others_does_not_lag() -> None:
@@ -351,21 +351,41 @@ def test_who_has_been_idle_for_long_takes_what_nobody_brings() -> None:
     assert choice == Choice(1, None)
 
 
-def test_what_only_a_slow_node_has_is_asked_of_it_if_there_is_nothing_else_to_do() -> None:
+def test_what_only_a_slow_node_has_is_taken_from_it_by_one_node_each() -> None:
+    def taken_by(me: str, other: str) -> list[int]:
+        rig = Rig(stripes=60, me=me)
+        rig.hear("n1", have=range(1, 60, 3))
+        rig.hear(other, have=range(int(other[1:]), 60, 3))
+        taken = []
+        while choice := rig.begin(origin=False):
+            if choice.node == "n1":
+                taken.append(choice.stripe)
+            rig.end(choice, seconds=10.0 if choice.node == "n1" else 0.1)
+        return taken
+
+    known = 3  # it takes so many to know that a node is slow
+    # In the end there is nothing else, and what is usual is slow, too.
+    first, second = taken_by("n0", "n2")[known:8], taken_by("n2", "n0")[known:8]
+    assert (len(first), len(second)) == (5, 5)
+    assert not {*first} & {*second}
+
+
+def test_a_node_is_slow_from_which_the_first_stripe_has_been_under_way_for_long() -> None:
     rig = Rig(stripes=60)
     rig.hear("n1", have=range(1, 60, 3))
     rig.hear("n2", have=range(2, 60, 3))
-    for _ in range(20):
-        choice = rig.begin(origin=False)
-        assert choice is not None
-        rig.end(choice, seconds=10.0 if choice.node == "n1" else 0.1)
-    while choice := rig.begin(origin=False, idle=False):
-        assert choice.node == "n2"
-        rig.end(choice, seconds=0.1)
-    slow = rig.begin(origin=False)
-    assert slow is not None
-    assert slow.node == "n1"
-    assert rig.begin(origin=False) is None
+    begun = [rig.begin(origin=False) for _ in range(4)]
+    from_slow = [each for each in begun if each is not None and each.node == "n1"]
+    for each in begun:
+        if each not in from_slow:
+            rig.end(each, seconds=0.1)
+    rig.clock.advance(1.5)
+    more = [rig.begin(origin=False, idle=False) for _ in range(3)]
+    assert [each and each.node for each in more] == ["n2", "n2", None]
+    rig.end(from_slow[0], seconds=2.0)
+    assert rig.begin(origin=False, idle=False) is None, (
+        "one connection is in use, and no more are spent on it"
+    )
 
 
 def test_a_stripe_that_is_under_way_for_long_is_had_from_another_node_as_well() -> None:
@@ -503,4 +523,4 @@ def test_one_at_a_tenth_of_the_pace_delays_the_others_little() -> None:
     slow.run()
     del level.ends["n2"], slow.ends["n2"]
     assert max(slow.ends.values()) <= 1.2 * max(level.ends.values()) * 6 / 5
-    assert slow.from_origin <= 96 * (1 + 2 / 6)
+    assert slow.from_origin <= 96 * 1.05
