@@ -130,12 +130,14 @@ class OtherSource:
         headers: Sent to the origin of ``url`` only; they may hold a token of its own.
         joins_path: Whether the path is appended.
         network: How it is reached; ``None`` for the way of the file's origin.
+        redirects: Whether it may lead elsewhere, as a mirror does.
     """
 
     url: str = field(repr=False)  # it may hold a password
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     joins_path: bool = True
     network: NetworkPaths | None = field(default=None, repr=False, compare=False)
+    redirects: bool = True
 
     @property
     def name(self) -> str:
@@ -156,6 +158,7 @@ class OtherSource:
             xet_hash=None,
             location=None,
             network=self.network or remote.network,
+            redirects=self.redirects,
             sources=(),
             original_url=remote.original_url or remote.url,
         )
@@ -187,6 +190,7 @@ class RemoteFile:
         sources: Where its bytes can be had, too.
         original_url: Its URL at its origin, where this is another source's file: what users set on a session
             may be secret, and meant for that host alone.
+        redirects: Whether its source may lead elsewhere.
     """
 
     path: str
@@ -206,6 +210,7 @@ class RemoteFile:
     ranges: bool = field(default=True, compare=False)
     sources: tuple[OtherSource, ...] = field(default=(), compare=False)
     original_url: str | None = field(default=None, repr=False, compare=False)  # it may be signed
+    redirects: bool = field(default=True, compare=False)
 
     @property
     def is_checkable(self) -> bool:

@@ -95,7 +95,7 @@ class _JobState:
         if base is None:
             return None
         url = f"{base}/haul/v1/jobs/{quote(self._job_id, safe='')}/blobs/{quote(etag, safe='')}"
-        return OtherSource(url, self._headers, joins_path=False, network=_DIRECT)
+        return OtherSource(url, self._headers, joins_path=False, network=_DIRECT, redirects=False)
 
 
 class JobAssigner:

@@ -271,8 +271,9 @@ class HttpSource:
         location = response.headers.get("Location", "").split(", http", 1)[0]
         response.drain()
         self._check_linked(response.headers)
-        if not location:
-            told = f"{redact(response.url)} answered {response.status} without a Location"
+        if not (location and self.remote.redirects):
+            why = "without a Location" if self.remote.redirects else "and may not lead elsewhere"
+            told = f"{redact(response.url)} answered {response.status} {why}"
             raise HttpStatusError(told, status=response.status)
         try:
             return join_url(url, quote_header(location))

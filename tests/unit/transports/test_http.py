@@ -24,7 +24,7 @@ from hf_haul.errors import (
     TransferError,
 )
 from hf_haul.ranges import ByteRange
-from hf_haul.task import Digest, RemoteFile
+from hf_haul.task import Digest, OtherSource, RemoteFile
 from hf_haul.transports.http import HttpSource
 from hf_haul.transports.pacing import RateLimits
 from hf_haul.urls import HttpUrl, parse_url
@@ -199,6 +199,15 @@ def test_a_password_in_the_url_is_for_its_own_origin() -> None:
         ("https://thief.test/d", None),
         ("https://hub.test/e", "Basic dXNlcjpwYXNz"),
     ]
+
+
+def test_who_may_not_lead_elsewhere_is_not_followed() -> None:
+    pool = Pool("http://169.254.169.254/latest/")
+    remote = RemoteFile("a.bin", HUB, size=10, digest=Digest("sha256", "0" * 64))
+    node = OtherSource("http://node:8001/blob", joins_path=False, redirects=False).stand_in(remote)
+    with pytest.raises(HttpStatusError, match="answered 302 and may not lead elsewhere"):
+        HttpSource(node, pool, RateLimits()).open(WANT, CancelToken())  # type: ignore[arg-type]  # a stand-in
+    assert [url for url, _ in pool.asked] == ["http://node:8001/blob"]
 
 
 def test_a_redirect_in_raw_utf_8_is_asked_for_as_it_is_meant() -> None:
