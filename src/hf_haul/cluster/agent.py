@@ -32,9 +32,10 @@ from hf_haul.failures import describe
 from hf_haul.hub.call_events import CallEvents
 from hf_haul.hub.call_options import CallOptions
 from hf_haul.hub.snapshot_call import ReadySnapshot, SnapshotCall
-from hf_haul.localhub.hosts import is_loopback
+from hf_haul.localhub.hosts import ANY_ADDRESS, is_loopback
 from hf_haul.manager import ParallelDownloadManager
 from hf_haul.task import DownloadState
+from hf_haul.urls import parse_url
 from hf_haul.waits import Wait, WaitReason, Waits
 
 __all__ = ["NodeAgent", "PlanSource"]
@@ -125,7 +126,8 @@ class NodeAgent:
         self._cancel = CancelToken()
         self._loop = LoopThread(f"hf-haul-node-{name}")
         self._job = JobNode(name, plan.job_id, on_member=self._meet)
-        self._server = JobServer(self._job, token, max_bytes_per_s=max_bytes_per_s)
+        hosts = {listen[0], *(() if url is None else (parse_url(url).host,))} - ANY_ADDRESS
+        self._server = JobServer(self._job, token, max_bytes_per_s=max_bytes_per_s, names=hosts)
         self._poller: Poller | None = None
         self._listed: Mapping[str, str] = {}  # nodes whose URLs are known for good
         self._early: dict[str, str] = {}  # nodes that asked before this one had begun, and where they are

@@ -14,7 +14,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO, Final, Protocol
 from urllib.parse import parse_qsl, unquote
@@ -25,6 +25,7 @@ from multidict import CIMultiDict
 from hf_haul.cluster.holdings import HeldRange, NotHeldError
 from hf_haul.localhub.arriving import Arrival, ArrivingContent
 from hf_haul.localhub.connections import Connections, listen, most_connections
+from hf_haul.localhub.hosts import HostRule
 from hf_haul.localhub.objects import BytesContent, FileContent
 from hf_haul.localhub.replies import Refusal, Reply, file_reply, json_reply
 from hf_haul.localhub.requestlog import RequestRecord
@@ -157,6 +158,11 @@ class JobServer:
         max_bytes_per_s: Bytes per second of all that is sent; ``None`` for no limit.
         sent_at_once: Ranges of blobs that are sent at once; who asks for more waits.
         longest_turn: Seconds after which a range that is still being sent does not count among them.
+        names: Names and addresses of this machine, besides those that it knows: without a token no request
+            for another one is answered, as a web page could have made it.
+
+    Raises:
+        ValueError: One of the names is none.
     """
 
     def __init__(
@@ -167,9 +173,11 @@ class JobServer:
         max_bytes_per_s: float | None = None,
         sent_at_once: int = _SENT_AT_ONCE,
         longest_turn: float = _LONGEST_TURN,
+        names: Iterable[str] = (),
     ) -> None:
         self._served = served
         self._token = token.encode()
+        self._host_rule = None if token else HostRule(names)
         pace = Pace()
         pace.total = max_bytes_per_s
         self._sender = Sender(pace, lambda: None)
@@ -230,6 +238,7 @@ class JobServer:
         )
         try:
             try:
+                self._require_own_name(request)
                 reply = await self.answer(request.method, request.raw_path, request.headers)
             except Refusal as refusal:
                 reply = refusal.reply(as_json=True)
@@ -304,6 +313,17 @@ class JobServer:
             case ["blobs", etag]:
                 return await self._blob(etag, headers)
         raise Refusal(404, "there is nothing of this name", "NotFound")
+
+    def _require_own_name(self, request: web.BaseRequest) -> None:
+        """Refuse a request under a name that is not this machine's, where there is no token.
+
+        Raises:
+            Refusal: It is such a one.
+        """
+        arrived = request.get_extra_info("sockname")
+        hosts = request.headers.getall("Host", [])
+        if self._host_rule is not None and not self._host_rule.allows(hosts, arrived and arrived[0]):
+            raise Refusal(421, "this node was asked under a name that is not its own", "OtherHost")
 
     def _require_token(self, headers: Mapping[str, str]) -> None:
         """Refuse whoever does not have the job's token, in a time that tells nothing about it.

@@ -113,6 +113,17 @@ def test_it_listens_from_start_to_close_where_it_was_asked_to(made: list[NodeAge
     node.close()
 
 
+def test_without_a_token_nothing_is_answered_under_a_name_that_is_not_this_machines(
+    made: list[NodeAgent], tmp_path: Path
+) -> None:
+    node = NodeAgent(PLAN, "n0", token="", cache_dir=str(tmp_path), hub_token=False)
+    made.append(node)
+    url = node.start()
+    for host, status in (("evil.example", 421), ("localhost", 200), (url.removeprefix("http://"), 200)):
+        headers = {"Authorization": "Bearer ", "Host": host}
+        assert requests.get(f"{url}/haul/v1/health", headers=headers, timeout=10).status_code == status
+
+
 def test_one_that_was_never_started_is_closed_at_once(made: list[NodeAgent], tmp_path: Path) -> None:
     began = time.monotonic()
     agent(made, tmp_path).close()
