@@ -31,7 +31,7 @@ UPLINK: Final = 1.25 * GB  # 10 Gbit/s
 NIC: Final = 3.125 * GB  # 25 Gbit/s
 #: GB, and MiB of a stripe, by number of nodes. Longer stripes than real jobs have with many nodes: fewer events to
 #: simulate, and no faster.
-JOBS: Final = {64: (16, 32), 1_000: (8, 64), 10_000: (4, 64)}
+JOBS: Final = {64: (16, 32), 1_000: (8, 64), 10_000: (4, 32)}
 #: Share of the nodes that something happens to.
 _HIT: Final = 0.05
 #: How much less two racks can send each other than their nodes could.
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--nodes", type=int, action="append", help="may be repeated (64, 1000, 10000)")
     parser.add_argument("--size", type=float, help="GB of the repository (by the number of nodes: 16, 8, 4)")
-    parser.add_argument("--stripe", type=float, help="MiB of a stripe (by the number of nodes: 32, 64, 64)")
+    parser.add_argument("--stripe", type=float, help="MiB of a stripe (by the number of nodes: 32, 64, 32)")
     parser.add_argument("--case", action="append", choices=tuple(CASES), help="may be repeated (all)")
     parser.add_argument(
         "--seed", type=int, default=1, help="of who is hit, and who asks whom first (%(default)s)"
