@@ -206,7 +206,8 @@ class Simulation:
         self._by_name = {node.name: node for node in self._nodes}
         self._unfinished = set(range(n))
         self._pause = setting.ask_every * min(n, setting.neighbours)
-        self._asked = asked or (lambda _number: range(n))
+        numbers = list(range(n))  # the same objects for each node: their lists are large enough
+        self._asked = asked or (lambda _number: numbers)
         self._watched = watched
         for number, at in {**setting.killed, **setting.vanished}.items():
             self._later(at, self._lose, self._nodes[number], number in setting.killed)
