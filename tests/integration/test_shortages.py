@@ -263,6 +263,45 @@ def test_an_error_anywhere_in_our_own_lines_fails_its_file_at_the_most(
     assert sprung
 
 
+# ---- no memory
+
+
+class Lack:
+    """There is no memory for what a worker notes of its own, until something gives some back."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.holds = True
+        patch.setattr(resilience.mmap, "mmap", lambda *_: SimpleNamespace(close=self.end))
+        patch.setattr(workers, "drop_frames", self.around(workers.drop_frames))
+        patch.setattr(workers, "FollowUp", self.around(workers.FollowUp))
+
+    def end(self) -> None:
+        self.holds = False
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            if self.holds:
+                raise MemoryError
+            return function(*args)
+
+        return call
+
+
+def test_where_memory_lacks_for_every_repair_what_runs_fails_and_later_what_is_asked_for_is_done(
+    there: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.scheduler._workers.standstill = resilience.Standstill(0.0)
+    with monkeypatch.context() as patch:
+        lack = Lack(patch)
+        run = there.fetch("large1", "large2", "small1", "small2", "small3")
+        assert not lack.holds
+    assert run.errors
+    assert all(isinstance(error, MemoryError) for _, error in run.errors)
+    assert "no memory left" in str(run.errors[0][1])
+    assert there.fetch("large1", "small1").errors == []
+    assert there.is_whole("large1")
+
+
 # ---- no threads
 
 

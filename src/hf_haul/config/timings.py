@@ -28,6 +28,8 @@ class Timings:
             started.
         idle_workers: Without work after which a thread of the engine ends.
         no_threads: Without a thread after which a queue that nobody waits for fails.
+        standstill: For which errors of our own, a lack of memory mostly, may keep every download from going
+            on before all of them fail.
         passed_over: Between two looks of who waits for a read whether any thread will do it.
         asleep: Without a sign of life after which the owner of a staged file is taken to be asleep.
         unwritten: For which a staged file that is still empty may be about to get its header.
@@ -48,6 +50,7 @@ class Timings:
     helping: float = 1.0
     idle_workers: float = 10.0
     no_threads: float = 30.0
+    standstill: float = 10.0
     passed_over: float = 1.0
     asleep: float = 30.0
     unwritten: float = 3.0

@@ -247,6 +247,8 @@ class Queues:
         """End a queue without open files once all its files are written and its messages delivered."""
         if run.over or not run.queue.finished or run.queue.lost() or run.untold - {then}:
             return
+        # What needs memory comes first: a queue that is over, and not ended, keeps its user waiting.
+        then.do.append(partial(insist, partial(self._end, run)))
         self.unended.add(run)
         if run in self.running:
             self.running.remove(run)
@@ -254,7 +256,6 @@ class Queues:
         run.over = True
         if run.queue.completed:
             then.disk = run if then.disk is None else then.disk
-        then.do.append(partial(insist, partial(self._end, run)))
 
     def carry_out(self, then: FollowUp) -> None:
         """Do what was decided; call it without the lock."""

@@ -186,6 +186,8 @@ class Scheduler:
                 if self._ending:
                     raise RuntimeError("the manager is shut down")
                 queue.add_planned(files)
+                if not self._queues.left:
+                    self._workers.standstill.begin()
                 self._queues.add(run)
                 self._queues.end_if_over(run, then)
                 self._make_room_for(run)
@@ -253,6 +255,7 @@ class Scheduler:
     def resume(self, run: QueueRun | None = None) -> None:
         """Go on after :meth:`pause`."""
         with self._deciding():
+            self._workers.standstill.begin()
             if run is None:
                 self._queues.paused = False
             else:
@@ -534,6 +537,7 @@ class Scheduler:
 
     def _note_bytes(self, part: Part, nbytes: int) -> None:
         part.meter.add(nbytes)
+        self._workers.standstill.end()
         transfer = part.transfer
         transfer.meter.add(nbytes)
         self._meter.add(nbytes)

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from hf_haul.engine.jobs import Action
 from hf_haul.threads import ThreadGroup
 
-__all__ = ["TICK", "TickTarget", "Ticker"]
+__all__ = ["LOOK_SECONDS", "TICK", "TickTarget", "Ticker"]
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ TICK: Final = 0.1
 #: The same while a source's best number of connections is looked for.
 _FIRST_TICK: Final = 0.05
 #: Seconds between two looks whether something was left half-made, and of who waits whether to help.
-_LOOK_SECONDS: Final = 0.5
+LOOK_SECONDS: Final = 0.5
 
 
 class TickTarget(Protocol):
@@ -99,7 +99,7 @@ class Ticker:
             if not self._target.has_work():
                 return
             now = time.monotonic()
-            tell, mend = now - told >= self._usual, now - mended >= _LOOK_SECONDS
+            tell, mend = now - told >= self._usual, now - mended >= LOOK_SECONDS
             told, mended = now if tell else told, now if mend else mended
             try:
                 self._target.tick(tell=tell)

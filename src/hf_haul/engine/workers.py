@@ -7,7 +7,8 @@ why.
 
 Whatever a worker meets, a lack of memory in these very lines included, its file ends or goes on, and who
 waits for it is woken. What a thread is at is noted (``held``), and what it has still to carry out (``owed``):
-both outlive the thread.
+both outlive the thread. Where errors keep everything from going on, all downloads fail after a while
+(:class:`~hf_haul.engine.resilience.Standstill`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import math
 import threading
 import time
 from functools import partial
-from typing import Final, Protocol
+from typing import Protocol
 
 from hf_haul.config import DEFAULT_TIMINGS, Timings
 from hf_haul.engine.jobs import Action, FollowUp, Job
 from hf_haul.engine.queue_run import QueueRun
-from hf_haul.engine.resilience import drop_frames, insist
-from hf_haul.engine.ticker import TICK, Ticker, TickTarget
+from hf_haul.engine.resilience import Standstill, drop_frames, insist
+from hf_haul.engine.ticker import LOOK_SECONDS, TICK, Ticker, TickTarget
 from hf_haul.engine.transfer import Part
 from hf_haul.errors import HaulError, StopRequestedError
 from hf_haul.threads import ThreadGroup
@@ -31,9 +32,6 @@ from hf_haul.threads import ThreadGroup
 __all__ = ["JobSource", "Workers"]
 
 logger = logging.getLogger(__name__)
-
-#: Seconds without an idea what to do next after which running queues fail.
-_CLUELESS_SECONDS: Final = 3.0
 
 
 class JobSource(TickTarget, Protocol):
@@ -80,6 +78,7 @@ class Workers:
         held: What each thread is at. The scheduler's lock guards it.
         owed: What each thread has to carry out. Each thread changes its own entry only, and its successor
             that of a dead one.
+        standstill: For how long nothing has gone on.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Workers:
         self._group = ThreadGroup("hf-haul-worker", most, self._next_work, idle_seconds=timings.idle_workers)
         self._ticker = Ticker(source, idle_seconds=timings.idle_workers)
         self._helping = threading.local()  # until when a thread that waits does the work
-        self._clueless_since: float | None = None  # no idea what to do next since
+        self.standstill = Standstill(timings.standstill)
         self._helpless_since: float | None = None  # no thread to be had since
 
     def __len__(self) -> int:
@@ -141,25 +140,33 @@ class Workers:
             if threading.current_thread() in self.held:
                 raise HaulError("the thread that worked on it met an unexpected error, which it logged")
             job = self._source.next_job()
-            self._clueless_since = None
         except BaseException as error:
-            self.owed[threading.current_thread()] = then = FollowUp()
-            self._source.recover(error, then)
-            self._carry_out_owed()
+            # Noted first: what follows may find no memory either.
+            self._repair(error, give_up=self.standstill.note(error))
             if isinstance(error, KeyboardInterrupt):
                 raise
-            self._note_no_choice(error)
             return None
         return None if job is None else partial(self.perform, job)
 
-    def _note_no_choice(self, error: BaseException) -> None:
-        """Fail what is running if no next job can be chosen for long; the ticker makes workers try again."""
-        now = time.monotonic()
-        if self._clueless_since is None:
-            self._clueless_since = now
-            logger.warning("could not choose the next job; trying again", exc_info=error)
-        elif now - self._clueless_since > _CLUELESS_SECONDS:
-            self._source.fail_all(error)
+    def _repair(self, error: BaseException, *, give_up: bool) -> None:
+        """Repair what an error left; the ticker makes workers try again.
+
+        Args:
+            error: Why the calling thread could not go on.
+            give_up: Whether to fail all downloads: nothing has gone on for too long.
+        """
+        try:
+            if give_up:
+                self._source.fail_all(self.standstill.reason(error))
+        finally:
+            try:
+                self.owed[threading.current_thread()] = then = FollowUp()
+                self._source.recover(error, then)
+                self._carry_out_owed()
+            except MemoryError as lack:
+                self.standstill.note(lack)
+                raise
+        logger.warning("could not choose the next job; trying again", exc_info=error)
 
     def perform(self, first: Job) -> None:
         """Do a job, and those that follow from it."""
@@ -170,6 +177,8 @@ class Workers:
             self.owed[threading.current_thread()] = then = FollowUp()
             try:
                 job = self._source.settle(job, error if interrupt is None else StopRequestedError(), then)
+                if error is None:
+                    self.standstill.end()
             except BaseException as unexpected:  # noqa: BLE001  the file ends, and the worker goes on
                 self._source.recover(unexpected, then, job)
                 job, interrupt = None, interrupt or self.interrupt_of(unexpected)
@@ -222,8 +231,8 @@ class Workers:
             left = deadline - time.monotonic()
             if not self.keep_going() and left > 0:
                 self._help(run, deadline)
-            elif len(self._ticker):  # which nudges us if there are no workers any more
-                run.done.wait(None if timeout is None else max(0.0, left))
+            elif len(self._ticker):  # which nudges us if there are no workers any more, and may end itself
+                run.done.wait(max(0.0, min(left, LOOK_SECONDS)))
             else:
                 run.done.wait(max(0.0, min(left, TICK)))
             if time.monotonic() >= deadline:
