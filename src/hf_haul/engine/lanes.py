@@ -107,8 +107,11 @@ class Lane:
         """Return the file that goes first; ``None`` if there is none."""
         if self._backlog and self._front is None:
             task, rest = self._backlog.peek()
-            self.push(task)  # without memory this fails, as all before it; what follows needs none
-            self._front, self._backlog.at = task, rest
+            nbytes = self._nbytes + (task.size or 0)
+            # Without memory this fails, as all before it; what follows needs none. And it calls no function of
+            # ours: after an error on the way back from one, the file would be here and come once more.
+            heapq.heappush(self._heap, task)
+            self._nbytes, self._front, self._backlog.at = nbytes, task, rest
         return self._heap[0] if self._heap else None
 
     def pop(self, task: DownloadTask) -> None:
