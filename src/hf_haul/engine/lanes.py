@@ -108,8 +108,8 @@ class Lane:
         if self._backlog and self._front is None:
             task, rest = self._backlog.peek()
             nbytes = self._nbytes + (task.size or 0)
-            # Without memory this fails, as all before it; what follows needs none. And it calls no function of
-            # ours: after an error on the way back from one, the file would be here and come once more.
+            # Without memory this fails, as all before it; what follows needs none. It calls no function of
+            # ours: after an error on the way back from one, the file would be here, and come again.
             heapq.heappush(self._heap, task)
             self._nbytes, self._front, self._backlog.at = nbytes, task, rest
         return self._heap[0] if self._heap else None
