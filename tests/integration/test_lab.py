@@ -475,6 +475,80 @@ def test_an_upstream_that_limits_requests_is_heeded_and_the_cache_serves(
         assert status_of_open(served, session)["upstream"]["error"] is not None
 
 
+@pytest.fixture
+def silent(repo: Repo, tmp_path: Path) -> Iterator[LabServer]:
+    """A lab that knows which files there are, and whose upstream is gone since."""
+    with LocalHub(repo) as hub, lab_before(hub, tmp_path / "served", refresh=1e6) as served:
+        listed = requests.head(file_url(served), timeout=20)
+        assert listed.status_code == 200
+        hub.close()
+        yield served
+
+
+def test_an_upstream_that_does_not_answer_is_left_alone_for_files_too(
+    silent: LabServer, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetches = silent.lab.fetches
+    assert fetches is not None
+    for name in ("config.json", "config.json", "model.safetensors"):
+        answer = session.get(file_url(silent, name), timeout=60)
+        assert (answer.status_code, answer.headers["X-Error-Code"]) == (504, "UpstreamAway")
+        assert "Retry-After" not in answer.headers  # clients would leave the files alone that are here
+        assert fetches.begun == 1
+    # Once its time is over it is asked again, and nobody has to wait until that fetch has failed.
+    monkeypatch.setattr("hf_haul.lab.silence.LEAVE_ALONE", 0.0)
+    monkeypatch.setattr("hf_haul.lab.fetches.PATIENCE", 0.0)
+    fetches.manager.pause_downloads()  # as long as it likes
+    answer = session.get(file_url(silent, "model.safetensors"), timeout=60)
+    assert (answer.status_code, answer.headers["X-Error-Code"]) == (504, "UpstreamAway")
+    assert fetches.begun == 2
+    assert [fetch.name for fetch in fetches] == ["model.safetensors"]
+
+
+def test_a_fetch_that_nobody_waited_for_is_there_for_who_asks_next(
+    upstream: LocalHub, tmp_path: Path, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_haul.lab.silence.LEAVE_ALONE", 0.0)
+    monkeypatch.setattr("hf_haul.lab.fetches.PATIENCE", 0.0)
+    settings = Settings(give_up_after=5.0, max_retries=0)
+    with lab_before(upstream, tmp_path / "served", refresh=1e6, settings=settings) as served:
+        upstream.faults.add(Status(503), kind="resolve", times=1)
+        assert session.get(file_url(served, "config.json"), timeout=20).status_code == 504
+        fetches = served.lab.fetches
+        assert fetches is not None
+        fetches.manager.pause_downloads()
+        assert session.get(file_url(served, "config.json"), timeout=20).status_code == 504
+        [fetch] = fetches
+        fetches.manager.resume_downloads()
+        fetch.handle.wait()
+        assert session.get(file_url(served, "config.json"), timeout=20).content == FILES["config.json"]
+        assert fetches.begun == 2
+
+
+def test_a_client_of_a_lab_whose_upstream_is_away_gives_up_as_with_any_other_server(
+    silent: LabServer, session: requests.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_haul.lab.silence.LEAVE_ALONE", 0.0)
+    monkeypatch.setattr("hf_haul.lab.fetches.PATIENCE", 0.0)
+    fetches = silent.lab.fetches
+    assert fetches is not None
+    assert session.get(file_url(silent, "config.json"), timeout=60).status_code == 504
+    fetches.manager.pause_downloads()  # it takes as long as it likes
+    settings = Settings(max_retries=2, first_retry_wait=0.0)
+    with (
+        hf_haul.ParallelDownloadManager(settings=settings) as manager,
+        pytest.raises(hf_haul.HaulError, match="gave up after 3 attempts"),
+    ):
+        hf_haul.snapshot_download(
+            "org/m",
+            endpoint=silent.url,
+            cache_dir=tmp_path / "own",
+            allow_patterns="config.json",
+            manager=manager,
+        )
+    assert fetches.begun == 2
+
+
 def status_of_open(server: LabServer, session: requests.Session) -> dict[str, Any]:
     found: dict[str, Any] = session.get(f"{server.url}/haul/v1/status", timeout=20).json()
     return found

@@ -2,8 +2,9 @@
 
 ``lookups`` asks the other Hub which commit a revision is at and which files that has, every so many seconds.
 ``repos`` are the repositories of the Hub cache with all of these files; ``fetches`` has those fetched that
-are not here, through the manager, and streams them meanwhile. ``kept`` remembers what was fetched, and
-removes what was not used for longest where space is limited.
+are not here, through the manager, and streams them meanwhile; ``silence`` remembers what the other Hub did
+not give lately. ``kept`` remembers what was fetched, and removes what was not used for longest where space is
+limited.
 
 Who runs it looks at ``traffic`` (who asked for what, the access log), in the words of Prometheus
 (``exposition``) or on a page (``pages``, ``status.html``). ``lab`` has all of this together, and ``wiring``

@@ -25,12 +25,15 @@ from hf_haul.errors import (
     DownloadCancelledError,
     HttpStatusError,
     IntegrityError,
+    ServerBusyError,
+    TransferError,
 )
 from hf_haul.failures import describe
 from hf_haul.hub.metadata import ListedFile, metadata_from_listing
 from hf_haul.hub.upstream_cache import cache_folder
 from hf_haul.lab.kept import Kept
 from hf_haul.lab.lookups import LookUps, away, refused
+from hf_haul.lab.silence import PATIENCE, Silence
 from hf_haul.localhub.arriving import Arrival
 from hf_haul.localhub.replies import Refusal
 from hf_haul.manager import ParallelDownloadManager
@@ -60,6 +63,7 @@ class Fetch:
         handle: The manager's.
         waiting: How many answers wait for its bytes, or send them.
         began: When, in seconds since 1970.
+        asked_at: When, on the monotonic clock.
     """
 
     def __init__(
@@ -74,12 +78,27 @@ class Fetch:
         self.handle = handle
         self.waiting = 0
         self.began = time.time()
+        self.asked_at = time.monotonic()
         self._base = base
 
     @property
     def staged(self) -> StagedFile | None:
         """What is on disk of it so far; ``None`` before it was begun, and once it is in place."""
         return next(iter(self.handle.staged_files().values()), None)
+
+    @property
+    def key(self) -> str:
+        """What names it among other fetches: where it will be."""
+        return str(self.destination.path)
+
+    @property
+    def came(self) -> bool:
+        """Whether any bytes came over the network."""
+        return self.handle.progress().bytes_transferred > 0
+
+    def away(self) -> Refusal:
+        """Return the answer while the other Hub does not give it."""
+        return away(self._base)
 
     def outcome(self, *, private: bool = False) -> Refusal | None:
         """Return why it cannot be had, once it is over; ``None`` if it is in place.
@@ -104,7 +123,7 @@ class Fetch:
             return Refusal(502, f"the upstream sent other bytes of {what} than it lists", "UpstreamWrong")
         said = redact_text(describe(error).text).splitlines()[0]
         logger.warning("cannot fetch %s: %s", what, said)
-        refusal = away(self._base)
+        refusal = self.away()
         return Refusal(refusal.status, f"{what} could not be fetched: {said}", refusal.code, refusal.headers)
 
 
@@ -115,12 +134,17 @@ class Stream(Arrival):
         fetch: The fetch.
         private: See `Fetch.outcome`.
         hold: Told by how many more, or fewer, answers need the file.
+        in_doubt: Whether the other Hub did not answer lately, so that nobody waits long for the first byte.
     """
 
-    def __init__(self, fetch: Fetch, *, private: bool, hold: Callable[[int], None]) -> None:
+    def __init__(
+        self, fetch: Fetch, *, private: bool, hold: Callable[[int], None], in_doubt: Callable[[], bool]
+    ) -> None:
         self._fetch = fetch
         self._hold = hold
         self._private = private
+        self._in_doubt = in_doubt
+        self._began = time.monotonic()
         self._file: BinaryIO | None = None
         self._from: tuple[StagedFile | None, int] = (None, 0)
         self._sent = self._complete = False
@@ -136,6 +160,8 @@ class Stream(Arrival):
             upto = self._look_at_end(stop) if over else self._look(start, stop)
             if over or upto > start:
                 break
+            if time.monotonic() - self._began > PATIENCE and self._in_doubt() and not self._fetch.came:
+                raise self._fetch.away()  # it goes on for who asks next
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, _LOOK_SELDOM)
         assert self._file is not None
@@ -234,6 +260,7 @@ class Fetches:
         self._by_queue: dict[str, Fetch] = {}
         self._early: set[str] = set()  # queues that were over before they were noted
         self.begun = self.failed = 0
+        self._silence = Silence()
         self._unsubscribe = manager.events.subscribe(self._note)
 
     def __iter__(self) -> Iterator[Fetch]:
@@ -244,7 +271,8 @@ class Fetches:
         """Begin to fetch a file, or return the fetch that is under way.
 
         Raises:
-            Refusal: It cannot be had: it will not fit, or nobody knows its digest.
+            Refusal: It cannot be had: it will not fit, nobody knows its digest, or the other Hub did not
+                give it a moment ago.
         """
         repository = self._lookups.repository(repo_type, repo_id)
         metadata = metadata_from_listing(commit, listed)
@@ -259,6 +287,9 @@ class Fetches:
             under_way = self._find(str(destination.path))
             if under_way is not None:
                 return under_way
+            if self._silence.holds(str(destination.path)):
+                raise away(self._lookups.base)
+            self._silence.try_again(str(destination.path))
             root = os.path.basename(folder.root)
             if not self._kept.make_room(root, f"{commit}/{name}", metadata.size):
                 raise Refusal(
@@ -286,7 +317,7 @@ class Fetches:
     def _note_begun(self, fetch: Fetch) -> None:
         queue_id = fetch.handle.queue_id
         with self._lock:
-            self._fetches[str(fetch.destination.path)] = self._by_queue[queue_id] = fetch
+            self._fetches[fetch.key] = self._by_queue[queue_id] = fetch
             self.begun += 1
             over = queue_id in self._early
             self._early.discard(queue_id)
@@ -297,7 +328,12 @@ class Fetches:
         """Return an answer's view of a fetch."""
         destination = fetch.destination
         hold = partial(self._kept.hold, os.path.basename(destination.folder.root), destination.etag)
-        return Stream(fetch, private=self._lookups.private, hold=hold)
+        in_doubt = partial(self._is_in_doubt, fetch)
+        return Stream(fetch, private=self._lookups.private, hold=hold, in_doubt=in_doubt)
+
+    def _is_in_doubt(self, fetch: Fetch) -> bool:
+        """Return whether the other Hub did not answer when it was last asked for a file, or for any."""
+        return self._silence.lasts(fetch.key) or self._lookups.last_error is not None
 
     def _note(self, event: DownloadEvent) -> None:
         if event.kind == "queue_done" and event.queue_id is not None:
@@ -310,18 +346,27 @@ class Fetches:
             if fetch is None:
                 self._early.add(queue_id)
                 return
-            key, destination = str(fetch.destination.path), fetch.destination
-            if self._fetches.get(key) is fetch:
-                del self._fetches[key]
+            destination = fetch.destination
+            if self._fetches.get(fetch.key) is fetch:
+                del self._fetches[fetch.key]
         fetch.handle.wait()  # it is told of a moment before it is over
         folder, pointer = os.path.basename(destination.folder.root), f"{fetch.commit}/{fetch.name}"
-        if fetch.handle.errors():
-            with self._lock:
-                self.failed += 1
+        if fetch.came:
+            self._silence.hear(fetch.key)
+        errors = fetch.handle.errors()
+        if errors:
+            self._note_failure(fetch, errors[0][1])
             self._kept.give_up(folder, pointer)
         else:
-            came = fetch.handle.progress().bytes_transferred > 0
-            self._kept.add(folder, destination.etag, fetch.size, pointer, fetched=came)
+            self._kept.add(folder, destination.etag, fetch.size, pointer, fetched=fetch.came)
+
+    def _note_failure(self, fetch: Fetch, error: BaseException) -> None:
+        """Count a fetch that failed, and leave alone for a while what does not answer."""
+        with self._lock:
+            self.failed += 1
+        if isinstance(error, TransferError) and not isinstance(error, HttpStatusError | IntegrityError):
+            busy = isinstance(error.__cause__ or error, ServerBusyError)  # it answered, if only that
+            self._silence.note(fetch.key, everything=not busy, began=fetch.asked_at)
 
     def cancel(self, queue_id: str) -> bool:
         """Stop a fetch; what was fetched stays staged, and is gone on from when it is asked for again."""

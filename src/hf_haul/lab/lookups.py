@@ -38,6 +38,7 @@ from hf_haul.hub.metadata import is_commit
 from hf_haul.hub.repository import Repository
 from hf_haul.hub.snapshot_files import SnapshotFiles
 from hf_haul.hub.upstream_cache import cache_folder, read_tree, tree_folder
+from hf_haul.lab.silence import LEAVE_ALONE, PATIENCE
 from hf_haul.localhub.app import VIA_HEADER
 from hf_haul.localhub.replies import Refusal
 from hf_haul.redaction import redact_text
@@ -50,10 +51,7 @@ __all__ = ["LookUps", "away", "refused"]
 logger = logging.getLogger(__name__)
 
 _TIMEOUT: Final = 10.0  # seconds for one attempt: what huggingface_hub's own client waits
-_AGAIN_AFTER: Final = 10.0  # seconds before an upstream that did not answer is asked again, at the most
-_PATIENCE: Final = 1.0  # seconds
 _MOST_KNOWN: Final = 10_000  # revisions, repositories that do not exist among them
-_RETRY_AFTER: Final = 10  # seconds
 
 _NO_ANSWER: Final[tuple[type[Exception], ...]] = (*LISTING_ERRORS, HaulError)
 
@@ -61,12 +59,14 @@ _Key = tuple[str, str, str]
 
 
 def away(base: str) -> Refusal:
-    """Return the answer where neither the other Hub nor the cache knows."""
+    """Return the answer where neither the other Hub nor the cache knows.
+
+    It names no time: clients take that to be about all that a server has, and what is here can be had.
+    """
     return Refusal(
         504,
         f"{redact(base)} does not answer, and what was asked for is not in the cache here",
         "UpstreamAway",
-        {"Retry-After": str(_RETRY_AFTER)},
     )
 
 
@@ -143,7 +143,7 @@ class LookUps:
         refresh: float,
         private: bool,
         name: str,
-        patience: float = _PATIENCE,
+        patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.base = base.rstrip("/")
@@ -337,7 +337,7 @@ class LookUps:
             "%s does not answer about %s; what is in the cache is served: %s",
             redact(self.base), repository.repo_id, self.last_error,
         )  # fmt: skip
-        return _Known(self._clock() + min(self._refresh, _AGAIN_AFTER), error=self.last_error)
+        return _Known(self._clock() + min(self._refresh, LEAVE_ALONE), error=self.last_error)
 
     def _refusal_of(self, repo_id: str, revision: str, error: Exception) -> Refusal | None:
         if isinstance(error, RevisionNotFoundError):
