@@ -286,6 +286,48 @@ def test_a_full_disk_is_the_error_of_its_node_and_the_others_finish(job: Job) ->
     assert job.sent <= (1 + 2 / NODES) * SIZE
 
 
+def test_a_slow_node_is_whole_in_the_end_and_the_others_do_not_wait_for_it(job: Job) -> None:
+    only = "model-1.safetensors"
+    job.on("3", dask_workers.slow_down, NODE // 32)
+    try:
+        found = job.run(allow_patterns=only)
+    finally:
+        restarted(job, "3")
+    assert not found.errors
+    for result in found.nodes.values():
+        assert result.path is not None
+        assert Path(result.path, only).read_bytes() == FILES[only]
+    (slow,) = (name for name in found.nodes if name.endswith("-3"))
+    assert all(each.seconds < found.nodes[slow].seconds for name, each in found.nodes.items() if name != slow)
+    # tests/benchmarks/real_swarm.py measures how little it delays them.
+    assert job.sent <= (1 + 2 / NODES) * len(FILES[only]), "at the most what it was to fetch came twice"
+
+
+def test_one_that_is_frozen_meanwhile_does_not_hold_up_the_others_and_goes_on_afterwards(job: Job) -> None:
+    job.hub.set_pace(None, total=UPLINK / 4)
+    frozen = job.on("1", dask_workers.pid)
+    addresses = job.workers()
+    others = [name for name in addresses if name != "1"]
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(job.run)
+        assert until(lambda: job.hub.body_bytes > SIZE / 2, 30)
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            assert until(
+                lambda: (
+                    len({event["node"] for event in job.log.of("done") if "node" in event}) >= len(others)
+                ),
+                60,
+            )
+            assert not running.done()
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        found = running.result(60)
+    require_whole(found)
+    assert job.on("1", dask_workers.pid) == frozen
+    assert job.sent <= (1 + 2 / NODES) * SIZE
+
+
 def test_an_interrupt_ends_all_nodes_within_a_moment(job: Job) -> None:
     job.hub.set_pace(None, total=UPLINK / 4)
     sent_at: list[float] = []

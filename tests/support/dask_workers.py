@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.full_disk import FullDisk
 
-__all__ = ["fill_disk", "forget_hf_haul", "pid", "threads_of_nodes"]
+__all__ = ["fill_disk", "forget_hf_haul", "pid", "slow_down", "threads_of_nodes"]
 
 
 def pid() -> int:
@@ -22,6 +22,13 @@ def fill_disk(room: int) -> None:
     from hf_haul.storage import staged_file
 
     staged_file.os = FullDisk(room)  # type: ignore[attr-defined, assignment]  # as tests do
+
+
+def slow_down(bytes_per_s: int) -> None:
+    """Give this worker a slow network, until it is started again."""
+    from tests.support import slow_network
+
+    slow_network.slow_down(bytes_per_s)
 
 
 class _NotThere:

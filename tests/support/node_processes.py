@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from tests.support.forking import ForkServer
@@ -28,6 +28,7 @@ from hf_haul.cluster.plan import JobPlan
 from hf_haul.config import Settings
 from hf_haul.hub import snapshot
 from hf_haul.storage import staged_file
+from tests.support.slow_network import slow_down
 
 def say(folder, name, value):
     staged = folder / (name + ".tmp")
@@ -42,6 +43,8 @@ def live(order):
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(name)s %(message)s")
     if order["room"] is not None:
         staged_file.os = FullDisk(order["room"])
+    if order["pace"] is not None:
+        slow_down(order["pace"])
     plan = JobPlan.from_json(json.loads(Path(order["plan"]).read_text()))
     events = []
     agent = NodeAgent(
@@ -159,6 +162,7 @@ class NodeProcesses:
         local_dir: Path | None = None,
         room: int | None = None,
         rate: float | None = None,
+        pace: int | None = None,
         **settings: Any,
     ) -> NodeProcess:
         """Start a node, and wait until it listens.
@@ -170,6 +174,7 @@ class NodeProcesses:
             local_dir: A folder for plain files.
             room: Bytes that its disk has room for.
             rate: Bytes per second that it sends at the most.
+            pace: Bytes per second that its network sends and takes, if that is slow.
             **settings: Of its download.
         """
         self._count += 1
@@ -186,6 +191,7 @@ class NodeProcesses:
             "local_dir": None if local_dir is None else str(local_dir),
             "room": room,
             "rate": rate,
+            "pace": pace,
             "settings": settings,
         }
         node = NodeProcess(self._server, name, self._server.fork(order), folder, self.cache(name))
@@ -193,14 +199,17 @@ class NodeProcesses:
         return node
 
     @contextmanager
-    def running(self, plan: JobPlan, **options: Any) -> Iterator[dict[str, NodeProcess]]:
+    def running(
+        self, plan: JobPlan, *, paces: Mapping[str, int] = MappingProxyType({}), **options: Any
+    ) -> Iterator[dict[str, NodeProcess]]:
         """Start all nodes of a plan, and have them fetch; close those that live, at the end.
 
         Args:
             plan: The plan.
+            paces: The pace of those whose network is slow.
             **options: See `start`.
         """
-        nodes = {name: self.start(plan, name, **options) for name in plan.nodes}
+        nodes = {name: self.start(plan, name, pace=paces.get(name), **options) for name in plan.nodes}
         members = {name: node.url for name, node in nodes.items()}
         for node in nodes.values():
             node.run(members)
