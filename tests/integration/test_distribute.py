@@ -137,8 +137,8 @@ def test_the_origin_sends_each_byte_once_and_all_is_there(job: Job) -> None:
     found = job.run()
     require_whole(found)
     assert len(found.nodes) == NODES
-    # 1.00 to 1.03 where six processes have processors; tests/benchmarks/real_swarm.py measures it, and the time.
-    assert job.sent <= 1.25 * SIZE
+    # tests/benchmarks/real_swarm.py measures the time.
+    assert job.sent <= 1.05 * SIZE
     assert found.origin_bytes == pytest.approx(job.sent, rel=0.01)
     asked = [record.kind for record in job.hub.requests if record.kind in {"info", "tree"}]
     assert asked == ["info", "tree"]
