@@ -56,9 +56,13 @@ class Standstill:
 
     Args:
         most: Seconds after which to give up.
+
+    Attributes:
+        is_new: Whether the latest error was the first since something went on.
     """
 
     def __init__(self, most: float) -> None:
+        self.is_new = False
         self._most = most
         self._since: float | None = None
         self._lacking = False  # memory, since then
@@ -81,6 +85,7 @@ class Standstill:
         if isinstance(error, MemoryError):
             self._lacking = True
         now = time.monotonic()
+        self.is_new = self._since is None
         if self._since is None:
             self._since = now
         if now - self._since <= self._most:

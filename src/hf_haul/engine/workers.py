@@ -155,6 +155,7 @@ class Workers:
             error: Why the calling thread could not go on.
             give_up: Whether to fail all downloads: nothing has gone on for too long.
         """
+        is_new = self.standstill.is_new
         try:
             if give_up:
                 self._source.fail_all(self.standstill.reason(error))
@@ -166,7 +167,9 @@ class Workers:
             except MemoryError as lack:
                 self.standstill.note(lack)
                 raise
-        logger.warning("could not choose the next job; trying again", exc_info=error)
+        # Said once: without memory there are many a second.
+        level = logging.WARNING if is_new else logging.DEBUG
+        logger.log(level, "could not choose the next job; trying again", exc_info=error)
 
     def perform(self, first: Job) -> None:
         """Do a job, and those that follow from it."""

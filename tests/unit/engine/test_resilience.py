@@ -76,8 +76,10 @@ def test_what_goes_on_between_two_errors_is_no_standstill(watch: Watch) -> None:
     standstill.end()
     watch.now = 11.0
     assert not standstill.note(other)
+    assert standstill.is_new
     watch.now = 22.0
     assert standstill.note(other)
+    assert not standstill.is_new
     assert standstill.reason(other) is other
 
 
