@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from hf_haul.engine.jobs import Action
 from hf_haul.threads import ThreadGroup
 
-__all__ = ["LOOK_SECONDS", "TICK", "TickTarget", "Ticker"]
+__all__ = ["TICK", "TickTarget", "Ticker"]
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ TICK: Final = 0.1
 #: The same while a source's best number of connections is looked for.
 _FIRST_TICK: Final = 0.05
 #: Seconds between two looks whether something was left half-made, and of who waits whether to help.
-LOOK_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 0.5
 
 
 class TickTarget(Protocol):
@@ -89,17 +89,24 @@ class Ticker:
             self._target.tick()
 
     def _next(self) -> Action | None:
-        return self._tick_on if self._target.has_work() else None
+        try:
+            return self._tick_on if self._target.has_work() else None
+        except MemoryError:  # who waits for the work relies on somebody who looks
+            return self._tick_on
 
     def _tick_on(self) -> None:
         told = mended = 0.0
         failing = False
         while True:
-            self._closing.wait(self._usual if self._target.is_settled() else self._first)
-            if not self._target.has_work():
-                return
+            try:
+                self._closing.wait(self._usual if self._target.is_settled() else self._first)
+                if not self._target.has_work():
+                    return
+            except MemoryError:
+                time.sleep(self._usual)
+                continue
             now = time.monotonic()
-            tell, mend = now - told >= self._usual, now - mended >= LOOK_SECONDS
+            tell, mend = now - told >= self._usual, now - mended >= _LOOK_SECONDS
             told, mended = now if tell else told, now if mend else mended
             try:
                 self._target.tick(tell=tell)

@@ -24,7 +24,7 @@ from hf_haul.config import DEFAULT_TIMINGS, Timings
 from hf_haul.engine.jobs import Action, FollowUp, Job
 from hf_haul.engine.queue_run import QueueRun
 from hf_haul.engine.resilience import Standstill, drop_frames, insist
-from hf_haul.engine.ticker import LOOK_SECONDS, TICK, Ticker, TickTarget
+from hf_haul.engine.ticker import TICK, Ticker, TickTarget
 from hf_haul.engine.transfer import Part
 from hf_haul.errors import HaulError, StopRequestedError
 from hf_haul.threads import ThreadGroup
@@ -234,8 +234,8 @@ class Workers:
             left = deadline - time.monotonic()
             if not self.keep_going() and left > 0:
                 self._help(run, deadline)
-            elif len(self._ticker):  # which nudges us if there are no workers any more, and may end itself
-                run.done.wait(max(0.0, min(left, LOOK_SECONDS)))
+            elif len(self._ticker):  # which nudges us if there are no workers any more
+                run.done.wait(None if timeout is None else max(0.0, left))
             else:
                 run.done.wait(max(0.0, min(left, TICK)))
             if time.monotonic() >= deadline:

@@ -55,6 +55,30 @@ def test_it_looks_until_there_is_no_work_and_survives_a_look_that_fails(
     ]
 
 
+class Scarce(Target):
+    """Finds no memory, a few times, to say whether there is work."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(looks)
+        self.asked = 0
+
+    def has_work(self) -> bool:
+        self.asked += 1
+        if self.asked in {1, 2, 4, 6}:
+            raise MemoryError
+        return super().has_work()
+
+
+def test_it_goes_on_looking_where_memory_lacks_for_the_question_whether_there_is_work() -> None:
+    target = Scarce(5)
+    ticker = Ticker(target, idle_seconds=0.0, first=0.001, usual=0.002)
+    ticker.wake()
+    assert ticker.start()
+    assert target.over.wait(BOUND)
+    assert ticker.close(BOUND)
+    assert len(target.seen) == 5
+
+
 def test_whoever_is_there_looks_now_and_then_where_no_thread_does() -> None:
     target = Target(5)
     ticker = Ticker(target, idle_seconds=0.0, usual=1000.0)
