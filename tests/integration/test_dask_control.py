@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from tests.support.dask_workers import NO_PROFILER
 from tests.support.stand_in_agents import Agents, StandInAgent
 from tests.support.wants import want_modules
 
@@ -24,7 +25,8 @@ from hf_haul.task import new_id
 
 want_modules("distributed", extra="dask")
 
-from distributed import Client, Event, LocalCluster, Scheduler, Worker  # noqa: E402  after the look whether it is there
+import dask  # noqa: E402  after the look whether it is there
+from distributed import Client, Event, LocalCluster, Scheduler, Worker  # noqa: E402  the same
 
 from hf_haul.cluster.dask import DaskControl, joined  # noqa: E402  the same
 
@@ -35,14 +37,17 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=False,
-        protocol="tcp",
-        host="127.0.0.1",
-        dashboard_address=None,
-    ) as cluster:
+    with (
+        dask.config.set(NO_PROFILER),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            protocol="tcp",
+            host="127.0.0.1",
+            dashboard_address=None,
+        ) as cluster,
+    ):
         yield cluster
 
 

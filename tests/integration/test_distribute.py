@@ -26,7 +26,8 @@ from hf_haul.localhub import LocalHub, Repo
 
 want_modules("distributed", extra="dask")
 
-from distributed import Client, LocalCluster  # noqa: E402  after the look whether it is there
+import dask  # noqa: E402  after the look whether it is there
+from distributed import Client, LocalCluster  # noqa: E402  the same
 
 pytestmark = [
     pytest.mark.filterwarnings("default", "error:::hf_haul"),  # what Dask says of itself is its own business
@@ -50,14 +51,17 @@ UPLINK, NODE = 16 * MiB, 32 * MiB
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(
-        n_workers=NODES,
-        threads_per_worker=1,
-        host="127.0.0.1",
-        dashboard_address=None,
-        memory_limit=0,
-        env={"HF_HAUL_DURABLE": "0"},
-    ) as cluster:
+    with (
+        dask.config.set(dask_workers.NO_PROFILER),
+        LocalCluster(
+            n_workers=NODES,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,
+            env={"HF_HAUL_DURABLE": "0"},
+        ) as cluster,
+    ):
         yield cluster
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, Final
 
 from tests.support.full_disk import FullDisk
 
-__all__ = ["fill_disk", "forget_hf_haul", "pid", "slow_down", "threads_of_nodes"]
+__all__ = ["NO_PROFILER", "fill_disk", "forget_hf_haul", "pid", "slow_down", "threads_of_nodes"]
+
+#: Dask's profiler and a thread that begins can stop a process of Python 3.11 for good (gh-106883 of CPython).
+NO_PROFILER: Final = {"distributed.worker.profile.enabled": False}
 
 
 def pid() -> int:
