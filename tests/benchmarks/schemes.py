@@ -44,9 +44,7 @@ class Follower:
 
     note_silent = note_gone
 
-    def next(
-        self, wanted: int, busy: Mapping[str | None, int], *, origin: bool, under_way: int
-    ) -> _Choice | None:
+    def next(self, wanted: int, busy: Mapping[str | None, int], *, under_way: int) -> _Choice | None:
         if self._source is None:
             there = wanted
         else:  # two at once, so that one comes while another is asked for; more would end later each

@@ -87,7 +87,7 @@ def followed(setting: Setting, scheme: Scheme) -> Outcome:
     assert scheme.source is not None
     sources = [scheme.source(number) for number in range(setting.nodes)]
     return Simulation(
-        replace(setting, origin_connections=setting.connections, ask_every=0.0),
+        replace(setting, ask_every=0.0),
         lambda number, _clock: Follower(None if sources[number] is None else f"n{sources[number]}"),
         lambda number: [source for source in sources[number : number + 1] if source is not None],
     ).run()

@@ -38,7 +38,7 @@ class Policy(Protocol):
     def note_state(self, name: str, state: Any) -> object: ...
     def note_gone(self, name: str) -> object: ...
     def note_silent(self, name: str) -> object: ...
-    def next(self, wanted: int, busy: Mapping[str | None, int], *, origin: bool, under_way: int) -> Any: ...
+    def next(self, wanted: int, busy: Mapping[str | None, int], *, under_way: int) -> Any: ...
     def note_begun(self, stripe: int, node: str | None) -> object: ...
     def note_done(self, stripe: int, node: str | None, seconds: float) -> object: ...
     def note_failed(self, stripe: int, node: str | None, error_kind: Any) -> object: ...
@@ -65,7 +65,6 @@ class Setting:
         killed: When which nodes end: their connections break, and new ones are refused.
         vanished: When which nodes are heard of no more: their connections stand still.
         connections: Those that a node has for what it fetches, at the most.
-        origin_connections: Those of them that it may have to the Hub.
         sent_at_once: Stripes that a node sends at once; who asks for more waits.
         neighbours: Others whom a node asks at a time; with more nodes it goes from one to the next.
         ask_every: Seconds between two questions of a node to whomever; each of the others is asked in turn.
@@ -86,7 +85,6 @@ class Setting:
     killed: Mapping[int, float] = field(default_factory=dict)
     vanished: Mapping[int, float] = field(default_factory=dict)
     connections: int = 16
-    origin_connections: int = 4
     neighbours: int = 32
     ask_every: float = 0.02
     watch_every: float = 1.0
@@ -265,10 +263,10 @@ class Simulation:
 
     def _fill(self, node: _Node) -> None:
         """Begin what the policy wants next, as long as there is a connection for it."""
-        most, origin = self.setting.connections, self.setting.origin_connections
-        while len(node.flows) < most and (node.wanted or node.under_way) and node.is_there:
-            may_ask = node.busy[None] < origin
-            choice = node.policy.next(node.wanted, node.busy, origin=may_ask, under_way=node.under_way)
+        while (
+            len(node.flows) < self.setting.connections and (node.wanted or node.under_way) and node.is_there
+        ):
+            choice = node.policy.next(node.wanted, node.busy, under_way=node.under_way)
             if choice is None:
                 break
             self._fetch(node, choice.stripe, choice.node)
