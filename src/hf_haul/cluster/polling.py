@@ -41,6 +41,8 @@ _LARGEST_PLAN: Final = 1 << 30
 _OK: Final = 200
 _NO_ANSWER: Final = (OSError, asyncio.TimeoutError, aiohttp.ClientError)
 _REFUSED: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
+#: Seconds by which time was up too late: this process stood still, and an answer may have come meanwhile.
+_STOOD_STILL: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class _Failure(enum.Enum):
     GONE = enum.auto()  # nobody listens there
     USELESS = enum.auto()  # its answer is of no use
     SILENT = enum.auto()  # it does not answer
-    BROKE = enum.auto()  # the connection did, which the next attempt may explain
+    BROKE = enum.auto()  # the connection did, or this process stood still: the next attempt may explain it
 
 
 class _RefusedError(Exception):
@@ -264,21 +266,22 @@ class Poller:
 
         Args:
             peer: The node.
-            again: Whether the connection broke the last time: then that is not what is returned once more.
+            again: Whether that is the attempt that has to explain the last one.
         """
         wait = self._wait
         query = f"wait={wait:g}" + ("" if peer.version is None else f"&after={quote(peer.version)}")
-        url = peer.url
+        url, seconds, began = peer.url, wait + self._timings.answer, self._clock()
         try:
-            state = await self._get(
-                f"{url}{self._root}/state?{query}", wait + self._timings.answer, _LARGEST_STATE
-            )
+            state = await self._get(f"{url}{self._root}/state?{query}", seconds, _LARGEST_STATE)
             if not isinstance(state, dict) or not isinstance(state.get("version"), int):
                 raise _RefusedError("its answer is not a state")
             self._listener.note_state(peer.name, state)
             if peer.url == url:
                 peer.version = str(state["version"])
         except asyncio.TimeoutError:
+            # Whoever wakes from having been stopped would take all others for silent, and fetch their parts.
+            if not again and self._clock() - began > seconds + _STOOD_STILL:
+                return _Failure.BROKE
             return self._fail(peer, _Failure.SILENT, "it does not answer")
         except (_RefusedError, ValueError) as error:
             return self._fail(peer, _Failure.USELESS, str(error))
@@ -320,7 +323,10 @@ class Poller:
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=self._timings.answer)
+        # aiohttp rounds what is longer than the threshold up to a whole second.
+        timeout = aiohttp.ClientTimeout(
+            total=seconds, sock_connect=self._timings.answer, ceil_threshold=seconds
+        )
         async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
             body = await _read(response, most)
             if response.status != _OK:

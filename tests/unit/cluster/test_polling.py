@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.support.clock import FakeClock
 from tests.support.hearsay import Hearsay
 
 from hf_haul.cluster import polling
@@ -19,6 +20,13 @@ from hf_haul.errors import InvalidUrlError
 
 FAST = PollTimings(wait=0.0, answer=0.1, spacing=0.0, least=0.0, retry=0.0)
 LATE = asyncio.TimeoutError()
+
+
+class Frozen(asyncio.TimeoutError):
+    """Time is up, and by so many seconds too late."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
 
 
 def connect_error(number: int) -> Exception:
@@ -41,15 +49,18 @@ class Scripted(Poller):
     answers: list[Any]
     asked: list[str]
     exhausted: asyncio.Event
+    clock: FakeClock
 
     async def _get(self, url: str, seconds: float, most: int) -> Any:
-        del seconds, most
+        del most
         self.asked.append(url)
         await asyncio.sleep(0)
         if not self.answers:
             self.exhausted.set()
             await asyncio.sleep(3600)
         answer = self.answers.pop(0)
+        if isinstance(answer, asyncio.TimeoutError):
+            self.clock.advance(seconds + (answer.seconds if isinstance(answer, Frozen) else 0.0))
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -62,8 +73,10 @@ def play(
     told = Told()
 
     async def run() -> list[str]:
-        poller = Scripted("a", "http://a:1", "job 1", "token", told, timings=FAST)
+        clock = FakeClock()
+        poller = Scripted("a", "http://a:1", "job 1", "token", told, timings=FAST, clock=clock)
         poller.answers, poller.asked, poller.exhausted = list(answers), [], asyncio.Event()
+        poller.clock = clock
         assert poller.add("b", "http://b:1/")
         then(poller)
         await asyncio.wait_for(poller.exhausted.wait(), 10)
@@ -112,6 +125,13 @@ def test_a_connection_that_breaks_says_nothing_unless_the_next_one_breaks_too() 
     assert play(broken, {"version": 1})[0] == [("state", "b", 1)]
     assert play(broken, broken)[0] == [("silent", "b")]
     assert play(broken, connect_error(errno.ECONNREFUSED))[0] == [("gone", "b", "it says why")]
+
+
+def test_who_stood_still_asks_again_before_it_takes_others_for_silent() -> None:
+    stood_still = Frozen(polling._STOOD_STILL * 1.1)
+    assert play(stood_still, {"version": 1})[0] == [("state", "b", 1)]
+    assert play(stood_still, stood_still)[0] == [("silent", "b")]
+    assert play(Frozen(polling._STOOD_STILL * 0.9), {"version": 1})[0] == [("silent", "b"), ("state", "b", 1)]
 
 
 def test_a_node_that_was_gone_is_asked_for_whatever_it_says_now() -> None:
