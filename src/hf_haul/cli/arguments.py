@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
+from hf_haul.cli.exit_codes import UsageError
 from hf_haul.cli.progress import MODES
 from hf_haul.config import parse_rate, parse_size
+from hf_haul.failures import describe
 
 __all__ = [
     "add_command",
@@ -20,6 +23,7 @@ __all__ = [
     "read_rate",
     "read_seconds",
     "read_size",
+    "read_token_file",
 ]
 
 _MAX_PORT: Final = 65_535
@@ -108,3 +112,26 @@ def read_seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"not a number of seconds: {text!r}")
     return seconds
+
+
+def read_token_file(name: str, option: str) -> str:
+    """Return the token in a file, without blanks around it.
+
+    Args:
+        name: The file.
+        option: What named it.
+
+    Raises:
+        UsageError: It cannot be read, or is empty.
+    """
+    wanted = f"{option} needs a readable file that holds the token"
+    if not name:  # as of a variable that is not set; Python would read the current folder
+        raise UsageError(f"{wanted}: its name is empty")
+    try:
+        token = Path(name).read_text("utf-8-sig", "replace").strip()
+    except OSError as error:
+        reason = OSError(error.errno, error.strerror, name)  # one that reading raises does not name it
+        raise UsageError(f"{wanted}: {describe(reason).text}") from error
+    if not token:
+        raise UsageError(f"{wanted}: {name} is empty")
+    return token

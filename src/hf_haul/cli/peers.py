@@ -6,10 +6,9 @@ import argparse
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import read_rate, read_seconds
+from hf_haul.cli.arguments import read_rate, read_seconds, read_token_file
 from hf_haul.cli.exit_codes import UsageError
 from hf_haul.cli.messages import say, warn
 from hf_haul.config import peers_token
@@ -175,16 +174,13 @@ class PeersDownload:
         """Return the token of the job; an empty one where none is given.
 
         Raises:
-            UsageError: It is empty although there is to be one.
-            OSError: The file cannot be read.
+            UsageError: It is empty although there is to be one, or the file cannot be read.
         """
-        name = self.arguments.peers_token_file
-        if name is not None:
-            token: str | None = Path(name).read_text("utf-8-sig", "replace")
-        else:
-            name, token = "HF_HAUL_PEERS_TOKEN", peers_token()
+        if self.arguments.peers_token_file is not None:
+            return read_token_file(self.arguments.peers_token_file, "--peers-token-file")
+        token = peers_token()
         if token is not None and not token.strip():
-            raise UsageError(f"the token in {name} is empty")
+            raise UsageError("the token in HF_HAUL_PEERS_TOKEN is empty")
         return (token or "").strip()
 
     def _plans(self, peers: PeerList) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hf_haul.cli.arguments import add_command, read_port, read_rate, read_seconds, read_size
+from hf_haul.cli.arguments import add_command, read_port, read_rate, read_seconds, read_size, read_token_file
 from hf_haul.cli.exit_codes import ExitCode, UsageError
 from hf_haul.cli.messages import say, warn
 from hf_haul.cli.progress.texts import count_of
@@ -264,14 +264,13 @@ def _serve_token(arguments: argparse.Namespace) -> str | None:
     """Return the token to ask for.
 
     Raises:
-        ValueError: It is empty, or the file holds no text.
-        OSError: The file cannot be read.
+        ValueError: It is empty, or the file cannot be read.
     """
+    if arguments.token_file is not None:
+        return read_token_file(arguments.token_file, "--token-file")
     if arguments.token is not None:
         warn("others on this machine can read --token in the list of processes; use --token-file")
         source, token = "--token", arguments.token
-    elif arguments.token_file is not None:
-        source, token = arguments.token_file, Path(arguments.token_file).read_text("utf-8-sig", "replace")
     else:
         source, token = "HF_HAUL_SERVE_TOKEN", serve_token()
     if token is not None and not token.strip():
