@@ -20,7 +20,7 @@ from hf_haul.cluster.job_node import JobNode
 from hf_haul.cluster.loop_thread import LoopThread
 from hf_haul.cluster.node_files import NodeFiles, planned_call
 from hf_haul.cluster.plan import JobPlan
-from hf_haul.cluster.polling import DEFAULT_POLL_TIMINGS, Poller, PollTimings
+from hf_haul.cluster.polling import DEFAULT_POLL_TIMINGS, MOST_NODES, Poller, PollTimings
 from hf_haul.cluster.results import NodeResult
 from hf_haul.cluster.serving import JobServer
 from hf_haul.cluster.stripes import Stripes
@@ -375,7 +375,8 @@ class NodeAgent:
         if poller is None or name == self.name or self._listed.get(name, url) != url:
             return
         if assigner is None:  # nobody is asked before there is something to say
-            self._early[name] = url
+            if name in self._early or len(self._early) < MOST_NODES:
+                self._early[name] = url
             return
         with suppress(InvalidUrlError):
             if poller.add(name, url) or poller.url_of(name) == url:
@@ -384,7 +385,8 @@ class NodeAgent:
     async def _meet_all(self, members: Mapping[str, str], watched: Collection[str]) -> None:
         if self._poller is not None:
             self._poller.watch(watched)
-        for name, url in {**self._early, **members}.items():
+        # Those that are counted on come first: there is room for so many.
+        for name, url in {**members, **self._early, **members}.items():
             self._meet(name, url)
         self._early.clear()
 

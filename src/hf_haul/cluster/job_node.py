@@ -14,6 +14,7 @@ from hf_haul.cluster.assigner import JobAssigner
 from hf_haul.cluster.holdings import HeldRange, Holdings, NotHeldError
 from hf_haul.cluster.node_state import NodeState, as_shown
 from hf_haul.cluster.plan import JobPlan
+from hf_haul.cluster.polling import MOST_NODES
 from hf_haul.ranges import ByteRange
 
 __all__ = ["JobNode"]
@@ -108,7 +109,8 @@ class JobNode:
         """Note a node that has asked; see `Served`."""
         if name != self.name:
             with self._changed:  # it may be done, and gone, before it is asked itself for the first time
-                self._others.setdefault(name, _Other()).is_heard = True
+                if name in self._others or len(self._others) < MOST_NODES:
+                    self._others.setdefault(name, _Other()).is_heard = True
         self._on_member(name, url)
 
     def note_state(self, name: str, state: Mapping[str, Any]) -> None:

@@ -27,14 +27,14 @@ from hf_haul.cluster.node_state import as_shown
 from hf_haul.cluster.serving import NODE_HEADER, PREFIX, URL_HEADER
 from hf_haul.urls import parse_url
 
-__all__ = ["DEFAULT_POLL_TIMINGS", "Health", "Listener", "PollTimings", "Poller"]
+__all__ = ["DEFAULT_POLL_TIMINGS", "MOST_NODES", "Health", "Listener", "PollTimings", "Poller"]
 
 logger = logging.getLogger(__name__)
 
+#: Nodes that are known at the most: whoever has the job's token may make up names.
+MOST_NODES: Final = 20_000
 #: Nodes that are asked at once.
 _ASKED_AT_ONCE: Final = 32
-#: Nodes that are known at the most.
-_MOST_NODES: Final = 20_000
 #: Bytes of a state, and of a plan, at the most.
 _LARGEST_STATE: Final = 16 << 20
 _LARGEST_PLAN: Final = 1 << 30
@@ -181,7 +181,7 @@ class Poller:
             if known.url != base:
                 known.url, known.version = base, None
             return False
-        if name == self._name or len(self._peers) >= _MOST_NODES:
+        if name == self._name or len(self._peers) >= MOST_NODES:
             return False
         peer = self._peers[name] = _Peer(name, base)
         self._tasks[name] = asyncio.get_running_loop().create_task(self._follow(peer))

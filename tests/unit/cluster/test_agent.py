@@ -15,6 +15,8 @@ import pytest
 import requests
 
 from hf_haul.cancellation import CancelToken
+from hf_haul.cluster import agent as agent_module
+from hf_haul.cluster import polling
 from hf_haul.cluster.agent import NodeAgent
 from hf_haul.cluster.loop_thread import LoopThread
 from hf_haul.cluster.plan import JobPlan
@@ -63,6 +65,15 @@ def agent(made: list[NodeAgent], cache: Path, plan: Any = PLAN, **options: Any) 
     )
     made.append(found)
     return found
+
+
+def ask(node: NodeAgent, name: str) -> None:
+    """Ask a node, as one that listens where nobody does."""
+    requests.get(
+        f"{node._url}/haul/v1/jobs/job-1/state",
+        headers={"Authorization": "Bearer t", "Haul-Node": name, "Haul-Node-Url": "http://127.0.0.1:7"},
+        timeout=10,
+    )
 
 
 class Source:
@@ -216,13 +227,24 @@ def test_nobody_says_of_a_node_that_is_listed_that_it_is_elsewhere(
     plan = replace(PLAN, selection=())
     node = agent(made, tmp_path, Source(plan) if is_listed else plan)
     node.run({"n0": node.start(), "n1": "http://127.0.0.1:9"}, linger=0.0)
-    requests.get(
-        f"{node._url}/haul/v1/jobs/job-1/state",
-        headers={"Authorization": "Bearer t", "Haul-Node": "n1", "Haul-Node-Url": "http://127.0.0.1:7"},
-        timeout=10,
-    )
+    ask(node, "n1")
     assert node._poller is not None
     assert node._poller.url_of("n1") == found
+
+
+def test_whoever_asks_early_under_ever_new_names_takes_the_place_of_no_node(
+    made: list[NodeAgent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (agent_module, polling):
+        monkeypatch.setattr(module, "MOST_NODES", 3)
+    node = agent(made, tmp_path, replace(PLAN, selection=()))
+    url = node.start()
+    for number in range(9):
+        ask(node, f"x{number}")
+    assert list(node._early) == ["x0", "x1", "x2"]
+    node.run({"n0": url, "n1": "http://127.0.0.1:9", "n2": "http://127.0.0.1:9"}, linger=0.0)
+    assert node._poller is not None
+    assert [name for name in ("n1", "n2", "x0", "x1") if node._poller.url_of(name)] == ["n1", "n2", "x0"]
 
 
 def test_it_waits_for_who_was_counted_on_and_no_longer_than_it_is_told(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.support.clock import FakeClock
 
+from hf_haul.cluster import job_node
 from hf_haul.cluster.assigner import JobAssigner
 from hf_haul.cluster.bitmaps import decode_bits
 from hf_haul.cluster.holdings import Holdings, NotHeldError
@@ -222,6 +223,18 @@ def test_who_has_asked_and_left_before_it_was_asked_itself_is_not_waited_for(wor
     node.note_gone("b", "connection refused")
     node.note_gone("c", "connection refused")
     assert node.pending(absent_too=True) == ["c"]
+
+
+def test_whoever_asks_under_ever_new_names_is_forgotten_and_who_is_counted_on_is_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_node, "MOST_NODES", 3)
+    for number in range(9):
+        world.node.note_asker(f"x{number}", "http://x")
+    node = world.begin()
+    assert node.pending(absent_too=True) == ["x0", "x1", "x2", "b", "c"]
+    node.note_asker("b", "http://b")
+    assert node.pending(absent_too=False) == ["x0", "x1", "x2", "b"]
 
 
 def test_who_failed_is_not_waited_for_and_it_is_said_why(

@@ -147,7 +147,7 @@ def test_a_node_is_asked_where_it_said_last_that_it_is() -> None:
 
 
 def test_a_node_does_not_ask_itself_and_no_more_than_it_can_bear(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "_MOST_NODES", 2)
+    monkeypatch.setattr(polling, "MOST_NODES", 2)
 
     def add(poller: Poller) -> None:
         assert not poller.add("a", "http://elsewhere:1")
