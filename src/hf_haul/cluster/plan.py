@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -31,6 +31,10 @@ PLAN_VERSION: Final = 1
 _SMALLEST: Final = MiB
 _LARGEST: Final = 16 * MiB
 _STRIPES_PER_NODE: Final = 16
+#: Stripes of a plan at the most. Each node has bitmaps of them, of 2 MiB then, and knows that much of each
+#: other one. A terabyte in the smallest stripes has a million, as have a million small files; 100 TB on
+#: 10,000 nodes have six.
+_MOST_STRIPES: Final = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,13 @@ class JobPlan:
             raise ValueError(f"not a job's plan: {unknown!r} is chosen, but not listed")
         for path in (plan.commit, *plan.selection):
             require_safe_path(path)
+        # That several files have one blob is looked for only then: with a million files it takes seconds.
+        if _count_stripes(map(_size, value["files"]), plan.stripe_bytes) > _MOST_STRIPES:
+            count = _count_stripes((size for _, size in plan.blobs()), plan.stripe_bytes)
+            if count > _MOST_STRIPES:
+                raise ValueError(
+                    f"not a job's plan: {count:,} stripes of {plan.stripe_bytes:,} B, and {_MOST_STRIPES:,} are the most"
+                )
         return plan
 
 
@@ -172,6 +183,16 @@ def _problem(value: Mapping[str, Any]) -> str | None:
     if type(value.get("stripe_bytes")) is not int or not isinstance(value.get("complete"), bool):
         return "stripe_bytes or complete is missing"
     return page_problem(value.get("files"))
+
+
+def _size(entry: Mapping[str, Any]) -> int:
+    """Return the bytes of a file in a listing's page; none for a folder."""
+    size: int = (entry.get("lfs") or entry)["size"] if entry["type"] == "file" else 0
+    return size
+
+
+def _count_stripes(sizes: Iterable[int], stripe_bytes: int) -> int:
+    return sum(-(-size // stripe_bytes) for size in sizes)
 
 
 def _entry(path: str, file: ListedFile) -> dict[str, Any]:

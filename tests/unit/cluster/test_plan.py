@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import pickle
+from contextlib import nullcontext
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -72,6 +74,31 @@ def test_a_plan_comes_back_from_its_json_and_from_a_pickle() -> None:
 def test_what_is_no_plan_is_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         JobPlan.from_json({**made().to_json(), **changes})
+
+
+@pytest.mark.parametrize(
+    ("files", "stripe_bytes", "refused"),
+    [
+        pytest.param({"a": 10**12}, MiB, None, id="a terabyte in the smallest stripes"),
+        pytest.param({str(number): 2 for number in range(100_000)}, MiB, None, id="many small files"),
+        pytest.param({"a": 1 << 24}, 1, None, id="as many as can be"),
+        pytest.param({"a": 1 << 23, "b": 1, "c": 1 << 23}, 1, "16,777,217 stripes of 1 B", id="one more"),
+        pytest.param({"a": 1 << 60}, 16 * MiB, "68,719,476,736 stripes", id="larger than any"),
+        pytest.param(
+            {"a": 1 << 23, "same as a": 1 << 23, "b": 1 << 23}, 1, None, id="a blob that counts once"
+        ),
+    ],
+)
+def test_a_plan_has_no_more_stripes_than_nodes_can_keep_account_of(
+    files: dict[str, int], stripe_bytes: int, refused: str | None
+) -> None:
+    known = {
+        path: ListedFile(130, SHA, sha256(path.removeprefix("same as ").encode()).hexdigest(), size)
+        for path, size in files.items()
+    }
+    value = made(files=known, selection=tuple(known), stripe_bytes=stripe_bytes).to_json()
+    with nullcontext() if refused is None else pytest.raises(ValueError, match=refused):
+        JobPlan.from_json(value)
 
 
 @pytest.mark.parametrize("value", [None, [], "plan"])
