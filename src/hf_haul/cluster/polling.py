@@ -39,6 +39,7 @@ _ASKED_AT_ONCE: Final = 32
 _LARGEST_STATE: Final = 16 << 20
 _LARGEST_PLAN: Final = 1 << 30
 _OK: Final = 200
+_NOT_UNDERSTOOD: Final = "its answer cannot be understood"
 _NO_ANSWER: Final = (OSError, asyncio.TimeoutError, aiohttp.ClientError)
 _REFUSED: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
 #: Seconds by which time was up too late: this process stood still, and an answer may have come meanwhile.
@@ -212,12 +213,19 @@ class Poller:
     async def health_of(self, url: str) -> Health:
         """Ask a node whether it is there, and has a plan."""
         try:
-            found = await self._get(f"{url}{PREFIX}/health", self._timings.answer, _LARGEST_STATE)
+            return self._health(
+                await self._get(f"{url}{PREFIX}/health", self._timings.answer, _LARGEST_STATE)
+            )
         except _RefusedError as error:
             return Health(answers=True, refusal=str(error))
         except _NO_ANSWER as error:
             logger.debug("%s does not answer: %r", url, error)
             return Health()
+        except Exception as error:  # noqa: BLE001  whatever one node answers, there are others
+            logger.debug("what %s answers cannot be understood: %r", url, error)
+            return Health(answers=True, refusal=_NOT_UNDERSTOOD)
+
+    def _health(self, found: Any) -> Health:
         job = found.get("job") if isinstance(found, dict) else None
         if job != self._job:
             return Health(answers=True, refusal=f"it works on {as_shown(job)}, and not on {self._job}")
@@ -227,7 +235,7 @@ class Poller:
         """Return the plan that a node has, in JSON; ``None`` if it does not give one."""
         try:
             return await self._get(f"{url}{self._root}/plan", self._timings.plan, _LARGEST_PLAN)
-        except (_RefusedError, *_NO_ANSWER) as error:
+        except Exception as error:  # noqa: BLE001  whatever one node answers, there are others
             logger.debug("no plan from %s: %r", url, error)
             return None
 
@@ -294,7 +302,7 @@ class Poller:
             return _Failure.BROKE
         except Exception as error:  # noqa: BLE001  whatever it answers, it has to be asked again
             logger.warning("what %s answers cannot be understood: %r", peer.name, error)
-            return self._fail(peer, _Failure.USELESS, "its answer cannot be understood")
+            return self._fail(peer, _Failure.USELESS, _NOT_UNDERSTOOD)
         return None
 
     def _fail(self, peer: _Peer, failure: _Failure, why: str) -> _Failure:

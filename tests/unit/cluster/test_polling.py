@@ -15,11 +15,12 @@ from tests.support.clock import FakeClock
 from tests.support.hearsay import Hearsay
 
 from hf_haul.cluster import polling
-from hf_haul.cluster.polling import Poller, PollTimings
+from hf_haul.cluster.polling import Health, Poller, PollTimings
 from hf_haul.errors import InvalidUrlError
 
 FAST = PollTimings(wait=0.0, answer=0.1, spacing=0.0, least=0.0, retry=0.0)
 LATE = asyncio.TimeoutError()
+NOT_UNDERSTOOD = Health(answers=True, refusal="its answer cannot be understood")
 
 
 class Frozen(asyncio.TimeoutError):
@@ -32,6 +33,14 @@ class Frozen(asyncio.TimeoutError):
 def connect_error(number: int) -> Exception:
     key: Any = SimpleNamespace(ssl=True, host="b", port=1)
     return aiohttp.ClientConnectorError(key, OSError(number, "it says why"))
+
+
+def deep_list() -> list[Any]:
+    """Lists in each other, of which newer versions of Python read thousands, but which they cannot show."""
+    found: list[Any] = []
+    for _level in range(100_000):
+        found = [found]
+    return found
 
 
 class Told(Hearsay):
@@ -113,6 +122,30 @@ def test_a_node_that_does_not_answer_rightly_is_gone_silent_or_of_no_use(
     told, _asked = play(error)
     assert len(told) == 1
     assert told[0][: len(expected)] == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "health"),
+    [
+        ({"job": "job 1", "has_plan": True}, Health(answers=True, has_plan=True)),
+        ({"job": "job 2"}, Health(answers=True, refusal="it works on job 2, and not on job 1")),
+        (polling._RefusedError("wrong token"), Health(answers=True, refusal="wrong token")),
+        (connect_error(errno.ECONNREFUSED), Health()),
+        (LATE, Health()),
+        (KeyError("what nobody foresaw"), NOT_UNDERSTOOD),
+        (RecursionError(), NOT_UNDERSTOOD),
+        ({"job": deep_list()}, NOT_UNDERSTOOD),
+    ],
+)
+def test_before_there_is_a_plan_whatever_a_node_answers_ends_nothing(answer: Any, health: Health) -> None:
+    async def ask() -> tuple[Health, Any]:
+        poller = Scripted("a", "http://a:1", "job 1", "token", Told())
+        poller.answers, poller.asked, poller.clock = [answer, answer], [], FakeClock()
+        return await poller.health_of("http://b:1"), await poller.plan_of("http://b:1")
+
+    found, plan = asyncio.run(ask())
+    assert found == health
+    assert plan is (None if isinstance(answer, Exception) else answer)
 
 
 def test_a_node_whose_answer_nobody_foresaw_is_asked_again() -> None:
