@@ -110,6 +110,12 @@ def _read(text: str, option: str) -> HttpUrl:
         raise ValueError(
             f"{option}: {text} is not the address of a node, which is http://host:port and no more"
         )
+    try:
+        url.host.encode("idna")  # as it is for whoever looks it up
+    except UnicodeError as error:
+        raise ValueError(
+            f"{option}: {text} is not the address of a node: a part of its name has more than 63 characters"
+        ) from error
     return url
 
 

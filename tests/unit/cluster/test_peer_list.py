@@ -76,6 +76,11 @@ def test_an_address_of_ipv6_is_read_with_its_brackets() -> None:
         (["http://a:1/path"], "a:1", "http://host:port and no more"),
         (["http://user:s3cret@a:1"], "a:1", "--peers: not the address"),
         (["a:99999"], "a:1", "--peers: not the address"),
+        (
+            ["a:1", f"b.{'c' * 64}:1"],
+            "a:1",
+            "--peers: b.c{64}:1 is not the address of a node: a part of its name",
+        ),
         (["a:1"], "a b:1", "--listen: not the address"),
         (["a:1"], "a", "--listen: a does not say at which port"),
         (["a:1"], "1", "--listen: 1 does not say at which port"),
