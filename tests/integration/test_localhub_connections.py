@@ -24,7 +24,7 @@ from tests.support.hub import make_certificate
 from tests.support.waits import until
 
 from hf_haul.localhub import LocalHub, Repo, share
-from hf_haul.localhub.connections import Connections, listen
+from hf_haul.localhub.connections import Connections, _Connection, listen
 from hf_haul.localhub.hosts import HostRule
 from hf_haul.localhub.testing.faults import Stall
 from hf_haul.localhub.timings import HubTimings
@@ -100,6 +100,65 @@ def test_while_all_are_busy_a_new_one_waits(repo: Repo, monkeypatch: pytest.Monk
             assert waiting.recv(12) == b"HTTP/1.1 200"
         for sock in busy:
             assert sock.recv(12) == b"HTTP/1.1 200"
+
+
+BODY_MISSING = (
+    b"POST /api/models/org/m/paths-info/main HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+)
+
+
+def test_requests_whose_bodies_do_not_come_make_room_for_new_ones(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("hf_haul.localhub.server.most_connections", lambda: 3)
+    with LocalHub(repo, timings=HubTimings(body=3600.0)) as hub, ExitStack() as stack:
+        slow = [stack.enter_context(connect(hub)) for _ in range(3)]
+        for sock in slow:
+            sock.sendall(BODY_MISSING)
+        assert hub.requests.wait_for(lambda log: len(log) == 3, 30)
+        with connect(hub) as sock:
+            assert answer(sock) == b"HTTP/1.1 200"
+            assert hub.open_connections <= 3
+            assert is_closed(slow[0]), "the one that has been waited for longest"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("paced", [False, True], ids=["sendfile", "paced"])
+def test_clients_that_take_no_more_of_their_answers_make_room_for_new_ones(
+    tmp_path: Path, paced: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("hf_haul.localhub.server.most_connections", lambda: 2)
+    (tmp_path / "w.bin").write_bytes(bytes(64 << 20))
+    large = Repo("org/m")
+    large.commit({"w.bin": tmp_path / "w.bin"})
+    timings = HubTimings(taking=0.2, handshake_grace=0.05)
+    with LocalHub(large, lfs="direct", timings=timings) as hub, ExitStack() as stack:
+        hub.set_pace(None, total=1e9 if paced else None)
+        for _ in range(2):
+            sock = stack.enter_context(connect(hub))
+            sock.sendall(b"GET /org/m/resolve/main/w.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert hub.requests.wait_for(lambda log: {each.connection for each in log} == {1, 2}, 30)
+        with connect(hub) as sock:
+            assert answer(sock) == b"HTTP/1.1 200"
+    assert not caplog.records
+
+
+def test_a_connection_that_ends_when_its_request_has_just_come_fills_no_log(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class EndsAtOnce(_Connection):
+        __slots__ = ()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.end()  # as if to make room for another one
+
+    monkeypatch.setattr("hf_haul.localhub.connections._Connection", EndsAtOnce)
+    with LocalHub(repo) as hub, connect(hub) as sock:
+        sock.sendall(BODY_MISSING)
+        assert is_closed(sock)
+        assert hub.requests.settle()
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("sent", [b"GET /api", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=["line", "header"])

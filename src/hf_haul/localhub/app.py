@@ -397,6 +397,8 @@ async def _read_body(request: web.BaseRequest, seconds: float) -> bytes:
         raise Refusal(413, "The body is too large.") from error
     except web.RequestPayloadError as error:
         raise Refusal(400, "The body cannot be read.") from error
+    except RuntimeError as error:  # aiohttp's word for a connection that has ended meanwhile
+        raise ConnectionResetError("the client has gone") from error
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 asyncio's own accepting goes round in circles, and writes to the log each time, when the process has no
 descriptor left. Here a hub knows how many connections it can serve, each with a file. When there are as many,
-the one that has been idle for longest makes room for the next; only while all are busy does a new one wait,
-in the kernel's queue.
+the one that has been idle for longest makes room for the next, or else one whose client lets it wait: for the
+body of a request, or to take more of an answer. Only while all are busy does a new one wait, in the kernel's
+queue.
 
 A client that takes its time to say what it wants (slowloris) is cut off, too, and one that takes nothing of
 its answer.
@@ -131,7 +132,9 @@ def _bound(family: int, kind: int, protocol: int, address: Any, stalled: float) 
 class _Connection(web.RequestHandler):
     """One connection, which reports when it answers a request and when it waits for one."""
 
-    __slots__ = ("_handshake", "_keeper", "_loop_time", "header_since", "idle_since")
+    __slots__ = (
+        "_handshake", "_keeper", "_loop_time", "_request", "_task", "header_since", "idle_since", "taking_since",
+    )  # fmt: skip
 
     def __init__(self, keeper: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
@@ -140,6 +143,9 @@ class _Connection(web.RequestHandler):
         self._handshake = asyncio.current_task()
         self.idle_since: float | None = None  # None while it is busy
         self.header_since: float | None = None  # None unless a request has begun to come in
+        self.taking_since: float | None = None  # None unless its client has to take more of an answer
+        self._request: web.BaseRequest | None = None  # that is being answered
+        self._task: asyncio.Task[Any] | None = None  # that answers it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -156,15 +162,30 @@ class _Connection(web.RequestHandler):
             self.header_since = self._loop_time()
         super().data_received(data)
 
-    def work(self) -> None:
-        """Note that a request has come and is being answered."""
+    def work(self, request: web.BaseRequest) -> None:
+        """Note that a request has come and is being answered by the current task."""
         self.idle_since = self.header_since = None
+        self._request, self._task = request, asyncio.current_task()
         self._keeper.note_busy(self)
 
     def rest(self) -> None:
         """Note that the connection waits for a request."""
-        self.idle_since, self.header_since = self._loop_time(), None
+        self.idle_since, self.header_since, self.taking_since = self._loop_time(), None, None
+        self._request = self._task = None
         self._keeper.note_idle(self)
+
+    def waits_for_client(self, now: float) -> bool:
+        """Return whether its request is not whole yet, or its client takes no more of the answer."""
+        if self._request is not None and not self._request.content.is_eof():
+            return True
+        return self.taking_since is not None and now - self.taking_since > self._keeper.timings.taking
+
+    def end(self) -> None:
+        """End it at once."""
+        if self._task is None:
+            _abort(self)
+        else:  # it ends the connection: one that is lost under a running sendfile leaves that waiting for good
+            self._task.cancel()
 
     def is_overdue(self, now: float) -> bool:
         """Return whether the client has sent nothing, or an unfinished request, for too long."""
@@ -190,7 +211,7 @@ class Connections:
         self._most = most
         self._tls = tls
         self._idle: dict[_Connection, None] = {}  # the one that has been idle for longest first
-        self._busy: set[_Connection] = set()
+        self._busy: dict[_Connection, None] = {}  # the one that has been busy for longest first
         self._ending: set[_Connection] = set()
         self._shaking_hands: dict[
             asyncio.Task[None], float
@@ -209,9 +230,12 @@ class Connections:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             connection = request.protocol
             assert isinstance(connection, _Connection)
-            connection.work()
+            connection.work(request)
             try:
                 return await handler(request)
+            except asyncio.CancelledError:
+                _abort(connection)
+                raise
             finally:
                 if connection.transport is not None:
                     connection.rest()
@@ -288,27 +312,37 @@ class Connections:
     async def _room(self) -> None:
         """Wait until there is room for one more connection; close the longest silent one to make it."""
         while len(self) + len(self._shaking_hands) >= self._most:
-            if not self._ending and not self._end_longest_idle():
-                self._end_slow_handshake()
+            if not (
+                self._ending
+                or self._end_longest_idle()
+                or self._end_slow_handshake()
+                or self._end_longest_waiting()
+            ):
+                logger.debug("all %s connections are busy", self._most)
             self._changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(
-                    self._changed.wait(), self.timings.handshake_grace if self._shaking_hands else None
-                )
+                await asyncio.wait_for(self._changed.wait(), self.timings.handshake_grace)
 
-    def _end_slow_handshake(self) -> None:
+    def _end_slow_handshake(self) -> bool:
         slow = asyncio.get_running_loop().time() - self.timings.handshake_grace
         task = next((task for task, start in self._shaking_hands.items() if start < slow), None)
-        if task is not None:
-            task.cancel()
+        return task is not None and task.cancel()
 
     def _end_longest_idle(self) -> bool:
-        connection = next(iter(self._idle), None)
-        if connection is not None:
-            del self._idle[connection]
-            self._ending.add(connection)  # it counts until it is gone
-            _abort(connection)
-        return connection is not None
+        return self._end(next(iter(self._idle), None))
+
+    def _end_longest_waiting(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self._end(next((each for each in self._busy if each.waits_for_client(now)), None))
+
+    def _end(self, connection: _Connection | None) -> bool:
+        if connection is None:
+            return False
+        self._idle.pop(connection, None)
+        self._busy.pop(connection, None)
+        self._ending.add(connection)  # it counts until it is gone
+        connection.end()
+        return True
 
     async def _begin(self, sock: socket.socket, make: Callable[[], _Connection]) -> None:
         self._unbegun.discard(sock)
@@ -330,7 +364,7 @@ class Connections:
         """Note that a connection waits for a request."""
         if connection in self._ending:
             return
-        self._busy.discard(connection)
+        self._busy.pop(connection, None)
         self._idle.pop(connection, None)
         self._idle[connection] = None
         self._changed.set()
@@ -341,12 +375,12 @@ class Connections:
         """Note that a connection has a request to answer."""
         self._idle.pop(connection, None)
         if connection.transport is not None and connection not in self._ending:
-            self._busy.add(connection)
+            self._busy[connection] = None
 
     def forget(self, connection: _Connection) -> None:
         """Note that a connection has ended."""
         self._idle.pop(connection, None)
-        self._busy.discard(connection)
+        self._busy.pop(connection, None)
         self._ending.discard(connection)
         self._changed.set()
 

@@ -13,9 +13,9 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol, cast
 from urllib.parse import quote
 
 from aiohttp import web
@@ -182,12 +182,14 @@ class Sender:
                 record.arrived = True
                 file = await _first_bytes(arrival, reply)
             response = self._response(request, reply, file, delivery)
-            await response.prepare(request)
+            with _taking(request):
+                await response.prepare(request)
             record.first_byte = time.monotonic()
             self._touch()
             whole = await self._body(request, response, reply, file, delivery, record, arrival)
             if whole:
-                await response.write_eof()
+                with _taking(request):
+                    await response.write_eof()
             record.complete = whole
         except ConnectionError:
             _abort(request)
@@ -323,6 +325,7 @@ class _Line:
         self.transport: asyncio.Transport = transport
         self._check_open()
         self._loop = asyncio.get_running_loop()
+        self._request = request
         self._response = response
         self._reply = reply
         self._file = file
@@ -344,6 +347,10 @@ class _Line:
         await self._wait_for_turn(count, slow)
         self._check_open()
         offset = self._reply.start + sent
+        with _taking(self._request):
+            return await self._hand_over(offset, count)
+
+    async def _hand_over(self, offset: int, count: int) -> int:
         if self._file is None or not self._sendfile:
             await self._response.write(_read(self._reply, self._file, offset, count))
             return count
@@ -424,6 +431,23 @@ class _Line:
             if not self.transport.get_write_buffer_size() and not _unacknowledged(sock):
                 break
             await asyncio.sleep(0.002)
+
+
+class _Recipient(Protocol):
+    """The connection of an answer: since when its client has to take more, in the loop's seconds."""
+
+    taking_since: float | None
+
+
+@contextlib.contextmanager
+def _taking(request: web.BaseRequest) -> Iterator[None]:
+    """Note that a client has to take what is sent, before more can be."""
+    connection = cast("_Recipient", request.protocol)
+    connection.taking_since = asyncio.get_running_loop().time()
+    try:
+        yield
+    finally:
+        connection.taking_since = None
 
 
 def _unacknowledged(sock: socket.socket | None) -> int:

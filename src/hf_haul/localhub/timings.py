@@ -18,6 +18,7 @@ class HubTimings:
         keep_alive: Between two requests of a connection.
         handshake: For a TLS handshake.
         handshake_grace: Of a handshake after which it makes room for other connections.
+        taking: In which a client takes no more of an answer, a mebibyte at most, after which it makes room.
         look: Between two looks for connections that are overdue; only while there are any.
         stalled: In which a client takes not a byte of an answer.
     """
@@ -27,6 +28,7 @@ class HubTimings:
     keep_alive: float = 75.0
     handshake: float = 15.0
     handshake_grace: float = 1.0
+    taking: float = 10.0
     look: float = 5.0
     stalled: float = 300.0
 
