@@ -45,8 +45,8 @@ CASES: Final = {
 }
 #: What a run costs; ``--help`` says it.
 _COSTS: Final = (
-    "One case takes, of one processor: about a quarter of a minute with 64 nodes, one to three minutes with 1,000, six to fifteen "
-    "minutes and up to 6 GiB of memory with 10,000. All cases of one number of nodes come one after the other; --case and --nodes choose."
+    "One case takes, of one processor: a few seconds with 64 nodes, up to a minute with 1,000, four to six "
+    "minutes and up to 3 GiB of memory with 10,000. All cases of one number of nodes come one after the other; --case and --nodes choose."
 )
 #: Steps of simulated time in which a stripe comes, where a node's connections share what it can take.
 _STEPS: Final = 20
