@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Bitmap", "bits_of", "decode_bits", "encode_bits", "highest", "lowest", "numbers_in"]
+__all__ = ["Bitmap", "LazyBitmap", "bits_of", "decode_bits", "encode_bits", "highest", "lowest", "numbers_in"]
 
 
 class Bitmap:
@@ -48,6 +48,42 @@ class Bitmap:
     def bits(self) -> int:
         """All of it as an int."""
         return int.from_bytes(self._bytes, "little")
+
+
+class LazyBitmap:
+    """The numbers below a size for which something holds: each is looked at once, when it is asked for.
+
+    Args:
+        size: The size.
+        holds: Looks at a number.
+    """
+
+    __slots__ = ("_found", "_holds", "_looked_at")
+
+    def __init__(self, size: int, holds: Callable[[int], bool]) -> None:
+        self._holds = holds
+        self._looked_at, self._found = Bitmap(size), Bitmap(size)
+
+    def among(self, bits: int, base: int, length: int) -> int:
+        """Return those of some numbers for which it holds, as a bitmap, too.
+
+        Args:
+            bits: Bitmap of the numbers to look at.
+            base: The number that is bit 0.
+            length: How many bits there are.
+        """
+        if not bits:  # as it is nearly always where all is well
+            return 0
+        for bit in numbers_in(bits & ~self._looked_at.window(base, length)):
+            self._looked_at.add(base + bit)
+            if self._holds(base + bit):
+                self._found.add(base + bit)
+        return bits & self._found.window(base, length)
+
+    def forget(self) -> None:
+        """Look at all of them anew, as it may hold for others now."""
+        self._looked_at.replace(0)
+        self._found.replace(0)
 
 
 def bits_of(numbers: Iterable[int]) -> int:

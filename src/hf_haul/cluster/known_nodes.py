@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from itertools import chain
 from typing import Final
 
-from hf_haul.cluster.bitmaps import Bitmap, numbers_in
+from hf_haul.cluster.bitmaps import Bitmap, LazyBitmap
 from hf_haul.cluster.stripes import Stripes
 
 __all__ = ["KnownNodes", "Node"]
@@ -131,10 +131,8 @@ class KnownNodes:
         #: Those that fetch nothing for others: gone, silent, ended, distrusted, failing, or lagging.
         self._unfit: set[str] = set()
         self.orphans = Bitmap(stripes.count)
-        # Which of them are this node's, as far as looked.
-        self._judged, self._inherited = Bitmap(stripes.count), Bitmap(stripes.count)
-        # Which this node is to take from slow ones before others, as far as looked.
-        self._ranked, self._first = Bitmap(stripes.count), Bitmap(stripes.count)
+        self._inherited = LazyBitmap(stripes.count, self.is_heir)
+        self._first = LazyBitmap(stripes.count, self._is_first)
         self.lagging: frozenset[str] = frozenset()
         self._failing: set[str] = set()
         self.pace: float | None = None
@@ -293,10 +291,8 @@ class KnownNodes:
             place = self._stripes.place(node.name)
             if place is not None:
                 self.orphans.replace(self.orphans.bits ^ self._stripes.homes(place))
-            self._judged.replace(0)
-            self._inherited.replace(0)
-            self._ranked.replace(0)
-            self._first.replace(0)
+            self._inherited.forget()
+            self._first.forget()
         if self._counts(node):
             if not node.counted:
                 node.counted = True
@@ -314,8 +310,7 @@ class KnownNodes:
             bits |= node.have if node.slow else 0
         self.slow = [node for node in self._nodes.values() if node.slow]
         self.at_slow.replace(bits)
-        self._ranked.replace(0)
-        self._first.replace(0)
+        self._first.forget()
 
     def _place_in_ring(self, node: Node) -> tuple[bool, str]:
         return node.name < self._me, node.name
@@ -363,12 +358,7 @@ class KnownNodes:
             base: The stripe that is bit 0.
             length: How many bits there are.
         """
-        orphans = among & self.orphans.window(base, length)
-        for bit in numbers_in(orphans & ~self._judged.window(base, length)):
-            self._judged.add(base + bit)
-            if self.is_heir(base + bit):
-                self._inherited.add(base + bit)
-        return orphans & self._inherited.window(base, length)
+        return self._inherited.among(among & self.orphans.window(base, length), base, length)
 
     def is_heir(self, stripe: int) -> bool:
         """Return whether this node comes first of those who take over a stripe."""
@@ -382,14 +372,11 @@ class KnownNodes:
             base: The stripe that is bit 0.
             length: How many bits there are.
         """
-        for bit in numbers_in(among & ~self._ranked.window(base, length)):
-            self._ranked.add(base + bit)
-            if (
-                next((name for name in self.stand_ins(base + bit) if not self.is_slow(name)), None)
-                == self._me
-            ):
-                self._first.add(base + bit)
-        return among & self._first.window(base, length)
+        return self._first.among(among, base, length)
+
+    def _is_first(self, stripe: int) -> bool:
+        """Return whether this node comes first of those who take over a stripe and are not slow."""
+        return next((name for name in self.stand_ins(stripe) if not self.is_slow(name)), None) == self._me
 
     def is_slow(self, name: str) -> bool:
         """Return whether a node is known to be slow."""

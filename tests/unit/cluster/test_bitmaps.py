@@ -7,7 +7,16 @@ import zlib
 
 import pytest
 
-from hf_haul.cluster.bitmaps import Bitmap, bits_of, decode_bits, encode_bits, highest, lowest, numbers_in
+from hf_haul.cluster.bitmaps import (
+    Bitmap,
+    LazyBitmap,
+    bits_of,
+    decode_bits,
+    encode_bits,
+    highest,
+    lowest,
+    numbers_in,
+)
 
 
 def test_a_window_shows_what_is_in_the_set_at_any_place() -> None:
@@ -28,6 +37,25 @@ def test_what_is_added_is_there_until_it_is_discarded() -> None:
     bitmap.discard(19)
     bitmap.discard(3)
     assert (bitmap.bits, 19 in bitmap) == (1, False)
+
+
+def test_what_holds_is_looked_at_once_for_each_number_until_it_is_forgotten() -> None:
+    multiples_of, looked_at = 3, []
+
+    def holds(number: int) -> bool:
+        looked_at.append(number)
+        return number % multiples_of == 0
+
+    bitmap = LazyBitmap(100, holds)
+    assert bitmap.among(0b1111, 20, 8) == 0b10
+    assert looked_at == [20, 21, 22, 23]
+    assert bitmap.among(0b1111_1000, 18, 8) == 0b0100_1000
+    assert looked_at == [20, 21, 22, 23, 24, 25]
+    multiples_of = 2
+    assert bitmap.among(0b1111, 20, 8) == 0b10
+    bitmap.forget()
+    assert bitmap.among(0b1111, 20, 8) == 0b101
+    assert len(looked_at) == 10
 
 
 def test_bits_beyond_the_size_do_not_count() -> None:
