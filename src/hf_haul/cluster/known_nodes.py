@@ -116,7 +116,7 @@ class KnownNodes:
         twice: What two or more of them have.
         claimed: What any node is fetching from the origin.
         lagging: The homes that lag.
-        orphans: The stripes whose home does not fetch them.
+        abandoned: The stripes whose home does not fetch them.
         pace: The usual bytes per second of a connection to a node, as far as known.
     """
 
@@ -130,7 +130,7 @@ class KnownNodes:
         self.slow: list[Node] = []
         #: Those that fetch nothing for others: gone, silent, ended, distrusted, failing, or lagging.
         self._unfit: set[str] = set()
-        self.orphans = Bitmap(stripes.count)
+        self.abandoned = Bitmap(stripes.count)
         self._inherited = LazyBitmap(stripes.count, self.is_heir)
         self._first = LazyBitmap(stripes.count, self._is_first)
         self.lagging: frozenset[str] = frozenset()
@@ -290,7 +290,7 @@ class KnownNodes:
             self._unfit ^= {node.name}
             place = self._stripes.place(node.name)
             if place is not None:
-                self.orphans.replace(self.orphans.bits ^ self._stripes.homes(place))
+                self.abandoned.replace(self.abandoned.bits ^ self._stripes.homes(place))
             self._inherited.forget()
             self._first.forget()
         if self._counts(node):
@@ -358,7 +358,7 @@ class KnownNodes:
             base: The stripe that is bit 0.
             length: How many bits there are.
         """
-        return self._inherited.among(among & self.orphans.window(base, length), base, length)
+        return self._inherited.among(among & self.abandoned.window(base, length), base, length)
 
     def is_heir(self, stripe: int) -> bool:
         """Return whether this node comes first of those who take over a stripe."""

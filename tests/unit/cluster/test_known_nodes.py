@@ -105,10 +105,10 @@ def test_a_node_that_was_not_heard_of_yet_lives_if_the_job_began_with_it() -> No
     assert nodes.alive("late")
     nodes.leave("n0", gone=True)
     assert not nodes.alive("n0")
-    assert nodes.orphans.bits == bits_of(range(0, 40, 4))
+    assert nodes.abandoned.bits == bits_of(range(0, 40, 4))
     nodes.note_member("n0")
     assert nodes.alive("n0")
-    assert nodes.orphans.bits == 0
+    assert nodes.abandoned.bits == 0
 
 
 def test_those_that_came_later_stand_in_when_nobody_else_is_left() -> None:
