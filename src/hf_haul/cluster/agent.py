@@ -63,6 +63,10 @@ class PlanSource(Protocol):
     def repo_id(self) -> str:
         """The repository."""
 
+    @property
+    def awaits_another(self) -> bool:
+        """Whether it waits for another node to make the plan."""
+
     def find(self, asker: Poller, loop: LoopThread, waits: Waits, cancelled: CancelToken) -> JobPlan:
         """Return the plan, once there is one."""
 
@@ -263,6 +267,7 @@ class NodeAgent:
         plan = self._given
         if not isinstance(plan, JobPlan):
             assert self._poller is not None
+            self._server.awaits_plan = plan.awaits_another
             plan = plan.find(self._poller, self._loop, waits, self._cancel)
             self._job.set_plan(plan)
         return plan

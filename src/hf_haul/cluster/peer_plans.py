@@ -2,7 +2,9 @@
 
 A node that has a plan gives it to whoever asks, so that one that is started again, or later, works on the
 same commit as the others, wherever a branch has gone since. If the first one does not come up, the others
-list the repository themselves: their plans are the same, unless the branch moves at that moment.
+list the repository themselves: their plans are the same, unless the branch moves at that moment. So they do
+if it comes up and waits for another one, as where somebody's list leaves out its own node: all could wait in
+a circle.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class PeerPlans:
         repo_id: The repository.
         job_id: The job.
         make: Makes the plan; told where to report waits.
-        patience: Seconds for which the first node may take to come up.
+        patience: Seconds for which the first node may take to come up, or wait for another one.
         look: Seconds between two looks for it.
         clock: Seconds, monotonic.
     """
@@ -102,6 +104,11 @@ class PeerPlans:
         self._clock = clock
         self._useless: set[str] = set()  # whose plans are
         self._others = {name: url for name, url in peers.urls.items() if name != peers.me}
+
+    @property
+    def awaits_another(self) -> bool:
+        """Whether the first node of the list is another one, which makes the plan."""
+        return not self._peers.is_first
 
     def find(
         self,
@@ -132,14 +139,20 @@ class PeerPlans:
                 health = loop.run(lambda: self._ask(asker))
                 if isinstance(health, JobPlan):
                     return health
-                if self._peers.is_first or (not health.answers and self._clock() >= deadline):
+                lists = health.answers and not health.awaits_plan
+                if self._peers.is_first or (not lists and self._clock() >= deadline):
                     break
                 if health.refusal is not None:
                     raise NodeError(f"{first} is no node of this job: {health.refusal}", FailureKind.USAGE)
                 cancelled.wait(self._look)
                 cancelled.check()
         if not self._peers.is_first:
-            logger.warning("%s did not come up: listing the repository here", first)
+            logger.warning(
+                "%s waits for another machine to list the repository, so --peers is not the same on all: listing it here"
+                if health.awaits_plan
+                else "%s did not come up: listing the repository here",
+                first,
+            )
         return self._make(waits)
 
     async def _ask(self, asker: PlanAsker) -> JobPlan | Health:

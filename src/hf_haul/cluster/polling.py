@@ -120,11 +120,13 @@ class Health:
     Attributes:
         answers: Whether it is there.
         has_plan: Whether it has a plan of this job.
+        awaits_plan: Whether it waits for another node to make one.
         refusal: Why it is of no use, if so: it works on another job, or refuses the token.
     """
 
     answers: bool = False
     has_plan: bool = False
+    awaits_plan: bool = False
     refusal: str | None = None
 
 
@@ -229,7 +231,11 @@ class Poller:
         job = found.get("job") if isinstance(found, dict) else None
         if job != self._job:
             return Health(answers=True, refusal=f"it works on {as_shown(job)}, and not on {self._job}")
-        return Health(answers=True, has_plan=found.get("has_plan") is True)
+        return Health(
+            answers=True,
+            has_plan=found.get("has_plan") is True,
+            awaits_plan=found.get("awaits_plan") is True,
+        )
 
     async def plan_of(self, url: str) -> Any:
         """Return the plan that a node has, in JSON; ``None`` if it does not give one."""

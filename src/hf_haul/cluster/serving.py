@@ -187,6 +187,8 @@ class JobServer:
         self._running: set[asyncio.Task[Any]] = set()
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
+        #: Whether this node waits for another one to list the repository.
+        self.awaits_plan = False
 
     @property
     def body_bytes(self) -> int:
@@ -290,7 +292,12 @@ class JobServer:
         path, _, query = target.partition("?")
         parts = [unquote(part) for part in path.split("/")[1:]]
         if parts == [*_ROOT, "health"]:
-            facts = {"job": self._served.job_id, "has_plan": self._served.plan() is not None}
+            has_plan = self._served.plan() is not None
+            facts = {
+                "job": self._served.job_id,
+                "has_plan": has_plan,
+                "awaits_plan": self.awaits_plan and not has_plan,
+            }
             return _unpaced({"status": "ok", **facts})
         if len(parts) < len(_ROOT) + 2 or parts[: len(_ROOT) + 1] != [*_ROOT, "jobs"]:
             raise Refusal(404, "there is nothing of this name", "NotFound")

@@ -85,6 +85,8 @@ class Source:
         self._found = found
         self.asked = threading.Event()
 
+    awaits_another = False
+
     def find(self, asker: Poller, loop: LoopThread, waits: Waits, cancelled: CancelToken) -> JobPlan:
         self.asked.set()
         while self._found is None:
@@ -207,12 +209,15 @@ def test_a_plan_is_found_once_the_node_can_be_asked(
 
 def test_it_is_cancelled_wherever_it_is(made: list[NodeAgent], tmp_path: Path) -> None:
     source = Source(None)
+    source.awaits_another = True
     node = agent(made, tmp_path, source)
     results: list[Any] = []
     url = node.start()
     running = threading.Thread(target=lambda: results.append(node.run({"n0": url})))
     running.start()
     assert source.asked.wait(10)
+    health = requests.get(f"{url}/haul/v1/health", headers={"Authorization": "Bearer t"}, timeout=10)
+    assert health.json()["awaits_plan"], "others have to know that it makes none"
     node.cancel()
     running.join(2)
     assert isinstance(results[0].error, DownloadCancelledError)

@@ -113,6 +113,28 @@ def test_they_list_themselves_if_it_does_not_come_up(
     assert 25 <= asker.asked.count("http://a:1") * 2 <= 40
 
 
+@pytest.mark.parametrize("me", ["b:1", "late:1"])
+def test_they_list_themselves_if_it_waits_for_another_one(
+    me: str, asker: Asker, loop: LoopThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    asker.health["http://a:1"] = [
+        *[Health(answers=True, awaits_plan=True)] * 100,
+        Health(refusal="asked for too long"),
+    ]
+    with caplog.at_level(logging.WARNING):
+        assert find(me, asker, loop) is MADE
+    assert "a:1 waits for another machine to list the repository, so --peers is not the same" in caplog.text
+
+
+def test_a_first_one_that_waited_for_another_one_and_has_its_plan_gives_it(
+    asker: Asker, loop: LoopThread
+) -> None:
+    waiting = Health(answers=True, awaits_plan=True)
+    asker.health["http://a:1"] = [*[waiting] * 5, Health(answers=True, has_plan=True)]
+    asker.plans["http://a:1"] = PLAN.to_json()
+    assert find("b:1", asker, loop).commit == PLAN.commit
+
+
 def test_a_first_one_that_works_on_something_else_is_an_error_that_says_so(
     asker: Asker, loop: LoopThread
 ) -> None:

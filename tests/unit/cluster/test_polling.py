@@ -128,6 +128,7 @@ def test_a_node_that_does_not_answer_rightly_is_gone_silent_or_of_no_use(
     ("answer", "health"),
     [
         ({"job": "job 1", "has_plan": True}, Health(answers=True, has_plan=True)),
+        ({"job": "job 1", "awaits_plan": True}, Health(answers=True, awaits_plan=True)),
         ({"job": "job 2"}, Health(answers=True, refusal="it works on job 2, and not on job 1")),
         (polling._RefusedError("wrong token"), Health(answers=True, refusal="wrong token")),
         (connect_error(errno.ECONNREFUSED), Health()),

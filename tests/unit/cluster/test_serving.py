@@ -169,9 +169,22 @@ def test_who_asks_becomes_known_by_its_name_and_address(served: Served) -> None:
 
 def test_a_node_says_which_job_it_is_at_and_whether_it_has_a_plan(served: Served) -> None:
     health = answer(served, "/haul/v1/health")[2]
-    assert health == {"status": "ok", "job": "job-1", "has_plan": True}
+    assert health == {"status": "ok", "job": "job-1", "has_plan": True, "awaits_plan": False}
     served.made = None
     assert not answer(served, "/haul/v1/health")[2]["has_plan"]
+
+
+@pytest.mark.parametrize("plan", [None, b"[1]"])
+def test_a_node_says_that_it_waits_for_the_plan_of_another_one(served: Served, plan: bytes | None) -> None:
+    served.made = plan
+
+    async def ask() -> Any:
+        server = JobServer(served, TOKEN)
+        server.awaits_plan = True
+        reply = await server.answer("GET", "/haul/v1/health", HEADERS)
+        return json.loads(reply.content.read(0, reply.length))
+
+    assert run(ask())["awaits_plan"] is (plan is None)
 
 
 def test_a_plan_that_is_still_made_is_to_be_asked_for_again(served: Served) -> None:
