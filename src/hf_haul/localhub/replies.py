@@ -79,7 +79,7 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of the pro
             made = json_reply({"error": self.message}, self.status)
         else:
             made = text_reply(self.message, self.status)
-        made.headers["X-Error-Message"] = self.message
+        made.headers["X-Error-Message"] = self.message[:_LONGEST_MESSAGE]
         if self.code is not None:
             made.headers["X-Error-Code"] = self.code
         made.headers.update(self.headers)
@@ -110,7 +110,9 @@ def text_reply(text: str, status: int = 200, content_type: str = "text/plain") -
     return _whole(status, text.encode("utf-8", "replace"), f"{content_type}; charset=utf-8")
 
 
-_RANGE: Final = re.compile(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.IGNORECASE)
+_RANGE: Final = re.compile(r"\s*bytes\s*=\s*([0-9]*)\s*-\s*([0-9]*)\s*", re.IGNORECASE)
+_DIGITS: Final = 20  # of a number that is larger than any file; Python reads no more than some thousands
+_LONGEST_MESSAGE: Final = 1000  # characters in a header: clients refuse an answer with one of 8 KiB
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -130,14 +132,18 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     if not first and not last:
         return None
     if not first:
-        start, stop = max(0, size - int(last)), size
+        start, stop = max(0, size - _number(last)), size
     else:
-        start, stop = int(first), size if not last else min(int(last) + 1, size)
-        if last and int(last) < start:
+        start, stop = _number(first), size if not last else min(_number(last) + 1, size)
+        if last and _number(last) < start:
             return None
     if start >= size or start >= stop:
         raise ValueError(header)
     return start, stop
+
+
+def _number(digits: str) -> int:
+    return int(digits.lstrip("0")[:_DIGITS] or "0")
 
 
 def file_reply(

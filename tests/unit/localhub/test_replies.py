@@ -21,6 +21,10 @@ SIZE = 100
         pytest.param("bytes=90-1000", (90, 100), id="end past the file"),
         pytest.param("bytes=-10", (90, 100), id="suffix"),
         pytest.param("bytes=-1000", (0, 100), id="suffix longer than the file"),
+        pytest.param(f"bytes=90-{'9' * 5000}", (90, 100), id="end that is no number for Python"),
+        pytest.param(f"bytes=-{'9' * 5000}", (0, 100), id="suffix that is no number for Python"),
+        pytest.param(f"bytes={'0' * 5000}90-{'0' * 5000}94", (90, 95), id="zeros"),
+        pytest.param("bytes=\u0661-\u0663", None, id="digits of another script"),
         pytest.param("bytes=99-99", (99, 100), id="last byte"),
         pytest.param("bytes=20-10", None, id="backwards is malformed"),
         pytest.param("bytes=0-9,20-29", None, id="several ranges"),
@@ -33,13 +37,23 @@ def test_a_range_is_read_as_rfc_9110_says(header: str | None, expected: tuple[in
     assert parse_range(header, SIZE) == expected
 
 
-@pytest.mark.parametrize("header", ["bytes=100-", "bytes=100-200", "bytes=5000-", "bytes=-0"])
+@pytest.mark.parametrize(
+    "header", ["bytes=100-", "bytes=100-200", "bytes=5000-", "bytes=-0", f"bytes={'9' * 5000}-"]
+)
 def test_a_range_past_the_end_cannot_be_satisfied(header: str) -> None:
     with pytest.raises(ValueError, match="bytes"):
         parse_range(header, SIZE)
     reply = file_reply(BytesContent(b"x" * SIZE), CIMultiDict({"range": header}), etag='"e"', name="n")
     assert reply.status == 416
     assert reply.headers["Content-Range"] == "bytes */100"
+
+
+def test_a_long_message_is_whole_in_the_body_and_cut_in_the_header() -> None:
+    message = "x" * 100_000
+    for as_json in (True, False):
+        reply = Refusal(400, message).reply(as_json=as_json)
+        assert message.encode() in reply.content.read(0, reply.length)
+        assert reply.headers["X-Error-Message"] == "x" * 1000
 
 
 def test_any_range_of_an_empty_file_cannot_be_satisfied() -> None:
