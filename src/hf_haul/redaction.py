@@ -34,11 +34,12 @@ _LIBRARIES: Final = frozenset(
         "socks",
     }
 )
-_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>]*[^\s\"'<>),.:;\]]", re.IGNORECASE)
+#: Each pattern takes a time in proportion to the text: a name that somebody sends may have many letters.
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]{0,15}://[^\s\"'<>]*[^\s\"'<>),.:;\]]", re.IGNORECASE)
 #: A query that holds no secret, as of a listing's URL; huggingface_hub's messages keep it.
 _OPEN_QUERY: Final = re.compile(r"\w+=(true|false)(&\w+=(true|false))*", re.ASCII)
 #: A query behind a path that stands alone, as in a request line.
-_QUERY: Final = re.compile(r"\?[^\s\"'<>]*=[^\s\"'<>]*")
+_QUERY: Final = re.compile(r"\?[^\s\"'<>]*")
 _CREDENTIALS: Final = re.compile(r"\b(bearer|basic)\s+[^\s\"',]+", re.IGNORECASE)
 #: From where on a message quotes headers: httpcore's of an answer's, urllib3's of those it could not read.
 _HEADERS: Final = re.compile(r", \[\(.*|, unparsed data: .*", re.DOTALL)
@@ -49,7 +50,11 @@ _for_us: Final[ContextVar[bool]] = ContextVar("hf_haul_redacting", default=False
 def redact_text(text: str) -> str:
     """Return ``text`` without credentials, and with every URL as :func:`hf_haul.urls.redact` shows it."""
     text = _URL.sub(lambda match: redact(match[0]) + _open_query(match[0]), text)
-    return _CREDENTIALS.sub(r"\1 ...", _QUERY.sub(lambda match: _open_query(match[0]), text))
+    return _CREDENTIALS.sub(r"\1 ...", _QUERY.sub(_shown_query, text))
+
+
+def _shown_query(match: re.Match[str]) -> str:
+    return _open_query(match[0]) if "=" in match[0] else match[0]
 
 
 def _open_query(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,26 @@ SIGNED = "https://user:pass@cdn.test/f?Signature=secret"
 )
 def test_secrets_are_taken_out_of_a_text(text: str, told: str) -> None:
     assert redact_text(text) == told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("r" * 300_000, id="letters"),
+        pytest.param("?" * 300_000, id="question marks"),
+        pytest.param("a://" + "." * 300_000, id="dots"),
+        pytest.param("http://" * 40_000, id="schemes"),
+        pytest.param("bearer" + " " * 300_000, id="blanks"),
+    ],
+)
+def test_a_long_text_that_somebody_else_sends_takes_no_time(text: str) -> None:
+    began = time.process_time()
+    redact_text(f"Invalid rev id: {text} is http://user:secret@hub/a")
+    assert time.process_time() - began < 5.0
+
+
+def test_a_url_behind_a_long_word_is_redacted() -> None:
+    assert redact_text("x" * 1000 + SIGNED) == "x" * 1000 + "https://cdn.test/f"
 
 
 @pytest.mark.parametrize(

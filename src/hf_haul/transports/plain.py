@@ -51,8 +51,8 @@ _PLAIN_HEAD: Final = re.compile(
     rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [^\r\n]*)?((?:\r\n[\w!#$%&'*+.^`|~-]+:[^\r\n]*)*)\r\n\r\n"
 )
 _FIELDS: Final = re.compile(r"\r\n([^:]*):[ \t]*([^\r]*)")
-#: Where a value goes on in the next line, as it did in older times.
-_FOLD: Final = re.compile(r"[ \t]*\r\n[ \t]+")
+#: Where a value goes on in the next line, as it did in older times. A run of blanks is looked at once.
+_FOLD: Final = re.compile(r"(?<![ \t])[ \t]*(?:\r\n[ \t]+)+")
 _LENGTH: Final = re.compile("[0-9]{1,18}")
 #: Headers of an answer; ``http.client`` takes no more than 99.
 _MAX_FIELDS: Final = 90

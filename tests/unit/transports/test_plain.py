@@ -7,6 +7,7 @@ import random
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -225,6 +226,14 @@ def test_an_answer_that_is_not_plain_is_read_by_others_from_its_first_byte(
     assert {name: answer.headers[name].rstrip() for name in headers} == headers
     answer.release_conn()
     assert line.given_back == 1
+
+
+def test_a_header_of_blanks_takes_no_time(line: Line) -> None:
+    began = time.process_time()
+    answer = line.ask(CHUNKED.replace(b"\r\n", b"\r\nX: a" + b" " * 60_000 + b"b\r\n", 1))
+    assert isinstance(answer, BaseHTTPResponse)
+    assert (answer.read(decode_content=False), len(answer.headers["X"])) == (b"abcd", 60_002)
+    assert time.process_time() - began < 1.0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="cannot be seen there when the first piece was received")
