@@ -225,7 +225,7 @@ def test_pages_do_not_wait_for_the_rate_of_what_is_sent(size: int) -> None:
 def test_while_all_wait_for_another_hub_pages_are_answered_and_the_end_of_the_hub_ends_their_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hf_haul.localhub.server._WAITERS", 2)
+    monkeypatch.setattr("hf_haul.localhub.app._SEARCH_THREADS", 2)
     silent = Silent()
     pages = {"/page": lambda request: text_reply(request.method)}
     with LocalHub(site=Site(pages, None, silent)) as hub, ThreadPoolExecutor(3) as clients:
@@ -239,3 +239,25 @@ def test_while_all_wait_for_another_hub_pages_are_answered_and_the_end_of_the_hu
         assert silent.ended >= 2  # the third may have got the thread of one that ended
         for each in waiting:
             assert isinstance(each.exception(20), requests.ConnectionError)
+
+
+def test_while_others_wait_for_another_hub_to_find_repositories_those_that_are_here_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hf_haul.localhub.server._WAITERS", 2)
+    monkeypatch.setattr("hf_haul.localhub.app._SEARCH_THREADS", 2)
+    here, silent = Repo("org/here"), Silent()
+    here.commit({"a": b"x"})
+    here.blocking = True
+    with LocalHub(here, site=Site({}, None, silent)) as hub, ThreadPoolExecutor(3) as clients:
+        waiting = [
+            clients.submit(requests.get, f"{hub.url}/org/m{each}/resolve/main/a", timeout=30)
+            for each in range(3)
+        ]
+        for _ in range(2):
+            assert silent.asked.acquire(timeout=20)
+        assert requests.get(f"{hub.url}/api/models/org/here", timeout=10).json()["id"] == "org/here"
+        assert silent.ended == 0
+        silent.close()
+        for each in waiting:
+            assert each.result(20).status_code == 401

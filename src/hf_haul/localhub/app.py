@@ -46,6 +46,7 @@ OTHER_LOOPBACK: Final = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
 VIA_HEADER: Final = "X-Haul-Via"
 
 _PAGE_THREADS: Final = 4  # made when needed
+_SEARCH_THREADS: Final = 64  # the same
 _READ_METHODS: Final = frozenset({"GET", "HEAD", "POST"})
 _HOP: Final = "localhub-hop"
 _HOP_MARK: Final = re.compile(rf"[?&]{_HOP}=(\d+)\.(\d+)$")
@@ -94,6 +95,7 @@ class App:
     def __post_init__(self) -> None:
         self.sender = Sender(self.pace, self.log.touch)
         self._page_threads = ThreadPoolExecutor(_PAGE_THREADS, "localhub-page")
+        self._search_threads = ThreadPoolExecutor(_SEARCH_THREADS, "localhub-search")
         self._running: set[asyncio.Task[Any]] = set()
         self._numbers = itertools.count(1)
         self._connections: weakref.WeakKeyDictionary[asyncio.BaseTransport, int] = weakref.WeakKeyDictionary()
@@ -138,6 +140,7 @@ class App:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(None, self._search_threads.shutdown)
         # aiohttp forgets a connection that it closes, also while the client has not taken all that was sent.
         for transport in list(self._connections):
             if isinstance(transport, asyncio.WriteTransport):
@@ -203,15 +206,25 @@ class App:
         if effects.instead is not None:
             return effects.instead()
         if self._may_block(route):
-            # Whether it is well, and what it does, is told also while everybody else waits for another hub.
-            threads = self._page_threads if route.raw_path in self.site.pages else None
             loop = asyncio.get_running_loop()
-            reply = await loop.run_in_executor(threads, self._reply, request, route, body)
+            reply = await loop.run_in_executor(self._threads(route), self._reply, request, route, body)
         else:
             reply = self._reply(request, route, body)
         for change in effects.changes:
             change(reply)
         return reply
+
+    def _threads(self, route: Route) -> ThreadPoolExecutor | None:
+        """Return the threads that may wait for an answer; ``None`` for those of the loop.
+
+        While others wait for another hub that does not answer, what is here is given all the same, and so is
+        how it is and what it does.
+        """
+        if route.raw_path in self.site.pages:
+            return self._page_threads
+        if self.site.upstream is not None and self.catalog.get(route.repo_type, route.repo_id) is None:
+            return self._search_threads
+        return None
 
     def _may_block(self, route: Route) -> bool:
         if route.raw_path in self.site.pages:
