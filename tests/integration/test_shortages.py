@@ -86,6 +86,7 @@ class World:
             settings, BandwidthLimiter(None), lambda wanted: self.sources[wanted.remote.path]
         )
         self.told: list[DownloadState] = []
+        self.notifiers: list[Notifier] = []
         self.feed = EventFeed(lambda _event: None)
 
     def file(self, name: str, content: bytes) -> FileRequest:
@@ -103,6 +104,7 @@ class World:
             created_at=lambda: 0.0,
         )
         notifier = Notifier(lambda progress: self.told.append(progress.status), "hf-haul-progress")
+        self.notifiers.append(notifier)
         told = QueueEvents(EventStream([self.feed], "org/m"), whole=True)
         return self.scheduler.submit(ModelDownloadQueue("org/m"), planned.files, notifier, told)
 
@@ -133,6 +135,8 @@ def world(folder: Path, left: Sequence[str] = ()) -> Iterator[World]:
         yield made
     finally:
         made.scheduler.shutdown(wait_for_work=False)
+        for notifier in made.notifiers:  # its thread would linger in the tests that follow
+            notifier.flush()
 
 
 class Trap:
