@@ -27,9 +27,10 @@ from hf_haul.localhub.arriving import Arrival, ArrivingContent
 from hf_haul.localhub.connections import Connections, listen, most_connections
 from hf_haul.localhub.hosts import HostRule
 from hf_haul.localhub.objects import BytesContent, FileContent
+from hf_haul.localhub.pace import Pace
 from hf_haul.localhub.replies import Refusal, Reply, file_reply, json_reply
 from hf_haul.localhub.requestlog import RequestRecord
-from hf_haul.localhub.sending import Delivery, Pace, Sender
+from hf_haul.localhub.sending import Delivery, Sender
 from hf_haul.ranges import ByteRange
 
 __all__ = ["NODE_HEADER", "PREFIX", "URL_HEADER", "JobServer", "Served"]

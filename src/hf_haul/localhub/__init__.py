@@ -23,7 +23,7 @@ and what they open), `HubOptions` (where real hubs and mirrors differ; keyword a
 machines around), and the module `hf_haul.localhub.faults`.
 
 Inside, answers are values (`replies`): the routes compute them and do no I/O, faults change them,
-and `sending` alone puts them on the wire, with sendfile wherever nothing is in its way.
+and `sending` alone puts them on the wire, at a `pace`, with sendfile wherever nothing is in its way.
 
 ``server`` runs a hub and ``connections`` its connections; ``app`` takes one request from ``routing`` to its
 answer, which ``routes_api``, ``routes_files`` and ``listings`` compute, ``access`` and ``hosts`` may

@@ -20,13 +20,14 @@ from hf_haul.localhub.access import Account, Accounts, not_found
 from hf_haul.localhub.catalog import Asked, Catalog
 from hf_haul.localhub.hosts import HostRule
 from hf_haul.localhub.options import HubOptions
+from hf_haul.localhub.pace import Pace
 from hf_haul.localhub.replies import Refusal, Reply, json_reply, text_reply
 from hf_haul.localhub.repository import Repo
 from hf_haul.localhub.requestlog import RequestLog, RequestRecord
 from hf_haul.localhub.routes_api import API_ROUTES, LISTING_HEADER, home, list_repos
 from hf_haul.localhub.routes_files import CDN_PREFIX, cdn, resolve
 from hf_haul.localhub.routing import FILE_KINDS, Route, parse
-from hf_haul.localhub.sending import Delivery, Pace, Sender, abort, reset
+from hf_haul.localhub.sending import Delivery, Sender, abort, reset
 from hf_haul.localhub.signing import Signer
 from hf_haul.localhub.site import PageRequest, Site
 from hf_haul.localhub.testing.faults import Effects

@@ -23,15 +23,14 @@ from multidict import CIMultiDict
 
 from hf_haul.localhub.arriving import Arrival, ArrivingContent
 from hf_haul.localhub.objects import FileContent
+from hf_haul.localhub.pace import Pace, slice_for
 from hf_haul.localhub.replies import Refusal, Reply
 from hf_haul.localhub.requestlog import RequestRecord
 
-__all__ = ["Delivery", "Pace", "Sender", "abort", "open_content", "reset"]
+__all__ = ["Delivery", "Sender", "abort", "open_content", "reset"]
 
 logger = logging.getLogger(__name__)
 
-_SLICE: Final = 1 << 20  # bytes handed over between two looks at the pace and the counters
-_LEAST_TURN: Final = 16 << 10  # fewer cost more than they smooth
 _SMALL: Final = 64 << 10  # bytes; a body up to this size goes out in one write with its headers
 _SO_MAX_PACING_RATE: Final = 47 if sys.platform == "linux" else None
 _UNPACED: Final = 0xFFFFFFFF
@@ -69,41 +68,6 @@ class Delivery:
         """Return the next number of body bytes at which a fault occurs."""
         stops = (self.cut_after, self.reset_after, self.stall_after)
         return min((stop for stop in stops if stop is not None and stop >= sent), default=None)
-
-
-class Pace:
-    """How fast bodies are sent, per connection and in total.
-
-    Times are those of the event loop, the only thread that waits here.
-    """
-
-    def __init__(self) -> None:
-        self.per_connection: float | None = None
-        self.total: float | None = None
-        self._free_at = 0.0
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether there is no limit."""
-        return self.per_connection is None and self.total is None
-
-    @property
-    def turn(self) -> int:
-        """Bytes that one connection sends of the total before it is another's turn.
-
-        Each waits for all others: with longer turns, each of dozens would stop for seconds.
-        """
-        if self.total is None:
-            return _SLICE
-        return max(1, min(_SLICE, max(_LEAST_TURN, int(self.total / 200)), int(self.total / 20)))
-
-    def reserve_total(self, nbytes: int, now: float) -> float:
-        """Take ``nbytes`` of the total rate; return the seconds to wait before sending them."""
-        if self.total is None:
-            return 0.0
-        start = max(now, self._free_at)
-        self._free_at = start + nbytes / self.total
-        return start - now
 
 
 def open_content(content: FileContent) -> BinaryIO:
@@ -343,7 +307,7 @@ class _Line:
         paced_by_kernel = self._pace_in_kernel(rate)
         trickle = self._delivery.trickle
         slow = trickle if trickle is not None else None if paced_by_kernel else rate
-        count = min(left, _slice_for(rate), _slice_for(slow), self._pace.turn)
+        count = min(left, slice_for(rate), slice_for(slow), self._pace.turn)
         await self._wait_for_turn(count, slow)
         self._check_open()
         offset = self._reply.start + sent
@@ -466,13 +430,6 @@ def _safe(headers: CIMultiDict[str]) -> CIMultiDict[str]:
         (name, _UNSAFE.sub(lambda match: quote(match[0], errors="surrogateescape"), value))
         for name, value in headers.items()
     )
-
-
-def _slice_for(rate: float | None) -> int:
-    if rate is None:
-        return _SLICE
-    # Twenty steps a second look smooth, and let a new pace take hold soon.
-    return max(1, min(_SLICE, int(rate / 20)))
 
 
 def _read(reply: Reply, file: BinaryIO | None, offset: int, count: int) -> bytes:

@@ -1,0 +1,53 @@
+"""How fast bodies are sent, and in pieces of which size."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["Pace", "slice_for"]
+
+_SLICE: Final = 1 << 20  # bytes handed over between two looks at the pace and the counters
+_LEAST_TURN: Final = 16 << 10  # fewer cost more than they smooth
+
+
+class Pace:
+    """How fast bodies are sent, per connection and in total.
+
+    Times are those of the event loop, the only thread that waits here.
+    """
+
+    def __init__(self) -> None:
+        self.per_connection: float | None = None
+        self.total: float | None = None
+        self._free_at = 0.0
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether there is no limit."""
+        return self.per_connection is None and self.total is None
+
+    @property
+    def turn(self) -> int:
+        """Bytes that one connection sends of the total before it is another's turn.
+
+        Each waits for all others: with longer turns, each of dozens would stop for seconds.
+        """
+        if self.total is None:
+            return _SLICE
+        return max(1, min(_SLICE, max(_LEAST_TURN, int(self.total / 200)), int(self.total / 20)))
+
+    def reserve_total(self, nbytes: int, now: float) -> float:
+        """Take ``nbytes`` of the total rate; return the seconds to wait before sending them."""
+        if self.total is None:
+            return 0.0
+        start = max(now, self._free_at)
+        self._free_at = start + nbytes / self.total
+        return start - now
+
+
+def slice_for(rate: float | None) -> int:
+    """Return the bytes to hand over at once at a rate, in bytes per second; ``None`` for no limit."""
+    if rate is None:
+        return _SLICE
+    # Twenty steps a second look smooth, and let a new pace take hold soon.
+    return max(1, min(_SLICE, int(rate / 20)))
