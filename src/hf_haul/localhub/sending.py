@@ -23,7 +23,7 @@ from multidict import CIMultiDict
 
 from hf_haul.localhub.arriving import Arrival, ArrivingContent
 from hf_haul.localhub.objects import FileContent
-from hf_haul.localhub.pace import Pace, slice_for
+from hf_haul.localhub.pace import SLICE, Pace, slice_after, slice_for
 from hf_haul.localhub.replies import Refusal, Reply
 from hf_haul.localhub.requestlog import RequestRecord
 
@@ -297,6 +297,7 @@ class _Line:
         self._delivery = delivery
         self._kernel_rate: float | None = None
         self._due = self._loop.time()
+        self._slice = SLICE
         secure = transport.get_extra_info("sslcontext") is not None
         self._sendfile = file is not None and not (secure or reply.patches or reply.chunked)
 
@@ -307,12 +308,14 @@ class _Line:
         paced_by_kernel = self._pace_in_kernel(rate)
         trickle = self._delivery.trickle
         slow = trickle if trickle is not None else None if paced_by_kernel else rate
-        count = min(left, slice_for(rate), slice_for(slow), self._pace.turn)
+        count = min(left, slice_for(rate, self._slice), slice_for(slow, self._slice), self._pace.turn)
         await self._wait_for_turn(count, slow)
         self._check_open()
-        offset = self._reply.start + sent
+        offset, began = self._reply.start + sent, self._loop.time()
         with _taking(self._request):
-            return await self._hand_over(offset, count)
+            count = await self._hand_over(offset, count)
+        self._slice = slice_after(self._slice, self._loop.time() - began)
+        return count
 
     async def _hand_over(self, offset: int, count: int) -> int:
         if self._file is None or not self._sendfile:

@@ -18,7 +18,7 @@ class HubTimings:
         keep_alive: Between two requests of a connection.
         handshake: For a TLS handshake.
         handshake_grace: Of a handshake after which it makes room for other connections.
-        taking: In which a client takes no more of an answer, a mebibyte at most, after which it makes room.
+        taking: In which a client takes no more of an answer, some MiB, after which it makes room.
         look: Between two looks for connections that are overdue; only while there are any.
         stalled: In which a client takes not a byte of an answer.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_haul.localhub.pace import Pace
+from hf_haul.localhub.pace import SLICE, Pace, slice_after, slice_for
 
 
 def test_all_connections_share_the_total_rate_in_turn() -> None:
@@ -19,7 +19,7 @@ def test_all_connections_share_the_total_rate_in_turn() -> None:
 @pytest.mark.parametrize(
     ("total", "turn"),
     [
-        pytest.param(None, 1 << 20, id="no limit"),
+        pytest.param(None, 32 << 20, id="no limit"),
         pytest.param(1e9, 1 << 20, id="more than anybody asks for at once"),
         pytest.param(20e6, 100_000, id="of 64 connections each gets some three times a second"),
         pytest.param(1e6, 16 << 10, id="a turn is worth a call"),
@@ -31,3 +31,13 @@ def test_turns_are_short_so_that_no_connection_stops_for_long(total: float | Non
     pace = Pace()
     pace.total = total
     assert pace.turn == turn
+
+
+def test_who_takes_all_at_once_is_handed_more_and_who_does_not_begins_anew() -> None:
+    nbytes = SLICE
+    assert [nbytes := slice_after(nbytes, 0.001) for _ in range(7)] == [
+        each << 20 for each in (2, 4, 8, 16, 32, 32, 32)
+    ]
+    assert slice_for(None, nbytes) == 32 << 20
+    assert slice_for(1e9, nbytes) == 1 << 20
+    assert slice_after(nbytes, 0.5) == 1 << 20
