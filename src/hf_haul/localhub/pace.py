@@ -62,6 +62,9 @@ def slice_for(rate: float | None, most: int = SLICE) -> int:
     return max(1, min(SLICE, int(rate / 20)))
 
 
-def slice_after(nbytes: int, seconds: float) -> int:
-    """Return the bytes to hand over next, after a client took as many as these in some seconds."""
-    return min(nbytes * 2, _LARGEST_SLICE) if seconds < _AT_ONCE else SLICE
+def slice_after(nbytes: int, seconds: float, sent: int) -> int:
+    """Return the bytes to hand over next, after a client took as many as these in some seconds.
+
+    They are no more than an eighth of what was sent before: who wanted but the beginning has gone by then.
+    """
+    return min(nbytes * 2, _LARGEST_SLICE, max(SLICE, sent // 8)) if seconds < _AT_ONCE else SLICE

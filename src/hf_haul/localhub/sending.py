@@ -314,7 +314,7 @@ class _Line:
         offset, began = self._reply.start + sent, self._loop.time()
         with _taking(self._request):
             count = await self._hand_over(offset, count)
-        self._slice = slice_after(self._slice, self._loop.time() - began)
+        self._slice = slice_after(self._slice, self._loop.time() - began, sent + count)
         return count
 
     async def _hand_over(self, offset: int, count: int) -> int:

@@ -33,11 +33,21 @@ def test_turns_are_short_so_that_no_connection_stops_for_long(total: float | Non
     assert pace.turn == turn
 
 
-def test_who_takes_all_at_once_is_handed_more_and_who_does_not_begins_anew() -> None:
-    nbytes = SLICE
-    assert [nbytes := slice_after(nbytes, 0.001) for _ in range(7)] == [
-        each << 20 for each in (2, 4, 8, 16, 32, 32, 32)
-    ]
-    assert slice_for(None, nbytes) == 32 << 20
-    assert slice_for(1e9, nbytes) == 1 << 20
-    assert slice_after(nbytes, 0.5) == 1 << 20
+@pytest.mark.parametrize(
+    ("nbytes", "seconds", "sent", "then"),
+    [
+        pytest.param(1, 0.001, 1024, 2, id="all was taken at once"),
+        pytest.param(32, 0.001, 1024, 32, id="there is a most"),
+        pytest.param(32, 0.5, 1024, 1, id="it took its time"),
+        pytest.param(1, 0.001, 8, 1, id="the beginning may be all that is wanted"),
+        pytest.param(16, 0.001, 160, 20, id="an eighth of what was sent"),
+    ],
+)
+def test_who_takes_all_at_once_is_handed_more(nbytes: int, seconds: float, sent: int, then: int) -> None:
+    assert slice_after(nbytes * SLICE, seconds, sent * SLICE) == then * SLICE
+
+
+def test_a_rate_bounds_what_is_handed_over() -> None:
+    assert slice_for(None, 32 * SLICE) == 32 * SLICE
+    assert slice_for(1e9, 32 * SLICE) == SLICE
+    assert slice_for(1000.0) == 50
