@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -129,7 +130,12 @@ def _fault(fault: Fault, **where: Any) -> Callable[[Place], Callable[[], object]
 
 
 def _limiter(place: Place) -> Callable[[], object]:
-    return lambda: any(p.stat().st_size for p in place.folder.rglob("*.haul.incomplete"))
+    def is_staged() -> bool:
+        with contextlib.suppress(FileNotFoundError):  # a small one gets its name meanwhile
+            return any(p.stat().st_size for p in place.folder.rglob("*.haul.incomplete"))
+        return False
+
+    return is_staged
 
 
 def _hashing(place: Place) -> Callable[[], object]:
