@@ -300,10 +300,23 @@ def test_where_memory_lacks_for_every_repair_what_runs_fails_and_later_what_is_a
         run = there.fetch("large1", "large2", "small1", "small2", "small3")
         assert not lack.holds
     assert run.errors
-    assert all(isinstance(error, MemoryError) for _, error in run.errors)
-    assert "no memory left" in str(run.errors[0][1])
+    for _, error in run.errors:
+        assert isinstance(error, MemoryError)
+        assert "no memory left" in str(error)
     assert there.fetch("large1", "small1").errors == []
     assert there.is_whole("large1")
+
+
+@pytest.mark.parametrize("lack", [MemoryError(), ValueError("a bug")])
+def test_a_file_fails_with_what_kept_its_thread_from_going_on(
+    there: World, monkeypatch: pytest.MonkeyPatch, lack: Exception
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "FollowUp", Trap(lack, 1, after=False).around(workers.FollowUp))
+        run = there.fetch("small1", "small2")
+    ((_, error),) = run.errors
+    assert type(error) is type(lack)
+    assert str(error) in {"there was no memory left to go on with it", "a bug"}
 
 
 # ---- no threads

@@ -36,6 +36,7 @@ class Job:
         transfer: The file.
         part: What is fetched.
         published: Whether it put the file in place.
+        broken_by: What kept its thread from going on with it, if anything did.
     """
 
     kind: JobKind
@@ -43,6 +44,7 @@ class Job:
     transfer: Transfer
     part: Part | None = None
     published: bool = False
+    broken_by: Exception | None = None
 
     @property
     def counts(self) -> bool:

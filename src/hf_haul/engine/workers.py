@@ -137,8 +137,9 @@ class Workers:
         try:
             if threading.current_thread() in self.owed:
                 self._carry_out_owed()
-            if threading.current_thread() in self.held:
-                raise HaulError("the thread that worked on it met an unexpected error, which it logged")
+            held = self.held.get(threading.current_thread())
+            if held is not None:
+                raise _kept_from_going_on(held.broken_by)
             job = self._source.next_job()
         except BaseException as error:
             # Noted first: what follows may find no memory either.
@@ -173,6 +174,15 @@ class Workers:
 
     def perform(self, first: Job) -> None:
         """Do a job, and those that follow from it."""
+        try:
+            self._perform(first)
+        except Exception as error:
+            held = self.held.get(threading.current_thread())
+            if held is not None:  # its file fails with this, once there is memory to say so
+                held.broken_by = error
+            raise
+
+    def _perform(self, first: Job) -> None:
         job: Job | None = first
         while job is not None:
             error = self.attempt(job)
@@ -307,3 +317,10 @@ class Workers:
         if time.monotonic() >= until and part.transfer.mode != "whole":  # that would have to come again
             part.preempt(now)
         self._ticker.tick_here()
+
+
+def _kept_from_going_on(error: Exception | None) -> Exception:
+    """Return what a file fails with whose thread met an error of our own."""
+    if isinstance(error, MemoryError) and not error.args:  # it says nothing
+        return MemoryError("there was no memory left to go on with it")
+    return error or HaulError("the thread that worked on it was kept from going on")
