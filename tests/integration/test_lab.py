@@ -81,8 +81,9 @@ def upstream_bytes(upstream: LocalHub) -> int:
     return sum(each.body_bytes for each in upstream.requests.of("cdn"))
 
 
-#: What is sent may be in the kernel's buffers when a part is cut, and is counted all the same.
-SLACK = 1.5
+#: What is sent may be in the kernel's buffers when a part is cut, and is counted all the same; bytes per second at which
+#: that is not much.
+SLACK, PACE = 1.2, 40e6
 
 DOWNLOADS = [
     pytest.param(snapshot_download, id="huggingface_hub"),
@@ -115,6 +116,7 @@ def test_many_clients_for_one_file_cause_one_upstream_download(
         path = download("org/m", "model.safetensors", endpoint=lab.url, cache_dir=tmp_path / str(number))
         return Path(path).read_bytes()
 
+    upstream.set_pace(None, total=PACE)
     with ThreadPoolExecutor(8) as threads:
         assert all(data == WEIGHTS for data in threads.map(fetch, range(8)))
     assert upstream_bytes(upstream) < SLACK * len(WEIGHTS)
@@ -556,6 +558,7 @@ def status_of_open(server: LabServer, session: requests.Session) -> dict[str, An
 
 def test_two_servers_with_one_cache_fetch_a_file_once(upstream: LocalHub, tmp_path: Path) -> None:
     cache = tmp_path / "served"
+    upstream.set_pace(None, total=PACE)
     with (
         lab_before(upstream, cache) as one,
         lab_before(upstream, cache) as two,
