@@ -9,14 +9,16 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 import requests
 from tests.support.repos import make_sparse_file, random_bytes
 
-from hf_haul.localhub import Account, LocalHub, Repo
+from hf_haul.localhub import Account, LocalHub, Repo, pace, sending
 from hf_haul.localhub.objects import lfs_pointer
+from hf_haul.localhub.replies import Reply
 
 TOKEN = "hf_ann"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
@@ -526,6 +528,28 @@ def test_a_sparse_file_of_any_size_is_served_at_once(tmp_path: Path, session: re
             assert whole.headers["Content-Length"] == str(size)
         assert hub.requests.wait_for(lambda log: log[-1].end is not None)
         assert not hub.requests[-1].complete
+
+
+def test_of_a_body_that_is_not_sent_by_the_kernel_little_is_in_memory_at_once(
+    session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    read = sending._read
+
+    def noting(reply: Reply, file: BinaryIO | None, offset: int, count: int) -> bytes:
+        counts.append(count)
+        return read(reply, file, offset, count)
+
+    monkeypatch.setattr(sending, "_read", noting)
+    monkeypatch.setattr(pace, "_AT_ONCE", 60.0)  # whoever takes its time counts as quick, too
+    repo = Repo("org/large")
+    repo.commit({"large.bin": bytes(40 << 20)})
+    with (
+        LocalHub(repo) as hub,
+        session.get(f"{hub.url}/org/large/resolve/main/large.bin", stream=True) as got,
+    ):
+        assert sum(map(len, got.iter_content(1 << 20))) == 40 << 20
+    assert max(counts) == pace.SLICE
 
 
 @pytest.mark.parametrize("limits", [{"bytes_per_s": 1e6}, {"bytes_per_s": None, "total": 1e6}])

@@ -308,7 +308,8 @@ class _Line:
         paced_by_kernel = self._pace_in_kernel(rate)
         trickle = self._delivery.trickle
         slow = trickle if trickle is not None else None if paced_by_kernel else rate
-        count = min(left, slice_for(rate, self._slice), slice_for(slow, self._slice), self._pace.turn)
+        most = self._slice if self._sendfile else SLICE  # else it is in memory meanwhile
+        count = min(left, slice_for(rate, most), slice_for(slow, most), self._pace.turn)
         await self._wait_for_turn(count, slow)
         self._check_open()
         offset, began = self._reply.start + sent, self._loop.time()
